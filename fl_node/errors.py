@@ -1,0 +1,71 @@
+"""Every error that ``fl-node`` raises on purpose, with the exit code that the command line gives it."""
+
+from __future__ import annotations
+
+
+class FLNodeError(Exception):
+    """Base of all errors that a user can cause and mend; shown as one line."""
+
+    exit_code = 1
+
+
+class PlanError(FLNodeError):
+    """A plan that can't be carried out: unknown keys, wrong types, impossible values."""
+
+    exit_code = 2
+
+
+class ConfigError(FLNodeError):
+    """An option, environment variable, key file or run folder that is missing or wrong."""
+
+    exit_code = 2
+
+
+class DataError(FLNodeError):
+    """A data set that can't be had, or whose content is not what it should be."""
+
+    exit_code = 3
+
+
+class ChainError(FLNodeError):
+    """The Ethereum node can't be reached, answers wrongly, or refused a transaction."""
+
+    exit_code = 4
+
+
+class ContractError(ChainError):
+    """The contract reverted a call; the message holds its custom error."""
+
+
+class StoreError(FLNodeError):
+    """The file store (IPFS or folder) can't be reached or failed."""
+
+    exit_code = 5
+
+
+class FileMissing(StoreError):
+    """No file could be had for a hash within the time allowed."""
+
+
+class WeightsError(FLNodeError):
+    """A model file that is not what it claims to be, or not what is wanted; it is refused."""
+
+    exit_code = 6
+
+
+class GaveUp(FLNodeError):
+    """A role waited as long as it was told to, and stopped."""
+
+    exit_code = 7
+
+
+class BinaryError(FLNodeError):
+    """Geth or IPFS could not be installed, or is not the pinned version."""
+
+    exit_code = 8
+
+
+class ProcessError(FLNodeError):
+    """A process of a lab could not be started or ended unexpectedly."""
+
+    exit_code = 9
