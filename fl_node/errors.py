@@ -33,6 +33,10 @@ class ChainError(FLNodeError):
     exit_code = 4
 
 
+class ChainUnreachable(ChainError):
+    """The Ethereum node does not answer; it may come back."""
+
+
 class ContractError(ChainError):
     """The contract reverted a call; the message holds its custom error."""
 

@@ -1,0 +1,130 @@
+"""The CID that IPFS gives a file, computed without IPFS.
+
+A file is cut into chunks of 256 KiB; each chunk becomes a UnixFS leaf, and up to 174 links are gathered under
+a node until one root is left. The CIDv0 is the base58 text of the root's SHA-256 multihash. These are the
+defaults of ``ipfs add`` with ``--cid-version=0``. Sources: the UnixFS and DAG-PB specifications
+(https://specs.ipfs.tech/unixfs/, https://ipld.io/specs/codecs/dag-pb/spec/).
+
+On chain a file is named by the 32 digest bytes alone (``bytes32``); :func:`from_digest` gives the CID back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from fl_node.errors import FLNodeError
+
+CHUNK_BYTES = 256 * 1024
+LINKS_PER_NODE = 174
+EMPTY_DIGEST = bytes(32)
+
+_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_MULTIHASH_SHA2_256 = b"\x12\x20"
+_UNIXFS_FILE = b"\x08\x02"
+
+
+class CidError(FLNodeError, ValueError):
+    """A text that is not a CIDv0."""
+
+
+@dataclass(frozen=True)
+class _Node:
+    digest: bytes
+    dag_bytes: int
+    file_bytes: int
+
+
+def of_bytes(content: bytes) -> str:
+    """Return the CIDv0 of ``content``."""
+    chunks = (content[i : i + CHUNK_BYTES] for i in range(0, len(content), CHUNK_BYTES))
+    return from_digest(_root(chunks).digest)
+
+
+def of_file(path: Path) -> str:
+    """Return the CIDv0 of the file at ``path``, reading it a chunk at a time."""
+    with path.open("rb") as file:
+        return from_digest(_root(_chunks(file)).digest)
+
+
+def from_digest(digest: bytes) -> str:
+    """Return the CIDv0 for the 32 bytes that stand on chain."""
+    if len(digest) != len(EMPTY_DIGEST):
+        raise CidError(f"a SHA-256 digest has 32 bytes, not {len(digest)}")
+    number = int.from_bytes(_MULTIHASH_SHA2_256 + digest, "big")
+    text = ""
+    while number:
+        number, rest = divmod(number, 58)
+        text = _ALPHABET[rest] + text
+    return text
+
+
+def to_digest(cid: str) -> bytes:
+    """Return the 32 bytes that stand on chain for a CIDv0.
+
+    Raises
+    ------
+    CidError
+        The text is not a CIDv0 (46 base58 characters that begin with ``Qm``).
+    """
+    if len(cid) != 46 or not cid.startswith("Qm") or any(c not in _ALPHABET for c in cid):
+        raise CidError(f"{cid!r} is not a CIDv0, which has 46 base58 characters and begins with Qm")
+    number = 0
+    for character in cid:
+        number = number * 58 + _ALPHABET.index(character)
+    multihash = number.to_bytes(34, "big")
+    if not multihash.startswith(_MULTIHASH_SHA2_256):
+        raise CidError(f"{cid!r} does not hold a SHA-256 multihash")
+    return multihash[2:]
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk
+
+
+def _root(chunks: Iterable[bytes]) -> _Node:
+    level = [_leaf(chunk) for chunk in chunks] or [_leaf(b"")]
+    while len(level) > 1:
+        level = [_parent(level[i : i + LINKS_PER_NODE]) for i in range(0, len(level), LINKS_PER_NODE)]
+    return level[0]
+
+
+def _leaf(chunk: bytes) -> _Node:
+    data = _field(2, chunk) if chunk else b""
+    unixfs = _UNIXFS_FILE + data + _number(3, len(chunk))
+    return _node(_field(1, unixfs), 0, len(chunk))
+
+
+def _parent(children: list[_Node]) -> _Node:
+    links = b"".join(
+        _field(2, _field(1, _MULTIHASH_SHA2_256 + c.digest) + _field(2, b"") + _number(3, c.dag_bytes))
+        for c in children
+    )
+    size = sum(c.file_bytes for c in children)
+    unixfs = _UNIXFS_FILE + _number(3, size) + b"".join(_number(4, c.file_bytes) for c in children)
+    return _node(links + _field(1, unixfs), sum(c.dag_bytes for c in children), size)
+
+
+def _node(block: bytes, below: int, file_bytes: int) -> _Node:
+    return _Node(hashlib.sha256(block).digest(), len(block) + below, file_bytes)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _number(number: int, value: int) -> bytes:
+    return bytes([number << 3]) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

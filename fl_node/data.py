@@ -1,0 +1,196 @@
+"""Data sets: where they come from, and that they are what they should be.
+
+MNIST is looked for in the folder given (``--data-dir`` or ``FL_NODE_DATA_DIR``), then in the user's cache, and
+else downloaded there. Wherever it comes from, the uncompressed content is verified, so that a mirror that
+compressed the files anew will do and one that changed an image will not.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+import requests
+
+from fl_node.errors import DataError
+from fl_node.seeds import permutation
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+Report = Callable[[str], None]
+
+SIDE = 28
+CLASSES = 10
+MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+MNIST_MIRRORS = (
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+)
+MAX_FILE_BYTES = 64 * 1024**2
+DIGITS_TEST = 360
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Grey images of 28 × 28 pixels with their labels.
+
+    Images have shape ``(count, 28, 28)`` and values 0 to 255; labels have shape ``(count,)`` and values 0 to 9.
+    """
+
+    name: str
+    source: str
+    train_images: Images
+    train_labels: Labels
+    test_images: Images
+    test_labels: Labels
+
+
+def load(name: str, folder: Path | None = None, report: Report = lambda _: None) -> DataSet:
+    """Return a data set by the name that a plan gives it.
+
+    Parameters
+    ----------
+    name
+        ``mnist``, or ``digits``: the 1,797 small digits that scikit-learn ships, enlarged to 28 × 28.
+    folder
+        Folder with the four MNIST files in IDX format, compressed by gzip or not. Without it the environment
+        variable ``FL_NODE_DATA_DIR`` counts, then the user's cache, then the download.
+    report
+        Called with one line a step of a download.
+
+    Raises
+    ------
+    DataError
+        The data set can't be had, or a file does not have the content that is published.
+    """
+    if name == "mnist":
+        return _mnist(folder, report)
+    if name == "digits":
+        return _digits()
+    raise DataError(f"no data set is called {name!r}; there are mnist and digits")
+
+
+def cache_dir() -> Path:
+    """Return the folder that downloads are kept in (``FL_NODE_CACHE``, else the user's cache)."""
+    root = os.environ.get("FL_NODE_CACHE")
+    return (Path(root) if root else platformdirs.user_cache_path("fl-node")) / "data" / "mnist"
+
+
+def _mnist(folder: Path | None, report: Report) -> DataSet:
+    if folder is None and (given := os.environ.get("FL_NODE_DATA_DIR")):
+        folder = Path(given)
+    if folder is None:
+        folder = cache_dir()
+        _download(folder, report)
+    content = {name: _verified(folder, name) for name in MNIST_SHA256}
+    images = {name: _images(content[f"{name}-images-idx3-ubyte"]) for name in ("train", "t10k")}
+    labels = {name: _labels(content[f"{name}-labels-idx1-ubyte"]) for name in ("train", "t10k")}
+    return DataSet("mnist", str(folder), images["train"], labels["train"], images["t10k"], labels["t10k"])
+
+
+def _images(content: bytes) -> Images:
+    return np.frombuffer(content, np.uint8, offset=16).reshape(-1, SIDE, SIDE)
+
+
+def _labels(content: bytes) -> Labels:
+    return np.frombuffer(content, np.uint8, offset=8).astype(np.int64)
+
+
+def _verified(folder: Path, name: str) -> bytes:
+    path = next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
+    if path is None:
+        raise DataError(f"data folder {folder}: neither {name}.gz nor {name} is there")
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} can't be read: {error}") from error
+    _verify(content, name, str(path))
+    return content
+
+
+def _verify(content: bytes, name: str, source: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != MNIST_SHA256[name]:
+        raise DataError(
+            f"{source} is not MNIST's {name}: its content has SHA-256 {found[:16]}…, "
+            f"should be {MNIST_SHA256[name][:16]}…"
+        )
+
+
+def _download(folder: Path, report: Report) -> None:
+    missing = [name for name in MNIST_SHA256 if not (folder / f"{name}.gz").is_file()]
+    if not missing:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cache folder {folder}: {error.strerror}; name another by FL_NODE_CACHE") from error
+    given = os.environ.get("FL_NODE_MNIST_URL")
+    mirrors = (given.rstrip("/") + "/",) if given else MNIST_MIRRORS
+    failures: list[str] = []
+    for mirror in mirrors:
+        try:
+            for name in missing:
+                report(f"downloading {mirror}{name}.gz")
+                compressed = _get(f"{mirror}{name}.gz")
+                _verify(_unzip(compressed, name), name, f"{mirror}{name}.gz")
+                partial = folder / f"{name}.gz.{os.getpid()}.partial"
+                partial.write_bytes(compressed)
+                partial.replace(folder / f"{name}.gz")
+            return
+        except (requests.RequestException, DataError) as error:
+            failures.append(f"{mirror}: {_cause(error)}")
+    raise DataError(
+        "MNIST can't be downloaded: " + "; ".join(failures) + ". Put the four files in a folder and name it by "
+        "--data-dir or FL_NODE_DATA_DIR, or name a mirror by FL_NODE_MNIST_URL"
+    )
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    return str(error)
+
+
+def _get(url: str) -> bytes:
+    with requests.get(url, timeout=(5, 30), stream=True) as response:
+        response.raise_for_status()
+        content = bytearray()
+        for chunk in response.iter_content(64 * 1024):
+            content += chunk
+            if len(content) > MAX_FILE_BYTES:
+                raise DataError(f"{url} has more than {MAX_FILE_BYTES} bytes")
+        return bytes(content)
+
+
+def _unzip(compressed: bytes, name: str) -> bytes:
+    try:
+        return gzip.decompress(compressed)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{name}.gz is not a gzip file: {error}") from error
+
+
+def _digits() -> DataSet:
+    from sklearn.datasets import load_digits
+
+    small, labels = load_digits(return_X_y=True)
+    # 8 × 8 pixels of 0 to 16 become 24 × 24 of 0 to 255 with a margin of 2, as large as MNIST's.
+    grey = np.rint(small.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images = np.pad(grey.repeat(3, axis=1).repeat(3, axis=2), ((0, 0), (2, 2), (2, 2)))
+    order = permutation(len(images), 0)
+    train, test = order[:-DIGITS_TEST], order[-DIGITS_TEST:]
+    labels = labels.astype(np.int64)
+    return DataSet("digits", "scikit-learn", images[train], labels[train], images[test], labels[test])

@@ -1,0 +1,344 @@
+"""A small Ethereum chain in one Python process, for demonstrations and tests: py-evm behind JSON-RPC.
+
+It seals a block for each transaction, as Clique with period 0 does, speaks the part of Ethereum's JSON-RPC that
+``fl-node`` uses (https://ethereum.github.io/execution-apis/), and listens on loopback alone. Blocks are kept in a
+file, one a line, so that a chain that was stopped or killed goes on where it was.
+
+    python -m fl_node.embedded --blocks FILE --accounts 0x…,0x… [--port N]
+
+prints its URL once it answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import rlp
+from eth.abc import BlockAPI, ReceiptAPI
+from eth.chains.base import MiningChain
+from eth.consensus import ConsensusApplier, NoProofConsensus
+from eth.constants import ZERO_ADDRESS, ZERO_HASH32
+from eth.db.atomic import AtomicDB
+from eth.exceptions import InsufficientFunds, Revert, VMError
+from eth.vm.forks.london import LondonVM
+from eth.vm.spoof import SpoofTransaction
+from eth_utils import ValidationError, decode_hex, encode_hex, keccak, to_checksum_address
+from eth_utils.exceptions import ValidationError as EthValidationError
+
+CHAIN_ID = 20240191
+GAS_LIMIT = 30_000_000
+BALANCE = 10**24
+GENESIS_TIME = 1_700_000_000
+MAX_REQUEST_BYTES = 4 * 1024**2
+
+LATEST = ("latest", "pending", "safe", "finalized")
+
+
+class _Chain(MiningChain):
+    chain_id = CHAIN_ID
+    vm_configuration = ConsensusApplier(NoProofConsensus).amend_vm_configuration(((0, LondonVM),))
+
+
+class RpcError(Exception):
+    """An answer that is an error, with its JSON-RPC code."""
+
+    def __init__(self, code: int, message: str, data: str | None = None) -> None:
+        super().__init__(message)
+        self.body = {"code": code, "message": message} | ({"data": data} if data is not None else {})
+
+
+class EmbeddedChain:
+    """A chain with London's rules whose blocks are kept in a file.
+
+    Parameters
+    ----------
+    blocks
+        The file of blocks; made if missing.
+    accounts
+        Addresses that own 10^6 ether each from the start. They belong to the genesis: another list with an
+        existing file is refused.
+    """
+
+    def __init__(self, blocks: Path, accounts: Sequence[str]) -> None:
+        funded = {"balance": BALANCE, "nonce": 0, "code": b"", "storage": {}}
+        self._chain: Any = _Chain.from_genesis(
+            AtomicDB(),
+            {
+                "coinbase": ZERO_ADDRESS,
+                "difficulty": 1,
+                "extra_data": b"",
+                "gas_limit": GAS_LIMIT,
+                "mix_hash": ZERO_HASH32,
+                "nonce": b"\0" * 8,
+                "receipt_root": decode_hex("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421"),
+                "timestamp": GENESIS_TIME,
+                "transaction_root": decode_hex(
+                    "56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421"
+                ),
+            },
+            {decode_hex(account): funded for account in accounts},
+        )
+        self._receipts: dict[str, dict[str, Any]] = {}
+        self._logs: list[dict[str, Any]] = []
+        blocks.parent.mkdir(parents=True, exist_ok=True)
+        self._restore(blocks)
+        self._file = blocks.open("a")
+        self._methods: dict[str, Callable[..., Any]] = {
+            "eth_blockNumber": lambda: hex(self._head.block_number),
+            "eth_call": self._call,
+            "eth_chainId": lambda: hex(CHAIN_ID),
+            "eth_getBalance": lambda address, at="latest": hex(self._state(at).get_balance(decode_hex(address))),
+            "eth_getBlockByNumber": self._block,
+            "eth_getCode": lambda address, at="latest": encode_hex(self._state(at).get_code(decode_hex(address))),
+            "eth_getLogs": self._get_logs,
+            "eth_getTransactionCount": self._count,
+            "eth_getTransactionReceipt": self._receipts.get,
+            "eth_mining": lambda: True,
+            "eth_sendRawTransaction": self._send,
+            "eth_syncing": lambda: False,
+            "net_peerCount": lambda: "0x0",
+            "net_version": lambda: str(CHAIN_ID),
+            "web3_clientVersion": lambda: "fl-node/embedded",
+        }
+
+    def request(self, method: str, params: Sequence[Any]) -> Any:
+        """Answer one JSON-RPC request; what is wrong with it is an :class:`RpcError`."""
+        if method not in self._methods:
+            raise RpcError(-32601, f"the method {method} does not exist")
+        try:
+            return self._methods[method](*params)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise RpcError(-32602, f"invalid arguments of {method}: {error}") from error
+
+    @property
+    def _head(self) -> Any:
+        return self._chain.get_canonical_head()
+
+    def _restore(self, blocks: Path) -> None:
+        if not blocks.exists():
+            return
+        whole = [line for line in blocks.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        block_class = self._chain.get_vm_class(self._chain.header).get_block_class()
+        for number, line in enumerate(whole, 1):
+            try:
+                block = rlp.decode(decode_hex(line.strip()), block_class)
+                self._chain.import_block(block, perform_validation=False)
+            except (ValueError, rlp.RLPException, ValidationError) as error:
+                raise SystemExit(f"{blocks}, line {number}: not the next block of this chain: {error}") from error
+            self._index(self._chain.get_canonical_block_by_number(number))
+        # A process that was killed while it wrote may have left a part of a line; nobody was told of that block.
+        blocks.write_text("".join(whole))
+
+    def _send(self, raw: str) -> str:
+        try:
+            transaction = self._chain.get_vm().get_transaction_builder().decode(decode_hex(raw))
+        except (rlp.RLPException, EthValidationError) as error:
+            raise RpcError(-32602, f"not a transaction: {error}") from error
+        name = encode_hex(transaction.hash)
+        if name in self._receipts:
+            raise RpcError(-32000, "already known")
+        nonce = self._state("latest").get_nonce(transaction.sender)
+        if transaction.nonce < nonce:
+            raise RpcError(-32000, f"nonce too low: next nonce {nonce}, tx nonce {transaction.nonce}")
+        if transaction.nonce > nonce:
+            raise RpcError(-32000, f"nonce too high: next nonce {nonce}, tx nonce {transaction.nonce}")
+        now = max(int(time.time()), self._head.timestamp + 1)
+        self._chain.set_header_timestamp(now)
+        try:
+            result, _, _ = self._chain.mine_all([transaction], timestamp=now)
+        except InsufficientFunds as error:
+            raise RpcError(-32000, "insufficient funds for gas * price + value") from error
+        except (EthValidationError, VMError) as error:
+            raise RpcError(-32000, str(error)) from error
+        self._file.write(encode_hex(rlp.encode(result.imported_block)) + "\n")
+        self._file.flush()
+        self._index(result.imported_block)
+        return name
+
+    def _index(self, block: BlockAPI) -> None:
+        position = 0
+        receipts: Sequence[ReceiptAPI] = block.get_receipts(self._chain.chaindb)
+        before = 0
+        for index, (transaction, receipt) in enumerate(zip(block.transactions, receipts, strict=True)):
+            place = {
+                "blockHash": encode_hex(block.hash),
+                "blockNumber": hex(block.number),
+                "transactionHash": encode_hex(transaction.hash),
+                "transactionIndex": hex(index),
+            }
+            logs = []
+            for log in receipt.logs:
+                logs.append(
+                    place
+                    | {
+                        "address": to_checksum_address(log.address),
+                        "data": encode_hex(log.data),
+                        "logIndex": hex(position),
+                        "removed": False,
+                        "topics": ["0x" + topic.to_bytes(32, "big").hex() for topic in log.topics],
+                    }
+                )
+                position += 1
+            created = None
+            if not transaction.to:
+                created = keccak(rlp.encode([transaction.sender, transaction.nonce]))[12:]
+            self._logs += logs
+            self._receipts[encode_hex(transaction.hash)] = place | {
+                "contractAddress": to_checksum_address(created) if created else None,
+                "cumulativeGasUsed": hex(receipt.gas_used),
+                "effectiveGasPrice": "0x0",
+                "from": to_checksum_address(transaction.sender),
+                "gasUsed": hex(receipt.gas_used - before),
+                "logs": logs,
+                "logsBloom": "0x" + "00" * 256,
+                "status": "0x1" if receipt.state_root == b"\x01" else "0x0",
+                "to": to_checksum_address(transaction.to) if transaction.to else None,
+                "type": "0x2",
+            }
+            before = receipt.gas_used
+
+    def _header(self, at: str) -> Any:
+        if at in LATEST:
+            return self._head
+        number = 0 if at == "earliest" else int(at, 16)
+        return self._chain.get_canonical_block_header_by_number(number) if self._exists(number) else None
+
+    def _exists(self, number: int) -> bool:
+        return 0 <= number <= int(self._head.block_number)
+
+    def _state(self, at: str) -> Any:
+        header = self._header(at)
+        if header is None:
+            raise RpcError(-32000, f"there is no block {at}")
+        return self._chain.get_vm(self._chain.create_header_from_parent(header)).state
+
+    def _count(self, address: str, at: str = "latest") -> str:
+        return hex(self._state(at).get_nonce(decode_hex(address)))
+
+    def _call(self, request: dict[str, str], at: str = "latest", *_: Any) -> str:
+        header = self._chain.create_header_from_parent(self._header(at))
+        vm = self._chain.get_vm(header)
+        sender = decode_hex(request.get("from", "0x" + "00" * 20))
+        unsigned = vm.get_transaction_builder().create_unsigned_transaction(
+            nonce=vm.state.get_nonce(sender),
+            gas_price=header.base_fee_per_gas,
+            gas=int(request.get("gas", hex(GAS_LIMIT)), 16),
+            to=decode_hex(request["to"]),
+            value=int(request.get("value", "0x0"), 16),
+            data=decode_hex(request.get("data", request.get("input", "0x"))),
+        )
+        try:
+            result: bytes = self._chain.get_transaction_result(SpoofTransaction(unsigned, from_=sender), header)
+        except Revert as error:
+            raise RpcError(3, "execution reverted", encode_hex(error.args[0] if error.args else b"")) from error
+        except (VMError, EthValidationError) as error:
+            raise RpcError(-32000, str(error)) from error
+        return encode_hex(result)
+
+    def _block(self, at: str, _full: bool = False) -> dict[str, Any] | None:
+        header = self._header(at)
+        if header is None:
+            return None
+        block = self._chain.get_canonical_block_by_number(header.block_number)
+        return {
+            "baseFeePerGas": hex(header.base_fee_per_gas),
+            "difficulty": hex(header.difficulty),
+            "extraData": encode_hex(header.extra_data),
+            "gasLimit": hex(header.gas_limit),
+            "gasUsed": hex(header.gas_used),
+            "hash": encode_hex(header.hash),
+            "logsBloom": "0x" + "00" * 256,
+            "miner": to_checksum_address(header.coinbase),
+            "number": hex(header.block_number),
+            "parentHash": encode_hex(header.parent_hash),
+            "stateRoot": encode_hex(header.state_root),
+            "timestamp": hex(header.timestamp),
+            "transactions": [encode_hex(transaction.hash) for transaction in block.transactions],
+        }
+
+    def _get_logs(self, query: dict[str, Any]) -> list[dict[str, Any]]:
+        first = self._number(query.get("fromBlock", "earliest"))
+        last = self._number(query.get("toBlock", "latest"))
+        given = query.get("address", [])
+        addresses = {a.lower() for a in ([given] if isinstance(given, str) else given)}
+        return [
+            log
+            for log in self._logs
+            if first <= int(log["blockNumber"], 16) <= last
+            and (not addresses or log["address"].lower() in addresses)
+        ]
+
+    def _number(self, at: str) -> int:
+        return int(self._head.block_number) if at in LATEST else 0 if at == "earliest" else int(at, 16)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length", "0"))
+        if not 0 < length <= MAX_REQUEST_BYTES:
+            self.send_error(413)
+            return
+        body: dict[str, Any] = {"jsonrpc": "2.0", "id": None}
+        try:
+            request = json.loads(self.rfile.read(length))
+            body["id"] = request.get("id")
+            with self.server.lock:
+                body["result"] = self.server.chain.request(str(request["method"]), request.get("params", []))
+        except RpcError as error:
+            body["error"] = error.body
+        except (ValueError, KeyError, AttributeError):
+            body["error"] = {"code": -32700, "message": "not a JSON-RPC request"}
+        content = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        self.wfile.flush()
+
+    def log_message(self, *_: Any) -> None:
+        """Requests are not logged."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    address_family = socket.AF_INET
+
+    def __init__(self, port: int, chain: EmbeddedChain) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.chain = chain
+        self.lock = threading.Lock()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve a chain until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(description="A small Ethereum chain in one process, on loopback.")
+    parser.add_argument("--blocks", type=Path, required=True, help="the file that blocks are kept in")
+    parser.add_argument("--accounts", required=True, help="addresses that own ether, with commas between")
+    parser.add_argument("--port", type=int, default=0, help="port; a free one if 0")
+    options = parser.parse_args(arguments)
+    server = _Server(options.port, EmbeddedChain(options.blocks, options.accounts.split(",")))
+    print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

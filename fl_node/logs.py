@@ -1,0 +1,72 @@
+"""What a role says: one line an event, as text for people and journald, or as JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+_log = logging.getLogger("fl_node")
+
+
+def configure(node: str, *, as_json: bool, verbose: bool = False) -> None:
+    """Send what the role of this process says to standard error.
+
+    Parameters
+    ----------
+    node
+        Who speaks, such as ``header`` or ``learner 1``.
+    as_json
+        One JSON object a line with ``time``, ``level``, ``node``, ``event``, ``message`` and what belongs to
+        the event, such as ``round`` and ``cid``.
+    verbose
+        Also what helps to find a fault.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter(node) if as_json else _TextFormatter(node))
+    _log.handlers[:] = [handler]
+    _log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    _log.propagate = False
+
+
+def say(event: str, message: str, *, level: int = logging.INFO, **fields: Any) -> None:
+    """Log one event: its name for programs, a sentence for people, and values that belong to it."""
+    _log.log(level, message, extra={"event": event, "fields": fields})
+
+
+class _TextFormatter(logging.Formatter):
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return f"{_time(record)} {self._node}: {level}{record.getMessage()}{_trace(self, record)}"
+
+
+class _JsonFormatter(logging.Formatter):
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(
+            {
+                "time": _time(record),
+                "level": record.levelname.lower(),
+                "node": self._node,
+                "event": getattr(record, "event", "message"),
+                "message": record.getMessage() + _trace(self, record),
+                **getattr(record, "fields", {}),
+            }
+        )
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    return "\n" + formatter.formatException(record.exc_info) if record.exc_info else ""

@@ -1,0 +1,249 @@
+"""Architectures, training and evaluation, by Keras on TensorFlow.
+
+Training is deterministic: TensorFlow's deterministic operations are switched on, the number of threads is the
+plan's, and every seed derives from the plan, the node and the round. TensorFlow is imported when a
+:class:`KerasTrainer` is made, not before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fl_node.data import CLASSES, SIDE, DataSet, Images, Labels
+from fl_node.errors import DataError
+from fl_node.plan import Plan
+from fl_node.seeds import derive, permutation
+from fl_node.weights import Shapes, Tensor, Tensors
+
+if TYPE_CHECKING:
+    import keras
+
+EVALUATION_BATCH = 1000
+Probabilities = npt.NDArray[np.float32]
+OnEpoch = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model reached on the test images: accuracy as a fraction, loss as cross-entropy in nats."""
+
+    accuracy: float
+    loss: float
+    count: int
+
+
+class Trainer(Protocol):
+    """What a role needs of a model."""
+
+    def initial(self) -> Tensors:
+        """Return the weights that a run starts from."""
+
+    def shapes(self) -> Shapes:
+        """Return the names and shapes of the model's tensors."""
+
+    def train(
+        self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch
+    ) -> Tensors:
+        """Train from ``weights`` on the training images with these indices; return the new weights."""
+
+    def evaluate(self, weights: Tensors) -> Score:
+        """Return what ``weights`` reach on the plan's test images."""
+
+
+def cnn() -> list[keras.Layer]:
+    """Return the layers of the paper's CNN up to the output.
+
+    Hwang & Kim (2024) publish "a simple CNN with Dropout in the fully-connected part" and no sizes. This one
+    has three convolutions with max-pooling and one hidden layer, with dropout before and after it: 389,514
+    parameters together with the Softmax output.
+    """
+    from keras import layers
+
+    return [
+        layers.Conv2D(32, 5, activation="relu", name="conv1"),
+        layers.MaxPooling2D(name="pool1"),
+        layers.Conv2D(64, 3, padding="same", activation="relu", name="conv2"),
+        layers.MaxPooling2D(name="pool2"),
+        layers.Conv2D(128, 3, padding="same", activation="relu", name="conv3"),
+        layers.MaxPooling2D(name="pool3"),
+        layers.Flatten(name="flatten"),
+        layers.Dropout(0.5, name="dropout1"),
+        layers.Dense(256, activation="relu", name="dense1"),
+        layers.Dropout(0.5, name="dropout2"),
+    ]
+
+
+def mlp() -> list[keras.Layer]:
+    """Return the layers of a small perceptron up to the output: 50,890 parameters together with it."""
+    from keras import layers
+
+    return [layers.Flatten(name="flatten"), layers.Dense(64, activation="relu", name="dense1")]
+
+
+ARCHITECTURES = {"cnn": cnn, "mlp": mlp}
+
+
+class KerasTrainer:
+    """The plan's model, compiled once, and the data to train and test it on.
+
+    The number of threads is set for the whole process, so one process trains for one plan.
+    """
+
+    def __init__(self, plan: Plan, data: DataSet | None = None) -> None:
+        _prepare(plan.training.threads)
+        import keras
+
+        self.plan = plan
+        self.data = data
+        keras.utils.set_random_seed(derive(plan.seed, "initial") % 2**32)
+        self._model: Any = keras.Sequential(
+            [
+                keras.Input((SIDE, SIDE, 1), name="image"),
+                *ARCHITECTURES[plan.model.name](),
+                keras.layers.Dense(CLASSES, activation="softmax", name="output"),
+            ],
+            name=plan.model.name,
+        )
+        # XLA is slower than oneDNN's kernels on a CPU.
+        self._model.compile(
+            optimizer=_optimizer(plan),
+            loss="sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+            jit_compile=False,
+        )
+        self._model.optimizer.build(self._model.trainable_variables)
+        self._initial = {name: np.asarray(v) for name, v in self._variables().items()}
+
+    def initial(self) -> Tensors:
+        """Return the weights that a run with this plan starts from (Glorot & Bengio 2010, seeded)."""
+        return self._initial
+
+    def shapes(self) -> Shapes:
+        """Return the names and shapes of the model's tensors."""
+        return {name: tensor.shape for name, tensor in self._initial.items()}
+
+    def train(
+        self,
+        weights: Tensors,
+        samples: npt.NDArray[np.int64],
+        seed: int,
+        on_epoch: OnEpoch = lambda _epoch, _accuracy: None,
+    ) -> Tensors:
+        """Train from ``weights`` for the plan's local epochs, with a fresh optimizer.
+
+        Parameters
+        ----------
+        weights
+            float32 arrays by name, as in :meth:`shapes`.
+        samples
+            Indices into the training images, shape ``(count,)``.
+        seed
+            Decides the order of the images in each epoch and what dropout drops.
+        on_epoch
+            Called after each epoch with its number, from 1, and the accuracy on the images trained on.
+
+        Returns
+        -------
+        dict of float32 arrays
+            The new weights, bit-identical for the same arguments, threads and TensorFlow build.
+        """
+        data = self._data()
+        inputs = _scale(data.train_images[samples])
+        labels = data.train_labels[samples]
+        self._load(weights)
+        self._reset(seed)
+        for epoch in range(self.plan.training.epochs):
+            order = permutation(len(samples), derive(seed, "order", epoch))
+            history = self._model.fit(
+                inputs[order],
+                labels[order],
+                batch_size=self.plan.training.batch_size,
+                epochs=1,
+                shuffle=False,
+                verbose=0,
+            )
+            on_epoch(epoch + 1, float(history.history["accuracy"][0]))
+        return {name: np.array(v) for name, v in self._variables().items()}
+
+    def evaluate(self, weights: Tensors) -> Score:
+        """Return what ``weights`` reach on the plan's test images."""
+        data = self._data()
+        count = self.plan.data.test or len(data.test_images)
+        if count > len(data.test_images):
+            raise DataError(
+                f"the plan wants {count} test images; {data.name} has {len(data.test_images)}"
+            )
+        return score(self.predict(weights, data.test_images[:count]), data.test_labels[:count])
+
+    def predict(self, weights: Tensors, images: Images) -> Probabilities:
+        """Return the probability of each class for each image, shape ``(count, 10)``."""
+        self._load(weights)
+        result: Probabilities = self._model.predict(_scale(images), batch_size=EVALUATION_BATCH, verbose=0)
+        return result
+
+    def save(self, weights: Tensors, path: Path) -> None:
+        """Write ``weights`` as a ``.keras`` model that Keras alone can load."""
+        self._load(weights)
+        self._model.save(path)
+
+    def _data(self) -> DataSet:
+        if self.data is None:
+            raise DataError(f"this needs the data set {self.plan.data.name}")
+        return self.data
+
+    def _variables(self) -> dict[str, Any]:
+        return {v.path.removeprefix(f"{self._model.name}/"): v for v in self._model.trainable_variables}
+
+    def _load(self, weights: Tensors) -> None:
+        for name, variable in self._variables().items():
+            variable.assign(weights[name])
+
+    def _reset(self, seed: int) -> None:
+        for variable in self._model.optimizer.variables:
+            if variable is not self._model.optimizer.learning_rate:
+                variable.assign(np.zeros(variable.shape, variable.dtype))
+        for layer in self._model.layers:
+            generator = getattr(layer, "seed_generator", None)
+            if generator is not None:
+                key = derive(seed, "dropout", layer.name) % 2**32
+                generator.state.assign(np.array([key, 0], np.uint32))
+
+
+def score(probabilities: Probabilities, labels: Labels) -> Score:
+    """Compare class probabilities, shape ``(count, classes)``, with the labels, shape ``(count,)``."""
+    right = int((probabilities.argmax(axis=1) == labels).sum())
+    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    loss = float(-np.log(np.maximum(of_label, 1e-12)).mean())
+    return Score(right / len(labels), max(loss, 0.0), len(labels))
+
+
+def _scale(images: Images) -> Tensor:
+    scaled: Tensor = images[..., np.newaxis].astype(np.float32) / np.float32(255)
+    return scaled
+
+
+def _optimizer(plan: Plan) -> Any:
+    import keras
+
+    kinds = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
+    return kinds[plan.training.optimizer](learning_rate=plan.training.learning_rate)
+
+
+def _prepare(threads: int) -> None:
+    # TensorFlow reads these when it is imported: no chatter about what the CPU could do, no search for a GPU.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.experimental.enable_op_determinism()

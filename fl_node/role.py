@@ -1,0 +1,135 @@
+"""What header and learner have in common: a loop that looks, does the next thing, and looks again.
+
+All state is on the chain and in the store. A step reads it afresh, so a process that is killed anywhere is
+started again and goes on; the folder of a role holds copies only.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fl_node import plan as plans
+from fl_node.chain import Chain, Contract
+from fl_node.errors import ChainError, ContractError, FileMissing, GaveUp, StoreError
+from fl_node.logs import say
+from fl_node.plan import Plan
+from fl_node.store import Store
+
+FIRST_PAUSE = 0.01
+LAST_PAUSE = 0.25
+HASTE = 1.0
+"""Seconds for which a wait looks every ``FIRST_PAUSE``; after that its pauses grow to ``LAST_PAUSE``."""
+LOOK_AGAIN = 2.0
+"""Seconds after which everything is read again even if there was no new block."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a role has at hand on its host."""
+
+    chain: Chain
+    contract: Contract
+    store: Store
+    folder: Path
+    """For copies of files; what is lost there is fetched or made again."""
+    patience: float = 0.0
+    """Seconds without any change after which the role gives up; 0 means never."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing can be done now: what is waited for, and until when (monotonic seconds) at the latest."""
+
+    what: str
+    until: float | None = None
+
+
+class Done(Exception):  # noqa: N818
+    """The run has ended."""
+
+
+Step = Callable[[], Waiting | None]
+
+
+def reconcile(site: Site, step: Step) -> None:
+    """Repeat ``step`` until it raises :class:`Done`.
+
+    A step does at most one thing and returns None to be called again at once, or says what it waits for; then
+    it is called again when there is a new block. A node that can't be reached is waited for likewise.
+
+    Raises
+    ------
+    GaveUp
+        Nothing changed for ``site.patience`` seconds.
+    """
+    said: str | None = None
+    changed = time.monotonic()
+    while True:
+        before = _height(site.chain)
+        trouble = False
+        try:
+            waiting = step()
+        except Done:
+            return
+        except ContractError:
+            raise
+        except (ChainError, StoreError) as error:
+            waiting, trouble = Waiting(str(error)), True
+        if waiting is None:
+            said, changed = None, time.monotonic()
+            continue
+        if waiting.what != said:
+            level = logging.WARNING if trouble else logging.INFO
+            say("waiting", f"waiting: {waiting.what}", level=level, what=waiting.what)
+            said = waiting.what
+        if _wait(site, before, waiting.until):
+            changed = time.monotonic()
+        if site.patience and time.monotonic() - changed > site.patience:
+            raise GaveUp(f"gave up after {site.patience:g} s without any change; was waiting: {waiting.what}")
+
+
+def fetch_plan(site: Site, timeout: float = 5.0) -> Plan:
+    """Return the plan that the contract names.
+
+    Raises
+    ------
+    PlanError
+        The file is not a valid plan.
+    FileMissing, StoreError
+        It can't be had now.
+    """
+    name = site.contract.plan()
+    path = site.folder / "plan.json"
+    site.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        site.store.fetch(name, path, plans.MAX_PLAN_BYTES, timeout)
+    except FileMissing as error:
+        raise FileMissing(f"the plan: {error}") from error
+    return plans.from_bytes(path.read_bytes(), f"plan {name}")
+
+
+def _height(chain: Chain) -> int | None:
+    try:
+        return chain.block_number()
+    except ChainError:
+        return None
+
+
+def _wait(site: Site, height: int | None, until: float | None) -> bool:
+    """Return True as soon as there is a new block, False when it is time to look anyway."""
+    start = time.monotonic()
+    end = start + LOOK_AGAIN
+    if until is not None:
+        end = min(end, until)
+    pause = FIRST_PAUSE
+    while (now := time.monotonic()) < end:
+        time.sleep(min(pause, end - now))
+        if _height(site.chain) != height:
+            return True
+        if time.monotonic() - start > HASTE:
+            pause = min(pause * 1.5, LAST_PAUSE)
+    return False

@@ -1,0 +1,211 @@
+"""Where model files are: a private IPFS swarm, or a folder that names files as IPFS would.
+
+Both are reached through :class:`Store`; the code of the roles does not know which it has. What comes out of a
+store is checked against its CID here, so that neither an IPFS daemon nor a folder has to be believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from fl_node import cid
+from fl_node.errors import FileMissing, StoreError
+
+BLOCK_BYTES = 256 * 1024
+REQUEST_TIMEOUT = 30.0
+
+
+class Store(Protocol):
+    """A place for files that are named by their content."""
+
+    address: str
+
+    def add(self, path: Path) -> str:
+        """Store a file and return its CID."""
+
+    def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float) -> None:
+        """Write the file with this CID to ``path``, whole and checked, or raise.
+
+        Raises
+        ------
+        FileMissing
+            Nobody gave the file within ``timeout`` seconds.
+        StoreError
+            The file has more than ``max_bytes``, or is not what its CID says.
+        """
+
+
+class TooLarge(StoreError):
+    """A file that has more bytes than it may have; the rest of it is not read."""
+
+
+def connect(address: str) -> Store:
+    """Return the store at an address: a folder, or the multiaddress of an IPFS API.
+
+    ``/ip4/127.0.0.1/tcp/5001`` is the latter; anything else is a folder.
+    """
+    if address.startswith(("/ip4/", "/ip6/", "/dns/", "/dns4/", "/unix/")):
+        return IpfsStore(address)
+    return FolderStore(Path(address))
+
+
+class FolderStore:
+    """A folder in which each file bears its CID as its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.address = str(folder)
+        self._folder = folder
+
+    def add(self, path: Path) -> str:
+        """Store a file and return its CID."""
+        name = cid.of_file(path)
+        target = self._folder / name
+        if not target.exists():
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with _replacing(target) as file, path.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+            except OSError as error:
+                raise StoreError(f"store folder {self._folder}: {error.strerror or error}") from error
+        return name
+
+    def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float) -> None:
+        """Write the file with this CID to ``path``, waiting for it up to ``timeout`` seconds."""
+        source = self._folder / file_cid
+        deadline = time.monotonic() + timeout
+        while not source.is_file():
+            if time.monotonic() >= deadline:
+                raise FileMissing(f"{file_cid} is not in the store folder {self._folder}")
+            time.sleep(min(0.05, timeout))
+        with source.open("rb") as file:
+            _receive(file_cid, path, max_bytes, iter(lambda: file.read(BLOCK_BYTES), b""))
+
+
+class IpfsStore:
+    """An IPFS daemon, reached through its API.
+
+    A daemon that restarts is waited for no longer than one request; the roles try again.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._client: Any = None
+
+    def add(self, path: Path) -> str:
+        """Store and pin a file and return its CID."""
+        # All that the CID depends on is said, so that a change of Kubo's defaults changes nothing.
+        opts = {
+            "cid-version": 0,
+            "raw-leaves": False,
+            "chunker": f"size-{cid.CHUNK_BYTES}",
+            "max-file-links": cid.LINKS_PER_NODE,
+            "hash": "sha2-256",
+            "trickle": False,
+            "inline": False,
+            "pin": True,
+        }
+        with self._errors():
+            added = self._connect().add(path, opts=opts)
+        name = str(added["Hash"])
+        if name != cid.of_file(path):
+            raise StoreError(f"IPFS at {self.address} gave {path.name} the CID {name}, not {cid.of_file(path)}")
+        return name
+
+    def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float) -> None:
+        """Write the file with this CID to ``path``, waiting for the swarm up to ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        with self._errors(file_cid):
+            # One byte more than allowed is asked for, to notice a file that is longer. The daemon's own timeout
+            # ends its search in the swarm, the client's ends a connection that says nothing.
+            opts = {"length": max_bytes + 1, "timeout": f"{max(int(timeout * 1000), 1)}ms"}
+            with self._connect().cat(file_cid, opts=opts, timeout=timeout + 1.0, stream=True) as stream:
+                _receive(file_cid, path, max_bytes, stream, deadline)
+
+    def peers(self) -> list[str]:
+        """Return the multiaddresses of the peers connected now."""
+        with self._errors():
+            answer = self._connect().swarm.peers()
+        return [f"{p['Addr']}/p2p/{p['Peer']}" for p in answer["Peers"] or []]
+
+    def bootstrap(self) -> list[str]:
+        """Return the bootstrap peers that the daemon is configured with."""
+        with self._errors():
+            return [str(peer) for peer in self._connect().bootstrap.list()["Peers"] or []]
+
+    def version(self) -> str:
+        """Return the daemon's version."""
+        with self._errors():
+            return str(self._connect().version()["Version"])
+
+    def identity(self) -> str:
+        """Return the daemon's peer id."""
+        with self._errors():
+            return str(self._connect().id()["ID"])
+
+    def _connect(self) -> Any:
+        if self._client is None:
+            import ipfshttpclient
+
+            with warnings.catch_warnings():
+                # The client was written for Kubo before 0.9; what it is used for here has not changed.
+                warnings.simplefilter("ignore", ipfshttpclient.exceptions.VersionMismatch)
+                self._client = ipfshttpclient.connect(self.address, session=True, timeout=REQUEST_TIMEOUT)
+        return self._client
+
+    @contextlib.contextmanager
+    def _errors(self, file_cid: str | None = None) -> Iterator[None]:
+        import ipfshttpclient.exceptions as ipfs
+        import requests
+
+        try:
+            yield
+        except (ipfs.TimeoutError, requests.Timeout) as error:
+            if file_cid:
+                raise FileMissing(f"nobody in the swarm gave {file_cid} in time") from error
+            raise StoreError(f"IPFS at {self.address} does not answer") from error
+        except (ipfs.ConnectionError, requests.ConnectionError) as error:
+            raise StoreError(f"IPFS at {self.address} can't be reached; is the daemon running?") from error
+        except ipfs.ErrorResponse as error:
+            if file_cid and any(text in str(error) for text in ("deadline exceeded", "timed out", "canceled")):
+                raise FileMissing(f"nobody in the swarm gave {file_cid} in time") from error
+            raise StoreError(f"IPFS at {self.address}: {error}") from error
+        except (ipfs.Error, requests.RequestException) as error:
+            raise StoreError(f"IPFS at {self.address}: {error}") from error
+
+
+def _receive(
+    file_cid: str, path: Path, max_bytes: int, blocks: Iterable[bytes], deadline: float | None = None
+) -> None:
+    received = 0
+    with _replacing(path) as file:
+        for block in blocks:
+            received += len(block)
+            if received > max_bytes:
+                raise TooLarge(f"{file_cid} has more than the {max_bytes} bytes allowed")
+            if deadline is not None and time.monotonic() > deadline:
+                raise FileMissing(f"{file_cid} came too slowly: {received} bytes in the time allowed")
+            file.write(block)
+        file.flush()
+        if (found := cid.of_file(Path(file.name))) != file_cid:
+            raise StoreError(f"what the store gave for {file_cid} is {found}")
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[IO[bytes]]:
+    """Open a file that becomes ``target`` when all went well and vanishes when not."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        path = Path(file.name)
+        try:
+            yield file
+            file.flush()
+            path.replace(target)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
