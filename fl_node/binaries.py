@@ -71,7 +71,9 @@ class Binary:
     version_args
         Arguments that make the program say its version.
     version_pattern
-        What it then says, on a line of its own; a pinned commit that contradicts it is no match either.
+        What it then says, on a line of its own.
+    commit
+        The source it is from: if it names a ``Git Commit``, then one that starts so.
     path_variable, digest_variable
         Environment variables that name a binary, and a digest of the release.
     urls
@@ -90,6 +92,7 @@ class Binary:
         For Go's linker.
     go
         The oldest Go that can build it.
+
     """
 
     name: str
@@ -98,6 +101,7 @@ class Binary:
     command: str
     version_args: tuple[str, ...]
     version_pattern: str
+    commit: str
     path_variable: str
     digest_variable: str
     urls: tuple[str, ...]
@@ -128,7 +132,8 @@ GETH = Binary(
     version="1.13.15",
     command="geth",
     version_args=("version",),
-    version_pattern=r"Version: 1\.13\.15-stable(-c5ba367e)?",
+    version_pattern=r"Version: 1\.13\.15-stable",
+    commit="c5ba367e",
     path_variable="FL_NODE_GETH",
     digest_variable="FL_NODE_GETH_SHA256",
     urls=("https://gethstore.blob.core.windows.net/builds/geth-{platform}-1.13.15-c5ba367e.tar.gz",),
@@ -149,6 +154,7 @@ KUBO = Binary(
     command="ipfs",
     version_args=("version", "--number"),
     version_pattern=r"0\.40\.1",
+    commit="39f8a655",
     path_variable="FL_NODE_IPFS",
     digest_variable="FL_NODE_KUBO_SHA512",
     urls=(
@@ -205,6 +211,7 @@ def find(name: str | Binary, *, cache: Path | None = None) -> Path | None:
     -------
     Path or None
         Its absolute path, or None if there is none.
+
     """
     try:
         return _installed(_pin(name), cache or cache_folder())
@@ -233,6 +240,7 @@ def install(name: str | Binary, *, cache: Path | None = None, report: Report | N
     ------
     BinaryError
         No way led to it; the message says which were tried and what can be done.
+
     """
     binary, cache = _pin(name), cache or cache_folder()
     say: Report = report or (lambda _line: None)
@@ -289,6 +297,7 @@ def install_all(report: Report | None = None, *, cache: Path | None = None) -> d
     ------
     BinaryError
         One of them could not be installed.
+
     """
     return {binary.name: install(binary, cache=cache, report=report) for binary in (GETH, KUBO)}
 
@@ -311,7 +320,7 @@ def _installed(binary: Binary, cache: Path) -> Path:
     on_path = shutil.which(binary.command)
     candidates = [
         (binary.path_variable, Path(named).expanduser() if named else None),
-        (str(cached), cached if cached.exists() else None),
+        (str(cached), cached if os.access(cached, os.F_OK) else None),
         (f"{binary.command} on PATH", Path(on_path) if on_path else None),
     ]
     reasons = []
@@ -330,8 +339,6 @@ def _installed(binary: Binary, cache: Path) -> Path:
 
 def _check_version(binary: Binary, path: Path) -> None:
     """Run `path` and see that it is the pinned version."""
-    if not path.is_file():
-        raise _SkippedError(f"{path} is not a file")
     try:
         output = _run_new([str(path.absolute()), *binary.version_args], VERSION_TIMEOUT)
     except OSError as error:
@@ -344,6 +351,9 @@ def _check_version(binary: Binary, path: Path) -> None:
     if not any(re.fullmatch(binary.version_pattern, line) for line in lines):
         said = next((line for line in lines if re.search(r"\d+\.\d+\.\d+", line)), "nothing")
         raise _SkippedError(f"{path} is not {binary.version} (it says {said!r})")
+    commit = next((line for line in lines if line.startswith("Git Commit: ")), None)
+    if commit and not commit.startswith(f"Git Commit: {binary.commit}"):
+        raise _SkippedError(f"{path} is not from commit {binary.commit} (it says {commit!r})")
 
 
 def _run_new(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
@@ -440,7 +450,9 @@ def _fetch(source: str, target: Path, binary: Binary, digest: str, say: Report) 
     except (OSError, urllib3.exceptions.HTTPError) as error:
         raise _SkippedError(f"{name}: {_short(error)}") from error
     if hasher.hexdigest() != digest:
-        raise _SkippedError(f"{name} refused, its {binary.algorithm} is {hasher.hexdigest()} and not {digest}")
+        raise _SkippedError(
+            f"{name} refused, its {binary.algorithm} is {hasher.hexdigest()} and not {digest}"
+        )
 
 
 @contextmanager

@@ -1,0 +1,317 @@
+"""How Geth and Kubo are found, verified and installed; fake programs, no network, no builds."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tarfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from fl_node import binaries
+from fl_node.binaries import GETH, KUBO, Binary, find, install
+from fl_node.errors import BinaryError
+
+TARBALL = "geth-linux-amd64-1.13.15-c5ba367e.tar.gz"
+MEMBER = "geth-linux-amd64-1.13.15-c5ba367e/geth"
+
+
+def geth_script(version: str = "1.13.15-stable") -> bytes:
+    return f"#!/bin/sh\n[ $1 = version ] || exit 2\nprintf 'Geth\\nVersion: {version}\\n'\n".encode()
+
+
+def write_program(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(0o755)
+    return path
+
+
+def write_release(folder: Path, content: bytes | None = None, member: str = MEMBER) -> Binary:
+    """Put a release into `folder` and return the pin that has its digest."""
+    content = geth_script() if content is None else content
+    info = tarfile.TarInfo(member)
+    info.size = len(content)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / TARBALL, "w:gz") as archive:
+        archive.addfile(info, io.BytesIO(content))
+    digest = hashlib.sha256((folder / TARBALL).read_bytes()).hexdigest()
+    return replace(GETH, digests={"linux-amd64": digest})
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(autouse=True)
+def empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Linux machine with a shell, nothing else on its PATH and no network."""
+    for name in list(os.environ):
+        if name.startswith("FL_NODE_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    (tmp_path / "path").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    monkeypatch.setenv("FL_NODE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FL_NODE_BINARIES_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+
+
+@pytest.fixture
+def fake_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
+    """Put a `go` on PATH that notes how it is called and writes a program instead of building one."""
+
+    def make(version: str = "go1.26.0", program: bytes | None = None, fails: str = "") -> Path:
+        source = write_program(tmp_path / "built-by-go", geth_script() if program is None else program)
+        log = tmp_path / "go.log"
+        script = f"""#!/bin/sh
+if [ "$1" = env ]; then echo {version}; exit; fi
+echo "$PWD CGO_ENABLED=$CGO_ENABLED $*" >> {log}
+[ -z "{fails}" ] || {{ echo "go: downloading" >&2; echo "{fails}" >&2; exit 1; }}
+while [ "$1" != -o ]; do shift; done
+/bin/cp {source} "$2"
+"""
+        write_program(tmp_path / "path" / "go", script.encode())
+        return log
+
+    return make
+
+
+def test_a_binary_named_in_the_environment_comes_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    named = write_program(tmp_path / "mine" / "geth", geth_script())
+    write_program(tmp_path / "cache" / "bin" / "geth-1.13.15", geth_script())
+    write_program(tmp_path / "path" / "geth", geth_script())
+    monkeypatch.setenv("FL_NODE_GETH", str(named))
+    assert install("geth") == named
+
+
+def test_the_cache_comes_before_the_path(tmp_path: Path) -> None:
+    cached = write_program(tmp_path / "cache" / "bin" / "geth-1.13.15", geth_script())
+    write_program(tmp_path / "path" / "geth", geth_script())
+    assert install("geth") == cached
+
+
+def test_a_binary_on_the_path_comes_before_a_download(tmp_path: Path) -> None:
+    pin = write_release(tmp_path / "mirror")
+    on_path = write_program(tmp_path / "path" / "geth", geth_script())
+    assert install(pin) == on_path
+    assert not (tmp_path / "cache").exists()
+
+
+def test_kubo_answers_to_both_of_its_names(tmp_path: Path) -> None:
+    ipfs = write_program(tmp_path / "path" / "ipfs", b"#!/bin/sh\necho 0.40.1\n")
+    assert find("kubo") == find("ipfs") == ipfs
+
+
+@pytest.mark.parametrize(
+    "version", ["1.14.0-stable", "1.13.15-unstable", "1.13.150-stable", "11.13.15-stable"]
+)
+def test_a_binary_of_another_version_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str
+) -> None:
+    wrong = write_program(tmp_path / "mine" / "geth", geth_script(version))
+    write_program(tmp_path / "path" / "geth", geth_script(version))
+    cached = write_program(tmp_path / "cache" / "bin" / "geth-1.13.15", geth_script())
+    monkeypatch.setenv("FL_NODE_GETH", str(wrong))
+    assert find("geth") == cached
+    cached.unlink()
+    assert find("geth") is None
+
+
+def test_a_release_of_another_commit_is_passed_over(tmp_path: Path) -> None:
+    write_program(tmp_path / "path" / "geth", geth_script(r"1.13.15-stable\nGit Commit: c5ba367eb623"))
+    assert find("geth")
+    write_program(tmp_path / "path" / "geth", geth_script(r"1.13.15-stable\nGit Commit: deadbeefb623"))
+    assert find("geth") is None
+
+
+def test_what_cannot_run_or_fails_is_passed_over(tmp_path: Path) -> None:
+    cached = write_program(tmp_path / "cache" / "bin" / "geth-1.13.15", b"\x7fELF cut short")
+    assert find("geth") is None
+    write_program(cached, b"#!/bin/sh\necho Version: 1.13.15-stable\nexit 1\n")
+    assert find("geth") is None
+
+
+def test_a_release_is_verified_installed_and_found_again(tmp_path: Path) -> None:
+    pin = write_release(tmp_path / "mirror")
+    lines: list[str] = []
+    path = install(pin, report=lines.append)
+    assert path == tmp_path / "cache" / "bin" / "geth-1.13.15"
+    assert path.read_bytes() == geth_script()
+    assert os.access(path, os.X_OK)
+    assert names(tmp_path / "cache") == ["geth-1.13.15"]
+    assert "no FL_NODE_GETH" in lines[0]
+    assert lines[-1] == f"Geth 1.13.15: installed as {path}"
+    assert install(pin) == path
+
+
+def test_a_release_comes_before_a_build(tmp_path: Path, fake_go: Callable[..., Path]) -> None:
+    log = fake_go()
+    install(write_release(tmp_path / "mirror"))
+    assert not log.exists()
+
+
+def test_the_mirror_may_be_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pin = write_release(tmp_path / "mirror")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("FL_NODE_BINARIES_MIRROR", f"http://user:secret@{host}/mirror/")
+        lines: list[str] = []
+        assert install(pin, report=lines.append).read_bytes() == geth_script()
+        assert f"http://{host}/mirror/{TARBALL}" in "\n".join(lines)
+        assert "secret" not in "\n".join(lines)
+
+        monkeypatch.setenv("FL_NODE_BINARIES_MIRROR", f"http://{host}/elsewhere")
+        with pytest.raises(BinaryError, match=r"elsewhere/.*: HTTP 404"):
+            install(pin, cache=tmp_path / "other")
+        server.shutdown()
+
+
+def test_a_release_with_a_wrong_digest_is_never_unpacked_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trace = tmp_path / "it-ran"
+    pin = write_release(tmp_path / "mirror", f"#!/bin/sh\n: > {trace}\n".encode())
+    monkeypatch.setattr(binaries, "_unpack", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(BinaryError, match=r"refused, its sha256 is [0-9a-f]{64} and not 0000"):
+        install(replace(pin, digests={"linux-amd64": "0" * 64}))
+    assert not trace.exists()
+    assert names(tmp_path / "cache") == []
+    assert list((tmp_path / "cache" / "bin").iterdir()) == []
+
+
+def test_a_release_without_a_pinned_digest_is_used_only_with_one_from_the_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pin = write_release(tmp_path / "mirror")
+    unpinned = replace(pin, digests={})
+    with pytest.raises(BinaryError, match="no pinned digest for the release for linux-amd64"):
+        install(unpinned)
+    monkeypatch.setenv("FL_NODE_GETH_SHA256", pin.digests["linux-amd64"].upper())
+    assert install(unpinned).is_file()
+
+
+def test_a_release_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pin = write_release(tmp_path / "mirror")
+    monkeypatch.setattr(binaries, "MAX_BYTES", 100)
+    with pytest.raises(BinaryError, match="is larger than"):
+        install(pin)
+    assert names(tmp_path / "cache") == []
+
+
+def test_a_release_of_another_version_is_not_installed(tmp_path: Path) -> None:
+    pin = write_release(tmp_path / "mirror", geth_script("1.14.0-stable"))
+    with pytest.raises(BinaryError, match=r"is not 1\.13\.15 \(it says 'Version: 1\.14\.0-stable'\)"):
+        install(pin)
+    assert names(tmp_path / "cache") == []
+
+
+def test_a_release_without_the_program_is_not_installed(tmp_path: Path) -> None:
+    pin = write_release(tmp_path / "mirror", member="../../geth")
+    with pytest.raises(BinaryError, match="holds no geth-linux"):
+        install(pin)
+    assert names(tmp_path / "cache") == []
+
+
+def test_what_is_no_release_at_all_is_not_installed(tmp_path: Path) -> None:
+    pin = write_release(tmp_path / "mirror")
+    (tmp_path / "mirror" / TARBALL).write_bytes(b"<html>log in</html>")
+    digest = hashlib.sha256(b"<html>log in</html>").hexdigest()
+    with pytest.raises(BinaryError, match="can't be unpacked"):
+        install(replace(pin, digests={"linux-amd64": digest}))
+
+
+def test_where_no_release_can_be_had_go_builds_the_pinned_module(
+    tmp_path: Path, fake_go: Callable[..., Path]
+) -> None:
+    log = fake_go()
+    lines: list[str] = []
+    path = install("geth", report=lines.append)
+    assert path == tmp_path / "cache" / "bin" / "geth-1.13.15"
+    assert names(tmp_path / "cache") == ["geth-1.13.15"]
+    call = log.read_text()
+    assert call.startswith(f"{GETH.module} CGO_ENABLED=0 build -mod=readonly -trimpath")
+    assert "-ldflags=-checklinkname=0 -s -w" in call
+    assert call.endswith("github.com/ethereum/go-ethereum/cmd/geth\n")
+    assert any("no release" in line and "No such file" in line for line in lines)
+    assert any("building from source with go1.26.0" in line for line in lines)
+
+
+def test_without_go_the_error_is_one_line_that_says_what_was_tried_and_what_to_do() -> None:
+    with pytest.raises(BinaryError) as caught:
+        install("geth")
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (
+        "Geth 1.13.15 could not be installed",
+        "no FL_NODE_GETH",
+        "no geth on PATH",
+        f"{TARBALL}: No such file or directory",
+        "Go is not installed (Go 1.23 or newer is needed)",
+        "Install Go 1.23 or newer, set FL_NODE_BINARIES_MIRROR",
+    ):
+        assert part in message
+
+
+def test_a_go_that_is_too_old_is_named(fake_go: Callable[..., Path]) -> None:
+    log = fake_go("go1.22.2")
+    with pytest.raises(BinaryError, match=r"Go is too old \(go1\.22\.2; Go 1\.23 or newer is needed\)"):
+        install("geth")
+    assert not log.exists()
+
+
+def test_a_build_that_fails_says_gos_last_line(tmp_path: Path, fake_go: Callable[..., Path]) -> None:
+    fake_go(fails="SECURITY ERROR: checksum mismatch")
+    with pytest.raises(BinaryError, match="not built: SECURITY ERROR: checksum mismatch"):
+        install("geth")
+    assert names(tmp_path / "cache") == []
+
+
+def test_installs_side_by_side_all_get_a_whole_binary(tmp_path: Path) -> None:
+    pin = write_release(tmp_path / "mirror")
+    together = threading.Barrier(8)
+
+    def one() -> bytes:
+        together.wait()
+        return install(pin).read_bytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        results = [future.result() for future in [pool.submit(one) for _ in range(8)]]
+    assert results == [geth_script()] * 8
+    assert names(tmp_path / "cache") == ["geth-1.13.15"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(BinaryError, match="name another cache by FL_NODE_CACHE"):
+        install(write_release(tmp_path / "mirror"))
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(BinaryError, match="no binary is called 'bitcoin'"):
+        install("bitcoin")
+
+
+@pytest.mark.parametrize("pin", [GETH, KUBO], ids=str)
+def test_a_pin_and_its_go_module_are_of_the_same_version(pin: Binary) -> None:
+    repository = "/".join(pin.package.split("/")[:3])
+    assert f"{repository} v{pin.version}\n" in (pin.module / "go.mod").read_text().replace("require ", "")
+    assert f"\ngo {pin.go[0]}.{pin.go[1]}" in (pin.module / "go.mod").read_text()
+    assert f"{repository} v{pin.version} h1:" in (pin.module / "go.sum").read_text()
+    assert pin.package in (pin.module / "tools.go").read_text()
+    assert all(pin.version in url for url in pin.urls)
+    length = hashlib.new(pin.algorithm).digest_size * 2
+    assert all(len(digest) == length for digest in pin.digests.values())
