@@ -450,9 +450,7 @@ def _fetch(source: str, target: Path, binary: Binary, digest: str, say: Report) 
     except (OSError, urllib3.exceptions.HTTPError) as error:
         raise _SkippedError(f"{name}: {_short(error)}") from error
     if hasher.hexdigest() != digest:
-        raise _SkippedError(
-            f"{name} refused, its {binary.algorithm} is {hasher.hexdigest()} and not {digest}"
-        )
+        raise _SkippedError(f"{name} refused, its {binary.algorithm} is {hasher.hexdigest()} and not {digest}")
 
 
 @contextmanager

@@ -32,8 +32,9 @@ ARTIFACT = "FederatedLearning.json"
 REQUEST_TIMEOUT = 10.0
 CALL_GAS = 150_000
 DEPLOY_GAS = 3_000_000
-PRIORITY_FEE = 10**9
+PRIORITY_FEE = 1
 MAX_FEE = 100 * 10**9
+"""Fees in wei a gas: the least that a sealer takes, and a bound far above any base fee of an idle chain."""
 RECEIPT_PATIENCE = 10.0
 """Seconds after which a transaction that is in no block is given back to the caller, who looks again."""
 
@@ -145,9 +146,7 @@ class Chain:
         self.account = account
         self._chain_id: int | None = None
         # A request that failed is the caller's to repeat: it waits for a node that restarts, and says so.
-        provider = HTTPProvider(
-            rpc, request_kwargs={"timeout": REQUEST_TIMEOUT}, exception_retry_configuration=None
-        )
+        provider = HTTPProvider(rpc, request_kwargs={"timeout": REQUEST_TIMEOUT}, exception_retry_configuration=None)
         self.web3 = Web3(provider)
 
     @property
@@ -198,6 +197,12 @@ class Chain:
         with self.errors():
             return int(self.web3.net.peer_count)
 
+    def sealing(self) -> bool:
+        """Return whether the node seals blocks; a transaction that comes before that may wait for the next."""
+        with self.errors():
+            answer = self.web3.provider.make_request("eth_mining", [])  # type: ignore[arg-type]
+            return answer.get("result") is True
+
     def nonce(self) -> int:
         """Return the number of the account's next transaction, not counting those that wait for a block.
 
@@ -238,15 +243,15 @@ class Chain:
         account = self.account
         if account is None:
             raise ConfigError("this needs the key of an account (--key)")
-        fee = PRIORITY_FEE
+        tip, fee = PRIORITY_FEE, MAX_FEE
         for _ in range(20):
             transaction: dict[str, Any] = {
                 "type": 2,
                 "chainId": self.chain_id(),
                 "nonce": nonce,
                 "gas": gas,
-                "maxPriorityFeePerGas": fee,
-                "maxFeePerGas": max(MAX_FEE, fee),
+                "maxPriorityFeePerGas": tip,
+                "maxFeePerGas": fee,
                 "value": 0,
                 "data": data,
             }
@@ -258,7 +263,7 @@ class Chain:
                     self.web3.eth.send_raw_transaction(signed.raw_transaction)
             except _Underpriced:
                 # Another transaction with this number waits: ours replaces it when it pays more.
-                fee = fee * 5 // 4 + 1
+                tip, fee = tip * 5 // 4 + 1, fee * 5 // 4
                 continue
             except _NonceUsed:
                 # This very transaction is in a block, or another that the caller does not know of yet.
@@ -284,7 +289,10 @@ class Chain:
             if not found["status"]:
                 raise ContractError(f"transaction 0x{bytes(transaction).hex()} failed in its block")
             return Receipt(
-                "0x" + bytes(transaction).hex(), found["blockNumber"], found["gasUsed"], found["contractAddress"]
+                "0x" + bytes(transaction).hex(),
+                found["blockNumber"],
+                found["gasUsed"],
+                found["contractAddress"],
             )
 
     @contextlib.contextmanager
@@ -366,9 +374,7 @@ class Contract:
 
     def register_learner(self, node_id: int, account: str, nonce: int) -> Receipt | None:
         """Register a learner's account; header only."""
-        return self._transact(
-            self._functions.registerLearner(node_id, Web3.to_checksum_address(account)), nonce
-        )
+        return self._transact(self._functions.registerLearner(node_id, Web3.to_checksum_address(account)), nonce)
 
     def set_local_weight(self, node_id: int, file_cid: str, nonce: int) -> Receipt | None:
         """Publish local weights; that learner only.

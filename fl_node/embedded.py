@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -82,9 +81,7 @@ class EmbeddedChain:
                 "nonce": b"\0" * 8,
                 "receipt_root": decode_hex("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421"),
                 "timestamp": GENESIS_TIME,
-                "transaction_root": decode_hex(
-                    "56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421"
-                ),
+                "transaction_root": decode_hex("56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421"),
             },
             {decode_hex(account): funded for account in accounts},
         )
@@ -274,8 +271,7 @@ class EmbeddedChain:
         return [
             log
             for log in self._logs
-            if first <= int(log["blockNumber"], 16) <= last
-            and (not addresses or log["address"].lower() in addresses)
+            if first <= int(log["blockNumber"], 16) <= last and (not addresses or log["address"].lower() in addresses)
         ]
 
     def _number(self, at: str) -> int:
@@ -312,7 +308,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, *_: Any) -> None:
-        """Requests are not logged."""
+        """Log no requests."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -341,4 +337,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

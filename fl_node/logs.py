@@ -6,29 +6,36 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 _log = logging.getLogger("fl_node")
 
 
-def configure(node: str, *, as_json: bool, verbose: bool = False) -> None:
-    """Send what the role of this process says to standard error.
+def configure(node: str, *, as_json: bool = False, verbose: bool = False) -> None:
+    """Send what the role of this process says to standard error, for people.
 
     Parameters
     ----------
     node
-        Who speaks, such as ``header`` or ``learner 1``.
+        Who speaks, such as ``header`` or ``learner``.
     as_json
-        One JSON object a line with ``time``, ``level``, ``node``, ``event``, ``message`` and what belongs to
-        the event, such as ``round`` and ``cid``.
+        Also write one JSON object a line to standard output, for scripts, with ``time``, ``level``, ``node``,
+        ``event``, ``message`` and what belongs to the event, such as ``round`` and ``cid``.
     verbose
         Also what helps to find a fault.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonFormatter(node) if as_json else _TextFormatter(node))
-    _log.handlers[:] = [handler]
+    handlers = [_handler(sys.stderr, _TextFormatter(node))]
+    if as_json:
+        handlers.append(_handler(sys.stdout, _JsonFormatter(node)))
+    _log.handlers[:] = handlers
     _log.setLevel(logging.DEBUG if verbose else logging.INFO)
     _log.propagate = False
+
+
+def _handler(stream: TextIO, formatter: logging.Formatter) -> logging.Handler:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    return handler
 
 
 def say(event: str, message: str, *, level: int = logging.INFO, **fields: Any) -> None:

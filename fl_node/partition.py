@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
 from fl_node.errors import DataError
-from fl_node.plan import Plan
+from fl_node.plan import DATA_SIZES, Plan
 from fl_node.seeds import derive, permutation
 
 Indices = npt.NDArray[np.int64]
@@ -23,8 +25,8 @@ def equal(count: int, learners: int, seed: int) -> list[Indices]:
     return [np.sort(part) for part in np.array_split(permutation(count, seed), learners)]
 
 
-def shard(plan: Plan, node_id: int, available: int) -> Indices:
-    """Return the indices of the training images that a learner trains on.
+def shard(plan: Plan, node_id: int) -> Indices:
+    """Return the indices of the training images that a learner trains on, in ascending order.
 
     Parameters
     ----------
@@ -32,20 +34,23 @@ def shard(plan: Plan, node_id: int, available: int) -> Indices:
         The run's plan.
     node_id
         The learner's node, 1 to ``plan.learners``.
-    available
-        Number of training images in the data set.
 
     Raises
     ------
     DataError
-        The plan has no shard for this node, or wants more images than there are.
+        The plan has no shard for this node.
     """
     if not 1 <= node_id <= plan.learners:
         raise DataError(
-            f"the plan shares the images among learners 1 to {plan.learners}; there is no shard for learner {node_id}"
+            f"the plan shares the images among learners 1 to {plan.learners}; there is none for learner {node_id}"
         )
-    count = plan.data.train or available
-    if count > available:
-        raise DataError(f"the plan wants {count} training images; {plan.data.name} has {available}")
-    chosen = permutation(available, derive(plan.seed, "choose"))[:count]
-    return np.sort(chosen[equal(count, plan.learners, derive(plan.seed, "partition"))[node_id - 1]])
+    available, _ = DATA_SIZES[plan.data.name]
+    chosen = permutation(available, derive(plan.seed, "choose"))[: plan.data.train]
+    parts = equal(len(chosen), plan.learners, derive(plan.seed, "partition"))
+    return np.sort(chosen[parts[node_id - 1]])
+
+
+@functools.lru_cache(maxsize=1024)
+def shard_size(plan: Plan, node_id: int) -> int:
+    """Return how many images :func:`shard` gives a learner."""
+    return len(shard(plan, node_id))

@@ -19,6 +19,9 @@ from fl_node.errors import PlanError
 
 MAX_PLAN_BYTES = 64 * 1024
 
+DATA_SIZES = {"mnist": (60_000, 10_000), "digits": (1_437, 360)}
+"""Training and test images of each data set."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -33,6 +36,16 @@ class DataPlan(_Section):
     test: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Test images; 0 takes all there are."""
     partition: Literal["equal"] = "equal"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_there_are(cls, content: object) -> object:
+        """Put a number where the plan says "all", so that whoever reads the plan needs no data set to know."""
+        if not isinstance(content, dict):
+            return content
+        sizes = DATA_SIZES.get(str(content.get("name", "mnist")), (0, 0))
+        known = dict(zip(("train", "test"), sizes, strict=True))
+        return content | {key: size for key, size in known.items() if content.get(key, 0) == 0}
 
 
 class ModelPlan(_Section):
@@ -70,6 +83,8 @@ class Plan(_Section):
     """Local weights a round needs; 0 means every learner's."""
     round_timeout: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
     """Seconds after which a round closes with `min_learners`; 0 means never."""
+    fetch_timeout: Annotated[float, Field(gt=0, le=100_000)] = 30.0
+    """Seconds in which a file must come out of the swarm; after that it counts as missing."""
     data: DataPlan = DataPlan()
     model: ModelPlan = ModelPlan()
     training: TrainingPlan = TrainingPlan()
@@ -169,7 +184,13 @@ def _inconsistencies(content: Mapping[str, Any]) -> list[str]:
     learners = content.get("learners", 2)
     required = content.get("min_learners", 0)
     data = content.get("data", {})
-    images = data.get("train", 0) if isinstance(data, Mapping) else 0
+    data = data if isinstance(data, Mapping) else {}
+    sizes = DATA_SIZES.get(str(data.get("name", "mnist")), (0, 0))
+    for key, size in zip(("train", "test"), sizes, strict=True):
+        count = data.get(key, 0)
+        if isinstance(count, int) and count > size > 0:
+            problems.append(f"data.{key}: should be at most {size}, all there are in this data set (is {count})")
+    images = data.get("train", 0)
     if isinstance(learners, int) and isinstance(required, int) and required > learners:
         problems.append(f"min_learners: should be at most learners, which is {learners} (is {required})")
     if isinstance(learners, int) and isinstance(images, int) and 0 < images < learners:

@@ -46,6 +46,10 @@ class TooLarge(StoreError):
     """A file that has more bytes than it may have; the rest of it is not read."""
 
 
+class WrongContent(StoreError):
+    """A file that is not what its CID says."""
+
+
 def connect(address: str) -> Store:
     """Return the store at an address: a folder, or the multiaddress of an IPFS API.
 
@@ -134,6 +138,11 @@ class IpfsStore:
             answer = self._connect().swarm.peers()
         return [f"{p['Addr']}/p2p/{p['Peer']}" for p in answer["Peers"] or []]
 
+    def connect_peer(self, address: str) -> None:
+        """Connect to a peer at its multiaddress."""
+        with self._errors():
+            self._connect().swarm.connect(address)
+
     def bootstrap(self) -> list[str]:
         """Return the bootstrap peers that the daemon is configured with."""
         with self._errors():
@@ -194,7 +203,7 @@ def _receive(
             file.write(block)
         file.flush()
         if (found := cid.of_file(Path(file.name))) != file_cid:
-            raise StoreError(f"what the store gave for {file_cid} is {found}")
+            raise WrongContent(f"what the store gave for {file_cid} is {found}")
 
 
 @contextlib.contextmanager

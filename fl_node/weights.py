@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -275,7 +275,7 @@ def _parse(texts: Mapping[str, str]) -> LocalMeta | GlobalMeta:
             refused=tuple(_refusal(entry) for entry in _list(texts, "refused")),
             absent=tuple(_int(entry, "absent", 1) for entry in _list(texts, "absent")),
         )
-    _refuse("kind", f"is {_short(kind)}", "local or global")
+    return _refuse("kind", f"is {_short(kind)}", "local or global")
 
 
 def _names(texts: Mapping[str, str], meta: type[LocalMeta] | type[GlobalMeta]) -> None:
@@ -301,7 +301,9 @@ def _refusal(entry: object) -> Refusal:
     if not isinstance(values["reason"], str):
         _refuse("refused.reason", "is no text", "a text")
     return Refusal(
-        node_id=_int(values["node_id"], "refused.node_id", 1), cid=_cid(values, "cid"), reason=values["reason"]
+        node_id=_int(values["node_id"], "refused.node_id", 1),
+        cid=_cid(values, "cid"),
+        reason=values["reason"],
     )
 
 
@@ -376,14 +378,30 @@ def check_local(
         It is not; the message names the field.
     """
     meta = file.local_meta
-    wanted: Iterable[tuple[str, object, object]] = (
+    _check(
         ("plan", meta.plan, plan),
         ("node_id", meta.node_id, node_id),
         ("round", meta.round, round_),
         ("parent", meta.parent, parent),
         ("samples", meta.samples, meta.samples if samples is None else samples),
     )
-    for name, found, right in wanted:
+    return meta
+
+
+def check_global(file: WeightsFile, *, plan: str, round_: int) -> GlobalMeta:
+    """Check that a file holds the global weights that a round starts from.
+
+    Raises
+    ------
+    WeightsError
+        It does not; the message names the field.
+    """
+    meta = file.global_meta
+    _check(("plan", meta.plan, plan), ("round", meta.round, round_))
+    return meta
+
+
+def _check(*fields_: tuple[str, object, object]) -> None:
+    for name, found, right in fields_:
         if found != right:
             _refuse(name, f"is {_short(found)}", _short(right))
-    return meta

@@ -1,0 +1,667 @@
+"""The command line, ``fl-node``.
+
+What takes long to import is imported where it is used, so that help and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fl_node import __version__
+from fl_node.errors import ConfigError, FLNodeError
+
+if TYPE_CHECKING:
+    from fl_node.chain import Contract
+    from fl_node.model import KerasTrainer
+    from fl_node.plan import Plan
+    from fl_node.role import Site
+    from fl_node.store import Store
+
+EXIT_CODES = """
+[bold]Exit codes[/bold]  0 all is well · 1 an audit or check found something · 2 wrong option, plan or configuration ·
+3 data set · 4 chain · 5 store · 6 model file refused · 7 gave up waiting · 8 Geth or IPFS not installed ·
+9 a process of a lab ended · 130 interrupted
+"""
+
+app = typer.Typer(
+    name="fl-node",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXIT_CODES,
+)
+plan_app = typer.Typer(no_args_is_help=True, help="Look at plans.")
+app.add_typer(plan_app, name="plan")
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan, a TOML file such as plans/demo.toml.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting of the plan, such as training.epochs=1."),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        envvar="FL_NODE_DATA_DIR",
+        help="Folder with the four MNIST files; without it they are downloaded once and verified.",
+    ),
+]
+RpcOption = Annotated[str, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL of this node's Ethereum RPC.")]
+StoreOption = Annotated[
+    str,
+    typer.Option(
+        "--store", envvar="FL_NODE_STORE", help="This node's IPFS API as a multiaddress, or a folder for files."
+    ),
+]
+KeyOption = Annotated[
+    Path, typer.Option("--key", envvar="FL_NODE_KEY", help="Key file of the role's account, mode 0600.")
+]
+ContractOption = Annotated[
+    str, typer.Option("--contract", envvar="FL_NODE_CONTRACT", help="Address of the run's contract.")
+]
+FolderOption = Annotated[
+    Path,
+    typer.Option(
+        "--folder",
+        envvar="FL_NODE_FOLDER",
+        help="Where the role keeps copies of files; nothing there is needed again.",
+    ),
+]
+PatienceOption = Annotated[
+    float, typer.Option("--patience", help="Give up after so many seconds without any change; 0 means never.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, for scripts.")]
+RunArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="[RUN]", help="The folder of a run, such as runs/demo; else --rpc, --store, --contract."),
+]
+RpcChoice = Annotated[str | None, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL of a node's RPC.")]
+StoreChoice = Annotated[
+    str | None, typer.Option("--store", envvar="FL_NODE_STORE", help="A node's IPFS API, or a folder for files.")
+]
+ContractChoice = Annotated[
+    str | None, typer.Option("--contract", envvar="FL_NODE_CONTRACT", help="Address of the run's contract.")
+]
+RoundOption = Annotated[
+    int | None, typer.Option("--round", min=0, help="Global weights of this round; the newest if not given.")
+]
+
+DEFAULT_RPC = "http://127.0.0.1:8545"
+DEFAULT_STORE = "/ip4/127.0.0.1/tcp/5001"
+
+_verbose = False
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"fl-node {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show where an error comes from, and log more.")
+    ] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Federated learning on a private Ethereum chain and a private IPFS swarm.
+
+    A header averages what learners trained on data that never leaves them. Model files are in IPFS, their hashes
+    in a contract, so that anybody can trace, check and recompute every model.
+
+    Start with [bold]fl-node lab plans/demo.toml[/bold]: a whole run on this machine in about a minute.
+    """
+    global _verbose
+    _verbose = verbose
+
+
+def main() -> None:
+    """Run the command line; every error that a user can mend is one line and an exit code."""
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGHUP, _stop)
+    try:
+        app(standalone_mode=True)
+    except FLNodeError as error:
+        if _verbose:
+            traceback.print_exc()
+        errors.print(f"fl-node: {error}", markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        errors.print("fl-node: stopped")
+        sys.exit(130)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came."""
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    raise _Terminated
+
+
+@app.command()
+def lab(
+    plan: PlanArgument,
+    place: Annotated[
+        str,
+        typer.Option(
+            "--place",
+            help="[bold]embedded[/bold]: a py-evm chain and a folder, Python alone. "
+            "[bold]processes[/bold]: real Geth and IPFS for each node.",
+        ),
+    ] = "embedded",
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; the plan's if not given.")] = None,
+    runs: Annotated[Path, typer.Option("--runs", help="Where the folders of runs are.")] = Path("runs"),
+    data_dir: DataOption = None,
+    settings: SetOption = None,
+    fallback: Annotated[
+        bool,
+        typer.Option("--or-digits", help="Use scikit-learn's digits, and say so, where MNIST can't be had."),
+    ] = False,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Keep the nodes up after the run, until Ctrl-C, and print their addresses.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Do a whole run on this machine: chain, store, header and learners, then audit and report.
+
+    Header and learners are processes with the same entrypoints as on hosts. Kill one: it is started again and
+    goes on. Ctrl-C stops everything. The run's folder keeps logs, report, final model and the nodes' state.
+
+        fl-node lab plans/demo.toml
+        fl-node lab plans/paper.toml --place processes --set seed=2
+    """
+    from fl_node import plan as plans
+    from fl_node import run
+    from fl_node.lab import Lab
+    from fl_node.show import Show
+
+    if place not in ("embedded", "processes"):
+        raise ConfigError(f"--place {place}: should be embedded or processes")
+    loaded = _with_data(plans.load(plan, settings or ()), data_dir, fallback=fallback)
+    folder = run.new_folder(runs, name or loaded.name)
+    show = Show(errors if as_json else console, loaded, folder)
+    with show:
+        outcome = Lab(loaded, place, folder, data_dir, show.update).run(stay=show.stay if stay else None)
+    if as_json:
+        content = {
+            "run": str(outcome.folder),
+            "report": str(outcome.report),
+            "model": str(outcome.model),
+            "seconds": outcome.seconds,
+            "final": asdict(outcome.result.rounds[-1].result),
+            "audit": asdict(outcome.audit) | {"passed": outcome.audit.passed},
+        }
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        show.outcome(outcome)
+    if not outcome.audit.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def deploy(
+    plan: PlanArgument,
+    learner: Annotated[
+        list[str],
+        typer.Option("--learner", metavar="ID=ADDRESS", help="A learner's nodeId and account; once for each."),
+    ],
+    rpc: RpcOption = DEFAULT_RPC,
+    store: StoreOption = DEFAULT_STORE,
+    key: KeyOption = Path("role.key"),
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a run: publish the plan, deploy the contract, register the learners, publish the initial weights.
+
+    The account of --key becomes the header. What is printed last is the contract's address, which header and
+    learners are started with.
+
+        fl-node deploy plans/paper.toml --learner 1=0x… --learner 2=0x… --key header.key
+    """
+    from fl_node import plan as plans
+    from fl_node import store as stores
+    from fl_node.chain import Chain, load_key
+    from fl_node.deploy import deploy as start
+    from fl_node.logs import configure
+    from fl_node.model import KerasTrainer
+
+    loaded = plans.load(plan, settings or ())
+    learners = dict(_learner(text) for text in learner)
+    if len(learners) < len(learner):
+        raise ConfigError("--learner: a nodeId is given twice")
+    chain = Chain(rpc, load_key(key))
+    configure("deploy", verbose=_verbose)
+    with tempfile.TemporaryDirectory() as name:
+        contract = start(chain, stores.connect(store), Path(name), loaded, learners, KerasTrainer(loaded))
+    if as_json:
+        content = {"contract": contract.address, "plan": contract.plan(), "header": contract.header()}
+        typer.echo(json.dumps(content | {"learners": {str(n): a for n, a in learners.items()}}))
+    else:
+        typer.echo(contract.address)
+
+
+@app.command()
+def header(
+    contract: ContractOption,
+    rpc: RpcOption = DEFAULT_RPC,
+    store: StoreOption = DEFAULT_STORE,
+    key: KeyOption = Path("role.key"),
+    folder: FolderOption = Path("work"),
+    data_dir: DataOption = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Measure each round's global weights on the test images.")
+    ] = True,
+    patience: PatienceOption = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Play the header of a run: take the learners' local weights, average them, publish the global weights.
+
+    It reads the contract, does the next thing and reads again until the run has ended. Kill it and start it again
+    at any time. What it says goes to standard error; --json writes each event to standard output as well.
+    """
+    from fl_node import data
+    from fl_node import header as role
+    from fl_node.model import KerasTrainer
+
+    site = _site("header", rpc, store, key, contract, folder, patience, as_json=as_json)
+
+    def make(plan: Plan) -> KerasTrainer:
+        return KerasTrainer(plan, data.load(plan.data.name, data_dir, _note) if evaluate else None)
+
+    _play(lambda: role.run(site, make, evaluate=evaluate))
+
+
+@app.command()
+def learner(
+    contract: ContractOption,
+    rpc: RpcOption = DEFAULT_RPC,
+    store: StoreOption = DEFAULT_STORE,
+    key: KeyOption = Path("role.key"),
+    folder: FolderOption = Path("work"),
+    data_dir: DataOption = None,
+    patience: PatienceOption = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Play a learner of a run: train each round's global weights on this node's images, publish the result.
+
+    Which learner it is follows from its account, which the header registered. Kill it and start it again at any
+    time. What it says goes to standard error; --json writes each event to standard output as well.
+    """
+    from fl_node import data
+    from fl_node import learner as role
+    from fl_node.model import KerasTrainer
+
+    site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
+    _play(lambda: role.run(site, lambda plan: KerasTrainer(plan, data.load(plan.data.name, data_dir, _note))))
+
+
+@app.command()
+def status(
+    run: RunArgument = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far a run has come, from the chain and the store alone; works on any node."""
+    from fl_node import report
+    from fl_node.show import rounds_table
+
+    with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
+        result = report.collect(found, place, Path(name))
+    if as_json:
+        typer.echo(report.as_json(result))
+        return
+    state = "ended" if result.ended else f"in round {result.round} of {result.plan.rounds}"
+    console.print(f"[bold]{result.plan.name}[/bold], {state}")
+    console.print(f"contract {result.contract}, plan {result.plan_cid}")
+    console.print(rounds_table(report.table(result)))
+    if not result.ended:
+        silent = [n for n in range(1, result.plan.learners + 1) if n not in result.open_round]
+        who = f"learner {', '.join(map(str, silent))}" if silent else "the header"
+        console.print(f"round {result.round}: waiting for {who}")
+
+
+@app.command()
+def audit(
+    run: RunArgument = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a whole run: fetch every file, compare it with the chain, recompute every global file bit for bit.
+
+    Anybody can do this on any node, for nothing is needed but chain and store. Exit code 0 if all is well, 1 with
+    a line for each finding (round, node, field) if not. The nodes of a lab that has ended are brought up for it.
+    """
+    from fl_node.audit import audit as check
+    from fl_node.model import KerasTrainer
+
+    with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
+        show = errors.status("auditing") if errors.is_terminal else contextlib.nullcontext()
+        with show:
+            result = check(found, place, Path(name), KerasTrainer)
+    if as_json:
+        typer.echo(json.dumps(asdict(result) | {"passed": result.passed}, indent=2))
+    else:
+        for note in result.notes:
+            console.print(f"note: {note}", markup=False, soft_wrap=True)
+        for finding in result.findings:
+            console.print(str(finding), markup=False, soft_wrap=True)
+        verdict = "passed" if result.passed else f"FAILED with {len(result.findings)} findings"
+        console.print(f"audit {verdict}: {result.rounds} rounds, {result.files} files, {result.bytes / 1e6:.1f} MB")
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    run: RunArgument = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, ending in .keras.")] = Path(
+        "model.keras"
+    ),
+    round_: RoundOption = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+) -> None:
+    """Write a round's global weights as a .keras model, which Keras alone can load."""
+    if output.suffix != ".keras":
+        raise ConfigError(f"--output {output}: should end in .keras")
+    with _global_weights(run, rpc, store, contract, round_) as (plan, tensors, number):
+        trainer = _trainer(plan)
+        trainer.save(tensors, output)
+    console.print(f"wrote the global weights {number} to {output}")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument = None,
+    round_: RoundOption = None,
+    data_dir: DataOption = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a round's global weights on the test images."""
+    with _global_weights(run, rpc, store, contract, round_) as (plan, tensors, number):
+        score = _trainer(plan, data_dir).evaluate(tensors)
+    if as_json:
+        typer.echo(json.dumps({"round": number, **asdict(score)}))
+    else:
+        console.print(
+            f"global weights {number}: {score.accuracy:.2%} of {score.count} test images right, loss {score.loss:.4f}"
+        )
+
+
+@app.command()
+def predict(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, JPEG or BMP image of one digit.")],
+    run: RunArgument = None,
+    round_: RoundOption = None,
+    invert: Annotated[
+        bool | None, typer.Option("--invert/--no-invert", help="Dark on light or not; found out if not given.")
+    ] = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which digit an image shows, by a round's global weights.
+
+    fl-node predict seven.png runs/demo
+    """
+    from fl_node.images import read
+
+    pixels = read(image, invert=invert)
+    with _global_weights(run, rpc, store, contract, round_) as (plan, tensors, number):
+        (probabilities,) = _trainer(plan).predict(tensors, pixels[None])
+    digit = int(probabilities.argmax())
+    if as_json:
+        typer.echo(json.dumps({"round": number, "digit": digit, "probabilities": [float(p) for p in probabilities]}))
+    else:
+        console.print(f"{digit} ({probabilities[digit]:.1%})")
+
+
+@app.command()
+def baseline(
+    plan: PlanArgument,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Epochs; rounds × local epochs of the plan if not given.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the result as JSON.")] = None,
+    data_dir: DataOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the plan's model on all its images on this node alone: what a run is compared with."""
+    from fl_node import baseline as single
+    from fl_node import plan as plans
+
+    loaded = plans.load(plan, settings or ())
+    trainer = _trainer(loaded, data_dir)
+    count = epochs or loaded.rounds * loaded.training.epochs
+
+    def on_epoch(epoch: int, accuracy: float) -> None:
+        errors.print(f"epoch {epoch} of {count}: {accuracy:.2%} of the test images right")
+
+    result = single.run(loaded, trainer, count, on_epoch)
+    content = {"plan": loaded.model_dump(), **asdict(result)}
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(content, indent=2) + "\n")
+    if as_json:
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        console.print(single.table(loaded, result))
+
+
+@plan_app.command("check")
+def plan_check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
+    """Check a plan and show it with every default filled in; exit code 2 with all that is wrong."""
+    from fl_node import cid
+    from fl_node import plan as plans
+
+    loaded = plans.load(plan, settings or ())
+    if as_json:
+        typer.echo(loaded.to_bytes().decode())
+        return
+    console.print_json(loaded.model_dump_json())
+    console.print(f"{plan} is a valid plan; published it is {cid.of_bytes(loaded.to_bytes())}")
+
+
+@app.command()
+def doctor(
+    rpc: RpcOption = DEFAULT_RPC,
+    store: StoreOption = DEFAULT_STORE,
+    key: KeyOption = Path("role.key"),
+    contract: ContractChoice = None,
+    peers: Annotated[int | None, typer.Option("--peers", min=0, help="How many peers there should be.")] = None,
+    genesis: Annotated[str | None, typer.Option("--genesis", help="The hash that block 0 should have.")] = None,
+    swarm_key: Annotated[
+        Path | None, typer.Option("--swarm-key", help="The swarm key file of this node's IPFS.")
+    ] = None,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that all a role needs is there: a line each, with what is wrong and what to do; exit code 1 if any is."""
+    from fl_node import doctor as checks
+
+    results = checks.run(
+        rpc=rpc,
+        store=store,
+        key=key,
+        contract=contract,
+        peers=peers,
+        genesis=genesis,
+        swarm_key=swarm_key,
+        data_dir=data_dir,
+    )
+    if as_json:
+        typer.echo(json.dumps([asdict(result) for result in results], indent=2))
+    else:
+        for result in results:
+            mark = {"ok": "[green]ok   [/green]", "wrong": "[red]wrong[/red]", "skipped": "[dim]skip [/dim]"}
+            console.print(f"{mark[result.state]} {result.what}: ", end="")
+            console.print(
+                result.found + (f"; {result.remedy}" if result.remedy else ""), markup=False, soft_wrap=True
+            )
+    if any(result.state == "wrong" for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def key(path: Annotated[Path, typer.Argument(help="The key file to make.")]) -> None:
+    """Make a key file for a new account, readable by its owner alone, and print the account's address.
+
+    A key file that is there is kept, and its address printed.
+    """
+    from fl_node.chain import create_key
+
+    typer.echo(create_key(path))
+
+
+@app.command()
+def binaries() -> None:
+    """Get Geth and IPFS: an installed one of the right version, else the verified release, else built from source."""
+    from fl_node.binaries import install_all
+
+    for path in install_all(lambda line: errors.print(line, markup=False, soft_wrap=True)).values():
+        typer.echo(path)
+
+
+def _note(line: str) -> None:
+    errors.print(line, markup=False, soft_wrap=True)
+
+
+def _learner(text: str) -> tuple[int, str]:
+    node_id, _, account = text.partition("=")
+    if not node_id.isdigit() or not account.startswith("0x") or len(account) != 42:
+        raise ConfigError(f"--learner {text}: should be nodeId=address, such as 1=0x5aAe…")
+    from web3 import Web3
+
+    return int(node_id), str(Web3.to_checksum_address(account))
+
+
+def _site(
+    name: str, rpc: str, store: str, key: Path, contract: str, folder: Path, patience: float, *, as_json: bool
+) -> Site:
+    from fl_node import store as stores
+    from fl_node.chain import Chain, load_key, wait_until
+    from fl_node.errors import ChainUnreachable, GaveUp
+    from fl_node.logs import configure, say
+    from fl_node.role import Site
+
+    configure(name, as_json=as_json, verbose=_verbose)
+    chain = Chain(rpc, load_key(key))
+    found: list[Contract] = []
+
+    def look() -> bool:
+        try:
+            found.append(chain.contract(contract))
+        except ChainUnreachable as error:
+            if not said:
+                said.append(str(error))
+                say("waiting", f"waiting: {error}", what=str(error))
+        return bool(found)
+
+    said: list[str] = []
+    if not wait_until(look, patience or float("inf"), 0.5):
+        raise GaveUp(f"gave up after {patience:g} s: {said[0]}")
+    work = folder / contract.lower()
+    work.mkdir(parents=True, exist_ok=True)
+    return Site(chain, found[0], stores.connect(store), work, patience)
+
+
+def _play(role: Any) -> None:
+    from fl_node.logs import say
+
+    try:
+        role()
+    except _Terminated:
+        say("stopped", "stopped by a signal; to go on, start it again")
+
+
+@contextlib.contextmanager
+def _reach(
+    folder: Path | None, rpc: str | None, store: str | None, contract: str | None
+) -> Iterator[tuple[Contract, Store]]:
+    from fl_node import run
+    from fl_node import store as stores
+    from fl_node.chain import Chain
+
+    if folder is not None:
+        with run.reach(folder, _note) as found:
+            yield found
+        return
+    if contract is None:
+        raise ConfigError("which run? Name its folder, or its contract by --contract (with --rpc and --store)")
+    yield Chain(rpc or DEFAULT_RPC).contract(contract), stores.connect(store or DEFAULT_STORE)
+
+
+@contextlib.contextmanager
+def _global_weights(
+    folder: Path | None, rpc: str | None, store: str | None, contract: str | None, round_: int | None
+) -> Iterator[tuple[Plan, dict[str, Any], int]]:
+    from fl_node import plan as plans
+    from fl_node import weights
+
+    with _reach(folder, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
+        number = found.state().round if round_ is None else round_
+        file_cid = found.global_weight_at(number)
+        if file_cid is None:
+            raise ConfigError(f"there are no global weights {number}; the newest are {found.state().round}")
+        path = Path(name) / "plan.json"
+        place.fetch(found.plan(), path, plans.MAX_PLAN_BYTES, 30.0)
+        plan = plans.from_bytes(path.read_bytes())
+        path = Path(name) / "global.safetensors"
+        place.fetch(file_cid, path, weights.MAX_GLOBAL_BYTES, plan.fetch_timeout)
+        tensors = weights.read(path).tensors()
+    yield plan, tensors, number
+
+
+def _trainer(plan: Plan, data_dir: Path | bool | None = False) -> KerasTrainer:
+    from fl_node import data
+    from fl_node.model import KerasTrainer
+
+    dataset = None if isinstance(data_dir, bool) else data.load(plan.data.name, data_dir, _note)
+    return KerasTrainer(plan, dataset)
+
+
+def _with_data(plan: Plan, data_dir: Path | None, *, fallback: bool) -> Plan:
+    """Return the plan, for digits instead of MNIST if that can't be had and the user allows it."""
+    from fl_node import data
+    from fl_node import plan as plans
+    from fl_node.errors import DataError
+
+    try:
+        data.load(plan.data.name, data_dir, _note)
+    except DataError as error:
+        if not fallback or data_dir is not None:
+            raise
+        errors.print(f"note: {error}\nnote: using scikit-learn's digits instead", markup=False, soft_wrap=True)
+        content = plan.model_dump() | {"data": plan.data.model_dump() | {"name": "digits", "train": 0, "test": 0}}
+        return plans.Plan.model_validate(content)
+    return plan

@@ -1,0 +1,97 @@
+"""The start of a run: the plan published, the contract deployed, learners registered, initial weights published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fl_node import weights
+from fl_node.chain import Chain, Contract
+from fl_node.errors import ChainError, ConfigError
+from fl_node.logs import say
+from fl_node.model import Trainer
+from fl_node.plan import Plan
+from fl_node.store import Store
+from fl_node.weights import GlobalMeta, WeightsFile
+
+TRIES = 6
+
+
+def deploy(
+    chain: Chain, store: Store, folder: Path, plan: Plan, learners: Mapping[int, str], trainer: Trainer
+) -> Contract:
+    """Start a run and return its contract.
+
+    Parameters
+    ----------
+    chain
+        The header's node, with the header's account.
+    store
+        The header's store.
+    folder
+        For the files while they are written.
+    plan
+        The run's plan.
+    learners
+        The account of each learner, by nodeId.
+    trainer
+        The plan's model.
+
+    Raises
+    ------
+    ConfigError
+        The plan has no shard for a nodeId.
+    """
+    if extra := sorted(node_id for node_id in learners if not 1 <= node_id <= plan.learners):
+        raise ConfigError(f"learner {extra[0]}: the plan has shards for learners 1 to {plan.learners}")
+    folder.mkdir(parents=True, exist_ok=True)
+    plan_file = folder / "plan.json"
+    plan_file.write_bytes(plan.to_bytes())
+    plan_cid = store.add(plan_file)
+    say("stored", f"stored the plan {plan.name} as {plan_cid}", cid=plan_cid)
+    receipt = chain.deploy(plan_cid)
+    contract = chain.contract(str(receipt.contract))
+    say(
+        "deployed",
+        f"deployed the contract {contract.address} in block {receipt.block} ({receipt.gas} gas)",
+        contract=contract.address,
+        block=receipt.block,
+        gas=receipt.gas,
+    )
+    for node_id, account in sorted(learners.items()):
+        register(contract, node_id, account)
+    start(contract, store, initial_file(folder, plan_cid, trainer))
+    return contract
+
+
+def initial_file(folder: Path, plan_cid: str, trainer: Trainer) -> WeightsFile:
+    """Write the file of weights that a run starts from; the audit makes it again and compares."""
+    meta = GlobalMeta(plan=plan_cid, round=0, parent=None, rule="initial")
+    return weights.write(folder / "global-0.safetensors", meta, trainer.initial())
+
+
+def register(contract: Contract, node_id: int, account: str) -> None:
+    """Register a learner, unless it is registered with this account already."""
+    for _ in range(TRIES):
+        nonce = contract.chain.nonce()
+        if contract.account_of(node_id) == account:
+            return
+        receipt = contract.register_learner(node_id, account, nonce)
+        if receipt is not None:
+            say("registered", f"registered {account} as learner {node_id}", learner=node_id, account=account)
+            return
+    raise ChainError(f"no block took the registration of learner {node_id}; are enough sealers running?")
+
+
+def start(contract: Contract, store: Store, file: WeightsFile) -> None:
+    """Publish the initial weights, unless the run has begun."""
+    store.add(file.path)
+    for _ in range(TRIES):
+        nonce = contract.chain.nonce()
+        if contract.state().started:
+            return
+        receipt = contract.set_global_weight(file.cid, nonce)
+        if receipt is not None:
+            say("published", f"published the initial weights {file.cid}", round=0, cid=file.cid)
+            return
+    raise ChainError("no block took the initial weights; are enough sealers running?")

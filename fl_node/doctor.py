@@ -1,0 +1,183 @@
+"""Is everything there that a role needs? One answer a question, with what to do about it."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fl_node import data
+from fl_node import store as stores
+from fl_node.binaries import GETH, KUBO
+from fl_node.chain import Chain, load_key
+from fl_node.errors import ChainUnreachable, FLNodeError
+from fl_node.store import IpfsStore
+
+ENOUGH_WEI = 10**16
+
+
+@dataclass(frozen=True)
+class Check:
+    """One answer; ``state`` is ``ok``, ``wrong`` or ``skipped``."""
+
+    what: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+class _Wrong(Exception):
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(found)
+        self.found, self.remedy = found, remedy
+
+
+class _Skip(Exception):
+    """A question that can't be asked, or makes no sense here."""
+
+
+def run(
+    *,
+    rpc: str,
+    store: str,
+    key: Path,
+    contract: str | None = None,
+    peers: int | None = None,
+    genesis: str | None = None,
+    swarm_key: Path | None = None,
+    data_dir: Path | None = None,
+) -> list[Check]:
+    """Ask all questions and return the answers, in the order in which one would mend things."""
+    chain = Chain(rpc)
+    files = stores.connect(store)
+    questions: list[tuple[str, Callable[[], str]]] = [
+        ("chain", lambda: _chain(chain)),
+        ("genesis", lambda: _genesis(chain, genesis)),
+        ("sealing", lambda: _sealing(chain)),
+        ("chain peers", lambda: _chain_peers(chain, peers)),
+        ("account", lambda: _account(chain, key)),
+        ("contract", lambda: _contract(chain, contract, key)),
+        ("store", lambda: _store(files)),
+        ("swarm key", lambda: _swarm_key(swarm_key)),
+        ("swarm peers", lambda: _swarm_peers(files, peers)),
+        ("no public peers", lambda: _public(files)),
+        ("data", lambda: _data(data_dir)),
+    ]
+    return [_ask(what, question) for what, question in questions]
+
+
+def _ask(what: str, question: Callable[[], str]) -> Check:
+    try:
+        return Check(what, "ok", question())
+    except _Wrong as wrong:
+        return Check(what, "wrong", wrong.found, wrong.remedy)
+    except _Skip as skip:
+        return Check(what, "skipped", str(skip))
+    except ChainUnreachable as error:
+        return Check(what, "wrong", str(error), "start Geth, or name the right URL by --rpc")
+    except FLNodeError as error:
+        return Check(what, "wrong", str(error))
+
+
+def _chain(chain: Chain) -> str:
+    client = chain.client()
+    if client.startswith("Geth/") and not client.startswith(f"Geth/v{GETH.version}"):
+        raise _Wrong(client, f"install Geth {GETH.version}, the last version that seals Clique")
+    return f"{client}, chain {chain.chain_id()}, block {chain.block_number()}"
+
+
+def _genesis(chain: Chain, wanted: str | None) -> str:
+    found = chain.genesis()
+    if wanted is not None and found != wanted.lower():
+        raise _Wrong(f"{found}, should be {wanted}", "this node is on another chain; compare its genesis file")
+    return found
+
+
+def _sealing(chain: Chain) -> str:
+    if not chain.sealing():
+        raise _Wrong(
+            "the node does not seal", "start Geth with --mine and its account unlocked, or wait for its peers"
+        )
+    return "the node seals"
+
+
+def _chain_peers(chain: Chain, wanted: int | None) -> str:
+    count = chain.peers()
+    if wanted is not None and count != wanted:
+        raise _Wrong(f"{count}, should be {wanted}", "compare the static peers, and the doors between the hosts")
+    return str(count)
+
+
+def _account(chain: Chain, key: Path) -> str:
+    address = str(load_key(key).address)
+    balance = chain.balance(address)
+    if balance < ENOUGH_WEI:
+        raise _Wrong(
+            f"{address} owns {balance} wei, too little to pay for transactions",
+            "give it ether in the genesis, or send it some",
+        )
+    return f"{address} owns {balance / 10**18:.2f} ether"
+
+
+def _contract(chain: Chain, address: str | None, key: Path) -> str:
+    if address is None:
+        raise _Skip("no contract given")
+    contract = chain.contract(address)
+    account = str(load_key(key).address)
+    if contract.header() == account:
+        return f"{address}, whose header this account is"
+    node_id = contract.node_id_of(account)
+    if node_id is None:
+        raise _Wrong(f"{account} is neither its header nor a learner", "let the header register it")
+    return f"{address}, whose learner {node_id} this account is"
+
+
+def _store(files: stores.Store) -> str:
+    if not isinstance(files, IpfsStore):
+        return f"folder {files.address}"
+    version = files.version()
+    if version != KUBO.version:
+        raise _Wrong(f"IPFS {version}", f"install Kubo {KUBO.version}, which this was tested with")
+    return f"IPFS {version}, peer {files.identity()}"
+
+
+def _swarm_key(path: Path | None) -> str:
+    if path is None:
+        raise _Skip("no swarm key file given")
+    try:
+        lines = path.read_text().split()
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except (OSError, UnicodeDecodeError) as error:
+        raise _Wrong(f"{path}: {error}", "without it the daemon would join the public network") from error
+    if lines[:2] != ["/key/swarm/psk/1.0.0/", "/base16/"] or len(lines) != 3 or len(lines[2]) != 64:
+        raise _Wrong(
+            f"{path} is not a swarm key", "three lines: /key/swarm/psk/1.0.0/, /base16/, 64 hexadecimal digits"
+        )
+    if mode & 0o077:
+        raise _Wrong(f"{path} has mode {mode:04o}", f"chmod 600 {path}")
+    return str(path)
+
+
+def _swarm_peers(files: stores.Store, wanted: int | None) -> str:
+    if not isinstance(files, IpfsStore):
+        raise _Skip("a folder has none")
+    count = len(files.peers())
+    if wanted is not None and count != wanted:
+        raise _Wrong(f"{count}, should be {wanted}", "compare the swarm keys, and the doors between the hosts")
+    return str(count)
+
+
+def _public(files: stores.Store) -> str:
+    if not isinstance(files, IpfsStore):
+        raise _Skip("a folder has none")
+    if bootstrap := files.bootstrap():
+        raise _Wrong(f"{len(bootstrap)} bootstrap peers, such as {bootstrap[0]}", "ipfs bootstrap rm --all")
+    return "no bootstrap peers"
+
+
+def _data(folder: Path | None) -> str:
+    if folder is None and not any(data.cache_dir().glob("*.gz")):
+        raise _Skip("no data folder given; MNIST will be downloaded when it is needed")
+    found = data.load("mnist", folder)
+    return f"MNIST in {found.source}, {len(found.train_images)} training images"

@@ -1,0 +1,277 @@
+"""The header: averages the learners' local weights into the next global weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from fl_node import weights
+from fl_node.aggregate import global_file
+from fl_node.deploy import initial_file, start
+from fl_node.errors import ConfigError, FileMissing, WeightsError
+from fl_node.logs import say
+from fl_node.model import Trainer
+from fl_node.partition import shard_size
+from fl_node.plan import Plan
+from fl_node.role import Done, Site, Waiting, fetch_plan, reconcile
+from fl_node.store import TooLarge, WrongContent
+from fl_node.weights import Refusal, WeightsFile
+
+MakeTrainer = Callable[[Plan], Trainer]
+
+FETCH_TRY = 2.0
+"""Seconds for one try to fetch a file; in between, the header looks after the other learners."""
+
+
+def run(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) -> None:
+    """Lead a run to its end.
+
+    Parameters
+    ----------
+    site
+        The header's node, with the account that deployed the contract.
+    make_trainer
+        Called with the plan, once; returns the plan's model.
+    evaluate
+        Say after each round what the global weights reach on the test images.
+
+    Raises
+    ------
+    FLNodeError
+        What no waiting mends: a wrong plan, an account that is not the header's, a refusal by the contract.
+    """
+    if (owner := site.contract.header()) != site.chain.address:
+        raise ConfigError(f"contract {site.contract.address} belongs to {owner}, not to {site.chain.address}")
+    header: list[Header] = []
+
+    def step() -> Waiting | None:
+        if not header:
+            plan = fetch_plan(site)
+            header.append(Header(site, plan, make_trainer(plan), evaluate=evaluate))
+        return header[0].step()
+
+    try:
+        reconcile(site, step)
+    finally:
+        for one in header:
+            one.close()
+
+
+@dataclass
+class _Round:
+    """What the header has seen of the files of the current round; a new process sees it all again."""
+
+    parent: str
+    number: int
+    start: float = field(default_factory=time.monotonic)
+    taken: dict[tuple[int, str], WeightsFile | Refusal] = field(default_factory=dict)
+    missing_since: dict[tuple[int, str], float] = field(default_factory=dict)
+
+
+class Header:
+    """The header in one run."""
+
+    def __init__(self, site: Site, plan: Plan, trainer: Trainer, *, evaluate: bool) -> None:
+        self._site = site
+        self._plan = plan
+        self._plan_cid = site.contract.plan()
+        self._trainer = trainer
+        self._shapes = trainer.shapes()
+        self._round: _Round | None = None
+        self._evaluated: int | None = None
+        self._evaluator = ThreadPoolExecutor(1) if evaluate else None
+
+    def close(self) -> None:
+        """End what goes on in the background."""
+        if self._evaluator:
+            self._evaluator.shutdown(cancel_futures=True)
+
+    def step(self) -> Waiting | None:
+        """Look at the contract and do the next thing."""
+        contract, plan = self._site.contract, self._plan
+        nonce = self._site.chain.nonce()
+        state = contract.state()
+        if state.global_cid is None:
+            start(contract, self._site.store, initial_file(self._site.folder, self._plan_cid, self._trainer))
+            return None
+        if self._evaluated != state.round:
+            self._evaluate(state.round, state.global_cid)
+        if state.round >= plan.rounds:
+            if self._evaluator:
+                self._evaluator.shutdown()
+            say("finished", f"the run has ended after {plan.rounds} rounds", round=state.round)
+            raise Done
+        learners = contract.learners()
+        if len(learners) < plan.required_learners:
+            return Waiting(f"{plan.required_learners - len(learners)} more learners to be registered")
+        if self._round is None or self._round.number != state.round or self._round.parent != state.global_cid:
+            self._round = _Round(state.global_cid, state.round)
+            say("round", f"round {state.round} begins with {state.global_cid}", round=state.round)
+        current = self._round
+        published = self._published(current.number, learners)
+        self._take(current, published)
+        if waiting := self._wait_for(current, published, learners):
+            return waiting
+        file = self._aggregate(current, published, learners)
+        self._site.store.add(file.path)
+        say("stored", f"round {current.number}: stored {file.cid}", round=current.number, cid=file.cid)
+        if self._published(current.number, learners) != published:
+            return None  # somebody published in the meantime: look again and take it in
+        self._publish(file, nonce)
+        return None
+
+    def _published(self, round_: int, learners: list[int]) -> dict[int, str]:
+        contract = self._site.contract
+        found = {node_id: contract.local_weight_at(round_, node_id) for node_id in learners}
+        return {node_id: name for node_id, name in found.items() if name}
+
+    def _take(self, current: _Round, published: dict[int, str]) -> None:
+        """Fetch and check what was published and is not taken or refused yet."""
+        for key in sorted(published.items()):
+            if key in current.taken:
+                continue
+            node_id, name = key
+            path = self._site.folder / f"{name}.safetensors"
+            allowed = current.missing_since.get(key, time.monotonic()) + self._plan.fetch_timeout
+            try:
+                timeout = max(min(FETCH_TRY, allowed - time.monotonic()), 0.1)
+                self._site.store.fetch(name, path, weights.size_of(self._shapes), timeout)
+                file = weights.read(path, self._shapes)
+                weights.check_local(
+                    file,
+                    plan=self._plan_cid,
+                    node_id=node_id,
+                    round_=current.number,
+                    parent=current.parent,
+                    samples=shard_size(self._plan, node_id),
+                )
+            except FileMissing as error:
+                if key not in current.missing_since:
+                    current.missing_since[key] = time.monotonic()
+                    say(
+                        "missing",
+                        f"round {current.number}: learner {node_id}'s file is missing, trying again: {error}",
+                        round=current.number,
+                        learner=node_id,
+                        cid=name,
+                    )
+                if time.monotonic() >= allowed:
+                    self._refuse(current, node_id, name, "missing")
+            except (TooLarge, WrongContent, WeightsError) as error:
+                path.unlink(missing_ok=True)
+                self._refuse(current, node_id, name, str(error))
+            else:
+                current.taken[key] = file
+                meta = file.local_meta
+                say(
+                    "took",
+                    f"round {current.number}: took learner {node_id}'s {name} ({meta.accuracy:.2%})",
+                    round=current.number,
+                    learner=node_id,
+                    cid=name,
+                    accuracy=meta.accuracy,
+                    loss=meta.loss,
+                )
+
+    def _refuse(self, current: _Round, node_id: int, name: str, reason: str) -> None:
+        current.taken[node_id, name] = Refusal(node_id, name, reason)
+        say(
+            "refused",
+            f"round {current.number}: refused learner {node_id}'s {name}: {reason}",
+            round=current.number,
+            learner=node_id,
+            cid=name,
+            reason=reason,
+        )
+
+    def _wait_for(self, current: _Round, published: dict[int, str], learners: list[int]) -> Waiting | None:
+        """Return what the round still waits for, or None if it can close now."""
+        plan = self._plan
+        good = [key[0] for key in published.items() if isinstance(current.taken.get(key), WeightsFile)]
+        refused = [key[0] for key in published.items() if isinstance(current.taken.get(key), Refusal)]
+        silent = [node_id for node_id in learners if node_id not in good and node_id not in refused]
+        unregistered = plan.learners - len(learners)
+        everyone = not silent and unregistered <= 0
+        deadline = current.start + plan.round_timeout if plan.round_timeout else None
+        late = deadline is not None and time.monotonic() >= deadline
+        if (everyone or late) and len(good) >= plan.required_learners:
+            return None
+        parts = []
+        if silent:
+            parts.append(f"learner {', '.join(map(str, silent))} to publish")
+        if unregistered > 0:
+            parts.append(f"{unregistered} more to register")
+        if refused and (everyone or late):
+            parts.append(f"learner {', '.join(map(str, refused))}, whose file was refused, to publish another")
+        if late:
+            parts.append(f"at least {plan.required_learners} good files, there are {len(good)}")
+        return Waiting(f"round {current.number}: {'; '.join(parts)}", None if late else deadline)
+
+    def _aggregate(self, current: _Round, published: dict[int, str], learners: list[int]) -> WeightsFile:
+        start = time.monotonic()
+        # What was published and could not be had until now is refused for that, whoever's fault it is.
+        taken = [current.taken.get(key, Refusal(*key, "missing")) for key in sorted(published.items())]
+        inputs = [file for file in taken if isinstance(file, WeightsFile)]
+        refused = [refusal for refusal in taken if isinstance(refusal, Refusal)]
+        spoken_for = {file.local_meta.node_id for file in inputs} | {r.node_id for r in refused}
+        file = global_file(
+            self._site.folder / f"global-{current.number + 1}.safetensors",
+            self._plan,
+            self._plan_cid,
+            round_=current.number + 1,
+            parent=current.parent,
+            inputs=inputs,
+            refused=refused,
+            absent=[node_id for node_id in learners if node_id not in spoken_for],
+        )
+        say(
+            "aggregated",
+            f"round {current.number}: averaged {len(inputs)} local files in {time.monotonic() - start:.2f} s",
+            round=current.number,
+            cid=file.cid,
+            inputs=len(inputs),
+        )
+        return file
+
+    def _publish(self, file: WeightsFile, nonce: int) -> None:
+        number = file.global_meta.round
+        receipt = self._site.contract.set_global_weight(file.cid, nonce)
+        if receipt is None:
+            return
+        say(
+            "published",
+            f"published global weights {number}, {file.cid}, in block {receipt.block} ({receipt.gas} gas)",
+            round=number,
+            cid=file.cid,
+            block=receipt.block,
+            gas=receipt.gas,
+        )
+        self._forget(file)
+
+    def _forget(self, current: WeightsFile) -> None:
+        for path in self._site.folder.glob("*.safetensors"):
+            if path != current.path:
+                path.unlink(missing_ok=True)
+
+    def _evaluate(self, round_: int, name: str) -> None:
+        self._evaluated = round_
+        if self._evaluator is None:
+            return
+        path = self._site.folder / f"global-{round_}.safetensors"
+        self._site.store.fetch(name, path, weights.size_of(self._shapes), self._plan.fetch_timeout)
+        tensors = weights.read(path, self._shapes).tensors()
+
+        def work() -> None:
+            score = self._trainer.evaluate(tensors)
+            say(
+                "evaluated",
+                f"global weights {round_}: {score.accuracy:.2%} of {score.count} test images right",
+                round=round_,
+                cid=name,
+                accuracy=score.accuracy,
+                loss=score.loss,
+            )
+
+        self._evaluator.submit(work)

@@ -1,0 +1,46 @@
+"""What the chain says happened in a run, put in order by rounds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fl_node.chain import Contract, LogEntry
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: the global weights that it started from and all local weights published in it."""
+
+    number: int
+    started: LogEntry
+    published: tuple[LogEntry, ...] = ()
+
+    def latest(self) -> dict[int, LogEntry]:
+        """Return each learner's last publication in this round, by nodeId."""
+        return {entry.node_id: entry for entry in self.published if entry.node_id is not None}
+
+
+@dataclass(frozen=True)
+class History:
+    """All events of a run; ``rounds[r]`` is round r."""
+
+    plan_cid: str
+    header: str
+    learners: dict[int, LogEntry] = field(default_factory=dict)
+    rounds: tuple[Round, ...] = ()
+
+
+def read(contract: Contract) -> History:
+    """Read a run's history from the log of its contract."""
+    learners: dict[int, LogEntry] = {}
+    started: list[LogEntry] = []
+    published: dict[int, list[LogEntry]] = {}
+    for entry in contract.log():
+        if entry.name == "LearnerRegistered" and entry.node_id is not None:
+            learners[entry.node_id] = entry
+        elif entry.name == "GlobalWeightSet":
+            started.append(entry)
+        elif entry.round is not None:
+            published.setdefault(entry.round, []).append(entry)
+    rounds = tuple(Round(number, entry, tuple(published.get(number, ()))) for number, entry in enumerate(started))
+    return History(contract.plan(), contract.header(), dict(sorted(learners.items())), rounds)

@@ -1,0 +1,275 @@
+"""A whole run on one machine: nodes, header and learners as processes, then audit and report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fl_node import data, report, run
+from fl_node import place as places
+from fl_node import store as stores
+from fl_node.audit import Audit, audit
+from fl_node.binaries import GETH, KUBO
+from fl_node.chain import Chain, Contract, create_key, load_key
+from fl_node.deploy import deploy
+from fl_node.errors import ProcessError
+from fl_node.model import KerasTrainer, Score
+from fl_node.place import Endpoint, Place
+from fl_node.plan import Plan
+from fl_node.process import Child, stop_all
+from fl_node.report import Result
+from fl_node.run import HEADER, Node, Run
+from fl_node.store import Store
+
+RESTARTS = 20
+CHECK_EVERY = 0.5
+
+
+@dataclass
+class Progress:
+    """What a lab is doing, for whoever shows it."""
+
+    plan: Plan
+    step: str = ""
+    doing: dict[str, str] = field(default_factory=dict)
+    local: dict[int, dict[int, float]] = field(default_factory=dict)
+    """Accuracy of local weights by round and nodeId."""
+    globals_: dict[int, float] = field(default_factory=dict)
+    """Accuracy of global weights by their round."""
+    round: int = 0
+
+
+Watch = Callable[[Progress, Mapping[str, Any] | None], None]
+"""Called after each step with the state and, if a role spoke, its event."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a lab ended with."""
+
+    folder: Path
+    result: Result
+    audit: Audit
+    report: Path
+    model: Path
+    seconds: float
+    """From the start of the roles to the last global weights."""
+
+
+def learner_name(node_id: int) -> str:
+    """Return the name of a learner's node, such as ``learner-1``."""
+    return f"learner-{node_id}"
+
+
+class Lab:
+    """One run in a folder of its own.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    place
+        ``embedded`` or ``processes``.
+    folder
+        The run's folder, which must be there.
+    data_dir
+        Where the data set is; looked for as :func:`fl_node.data.load` does if None.
+    watch
+        Called as the lab goes on.
+    """
+
+    def __init__(self, plan: Plan, place: str, folder: Path, data_dir: Path | None, watch: Watch) -> None:
+        self.folder = folder
+        self._plan = plan
+        self._data_dir = data_dir
+        self._watch = watch
+        self._progress = Progress(plan)
+        self._nodes = [HEADER, *(learner_name(n) for n in range(1, plan.learners + 1))]
+        self._accounts = {node: create_key(self._key(node)) for node in self._nodes}
+        self._place: Place = places.of(place, folder / "nodes", self._accounts, self._step)
+        self._events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
+        self._roles: dict[str, Child] = {}
+        self._restarts = 0
+        self._commands: dict[str, list[str]] = {}
+        self._scores: dict[str, Score] = {}
+
+    def run(self, *, stay: Callable[[Run], None] | None = None) -> Outcome:
+        """Carry the run out; whatever happens, no process is left.
+
+        Parameters
+        ----------
+        stay
+            Called at the end while all nodes are still up.
+
+        Raises
+        ------
+        FLNodeError
+            A node or a role can't be started, or a role gave up.
+        """
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                # TensorFlow takes as long to come up as the nodes do.
+                trainer_comes = pool.submit(self._trainer)
+                self._step(f"starting {len(self._nodes)} nodes ({self._place.name})")
+                endpoints = self._place.start()
+                self._step("loading the model")
+                trainer = trainer_comes.result()
+            contract, store, record = self._deploy(endpoints, trainer)
+            start = time.monotonic()
+            self._follow(record, endpoints)
+            seconds = time.monotonic() - start
+            outcome = self._finish(contract, store, record, trainer, seconds)
+            if stay is not None:
+                stay(record)
+            return outcome
+        finally:
+            self._step("stopping")
+            # Roles first, so that none complains of a node that is gone.
+            stop_all(list(self._roles.values()))
+            self._place.stop()
+
+    def _step(self, text: str) -> None:
+        self._progress.step = text
+        self._watch(self._progress, None)
+
+    def _key(self, node: str) -> Path:
+        return self.folder / "nodes" / node / "role.key"
+
+    def _trainer(self) -> KerasTrainer:
+        dataset = data.load(self._plan.data.name, self._data_dir, self._step)
+        return KerasTrainer(self._plan, dataset)
+
+    def _deploy(self, endpoints: Mapping[str, Endpoint], trainer: KerasTrainer) -> tuple[Contract, Store, Run]:
+        self._step("deploying the contract")
+        end = endpoints[HEADER]
+        chain = Chain(end.rpc, load_key(self._key(HEADER)))
+        store = stores.connect(end.store)
+        learners = {n: self._accounts[learner_name(n)] for n in range(1, self._plan.learners + 1)}
+        work = self._work(HEADER)
+        contract = deploy(chain, store, work, self._plan, learners, trainer)
+        versions = run.versions()
+        if self._place.name == "processes":
+            versions |= {"geth": GETH.version, "kubo": KUBO.version}
+        record = Run(
+            name=self.folder.name,
+            place=self._place.name,
+            plan=contract.plan(),
+            contract=contract.address,
+            chain_id=chain.chain_id(),
+            genesis=chain.genesis(),
+            nodes={
+                node: Node(self._accounts[node], endpoints[node].rpc, endpoints[node].store) for node in self._nodes
+            },
+            versions=versions,
+        )
+        record.save(self.folder)
+        return contract, store, record
+
+    def _work(self, node: str) -> Path:
+        folder = self.folder / "nodes" / node / "work"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _follow(self, record: Run, endpoints: Mapping[str, Endpoint]) -> None:
+        """Run header and learners until they have ended."""
+        for node in self._nodes:
+            role = HEADER if node == HEADER else "learner"
+            command = [
+                *(sys.executable, "-m", "fl_node", role, "--json"),
+                *("--rpc", endpoints[node].rpc),
+                *("--store", endpoints[node].store),
+                *("--contract", record.contract),
+                *("--key", str(self._key(node))),
+                *("--folder", str(self._work(node))),
+            ]
+            if self._data_dir is not None:
+                command += ["--data-dir", str(self._data_dir)]
+            self._commands[node] = command
+            self._start(node)
+        self._step("training")
+        checked = time.monotonic()
+        while any(role.running for role in self._roles.values()) or not self._events.empty():
+            with contextlib.suppress(queue.Empty):
+                self._take(*self._events.get(timeout=CHECK_EVERY))
+            if time.monotonic() - checked >= CHECK_EVERY:
+                self._check()
+                checked = time.monotonic()
+        self._check()
+
+    def _start(self, node: str) -> None:
+        child = Child(node, self._commands[node], self.folder / "logs" / f"{node}.log", capture=True)
+        self._roles[node] = child
+        threading.Thread(target=self._listen, args=(node, child), daemon=True).start()
+
+    def _listen(self, node: str, child: Child) -> None:
+        for line in child.output:
+            try:
+                self._events.put((node, json.loads(line)))
+            except ValueError:
+                continue  # a line that a library printed
+
+    def _check(self) -> None:
+        """Start again what was killed; a role that ended with an error of its own ends the lab."""
+        self._place.check()
+        for node, role in self._roles.items():
+            code = role.process.poll()
+            if code is None or code == 0:
+                continue
+            if code > 0:
+                raise ProcessError(f"{node} ended with exit code {code}:{role.tail()}")
+            self._restarts += 1
+            if self._restarts > RESTARTS:
+                raise ProcessError(f"{node} was killed by {signal.Signals(-code).name}, the {RESTARTS}th such end")
+            self._step(f"{node} was killed by {signal.Signals(-code).name}; starting it again")
+            role.stop()
+            self._start(node)
+
+    def _take(self, node: str, event: dict[str, Any]) -> None:
+        """Bring the progress up to date with what a role said."""
+        progress = self._progress
+        kind, number = event.get("event"), event.get("round")
+        progress.doing[node] = str(event.get("message", ""))
+        if kind == "evaluated" and node == HEADER:
+            progress.globals_[int(event["round"])] = event["accuracy"]
+            self._scores[event["cid"]] = Score(event["accuracy"], event["loss"], self._plan.data.test)
+        elif kind == "took":
+            progress.local.setdefault(int(event["round"]), {})[int(event["learner"])] = event["accuracy"]
+        elif kind == "published" and node == HEADER and number is not None:
+            progress.round = int(number)
+        self._watch(progress, {**event, "node": node})
+
+    def _finish(
+        self, contract: Contract, store: Store, record: Run, trainer: KerasTrainer, seconds: float
+    ) -> Outcome:
+        self._step("auditing")
+        with tempfile.TemporaryDirectory() as name:
+            work = Path(name)
+            audited = audit(
+                contract,
+                store,
+                work,
+                lambda _plan: trainer,
+                lambda done, every: self._step(f"auditing: {done} of {every} rounds"),
+            )
+            self._step("writing the report")
+            result = report.collect(contract, store, work, self._scores, trainer.evaluate)
+        path = report.write(self.folder, record.name, result, audited, record.versions)
+        model = self.folder / "final.keras"
+        final = self._work(HEADER) / "final.safetensors"
+        from fl_node import weights
+
+        store.fetch(result.rounds[-1].result.cid, final, weights.size_of(trainer.shapes()), 30.0)
+        trainer.save(weights.read(final, trainer.shapes()).tensors(), model)
+        final.replace(self.folder / "final.safetensors")
+        return Outcome(self.folder, result, audited, path, model, seconds)

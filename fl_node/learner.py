@@ -1,0 +1,177 @@
+"""The learner: trains local weights from each round's global weights, on data that never leaves it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fl_node import partition, weights
+from fl_node.errors import WeightsError
+from fl_node.logs import say
+from fl_node.model import Trainer
+from fl_node.plan import Plan
+from fl_node.role import Done, Site, Waiting, fetch_plan, reconcile
+from fl_node.seeds import derive
+from fl_node.weights import LocalMeta, WeightsFile
+
+MakeTrainer = Callable[[Plan], Trainer]
+
+
+def run(site: Site, make_trainer: MakeTrainer) -> None:
+    """Take part in a run until it ends.
+
+    Parameters
+    ----------
+    site
+        The learner's node, with the account that it is registered by.
+    make_trainer
+        Called with the plan, once; returns the plan's model with the data to train it on.
+
+    Raises
+    ------
+    FLNodeError
+        What no waiting mends: a wrong plan, data that can't be had, a refusal by the contract.
+    """
+    learner: list[Learner] = []
+
+    def step() -> Waiting | None:
+        if not learner:
+            plan = fetch_plan(site)
+            learner.append(Learner(site, plan, make_trainer(plan)))
+        return learner[0].step()
+
+    reconcile(site, step)
+
+
+class Learner:
+    """One learner in one run."""
+
+    def __init__(self, site: Site, plan: Plan, trainer: Trainer) -> None:
+        self._site = site
+        self._plan = plan
+        self._plan_cid = site.contract.plan()
+        self._trainer = trainer
+
+    def step(self) -> Waiting | None:
+        """Look at the contract and do the next thing."""
+        contract, plan = self._site.contract, self._plan
+        nonce = self._site.chain.nonce()
+        state = contract.state()
+        node_id = contract.node_id_of(self._site.chain.address)
+        if state.round >= plan.rounds:
+            say("finished", f"the run has ended after {plan.rounds} rounds", round=state.round)
+            raise Done
+        if node_id is None:
+            return Waiting(f"the header to register {self._site.chain.address}")
+        if state.global_cid is None:
+            return Waiting("the header to publish the initial weights")
+        if contract.local_weight_at(state.round, node_id):
+            return Waiting(self._others(state.round))
+        local = self._finished(state.round, node_id, state.global_cid)
+        if local is None:
+            return self._train(state.round, node_id, state.global_cid)
+        self._publish(local, nonce)
+        return None
+
+    def _others(self, round_: int) -> str:
+        contract = self._site.contract
+        missing = [n for n in contract.learners() if not contract.local_weight_at(round_, n)]
+        who = f"learner {', '.join(str(n) for n in missing)}" if missing else "the header"
+        return f"round {round_} to close; {who} is not done"
+
+    def _path(self, kind: str, round_: int) -> Path:
+        return self._site.folder / f"{kind}-{round_}.safetensors"
+
+    def _finished(self, round_: int, node_id: int, parent: str) -> WeightsFile | None:
+        """Return this round's local weights if they were trained before, perhaps by a process that was killed."""
+        path = self._path("local", round_)
+        if not path.exists():
+            return None
+        try:
+            file = weights.read(path, self._trainer.shapes())
+            weights.check_local(file, plan=self._plan_cid, node_id=node_id, round_=round_, parent=parent)
+        except WeightsError as error:
+            say(
+                "discarded",
+                f"round {round_}: {path.name} is of no use, training again: {error}",
+                round=round_,
+            )
+            path.unlink()
+            return None
+        return file
+
+    def _train(self, round_: int, node_id: int, parent: str) -> Waiting | None:
+        plan, trainer = self._plan, self._trainer
+        path = self._path("global", round_)
+        limit = weights.size_of(trainer.shapes())
+        self._site.store.fetch(parent, path, limit, plan.fetch_timeout)
+        try:
+            file = weights.read(path, trainer.shapes())
+            weights.check_global(file, plan=self._plan_cid, round_=round_)
+        except WeightsError as error:
+            return Waiting(f"good global weights; those of round {round_} ({parent}) are refused: {error}")
+        samples = partition.shard(plan, node_id)
+        say(
+            "training",
+            f"round {round_}: training {plan.training.epochs} epochs on {len(samples)} images",
+            round=round_,
+            epochs=plan.training.epochs,
+        )
+        start = time.monotonic()
+
+        def on_epoch(epoch: int, accuracy: float) -> None:
+            say(
+                "epoch",
+                f"round {round_}: epoch {epoch} of {plan.training.epochs}, accuracy {accuracy:.2%} in training",
+                round=round_,
+                epoch=epoch,
+                accuracy=accuracy,
+            )
+
+        trained = trainer.train(file.tensors(), samples, derive(plan.seed, node_id, round_), on_epoch)
+        say("trained", f"round {round_}: trained in {time.monotonic() - start:.1f} s", round=round_)
+        start = time.monotonic()
+        score = trainer.evaluate(trained)
+        say(
+            "evaluated",
+            f"round {round_}: {score.accuracy:.2%} of {score.count} test images right "
+            f"({time.monotonic() - start:.1f} s)",
+            round=round_,
+            accuracy=score.accuracy,
+            loss=score.loss,
+        )
+        meta = LocalMeta(
+            plan=self._plan_cid,
+            node_id=node_id,
+            round=round_,
+            parent=parent,
+            samples=len(samples),
+            accuracy=score.accuracy,
+            loss=score.loss,
+        )
+        local = weights.write(self._path("local", round_), meta, trained)
+        say("written", f"round {round_}: wrote {local.path.name}", round=round_, cid=local.cid)
+        self._forget(round_)
+        return None
+
+    def _publish(self, local: WeightsFile, nonce: int) -> None:
+        meta = local.local_meta
+        self._site.store.add(local.path)
+        say("stored", f"round {meta.round}: stored {local.cid}", round=meta.round, cid=local.cid)
+        receipt = self._site.contract.set_local_weight(meta.node_id, local.cid, nonce)
+        if receipt is not None:
+            say(
+                "published",
+                f"round {meta.round}: published {local.cid} in block {receipt.block} ({receipt.gas} gas)",
+                round=meta.round,
+                cid=local.cid,
+                block=receipt.block,
+                gas=receipt.gas,
+            )
+
+    def _forget(self, round_: int) -> None:
+        for path in self._site.folder.glob("*-*.safetensors"):
+            number = path.stem.rpartition("-")[2]
+            if number.isdigit() and int(number) < round_:
+                path.unlink(missing_ok=True)

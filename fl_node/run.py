@@ -1,0 +1,123 @@
+"""The folder of a run: what it is, where its nodes are, and how to reach them again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fl_node import place as places
+from fl_node import store as stores
+from fl_node.chain import Chain, Contract
+from fl_node.errors import ChainError, ConfigError
+from fl_node.place import Endpoint
+from fl_node.store import Store
+
+FILE = "run.json"
+HEADER = "header"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a run: its role's account, and where its RPC and store are while the nodes are up."""
+
+    account: str
+    rpc: str
+    store: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``run.json`` says."""
+
+    name: str
+    place: str
+    plan: str
+    contract: str
+    chain_id: int
+    genesis: str
+    nodes: dict[str, Node]
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write ``run.json``; it appears whole or not at all."""
+        partial = folder / f".{FILE}.partial"
+        partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        partial.replace(folder / FILE)
+
+
+def load(folder: Path) -> Run:
+    """Read the ``run.json`` of a run's folder.
+
+    Raises
+    ------
+    ConfigError
+        There is none, or it is not what :meth:`Run.save` writes.
+    """
+    path = folder / FILE if folder.is_dir() else folder
+    try:
+        content = json.loads(path.read_text())
+        nodes = {name: Node(**node) for name, node in content.pop("nodes").items()}
+        return Run(nodes=nodes, **content)
+    except OSError as error:
+        raise ConfigError(f"run {folder}: {path.name}: {error.strerror}; is it the folder of a run?") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"run {folder}: {path.name} is damaged: {error}") from error
+
+
+def new_folder(runs: Path, name: str) -> Path:
+    """Make and return the folder ``NAME`` below ``runs``, or ``NAME-2``, ``NAME-3``, … if there is one."""
+    number = 1
+    while True:
+        folder = runs / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise ConfigError(f"run folder {folder}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def reach(folder: Path, report: Callable[[str], None]) -> Iterator[tuple[Contract, Store]]:
+    """Give the contract and the store of a run, bringing its nodes up for as long as that takes.
+
+    Nodes that are up, because the run goes on or was kept with ``--stay``, are used as they are.
+    """
+    run = load(folder)
+    folder = folder if folder.is_dir() else folder.parent
+    node = run.nodes[HEADER]
+    if _is_up(node.rpc, run.genesis):
+        yield Chain(node.rpc).contract(run.contract), stores.connect(node.store)
+        return
+    report("bringing the run's nodes up again to read from them")
+    accounts = {name: one.account for name, one in run.nodes.items()}
+    place = places.of(run.place, folder / "nodes", accounts, report)
+    try:
+        endpoint: Endpoint = place.start()[HEADER]
+        yield Chain(endpoint.rpc).contract(run.contract), stores.connect(endpoint.store)
+    finally:
+        place.stop()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    names = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "web3", "safetensors", "fl-node")
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _is_up(rpc: str, genesis: str) -> bool:
+    try:
+        return Chain(rpc).genesis() == genesis
+    except ChainError:
+        return False

@@ -1,0 +1,144 @@
+"""One contract on a chain, and the accounts that call it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from eth_abi import decode
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+from eth_utils import event_abi_to_log_topic, function_abi_to_4byte_selector, keccak, to_checksum_address
+from hexbytes import HexBytes
+from web3 import Web3
+from web3.contract.contract import ContractConstructor, ContractFunction
+from web3.exceptions import ContractLogicError
+from web3.types import TxReceipt
+
+ARTIFACT = json.loads((Path(__file__).parents[2] / "contracts/FederatedLearning.json").read_text())
+ERRORS = {function_abi_to_4byte_selector(entry): entry for entry in ARTIFACT["abi"] if entry["type"] == "error"}
+EVENTS = {event_abi_to_log_topic(entry): entry for entry in ARTIFACT["abi"] if entry["type"] == "event"}
+
+CALL_GAS = 150_000
+DEPLOY_GAS = 3_000_000
+RECEIPT_TIMEOUT = 30
+
+ZERO_ADDRESS = "0x" + "00" * 20
+ZERO_HASH = b"\0" * 32
+
+
+def account(name: str) -> LocalAccount:
+    """The same account for the same name, on every chain."""
+    return Account.from_key(keccak(text=f"fl-node test account {name}"))
+
+
+def sha(text: str) -> bytes:
+    """A hash as a file's would be, but without zero bytes: calldata costs less for those."""
+    return keccak(text=text).replace(b"\0", b"\1")
+
+
+HEADER = account("header")
+ALICE = account("alice")
+BOB = account("bob")
+MALLORY = account("mallory")
+ACCOUNTS = {"header": HEADER, "alice": ALICE, "bob": BOB, "mallory": MALLORY}
+PLAN = sha("plan")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A custom error of the contract."""
+
+    error: str
+    args: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event of the contract, its arguments in the order of its signature."""
+
+    name: str
+    args: tuple[Any, ...]
+
+
+def decode_revert(data: bytes) -> Refusal:
+    """Find the custom error by its selector in the ABI; nothing else is a refusal by this contract."""
+    assert data[:4] in ERRORS, f"no custom error of the contract: 0x{data.hex()}"
+    entry = ERRORS[data[:4]]
+    types = [argument["type"] for argument in entry["inputs"]]
+    values = decode(types, data[4:])
+    return Refusal(
+        entry["name"],
+        tuple(
+            to_checksum_address(value) if kind == "address" else value
+            for kind, value in zip(types, values, strict=True)
+        ),
+    )
+
+
+def send(w3: Web3, sender: LocalAccount, call: ContractFunction | ContractConstructor) -> TxReceipt:
+    """Sign a call locally, send it and wait for its block, whether it succeeds there or not."""
+    transaction = call.build_transaction(
+        {
+            "from": sender.address,
+            "nonce": w3.eth.get_transaction_count(sender.address),
+            "chainId": w3.eth.chain_id,
+            "gas": DEPLOY_GAS if isinstance(call, ContractConstructor) else CALL_GAS,
+            "maxFeePerGas": 10**11,
+            "maxPriorityFeePerGas": 10**9,
+        }
+    )
+    sent = w3.eth.send_raw_transaction(sender.sign_transaction(transaction).raw_transaction)
+    return w3.eth.wait_for_transaction_receipt(sent, timeout=RECEIPT_TIMEOUT, poll_latency=0.005)
+
+
+class Deployment:
+    """A deployed contract whose header is :data:`HEADER`."""
+
+    def __init__(self, w3: Web3) -> None:
+        self.w3 = w3
+        factory = w3.eth.contract(abi=ARTIFACT["abi"], bytecode=ARTIFACT["bytecode"])
+        self.receipt = send(w3, HEADER, factory.constructor(PLAN))
+        assert self.receipt["status"] == 1
+        self.contract = w3.eth.contract(self.receipt["contractAddress"], abi=ARTIFACT["abi"])
+
+    def call(self, name: str, *args: Any) -> ContractFunction:
+        return self.contract.functions[name](*args)
+
+    def read(self, name: str, *args: Any, sender: LocalAccount = MALLORY) -> Any:
+        """What a getter answers, asked by a stranger unless told."""
+        return self.call(name, *args).call({"from": sender.address})
+
+    def write(self, sender: LocalAccount, name: str, *args: Any) -> TxReceipt:
+        """Send a call that must succeed."""
+        receipt = send(self.w3, sender, self.call(name, *args))
+        assert receipt["status"] == 1, f"{name}{args} by {sender.address} failed"
+        return receipt
+
+    def refused(self, sender: LocalAccount, name: str, *args: Any) -> Refusal:
+        """Send a call that must fail, in its block too, and return the error it reverts with."""
+        call = self.call(name, *args)
+        with pytest.raises(ContractLogicError) as caught:
+            call.call({"from": sender.address})
+        receipt = send(self.w3, sender, call)
+        assert receipt["status"] == 0
+        assert receipt["logs"] == []
+        return decode_revert(HexBytes(caught.value.data))
+
+    def events(self, logs: Sequence[Mapping[str, Any]]) -> list[Event]:
+        """Decode log entries of this contract; one that is not in its ABI fails."""
+        return [self._event(log) for log in logs]
+
+    def history(self) -> list[Event]:
+        """Every event since the deployment, in order."""
+        return self.events(
+            self.w3.eth.get_logs({"address": self.contract.address, "fromBlock": self.receipt["blockNumber"]})
+        )
+
+    def _event(self, log: Mapping[str, Any]) -> Event:
+        assert log["address"] == self.contract.address
+        entry = EVENTS[bytes(log["topics"][0])]
+        decoded = self.contract.events[entry["name"]]().process_log(log)["args"]
+        return Event(entry["name"], tuple(decoded[argument["name"]] for argument in entry["inputs"]))

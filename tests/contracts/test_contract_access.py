@@ -1,0 +1,173 @@
+"""Who may do what, and what nobody may do."""
+
+from typing import Any
+
+import pytest
+from deployment import (
+    ACCOUNTS,
+    ALICE,
+    ARTIFACT,
+    BOB,
+    HEADER,
+    MALLORY,
+    PLAN,
+    ZERO_ADDRESS,
+    ZERO_HASH,
+    Deployment,
+    Refusal,
+    decode_revert,
+    send,
+    sha,
+)
+from hexbytes import HexBytes
+from web3 import Web3
+from web3.exceptions import ContractLogicError
+
+WEIGHTS = sha("weights")
+LARGEST = 2**256 - 1
+NOT_THE_HEADER = [name for name in ACCOUNTS if name != "header"]
+
+
+@pytest.fixture
+def started(registered: Deployment) -> Deployment:
+    """A contract with two learners in round 0."""
+    registered.write(HEADER, "setGlobalWeight", sha("initial"))
+    return registered
+
+
+def snapshot(run: Deployment) -> list[Any]:
+    """All that the contract says in round 0."""
+    return [
+        run.read("header"),
+        run.read("plan"),
+        run.read("round"),
+        run.read("learners"),
+        run.read("getGlobalWeight"),
+        [run.read("globalWeightAt", number) for number in range(3)],
+        [run.read("getLocalWeight", node) for node in range(4)],
+        [run.read("localWeightAt", number, node) for number in range(2) for node in range(4)],
+        [run.read("accountOf", node) for node in range(4)],
+        [run.read("nodeIdOf", account.address) for account in ACCOUNTS.values()],
+    ]
+
+
+@pytest.mark.parametrize("caller", NOT_THE_HEADER)
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [("registerLearner", (3, MALLORY.address)), ("setGlobalWeight", (WEIGHTS,))],
+    ids=["registerLearner", "setGlobalWeight"],
+)
+def test_only_the_header_registers_and_publishes_global_weights(
+    started: Deployment, caller: str, function: str, args: tuple[Any, ...]
+) -> None:
+    before = snapshot(started)
+    account = ACCOUNTS[caller]
+    assert started.refused(account, function, *args) == Refusal("NotHeader", (account.address,))
+    assert snapshot(started) == before
+
+
+@pytest.mark.parametrize("caller", ["header", "bob", "mallory"])
+def test_only_the_learners_own_account_publishes_its_local_weights(started: Deployment, caller: str) -> None:
+    before = snapshot(started)
+    account = ACCOUNTS[caller]
+    assert started.refused(account, "setLocalWeight", 1, WEIGHTS) == Refusal("NotLearner", (1, account.address))
+    assert snapshot(started) == before
+
+
+@pytest.mark.parametrize("caller", ACCOUNTS)
+@pytest.mark.parametrize("node", [0, 3, LARGEST])
+def test_nobody_publishes_for_a_node_that_is_not_registered(started: Deployment, caller: str, node: int) -> None:
+    account = ACCOUNTS[caller]
+    assert started.refused(account, "setLocalWeight", node, WEIGHTS) == Refusal("NotLearner", (node, account.address))
+
+
+@pytest.mark.parametrize("caller", ACCOUNTS)
+def test_everybody_reads_everything(started: Deployment, caller: str) -> None:
+    started.write(ALICE, "setLocalWeight", 1, WEIGHTS)
+    reader = ACCOUNTS[caller]
+
+    def read(name: str, *args: Any) -> Any:
+        return started.read(name, *args, sender=reader)
+
+    assert read("header") == HEADER.address
+    assert read("plan") == PLAN
+    assert read("round") == 0
+    assert read("learners") == [1, 2]
+    assert read("accountOf", 1) == ALICE.address
+    assert read("nodeIdOf", BOB.address) == 2
+    assert read("getGlobalWeight") == read("globalWeightAt", 0) == sha("initial")
+    assert read("getLocalWeight", 1) == read("localWeightAt", 0, 1) == WEIGHTS
+
+
+def test_node_0_is_not_registered(deployed: Deployment) -> None:
+    assert deployed.refused(HEADER, "registerLearner", 0, ALICE.address) == Refusal("InvalidNodeId")
+
+
+@pytest.mark.parametrize("account", [ZERO_ADDRESS, HEADER.address], ids=["zero address", "header"])
+def test_the_zero_address_and_the_header_are_no_learners(deployed: Deployment, account: str) -> None:
+    assert deployed.refused(HEADER, "registerLearner", 1, account) == Refusal("InvalidAccount", (account,))
+
+
+@pytest.mark.parametrize(
+    ("node", "account"),
+    [(1, MALLORY.address), (3, ALICE.address), (1, ALICE.address), (1, BOB.address)],
+    ids=["node taken", "account taken", "both, by each other", "both, by two learners"],
+)
+def test_a_node_or_an_account_is_registered_once(registered: Deployment, node: int, account: str) -> None:
+    assert registered.refused(HEADER, "registerLearner", node, account) == Refusal(
+        "AlreadyRegistered", (node, account)
+    )
+    assert registered.read("learners") == [1, 2]
+    assert registered.read("accountOf", 1) == ALICE.address
+    assert registered.read("nodeIdOf", ALICE.address) == 1
+
+
+def test_an_empty_hash_is_no_global_weights(deployed: Deployment) -> None:
+    assert deployed.refused(HEADER, "setGlobalWeight", ZERO_HASH) == Refusal("EmptyHash")
+
+
+def test_an_empty_hash_is_no_local_weights(started: Deployment) -> None:
+    assert started.refused(ALICE, "setLocalWeight", 1, ZERO_HASH) == Refusal("EmptyHash")
+
+
+def test_an_empty_hash_is_no_plan(w3: Web3) -> None:
+    constructor = w3.eth.contract(abi=ARTIFACT["abi"], bytecode=ARTIFACT["bytecode"]).constructor(ZERO_HASH)
+    with pytest.raises(ContractLogicError) as caught:
+        w3.eth.call({"from": HEADER.address, "data": constructor.data_in_transaction})
+    assert decode_revert(HexBytes(caught.value.data)) == Refusal("EmptyHash")
+    assert send(w3, HEADER, constructor)["status"] == 0
+
+
+def test_local_weights_wait_for_the_first_global_weights(registered: Deployment) -> None:
+    assert registered.refused(ALICE, "setLocalWeight", 1, WEIGHTS) == Refusal("NotStarted")
+    registered.write(HEADER, "setGlobalWeight", sha("initial"))
+    registered.write(ALICE, "setLocalWeight", 1, WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("caller", "function", "args", "refusal"),
+    [
+        ("mallory", "registerLearner", (0, ZERO_ADDRESS), Refusal("NotHeader", (MALLORY.address,))),
+        ("mallory", "setGlobalWeight", (ZERO_HASH,), Refusal("NotHeader", (MALLORY.address,))),
+        ("mallory", "setLocalWeight", (1, ZERO_HASH), Refusal("NotLearner", (1, MALLORY.address))),
+    ],
+    ids=["registerLearner", "setGlobalWeight", "setLocalWeight"],
+)
+def test_a_stranger_is_told_so_before_anything_about_its_arguments(
+    registered: Deployment, caller: str, function: str, args: tuple[Any, ...], refusal: Refusal
+) -> None:
+    assert registered.refused(ACCOUNTS[caller], function, *args) == refusal
+
+
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [("registerLearner", (3, MALLORY.address)), ("setGlobalWeight", (WEIGHTS,)), ("", ())],
+    ids=["registerLearner", "setGlobalWeight", "bare transfer"],
+)
+def test_the_contract_takes_no_ether(started: Deployment, function: str, args: tuple[Any, ...]) -> None:
+    data = started.call(function, *args)._encode_transaction_data() if function else "0x"
+    transaction = {"from": HEADER.address, "to": started.contract.address, "data": data}
+    if function:
+        started.w3.eth.call(transaction)
+    with pytest.raises(ContractLogicError):
+        started.w3.eth.call(transaction | {"value": 1})
