@@ -139,7 +139,7 @@ def test_any_sequence_of_calls_by_anyone_leaves_what_the_model_says(w3: Web3) ->
     run_state_machine_as_test(
         lambda: Calls(w3),
         settings=settings(
-            max_examples=14,
+            max_examples=12,
             stateful_step_count=15,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
