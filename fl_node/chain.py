@@ -23,6 +23,7 @@ from eth_account.signers.local import LocalAccount
 from web3 import HTTPProvider, Web3
 from web3 import exceptions as web3_errors
 from web3.contract.contract import ContractFunction
+from web3.middleware import ExtraDataToPOAMiddleware
 from web3.types import TxParams
 
 from fl_node import cid
@@ -148,6 +149,8 @@ class Chain:
         # A request that failed is the caller's to repeat: it waits for a node that restarts, and says so.
         provider = HTTPProvider(rpc, request_kwargs={"timeout": REQUEST_TIMEOUT}, exception_retry_configuration=None)
         self.web3 = Web3(provider)
+        # Clique keeps its signatures in a field that web3 takes for too long.
+        self.web3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
 
     @property
     def address(self) -> str:

@@ -129,10 +129,12 @@ class EmbeddedChain:
         for number, line in enumerate(whole, 1):
             try:
                 block = rlp.decode(decode_hex(line.strip()), block_class)
-                self._chain.import_block(block, perform_validation=False)
+                imported = self._chain.import_block(block, perform_validation=False).imported_block
+                if imported.hash != block.hash:
+                    raise ValueError("its transactions lead to another state")
             except (ValueError, rlp.RLPException, ValidationError) as error:
                 raise SystemExit(f"{blocks}, line {number}: not the next block of this chain: {error}") from error
-            self._index(self._chain.get_canonical_block_by_number(number))
+            self._index(imported)
         # A process that was killed while it wrote may have left a part of a line; nobody was told of that block.
         blocks.write_text("".join(whole))
 
@@ -150,9 +152,9 @@ class EmbeddedChain:
         if transaction.nonce > nonce:
             raise RpcError(-32000, f"nonce too high: next nonce {nonce}, tx nonce {transaction.nonce}")
         now = max(int(time.time()), self._head.timestamp + 1)
-        self._chain.set_header_timestamp(now)
+        self._chain.header = self._chain.create_header_from_parent(self._head, timestamp=now)
         try:
-            result, _, _ = self._chain.mine_all([transaction], timestamp=now)
+            result, _, _ = self._chain.mine_all([transaction])
         except InsufficientFunds as error:
             raise RpcError(-32000, "insufficient funds for gas * price + value") from error
         except (EthValidationError, VMError) as error:

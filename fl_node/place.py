@@ -141,6 +141,7 @@ class ProcessPlace:
             try:
                 for name in self._start_commands:
                     self.restart(name)
+                    self._listening(name)
                 self._wait()
                 break
             except ProcessError:
@@ -218,6 +219,19 @@ class ProcessPlace:
             others = [other for name, other in self.ipfs.items() if name != node]
             command = ipfs.command(ipfs_binary, swarm_key, others)
             self._start_commands[f"{node} ipfs"] = child(f"{node} ipfs", command, ipfs.environment)
+
+    def _listening(self, name: str) -> None:
+        """Wait until a Geth accepts peers: one that dials another too early tries again after half a minute."""
+        node, kind = name.split()
+        if kind != "geth":
+            return
+        port, child = self.geth[node].p2p_port, self.children[name]
+
+        def answer() -> bool:
+            with socket.socket() as probe:
+                return not child.running or probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(answer, START_PATIENCE, 0.02)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_PATIENCE

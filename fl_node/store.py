@@ -141,7 +141,8 @@ class IpfsStore:
     def connect_peer(self, address: str) -> None:
         """Connect to a peer at its multiaddress."""
         with self._errors():
-            self._connect().swarm.connect(address)
+            # Not swarm.connect(), which sends every letter of the address as an address of its own (0.8.0a2).
+            self._connect().swarm._client.request("/swarm/connect", (address,), decoder="json")
 
     def bootstrap(self) -> list[str]:
         """Return the bootstrap peers that the daemon is configured with."""
@@ -162,6 +163,8 @@ class IpfsStore:
         if self._client is None:
             import ipfshttpclient
 
+            # It sets an argument that urllib3 no longer needs, whenever it opens a connection.
+            warnings.filterwarnings("ignore", "The 'strict' parameter", FutureWarning, "urllib3")
             with warnings.catch_warnings():
                 # The client was written for Kubo before 0.9; what it is used for here has not changed.
                 warnings.simplefilter("ignore", ipfshttpclient.exceptions.VersionMismatch)

@@ -1,0 +1,86 @@
+"""A run of a thousand rounds: what a call costs in it, and that nothing is lost."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from deployment import ALICE, BOB, HEADER, MALLORY, ZERO_HASH, Deployment, sha
+from eth_account.signers.local import LocalAccount
+from web3 import Web3
+
+LIMIT = 80_000
+LAST = 1_000
+
+
+@dataclass(frozen=True)
+class LongRun:
+    """A run, and the gas of its calls: of the global and of one learner's local weights, round by round."""
+
+    contract: Deployment
+    global_gas: list[int] = field(default_factory=list)
+    local_gas: list[int] = field(default_factory=list)
+    newcomer_gas: list[int] = field(default_factory=list)
+
+    def set_global(self, number: int) -> int:
+        return self.contract.write(HEADER, "setGlobalWeight", sha(f"global {number}"))["gasUsed"]
+
+    def set_local(self, number: int, node: int, account: LocalAccount) -> int:
+        return self.contract.write(account, "setLocalWeight", node, sha(f"local {number} {node}"))["gasUsed"]
+
+
+@pytest.fixture(scope="module")
+def long_run(w3: Web3) -> LongRun:
+    """Alice takes part in rounds 0 to 1,000, bob in the first of them and mallory, a newcomer, in the last."""
+    run = LongRun(Deployment(w3))
+    run.contract.write(HEADER, "registerLearner", 1, ALICE.address)
+    for number in range(LAST + 1):
+        run.global_gas.append(run.set_global(number))
+        run.local_gas.append(run.set_local(number, 1, ALICE))
+        for node, account, joins in [(2, BOB, 0), (3, MALLORY, LAST)]:
+            if number == joins:
+                run.contract.write(HEADER, "registerLearner", node, account.address)
+                run.newcomer_gas.append(run.set_local(number, node, account))
+    return run
+
+
+def test_a_call_never_costs_more_than_80_000_gas(long_run: LongRun) -> None:
+    assert max(long_run.global_gas) <= LIMIT
+    assert max(long_run.local_gas) <= LIMIT
+
+
+def test_global_weights_cost_in_round_1000_what_they_cost_in_round_2(long_run: LongRun) -> None:
+    assert long_run.global_gas[LAST] == long_run.global_gas[2]
+    assert len(set(long_run.global_gas[1:])) == 1
+
+
+def test_local_weights_cost_in_round_1000_what_they_cost_in_round_2(long_run: LongRun) -> None:
+    assert long_run.local_gas[LAST] == long_run.local_gas[2]
+    assert len(set(long_run.local_gas)) == 1
+
+
+def test_a_learner_that_comes_in_round_1000_pays_what_one_in_round_0_paid(long_run: LongRun) -> None:
+    first, last = long_run.newcomer_gas
+    assert first == last <= LIMIT
+
+
+def test_local_weights_published_again_in_a_round_cost_less(registered: Deployment) -> None:
+    registered.write(HEADER, "setGlobalWeight", sha("global"))
+    first = registered.write(ALICE, "setLocalWeight", 1, sha("first"))
+    again = registered.write(ALICE, "setLocalWeight", 1, sha("again"))
+    assert again["gasUsed"] < first["gasUsed"]
+
+
+@pytest.mark.parametrize("number", [0, 1, 255, 256, 257, LAST])
+def test_after_a_thousand_rounds_each_round_is_still_there(long_run: LongRun, number: int) -> None:
+    contract = long_run.contract
+    assert contract.read("globalWeightAt", number) == sha(f"global {number}")
+    assert contract.read("localWeightAt", number, 1) == sha(f"local {number} 1")
+
+
+def test_after_a_thousand_rounds_the_latest_weights_are_each_nodes_own_last(long_run: LongRun) -> None:
+    contract = long_run.contract
+    assert contract.read("round") == LAST
+    assert contract.read("getGlobalWeight") == sha(f"global {LAST}")
+    assert contract.read("globalWeightAt", LAST + 1) == ZERO_HASH
+    assert contract.read("getLocalWeight", 1) == sha(f"local {LAST} 1")
+    assert contract.read("getLocalWeight", 2) == sha("local 0 2")
+    assert contract.read("getLocalWeight", 3) == sha(f"local {LAST} 3")
