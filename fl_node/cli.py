@@ -478,6 +478,54 @@ def baseline(
         console.print(single.table(loaded, result))
 
 
+@app.command()
+def reproduce(
+    plan: PlanArgument = Path("plans/paper.toml"),
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, with commas between.")] = "1,2,3",
+    results: Annotated[Path, typer.Option("--results", help="Where results are kept.")] = Path("results"),
+    runs: Annotated[Path, typer.Option("--runs", help="Where the folders of runs are.")] = Path("runs"),
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reproduce the paper: for each seed a run on real nodes and a single-node baseline, then one report.
+
+    Takes about ten minutes a seed on two cores. What is done is kept: interrupt it, and call it again to go on.
+    Exit code 1 if something that was asked for was not reached.
+    """
+    from fl_node import plan as plans
+    from fl_node import reproduce as work
+    from fl_node import run
+    from fl_node.lab import Lab
+    from fl_node.show import Show
+
+    loaded = plans.load(plan)
+    if not all(text.strip().isdigit() for text in seeds.split(",")):
+        raise ConfigError(f"--seeds {seeds}: should be whole numbers with commas between, such as 1,2,3")
+    numbers = [int(text) for text in seeds.split(",")]
+
+    def lab(name: str, seeded: Plan) -> dict[str, Any]:
+        folder = run.new_folder(runs, name)
+        show = Show(errors if as_json else console, seeded, folder)
+        with show:
+            outcome = Lab(seeded, "processes", folder, data_dir, show.update).run()
+        if not outcome.audit.passed:
+            raise FLNodeError(f"the audit of {folder} failed: {outcome.audit.findings[0]}")
+        content: dict[str, Any] = json.loads((folder / "report.json").read_text())
+        return content | {"seconds": outcome.seconds}
+
+    path = work.run(loaded, numbers, results, lab, data_dir, _note)
+    content = json.loads((results / "reproduce.json").read_text())
+    if as_json:
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        for target in content["targets"]:
+            mark = "[green]met    [/green]" if target["met"] else "[red]not met[/red]"
+            console.print(f"{mark} {target['what']}: {target['found']} (asked: {target['wanted']})")
+        console.print(f"Report: {path}")
+    if not all(target["met"] for target in content["targets"]):
+        raise typer.Exit(1)
+
+
 @plan_app.command("check")
 def plan_check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a plan and show it with every default filled in; exit code 2 with all that is wrong."""

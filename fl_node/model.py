@@ -198,6 +198,11 @@ class KerasTrainer:
         self._load(weights)
         self._model.save(path)
 
+    @property
+    def model(self) -> Any:
+        """The compiled Keras model, whose weights are whatever was done last."""
+        return self._model
+
     def _data(self) -> DataSet:
         if self.data is None:
             raise DataError(f"this needs the data set {self.plan.data.name}")

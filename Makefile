@@ -1,0 +1,70 @@
+# What a person does here. `make` lists it. Python 3.11 or newer and a package index are all that is needed at first.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PLAN ?= plans/demo.toml
+SEEDS ?= 1,2,3
+ARGS ?=
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
+	$(p) -c 'import sys; (3,11) <= sys.version_info[:2] <= (3,13) and print("$(p)")' 2>/dev/null)))
+NODE := .venv/node-installed
+DEV := .venv/dev-installed
+NPM := contracts/node_modules/.installed
+FL_NODE := .venv/bin/fl-node
+
+.PHONY: help demo lab binaries reproduce test lint types bench lock clean
+
+help: ## List what can be done
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+demo: $(NODE) ## A small whole run: chain and store in Python, a header, two learners (3 minutes)
+	$(FL_NODE) lab $(PLAN) --or-digits $(ARGS)
+
+lab: binaries ## The same run on three real Geth and three real IPFS nodes (PLAN=…, ARGS=--stay)
+	$(FL_NODE) lab $(PLAN) --place processes --or-digits $(ARGS)
+
+binaries: $(NODE) ## Get Geth and IPFS, pinned and verified
+	$(FL_NODE) binaries
+
+reproduce: binaries ## The paper's experiment and its baseline, three seeds (about half an hour)
+	$(FL_NODE) reproduce plans/paper.toml --seeds $(SEEDS) $(ARGS)
+
+test: $(DEV) binaries ## All tests: units, contract, real Geth and IPFS
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: $(DEV) $(NPM) ## Style of Python and Solidity, and the compiled contract against its source
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	cd contracts && npm run --silent lint
+	cd contracts && npm run --silent check
+
+types: $(DEV) ## Types of Python
+	.venv/bin/mypy
+
+bench: $(DEV) binaries ## What a round costs beyond training, beside Flower; writes results/bench.json
+	.venv/bin/python -m tests.bench $(ARGS)
+
+lock: $(DEV) ## Renew the locked requirements
+	cd requirements && for name in node dev; do ../.venv/bin/uv pip compile --quiet --upgrade --universal \
+		--python-version 3.11 --prerelease if-necessary-or-explicit --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; done
+
+clean: ## Remove what was installed and built here; runs and results stay
+	rm -rf .venv contracts/node_modules .pytest_cache .mypy_cache .ruff_cache
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: install one, or say make PYTHON=…"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(NODE): .venv/bin/python requirements/node.txt pyproject.toml
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/node.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): $(NODE) requirements/dev.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(NPM): contracts/package-lock.json
+	cd contracts && npm ci --silent
+	@touch $@
