@@ -16,7 +16,7 @@ const SETTINGS = {
   optimizer: { enabled: true, runs: 200 },
   // Without these the bytecode ends in a hash of the source's comments and name.
   metadata: { appendCBOR: false, bytecodeHash: "none" },
-  outputSelection: { "*": { "*": ["abi", "evm.bytecode.object", "userdoc", "devdoc"] } },
+  outputSelection: { "*": { "*": ["abi", "evm.bytecode.object", "evm.deployedBytecode", "userdoc", "devdoc"] } },
 };
 
 /** Prints one line for a person and ends. */
@@ -53,6 +53,11 @@ function compile() {
     compiler: { name: "solc", version: solc.version(), settings: { evmVersion, optimizer, metadata } },
     abi: sorted(contract.abi),
     bytecode: `0x${contract.evm.bytecode.object}`,
+    // What stands on chain: equal but for the immutable values, which are zeros here.
+    deployedBytecode: `0x${contract.evm.deployedBytecode.object}`,
+    immutableReferences: Object.values(contract.evm.deployedBytecode.immutableReferences)
+      .flat()
+      .sort((one, other) => one.start - other.start),
     userdoc: sorted(contract.userdoc),
     devdoc: sorted(contract.devdoc),
   };

@@ -110,6 +110,8 @@ class _Auditor:
         past = history.read(self._contract)
         result.plan_cid = past.plan_cid
         result.rounds = max(len(past.rounds) - 1, 0)
+        if not self._contract.has_known_code():
+            self._find(None, "header", "contract", "its code is not that of FederatedLearning.sol")
         plan = self._plan(past)
         if plan is None:
             return result

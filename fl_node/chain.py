@@ -340,6 +340,14 @@ class Contract:
         self._contract = chain.web3.eth.contract(Web3.to_checksum_address(address), abi=artifact()["abi"])
         self._functions = self._contract.functions
 
+    def has_known_code(self) -> bool:
+        """Return whether what stands on chain is this version's contract, so that its rules are those promised."""
+        with self.chain.errors():
+            code = bytearray(self.chain.web3.eth.get_code(Web3.to_checksum_address(self.address)))
+        for place in artifact()["immutableReferences"]:
+            code[place["start"] : place["start"] + place["length"]] = bytes(place["length"])
+        return bytes(code) == bytes.fromhex(artifact()["deployedBytecode"].removeprefix("0x"))
+
     def header(self) -> str:
         """Return the header's address."""
         return Web3.to_checksum_address(str(self._read("header")))

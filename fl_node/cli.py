@@ -709,7 +709,7 @@ def _with_data(plan: Plan, data_dir: Path | None, *, fallback: bool) -> Plan:
     except DataError as error:
         if not fallback or data_dir is not None:
             raise
-        errors.print(f"note: {error}\nnote: using scikit-learn's digits instead", markup=False, soft_wrap=True)
+        _note(f"note: using scikit-learn's digits: {error}")
         content = plan.model_dump() | {"data": plan.data.model_dump() | {"name": "digits", "train": 0, "test": 0}}
         return plans.Plan.model_validate(content)
     return plan

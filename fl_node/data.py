@@ -144,30 +144,30 @@ def _download(folder: Path, report: Report) -> None:
     for mirror in mirrors:
         try:
             for name in missing:
-                report(f"downloading {mirror}{name}.gz")
-                compressed = _get(f"{mirror}{name}.gz")
+                compressed = _get(f"{mirror}{name}.gz", report)
                 _verify(_unzip(compressed, name), name, f"{mirror}{name}.gz")
                 partial = folder / f"{name}.gz.{os.getpid()}.partial"
                 partial.write_bytes(compressed)
                 partial.replace(folder / f"{name}.gz")
             return
         except (requests.RequestException, DataError) as error:
-            failures.append(f"{mirror}: {_cause(error)}")
+            failures.append(f"{mirror} {_cause(error)}")
     raise DataError(
-        "MNIST can't be downloaded: " + "; ".join(failures) + ". Put the four files in a folder and name it by "
-        "--data-dir or FL_NODE_DATA_DIR, or name a mirror by FL_NODE_MNIST_URL"
+        f"MNIST can't be downloaded ({'; '.join(failures)}); name a folder that has it by --data-dir or "
+        "FL_NODE_DATA_DIR, or a mirror by FL_NODE_MNIST_URL"
     )
 
 
 def _cause(error: Exception) -> str:
     if isinstance(error, requests.ConnectionError):
-        return "no connection"
+        return "can't be reached"
     return str(error)
 
 
-def _get(url: str) -> bytes:
+def _get(url: str, report: Report) -> bytes:
     with requests.get(url, timeout=(5, 30), stream=True) as response:
         response.raise_for_status()
+        report(f"downloading {url}")
         content = bytearray()
         for chunk in response.iter_content(64 * 1024):
             content += chunk
