@@ -196,6 +196,7 @@ class Lab:
             if self._data_dir is not None:
                 command += ["--data-dir", str(self._data_dir)]
             self._commands[node] = command
+            self._progress.doing[node] = "starting"
             self._start(node)
         self._step("training")
         checked = time.monotonic()

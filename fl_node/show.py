@@ -114,11 +114,13 @@ class Show:
             if local or round_ + 1 in progress.globals_:
                 accuracies = [percent(local.get(n)) for n in range(1, self._plan.learners + 1)]
                 rows.append([str(round_ + 1), *accuracies, percent(progress.globals_.get(round_ + 1))])
-        parts: list[RenderableType] = [
-            Text(f"{seconds // 60}:{seconds % 60:02}  {progress.step}", style="cyan"),
-            ProgressBar(total=self._plan.rounds, completed=progress.round, width=40),
-            nodes,
-        ]
+        top = Table.grid(padding=(0, 2, 0, 0))
+        top.add_row(
+            f"{seconds // 60}:{seconds % 60:02}",
+            ProgressBar(total=self._plan.rounds, completed=progress.round, width=30),
+            Text(f"{progress.round} of {self._plan.rounds} rounds, {progress.step}", style="cyan"),
+        )
+        parts: list[RenderableType] = [top, nodes]
         if len(rows) > 1:
             parts.append(rounds_table(rows))
         return Group(*parts)
