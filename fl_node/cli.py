@@ -212,7 +212,7 @@ def lab(
             "audit": asdict(outcome.audit) | {"passed": outcome.audit.passed},
         }
         typer.echo(json.dumps(content, indent=2))
-    else:
+    elif not stay:
         show.outcome(outcome)
     if not outcome.audit.passed:
         raise typer.Exit(1)
@@ -334,7 +334,7 @@ def status(
         return
     state = "ended" if result.ended else f"in round {result.round} of {result.plan.rounds}"
     console.print(f"[bold]{result.plan.name}[/bold], {state}")
-    console.print(f"contract {result.contract}, plan {result.plan_cid}")
+    console.print(f"contract {result.contract}, plan {result.plan_cid}", soft_wrap=True)
     console.print(rounds_table(report.table(result)))
     if not result.ended:
         silent = [n for n in range(1, result.plan.learners + 1) if n not in result.open_round]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ from fl_node import data
 from fl_node import store as stores
 from fl_node.binaries import GETH, KUBO
 from fl_node.chain import Chain, load_key
-from fl_node.errors import ChainUnreachable, FLNodeError
+from fl_node.errors import ChainUnreachable, FLNodeError, StoreUnreachable
 from fl_node.store import IpfsStore
 
 ENOUGH_WEI = 10**16
+STORE_QUESTIONS = ("store", "swarm key", "swarm peers", "no public peers")
+APART = ("swarm key", "data")
+"""Questions that need neither chain nor store."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,17 @@ def run(
         ("no public peers", lambda: _public(files)),
         ("data", lambda: _data(data_dir)),
     ]
-    return [_ask(what, question) for what, question in questions]
+    checks: list[Check] = []
+    down: set[str] = set()
+    for what, question in questions:
+        part = "store" if what in STORE_QUESTIONS else "chain"
+        if part in down and what not in APART:
+            checks.append(Check(what, "skipped", f"the {part} can't be reached"))
+            continue
+        checks.append(_ask(what, question))
+        if what in ("chain", "store") and checks[-1].state == "wrong" and "can't be reached" in checks[-1].found:
+            down.add(part)
+    return checks
 
 
 def _ask(what: str, question: Callable[[], str]) -> Check:
@@ -76,6 +90,8 @@ def _ask(what: str, question: Callable[[], str]) -> Check:
         return Check(what, "skipped", str(skip))
     except ChainUnreachable as error:
         return Check(what, "wrong", str(error), "start Geth, or name the right URL by --rpc")
+    except StoreUnreachable as error:
+        return Check(what, "wrong", str(error), "start IPFS, or name the right address by --store")
     except FLNodeError as error:
         return Check(what, "wrong", str(error))
 
@@ -110,6 +126,8 @@ def _chain_peers(chain: Chain, wanted: int | None) -> str:
 
 
 def _account(chain: Chain, key: Path) -> str:
+    if not key.exists():
+        raise _Wrong(f"there is no key file {key}", f"make one: fl-node key {key}")
     address = str(load_key(key).address)
     balance = chain.balance(address)
     if balance < ENOUGH_WEI:
@@ -173,7 +191,11 @@ def _public(files: stores.Store) -> str:
         raise _Skip("a folder has none")
     if bootstrap := files.bootstrap():
         raise _Wrong(f"{len(bootstrap)} bootstrap peers, such as {bootstrap[0]}", "ipfs bootstrap rm --all")
-    return "no bootstrap peers"
+    for peer in files.peers():
+        _, kind, host, *_ = peer.split("/")
+        if kind not in ("ip4", "ip6") or not ipaddress.ip_address(host).is_private:
+            raise _Wrong(f"connected to {peer}", "this daemon is in the public network: give it a swarm key")
+    return "no bootstrap peers, and every peer has a private address"
 
 
 def _data(folder: Path | None) -> str:

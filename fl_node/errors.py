@@ -47,6 +47,10 @@ class StoreError(FLNodeError):
     exit_code = 5
 
 
+class StoreUnreachable(StoreError):
+    """The store does not answer; it may come back."""
+
+
 class FileMissing(StoreError):
     """No file could be had for a hash within the time allowed."""
 

@@ -104,7 +104,7 @@ class Lab:
         self._commands: dict[str, list[str]] = {}
         self._scores: dict[str, Score] = {}
 
-    def run(self, *, stay: Callable[[Run], None] | None = None) -> Outcome:
+    def run(self, *, stay: Callable[[Outcome, Run], None] | None = None) -> Outcome:
         """Carry the run out; whatever happens, no process is left.
 
         Parameters
@@ -131,7 +131,7 @@ class Lab:
             seconds = time.monotonic() - start
             outcome = self._finish(contract, store, record, trainer, seconds)
             if stay is not None:
-                stay(record)
+                stay(outcome, record)
             return outcome
         finally:
             self._step("stopping")

@@ -64,16 +64,17 @@ class Show:
         elif event is not None and (event.get("event") in SPOKEN or event.get("level") == "warning"):
             self._say(f"{event['node']}: {event['message']}")
 
-    def stay(self, run: Run) -> None:
-        """Print where the nodes are and wait until Ctrl-C."""
+    def stay(self, outcome: Outcome, run: Run) -> None:
+        """Print what came out and where the nodes are, and wait until Ctrl-C."""
         if self._live:
             self._live.stop()
+        self.outcome(outcome)
         grid = Table(box=None, padding=(0, 2, 0, 0))
         for head in ("node", "Ethereum RPC", "store"):
             grid.add_column(head, no_wrap=True)
         for name, node in run.nodes.items():
             grid.add_row(name, node.rpc, node.store)
-        self._console.print(f"The nodes stay up until Ctrl-C. Contract {run.contract}")
+        self._console.print(f"The nodes stay up until Ctrl-C. Contract: {run.contract}", soft_wrap=True)
         self._console.print(grid)
         try:
             while True:

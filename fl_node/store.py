@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from fl_node import cid
-from fl_node.errors import FileMissing, StoreError
+from fl_node.errors import FileMissing, StoreError, StoreUnreachable
 
 BLOCK_BYTES = 256 * 1024
 REQUEST_TIMEOUT = 30.0
@@ -181,9 +181,9 @@ class IpfsStore:
         except (ipfs.TimeoutError, requests.Timeout) as error:
             if file_cid:
                 raise FileMissing(f"nobody in the swarm gave {file_cid} in time") from error
-            raise StoreError(f"IPFS at {self.address} does not answer") from error
+            raise StoreUnreachable(f"IPFS at {self.address} does not answer") from error
         except (ipfs.ConnectionError, requests.ConnectionError) as error:
-            raise StoreError(f"IPFS at {self.address} can't be reached; is the daemon running?") from error
+            raise StoreUnreachable(f"IPFS at {self.address} can't be reached; is the daemon running?") from error
         except ipfs.ErrorResponse as error:
             if file_cid and any(text in str(error) for text in ("deadline exceeded", "timed out", "canceled")):
                 raise FileMissing(f"nobody in the swarm gave {file_cid} in time") from error
