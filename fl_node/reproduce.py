@@ -18,6 +18,7 @@ from typing import Any
 
 from fl_node import baseline, data, partition
 from fl_node.data import DataSet
+from fl_node.errors import ConfigError
 from fl_node.geth import render
 from fl_node.model import EVALUATION_BATCH, KerasTrainer
 from fl_node.plan import Plan
@@ -66,7 +67,14 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
         Where the data set is.
     report
         Called with one line a step.
+
+    Raises
+    ------
+    ConfigError
+        The plan has other learners, or more rounds or epochs, than the paper.
     """
+    if plan.learners != 2 or plan.rounds > 5 or plan.rounds * plan.training.epochs > 25:
+        raise ConfigError(f"plan {plan.name} can't stand beside the paper's: 2 learners, 5 rounds, 25 epochs in all")
     folder.mkdir(parents=True, exist_ok=True)
     results = []
     for seed in seeds:
@@ -117,7 +125,7 @@ def judge(seeds: Sequence[Seed], plain_seconds: float) -> list[Target]:
     finals = [one.global_[-1] for one in seeds]
     mean = statistics.mean(finals)
     gaps = [one.global_[-1] - one.baseline[-1] for one in seeds]
-    late = [accuracy for one in seeds for local in one.local.values() for accuracy in local[2:]]
+    late = [accuracy for one in seeds for local in one.local.values() for accuracy in local[2:] or local]
     # The first run of a machine warms its caches; the median of the seeds is compared.
     ratio = statistics.median(one.seconds for one in seeds) / plain_seconds
     return [
