@@ -246,6 +246,9 @@ class Chain:
         account = self.account
         if account is None:
             raise ConfigError("this needs the key of an account (--key)")
+        if not self.sealing():
+            # A transaction that reaches Clique (period 0) before it seals may wait for the next one to be sealed.
+            raise ChainError(f"chain at {self.rpc}: the node does not seal yet")
         tip, fee = PRIORITY_FEE, MAX_FEE
         for _ in range(20):
             transaction: dict[str, Any] = {

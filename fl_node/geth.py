@@ -9,30 +9,14 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
-import jinja2
 from eth_account import Account
 from eth_keys import keys
 
-from fl_node.chain import load_key
+from fl_node.render import render
 
 CHAIN_ID = 20240191
-
-
-def render(template: str, **values: Any) -> str:
-    """Return a template of this package with its values filled in."""
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - these are configuration files, not pages
-    )
-    text = (resources.files("fl_node") / "templates" / template).read_text(encoding="utf-8")
-    return environment.from_string(text).render(**values)
 
 
 def genesis(chain_id: int, sealers: Sequence[str], accounts: Sequence[str]) -> str:
@@ -152,8 +136,3 @@ def _write_secret(path: Path, text: str) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "w") as file:
         file.write(text)
-
-
-def address_of(key: Path) -> str:
-    """Return the address of the account in a key file."""
-    return str(load_key(key).address)

@@ -15,9 +15,9 @@ from fl_node import plan as plans
 from fl_node.audit import Audit
 from fl_node.chain import Contract, LogEntry
 from fl_node.errors import StoreError, WeightsError
-from fl_node.geth import render
 from fl_node.model import Score
 from fl_node.plan import Plan
+from fl_node.render import render
 from fl_node.store import Store
 
 Evaluate = Callable[[weights.Tensors], Score]

@@ -19,9 +19,9 @@ from typing import Any
 from fl_node import baseline, data, partition
 from fl_node.data import DataSet
 from fl_node.errors import ConfigError
-from fl_node.geth import render
 from fl_node.model import EVALUATION_BATCH, KerasTrainer
 from fl_node.plan import Plan
+from fl_node.render import render
 from fl_node.report import paper, percent
 
 Report = Callable[[str], None]

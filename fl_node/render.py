@@ -1,0 +1,21 @@
+"""The templates of this package, with their values filled in."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template of this package with its values filled in."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - these are configuration files, not pages
+    )
+    text = (resources.files("fl_node") / "templates" / template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(**values)
