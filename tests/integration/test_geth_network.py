@@ -1,0 +1,414 @@
+"""Three real Geth nodes as a lab runs them: what keeps a small Clique network from stalling."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+import rlp
+from eth_keys import keys as keys_of
+from eth_utils import decode_hex, keccak
+from hexbytes import HexBytes
+
+from fl_node import binaries
+from fl_node.chain import Chain, Receipt, load_key, wait_until
+from fl_node.errors import ChainError
+from fl_node.geth import CHAIN_ID, GethNode, genesis
+from fl_node.place import ProcessPlace, free_ports
+from fl_node.process import Child, stop_all
+
+HANG = 60.0
+"""Seconds after which something has hung; what is tested takes a small part of it."""
+REDIAL = 120.0
+"""The same where Geth dials a lost peer again, which it does after half a minute at the earliest."""
+
+NODES = ("header", "learner-1", "learner-2")
+OTHER = {"header": "learner-1", "learner-1": "learner-2", "learner-2": "header"}
+
+Chains = Callable[[str], Chain]
+
+
+def send(chain: Chain) -> Receipt:
+    """Send a transaction to a node until it is in a block; as a role, try again while the node is away."""
+    sent: list[Receipt] = []
+
+    def sends() -> bool:
+        with contextlib.suppress(ChainError):
+            receipt = chain._send(chain.address, b"", 21_000, chain.nonce())
+            sent.extend([receipt] if receipt else [])
+        return bool(sent)
+
+    assert wait_until(sends, HANG, 0.02), f"no block took a transaction that was sent to {chain.rpc}"
+    return sent[0]
+
+
+def hand(chain: Chain) -> Receipt:
+    """Hand a transaction to a node, and don't wait for its block."""
+    assert chain.account is not None
+    pending = chain.web3.eth.get_transaction_count(chain.account.address, "pending")
+    fees = {"maxPriorityFeePerGas": 1, "maxFeePerGas": 10**11}
+    transaction = {"chainId": CHAIN_ID, "nonce": pending, "gas": 21_000, "to": chain.address, "value": 0, **fees}
+    sent = chain.web3.eth.send_raw_transaction(chain.account.sign_transaction(transaction).raw_transaction)
+    return Receipt("0x" + bytes(sent).hex(), 0, 0)
+
+
+def sees(chain: Chain, receipt: Receipt) -> bool:
+    """Whether a node comes to have a transaction in a block."""
+
+    def has() -> bool:
+        with contextlib.suppress(ChainError):
+            return chain._receipt(HexBytes(receipt.transaction), 0.0) is not None
+        return False
+
+    return wait_until(has, HANG, 0.02)
+
+
+def block_hash(chain: Chain, number: int) -> str | None:
+    """The hash of a node's block, None while it has none of this number."""
+    try:
+        with chain.errors():
+            return bytes(chain.web3.eth.get_block(number)["hash"]).hex()
+    except ChainError:
+        return None
+
+
+def blocks(chain: Chain) -> list[str | None]:
+    return [block_hash(chain, number) for number in range(chain.block_number() + 1)]
+
+
+def sealer(chain: Chain, number: int) -> str:
+    """Who signed a block (EIP-225): Clique's blocks don't name their sealer."""
+    block: Any = chain.web3.eth.get_block(number)
+    extra = bytes(block["proofOfAuthorityData"])
+    names = "parentHash sha3Uncles miner stateRoot transactionsRoot receiptsRoot logsBloom difficulty number gasLimit"
+    fields = [block[name] for name in names.split()] + [block["gasUsed"], block["timestamp"], extra[:-65]]
+    fields += [block[name] for name in ("mixHash", "nonce", "baseFeePerGas")]
+    fields = [decode_hex(field) if isinstance(field, str) else field for field in fields]
+    encoded = rlp.encode([field if isinstance(field, int) else bytes(field) for field in fields])
+    key = keys_of.Signature(extra[-65:]).recover_public_key_from_msg_hash(keccak(encoded))
+    return key.to_address()
+
+
+def agree(chains: Sequence[Chain], patience: float = HANG) -> bool:
+    """Whether nodes come to have the same head."""
+
+    def same() -> bool:
+        with contextlib.suppress(ChainError):
+            heads = {block_hash(chain, chain.block_number()) for chain in chains}
+            return len(heads) == 1 and None not in heads
+        return False
+
+    return wait_until(same, patience, 0.05)
+
+
+def has_peers(chain: Chain, count: int, patience: float = HANG) -> bool:
+    def has() -> bool:
+        with contextlib.suppress(ChainError):
+            return chain.peers() == count
+        return False
+
+    return wait_until(has, patience, 0.05)
+
+
+def end(child: Child, how: signal.Signals) -> None:
+    child.process.send_signal(how)
+    child.process.wait(HANG)
+
+
+@contextlib.contextmanager
+def started(
+    nodes: Mapping[str, GethNode], dials: Callable[[str, str], str], logs: Path
+) -> Iterator[dict[str, Child]]:
+    """Start Geth nodes that are initialised, and wait for nothing.
+
+    `dials` says at which enode address the first node dials the second.
+    """
+    geth = binaries.install(binaries.GETH)
+    children: dict[str, Child] = {}
+    try:
+        for name, node in nodes.items():
+            command = node.command(geth, [dials(name, other) for other in nodes if other != name])
+            children[name] = Child(name, command, logs / f"{name}.log")
+        yield children
+    finally:
+        stop_all(list(children.values()))
+
+
+def initialised(folder: Path, accounts: Mapping[str, str]) -> dict[str, GethNode]:
+    """Three sealers with one genesis, on free ports, none started."""
+    nodes = {name: GethNode(folder / name) for name in accounts}
+    ports = iter(free_ports(2 * len(nodes)))
+    for node in nodes.values():
+        node.prepare()
+        node.p2p_port, node.http_port = next(ports), next(ports)
+    genesis_file = folder / "genesis.json"
+    genesis_file.write_text(genesis(CHAIN_ID, [node.sealer for node in nodes.values()], list(accounts.values())))
+    for node in nodes.values():
+        initialise(node, genesis_file)
+    return nodes
+
+
+def initialise(node: GethNode, genesis_file: Path) -> None:
+    command = node.init_command(binaries.install(binaries.GETH), genesis_file)
+    child = Child("geth init", command, node.folder / "init.log")
+    try:
+        assert child.process.wait(HANG) == 0, child.tail()
+    finally:
+        child.stop()
+
+
+# Cold start
+
+
+def test_what_is_sent_while_the_nodes_still_start_is_seen_by_all(
+    tmp_path: Path, keys: Mapping[str, Path], accounts: Mapping[str, str]
+) -> None:
+    nodes = initialised(tmp_path, accounts)
+    with started(nodes, lambda _, other: nodes[other].enode, tmp_path), ThreadPoolExecutor(len(nodes)) as pool:
+        chains = [Chain(node.rpc, load_key(keys[name])) for name, node in nodes.items()]
+        for receipt in pool.map(send, chains):
+            assert all(sees(chain, receipt) for chain in chains)
+        assert agree(chains)
+
+
+# In operation
+
+
+def test_a_transaction_sent_to_any_node_is_seen_on_another(chain: Chains) -> None:
+    for _ in range(10):
+        for node, other in OTHER.items():
+            assert sees(chain(other), send(chain(node)))
+
+
+def test_all_nodes_seal(place: ProcessPlace, chain: Chains) -> None:
+    sealers = {place.geth[node].sealer for node in NODES}
+    seen = set()
+    for node in NODES * 10:
+        receipt = send(chain(node))
+        seen.add(sealer(chain(node), receipt.block))
+        if seen == sealers:
+            break
+    assert seen == sealers
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
+@pytest.mark.parametrize("node", NODES)
+def test_a_node_that_is_restarted_takes_transactions_at_once(
+    place: ProcessPlace, chain: Chains, node: str, how: signal.Signals
+) -> None:
+    end(place.children[f"{node} geth"], how)
+    place.restart(f"{node} geth")
+    assert sees(chain(OTHER[node]), send(chain(node)))
+    assert sees(chain(node), send(chain(OTHER[node])))
+
+
+@pytest.mark.parametrize("away", NODES)
+def test_the_chain_goes_on_without_one_sealer_which_catches_up_later(
+    place: ProcessPlace, chain: Chains, away: str
+) -> None:
+    before = blocks(chain(away))
+    end(place.children[f"{away} geth"], signal.SIGKILL)
+    try:
+        others = [chain(node) for node in NODES if node != away]
+        receipts = [send(other) for other in others * 3]
+    finally:
+        place.restart(f"{away} geth")
+    assert all(sees(chain(away), receipt) for receipt in receipts)
+    assert agree([chain(node) for node in NODES])
+    assert blocks(chain(away))[: len(before)] == before
+
+
+def test_no_block_is_lost_when_all_nodes_are_killed_at_once(place: ProcessPlace, chain: Chains) -> None:
+    send(chain("header"))
+    assert agree([chain(node) for node in NODES])
+    before = blocks(chain("header"))
+    for node in NODES:
+        place.children[f"{node} geth"].process.kill()
+    for node in NODES:
+        place.restart(f"{node} geth")
+    # Before any of them has sealed or has a peer, perhaps.
+    receipt = send(chain("learner-1"))
+    assert receipt.block == len(before)
+    for node in NODES:
+        assert sees(chain(node), receipt)
+        assert blocks(chain(node))[: len(before)] == before
+
+
+def test_a_node_that_stood_still_for_a_while_has_the_same_head_afterwards(place: ProcessPlace, chain: Chains) -> None:
+    still = place.children["learner-2 geth"].process
+    still.send_signal(signal.SIGSTOP)
+    try:
+        receipts = [send(chain(node)) for node in ("header", "learner-1") * 3]
+    finally:
+        still.send_signal(signal.SIGCONT)
+    assert all(sees(chain("learner-2"), receipt) for receipt in receipts)
+    assert agree([chain(node) for node in NODES])
+    assert sees(chain("header"), send(chain("learner-2")))
+
+
+class Cable:
+    """What comes in at a port goes to another; it can be cut and mended."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._whole = True
+        self._open: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        with self._lock:
+            self._whole = False
+            for one in self._open:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._whole = True
+
+    def close(self) -> None:
+        self.cut()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, _ = self._listener.accept()
+                self._connect(here)
+
+    def _connect(self, here: socket.socket) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            if self._whole:
+                there = socket.create_connection(("127.0.0.1", self._target), HANG)
+                there.settimeout(None)
+                self._open += [here, there]
+                for ends in [(here, there), (there, here)]:
+                    threading.Thread(target=self._carry, args=ends, daemon=True).start()
+                return
+        here.close()
+
+    @staticmethod
+    def _carry(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while content := source.recv(65536):
+                sink.sendall(content)
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+
+def test_after_a_node_was_cut_off_all_have_one_chain_with_what_was_sent_on_either_side(
+    tmp_path: Path, keys: Mapping[str, Path], accounts: Mapping[str, str]
+) -> None:
+    nodes = initialised(tmp_path, accounts)
+    away, others = "learner-2", ("header", "learner-1")
+    with contextlib.ExitStack() as stack:
+        cables = {node: Cable(nodes[node].p2p_port) for node in nodes}
+        for cable in cables.values():
+            stack.callback(cable.close)
+
+        def dials(node: str, other: str) -> str:
+            """Go through a cable from and to the node that will be cut off, and directly elsewhere."""
+            port = cables[other].port if away in (node, other) else nodes[other].p2p_port
+            return nodes[other].enode.replace(f":{nodes[other].p2p_port}?", f":{port}?")
+
+        stack.enter_context(started(nodes, dials, tmp_path))
+        chains = {name: Chain(node.rpc, load_key(keys[name])) for name, node in nodes.items()}
+        assert all(has_peers(chain, 2, REDIAL) for chain in chains.values())
+        assert sees(chains[away], send(chains["header"]))
+
+        # A sealer may not sign two blocks of three in a row, so one that has signed the last could do nothing alone.
+        for _ in range(20):
+            receipt = send(chains["header"])
+            if sealer(chains["header"], receipt.block) != nodes[away].sealer:
+                break
+        assert agree(list(chains.values()))
+        for cable in cables.values():
+            cable.cut()
+        assert has_peers(chains[away], 0)
+        here = [send(chains[node]) for node in others * 3]
+        there = [hand(chains[away]), hand(chains[away])]
+        fork = receipt.block + 1
+        assert wait_until(lambda: block_hash(chains[away], fork) is not None, HANG)
+        assert block_hash(chains[away], fork) != block_hash(chains["header"], fork)
+
+        for cable in cables.values():
+            cable.mend()
+        assert all(has_peers(chain, 2, REDIAL) for chain in chains.values())
+        assert agree(list(chains.values()))
+        assert all(sees(chain, receipt) for chain in chains.values() for receipt in here + there)
+        assert agree(list(chains.values()))
+
+
+# Doors
+
+
+def test_a_node_with_another_genesis_is_no_peer(place: ProcessPlace, chain: Chains, tmp_path: Path) -> None:
+    # It has the name, the port and the node key of one that all others trust, and another sealer.
+    real = place.geth["learner-2"]
+    stranger = GethNode(tmp_path / "stranger")
+    stranger.folder.mkdir()
+    shutil.copy(real.folder / "node.key", stranger.folder)
+    stranger.prepare()
+    stranger.p2p_port, (stranger.http_port,) = real.p2p_port, free_ports(1)
+    (tmp_path / "genesis.json").write_text(genesis(CHAIN_ID, [stranger.sealer], []))
+    initialise(stranger, tmp_path / "genesis.json")
+    others = ("header", "learner-1")
+    end(place.children["learner-2 geth"], signal.SIGTERM)
+    try:
+        assert stranger.enode == real.enode
+        command = stranger.command(binaries.install(binaries.GETH), [place.geth[node].enode for node in others])
+        child = Child("stranger", [*command, "--verbosity", "4"], tmp_path / "stranger.log")
+        try:
+            refused = wait_until(lambda: "genesis mismatch" in child.log.read_text(), HANG)
+            assert refused, child.tail()
+            assert Chain(stranger.rpc).peers() == 0
+            assert [chain(node).peers() for node in others] == [1, 1]
+        finally:
+            child.stop()
+    finally:
+        place.restart("learner-2 geth")
+    assert all(has_peers(chain(node), 2, REDIAL) for node in NODES)
+
+
+def test_geth_listens_on_loopback_alone(place: ProcessPlace) -> None:
+    for node in NODES:
+        process = psutil.Process(place.children[f"{node} geth"].process.pid)
+        listening = [c.laddr for c in process.net_connections("inet") if c.status in (psutil.CONN_LISTEN, "NONE")]
+        assert {place.geth[node].http_port, place.geth[node].p2p_port} <= {address.port for address in listening}
+        assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "admin_addPeer",
+        "admin_peers",
+        "clique_propose",
+        "debug_setHead",
+        "miner_stop",
+        "personal_listAccounts",
+        "personal_sendTransaction",
+        "personal_unlockAccount",
+        "txpool_content",
+    ],
+)
+def test_the_rpc_does_not_serve_what_changes_the_node(place: ProcessPlace, method: str) -> None:
+    request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": []}
+    answer = requests.post(place.geth["header"].rpc, json=request, timeout=HANG).json()
+    assert answer["error"]["code"] == -32601
+    assert answer["error"]["message"] == f"the method {method} does not exist/is not available"
