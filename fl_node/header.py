@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -133,7 +134,8 @@ class Header:
             if key in current.taken:
                 continue
             node_id, name = key
-            path = self._site.folder / f"{name}.safetensors"
+            # By learner too: two may publish one hash, and only one of them rightly.
+            path = self._site.folder / f"learner-{node_id}-{name}.safetensors"
             allowed = current.missing_since.get(key, time.monotonic()) + self._plan.fetch_timeout
             try:
                 timeout = max(min(FETCH_TRY, allowed - time.monotonic()), 0.1)
@@ -147,7 +149,13 @@ class Header:
                     parent=current.parent,
                     samples=shard_size(self._plan, node_id),
                 )
-            except FileMissing as error:
+            except StoreUnreachable:
+                raise
+            except (TooLarge, WrongContent, WeightsError) as error:
+                path.unlink(missing_ok=True)
+                self._refuse(current, node_id, name, str(error))
+            except StoreError as error:
+                # Nobody has it, or what the hash names is no file: either may change until the time is up.
                 if key not in current.missing_since:
                     current.missing_since[key] = time.monotonic()
                     say(
@@ -159,9 +167,6 @@ class Header:
                     )
                 if time.monotonic() >= allowed:
                     self._refuse(current, node_id, name, "missing")
-            except (TooLarge, WrongContent, WeightsError) as error:
-                path.unlink(missing_ok=True)
-                self._refuse(current, node_id, name, str(error))
             else:
                 current.taken[key] = file
                 meta = file.local_meta
@@ -264,7 +269,11 @@ class Header:
         tensors = weights.read(path, self._shapes).tensors()
 
         def work() -> None:
-            score = self._trainer.evaluate(tensors)
+            try:
+                score = self._trainer.evaluate(tensors)
+            except FLNodeError as error:
+                say("not evaluated", f"global weights {round_}: {error}", level=logging.WARNING, round=round_)
+                return
             say(
                 "evaluated",
                 f"global weights {round_}: {score.accuracy:.2%} of {score.count} test images right",

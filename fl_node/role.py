@@ -79,6 +79,8 @@ def reconcile(site: Site, step: Step) -> None:
             raise
         except (ChainError, StoreError) as error:
             waiting, trouble = Waiting(str(error)), True
+        except OSError as error:  # such as a disk that is full
+            waiting, trouble = Waiting(f"{error.filename or site.folder}: {error.strerror or error}"), True
         if waiting is None:
             said, changed = None, time.monotonic()
             continue
