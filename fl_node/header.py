@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fl_node import weights
 from fl_node.aggregate import global_file
 from fl_node.deploy import initial_file, start
-from fl_node.errors import ConfigError, FileMissing, WeightsError
+from fl_node.errors import ConfigError, FLNodeError, StoreError, StoreUnreachable, WeightsError
 from fl_node.logs import say
 from fl_node.model import Trainer
 from fl_node.partition import shard_size
