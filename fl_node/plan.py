@@ -45,7 +45,9 @@ class DataPlan(_Section):
             return content
         sizes = DATA_SIZES.get(str(content.get("name", "mnist")), (0, 0))
         known = dict(zip(("train", "test"), sizes, strict=True))
-        return content | {key: size for key, size in known.items() if content.get(key, 0) == 0}
+        given = {key: content.get(key, 0) for key in known}
+        # Of its type too: false and 0.0 equal 0, and are wrong.
+        return content | {key: known[key] for key, value in given.items() if type(value) is int and value == 0}
 
 
 class ModelPlan(_Section):
