@@ -1,0 +1,74 @@
+"""The learners' shards: disjoint, of equal size, and the same for the same seed."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fl_node.errors import DataError
+from fl_node.partition import equal, shard, shard_size
+from fl_node.plan import DATA_SIZES, DataPlan, Plan
+
+
+def plan(**settings: object) -> Plan:
+    return Plan.model_validate({"name": "test", "data": {"name": "digits"}, **settings})
+
+
+@given(count=st.integers(1, 500), learners=st.integers(1, 40), seed=st.integers(0, 2**63 - 1))
+def test_equal_parts_hold_every_image_once_and_differ_by_at_most_one(count: int, learners: int, seed: int) -> None:
+    parts = equal(count, learners, seed)
+    assert len(parts) == learners
+    assert sorted(np.concatenate(parts).tolist()) == list(range(count))
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@settings(max_examples=40)
+@given(learners=st.integers(1, 12), train=st.integers(12, 1437), seed=st.integers(0, 2**63 - 1))
+def test_the_shards_of_a_plan_do_not_overlap_and_hold_as_many_images_as_it_says(
+    learners: int, train: int, seed: int
+) -> None:
+    given_plan = plan(learners=learners, seed=seed, data={"name": "digits", "train": train})
+    shards = [shard(given_plan, n) for n in range(1, learners + 1)]
+    together = np.concatenate(shards).tolist()
+    assert len(together) == len(set(together)) == train
+    assert set(together) <= set(range(DATA_SIZES["digits"][0]))
+    for number, one in enumerate(shards, 1):
+        assert np.array_equal(one, np.sort(one))
+        assert len(one) == shard_size(given_plan, number)
+        assert np.array_equal(one, shard(given_plan, number))
+
+
+def test_the_shards_of_a_seed_are_the_same_for_ever() -> None:
+    def digest(one: Plan, node_id: int) -> str:
+        return hashlib.sha256(shard(one, node_id).astype("<i8").tobytes()).hexdigest()[:16]
+
+    digits = plan(seed=1, learners=3)
+    assert shard(digits, 1)[:6].tolist() == [2, 11, 14, 15, 16, 22]
+    assert [digest(digits, n) for n in (1, 2, 3)] == ["826532f837172643", "d84ea7e85c274037", "699dac68cf9a4609"]
+    mnist = plan(seed=1, learners=2, data={"name": "mnist"})
+    assert [digest(mnist, n) for n in (1, 2)] == ["3bf16c530dec67a8", "04acb470ebecd653"]
+
+
+def test_another_seed_gives_other_shards() -> None:
+    assert not np.array_equal(shard(plan(seed=1), 1), shard(plan(seed=2), 1))
+
+
+def test_a_training_setting_does_not_move_an_image() -> None:
+    other = plan(training={"epochs": 1, "learning_rate": 0.1}, rounds=9)
+    assert np.array_equal(shard(plan(), 2), shard(other, 2))
+
+
+def test_a_plan_for_fewer_images_draws_them_from_all() -> None:
+    few = plan(learners=1, data=DataPlan(name="digits", train=100).model_dump())
+    assert shard(few, 1).max() > 1000
+
+
+@pytest.mark.parametrize("node_id", [0, 3, -1])
+def test_there_is_no_shard_for_a_node_that_the_plan_does_not_know(node_id: int) -> None:
+    with pytest.raises(DataError, match=f"learners 1 to 2; there is none for learner {node_id}"):
+        shard(plan(), node_id)

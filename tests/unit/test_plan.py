@@ -1,0 +1,294 @@
+"""Plans: defaults, everything that is wrong at once, and the canonical form that is published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fl_node import cid
+from fl_node import plan as plans
+from fl_node.errors import PlanError
+from fl_node.plan import DATA_SIZES, Plan
+
+PLANS = Path(__file__).parents[2] / "plans"
+DEFAULTS = {
+    "name": "test",
+    "seed": 1,
+    "rounds": 5,
+    "learners": 2,
+    "min_learners": 0,
+    "round_timeout": 0.0,
+    "fetch_timeout": 30.0,
+    "data": {"name": "mnist", "train": 60_000, "test": 10_000, "partition": "equal"},
+    "model": {"name": "cnn"},
+    "training": {"optimizer": "adam", "learning_rate": 0.001, "epochs": 5, "batch_size": 64, "threads": 1},
+    "aggregation": {"rule": "fedavg", "weighting": "samples"},
+}
+
+
+def write(folder: Path, text: str, name: str = 'name = "test"\n') -> Path:
+    path = folder / "plan.toml"
+    path.write_text(name + text)
+    return path
+
+
+def problems(folder: Path, text: str, name: str = 'name = "test"\n') -> list[str]:
+    """Return the lines of what is wrong with a plan."""
+    path = write(folder, text, name)
+    with pytest.raises(PlanError) as caught:
+        plans.load(path)
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"{path} is not a valid plan:"
+    return [line.removeprefix("  ") for line in lines]
+
+
+def test_a_plan_needs_no_more_than_a_name(tmp_path: Path) -> None:
+    assert plans.load(write(tmp_path, "")).model_dump() == DEFAULTS
+
+
+def test_a_plan_for_all_images_says_how_many_they_are(tmp_path: Path) -> None:
+    loaded = plans.load(write(tmp_path, '[data]\nname = "digits"\ntrain = 0'))
+    assert (loaded.data.train, loaded.data.test) == DATA_SIZES["digits"]
+
+
+def test_a_round_needs_every_learner_unless_the_plan_says_how_many(tmp_path: Path) -> None:
+    assert plans.load(write(tmp_path, "learners = 5")).required_learners == 5
+    assert plans.load(write(tmp_path, "learners = 5\nmin_learners = 3")).required_learners == 3
+
+
+def test_a_whole_number_of_seconds_is_taken_for_a_time(tmp_path: Path) -> None:
+    assert plans.load(write(tmp_path, "round_timeout = 60")).round_timeout == 60.0
+
+
+def test_everything_that_is_wrong_is_said_at_once_each_with_its_key(tmp_path: Path) -> None:
+    text = """
+seed = -1
+round = 5
+learners = 2
+min_learners = 3
+fetch_timeout = inf
+round_timeout = true
+model = 5
+[data]
+name = "cifar"
+train = 1
+[training]
+epoch = 3
+epochs = "five"
+learning_rate = 0
+threads = 1.0
+batch_size = 0
+[aggregation]
+colour = "red"
+weighting = "mean"
+"""
+    found = dict(line.split(": ", 1) for line in problems(tmp_path, text))
+    assert set(found) == {
+        "seed",
+        "round",
+        "min_learners",
+        "fetch_timeout",
+        "round_timeout",
+        "model",
+        "data.name",
+        "data.train",
+        "training.epoch",
+        "training.epochs",
+        "training.learning_rate",
+        "training.threads",
+        "training.batch_size",
+        "aggregation.colour",
+        "aggregation.weighting",
+    }
+    assert found["round"] == "unknown key; did you mean rounds?"
+    assert found["training.epoch"] == "unknown key; did you mean epochs?"
+    assert found["aggregation.colour"] == "unknown key; known here: rule, weighting"
+    assert found["training.epochs"] == "should be a whole number (is 'five')"
+    assert found["model"] == "should be a section with keys (is 5)"
+    assert found["min_learners"] == "should be at most learners, which is 2 (is 3)"
+    assert found["data.train"] == "should be 0 (all) or at least one a learner, 2 (is 1)"
+    assert found["data.name"] == "should be 'mnist' or 'digits' (is 'cifar')"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed = 9223372036854775807.0",
+        "rounds = 0",
+        "rounds = 1000001",
+        "rounds = true",
+        "learners = 0",
+        "learners = 1001",
+        "fetch_timeout = 0",
+        "fetch_timeout = nan",
+        "round_timeout = -1",
+        "min_learners = -1",
+    ],
+)
+def test_a_value_out_of_bounds_or_of_another_type_is_refused(tmp_path: Path, text: str) -> None:
+    (line,) = problems(tmp_path, text)
+    assert line.startswith(text.split(" = ", maxsplit=1)[0] + ": ")
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ('[data]\nname = "digits"\ntrain = 1438\ntest = 361', ["data.train", "data.test"]),
+        ("[data]\ntrain = 60001", ["data.train"]),
+        ("[data]\ntrain = -1", ["data.train"]),
+        ("[data]\ntrain = false", ["data.train"]),
+        ("[data]\ntest = 0.0", ["data.test"]),
+        ("[training]\nlearning_rate = 10.5", ["training.learning_rate"]),
+        ("[data]\nnames = 1", ["data.names"]),
+        ("data = 3", ["data"]),
+        ("learners = 100\n[data]\ntrain = 99", ["data.train"]),
+    ],
+)
+def test_a_wrong_setting_of_a_section_is_named_with_its_section(tmp_path: Path, text: str, keys: list[str]) -> None:
+    assert [line.split(": ")[0] for line in problems(tmp_path, text)] == keys
+
+
+@pytest.mark.parametrize("name", ["", "Test", "-a", "a b", "../a", "a/b", "é", "a" * 64, "a\n"])
+def test_a_name_that_would_not_do_as_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (line,) = problems(tmp_path, "", f"name = {json.dumps(name)}\n")
+    assert line.startswith("name: should be up to 63 lower-case letters")
+
+
+def test_a_plan_without_a_name_is_refused(tmp_path: Path) -> None:
+    assert problems(tmp_path, "", "") == ["name: missing"]
+
+
+def test_a_plan_that_is_not_there_or_no_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"nowhere\.toml: No such file"):
+        plans.load(tmp_path / "nowhere.toml")
+    with pytest.raises(PlanError, match="not valid TOML"):
+        plans.load(write(tmp_path, "rounds 5"))
+    (tmp_path / "plan.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(PlanError, match="not valid TOML"):
+        plans.load(tmp_path / "plan.toml")
+
+
+def test_overrides_replace_settings_and_are_read_as_toml_or_as_text(tmp_path: Path) -> None:
+    path = write(tmp_path, "rounds = 9")
+    loaded = plans.load(path, ["rounds=1", "training.epochs = 2", "data.name=digits", 'model.name="mlp"'])
+    assert (loaded.rounds, loaded.training.epochs, loaded.data.name, loaded.model.name) == (1, 2, "digits", "mlp")
+    assert plans.load(path, ["rounds=1", "rounds=2"]).rounds == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rounds", "should be KEY=VALUE"),
+        ("=1", "should be KEY=VALUE"),
+        ("training.=1", "should be KEY=VALUE"),
+        ("rounds.x=1", "rounds is not a section"),
+        ("training.epoch=1", "did you mean epochs"),
+        ("rounds=many", "rounds: should be a whole number"),
+    ],
+)
+def test_a_wrong_override_is_named(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        plans.load(write(tmp_path, "rounds = 9"), [override])
+
+
+@st.composite
+def all_plans(draw: st.DrawFn) -> Plan:
+    learners = draw(st.integers(1, 1000))
+    data = draw(st.sampled_from(sorted(DATA_SIZES)))
+    train, test = DATA_SIZES[data]
+    content: dict[str, Any] = {
+        "name": draw(st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,62}\Z")),
+        "seed": draw(st.integers(0, 2**63 - 1)),
+        "rounds": draw(st.integers(1, 1_000_000)),
+        "learners": learners,
+        "min_learners": draw(st.integers(0, learners)),
+        "round_timeout": draw(st.floats(0, 1_000_000)),
+        "fetch_timeout": draw(st.floats(0, 100_000, exclude_min=True)),
+        "data": {
+            "name": data,
+            "train": draw(st.one_of(st.just(0), st.integers(learners, train))),
+            "test": draw(st.integers(0, test)),
+        },
+        "model": {"name": draw(st.sampled_from(["cnn", "mlp"]))},
+        "training": {
+            "optimizer": draw(st.sampled_from(["adam", "sgd"])),
+            "learning_rate": draw(st.floats(0, 10, exclude_min=True)),
+            "epochs": draw(st.integers(1, 1000)),
+            "batch_size": draw(st.integers(1, 65536)),
+            "threads": draw(st.integers(1, 256)),
+        },
+        "aggregation": {"weighting": draw(st.sampled_from(["samples", "uniform"]))},
+    }
+    return Plan.model_validate(content)
+
+
+@settings(max_examples=40)
+@given(plan=all_plans())
+def test_a_published_plan_comes_back_as_it_was(plan: Plan) -> None:
+    content = plan.to_bytes()
+    assert plans.from_bytes(content) == plan
+    assert plans.from_bytes(content).to_bytes() == content
+    assert json.loads(content) == plan.model_dump()
+
+
+def test_the_published_form_of_a_plan_is_the_same_for_ever() -> None:
+    content = plans.load(PLANS / "paper.toml").to_bytes()
+    assert cid.of_bytes(content) == "QmUjkPFQrqeRLakWf7C9Gdf4dFgU2MFK5UMtF9vm37K2cs"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text + "\n",
+        lambda text: text.replace(",", ", ", 1),
+        lambda text: text.replace('"seed":1', '"seed":01'),
+        lambda text: text.replace('"fetch_timeout":30.0', '"fetch_timeout":30'),
+        lambda text: text.replace('"seed":1', '"seed":1,"seed":1'),
+        lambda text: text.replace('"seed":1,', ""),
+        lambda text: text.replace('"train":60000', '"train":0'),
+        lambda text: text.replace("test", r"\u0074est"),
+        lambda text: text.replace('"learning_rate":0.001', '"learning_rate":NaN'),
+        lambda text: text.replace('"seed":1', '"seed":1,"extra":2'),
+        lambda text: json.dumps(dict(reversed(json.loads(text).items())), separators=(",", ":")),
+        lambda text: "[]",
+        lambda text: "null",
+        lambda text: "5",
+        lambda text: "",
+        lambda text: "[" * 60_000,
+    ],
+)
+def test_a_published_plan_in_any_other_form_is_refused(change: Any) -> None:
+    text = Plan.model_validate(DEFAULTS).to_bytes().decode()
+    assert plans.from_bytes(text.encode()).name == "test"
+    with pytest.raises(PlanError):
+        plans.from_bytes(change(text).encode())
+
+
+@given(content=st.binary(max_size=200))
+def test_junk_is_no_plan(content: bytes) -> None:
+    with pytest.raises(PlanError):
+        plans.from_bytes(content)
+
+
+def test_a_published_plan_has_a_bounded_size() -> None:
+    with pytest.raises(PlanError, match="65537 bytes, more than the 65536"):
+        plans.from_bytes(b" " * 65537)
+
+
+@pytest.mark.parametrize("path", sorted(PLANS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_plan_of_this_project_is_valid(path: Path) -> None:
+    loaded = plans.load(path)
+    assert loaded.name == path.stem
+    assert plans.from_bytes(loaded.to_bytes()) == loaded
+
+
+def test_the_papers_plan_has_the_papers_values() -> None:
+    paper = plans.load(PLANS / "paper.toml")
+    assert (paper.rounds, paper.learners, paper.training.epochs) == (5, 2, 5)
+    assert paper.data.model_dump() == {"name": "mnist", "train": 60_000, "test": 10_000, "partition": "equal"}
+    assert (paper.training.optimizer, paper.aggregation.rule, paper.model.name) == ("adam", "fedavg", "cnn")
