@@ -286,6 +286,9 @@ class Chain:
             try:
                 with self.errors():
                     found = self.web3.eth.get_transaction_receipt(transaction)
+                # Geth shows a receipt a moment before its block is the latest, which all else is read from.
+                if self.block_number() < found["blockNumber"]:
+                    raise _NotYet(f"block {found['blockNumber']} is not the latest")
             except _NotYet:
                 if time.monotonic() >= deadline:
                     return None
