@@ -1,8 +1,10 @@
 """Chains to run the contract on, and a contract on each."""
 
 import ast
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,15 @@ from eth_utils import to_canonical_address
 from web3 import EthereumTesterProvider, Web3
 from web3.types import RPCEndpoint, RPCResponse
 
+from fl_node import binaries
+from fl_node.chain import Chain, wait_until
+from fl_node.errors import ChainError
+from fl_node.geth import CHAIN_ID, GethNode, genesis
+from fl_node.place import free_ports
+from fl_node.process import Child
+
 BALANCE = 10**24
+GETH_PATIENCE = 60
 
 
 class _Provider(EthereumTesterProvider):
@@ -45,8 +55,38 @@ def _py_evm(funded: Sequence[str]) -> Iterator[Web3]:
     yield Web3(_Provider(EthereumTester(backend)))
 
 
+@contextmanager
+def _geth(funded: Sequence[str]) -> Iterator[Web3]:
+    """Real Geth, one sealer alone, where it is installed."""
+    binary = binaries.find(binaries.GETH)
+    if binary is None:
+        pytest.skip("Geth is not installed: make binaries")
+    with tempfile.TemporaryDirectory() as name:
+        node = GethNode(Path(name) / "node")
+        node.prepare()
+        node.p2p_port, node.http_port = free_ports(2)
+        genesis_file = Path(name) / "genesis.json"
+        genesis_file.write_text(genesis(CHAIN_ID, [node.sealer], funded))
+        init = Child("geth init", node.init_command(binary, genesis_file), Path(name) / "init.log")
+        assert init.process.wait(GETH_PATIENCE) == 0, init.tail()
+        child = Child("geth", node.command(binary, []), Path(name) / "geth.log")
+        try:
+            chain = Chain(node.rpc)
+
+            def seals() -> bool:
+                try:
+                    return chain.sealing()
+                except ChainError:
+                    return False
+
+            assert wait_until(seals, GETH_PATIENCE), child.tail()
+            yield chain.web3
+        finally:
+            child.stop()
+
+
 # A chain is a context manager that takes the addresses to fund and yields a Web3; all else is the chain's own.
-CHAINS: dict[str, Callable[[Sequence[str]], AbstractContextManager[Web3]]] = {"py-evm": _py_evm}
+CHAINS: dict[str, Callable[[Sequence[str]], AbstractContextManager[Web3]]] = {"py-evm": _py_evm, "geth": _geth}
 
 
 @pytest.fixture(scope="session", params=list(CHAINS))

@@ -1,6 +1,7 @@
 """One contract on a chain, and the accounts that call it."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,11 @@ def send(w3: Web3, sender: LocalAccount, call: ContractFunction | ContractConstr
         }
     )
     sent = w3.eth.send_raw_transaction(sender.sign_transaction(transaction).raw_transaction)
-    return w3.eth.wait_for_transaction_receipt(sent, timeout=RECEIPT_TIMEOUT, poll_latency=0.005)
+    receipt = w3.eth.wait_for_transaction_receipt(sent, timeout=RECEIPT_TIMEOUT, poll_latency=0.005)
+    # Geth shows a receipt a moment before its block is the latest, which all else is read from.
+    while w3.eth.block_number < receipt["blockNumber"]:
+        time.sleep(0.001)
+    return receipt
 
 
 class Deployment:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 from deployment import ACCOUNTS, HEADER, PLAN, ZERO_ADDRESS, ZERO_HASH, Deployment, Event, Refusal, sha
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -15,6 +16,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from web3 import Web3
+
+# Thousands of blocks say no more on Geth than on py-evm, whose blocks are quicker.
+pytestmark = pytest.mark.parametrize("w3", ["py-evm"], indirect=True)
 
 ADDRESSES = [account.address for account in ACCOUNTS.values()]
 NODES = [0, 1, 2, 2**256 - 1]
