@@ -140,14 +140,18 @@ def write_stream(
 ) -> WeightsFile:
     """Write a model file in canonical form, asking for one tensor at a time, in the order of their names."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(_header(meta, shapes))
-        for name in sorted(shapes):
-            values = np.ascontiguousarray(tensor(name), dtype="<f4")
-            if values.shape != tuple(shapes[name]):
-                raise WeightsError(f"tensor {name} has shape {values.shape}, not {tuple(shapes[name])}")
-            file.write(values.data)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(_header(meta, shapes))
+            for name in sorted(shapes):
+                values = np.asarray(tensor(name), dtype="<f4", order="C")
+                if values.shape != tuple(shapes[name]):
+                    raise WeightsError(f"tensor {name} has shape {values.shape}, not {tuple(shapes[name])}")
+                file.write(values.data)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     return WeightsFile(path, cid.of_file(path), meta, dict(sorted(shapes.items())))
 
 
@@ -191,7 +195,7 @@ def read(path: Path, expected: Shapes | None = None) -> WeightsFile:
                 if not np.isfinite(file.get_tensor(name)).all():
                     raise WeightsError(f"tensor {name} has values that are not finite")
     except SafetensorError as error:
-        raise WeightsError(f"not a safetensors file: {error}") from error
+        raise WeightsError(f"not a safetensors file: {_line(str(error))}") from error
     return WeightsFile(path, cid.of_file(path), meta, dict(sorted(shapes.items())))
 
 
@@ -220,7 +224,7 @@ def _read_header(path: Path) -> bytes:
 
 def _shape(tensor: Any, name: str) -> tuple[int, ...]:
     if tensor.get_dtype() != "F32":
-        raise WeightsError(f"tensor {name} has dtype {tensor.get_dtype()}, not F32")
+        raise WeightsError(f"tensor {_short(name)} has dtype {tensor.get_dtype()}, not F32")
     return tuple(tensor.get_shape())
 
 
@@ -270,7 +274,7 @@ def _parse(texts: Mapping[str, str]) -> LocalMeta | GlobalMeta:
             plan=_cid(texts, "plan"),
             round=_int(_value(texts, "round"), "round"),
             parent=None if texts["parent"] == "null" else _cid(texts, "parent"),
-            rule=texts["rule"],
+            rule=_text(texts, "rule"),
             inputs=tuple(_input(entry) for entry in _list(texts, "inputs")),
             refused=tuple(_refusal(entry) for entry in _list(texts, "refused")),
             absent=tuple(_int(entry, "absent", 1) for entry in _list(texts, "absent")),
@@ -298,12 +302,10 @@ def _input(entry: object) -> Input:
 
 def _refusal(entry: object) -> Refusal:
     values = _entry(entry, Refusal)
-    if not isinstance(values["reason"], str):
-        _refuse("refused.reason", "is no text", "a text")
     return Refusal(
         node_id=_int(values["node_id"], "refused.node_id", 1),
         cid=_cid(values, "cid"),
-        reason=values["reason"],
+        reason=_text(values, "reason"),
     )
 
 
@@ -340,6 +342,13 @@ def _float(value: object, name: str, most: float = math.inf) -> float:
     return value
 
 
+def _text(values: Mapping[str, Any], name: str) -> str:
+    value = values[name]
+    if not isinstance(value, str) or not value.isprintable():
+        _refuse(name, f"is {_short(value)}", "a line of text")
+    return value
+
+
 def _cid(values: Mapping[str, Any], name: str) -> str:
     value = values[name]
     try:
@@ -352,6 +361,11 @@ def _cid(values: Mapping[str, Any], name: str) -> str:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _line(text: str) -> str:
+    """Return the beginning of a text that may quote the file; it gets into logs, reports and global files."""
+    return "".join(character if character.isprintable() else "?" for character in text[:200])
 
 
 def _refuse(name: str, found: str, wanted: str) -> NoReturn:

@@ -30,7 +30,8 @@ def fedavg(tensors: Iterable[npt.NDArray[np.float32]], counts: Sequence[int]) ->
     """
     total: npt.NDArray[np.float64] | None = None
     for tensor, count in zip(tensors, counts, strict=True):
-        part = np.multiply(tensor, np.float64(count), dtype=np.float64)
+        # NumPy would give a number, not an array, for a tensor without dimensions.
+        part = np.asarray(np.multiply(tensor, np.float64(count), dtype=np.float64))
         total = part if total is None else np.add(total, part, out=total)
     if total is None:
         raise ValueError("an average of no tensors")
