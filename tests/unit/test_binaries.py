@@ -85,9 +85,7 @@ while [ "$1" != -o ]; do shift; done
     return make
 
 
-def test_a_binary_named_in_the_environment_comes_first(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_binary_named_in_the_environment_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     named = write_program(tmp_path / "mine" / "geth", geth_script())
     write_program(tmp_path / "cache" / "bin" / "geth-1.13.15", geth_script())
     write_program(tmp_path / "path" / "geth", geth_script())
@@ -113,9 +111,7 @@ def test_kubo_answers_to_both_of_its_names(tmp_path: Path) -> None:
     assert find("kubo") == find("ipfs") == ipfs
 
 
-@pytest.mark.parametrize(
-    "version", ["1.14.0-stable", "1.13.15-unstable", "1.13.150-stable", "11.13.15-stable"]
-)
+@pytest.mark.parametrize("version", ["1.14.0-stable", "1.13.15-unstable", "1.13.150-stable", "11.13.15-stable"])
 def test_a_binary_of_another_version_is_passed_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str
 ) -> None:
