@@ -1,0 +1,321 @@
+"""Three real Kubo nodes in a private swarm, through the store that the roles use."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fl_node import binaries, cid
+from fl_node.chain import wait_until
+from fl_node.errors import FileMissing, FLNodeError, StoreError
+from fl_node.ipfs import IpfsNode, new_swarm_key
+from fl_node.place import ProcessPlace, free_ports
+from fl_node.process import Child
+from fl_node.store import IpfsStore, TooLarge
+
+HANG = 60.0
+"""Seconds after which something has hung; what is tested takes a small part of it."""
+NODES = ("header", "learner-1", "learner-2")
+CHUNK = cid.CHUNK_BYTES
+MEBIBYTE = 1024**2
+
+MakeFile = Callable[[int], Path]
+
+# Of a client that is older than its urllib3; see IpfsStore.
+pytestmark = pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")
+
+
+@pytest.fixture
+def make_file(tmp_path: Path) -> MakeFile:
+    """A new file of so many random bytes, that no node has seen."""
+
+    def make(size: int) -> Path:
+        path = tmp_path / f"file-{random.randbytes(4).hex()}"
+        path.write_bytes(random.randbytes(size))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def stores(place: ProcessPlace) -> dict[str, IpfsStore]:
+    return {node: IpfsStore(ipfs.api) for node, ipfs in place.ipfs.items()}
+
+
+@contextlib.contextmanager
+def away(place: ProcessPlace, name: str, how: signal.Signals = signal.SIGKILL) -> Iterator[None]:
+    """End a daemon, and start it again at the end."""
+    process = place.children[name].process
+    process.send_signal(how)
+    process.wait(HANG)
+    try:
+        yield
+    finally:
+        place.restart(name)
+
+
+def is_up(store: IpfsStore) -> bool:
+    with contextlib.suppress(StoreError):
+        return bool(store.version())
+    return False
+
+
+def fetch(store: IpfsStore, name: str, path: Path, max_bytes: int = 100 * MEBIBYTE) -> bytes:
+    """Fetch a file as a role does: again, while the swarm finds together after a restart."""
+
+    def fetched() -> bool:
+        with contextlib.suppress(StoreError):
+            store.fetch(name, path, max_bytes, 5.0)
+            return True
+        return False
+
+    assert wait_until(fetched, HANG), f"{store.address} did not get {name}"
+    return path.read_bytes()
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "size",
+    [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 174 * CHUNK, 174 * CHUNK + 1, 175 * CHUNK],
+    ids=["empty", "1", "chunk-1", "chunk", "chunk+1", "174-chunks", "174-chunks+1", "175-chunks"],
+)
+def test_kubo_names_a_file_as_this_package_does_and_gives_it_to_every_other_node(
+    stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path, size: int
+) -> None:
+    path = make_file(size)
+    added = stores["learner-1"].add(path)
+    assert added == cid.of_file(path)
+    for node in ("header", "learner-2"):
+        stores[node].fetch(added, tmp_path / node, size, HANG)
+        assert (tmp_path / node).read_bytes() == path.read_bytes()
+
+
+def test_a_file_is_added_on_each_node_and_fetched_on_each_other(
+    stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    for source in NODES:
+        path = make_file(MEBIBYTE)
+        added = stores[source].add(path)
+        for node in NODES:
+            stores[node].fetch(added, tmp_path / node, MEBIBYTE, HANG)
+            assert (tmp_path / node).read_bytes() == path.read_bytes()
+
+
+def test_a_file_that_is_added_again_has_the_same_name(stores: dict[str, IpfsStore], make_file: MakeFile) -> None:
+    path = make_file(CHUNK)
+    assert stores["header"].add(path) == stores["header"].add(path) == stores["learner-1"].add(path)
+
+
+# Bounds
+
+
+def test_no_more_is_fetched_than_is_allowed(
+    stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    size = 3 * CHUNK
+    added = stores["learner-1"].add(make_file(size))
+    target = tmp_path / "fetched"
+    with pytest.raises(TooLarge, match=f"more than the {size - 1} bytes allowed"):
+        stores["header"].fetch(added, target, size - 1, HANG)
+    assert not list(tmp_path.glob("*fetched*"))
+    stores["header"].fetch(added, target, size, HANG)
+    assert target.stat().st_size == size
+
+
+def test_what_nobody_has_is_missing_within_the_time_allowed(stores: dict[str, IpfsStore], tmp_path: Path) -> None:
+    name = cid.of_bytes(random.randbytes(32))
+    start = time.monotonic()
+    with pytest.raises(FileMissing, match=name) as caught:
+        stores["header"].fetch(name, tmp_path / "fetched", MEBIBYTE, 1.0)
+    assert 0.9 < time.monotonic() - start < HANG
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_nobody_has_yet_comes_as_soon_as_somebody_adds_it(
+    stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    path = make_file(CHUNK)
+    adding = threading.Timer(1.0, stores["learner-2"].add, [path])
+    adding.start()
+    try:
+        assert fetch(stores["header"], cid.of_file(path), tmp_path / "fetched") == path.read_bytes()
+    finally:
+        adding.join()
+
+
+# Trouble
+
+
+def test_a_daemon_that_was_killed_has_its_files_when_it_is_started_again(
+    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    path = make_file(2 * CHUNK)
+    added = stores["learner-1"].add(path)
+    with away(place, "learner-1 ipfs"), pytest.raises(FileMissing):
+        stores["header"].fetch(added, tmp_path / "fetched", MEBIBYTE, 1.0)
+    # First from the node itself, then through the swarm, by a store that had a connection to the old daemon.
+    assert fetch(stores["learner-1"], added, tmp_path / "own") == path.read_bytes()
+    assert fetch(stores["header"], added, tmp_path / "fetched") == path.read_bytes()
+
+
+def test_what_was_fetched_once_is_given_on_when_its_first_owner_is_away(
+    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    path = make_file(2 * CHUNK)
+    added = stores["learner-1"].add(path)
+    stores["header"].fetch(added, tmp_path / "header", MEBIBYTE, HANG)
+    with away(place, "learner-1 ipfs", signal.SIGTERM):
+        assert fetch(stores["learner-2"], added, tmp_path / "learner") == path.read_bytes()
+
+
+def test_a_daemon_that_is_down_is_an_error_of_one_line_that_says_where(
+    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    path = make_file(10)
+    name = cid.of_file(path)
+    store = stores["learner-2"]
+    fresh = IpfsStore(store.address)
+    calls: list[Callable[[], object]] = [
+        lambda: store.add(path),
+        lambda: fresh.add(path),
+        lambda: store.fetch(name, tmp_path / "fetched", 10, 1.0),
+        lambda: fresh.fetch(name, tmp_path / "fetched", 10, 1.0),
+        store.peers,
+        store.version,
+        store.bootstrap,
+        fresh.identity,
+    ]
+    with away(place, "learner-2 ipfs"):
+        for call in calls:
+            with pytest.raises(StoreError) as caught:
+                call()
+            assert str(caught.value) == f"IPFS at {store.address} can't be reached; is the daemon running?"
+    assert wait_until(lambda: is_up(store) and is_up(fresh), HANG)
+    assert store.add(path) == fresh.add(path) == name
+
+
+def test_a_daemon_that_ends_in_the_middle_of_a_file_leaves_no_part_of_it(
+    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    path = make_file(64 * MEBIBYTE)
+    name = stores["header"].add(path)
+    child = place.children["header ipfs"]
+    folder = tmp_path / "fetched"
+    folder.mkdir()
+
+    def end_it() -> None:
+        # It is in the middle when a part of the file is there.
+        wait_until(lambda: any(one.stat().st_size for one in folder.iterdir()), HANG, 0.0)
+        child.process.kill()
+
+    ending = threading.Thread(target=end_it)
+    ending.start()
+    try:
+        with pytest.raises(StoreError) as caught:
+            stores["header"].fetch(name, folder / "file", path.stat().st_size, HANG)
+    finally:
+        ending.join()
+        place.restart("header ipfs")
+    assert "\n" not in str(caught.value)
+    assert list(folder.iterdir()) == []
+    assert fetch(stores["header"], name, folder / "file") == path.read_bytes()
+
+
+def test_a_daemon_that_stands_still_is_not_waited_for_longer_than_allowed(
+    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    path = make_file(10)
+    process = place.children["learner-2 ipfs"].process
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreError) as caught:
+            stores["learner-2"].fetch(cid.of_file(path), tmp_path / "fetched", 10, 1.0)
+        assert "\n" not in str(caught.value)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert fetch(stores["learner-2"], stores["header"].add(path), tmp_path / "fetched") == path.read_bytes()
+
+
+# Doors
+
+
+@contextlib.contextmanager
+def stranger(
+    folder: Path, place: ProcessPlace, swarm_key: str | None, environment: dict[str, str]
+) -> Iterator[Child]:
+    """A daemon that knows where the swarm's nodes are, with another swarm key or none."""
+    node = IpfsNode(folder)
+    binary = binaries.install(binaries.KUBO)
+    init = Child("ipfs init", node.init_command(binary), folder / "init.log", node.environment)
+    try:
+        assert init.process.wait(HANG) == 0, init.tail()
+    finally:
+        init.stop()
+    node.swarm_port, node.api_port = free_ports(2)
+    command = node.command(binary, swarm_key or "", list(place.ipfs.values()))
+    if swarm_key is None:
+        (folder / "swarm.key").unlink()
+    child = Child("stranger", command, folder / "daemon.log", {"IPFS_PATH": str(folder), **environment})
+    try:
+        yield child
+    finally:
+        child.stop()
+
+
+@pytest.mark.parametrize("swarm_key", [None, new_swarm_key()], ids=["no-key", "another-key"])
+def test_a_daemon_without_the_swarm_key_gets_nothing(
+    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path, swarm_key: str | None
+) -> None:
+    path = make_file(CHUNK)
+    added = stores["header"].add(path)
+    with stranger(tmp_path / "stranger", place, swarm_key, {}) as child:
+        lines = "Daemon is ready"
+        assert wait_until(lambda: lines in child.log.read_text() or not child.running, HANG)
+        assert child.running, child.tail()
+        address = next(line.split()[-1] for line in child.log.read_text().splitlines() if "RPC API" in line)
+        store = IpfsStore(address)
+        for ipfs in place.ipfs.values():
+            with pytest.raises(FLNodeError, match=r"failed to negotiate security protocol|connect .* failure"):
+                store.connect_peer(ipfs.address)
+        with pytest.raises(FileMissing):
+            store.fetch(added, tmp_path / "fetched", CHUNK, 2.0)
+        assert store.peers() == []
+        peers = {node: {peer.rpartition("/")[2] for peer in stores[node].peers()} for node in NODES}
+        assert all(peers[node] <= {ipfs.peer_id for ipfs in place.ipfs.values()} for node in NODES)
+
+
+def test_a_daemon_refuses_to_start_without_a_swarm_key(place: ProcessPlace, tmp_path: Path) -> None:
+    environment = place.ipfs["header"].environment
+    del environment["IPFS_PATH"]
+    with stranger(tmp_path / "stranger", place, None, environment) as child:
+        assert child.process.wait(HANG) != 0
+        assert "private network" in child.log.read_text()
+
+
+def test_no_daemon_has_a_bootstrap_peer_or_a_peer_outside(place: ProcessPlace, stores: dict[str, IpfsStore]) -> None:
+    known = {ipfs.peer_id for ipfs in place.ipfs.values()}
+    for node in NODES:
+        assert stores[node].bootstrap() == []
+        own = place.ipfs[node].peer_id
+        assert stores[node].identity() == own
+        wanted = known - {own}
+        assert wait_until(lambda: {p.rpartition("/")[2] for p in stores[node].peers()} == wanted, HANG)  # noqa: B023
+
+
+def test_daemons_listen_on_loopback_alone(place: ProcessPlace) -> None:
+    for node in NODES:
+        process = psutil.Process(place.children[f"{node} ipfs"].process.pid)
+        listening = [c.laddr for c in process.net_connections("inet") if c.status in (psutil.CONN_LISTEN, "NONE")]
+        assert {place.ipfs[node].api_port, place.ipfs[node].swarm_port} == {address.port for address in listening}
+        assert {address.ip for address in listening} == {"127.0.0.1"}
