@@ -11,23 +11,23 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import requests
+import urllib3
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
-from web3 import HTTPProvider, Web3
+from web3 import Web3
 from web3 import exceptions as web3_errors
 from web3.contract.contract import ContractFunction
 from web3.middleware import ExtraDataToPOAMiddleware
-from web3.types import TxParams
 
 from fl_node import cid
 from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError
+from fl_node.rpc import NodeProvider, Request
 
 ARTIFACT = "FederatedLearning.json"
 REQUEST_TIMEOUT = 10.0
@@ -38,6 +38,8 @@ MAX_FEE = 100 * 10**9
 """Fees in wei a gas: the least that a sealer takes, and a bound far above any base fee of an idle chain."""
 RECEIPT_PATIENCE = 10.0
 """Seconds after which a transaction that is in no block is given back to the caller, who looks again."""
+_REVERTED = 3
+"""The code of the RPC's error when a contract refuses."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,23 @@ class State:
     started: bool
     round: int
     global_cid: str | None
+
+
+@dataclass(frozen=True)
+class View:
+    """What one look at the contract shows an account: the number of its next transaction, read before all else.
+
+    ``learners`` are the registered nodeIds in ascending order, ``node_id`` is the account's own, if it has one.
+    """
+
+    nonce: int
+    state: State
+    learners: tuple[int, ...]
+    node_id: int | None
+
+
+Call = tuple[str, Sequence[Any]]
+_STATE: tuple[Call, ...] = (("round", []), ("getGlobalWeight", []), ("round", []))
 
 
 @functools.cache
@@ -146,9 +165,8 @@ class Chain:
         self.rpc = rpc
         self.account = account
         self._chain_id: int | None = None
-        # A request that failed is the caller's to repeat: it waits for a node that restarts, and says so.
-        provider = HTTPProvider(rpc, request_kwargs={"timeout": REQUEST_TIMEOUT}, exception_retry_configuration=None)
-        self.web3 = Web3(provider)
+        self._provider = NodeProvider(rpc, REQUEST_TIMEOUT)
+        self.web3 = Web3(self._provider)
         # Clique keeps its signatures in a field that web3 takes for too long.
         self.web3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
 
@@ -168,12 +186,7 @@ class Chain:
 
     def block_number(self) -> int:
         """Return the height of the chain."""
-        # The shortest way there, since roles that wait ask for nothing else.
-        with self.errors():
-            answer = self.web3.provider.make_request("eth_blockNumber", [])  # type: ignore[arg-type]
-            if "result" not in answer:
-                raise ChainError(f"chain at {self.rpc}: {answer.get('error')}")
-            return int(answer["result"], 16)
+        return int(self.ask(("eth_blockNumber", []))[0], 16)
 
     def timestamp(self, block: int) -> int:
         """Return when a block was sealed, in seconds since 1970."""
@@ -202,9 +215,7 @@ class Chain:
 
     def sealing(self) -> bool:
         """Return whether the node seals blocks; a transaction that comes before that may wait for the next."""
-        with self.errors():
-            answer = self.web3.provider.make_request("eth_mining", [])  # type: ignore[arg-type]
-            return answer.get("result") is True
+        return self.ask(("eth_mining", []))[0] is True
 
     def nonce(self) -> int:
         """Return the number of the account's next transaction, not counting those that wait for a block.
@@ -212,8 +223,20 @@ class Chain:
         Read it before the state that decides what to send: then what is sent twice, by a process that was
         killed and its successor, is one transaction or the second is refused.
         """
+        return int(self.ask(("eth_getTransactionCount", [self.address, "latest"]))[0], 16)
+
+    def ask(self, *requests: Request) -> list[Any]:
+        """Make requests of the node's RPC at once and return their results.
+
+        The shortest way there, since roles ask all the time; web3 does what is rare. The node answers in the order
+        asked, so a later answer is never older than an earlier one.
+        """
         with self.errors():
-            return int(self.web3.eth.get_transaction_count(self.web3.to_checksum_address(self.address)))
+            answers = self._provider.batch(requests)
+        for answer in answers:
+            if "error" in answer:
+                _refused(self.rpc, answer["error"])
+        return [answer.get("result") for answer in answers]
 
     def deploy(self, plan_cid: str, nonce: int | None = None) -> Receipt:
         """Deploy the contract for a plan; the account that signs becomes its header."""
@@ -265,8 +288,7 @@ class Chain:
                 transaction["to"] = to
             signed = account.sign_transaction(transaction)
             try:
-                with self.errors():
-                    self.web3.eth.send_raw_transaction(signed.raw_transaction)
+                self.ask(("eth_sendRawTransaction", ["0x" + bytes(signed.raw_transaction).hex()]))
             except _Underpriced:
                 # Another transaction with this number waits: ours replaces it when it pays more.
                 tip, fee = tip * 5 // 4 + 1, fee * 5 // 4
@@ -280,44 +302,47 @@ class Chain:
         raise ChainError(f"chain at {self.rpc}: a waiting transaction of {account.address} can't be replaced")
 
     def _receipt(self, transaction: Any, patience: float = RECEIPT_PATIENCE) -> Receipt | None:
+        name = "0x" + bytes(transaction).hex()
         deadline = time.monotonic() + patience
         pause = 0.004
-        while True:
-            try:
-                with self.errors():
-                    found = self.web3.eth.get_transaction_receipt(transaction)
-                # Geth shows a receipt a moment before its block is the latest, which all else is read from.
-                if self.block_number() < found["blockNumber"]:
-                    raise _NotYet(f"block {found['blockNumber']} is not the latest")
-            except _NotYet:
-                if time.monotonic() >= deadline:
-                    return None
-                time.sleep(pause)
-                pause = min(pause * 1.3, 0.1)
-                continue
-            if not found["status"]:
-                raise ContractError(f"transaction 0x{bytes(transaction).hex()} failed in its block")
-            return Receipt(
-                "0x" + bytes(transaction).hex(),
-                found["blockNumber"],
-                found["gasUsed"],
-                found["contractAddress"],
-            )
+        while not (found := self._receipt_now(name)):
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(pause)
+            pause = min(pause * 1.3, 0.1)
+        if int(found["status"], 16) == 0:
+            raise ContractError(f"transaction {name} failed in its block")
+        contract = found["contractAddress"]
+        return Receipt(
+            name,
+            int(found["blockNumber"], 16),
+            int(found["gasUsed"], 16),
+            Web3.to_checksum_address(contract) if contract else None,
+        )
+
+    def _receipt_now(self, transaction: str) -> dict[str, Any] | None:
+        try:
+            found, height = self.ask(("eth_getTransactionReceipt", [transaction]), ("eth_blockNumber", []))
+        except _NotYet:
+            return None
+        # Geth shows a receipt a moment before its block is the latest, which all else is read from.
+        return found if found and int(found["blockNumber"], 16) <= int(height, 16) else None
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
         """Turn what goes wrong between here and the node into a :class:`ChainError` of one line."""
         try:
             yield
-        except (web3_errors.TransactionNotFound, web3_errors.TransactionIndexingInProgress) as error:
-            raise _NotYet(str(error)) from error
-        except web3_errors.ContractLogicError as error:
-            raise ContractError(_custom_error(error)) from error
         except web3_errors.Web3RPCError as error:
-            _raise_for(self.rpc, _rpc_message(error), error)
-        except (requests.ConnectionError, requests.Timeout, web3_errors.RequestTimedOut) as error:
+            details = (error.rpc_response or {}).get("error")
+            _refused(self.rpc, {**details} if isinstance(details, dict) else {"message": str(error)})
+        except (
+            urllib3.exceptions.NewConnectionError,
+            urllib3.exceptions.TimeoutError,
+            urllib3.exceptions.ProtocolError,
+        ) as error:
             raise ChainUnreachable(f"chain at {self.rpc} can't be reached; is the node running?") from error
-        except (requests.RequestException, web3_errors.Web3Exception, ValueError) as error:
+        except (urllib3.exceptions.HTTPError, web3_errors.Web3Exception, ValueError) as error:
             raise ChainError(f"chain at {self.rpc}: {error}") from error
 
 
@@ -364,9 +389,21 @@ class Contract:
 
     def state(self) -> State:
         """Return the current round and its global weights."""
-        current = int(self._read("round"))
-        global_cid = self.global_weight_at(current)
-        return State(global_cid is not None, current, global_cid)
+        return self._state(*self._read_all(*_STATE))
+
+    def look(self, account: str) -> View:
+        """Return all that a role decides by, from one request, as it concerns an account."""
+        calls: list[Call] = [("learners", []), ("nodeIdOf", [account]), *_STATE]
+        nonce, *answers = self.chain.ask(
+            ("eth_getTransactionCount", [account, "latest"]), *(self._call(*call) for call in calls)
+        )
+        learners, node_id, *state = self._results(calls, answers)
+        return View(int(nonce, 16), self._state(*state), tuple(sorted(learners)), int(node_id) or None)
+
+    def _state(self, before: int, digest: bytes, after: int) -> State:
+        # What was read on both sides of a new block does not belong together.
+        global_cid = _cid(digest) if before == after else self.global_weight_at(before)
+        return State(global_cid is not None, before, global_cid)
 
     def global_weight_at(self, round_: int) -> str | None:
         """Return the CID of the global weights that a round started from, or None."""
@@ -375,6 +412,12 @@ class Contract:
     def local_weight_at(self, round_: int, node_id: int) -> str | None:
         """Return the CID of the local weights that a learner published in a round, or None."""
         return _cid(self._read("localWeightAt", round_, node_id))
+
+    def local_weights(self, round_: int, node_ids: Sequence[int]) -> dict[int, str]:
+        """Return the CIDs that these learners published in a round, by nodeId, from one request."""
+        digests = self._read_all(*(("localWeightAt", [round_, node_id]) for node_id in node_ids))
+        found = {node_id: _cid(digest) for node_id, digest in zip(node_ids, digests, strict=True)}
+        return {node_id: name for node_id, name in found.items() if name}
 
     def learners(self) -> list[int]:
         """Return the nodeIds that are registered, in ascending order."""
@@ -434,25 +477,30 @@ class Contract:
         raise ChainError(f"contract {self.address} has an event of another kind in block {entry['blockNumber']}")
 
     def _read(self, name: str, *arguments: Any) -> Any:
-        # Roles read often while they wait, and this takes a fifth of the time of web3's contract call.
-        selector, inputs, outputs = _signatures()[name]
+        return self._read_all((name, arguments))[0]
+
+    def _read_all(self, *calls: Call) -> list[Any]:
+        return self._results(calls, self.chain.ask(*(self._call(*call) for call in calls)))
+
+    def _call(self, name: str, arguments: Sequence[Any]) -> Request:
+        selector, inputs, _ = _signatures()[name]
         data = selector + self.chain.web3.codec.encode(inputs, arguments)
-        with self.chain.errors():
-            answer = self.chain.web3.provider.make_request(
-                "eth_call",  # type: ignore[arg-type]
-                [{"to": self.address, "data": "0x" + data.hex()}, "latest"],
-            )
-        result = answer.get("result")
-        if not result or result == "0x":
-            raise ChainError(f"contract {self.address} did not answer {name}: {answer.get('error', 'no result')}")
-        return self.chain.web3.codec.decode(outputs, bytes.fromhex(result.removeprefix("0x")))[0]
+        return "eth_call", [{"to": self.address, "data": "0x" + data.hex()}, "latest"]
+
+    def _results(self, calls: Sequence[Call], answers: Sequence[str | None]) -> list[Any]:
+        results = []
+        for (name, _), answer in zip(calls, answers, strict=True):
+            if not answer or answer == "0x":
+                raise ChainError(f"contract {self.address} did not answer {name}: no result")
+            outputs = _signatures()[name][2]
+            results.append(self.chain.web3.codec.decode(outputs, bytes.fromhex(answer.removeprefix("0x")))[0])
+        return results
 
     def _transact(self, function: ContractFunction, nonce: int) -> Receipt | None:
-        caller: TxParams = {"from": Web3.to_checksum_address(self.chain.address)}
         with self.chain.errors():
-            # A call first: what the contract refuses is not sent, and its custom error is known.
-            function.call(caller)
             data = function._encode_transaction_data()
+        # A call first: what the contract refuses is not sent, and its custom error is known.
+        self.chain.ask(("eth_call", [{"from": self.chain.address, "to": self.address, "data": data}, "latest"]))
         return self.chain._send(self.address, data, CALL_GAS, nonce)
 
 
@@ -468,33 +516,30 @@ def _cid(digest: bytes) -> str | None:
     return None if digest == cid.EMPTY_DIGEST else cid.from_digest(digest)
 
 
-def _custom_error(error: web3_errors.ContractLogicError) -> str:
-    data = error.data if isinstance(error.data, str) else ""
+def _refused(rpc: str, error: dict[str, Any]) -> NoReturn:
+    """Raise what an error of the node's RPC means."""
+    message = str(error.get("message", error))
+    lowered = message.lower()
+    if error.get("code") == _REVERTED or lowered.startswith("execution reverted"):
+        raise ContractError(_custom_error(message, error.get("data")))
+    if "indexing is in progress" in lowered:
+        raise _NotYet(message)
+    if "underpriced" in lowered:
+        raise _Underpriced(message)
+    if "already known" in lowered:
+        raise _AlreadySent(message)
+    if "nonce too low" in lowered:
+        raise _NonceUsed(message)
+    raise ChainError(f"chain at {rpc}: {message}")
+
+
+def _custom_error(message: str, revert: object) -> str:
+    data = revert.removeprefix("0x") if isinstance(revert, str) else ""
     for entry in artifact()["abi"]:
         if entry["type"] == "error":
             types = [argument["type"] for argument in entry["inputs"]]
             selector = Web3.keccak(text=f"{entry['name']}({','.join(types)})")[:4].hex()
-            if data.removeprefix("0x").startswith(selector.removeprefix("0x")):
-                content = bytes.fromhex(data.removeprefix("0x"))[4:]
-                values = Web3().codec.decode(types, content)
+            if data.startswith(selector.removeprefix("0x")):
+                values = Web3().codec.decode(types, bytes.fromhex(data)[4:])
                 return f"the contract refused: {entry['name']}({', '.join(str(v) for v in values)})"
-    return f"the contract refused: {error.message or data or 'no reason given'}"
-
-
-def _rpc_message(error: web3_errors.Web3RPCError) -> str:
-    response = error.rpc_response or {}
-    details = response.get("error")
-    return str(details["message"]) if isinstance(details, dict) and "message" in details else str(error)
-
-
-def _raise_for(rpc: str, message: str, error: Exception) -> None:
-    lowered = message.lower()
-    if "indexing is in progress" in lowered:
-        raise _NotYet(message) from error
-    if "underpriced" in lowered:
-        raise _Underpriced(message) from error
-    if "already known" in lowered:
-        raise _AlreadySent(message) from error
-    if "nonce too low" in lowered:
-        raise _NonceUsed(message) from error
-    raise ChainError(f"chain at {rpc}: {message}") from error
+    return f"the contract refused: {message}"

@@ -291,23 +291,32 @@ class _Handler(BaseHTTPRequestHandler):
         if not 0 < length <= MAX_REQUEST_BYTES:
             self.send_error(413)
             return
-        body: dict[str, Any] = {"jsonrpc": "2.0", "id": None}
         try:
-            request = json.loads(self.rfile.read(length))
-            body["id"] = request.get("id")
-            with self.server.lock:
-                body["result"] = self.server.chain.request(str(request["method"]), request.get("params", []))
-        except RpcError as error:
-            body["error"] = error.body
-        except (ValueError, KeyError, AttributeError):
-            body["error"] = {"code": -32700, "message": "not a JSON-RPC request"}
-        content = json.dumps(body).encode()
+            requests = json.loads(self.rfile.read(length))
+        except ValueError:
+            requests = None
+        with self.server.lock:
+            answers = (
+                [self._answer(one) for one in requests] if isinstance(requests, list) else self._answer(requests)
+            )
+        content = json.dumps(answers).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
         self.wfile.flush()
+
+    def _answer(self, request: Any) -> dict[str, Any]:
+        body: dict[str, Any] = {"jsonrpc": "2.0", "id": None}
+        try:
+            body["id"] = request.get("id")
+            body["result"] = self.server.chain.request(str(request["method"]), request.get("params", []))
+        except RpcError as error:
+            body["error"] = error.body
+        except (ValueError, KeyError, AttributeError, TypeError):
+            body["error"] = {"code": -32700, "message": "not a JSON-RPC request"}
+        return body
 
     def log_message(self, *_: Any) -> None:
         """Log no requests."""

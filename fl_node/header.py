@@ -92,8 +92,8 @@ class Header:
     def step(self) -> Waiting | None:
         """Look at the contract and do the next thing."""
         contract, plan = self._site.contract, self._plan
-        nonce = self._site.chain.nonce()
-        state = contract.state()
+        view = contract.look(self._site.chain.address)
+        state, learners = view.state, list(view.learners)
         if state.global_cid is None:
             start(contract, self._site.store, initial_file(self._site.folder, self._plan_cid, self._trainer))
             return None
@@ -104,29 +104,23 @@ class Header:
                 self._evaluator.shutdown()
             say("finished", f"the run has ended after {plan.rounds} rounds", round=state.round)
             raise Done
-        learners = contract.learners()
         if len(learners) < plan.required_learners:
             return Waiting(f"{plan.required_learners - len(learners)} more learners to be registered")
         if self._round is None or self._round.number != state.round or self._round.parent != state.global_cid:
             self._round = _Round(state.global_cid, state.round)
             say("round", f"round {state.round} begins with {state.global_cid}", round=state.round)
         current = self._round
-        published = self._published(current.number, learners)
+        published = contract.local_weights(current.number, learners)
         self._take(current, published)
         if waiting := self._wait_for(current, published, learners):
             return waiting
         file = self._aggregate(current, published, learners)
         self._site.store.add(file.path)
         say("stored", f"round {current.number}: stored {file.cid}", round=current.number, cid=file.cid)
-        if self._published(current.number, learners) != published:
+        if contract.local_weights(current.number, learners) != published:
             return None  # somebody published in the meantime: look again and take it in
-        self._publish(file, nonce)
+        self._publish(file, view.nonce)
         return None
-
-    def _published(self, round_: int, learners: list[int]) -> dict[int, str]:
-        contract = self._site.contract
-        found = {node_id: contract.local_weight_at(round_, node_id) for node_id in learners}
-        return {node_id: name for node_id, name in found.items() if name}
 
     def _take(self, current: _Round, published: dict[int, str]) -> None:
         """Fetch and check what was published and is not taken or refused yet."""

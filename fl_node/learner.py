@@ -56,9 +56,8 @@ class Learner:
     def step(self) -> Waiting | None:
         """Look at the contract and do the next thing."""
         contract, plan = self._site.contract, self._plan
-        nonce = self._site.chain.nonce()
-        state = contract.state()
-        node_id = contract.node_id_of(self._site.chain.address)
+        view = contract.look(self._site.chain.address)
+        state, node_id = view.state, view.node_id
         if state.round >= plan.rounds:
             say("finished", f"the run has ended after {plan.rounds} rounds", round=state.round)
             raise Done
@@ -66,19 +65,14 @@ class Learner:
             return Waiting(f"the header to register {self._site.chain.address}")
         if state.global_cid is None:
             return Waiting("the header to publish the initial weights")
-        if contract.local_weight_at(state.round, node_id):
-            return Waiting(self._others(state.round))
+        published = contract.local_weights(state.round, view.learners)
+        if node_id in published:
+            return Waiting(_others(state.round, [n for n in view.learners if n not in published]))
         local = self._finished(state.round, node_id, state.global_cid)
         if local is None:
             return self._train(state.round, node_id, state.global_cid)
-        self._publish(local, nonce)
+        self._publish(local, view.nonce)
         return None
-
-    def _others(self, round_: int) -> str:
-        contract = self._site.contract
-        missing = [n for n in contract.learners() if not contract.local_weight_at(round_, n)]
-        who = f"learner {', '.join(str(n) for n in missing)}" if missing else "the header"
-        return f"round {round_} to close; {who} is not done"
 
     def _path(self, kind: str, round_: int) -> Path:
         return self._site.folder / f"{kind}-{round_}.safetensors"
@@ -175,3 +169,8 @@ class Learner:
             number = path.stem.rpartition("-")[2]
             if number.isdigit() and int(number) < round_:
                 path.unlink(missing_ok=True)
+
+
+def _others(round_: int, missing: list[int]) -> str:
+    who = f"learner {', '.join(str(n) for n in missing)}" if missing else "the header"
+    return f"round {round_} to close; {who} is not done"

@@ -1,0 +1,82 @@
+"""JSON-RPC over HTTP to one node: a kept connection, and several requests at once."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import urllib3
+from web3.providers.base import JSONBaseProvider
+from web3.types import RPCEndpoint, RPCResponse
+
+MAX_BATCH = 500
+"""Requests at once; Geth takes 1,000."""
+
+Request = tuple[str, Sequence[Any]]
+
+
+class NodeProvider(JSONBaseProvider):
+    """A web3 provider for a node of one's own.
+
+    A third of the time of web3's ``HTTPProvider``, for roles that wait ask all the time. Proxies that the environment
+    names are for the world outside and not used. A request that failed is the caller's to repeat.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        super().__init__()
+        self._url = url
+        self._timeout = timeout
+        self._pool: urllib3.HTTPConnectionPool | None = None
+        self._path = "/"
+        self._headers = {"Content-Type": "application/json"}
+        self._numbers = itertools.count()
+
+    def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
+        """Make one request; web3 calls this."""
+        return self.decode_rpc_response(self._post(self.encode_rpc_request(method, params)))
+
+    def batch(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
+        """Make requests, which the node answers in their order, and return the answers in that order.
+
+        Raises
+        ------
+        ValueError
+            What came back is no answer to them.
+        urllib3.exceptions.HTTPError
+            Nothing came back, or not in time.
+        """
+        answers: list[dict[str, Any]] = []
+        for first in range(0, len(requests), MAX_BATCH):
+            answers += self._batch(requests[first : first + MAX_BATCH])
+        return answers
+
+    def _batch(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
+        bodies = [
+            {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+            for (method, params), number in zip(requests, self._numbers, strict=False)
+        ]
+        answer = json.loads(self._post(json.dumps(bodies if len(bodies) > 1 else bodies[0]).encode()))
+        answers = answer if isinstance(answer, list) else [answer]
+        by_id = {one.get("id"): one for one in answers if isinstance(one, dict)}
+        if missing := [body for body in bodies if body["id"] not in by_id]:
+            error = next((one["error"] for one in by_id.values() if "error" in one), "no answer")
+            raise ValueError(f"{missing[0]['method']}: {error}")
+        return [by_id[body["id"]] for body in bodies]
+
+    def _post(self, body: bytes) -> bytes:
+        if self._pool is None:
+            url = urllib3.util.parse_url(self._url)
+            if url.scheme not in {"http", "https"} or not url.host:
+                raise ValueError(f"{self._url!r} is not the URL of an RPC, such as http://127.0.0.1:8545")
+            if url.auth:
+                self._headers |= urllib3.util.make_headers(basic_auth=url.auth)
+            self._path = url.request_uri
+            self._pool = urllib3.connection_from_url(self._url, timeout=self._timeout)
+        response = self._pool.urlopen(
+            "POST", self._path, body=body, headers=self._headers, retries=False, redirect=False
+        )
+        if response.status != 200:
+            raise ValueError(f"HTTP status {response.status}")
+        return response.data
