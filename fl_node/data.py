@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +117,7 @@ def _verified(folder: Path, name: str) -> bytes:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} can't be read: {error}") from error
     _verify(content, name, str(path))
     return content
@@ -178,9 +180,13 @@ def _get(url: str, report: Report) -> bytes:
 
 def _unzip(compressed: bytes, name: str) -> bytes:
     try:
-        return gzip.decompress(compressed)
-    except (OSError, EOFError) as error:
+        with gzip.open(io.BytesIO(compressed)) as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{name}.gz is not a gzip file: {error}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise DataError(f"{name} has more than {MAX_FILE_BYTES} bytes")
+    return content
 
 
 def _digits() -> DataSet:
