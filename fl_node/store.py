@@ -71,7 +71,8 @@ class FolderStore:
         """Store a file and return its CID."""
         name = cid.of_file(path)
         target = self._folder / name
-        if not target.exists():
+        # A copy may be damaged since the machine lost power; then this one replaces it.
+        if not target.is_file() or cid.of_file(target) != name:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 with _replacing(target) as file, path.open("rb") as source:
