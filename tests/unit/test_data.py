@@ -1,0 +1,257 @@
+"""Where MNIST is looked for and that its content is verified, with small made-up files in its place."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fl_node import data
+from fl_node.data import DataSet
+from fl_node.errors import DataError
+from fl_node.plan import DATA_SIZES
+
+TRAIN, TEST = 7, 3
+
+
+def idx(values: np.ndarray) -> bytes:
+    """Return an array in the IDX format of the MNIST files."""
+    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
+
+
+def made_up() -> dict[str, bytes]:
+    rng = np.random.default_rng(1)
+    content = {}
+    for name, count in (("train", TRAIN), ("t10k", TEST)):
+        content[f"{name}-images-idx3-ubyte"] = idx(rng.integers(0, 256, (count, 28, 28), np.uint8))
+        content[f"{name}-labels-idx1-ubyte"] = idx(np.arange(count, dtype=np.uint8))
+    return content
+
+
+FILES = made_up()
+FIRST = next(iter(FILES))
+
+
+@pytest.fixture(autouse=True)
+def small_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Files of a few images have the digests that MNIST's should have, and the user's cache is empty."""
+    for name in ("FL_NODE_DATA_DIR", "FL_NODE_MNIST_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FL_NODE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(data, "MNIST_SHA256", {n: hashlib.sha256(c).hexdigest() for n, c in FILES.items()})
+
+
+def write(folder: Path, *, compressed: bool = True) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in FILES.items():
+        path = folder / (f"{name}.gz" if compressed else name)
+        path.write_bytes(gzip.compress(content) if compressed else content)
+    return folder
+
+
+def assert_whole(dataset: DataSet) -> None:
+    assert dataset.name == "mnist"
+    assert dataset.train_images.shape == (TRAIN, 28, 28)
+    assert dataset.test_images.shape == (TEST, 28, 28)
+    assert dataset.train_images.dtype == np.uint8
+    assert dataset.train_images.tobytes() == FILES["train-images-idx3-ubyte"][16:]
+    assert dataset.train_labels.tolist() == list(range(TRAIN))
+    assert dataset.test_labels.dtype == np.int64
+
+
+@pytest.fixture
+def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A server on loopback, its folder, and the environment that names it."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("FL_NODE_MNIST_URL", f"http://127.0.0.1:{server.server_port}")
+        yield folder
+        server.shutdown()
+
+
+@pytest.mark.parametrize("compressed", [True, False], ids=["gzip", "plain"])
+def test_a_folder_with_the_files_is_taken_compressed_or_not(tmp_path: Path, compressed: bool) -> None:
+    folder = write(tmp_path / "mine", compressed=compressed)
+    dataset = data.load("mnist", folder)
+    assert_whole(dataset)
+    assert dataset.source == str(folder)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_files_that_somebody_compressed_anew_will_do(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine")
+    for name, content in FILES.items():
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content, 1, mtime=5))
+    assert_whole(data.load("mnist", folder))
+
+
+def test_the_environment_names_a_folder_and_an_option_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FL_NODE_DATA_DIR", str(write(tmp_path / "environment")))
+    assert data.load("mnist").source == str(tmp_path / "environment")
+    assert data.load("mnist", write(tmp_path / "option")).source == str(tmp_path / "option")
+
+
+@pytest.mark.parametrize("compressed", [True, False], ids=["gzip", "plain"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_with_another_content_is_named(tmp_path: Path, name: str, compressed: bool) -> None:
+    folder = write(tmp_path / "mine", compressed=compressed)
+    changed = FILES[name][:-1] + b"\xff"
+    path = folder / (f"{name}.gz" if compressed else name)
+    path.write_bytes(gzip.compress(changed) if compressed else changed)
+    with pytest.raises(DataError) as caught:
+        data.load("mnist", folder)
+    assert str(caught.value).startswith(f"{path} is not MNIST's {name}: ")
+    assert hashlib.sha256(changed).hexdigest()[:16] in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "mine")
+    (folder / f"{name}.gz").unlink()
+    with pytest.raises(DataError, match=rf"mine: neither {name}\.gz nor {name} is there"):
+        data.load("mnist", folder)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        data.load("mnist", tmp_path / "nowhere")
+
+
+def damaged(content: bytes) -> list[bytes]:
+    """Return what may have become of a compressed file."""
+    whole = gzip.compress(content)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    junk = whole[:10] + b"\xff" * 50
+    return [b"", b"<html>log in</html>", whole[: len(whole) // 2], whole[:-4], bytes(flipped), junk]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_damaged_file_is_named(tmp_path: Path, number: int) -> None:
+    folder = write(tmp_path / "mine")
+    (folder / f"{FIRST}.gz").write_bytes(damaged(FILES[FIRST])[number])
+    with pytest.raises(DataError, match=FIRST):
+        data.load("mnist", folder)
+
+
+def test_what_is_downloaded_is_verified_and_kept_in_the_cache(tmp_path: Path, mirror: Path) -> None:
+    write(mirror)
+    lines: list[str] = []
+    dataset = data.load("mnist", report=lines.append)
+    assert_whole(dataset)
+    cache = tmp_path / "cache" / "data" / "mnist"
+    assert dataset.source == str(cache) == str(data.cache_dir())
+    assert sorted(path.name for path in cache.iterdir()) == sorted(f"{name}.gz" for name in FILES)
+    assert [line.rpartition("/")[2] for line in lines] == [f"{name}.gz" for name in FILES]
+
+    for path in mirror.iterdir():
+        path.unlink()
+    assert_whole(data.load("mnist", report=lines.append))
+    assert len(lines) == len(FILES)
+
+
+def test_a_download_that_was_interrupted_goes_on_with_what_is_missing(tmp_path: Path, mirror: Path) -> None:
+    write(mirror)
+    data.load("mnist")
+    (data.cache_dir() / f"{FIRST}.gz").unlink()
+    lines: list[str] = []
+    assert_whole(data.load("mnist", report=lines.append))
+    assert [line.rpartition("/")[2] for line in lines] == [f"{FIRST}.gz"]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_damaged_download_is_refused_and_leaves_nothing(mirror: Path, number: int) -> None:
+    write(mirror)
+    (mirror / f"{FIRST}.gz").write_bytes(damaged(FILES[FIRST])[number])
+    with pytest.raises(DataError) as caught:
+        data.load("mnist")
+    assert "MNIST can't be downloaded" in str(caught.value)
+    assert FIRST in str(caught.value)
+    assert list(data.cache_dir().iterdir()) == []
+
+
+def test_a_changed_download_is_refused_and_leaves_nothing(mirror: Path) -> None:
+    write(mirror)
+    (mirror / f"{FIRST}.gz").write_bytes(gzip.compress(FILES[FIRST][:-1] + b"\xff"))
+    with pytest.raises(DataError, match=f"is not MNIST's {FIRST}"):
+        data.load("mnist")
+    assert list(data.cache_dir().iterdir()) == []
+
+
+@pytest.mark.parametrize("compressed", [True, False], ids=["sent", "unpacked"])
+def test_a_download_that_is_too_large_is_refused_before_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, mirror: Path, compressed: bool
+) -> None:
+    write(mirror)
+    monkeypatch.setattr(data, "MAX_FILE_BYTES", 1000)
+    content = np.random.default_rng(1).bytes(5000) if compressed else bytes(500_000)
+    (mirror / f"{FIRST}.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(DataError, match="has more than 1000 bytes"):
+        data.load("mnist")
+    assert list(data.cache_dir().iterdir()) == []
+
+
+def test_a_mirror_that_lacks_a_file_is_named_with_what_to_do(mirror: Path) -> None:
+    write(mirror)
+    (mirror / f"{FIRST}.gz").unlink()
+    with pytest.raises(DataError) as caught:
+        data.load("mnist")
+    message = str(caught.value)
+    assert "404" in message
+    for name in ("--data-dir", "FL_NODE_DATA_DIR", "FL_NODE_MNIST_URL"):
+        assert name in message
+    assert list(data.cache_dir().iterdir()) == []
+
+
+def test_a_mirror_that_is_down_is_named(monkeypatch: pytest.MonkeyPatch, free_port: Callable[[], int]) -> None:
+    url = f"http://127.0.0.1:{free_port()}/"
+    monkeypatch.setenv("FL_NODE_MNIST_URL", url)
+    with pytest.raises(DataError, match=f"{url} can't be reached"):
+        data.load("mnist")
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, mirror: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(DataError, match="name another by FL_NODE_CACHE"):
+        data.load("mnist")
+
+
+def test_the_digits_that_scikit_learn_ships_look_like_mnist() -> None:
+    digits = data.load("digits")
+    assert (len(digits.train_images), len(digits.test_images)) == DATA_SIZES["digits"]
+    for images, labels in (
+        (digits.train_images, digits.train_labels),
+        (digits.test_images, digits.test_labels),
+    ):
+        assert images.shape == (len(labels), 28, 28)
+        assert images.dtype == np.uint8
+        assert images.max() == 255
+        assert not images[:, :2].any()
+        assert not images[:, :, -2:].any()
+        assert set(labels.tolist()) == set(range(10))
+
+
+def test_the_digits_are_always_in_the_same_order() -> None:
+    digits = data.load("digits")
+    content = b"".join(a.tobytes() for a in (digits.train_images, digits.train_labels, digits.test_labels))
+    assert hashlib.sha256(content).hexdigest()[:16] == "28f31231c72eb2ff"
+
+
+def test_another_data_set_is_refused() -> None:
+    with pytest.raises(DataError, match="'cifar'; there are mnist and digits"):
+        data.load("cifar")

@@ -1,0 +1,202 @@
+"""The folder that names files by their content, and what a store's answer must be before it is believed."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl_node import cid, store
+from fl_node.errors import FileMissing, StoreError
+from fl_node.store import FolderStore, IpfsStore, TooLarge, WrongContent
+
+CONTENT = b"local weights\n" * 30_000
+NAME = cid.of_bytes(CONTENT)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@given(content=st.binary(max_size=1000))
+def test_a_file_comes_out_as_it_went_in_under_its_cid(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    base = tmp_path_factory.getbasetemp()
+    (base / "in").write_bytes(content)
+    place = FolderStore(base / "round-trip")
+    name = place.add(base / "in")
+    assert name == cid.of_bytes(content)
+    place.fetch(name, base / "out", len(content), 0.0)
+    assert (base / "out").read_bytes() == content
+
+
+def test_what_is_added_twice_is_there_once(tmp_path: Path, folder: FolderStore, source: Path) -> None:
+    assert folder.add(source) == folder.add(source) == NAME
+    assert files(tmp_path / "store") == [NAME]
+
+
+def test_a_file_that_is_missing_is_missing_at_once_or_after_the_time_allowed(
+    tmp_path: Path, folder: FolderStore
+) -> None:
+    for timeout in (0.0, 0.2):
+        start = time.monotonic()
+        with pytest.raises(FileMissing, match=NAME):
+            folder.fetch(NAME, tmp_path / "out", 1000, timeout)
+        assert timeout <= time.monotonic() - start < timeout + 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_comes_while_it_is_waited_for_is_fetched(
+    tmp_path: Path, folder: FolderStore, source: Path
+) -> None:
+    threading.Timer(0.1, folder.add, [source]).start()
+    folder.fetch(NAME, tmp_path / "out", len(CONTENT), 10.0)
+    assert (tmp_path / "out").read_bytes() == CONTENT
+
+
+def test_a_file_that_is_too_large_is_refused_and_leaves_what_was_there(
+    tmp_path: Path, folder: FolderStore, source: Path
+) -> None:
+    folder.add(source)
+    (tmp_path / "out").write_text("before")
+    before = files(tmp_path)
+    with pytest.raises(TooLarge, match=f"{NAME} has more than the {len(CONTENT) - 1} bytes allowed"):
+        folder.fetch(NAME, tmp_path / "out", len(CONTENT) - 1, 1.0)
+    assert (tmp_path / "out").read_text() == "before"
+    assert files(tmp_path) == before
+
+
+def test_no_more_is_read_of_a_file_than_is_allowed(tmp_path: Path) -> None:
+    read: list[int] = []
+
+    def endless():  # type: ignore[no-untyped-def]
+        while True:
+            read.append(1)
+            yield bytes(1000)
+
+    with pytest.raises(TooLarge):
+        store._receive(NAME, tmp_path / "out", 10_000, endless())
+    assert len(read) == 11
+
+
+def test_a_file_that_comes_too_slowly_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileMissing, match="came too slowly"):
+        store._receive(NAME, tmp_path / "out", 10**6, iter([b"a"]), deadline=time.monotonic() - 1)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda c: c[:-1], lambda c: c + b"\0", lambda c: b"L" + c[1:], lambda c: b""],
+    ids=["shorter", "longer", "changed", "empty"],
+)
+def test_a_file_that_is_not_what_its_cid_says_is_refused(
+    tmp_path: Path, folder: FolderStore, source: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    folder.add(source)
+    (tmp_path / "store" / NAME).write_bytes(damage(CONTENT))
+    before = files(tmp_path)
+    with pytest.raises(WrongContent, match=f"for {NAME} is Qm"):
+        folder.fetch(NAME, tmp_path / "out", 10**6, 1.0)
+    assert files(tmp_path) == before
+
+
+def test_a_damaged_copy_is_replaced_when_its_file_is_added_again(
+    tmp_path: Path, folder: FolderStore, source: Path
+) -> None:
+    folder.add(source)
+    (tmp_path / "store" / NAME).write_bytes(b"")
+    folder.add(source)
+    folder.fetch(NAME, tmp_path / "out", 10**6, 0.0)
+
+
+def test_a_file_is_in_the_store_whole_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: FolderStore, source: Path
+) -> None:
+    def half(original, target, *_):  # type: ignore[no-untyped-def]
+        target.write(original.read(100))
+        target.flush()
+        assert not (tmp_path / "store" / NAME).exists()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", half)
+    with pytest.raises(StoreError, match="No space left on device"):
+        folder.add(source)
+    assert files(tmp_path / "store") == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"store folder .*file/store"):
+        FolderStore(tmp_path / "file" / "store").add(source)
+
+
+def test_a_folder_in_the_place_of_a_file_is_no_file(tmp_path: Path, folder: FolderStore) -> None:
+    (tmp_path / "store" / NAME).mkdir(parents=True)
+    with pytest.raises(FileMissing):
+        folder.fetch(NAME, tmp_path / "out", 1000, 0.0)
+
+
+def test_readers_and_writers_side_by_side_see_whole_files(tmp_path: Path, folder: FolderStore, source: Path) -> None:
+    failures: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(5):
+                folder.add(source)
+                folder.fetch(NAME, tmp_path / f"out-{number}-{turn}", len(CONTENT), 5.0)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert files(tmp_path / "store") == [NAME]
+
+
+@pytest.mark.parametrize(
+    "address", ["/ip4/127.0.0.1/tcp/5001", "/ip6/::1/tcp/5001", "/dns/node/tcp/5001", "/dns4/node/tcp/5001"]
+)
+def test_a_multiaddress_is_an_ipfs_daemon(address: str) -> None:
+    connected = store.connect(address)
+    assert isinstance(connected, IpfsStore)
+    assert connected.address == address
+
+
+@pytest.mark.parametrize("address", ["files", "./files", "/srv/files", os.devnull])
+def test_any_other_address_is_a_folder(address: str) -> None:
+    connected = store.connect(address)
+    assert isinstance(connected, FolderStore)
+    assert connected.address == str(Path(address))
+
+
+def test_a_daemon_that_is_down_is_named(tmp_path: Path, source: Path, free_port: Callable[[], int]) -> None:
+    address = f"/ip4/127.0.0.1/tcp/{free_port()}"
+    daemon = store.connect(address)
+    for attempt in (lambda: daemon.add(source), lambda: daemon.fetch(NAME, tmp_path / "out", 1000, 1.0)):
+        with pytest.raises(StoreError, match=f"IPFS at {address} can't be reached") as caught:
+            attempt()
+        assert not isinstance(caught.value, FileMissing)
+    assert not (tmp_path / "out").exists()
