@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from fl_node import weights
+from fl_node import cid, weights
 from fl_node.aggregate import global_file
 from fl_node.deploy import initial_file, start
 from fl_node.errors import ConfigError, FLNodeError, StoreError, StoreUnreachable, WeightsError
@@ -24,6 +25,8 @@ MakeTrainer = Callable[[Plan], Trainer]
 
 FETCH_TRY = 2.0
 """Seconds for one try to fetch a file; in between, the header looks after the other learners."""
+FETCHES = 4
+"""Files fetched at a time: one waits for the swarm while another is written."""
 
 
 def run(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) -> None:
@@ -83,9 +86,11 @@ class Header:
         self._round: _Round | None = None
         self._evaluated: int | None = None
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
+        self._fetchers = ThreadPoolExecutor(FETCHES)
 
     def close(self) -> None:
         """End what goes on in the background."""
+        self._fetchers.shutdown(cancel_futures=True)
         if self._evaluator:
             self._evaluator.shutdown(cancel_futures=True)
 
@@ -124,16 +129,20 @@ class Header:
 
     def _take(self, current: _Round, published: dict[int, str]) -> None:
         """Fetch and check what was published and is not taken or refused yet."""
-        for key in sorted(published.items()):
-            if key in current.taken:
-                continue
-            node_id, name = key
-            # By learner too: two may publish one hash, and only one of them rightly.
-            path = self._site.folder / f"learner-{node_id}-{name}.safetensors"
-            allowed = current.missing_since.get(key, time.monotonic()) + self._plan.fetch_timeout
+
+        def allowed(key: tuple[int, str]) -> float:
+            return current.missing_since.get(key, time.monotonic()) + self._plan.fetch_timeout
+
+        def fetch(key: tuple[int, str]) -> None:
+            timeout = max(min(FETCH_TRY, allowed(key) - time.monotonic()), 0.1)
+            self._site.store.fetch(key[1], self._local_path(*key), weights.size_of(self._shapes), timeout)
+
+        new = [key for key in sorted(published.items()) if key not in current.taken]
+        fetches = [self._fetchers.submit(fetch, key) for key in new]
+        for (node_id, name), fetched in zip(new, fetches, strict=True):
+            key, path = (node_id, name), self._local_path(node_id, name)
             try:
-                timeout = max(min(FETCH_TRY, allowed - time.monotonic()), 0.1)
-                self._site.store.fetch(name, path, weights.size_of(self._shapes), timeout)
+                fetched.result()
                 file = weights.read(path, self._shapes)
                 weights.check_local(
                     file,
@@ -159,7 +168,7 @@ class Header:
                         learner=node_id,
                         cid=name,
                     )
-                if time.monotonic() >= allowed:
+                if time.monotonic() >= allowed(key):
                     self._refuse(current, node_id, name, "missing")
             else:
                 current.taken[key] = file
@@ -173,6 +182,10 @@ class Header:
                     accuracy=meta.accuracy,
                     loss=meta.loss,
                 )
+
+    def _local_path(self, node_id: int, name: str) -> Path:
+        # By learner too: two may publish one hash, and only one of them rightly.
+        return self._site.folder / f"learner-{node_id}-{name}.safetensors"
 
     def _refuse(self, current: _Round, node_id: int, name: str, reason: str) -> None:
         current.taken[node_id, name] = Refusal(node_id, name, reason)
@@ -259,7 +272,9 @@ class Header:
         if self._evaluator is None:
             return
         path = self._site.folder / f"global-{round_}.safetensors"
-        self._site.store.fetch(name, path, weights.size_of(self._shapes), self._plan.fetch_timeout)
+        # The file that this header has just made is still there; one that another made is fetched.
+        if not path.exists() or cid.of_file(path) != name:
+            self._site.store.fetch(name, path, weights.size_of(self._shapes), self._plan.fetch_timeout)
         tensors = weights.read(path, self._shapes).tensors()
 
         def work() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,7 @@ class Learner:
         self._plan = plan
         self._plan_cid = site.contract.plan()
         self._trainer = trainer
+        self._shard = functools.cache(functools.partial(partition.shard, plan))
 
     def step(self) -> Waiting | None:
         """Look at the contract and do the next thing."""
@@ -105,7 +107,7 @@ class Learner:
             weights.check_global(file, plan=self._plan_cid, round_=round_)
         except WeightsError as error:
             return Waiting(f"good global weights; those of round {round_} ({parent}) are refused: {error}")
-        samples = partition.shard(plan, node_id)
+        samples = self._shard(node_id)
         say(
             "training",
             f"round {round_}: training {plan.training.epochs} epochs on {len(samples)} images",
