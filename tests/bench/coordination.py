@@ -1,0 +1,86 @@
+"""What a round costs beyond training, on real Geth and IPFS nodes."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from fl_node.process import Child
+from tests.bench.nodes import HEADER, Nodes, learner, nodes, wait_for
+from tests.bench.results import Part, Row, console, say, seconds
+from tests.bench.role import Span
+from tests.bench.stub import megabytes, parameters
+
+WARM_UP = 3
+# Where spans of several threads overlap, the first of these has the time: fetches go on in the background.
+KINDS = (
+    "store add",
+    "transaction",
+    "reading the chain",
+    "aggregation",
+    "checking and writing files",
+    "stub training",
+    "store fetch",
+    "waiting",
+)
+ROUND_PATIENCE = 30.0
+
+
+def measure(*, quick: bool, profiles: Path | None = None) -> Part:
+    """Measure rounds with 2 learners and a small model, 2 and a large one, 16 and a small one."""
+    part = Part("Coordination: seconds a round")
+    small, large = (5, 2) if quick else (30, 10)
+    with nodes(2) as some:
+        for model, rounds, target in (("small", small, 0.25), ("large", large, 1.5)):
+            part.rows.append(_rounds(some, model, rounds, target, profiles))
+    with nodes(16) as many:
+        part.rows.append(_rounds(many, "small", 3 if quick else 20, 1.5, profiles))
+    return part
+
+
+def _rounds(some: Nodes, model: str, rounds: int, target: float, profiles: Path | None) -> Row:
+    title = f"{parameters(model):,} parameters ({megabytes(model):.1f} MB), {some.learners} learners"
+    say(f"{title}: {rounds} rounds after {WARM_UP}")
+    contract = some.deploy(model, WARM_UP + rounds)
+    children: list[Child] = [some.role(name, contract, model, profiles) for name in some.names]
+    wait_for(children, 60 + ROUND_PATIENCE * (WARM_UP + rounds))
+    header = some.spans(HEADER)
+    learners = [some.spans(learner(node_id)) for node_id in range(1, some.learners + 1)]
+    # A round lasts from the moment its global weights stand on chain until the next ones do.
+    closed = [end for kind, _, end in header if kind == "transaction"]
+    windows = list(itertools.pairwise(closed))[WARM_UP - 1 :]
+    splits = {HEADER: split(header, windows)}
+    each = [split(spans, windows) for spans in learners]
+    splits["learner"] = {kind: statistics.fmean(one[kind] for one in each) for kind in each[0]}
+    _show(title, splits)
+    return seconds(title, [end - start for start, end in windows], target, split=splits)
+
+
+def split(spans: Sequence[Span], windows: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Return the mean seconds of each kind in the windows; ``else`` is what no span covers."""
+    total = dict.fromkeys((*KINDS, "else"), 0.0)
+    for left, right in windows:
+        inside = [
+            (kind, max(start, left), min(end, right)) for kind, start, end in spans if start < right and end > left
+        ]
+        edges = sorted({left, right, *(edge for _, start, end in inside for edge in (start, end))})
+        for start, end in itertools.pairwise(edges):
+            active = {kind for kind, first, last in inside if first <= start and end <= last}
+            total[next((kind for kind in KINDS if kind in active), "else")] += end - start
+    return {kind: value / len(windows) for kind, value in total.items()}
+
+
+def _show(title: str, splits: dict[str, dict[str, float]]) -> None:
+    table = Table(title=f"A round's mean split: {title}", title_justify="left")
+    table.add_column("ms a round")
+    for role in splits:
+        table.add_column(role if role == HEADER else "learner (mean)", justify="right")
+    for kind in splits[HEADER]:
+        table.add_row(kind, *(f"{1000 * values[kind]:.1f}" for values in splits.values()))
+    table.add_section()
+    table.add_row("round", *(f"{1000 * sum(values.values()):.1f}" for values in splits.values()))
+    console.print(table)

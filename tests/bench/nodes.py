@@ -1,0 +1,124 @@
+"""Real Geth and IPFS nodes on loopback, and roles that run on them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from fl_node.chain import Chain, Contract, create_key, load_key
+from fl_node.deploy import deploy
+from fl_node.errors import ProcessError
+from fl_node.place import Endpoint, ProcessPlace
+from fl_node.process import Child, stop_all
+from fl_node.store import connect
+from tests.bench.results import say
+from tests.bench.role import Span
+from tests.bench.stub import StubTrainer, plan
+
+HEADER = "header"
+CHECK_EVERY = 0.2
+
+
+def learner(node_id: int) -> str:
+    """Return the name of a learner's node."""
+    return f"learner-{node_id}"
+
+
+class Nodes:
+    """A header's node and some learners' nodes, each with a Geth and an IPFS of its own."""
+
+    def __init__(self, folder: Path, learners: int) -> None:
+        self.folder = folder
+        self.learners = learners
+        self.names = [HEADER, *(learner(node_id) for node_id in range(1, learners + 1))]
+        self.accounts = {name: create_key(self.key(name)) for name in self.names}
+        self.place = ProcessPlace(folder / "nodes", self.accounts, say)
+        self.endpoints: Mapping[str, Endpoint] = {}
+        self._runs = 0
+
+    def key(self, name: str) -> Path:
+        """Return the key file of a node's role."""
+        return self.folder / "keys" / f"{name}.key"
+
+    def chain(self, name: str) -> Chain:
+        """Return a node's chain, with the account of its role."""
+        return Chain(self.endpoints[name].rpc, load_key(self.key(name)))
+
+    def deploy(self, model: str, rounds: int) -> Contract:
+        """Start a run: plan, contract, learners and initial weights."""
+        ids = {node_id: self.accounts[learner(node_id)] for node_id in range(1, self.learners + 1)}
+        store = connect(self.endpoints[HEADER].store)
+        self._runs += 1
+        folder = self._work(HEADER)
+        settings = plan(model, rounds, self.learners)
+        return deploy(self.chain(HEADER), store, folder, settings, ids, StubTrainer(model))
+
+    def role(self, name: str, contract: Contract, model: str, profiles: Path | None = None) -> Child:
+        """Start the role of a node in a process of its own."""
+        python = [sys.executable]
+        if profiles is not None:
+            profiles.mkdir(parents=True, exist_ok=True)
+            python += ["-m", "cProfile", "-o", str(profiles / f"{model}-{self.learners}-{name}.prof")]
+        command = [
+            *python,
+            *("-m", "tests.bench.role", HEADER if name == HEADER else "learner"),
+            *("--model", model),
+            *("--rpc", self.endpoints[name].rpc),
+            *("--store", self.endpoints[name].store),
+            *("--contract", contract.address),
+            *("--key", str(self.key(name))),
+            *("--folder", str(self._work(name))),
+            *("--spans", str(self._work(name) / "spans.json")),
+        ]
+        return Child(name, command, self.folder / "logs" / f"{name}.log")
+
+    def spans(self, name: str) -> list[Span]:
+        """Return the spans that the role of a node left in the latest run."""
+        path = self._work(name) / "spans.json"
+        return [(kind, start, end) for kind, start, end in json.loads(path.read_text())]
+
+    def _work(self, name: str) -> Path:
+        folder = self.folder / "work" / str(self._runs) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+@contextmanager
+def nodes(learners: int) -> Iterator[Nodes]:
+    """Bring nodes up, and down at the end."""
+    with tempfile.TemporaryDirectory(prefix="fl-node-bench-") as name:
+        made = Nodes(Path(name), learners)
+        try:
+            made.endpoints = made.place.start()
+            yield made
+        finally:
+            made.place.stop()
+
+
+def wait_for(children: list[Child], patience: float) -> None:
+    """Wait until all processes have ended well.
+
+    Raises
+    ------
+    ProcessError
+        One failed, or it takes longer than ``patience`` seconds; all are stopped then.
+    """
+    deadline = time.monotonic() + patience
+    try:
+        while any(child.running for child in children):
+            for child in children:
+                if not child.running and child.process.returncode != 0:
+                    raise ProcessError(f"{child.name} ended with {child.process.returncode}:{child.tail()}")
+            if time.monotonic() > deadline:
+                raise ProcessError(f"the run takes longer than {patience:g} s:{children[0].tail()}")
+            time.sleep(CHECK_EVERY)
+    finally:
+        stop_all(children)
+    for child in children:
+        if child.process.returncode != 0:
+            raise ProcessError(f"{child.name} ended with {child.process.returncode}:{child.tail()}")

@@ -1,0 +1,112 @@
+"""One role in a process of its own, as ``fl-node header`` and ``fl-node learner`` are, with a stub for its model.
+
+The functions that a round spends its time in are wrapped here, in this process alone: each call becomes a span of
+kind, start and end (seconds of the machine's monotonic clock), written as JSON when the role ends.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+import fl_node.header
+import fl_node.learner
+import fl_node.role
+from fl_node import logs, weights
+from fl_node.chain import Chain, load_key
+from fl_node.role import Site
+from fl_node.store import connect
+from tests.bench.stub import StubTrainer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Span = tuple[str, float, float]
+
+
+class Clock:
+    """Spans of the calls of this process; of calls within calls, in one thread, the outermost counts."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self._thread = threading.local()
+
+    def timed(self, kind: str, function: Callable[P, R]) -> Callable[P, R]:
+        """Return a function that does the same and leaves a span."""
+
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            if getattr(self._thread, "inside", False):
+                return function(*args, **kwargs)
+            self._thread.inside = True
+            start = time.monotonic()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.spans.append((kind, start, time.monotonic()))
+                self._thread.inside = False
+
+        return wrapper
+
+    def watch(self, owner: Any, name: str, kind: str) -> None:
+        """Time a function of a module or an object from now on."""
+        setattr(owner, name, self.timed(kind, getattr(owner, name)))
+
+
+def main(
+    role: str,
+    model: Annotated[str, typer.Option()],
+    rpc: Annotated[str, typer.Option()],
+    store: Annotated[str, typer.Option()],
+    contract: Annotated[str, typer.Option()],
+    key: Annotated[Path, typer.Option()],
+    folder: Annotated[Path, typer.Option()],
+    spans: Annotated[Path, typer.Option()],
+) -> None:
+    """Run a role until the run has ended or a signal ends it."""
+    signal.signal(signal.SIGTERM, _stop)
+    logs.configure(folder.name)
+    clock = Clock()
+    chain = Chain(rpc, load_key(key))
+    site = Site(chain, chain.contract(contract), connect(store), folder)
+    trainer = StubTrainer(model)
+    for owner, name, kind in (
+        (site.store, "add", "store add"),
+        (site.store, "fetch", "store fetch"),
+        (site.contract, "set_local_weight", "transaction"),
+        (site.contract, "set_global_weight", "transaction"),
+        (site.contract, "look", "reading the chain"),
+        (site.contract, "local_weights", "reading the chain"),
+        (chain, "block_number", "reading the chain"),
+        (fl_node.header, "global_file", "aggregation"),
+        (fl_node.role, "_wait", "waiting"),
+        (weights, "read", "checking and writing files"),
+        (weights, "write", "checking and writing files"),
+        (trainer, "train", "stub training"),
+    ):
+        clock.watch(owner, name, kind)
+    try:
+        if role == "header":
+            fl_node.header.run(site, lambda _plan: trainer)
+        else:
+            fl_node.learner.run(site, lambda _plan: trainer)
+    finally:
+        spans.write_text(json.dumps(clock.spans))
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    typer.run(main)
