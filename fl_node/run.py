@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import platform
 from collections.abc import Callable, Iterator
@@ -63,6 +64,7 @@ def load(folder: Path) -> Run:
     try:
         content = json.loads(path.read_text())
         nodes = {name: Node(**node) for name, node in content.pop("nodes").items()}
+        nodes[HEADER]  # whoever reads a run asks this node
         return Run(nodes=nodes, **content)
     except OSError as error:
         raise ConfigError(f"run {folder}: {path.name}: {error.strerror}; is it the folder of a run?") from error
@@ -72,16 +74,17 @@ def load(folder: Path) -> Run:
 
 def new_folder(runs: Path, name: str) -> Path:
     """Make and return the folder ``NAME`` below ``runs``, or ``NAME-2``, ``NAME-3``, … if there is one."""
-    number = 1
-    while True:
-        folder = runs / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise ConfigError(f"run folder {folder}: {error.strerror}") from error
+    folder = runs
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = runs / (name if number == 1 else f"{name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(parents=True)
+                break
+    except OSError as error:
+        raise ConfigError(f"run folder {folder}: {error.strerror}") from error
+    return folder
 
 
 @contextlib.contextmanager
