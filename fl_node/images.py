@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fl_node.data import SIDE, Images
 from fl_node.errors import DataError
@@ -39,8 +39,8 @@ def read(path: Path, *, invert: bool | None = None) -> Images:
     """
     try:
         with Image.open(path) as image:
-            grey = image.convert("L")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            grey = _grey(image)
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
         raise DataError(f"image {path}: not a picture that can be read: {error}") from error
     pixels = np.asarray(grey)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
@@ -48,16 +48,34 @@ def read(path: Path, *, invert: bool | None = None) -> Images:
         pixels = 255 - pixels
     if pixels.max() == pixels.min():
         raise DataError(f"image {path} shows nothing: all of its pixels are alike")
-    return pixels if pixels.shape == (SIDE, SIDE) else _fit(pixels)
+    fitted = pixels if pixels.shape == (SIDE, SIDE) else _fit(pixels)
+    if fitted is None:
+        raise DataError(f"image {path} shows nothing: specks that are too small for a digit")
+    return fitted
 
 
-def _fit(pixels: Any) -> Images:
+def _grey(image: Image.Image) -> Image.Image:
+    """Return a picture in grey; a transparent one on white paper, or on black if nothing can be seen on that."""
+    if not image.has_transparency_data:
+        return image.convert("L")
+    for paper in ("white", "black"):
+        sheet = Image.new("RGBA", image.size, paper)
+        sheet.alpha_composite(image.convert("RGBA"))
+        low, high = sheet.convert("L").getextrema()
+        if low != high:
+            break
+    return sheet.convert("L")
+
+
+def _fit(pixels: Any) -> Images | None:
     ink = pixels > (int(pixels.max()) + int(pixels.min())) // 2
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     digit = Image.fromarray(pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
     scale = DIGIT_SIDE / max(digit.size)
     digit = digit.resize((max(round(digit.width * scale), 1), max(round(digit.height * scale), 1)))
     small = np.asarray(digit, dtype=np.float64)
+    if not small.any():
+        return None
     y, x = (float((small.sum(axis=1 - a) * np.arange(small.shape[a])).sum() / small.sum()) for a in (0, 1))
     top = int(np.clip(round(SIDE / 2 - y), 0, SIDE - small.shape[0]))
     left = int(np.clip(round(SIDE / 2 - x), 0, SIDE - small.shape[1]))
