@@ -1,0 +1,98 @@
+"""The folder of a run and its ``run.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl_node import __version__, run
+from fl_node.errors import ConfigError
+from fl_node.run import Node, Run
+
+RUN = Run(
+    name="demo",
+    place="embedded",
+    plan="QmUjkPFQrqeRLakWf7C9Gdf4dFgU2MFK5UMtF9vm37K2cs",
+    contract="0x" + "ab" * 20,
+    chain_id=20240191,
+    genesis="0x" + "cd" * 32,
+    nodes={
+        "header": Node("0x" + "01" * 20, "http://127.0.0.1:1", "files"),
+        "learner-1": Node("0x" + "02" * 20, "http://127.0.0.1:2", "/ip4/127.0.0.1/tcp/5001"),
+    },
+    versions={"python": "3.11.7"},
+)
+
+
+def test_a_run_comes_back_from_its_folder_or_its_file(tmp_path: Path) -> None:
+    RUN.save(tmp_path)
+    assert run.load(tmp_path) == run.load(tmp_path / "run.json") == RUN
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_folder_that_is_no_runs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run\.json: No such file or directory; is it the folder of a run"):
+        run.load(tmp_path)
+    with pytest.raises(ConfigError, match=r"nowhere: No such file"):
+        run.load(tmp_path / "nowhere")
+
+
+def changed(**changes: Any) -> str:
+    content = dataclasses.asdict(RUN) | changes
+    return json.dumps({name: value for name, value in content.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        changed(nodes=None),
+        changed(nodes=[]),
+        changed(nodes={}),
+        changed(nodes={"header": "http://127.0.0.1:1"}),
+        changed(nodes={"header": {"rpc": "http://127.0.0.1:1"}}),
+        changed(nodes={"learner-1": {"account": "0x1", "rpc": "http://127.0.0.1:1", "store": "files"}}),
+        changed(contract=None),
+        changed(another="key"),
+        "\ud800",
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_bytes(content.encode(errors="surrogatepass"))
+    with pytest.raises(ConfigError, match=r"run\.json is damaged"):
+        run.load(tmp_path)
+
+
+def test_each_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    runs = tmp_path / "deep" / "runs"
+    assert [run.new_folder(runs, "demo").name for _ in range(3)] == ["demo", "demo-2", "demo-3"]
+    assert run.new_folder(runs, "paper").name == "paper"
+    assert all(folder.is_dir() for folder in runs.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"run folder .*file: File exists"):
+        run.new_folder(tmp_path / "file", "demo")
+
+
+@pytest.mark.timeout(20)
+def test_a_link_to_nowhere_in_the_place_of_the_runs_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to(tmp_path / "unmounted" / "disk")
+    with pytest.raises(ConfigError, match="run folder"):
+        run.new_folder(tmp_path / "runs", "demo")
+
+
+def test_the_versions_that_a_result_depends_on_are_named() -> None:
+    versions = run.versions()
+    assert versions["fl-node"] == __version__
+    assert {"python", "machine", "keras", "numpy", "web3", "safetensors"} <= set(versions)
+    assert "tensorflow" in versions or "tensorflow-cpu" in versions
