@@ -1,0 +1,92 @@
+"""What the header's work on local files takes of memory, for few learners and for many.
+
+Run as a program, it is that work, in a process of its own: check all files, average them, print the peak in bytes.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from fl_node import cid, weights
+from fl_node.aggregate import global_file
+from fl_node.errors import ProcessError
+from fl_node.weights import LocalMeta
+from tests.bench.results import Part, Row, say
+from tests.bench.stub import MODELS, StubTrainer, megabytes, plan
+
+MODEL = "large"
+FEW, MANY = 2, 50
+PATIENCE = 900.0
+PLAN = cid.of_bytes(b"plan")
+PARENT = cid.of_bytes(b"parent")
+
+
+def measure(*, quick: bool) -> Part:
+    """Compare the peak for 50 learners with that for 2."""
+    many = 10 if quick else MANY
+    part = Part(f"Memory: the header's peak, files of {megabytes(MODEL):.1f} MB")
+    with tempfile.TemporaryDirectory(prefix="fl-node-bench-") as name:
+        folder = Path(name)
+        say(f"writing {many} files of {megabytes(MODEL):.1f} MB")
+        _write(folder, many)
+        few_peak, many_peak = (_peak_for(folder, count) for count in (FEW, many))
+    part.rows += [
+        Row(f"{FEW} learners", few_peak / 1e6, "MB"),
+        Row(f"{many} learners", many_peak / 1e6, "MB"),
+        Row("the difference; two models at most", (many_peak - few_peak) / 1e6, "MB", 2 * megabytes(MODEL)),
+    ]
+    return part
+
+
+def _write(folder: Path, learners: int) -> None:
+    initial = StubTrainer(MODEL).initial()
+    for node_id in range(1, learners + 1):
+        meta = LocalMeta(PLAN, node_id, 0, PARENT, 1200, 0.5, 1.0)
+        weights.write(
+            folder / f"{node_id}.safetensors", meta, {k: t + np.float32(node_id) for k, t in initial.items()}
+        )
+
+
+def _peak_for(folder: Path, learners: int) -> int:
+    say(f"checking and averaging {learners} files")
+    command = [sys.executable, "-m", "tests.bench.memory", str(folder), str(learners)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        raise ProcessError(f"averaging {learners} files takes more than {PATIENCE:g} s") from error
+    if done.returncode:
+        raise ProcessError(f"averaging {learners} files: {done.stderr}")
+    return int(done.stdout)
+
+
+def work(folder: Path, learners: int) -> int:
+    """Do the header's work on the files and return the peak of this process in bytes."""
+    inputs = []
+    for node_id in range(1, learners + 1):
+        file = weights.read(folder / f"{node_id}.safetensors", MODELS[MODEL])
+        weights.check_local(file, plan=PLAN, node_id=node_id, round_=0, parent=PARENT)
+        inputs.append(file)
+    global_file(folder / "global.safetensors", plan(MODEL, 1, learners), PLAN, round_=1, parent=PARENT, inputs=inputs)
+    return _peak()
+
+
+def _peak() -> int:
+    # getrusage counts what the parent had before this program was loaded; VmHWM begins with the program (Linux).
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    print(work(Path(sys.argv[1]), int(sys.argv[2])))
