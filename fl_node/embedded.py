@@ -28,9 +28,10 @@ from eth.chains.base import MiningChain
 from eth.consensus import ConsensusApplier, NoProofConsensus
 from eth.constants import ZERO_ADDRESS, ZERO_HASH32
 from eth.db.atomic import AtomicDB
-from eth.exceptions import InsufficientFunds, Revert, VMError
+from eth.exceptions import InsufficientFunds, PyEVMError, Revert, VMError
 from eth.vm.forks.london import LondonVM
 from eth.vm.spoof import SpoofTransaction
+from eth_keys.exceptions import BadSignature
 from eth_utils import ValidationError, decode_hex, encode_hex, keccak, to_checksum_address
 from eth_utils.exceptions import ValidationError as EthValidationError
 
@@ -114,7 +115,7 @@ class EmbeddedChain:
             raise RpcError(-32601, f"the method {method} does not exist")
         try:
             return self._methods[method](*params)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, ValidationError, PyEVMError) as error:
             raise RpcError(-32602, f"invalid arguments of {method}: {error}") from error
 
     @property
@@ -136,17 +137,21 @@ class EmbeddedChain:
                 raise SystemExit(f"{blocks}, line {number}: not the next block of this chain: {error}") from error
             self._index(imported)
         # A process that was killed while it wrote may have left a part of a line; nobody was told of that block.
-        blocks.write_text("".join(whole))
+        if (size := sum(map(len, whole))) < blocks.stat().st_size:
+            os.truncate(blocks, size)
 
     def _send(self, raw: str) -> str:
         try:
             transaction = self._chain.get_vm().get_transaction_builder().decode(decode_hex(raw))
-        except (rlp.RLPException, EthValidationError) as error:
+            sender = transaction.sender
+        except (rlp.RLPException, EthValidationError, BadSignature) as error:
             raise RpcError(-32602, f"not a transaction: {error}") from error
         name = encode_hex(transaction.hash)
         if name in self._receipts:
             raise RpcError(-32000, "already known")
-        nonce = self._state("latest").get_nonce(transaction.sender)
+        if transaction.chain_id != CHAIN_ID:
+            raise RpcError(-32000, f"invalid chain id for signer: have {transaction.chain_id} want {CHAIN_ID}")
+        nonce = self._state("latest").get_nonce(sender)
         if transaction.nonce < nonce:
             raise RpcError(-32000, f"nonce too low: next nonce {nonce}, tx nonce {transaction.nonce}")
         if transaction.nonce > nonce:
@@ -287,7 +292,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        length = int(self.headers.get("Content-Length", "0"))
+        text = self.headers.get("Content-Length", "")
+        length = int(text) if text.isdecimal() else 0
         if not 0 < length <= MAX_REQUEST_BYTES:
             self.send_error(413)
             return
