@@ -1,11 +1,25 @@
-"""What several test files need: ports that nobody listens on."""
+"""What several test files need: an embedded chain that is served, and ports that nobody listens on."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 
 import pytest
+from accounts import FUNDED
+
+from fl_node.embedded import EmbeddedChain, _Server
+
+
+@pytest.fixture(scope="session")
+def rpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a chain on which the accounts of ``FUNDED`` own ether; tests deploy contracts of their own."""
+    chain = EmbeddedChain(tmp_path_factory.mktemp("chain") / "blocks", [one.address for one in FUNDED])
+    with _Server(0, chain) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture

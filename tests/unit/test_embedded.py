@@ -1,0 +1,403 @@
+"""The chain in one Python process: its blocks outlive it, and no request brings it down."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from accounts import ALICE, BOB, FUNDED, POOR
+from eth_account.signers.local import LocalAccount
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fl_node import embedded
+from fl_node.chain import Chain
+from fl_node.embedded import BALANCE, CHAIN_ID, EmbeddedChain, RpcError
+
+ACCOUNTS = [one.address for one in FUNDED]
+REVERT = "0x60006000fd"
+"""Initialisation code that reverts."""
+
+
+class Clock:
+    """What the chain takes for the time of day."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(embedded, "time", SimpleNamespace(time=clock.time))
+    return clock
+
+
+@pytest.fixture
+def blocks(tmp_path: Path) -> Path:
+    return tmp_path / "chain" / "blocks"
+
+
+@pytest.fixture
+def chain(blocks: Path) -> EmbeddedChain:
+    return EmbeddedChain(blocks, ACCOUNTS)
+
+
+def sign(nonce: int, *, sender: LocalAccount = ALICE, **changes: Any) -> str:
+    """Return a signed transaction of 1 wei to Bob, or what the changes say."""
+    transaction = {
+        "type": 2,
+        "chainId": CHAIN_ID,
+        "nonce": nonce,
+        "gas": 100_000,
+        "maxPriorityFeePerGas": 1,
+        "maxFeePerGas": 10**11,
+        "value": 1,
+        "data": "0x",
+        "to": BOB.address,
+    }
+    content = {name: value for name, value in (transaction | changes).items() if value is not None}
+    return "0x" + bytes(sender.sign_transaction(content).raw_transaction).hex()
+
+
+def head(chain: EmbeddedChain) -> Any:
+    return chain.request("eth_getBlockByNumber", ["latest", False])
+
+
+def error(chain: EmbeddedChain, method: str, *params: Any) -> dict[str, Any]:
+    with pytest.raises(RpcError) as caught:
+        chain.request(method, params)
+    return caught.value.body
+
+
+def test_each_transaction_gets_a_block_at_once(chain: EmbeddedChain) -> None:
+    names = [chain.request("eth_sendRawTransaction", [sign(nonce)]) for nonce in range(3)]
+    assert chain.request("eth_blockNumber", []) == "0x3"
+    for number, name in enumerate(names, 1):
+        receipt = chain.request("eth_getTransactionReceipt", [name])
+        assert (receipt["blockNumber"], receipt["status"], receipt["gasUsed"]) == (hex(number), "0x1", hex(21_000))
+        block = chain.request("eth_getBlockByNumber", [hex(number), False])
+        assert block["transactions"] == [name]
+        assert block["parentHash"] == chain.request("eth_getBlockByNumber", [hex(number - 1), False])["hash"]
+    assert chain.request("eth_getTransactionCount", [ALICE.address, "latest"]) == "0x3"
+    assert chain.request("eth_getBalance", [BOB.address]) == hex(BALANCE + 3)
+
+
+def test_the_genesis_depends_on_the_accounts_alone(tmp_path: Path, clock: Clock) -> None:
+    def genesis(name: str, accounts: list[str]) -> str:
+        return str(EmbeddedChain(tmp_path / name, accounts).request("eth_getBlockByNumber", ["earliest"])["hash"])
+
+    first = genesis("one", ACCOUNTS)
+    clock.now += 1000
+    assert genesis("two", ACCOUNTS) == first
+    assert genesis("three", ACCOUNTS[:-1]) != first
+
+
+@pytest.mark.parametrize("gap", [0, 1, 7, 3600])
+def test_a_chain_that_is_killed_goes_on_with_the_same_blocks(
+    blocks: Path, chain: EmbeddedChain, clock: Clock, gap: int
+) -> None:
+    names = []
+    for nonce in range(4):
+        names.append(chain.request("eth_sendRawTransaction", [sign(nonce)]))
+        clock.now += gap
+    names.append(chain.request("eth_sendRawTransaction", [sign(4, to=None, data=REVERT)]))
+    # A killed process closes nothing.
+    again = EmbeddedChain(blocks, ACCOUNTS)
+    assert head(again) == head(chain)
+    for name in names:
+        receipt = chain.request("eth_getTransactionReceipt", [name])
+        assert again.request("eth_getTransactionReceipt", [name]) == receipt
+    assert [receipt["status"] for receipt in (again.request("eth_getTransactionReceipt", [n]) for n in names)] == [
+        *["0x1"] * 4,
+        "0x0",
+    ]
+    again.request("eth_sendRawTransaction", [sign(5)])
+    assert head(EmbeddedChain(blocks, ACCOUNTS))["number"] == "0x6"
+
+
+def test_time_on_the_chain_never_goes_back(blocks: Path, chain: EmbeddedChain, clock: Clock) -> None:
+    times = []
+    for nonce, step in enumerate([0, 0, -500, 0, 100]):
+        clock.now += step
+        chain.request("eth_sendRawTransaction", [sign(nonce)])
+        times.append(int(head(chain)["timestamp"], 16))
+    assert times == sorted(set(times))
+    assert head(EmbeddedChain(blocks, ACCOUNTS)) == head(chain)
+
+
+@pytest.mark.parametrize("kept", [1, 40, -1])
+def test_a_block_that_was_being_written_when_the_chain_was_killed_is_forgotten(
+    blocks: Path, chain: EmbeddedChain, kept: int
+) -> None:
+    chain.request("eth_sendRawTransaction", [sign(0)])
+    before, whole = head(chain), blocks.read_text()
+    chain.request("eth_sendRawTransaction", [sign(1)])
+    last = blocks.read_text().removeprefix(whole)
+    blocks.write_text(whole + last[:kept])
+    again = EmbeddedChain(blocks, ACCOUNTS)
+    assert head(again) == before
+    again.request("eth_sendRawTransaction", [sign(1, value=5)])
+    assert head(EmbeddedChain(blocks, ACCOUNTS)) == head(again)
+
+
+def test_whole_blocks_are_not_written_again_at_a_start(blocks: Path, chain: EmbeddedChain) -> None:
+    # A chain that is killed while it starts would lose them.
+    chain.request("eth_sendRawTransaction", [sign(0)])
+    before = blocks.stat()
+    EmbeddedChain(blocks, ACCOUNTS)
+    after = blocks.stat()
+    assert (before.st_ino, before.st_mtime_ns, before.st_size) == (after.st_ino, after.st_mtime_ns, after.st_size)
+
+
+@pytest.mark.parametrize("accounts", [ACCOUNTS[:-1], [*ACCOUNTS, POOR.address]], ids=["fewer", "more"])
+def test_blocks_of_other_accounts_are_refused_and_kept(
+    blocks: Path, chain: EmbeddedChain, accounts: list[str]
+) -> None:
+    chain.request("eth_sendRawTransaction", [sign(0)])
+    content = blocks.read_bytes()
+    with pytest.raises(SystemExit, match="line 1: not the next block of this chain"):
+        EmbeddedChain(blocks, accounts)
+    assert blocks.read_bytes() == content
+
+
+@pytest.mark.parametrize("line", ["junk", "0xzz", "0x", "0xc0", "", "0x" + "00" * 50])
+def test_a_damaged_line_is_named(blocks: Path, chain: EmbeddedChain, line: str) -> None:
+    chain.request("eth_sendRawTransaction", [sign(0)])
+    content = blocks.read_text() + line + "\n"
+    blocks.write_text(content)
+    with pytest.raises(SystemExit, match="line 2: not the next block of this chain"):
+        EmbeddedChain(blocks, ACCOUNTS)
+    assert blocks.read_text() == content
+
+
+def test_a_block_that_is_missing_in_between_is_noticed(blocks: Path, chain: EmbeddedChain) -> None:
+    for nonce in range(3):
+        chain.request("eth_sendRawTransaction", [sign(nonce)])
+    lines = blocks.read_text().splitlines(keepends=True)
+    blocks.write_text(lines[0] + lines[2])
+    with pytest.raises(SystemExit, match="line 2: not the next block"):
+        EmbeddedChain(blocks, ACCOUNTS)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (sign(0, sender=POOR), "cannot afford"),
+        (sign(1), "nonce too high: next nonce 0, tx nonce 1"),
+        (sign(0, value=BALANCE), "not have enough balance"),
+        (sign(0, gas=20_000), "gas"),
+        (sign(0, gas=embedded.GAS_LIMIT + 1), "gas"),
+        (sign(0, maxFeePerGas=1), "fee"),
+        (sign(0, chainId=1), "invalid chain id for signer: have 1 want 20240191"),
+    ],
+    ids=["poor", "nonce too high", "too much", "too little gas", "too much gas", "too low a fee", "another chain"],
+)
+def test_a_transaction_that_can_be_in_no_block_is_refused_and_changes_nothing(
+    blocks: Path, chain: EmbeddedChain, raw: str, message: str
+) -> None:
+    before = head(chain)
+    assert message in error(chain, "eth_sendRawTransaction", raw)["message"]
+    assert head(chain) == before
+    chain.request("eth_sendRawTransaction", [sign(0)])
+    assert head(EmbeddedChain(blocks, ACCOUNTS)) == head(chain)
+
+
+def test_a_transaction_that_was_sent_before_is_known_and_one_with_its_number_refused(chain: EmbeddedChain) -> None:
+    chain.request("eth_sendRawTransaction", [sign(0)])
+    assert error(chain, "eth_sendRawTransaction", sign(0)) == {"code": -32000, "message": "already known"}
+    assert error(chain, "eth_sendRawTransaction", sign(0, value=2)) == {
+        "code": -32000,
+        "message": "nonce too low: next nonce 1, tx nonce 0",
+    }
+    assert chain.request("eth_blockNumber", []) == "0x1"
+
+
+def test_a_call_that_reverts_says_with_what(chain: EmbeddedChain) -> None:
+    # Code that reverts with its first word of calldata: CALLDATALOAD(0), MSTORE(0), REVERT(0, 32).
+    code = "6000356000526020" + "6000fd"
+    size = len(code) // 2
+    deploy = f"0x60{size:02x}600c60003960{size:02x}6000f3" + code
+    name = chain.request("eth_sendRawTransaction", [sign(0, to=None, data=deploy, value=0)])
+    address = chain.request("eth_getTransactionReceipt", [name])["contractAddress"]
+    assert chain.request("eth_getCode", [address, "latest"]) == "0x" + code
+    word = "0x" + "ab" * 32
+    answer = error(chain, "eth_call", {"to": address, "data": word}, "latest")
+    assert answer == {"code": 3, "message": "execution reverted", "data": word}
+
+
+def test_an_unknown_method_is_refused(chain: EmbeddedChain) -> None:
+    assert error(chain, "eth_coinbase") == {"code": -32601, "message": "the method eth_coinbase does not exist"}
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("eth_sendRawTransaction", ["0x"]),
+        ("eth_sendRawTransaction", ["0x00"]),
+        ("eth_sendRawTransaction", ["0x02c0"]),
+        ("eth_sendRawTransaction", ["0x03" + "00" * 10]),
+        ("eth_sendRawTransaction", ["0xzz"]),
+        ("eth_sendRawTransaction", [None]),
+        ("eth_sendRawTransaction", []),
+        ("eth_getBalance", ["0x12"]),
+        ("eth_getBalance", ["0x" + "00" * 20, "0x99"]),
+        ("eth_getCode", ["0x12", "latest"]),
+        ("eth_getTransactionCount", [{}]),
+        ("eth_getTransactionReceipt", [[]]),
+        ("eth_getBlockByNumber", ["first"]),
+        ("eth_getLogs", [5]),
+        ("eth_getLogs", [{"fromBlock": "now"}]),
+        ("eth_call", [{}]),
+        ("eth_call", [{"to": "0x12"}]),
+        ("eth_call", [{"to": "0x" + "00" * 20, "from": "0x12"}]),
+        ("eth_call", [{"to": "0x" + "00" * 20, "data": "0x1"}]),
+        ("eth_call", [{"to": "0x" + "00" * 20, "gas": "0x1"}]),
+        ("eth_call", [{"to": "0x" + "00" * 20, "value": "0x1"}]),
+        ("eth_call", [{"to": "0x" + "00" * 20}, "0x99"]),
+        ("eth_chainId", {"a": 1}),
+        ("eth_chainId", 5),
+    ],
+)
+def test_wrong_arguments_are_an_answer_with_an_error(chain: EmbeddedChain, method: str, params: Any) -> None:
+    with pytest.raises(RpcError) as caught:
+        chain.request(method, params)
+    assert caught.value.body["code"] < 0
+    assert caught.value.body["message"]
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["0x" + "00" * 20, "0x12", "latest"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["to", "from", "data", "gas"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_whatever_is_asked_the_answer_is_a_result_or_an_error(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    chain = _shared(tmp_path_factory)
+    method = data.draw(st.sampled_from(sorted(chain._methods)))
+    try:
+        json.dumps(chain.request(method, data.draw(st.lists(JSON, max_size=3) | JSON)))
+    except RpcError as answer:
+        assert answer.body["message"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_transaction_with_changed_bytes_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    chain = _shared(tmp_path_factory)
+    raw = bytearray.fromhex(sign(0)[2:])
+    position = data.draw(st.integers(0, len(raw) - 1))
+    raw[position] = data.draw(st.integers(0, 255).filter(lambda value: value != raw[position]))
+    error(chain, "eth_sendRawTransaction", "0x" + raw.hex())
+
+
+_chains: list[EmbeddedChain] = []
+
+
+def _shared(factory: pytest.TempPathFactory) -> EmbeddedChain:
+    if not _chains:
+        _chains.append(EmbeddedChain(factory.mktemp("shared") / "blocks", ACCOUNTS))
+    return _chains[0]
+
+
+def post(rpc: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(rpc.removeprefix("http://"), timeout=10)
+    try:
+        connection.request("POST", "/", body, headers or {})
+        response = connection.getresponse()
+        content = response.read()
+        return response.status, json.loads(content) if response.status == 200 else content
+    finally:
+        connection.close()
+
+
+GOOD = {"jsonrpc": "2.0", "id": 7, "method": "eth_chainId", "params": []}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{",
+        b"\xff\xfe",
+        b"5",
+        b"null",
+        b'"eth_chainId"',
+        b"{}",
+        b'{"id": 1}',
+        b'{"method": 5}',
+        b'{"method": "eth_call"}',
+    ]
+    + [json.dumps(GOOD | {"params": params}).encode() for params in (None, 5, {"a": 1}, "x")],
+)
+def test_a_request_that_is_junk_is_answered_with_an_error(rpc: str, body: bytes) -> None:
+    status, answer = post(rpc, body)
+    assert status == 200
+    assert answer["error"]["code"] < 0
+    assert post(rpc, json.dumps(GOOD).encode())[1]["result"] == hex(CHAIN_ID)
+
+
+def test_a_batch_is_answered_one_by_one_in_order(rpc: str) -> None:
+    requests = [GOOD, {"id": 8, "method": "unknown"}, 5, GOOD | {"id": 9, "method": "net_version"}]
+    _, answers = post(rpc, json.dumps(requests).encode())
+    assert [answer["id"] for answer in answers] == [7, 8, None, 9]
+    assert [sorted(set(answer) & {"result", "error"}) for answer in answers] == [
+        ["result"],
+        ["error"],
+        ["error"],
+        ["result"],
+    ]
+
+
+@pytest.mark.parametrize("length", ["0", "-1", "many", str(embedded.MAX_REQUEST_BYTES + 1)])
+def test_a_request_of_a_wrong_length_is_refused_and_the_chain_goes_on(rpc: str, length: str) -> None:
+    status, _ = post(rpc, b"", {"Content-Length": length})
+    assert status in {400, 413}
+    assert post(rpc, json.dumps(GOOD).encode())[0] == 200
+
+
+@pytest.fixture
+def process(blocks: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "fl_node.embedded", "--blocks", str(blocks), "--accounts", ",".join(ACCOUNTS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        yield child
+        child.kill()
+
+
+def test_as_a_process_it_prints_its_url_on_loopback_and_keeps_what_it_acknowledged_when_killed(
+    process: subprocess.Popen[str], blocks: Path
+) -> None:
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    assert url.startswith("http://127.0.0.1:")
+    chain = Chain(url, ALICE)
+    chain.web3.eth.send_raw_transaction(sign(0))
+    chain.web3.eth.send_raw_transaction(sign(1))
+    latest = chain.web3.eth.get_block("latest")["hash"]
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    assert head(EmbeddedChain(blocks, ACCOUNTS))["hash"] == "0x" + bytes(latest).hex()
