@@ -235,7 +235,7 @@ def _compare(shapes: Shapes, expected: Shapes) -> None:
         raise WeightsError(f"tensor {_short(extra[0])} is not of this model")
     for name, shape in expected.items():
         if shapes[name] != tuple(shape):
-            raise WeightsError(f"tensor {name} has shape {shapes[name]}, not {tuple(shape)}")
+            raise WeightsError(f"tensor {name} has shape {_short(shapes[name])}, not {tuple(shape)}")
 
 
 def _texts(meta: LocalMeta | GlobalMeta) -> dict[str, str]:
