@@ -89,7 +89,11 @@ class FolderStore:
             if time.monotonic() >= deadline:
                 raise FileMissing(f"{file_cid} is not in the store folder {self._folder}")
             time.sleep(min(0.05, timeout))
-        with source.open("rb") as file:
+        try:
+            file = source.open("rb")
+        except OSError as error:  # this one file's trouble, unlike that of the folder it is written to
+            raise StoreError(f"store folder {self._folder}: {file_cid}: {error.strerror or error}") from error
+        with file:
             _receive(file_cid, path, max_bytes, iter(lambda: file.read(BLOCK_BYTES), b""))
 
 
