@@ -27,6 +27,10 @@ FETCH_TRY = 2.0
 """Seconds for one try to fetch a file; in between, the header looks after the other learners."""
 FETCHES = 4
 """Files fetched at a time: one waits for the swarm while another is written."""
+LOOKS = 3
+"""How often in a round the average is made again because somebody published in the meantime."""
+MISSING = "missing"
+"""The reason of a refusal that ends when the file comes back, as long as the round is open."""
 
 
 def run(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) -> None:
@@ -72,6 +76,12 @@ class _Round:
     start: float = field(default_factory=time.monotonic)
     taken: dict[tuple[int, str], WeightsFile | Refusal] = field(default_factory=dict)
     missing_since: dict[tuple[int, str], float] = field(default_factory=dict)
+    looks: int = 0
+
+    def is_missing(self, key: tuple[int, str]) -> bool:
+        """Return whether a file was refused because nobody had it."""
+        taken = self.taken.get(key)
+        return isinstance(taken, Refusal) and taken.reason == MISSING
 
 
 class Header:
@@ -118,26 +128,35 @@ class Header:
         published = contract.local_weights(current.number, learners)
         self._take(current, published)
         if waiting := self._wait_for(current, published, learners):
-            return waiting
+            # What was missing may have come back; its learner has done its part and has no other file to publish.
+            return None if self._take(current, published, missing=True) else waiting
         file = self._aggregate(current, published, learners)
         self._site.store.add(file.path)
         say("stored", f"round {current.number}: stored {file.cid}", round=current.number, cid=file.cid)
-        if contract.local_weights(current.number, learners) != published:
-            return None  # somebody published in the meantime: look again and take it in
+        if current.looks < LOOKS and contract.local_weights(current.number, learners) != published:
+            # Take it in; but one that publishes again and again must not keep a round open.
+            current.looks += 1
+            return None
         self._publish(file, view.nonce)
         return None
 
-    def _take(self, current: _Round, published: dict[int, str]) -> None:
-        """Fetch and check what was published and is not taken or refused yet."""
+    def _take(self, current: _Round, published: dict[int, str], *, missing: bool = False) -> bool:
+        """Fetch and check what was published and is not taken or refused yet, or once more what was missing.
+
+        Returns whether there is anything new.
+        """
+        known = dict(current.taken)
 
         def allowed(key: tuple[int, str]) -> float:
             return current.missing_since.get(key, time.monotonic()) + self._plan.fetch_timeout
 
         def fetch(key: tuple[int, str]) -> None:
-            timeout = max(min(FETCH_TRY, allowed(key) - time.monotonic()), 0.1)
+            left = self._plan.fetch_timeout if missing else allowed(key) - time.monotonic()
+            timeout = max(min(FETCH_TRY, left), 0.1)
             self._site.store.fetch(key[1], self._local_path(*key), weights.size_of(self._shapes), timeout)
 
-        new = [key for key in sorted(published.items()) if key not in current.taken]
+        keys = sorted(published.items())
+        new = [key for key in keys if (current.is_missing(key) if missing else key not in current.taken)]
         fetches = [self._fetchers.submit(fetch, key) for key in new]
         for (node_id, name), fetched in zip(new, fetches, strict=True):
             key, path = (node_id, name), self._local_path(node_id, name)
@@ -168,8 +187,8 @@ class Header:
                         learner=node_id,
                         cid=name,
                     )
-                if time.monotonic() >= allowed(key):
-                    self._refuse(current, node_id, name, "missing")
+                if not missing and time.monotonic() >= allowed(key):
+                    self._refuse(current, node_id, name, MISSING)
             else:
                 current.taken[key] = file
                 meta = file.local_meta
@@ -182,6 +201,7 @@ class Header:
                     accuracy=meta.accuracy,
                     loss=meta.loss,
                 )
+        return current.taken != known
 
     def _local_path(self, node_id: int, name: str) -> Path:
         # By learner too: two may publish one hash, and only one of them rightly.
@@ -224,7 +244,7 @@ class Header:
     def _aggregate(self, current: _Round, published: dict[int, str], learners: list[int]) -> WeightsFile:
         start = time.monotonic()
         # What was published and could not be had until now is refused for that, whoever's fault it is.
-        taken = [current.taken.get(key, Refusal(*key, "missing")) for key in sorted(published.items())]
+        taken = [current.taken.get(key, Refusal(*key, MISSING)) for key in sorted(published.items())]
         inputs = [file for file in taken if isinstance(file, WeightsFile)]
         refused = [refusal for refusal in taken if isinstance(refusal, Refusal)]
         spoken_for = {file.local_meta.node_id for file in inputs} | {r.node_id for r in refused}
