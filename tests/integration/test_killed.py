@@ -1,0 +1,490 @@
+"""Killed anywhere, it goes on: header and learners at each step, Geth and IPFS under them.
+
+A stub stands in for the model, so that every step of a loop can be tried; chain, store and roles are real. The
+roles are forked from the tests' process, which has imported already what takes long. At the end are a few kills of
+real processes with TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import pytest
+
+from fl_node import header, learner
+from fl_node import store as stores
+from fl_node.audit import audit
+from fl_node.chain import Chain, Contract, load_key, wait_until
+from fl_node.deploy import register
+from fl_node.errors import ChainError
+from fl_node.model import OnEpoch, Score
+from fl_node.place import EmbeddedPlace, Endpoint, ProcessPlace
+from fl_node.plan import DataPlan, Plan, TrainingPlan
+from fl_node.role import Site
+from fl_node.seeds import derive, permutation
+from fl_node.weights import Shapes, Tensors
+
+HANG = 60.0
+"""Seconds after which something has hung; what is tested takes a small part of it."""
+RUN_HANG = 150.0
+"""The same for a whole run with many kills."""
+AWAY = 1.0
+"""Seconds in which a node under a role is away."""
+
+PLAN = Plan(
+    name="stub",
+    rounds=3,
+    learners=2,
+    data=DataPlan(name="digits", train=40, test=10),
+    training=TrainingPlan(epochs=2),
+)
+
+STEPS = {
+    "header": ["round", "took", "aggregated", "stored", "published", "evaluated", "finished"],
+    "learner": ["training", "epoch", "trained", "evaluated", "written", "stored", "published", "finished"],
+}
+"""All that the roles say of what they do, in the order in which they do it."""
+
+# Of a client that is older than its urllib3; see IpfsStore.
+pytestmark = pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")
+
+
+class Stub:
+    """A model of a few numbers, with training that depends on all that a real one depends on."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def initial(self) -> Tensors:
+        return {"bias": np.zeros(3, np.float32), "kernel": _noise(derive(self._plan.seed, "initial"), 40)}
+
+    def shapes(self) -> Shapes:
+        return {"bias": (3,), "kernel": (40,)}
+
+    def train(self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch) -> Tensors:
+        step = np.float32(samples.sum() % 101 / 101)
+        for epoch in range(self._plan.training.epochs):
+            weights = {
+                name: values * np.float32(0.9) + step * _noise(derive(seed, name, epoch), len(values))
+                for name, values in weights.items()
+            }
+            on_epoch(epoch + 1, 0.5)
+        return weights
+
+    def evaluate(self, weights: Tensors) -> Score:
+        return Score(float(abs(weights["kernel"][0]) % 1), 1.0, self._plan.data.test)
+
+
+def _noise(seed: int, count: int) -> npt.NDArray[np.float32]:
+    return (permutation(count, seed) / np.float32(count)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Trap:
+    """Where a process gets a signal: at what it says (of a round), at a call, or after so many lines of this package.
+
+    The calls are ``_send`` before a transaction is sent, ``_receipt`` after that, and ``replace``, by which a file
+    that was written appears in its place.
+    """
+
+    what: str
+    round: int | None = None
+    count: int = 1
+    signal: signal.Signals = signal.SIGKILL
+
+    def set(self) -> None:
+        """Set it in this process."""
+        if self.what == "line":
+            self._trace()
+        elif self.what == "replace":
+            self._before(Path, "replace")
+        elif self.what.startswith("_"):
+            self._before(Chain, self.what)
+        else:
+            logging.getLogger("fl_node").addHandler(_AtEvent(self))
+
+    def spring(self) -> None:
+        os.kill(os.getpid(), self.signal)
+
+    def _before(self, owner: Any, name: str) -> None:
+        calls = iter(range(1, self.count))
+        original = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if next(calls, None) is None:
+                self.spring()
+            return original(*args, **kwargs)
+
+        setattr(owner, name, call)
+
+    def _trace(self) -> None:
+        lines = iter(range(1, self.count))
+
+        def line(_frame: FrameType, event: str, _arg: Any) -> Any:
+            if event == "line" and next(lines, None) is None:
+                self.spring()
+            return line
+
+        sys.settrace(lambda frame, _event, _arg: line if "fl_node" in frame.f_code.co_filename else None)
+
+
+class _AtEvent(logging.Handler):
+    def __init__(self, trap: Trap) -> None:
+        super().__init__()
+        self._trap = trap
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = getattr(record, "fields", {})
+        if getattr(record, "event", "") == self._trap.what and self._trap.round in (None, fields.get("round")):
+            # Only once: one that is stopped here may come here again.
+            logging.getLogger("fl_node").removeHandler(self)
+            self._trap.spring()
+
+
+class _ToFile(logging.FileHandler):
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps({"event": getattr(record, "event", ""), "message": record.getMessage()})
+
+
+@dataclass
+class Meanwhile:
+    """What the tests do while a role is in its trap, and a while after it goes on."""
+
+    then: Callable[[], None]
+    later: Callable[[], None] = lambda: None
+
+
+@dataclass
+class Run:
+    """One run of the stub's plan, with each role a process."""
+
+    ends: Mapping[str, Endpoint]
+    keys: Mapping[str, Path]
+    folder: Path
+    plan: Plan = PLAN
+    address: str = ""
+    _children: dict[str, ForkProcess] = field(default_factory=dict)
+    _later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+
+    def deploy(self) -> None:
+        """Do what comes before the roles; the initial weights are left to the header."""
+        chain = Chain(self.ends["header"].rpc, load_key(self.keys["header"]))
+        plan_file = self.folder / "plan.json"
+        plan_file.write_bytes(self.plan.to_bytes())
+        plan_cid = stores.connect(self.ends["header"].store).add(plan_file)
+        self.address = str(chain.deploy(plan_cid).contract)
+        for node_id in range(1, self.plan.learners + 1):
+            register(self.contract(), node_id, str(load_key(self.keys[f"learner-{node_id}"]).address))
+        for node in self.keys:
+            assert wait_until(functools.partial(self._has_contract, node), HANG)
+
+    def _has_contract(self, node: str) -> bool:
+        # Another node has it a moment later.
+        with contextlib.suppress(ChainError):
+            return bool(self.contract(node))
+        return False
+
+    def contract(self, node: str = "header") -> Contract:
+        return Chain(self.ends[node].rpc, load_key(self.keys[node])).contract(self.address)
+
+    def store(self) -> stores.Store:
+        return stores.connect(self.ends["header"].store)
+
+    def go(
+        self, traps: Mapping[str, Sequence[Trap]] | None = None, meanwhile: Mapping[Trap, Meanwhile] | None = None
+    ) -> None:
+        """Run the roles to the end.
+
+        A role that its trap killed is started again, with its next trap; one that its trap stopped goes on. Before
+        that, what is to be done meanwhile is done.
+        """
+        waiting = {node: deque((traps or {}).get(node, ())) for node in self.keys}
+        end = time.monotonic() + RUN_HANG
+        try:
+            for node in self.keys:
+                self._start(node, waiting[node])
+            while self._children:
+                assert time.monotonic() < end, f"hangs with {waiting}: {self._tails()}"
+                multiprocessing.connection.wait([child.sentinel for child in self._children.values()], 0.02)
+                for node, child in list(self._children.items()):
+                    self._look(node, child, waiting[node], meanwhile or {})
+                self._do_what_is_due()
+        finally:
+            for child in self._children.values():
+                child.kill()
+                child.join()
+            self._do_what_is_due(everything=True)
+
+    def _look(self, node: str, child: ForkProcess, traps: deque[Trap], meanwhile: Mapping[Trap, Meanwhile]) -> None:
+        code = child.exitcode
+        killed = code == -signal.SIGKILL
+        if code is not None:
+            del self._children[node]
+        if traps and (killed or (code is None and traps[0].signal == signal.SIGSTOP and _is_stopped(child))):
+            trap = traps.popleft()
+            if trap in meanwhile:
+                meanwhile[trap].then()
+                self._later.append((time.monotonic() + AWAY, meanwhile[trap].later))
+            if killed:
+                self._start(node, traps)
+            else:
+                os.kill(int(child.pid or 0), signal.SIGCONT)
+        elif code is not None:
+            assert code == 0, f"{node} ended with {code}: {self._tails()}"
+            left = [trap for trap in traps if trap.what != "line"]
+            assert not left, f"{node} ended and did not come to {left}: {self._tails()}"
+
+    def _do_what_is_due(self, *, everything: bool = False) -> None:
+        # Here and not in a thread: a child of the places ends with the thread that started it.
+        for due, later in list(self._later):
+            if everything or time.monotonic() >= due:
+                self._later.remove((due, later))
+                later()
+
+    def _start(self, node: str, traps: Sequence[Trap]) -> None:
+        child = multiprocessing.get_context("fork").Process(target=self._play, args=(node, next(iter(traps), None)))
+        child.daemon = True
+        child.start()
+        self._children[node] = child
+
+    def _play(self, node: str, trap: Trap | None) -> None:
+        """Be a role."""
+        logger = logging.getLogger("fl_node")
+        logger.handlers[:] = [_ToFile(self.folder / f"{node}.log")]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        work = self.folder / node
+        work.mkdir(exist_ok=True)
+        site = Site(
+            Chain(self.ends[node].rpc, load_key(self.keys[node])),
+            self.contract(node),
+            stores.connect(self.ends[node].store),
+            work,
+            patience=HANG,
+        )
+        if trap:
+            trap.set()
+        if node == "header":
+            header.run(site, Stub)
+        else:
+            learner.run(site, Stub)
+        sys.settrace(None)
+
+    def said(self, node: str) -> Counter[str]:
+        """How often a role said what, over all its processes."""
+        lines = (self.folder / f"{node}.log").read_text().splitlines()
+        return Counter(json.loads(line)["event"] for line in lines)
+
+    def _tails(self) -> str:
+        logs = sorted(self.folder.glob("*.log"))
+        return "".join(f"\n{log.name}:\n" + "\n".join(log.read_text().splitlines()[-8:]) for log in logs)
+
+
+def _is_stopped(child: ForkProcess) -> bool:
+    try:
+        return bool(psutil.Process(child.pid).status() == psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def check(run: Run, final: str) -> None:
+    """Check that a run has ended as the undisturbed one did, with no round lost or doubled."""
+    contract, plan = run.contract(), run.plan
+    log = contract.log()
+    published = [entry for entry in log if entry.name == "GlobalWeightSet"]
+    assert [entry.round for entry in published] == list(range(plan.rounds + 1))
+    local = Counter((entry.round, entry.node_id) for entry in log if entry.name == "LocalWeightSet")
+    assert local == {(r, n): 1 for r in range(plan.rounds) for n in range(1, plan.learners + 1)}
+    assert published[-1].cid == final
+    folder = run.folder / "audit"
+    folder.mkdir()
+    result = audit(contract, run.store(), folder, Stub)
+    assert result.passed, result.findings
+    assert result.notes == []
+
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def embedded(
+    accounts: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[EmbeddedPlace, Mapping[str, Endpoint]]]:
+    """An embedded chain and a folder for files; each test has a contract of its own there."""
+    running = EmbeddedPlace(tmp_path_factory.mktemp("embedded"), accounts)
+    try:
+        yield running, running.start()
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    embedded: tuple[EmbeddedPlace, Mapping[str, Endpoint]],
+    keys: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
+    """A run in which nothing happens."""
+    run = Run(embedded[1], keys, tmp_path_factory.mktemp("undisturbed"))
+    run.deploy()
+    run.go()
+    return run
+
+
+@pytest.fixture(scope="module")
+def final(undisturbed: Run) -> str:
+    """The CID that every run of the plan has to end with."""
+    return str(undisturbed.contract().global_weight_at(PLAN.rounds))
+
+
+@pytest.fixture
+def run(embedded: tuple[EmbeddedPlace, Mapping[str, Endpoint]], keys: dict[str, Path], tmp_path: Path) -> Run:
+    """A run in the embedded place, deployed."""
+    made = Run(embedded[1], keys, tmp_path)
+    made.deploy()
+    return made
+
+
+@pytest.fixture
+def real_run(place: ProcessPlace, keys: dict[str, Path], tmp_path: Path) -> Run:
+    """A run on real Geth and IPFS nodes, deployed."""
+    return _on(place, keys, tmp_path, PLAN)
+
+
+def _on(place: ProcessPlace, keys: dict[str, Path], folder: Path, plan: Plan) -> Run:
+    ends = {node: Endpoint(place.geth[node].rpc, place.ipfs[node].api) for node in keys}
+    made = Run(ends, keys, folder, plan)
+    made.deploy()
+    return made
+
+
+def rounds_of(role: str, step: str) -> list[int]:
+    """The rounds in which a role says that it has done a step."""
+    if step == "finished":
+        return [PLAN.rounds]
+    # The header speaks of the global weights that it publishes and measures by the round that they start.
+    return list(range(PLAN.rounds + (role == "header" and step in ("published", "evaluated"))))
+
+
+def each_step(role: str) -> list[Trap]:
+    """A trap at each step in each round, in the order in which a process that starts again and again meets them."""
+    traps = [(round_, step) for step in STEPS[role] for round_ in rounds_of(role, step)]
+    if role == "header":
+        # The header measures in the background, so that this has no place in the order; and what it publishes
+        # starts the next round.
+        traps = [(round_, step) for round_, step in traps if step != "evaluated"]
+        traps.sort(key=lambda trap: (trap[0], ["published", *STEPS[role]].index(trap[1])))
+    else:
+        traps.sort(key=lambda trap: (trap[0], STEPS[role].index(trap[1])))
+    return [Trap(step, round_) for round_, step in traps]
+
+
+# The embedded place: every step
+
+
+def test_the_run_that_all_others_are_compared_with_is_sound(undisturbed: Run, final: str, tmp_path: Path) -> None:
+    check(undisturbed, final)
+
+
+@pytest.mark.parametrize("role", STEPS)
+def test_the_steps_are_all_that_a_role_says(undisturbed: Run, role: str) -> None:
+    said = undisturbed.said("header" if role == "header" else "learner-1")
+    assert set(said) - {"waiting"} == set(STEPS[role])
+
+
+@pytest.mark.parametrize(("role", "step"), [(role, step) for role, steps in STEPS.items() for step in steps])
+def test_a_role_is_killed_at_a_step_in_each_round(run: Run, final: str, tmp_path: Path, role: str, step: str) -> None:
+    node = "header" if role == "header" else "learner-1"
+    run.go({node: [Trap(step, round_) for round_ in rounds_of(role, step)]})
+    check(run, final)
+
+
+@pytest.mark.parametrize("node", ["header", "learner-1"])
+def test_a_role_is_killed_before_it_sends_a_transaction(run: Run, final: str, tmp_path: Path, node: str) -> None:
+    # Its successor sends that one and dies before its own second, so that each is in another round.
+    run.go({node: [Trap("_send"), Trap("_send", count=2), Trap("_send", count=2)]})
+    check(run, final)
+
+
+@pytest.mark.parametrize("node", ["header", "learner-1"])
+def test_a_role_is_killed_when_it_has_sent_a_transaction_and_seen_no_receipt(
+    run: Run, final: str, tmp_path: Path, node: str
+) -> None:
+    run.go({node: [Trap("_receipt")] * 3})
+    check(run, final)
+
+
+@pytest.mark.parametrize(("node", "files"), [("header", 6), ("learner-1", 5)])
+def test_a_role_is_killed_before_a_file_that_it_wrote_is_in_its_place(
+    run: Run, final: str, tmp_path: Path, node: str, files: int
+) -> None:
+    run.go({node: [Trap("replace", count=count) for count in range(1, files + 1)]})
+    check(run, final)
+
+
+def test_all_roles_are_killed_at_every_step_of_one_run(run: Run, final: str, tmp_path: Path) -> None:
+    run.go({node: each_step("header" if node == "header" else "learner") for node in run.keys})
+    check(run, final)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_roles_are_killed_at_any_line_of_code(run: Run, final: str, tmp_path: Path, seed: int) -> None:
+    choice = random.Random(seed)
+    run.go({node: [Trap("line", count=choice.randint(1, 5000)) for _ in range(10)] for node in run.keys})
+    check(run, final)
+
+
+def test_a_role_that_lost_its_folder_goes_on(run: Run, final: str, tmp_path: Path) -> None:
+    traps = {"header": Trap("aggregated", 1), "learner-1": Trap("written", 1), "learner-2": Trap("training", 2)}
+
+    def empty(node: str) -> None:
+        for path in (tmp_path / node).iterdir():
+            path.unlink()
+
+    lost = {trap: Meanwhile(functools.partial(empty, node)) for node, trap in traps.items()}
+    run.go({node: [trap] for node, trap in traps.items()}, lost)
+    check(run, final)
+
+
+@pytest.mark.parametrize(
+    ("node", "step"),
+    [("header", "aggregated"), ("header", "stored"), ("learner-1", "training"), ("learner-1", "stored")],
+)
+def test_the_embedded_chain_is_killed_under_a_role(
+    run: Run,
+    embedded: tuple[EmbeddedPlace, Mapping[str, Endpoint]],
+    final: str,
+    tmp_path: Path,
+    node: str,
+    step: str,
+) -> None:
+    chain = embedded[0]._child
+    assert chain is not None
+
+    def kill() -> None:
+        chain.process.kill()
+        chain.process.wait(HANG)
+
+    trap = Trap(step, 1, signal=signal.SIGSTOP)
+    run.go({node: [trap]}, {trap: Meanwhile(kill, embedded[0].check)})
+    check(run, final)
