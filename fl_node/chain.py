@@ -126,11 +126,14 @@ def create_key(path: Path) -> str:
     An existing key file is kept.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         account = Account.create()
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(account.key.hex() + "\n")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as file:
+                file.write(account.key.hex() + "\n")
+        except OSError as error:
+            raise ConfigError(f"key file {path}: {error.strerror}") from error
     return str(load_key(path).address)
 
 
@@ -186,7 +189,7 @@ class Chain:
 
     def block_number(self) -> int:
         """Return the height of the chain."""
-        return int(self.ask(("eth_blockNumber", []))[0], 16)
+        return self.quantity(self.ask(("eth_blockNumber", []))[0])
 
     def timestamp(self, block: int) -> int:
         """Return when a block was sealed, in seconds since 1970."""
@@ -223,7 +226,14 @@ class Chain:
         Read it before the state that decides what to send: then what is sent twice, by a process that was
         killed and its successor, is one transaction or the second is refused.
         """
-        return int(self.ask(("eth_getTransactionCount", [self.address, "latest"]))[0], 16)
+        return self.quantity(self.ask(("eth_getTransactionCount", [self.address, "latest"]))[0])
+
+    def quantity(self, answer: object) -> int:
+        """Return a number as the RPC writes it, such as ``0x1b4``."""
+        try:
+            return int(str(answer), 16)
+        except ValueError as error:
+            raise ChainError(f"chain at {self.rpc}: {answer!r} is not a number; is this an Ethereum node?") from error
 
     def ask(self, *requests: Request) -> list[Any]:
         """Make requests of the node's RPC at once and return their results.
@@ -334,8 +344,7 @@ class Chain:
         try:
             yield
         except web3_errors.Web3RPCError as error:
-            details = (error.rpc_response or {}).get("error")
-            _refused(self.rpc, {**details} if isinstance(details, dict) else {"message": str(error)})
+            _refused(self.rpc, (error.rpc_response or {}).get("error") or str(error))
         except (
             urllib3.exceptions.NewConnectionError,
             urllib3.exceptions.TimeoutError,
@@ -398,7 +407,7 @@ class Contract:
             ("eth_getTransactionCount", [account, "latest"]), *(self._call(*call) for call in calls)
         )
         learners, node_id, *state = self._results(calls, answers)
-        return View(int(nonce, 16), self._state(*state), tuple(sorted(learners)), int(node_id) or None)
+        return View(self.chain.quantity(nonce), self._state(*state), tuple(sorted(learners)), int(node_id) or None)
 
     def _state(self, before: int, digest: bytes, after: int) -> State:
         # What was read on both sides of a new block does not belong together.
@@ -516,8 +525,9 @@ def _cid(digest: bytes) -> str | None:
     return None if digest == cid.EMPTY_DIGEST else cid.from_digest(digest)
 
 
-def _refused(rpc: str, error: dict[str, Any]) -> NoReturn:
+def _refused(rpc: str, error: Any) -> NoReturn:
     """Raise what an error of the node's RPC means."""
+    error = error if isinstance(error, dict) else {"message": error}
     message = str(error.get("message", error))
     lowered = message.lower()
     if error.get("code") == _REVERTED or lowered.startswith("execution reverted"):
