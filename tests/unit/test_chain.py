@@ -1,0 +1,417 @@
+"""Keys, transactions and the contract, on a real (embedded) chain; wrong answers from a made-up node."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accounts import ALICE, BOB, HEADER, MALLORY, POOR
+
+from fl_node import chain as chains
+from fl_node import cid
+from fl_node.chain import Chain, Contract, State, create_key, load_key, wait_until
+from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError
+
+PLAN = cid.of_bytes(b"plan")
+WEIGHTS = [cid.of_bytes(b"weights %d" % number) for number in range(10)]
+NOBODY = "0x" + "00" * 20
+
+
+@pytest.fixture
+def header(rpc: str) -> Contract:
+    """A new contract as its header sees it; Alice is learner 1."""
+    chain = Chain(rpc, HEADER)
+    contract = chain.contract(str(chain.deploy(PLAN).contract))
+    contract.register_learner(1, ALICE.address, chain.nonce())
+    return contract
+
+
+def of(contract: Contract, account: Any) -> Contract:
+    """Return the contract as another account sees it."""
+    return Chain(contract.chain.rpc, account).contract(contract.address)
+
+
+# Keys
+
+
+def test_a_new_key_is_its_owners_alone_and_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "role.key"
+    address = create_key(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(bytes.fromhex(path.read_text().strip())) == 32
+    assert load_key(path).address == address
+    assert create_key(tmp_path / "other.key") != address
+
+
+def test_a_key_that_is_there_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "role.key"
+    address = create_key(path)
+    content = path.read_bytes()
+    assert create_key(path) == address
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("form", ["{}", "{}\n", "0x{}", "  0x{}  \n", "{:>64}"])
+def test_a_key_is_64_hexadecimal_digits(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "role.key"
+    path.touch(0o600)
+    path.write_text(form.format(bytes(ALICE.key).hex()))
+    assert load_key(path).address == ALICE.address
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"12", b"zz" * 32, b"00" * 32, b"ff" * 32, b"ab" * 33, b"0x", b"\xff" * 64, b"{}"]
+)
+def test_a_file_that_holds_no_key_is_named_and_its_content_is_not(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "role.key"
+    path.touch(0o600)
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_key(path)
+    assert str(caught.value) == f"key file {path} should hold 64 hexadecimal digits"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o601])
+def test_a_key_that_others_may_read_is_refused_with_what_to_do(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "role.key"
+    create_key(path)
+    path.chmod(mode)
+    with pytest.raises(ConfigError, match=f"mode {mode:04o}; others may read it: chmod 600 {path}"):
+        load_key(path)
+    with pytest.raises(ConfigError):
+        create_key(path)
+
+
+def test_a_key_file_that_is_missing_or_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.key: No such file"):
+        load_key(tmp_path / "nowhere.key")
+    tmp_path.chmod(0o700)
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load_key(tmp_path)
+
+
+def test_a_key_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"key file .*file/role\.key: "):
+        create_key(tmp_path / "file" / "role.key")
+
+
+# What the node says of itself
+
+
+def test_a_node_says_what_it_is(rpc: str) -> None:
+    chain = Chain(rpc)
+    assert chain.chain_id() == 20240191
+    assert chain.client() == "fl-node/embedded"
+    assert chain.peers() == 0
+    assert chain.sealing()
+    assert chain.genesis().startswith("0x")
+    assert len(chain.genesis()) == 66
+    assert chain.timestamp(0) == 1_700_000_000
+    assert chain.balance(POOR.address) == 0
+    assert chain.balance(ALICE.address.lower()) > 10**20
+    assert chain.block_number() >= 0
+
+
+def test_without_a_key_nothing_can_be_sent(rpc: str, header: Contract) -> None:
+    reader = Chain(rpc)
+    for attempt in (
+        lambda: reader.address,
+        reader.nonce,
+        lambda: reader.deploy(PLAN, 0),
+        lambda: reader.contract(header.address).set_global_weight(WEIGHTS[0], 0),
+    ):
+        with pytest.raises(ConfigError, match="--key"):
+            attempt()
+
+
+# The contract
+
+
+def test_a_contract_knows_its_plan_header_and_learners(header: Contract) -> None:
+    assert header.plan() == PLAN
+    assert header.header() == HEADER.address
+    assert header.has_known_code()
+    header.register_learner(7, BOB.address, header.chain.nonce())
+    header.register_learner(3, MALLORY.address, header.chain.nonce())
+    assert header.learners() == [1, 3, 7]
+    assert header.account_of(7) == BOB.address
+    assert header.account_of(2) is None
+    assert header.node_id_of(BOB.address) == 7
+    assert header.node_id_of(POOR.address) is None
+
+
+def test_rounds_and_weights_are_read_as_cids(header: Contract) -> None:
+    alice = of(header, ALICE)
+    assert header.state() == State(started=False, round=0, global_cid=None)
+    assert header.global_weight_at(0) is None
+    for number in range(3):
+        receipt = header.set_global_weight(WEIGHTS[number], header.chain.nonce())
+        assert receipt is not None
+        assert header.state() == State(started=True, round=number, global_cid=WEIGHTS[number])
+        alice.set_local_weight(1, WEIGHTS[number + 5], alice.chain.nonce())
+    assert [header.global_weight_at(n) for n in range(4)] == [*WEIGHTS[:3], None]
+    assert [header.local_weight_at(n, 1) for n in range(4)] == [*WEIGHTS[5:8], None]
+    assert header.local_weight_at(0, 2) is None
+
+
+def test_the_log_tells_everything_in_the_order_in_which_it_happened(header: Contract) -> None:
+    alice, chain = of(header, ALICE), header.chain
+    receipts = [
+        header.set_global_weight(WEIGHTS[0], chain.nonce()),
+        alice.set_local_weight(1, WEIGHTS[1], alice.chain.nonce()),
+        header.register_learner(2, BOB.address, chain.nonce()),
+        alice.set_local_weight(1, WEIGHTS[2], alice.chain.nonce()),
+        header.set_global_weight(WEIGHTS[3], chain.nonce()),
+    ]
+    log = header.log()
+    assert [(e.name, e.round, e.node_id, e.cid, e.account) for e in log] == [
+        ("LearnerRegistered", None, 1, None, ALICE.address),
+        ("GlobalWeightSet", 0, None, WEIGHTS[0], None),
+        ("LocalWeightSet", 0, 1, WEIGHTS[1], None),
+        ("LearnerRegistered", None, 2, None, BOB.address),
+        ("LocalWeightSet", 0, 1, WEIGHTS[2], None),
+        ("GlobalWeightSet", 1, None, WEIGHTS[3], None),
+    ]
+    assert [(e.block, e.transaction) for e in log[1:]] == [(r.block, r.transaction) for r in receipts if r]
+    assert sorted(log) == log
+
+
+def test_one_contracts_log_is_not_anothers(rpc: str, header: Contract) -> None:
+    other = Chain(rpc, HEADER)
+    contract = other.contract(str(other.deploy(PLAN).contract))
+    header.set_global_weight(WEIGHTS[0], header.chain.nonce())
+    assert contract.log() == []
+
+
+@pytest.mark.parametrize(
+    ("account", "attempt", "error"),
+    [
+        (ALICE, lambda c, n: c.set_global_weight(WEIGHTS[0], n), f"NotHeader({ALICE.address.lower()})"),
+        (ALICE, lambda c, n: c.register_learner(2, BOB.address, n), f"NotHeader({ALICE.address.lower()})"),
+        (BOB, lambda c, n: c.set_local_weight(1, WEIGHTS[0], n), f"NotLearner(1, {BOB.address.lower()})"),
+        (ALICE, lambda c, n: c.set_local_weight(1, WEIGHTS[0], n), "NotStarted()"),
+        (HEADER, lambda c, n: c.register_learner(0, BOB.address, n), "InvalidNodeId()"),
+        (HEADER, lambda c, n: c.register_learner(2, NOBODY, n), f"InvalidAccount({NOBODY})"),
+        (HEADER, lambda c, n: c.register_learner(1, BOB.address, n), f"AlreadyRegistered(1, {BOB.address.lower()})"),
+        (HEADER, lambda c, n: c.set_global_weight(cid.from_digest(bytes(32)), n), "EmptyHash()"),
+    ],
+)
+def test_what_the_contract_refuses_is_said_by_its_custom_error_and_costs_nothing(
+    header: Contract, account: Any, attempt: Callable[[Contract, int], Any], error: str
+) -> None:
+    contract = of(header, account)
+    before = contract.chain.block_number()
+    with pytest.raises(ContractError) as caught:
+        attempt(contract, contract.chain.nonce())
+    assert str(caught.value).lower() == f"the contract refused: {error}".lower()
+    assert contract.chain.block_number() == before
+
+
+# Transactions
+
+
+def test_a_transaction_that_is_sent_again_is_one_transaction(header: Contract) -> None:
+    nonce = header.chain.nonce()
+    first = header.set_global_weight(WEIGHTS[0], nonce)
+    before = header.chain.block_number()
+    assert header.set_global_weight(WEIGHTS[0], nonce) == first
+    assert header.chain.block_number() == before
+    assert header.state().round == 0
+    # A process that was killed and its successor: another connection, the same transaction.
+    assert of(header, HEADER).set_global_weight(WEIGHTS[0], nonce) == first
+
+
+def test_a_transaction_whose_number_another_has_used_is_none(header: Contract) -> None:
+    nonce = header.chain.nonce()
+    assert header.set_global_weight(WEIGHTS[0], nonce) is not None
+    assert header.set_global_weight(WEIGHTS[1], nonce) is None
+    assert header.state() == State(started=True, round=0, global_cid=WEIGHTS[0])
+
+
+def test_a_receipt_names_transaction_block_and_gas(header: Contract) -> None:
+    receipt = header.set_global_weight(WEIGHTS[0], header.chain.nonce())
+    assert receipt is not None
+    assert receipt.block == header.chain.block_number()
+    assert 40_000 < receipt.gas < chains.CALL_GAS
+    assert receipt.contract is None
+    assert receipt.transaction.startswith("0x")
+
+
+def test_an_account_that_owns_nothing_is_told_so(rpc: str) -> None:
+    with pytest.raises(ChainError, match="balance 0"):
+        Chain(rpc, POOR).deploy(PLAN)
+
+
+def test_where_there_is_no_contract_it_is_said(rpc: str) -> None:
+    for address in (NOBODY, ALICE.address, ALICE.address.lower()):
+        with pytest.raises(ChainError, match=f"no contract at {address} on the chain at {rpc}"):
+            Chain(rpc).contract(address)
+
+
+@pytest.mark.parametrize("address", ["", "0x", "0x12", "federation", "0x" + "zz" * 20, ALICE.address[:-1]])
+def test_what_is_no_address_is_no_contract(rpc: str, address: str) -> None:
+    with pytest.raises(ConfigError, match="40 hexadecimal digits"):
+        Chain(rpc).contract(address)
+
+
+def test_a_contract_of_another_kind_is_noticed(rpc: str) -> None:
+    chain = Chain(rpc, HEADER)
+    # Code that is one STOP: it answers every call with nothing.
+    data = "0x6001600c60003960016000f300"
+    receipt = chain._send(None, data, 100_000, chain.nonce())
+    assert receipt is not None
+    contract = chain.contract(str(receipt.contract))
+    assert not contract.has_known_code()
+    with pytest.raises(ChainError, match="did not answer plan"):
+        contract.plan()
+    assert contract.log() == []
+
+
+# Trouble
+
+
+def test_a_node_that_is_down_is_named(free_port: Callable[[], int]) -> None:
+    rpc = f"http://127.0.0.1:{free_port()}"
+    chain = Chain(rpc, ALICE)
+    for attempt in (
+        chain.block_number,
+        chain.chain_id,
+        chain.nonce,
+        chain.client,
+        chain.genesis,
+        lambda: chain.contract(NOBODY),
+        lambda: chain.deploy(PLAN),
+    ):
+        with pytest.raises(ChainUnreachable, match=rf"chain at {rpc} can't be reached; is the node running\?"):
+            attempt()
+
+
+@pytest.mark.parametrize("rpc", ["", "localhost:8545", "ftp://127.0.0.1", "http://", "8545"])
+def test_what_is_no_url_is_named(rpc: str) -> None:
+    with pytest.raises(ChainError) as caught:
+        Chain(rpc).block_number()
+    assert rpc in str(caught.value)
+
+
+@pytest.fixture
+def odd_node(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[..., None]]]:
+    """A server, and a function that sets what it answers: status and body, or a function of the request."""
+    answer: list[Any] = [200, b""]
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, body = answer
+            content = json.dumps(body(request)).encode() if callable(body) else body
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    def say(status: int, body: Any) -> None:
+        answer[:] = [status, body]
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", say
+        server.shutdown()
+
+
+def with_result(result: Any) -> Callable[[Any], Any]:
+    """Return a body that gives each request the same result."""
+
+    def body(request: Any) -> Any:
+        if isinstance(request, list):
+            return [body(one) for one in request]
+        return {"jsonrpc": "2.0", "id": request["id"], "result": result}
+
+    return body
+
+
+def with_error(code: int, message: str, **more: Any) -> Callable[[Any], Any]:
+    def body(request: Any) -> Any:
+        if isinstance(request, list):
+            return [body(one) for one in request]
+        return {"jsonrpc": "2.0", "id": request["id"], "error": {"code": code, "message": message, **more}}
+
+    return body
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b""),
+        (200, b"<html>log in</html>"),
+        (200, b"\xff\xfe"),
+        (200, b"null"),
+        (200, b"5"),
+        (200, b"[]"),
+        (200, b"[5]"),
+        (200, b"{}"),
+        (200, b'{"jsonrpc": "2.0", "id": null, "error": {"code": -32700, "message": "parse error"}}'),
+        (200, with_result(None)),
+        (200, with_result("many")),
+        (200, with_result([])),
+        (200, lambda request: {"jsonrpc": "2.0", "id": request["id"], "error": "out of order"}),
+        (404, b""),
+        (500, b"{}"),
+        (301, b""),
+    ],
+)
+def test_what_is_no_answer_of_a_node_is_an_error_of_one_line(
+    odd_node: tuple[str, Callable[..., None]], status: int, body: Any
+) -> None:
+    rpc, say = odd_node
+    say(status, body)
+    for ask in (Chain(rpc).block_number, Chain(rpc, ALICE).nonce, Chain(rpc).chain_id):
+        with pytest.raises(ChainError) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+def test_an_error_that_the_node_gives_is_passed_on(odd_node: tuple[str, Callable[..., None]]) -> None:
+    rpc, say = odd_node
+    say(200, with_error(-32000, "missing trie node"))
+    with pytest.raises(ChainError, match="missing trie node"):
+        Chain(rpc).block_number()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "execution reverted"),
+        ("0x", "execution reverted"),
+        ("0x08c379a0", "execution reverted"),
+        ("0x12345678", "execution reverted"),
+        ("junk", "execution reverted"),
+    ],
+)
+def test_a_revert_without_a_custom_error_is_a_refusal_all_the_same(
+    odd_node: tuple[str, Callable[..., None]], data: str | None, message: str
+) -> None:
+    rpc, say = odd_node
+    say(200, with_error(3, "execution reverted", **({} if data is None else {"data": data})))
+    with pytest.raises(ContractError, match=f"the contract refused: {message}"):
+        Contract(Chain(rpc), ALICE.address).plan()
+
+
+# Waiting
+
+
+def test_waiting_ends_with_the_answer_or_the_time() -> None:
+    answers = iter([False, False, True])
+    assert wait_until(lambda: next(answers), 10.0, 0.001)
+    assert not wait_until(lambda: False, 0.02, 0.001)
+    assert wait_until(lambda: True, 0.0)
