@@ -375,7 +375,7 @@ def test_what_is_no_answer_of_a_node_is_an_error_of_one_line(
 ) -> None:
     rpc, say = odd_node
     say(status, body)
-    for ask in (Chain(rpc).block_number, Chain(rpc, ALICE).nonce, Chain(rpc).chain_id):
+    for ask in (Chain(rpc).block_number, Chain(rpc, ALICE).nonce):
         with pytest.raises(ChainError) as caught:
             ask()
         assert "\n" not in str(caught.value)

@@ -1,0 +1,251 @@
+"""The loop that header and learner have in common: it looks, does the next thing, waits, and gives up in time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from accounts import ALICE, FUNDED, HEADER
+
+from fl_node import cid, role
+from fl_node.chain import Chain, Contract, wait_until
+from fl_node.errors import (
+    ChainError,
+    ConfigError,
+    ContractError,
+    FileMissing,
+    GaveUp,
+    PlanError,
+    StoreUnreachable,
+)
+from fl_node.place import EmbeddedPlace
+from fl_node.plan import Plan
+from fl_node.role import Done, Site, Waiting, fetch_plan, reconcile
+from fl_node.store import FolderStore
+
+PLAN = Plan.model_validate({"name": "test", "data": {"name": "digits"}})
+
+
+@pytest.fixture
+def site(rpc: str, tmp_path: Path) -> Site:
+    """What a header has at hand, with a new contract."""
+    chain = Chain(rpc, HEADER)
+    store = FolderStore(tmp_path / "store")
+    (tmp_path / "plan.json").write_bytes(PLAN.to_bytes())
+    contract = chain.contract(str(chain.deploy(store.add(tmp_path / "plan.json")).contract))
+    return Site(chain, contract, store, tmp_path / "work")
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the role says, in order."""
+    lines: list[str] = []
+    monkeypatch.setattr(role, "say", lambda _event, message, **_: lines.append(message))
+    return lines
+
+
+def patient(site: Site, seconds: float) -> Site:
+    return Site(site.chain, site.contract, site.store, site.folder, seconds)
+
+
+def steps(*results: object) -> tuple[Callable[[], Waiting | None], list[float]]:
+    """Return a step that gives or raises these one after the other, then Done, and a list of when it was called."""
+    left, called = iter(results), []
+
+    def step() -> Waiting | None:
+        called.append(time.monotonic())
+        result = next(left, Done())
+        if isinstance(result, Exception):
+            raise result
+        assert result is None or isinstance(result, Waiting)
+        return result
+
+    return step, called
+
+
+def soon() -> float:
+    return time.monotonic() + 0.05
+
+
+def test_a_step_that_did_something_is_followed_by_the_next_at_once(site: Site) -> None:
+    step, called = steps(*[None] * 20)
+    reconcile(site, step)
+    assert len(called) == 21
+    assert called[-1] - called[0] < 1
+
+
+def test_a_new_block_ends_a_wait(site: Site, said: list[str]) -> None:
+    registered = site.chain.nonce()
+    threading.Timer(0.1, site.contract.register_learner, [1, ALICE.address, registered]).start()
+    start = time.monotonic()
+
+    def step() -> Waiting | None:
+        if site.contract.learners():
+            raise Done
+        return Waiting("learner 1 to be registered")
+
+    reconcile(site, step)
+    assert 0.1 <= time.monotonic() - start < role.LOOK_AGAIN
+    assert said == ["waiting: learner 1 to be registered"]
+
+
+def test_a_block_that_came_during_a_step_is_not_slept_through(site: Site) -> None:
+    def step() -> Waiting | None:
+        if site.contract.learners():
+            raise Done
+        site.contract.register_learner(1, ALICE.address, site.chain.nonce())
+        return Waiting("learner 1 to be registered")
+
+    start = time.monotonic()
+    reconcile(site, step)
+    assert time.monotonic() - start < 1
+
+
+def test_a_wait_with_an_end_ends_there_without_a_block(site: Site) -> None:
+    step, called = steps(Waiting("the end of the round", time.monotonic() + 0.2))
+    reconcile(site, step)
+    assert 0.15 <= called[1] - called[0] < 1.5
+
+
+def test_everything_is_looked_at_again_after_a_while_without_a_block(
+    monkeypatch: pytest.MonkeyPatch, site: Site
+) -> None:
+    monkeypatch.setattr(role, "LOOK_AGAIN", 0.1)
+    step, called = steps(*[Waiting("nothing")] * 3)
+    reconcile(site, step)
+    assert len(called) == 4
+
+
+def test_what_is_waited_for_is_said_once_until_it_changes(
+    monkeypatch: pytest.MonkeyPatch, site: Site, said: list[str]
+) -> None:
+    monkeypatch.setattr(role, "LOOK_AGAIN", 0.01)
+    one, other = Waiting("learner 1"), Waiting("learner 2")
+    step, _ = steps(one, one, other, other, one, None, one)
+    reconcile(site, step)
+    assert said == [f"waiting: learner {n}" for n in (1, 2, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [ChainError("chain: missing trie node"), StoreUnreachable("IPFS is down"), FileMissing("nobody has it")],
+    ids=lambda error: type(error).__name__,
+)
+def test_trouble_with_chain_or_store_is_said_and_waited_for(
+    monkeypatch: pytest.MonkeyPatch, site: Site, said: list[str], trouble: Exception
+) -> None:
+    monkeypatch.setattr(role, "LOOK_AGAIN", 0.01)
+    step, called = steps(trouble, trouble, None)
+    reconcile(site, step)
+    assert len(called) == 4
+    assert said == [f"waiting: {trouble}"]
+
+
+def test_a_full_disk_is_said_and_waited_for(monkeypatch: pytest.MonkeyPatch, site: Site, said: list[str]) -> None:
+    monkeypatch.setattr(role, "LOOK_AGAIN", 0.01)
+    step, _ = steps(OSError(28, "No space left on device", "work/global-1"))
+    reconcile(site, step)
+    assert said == ["waiting: work/global-1: No space left on device"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ContractError("NotHeader"), PlanError("bad"), ConfigError("bad"), ValueError("a mistake in a program")],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_no_waiting_mends_ends_the_role(site: Site, error: Exception) -> None:
+    step, called = steps(error)
+    with pytest.raises(type(error)):
+        reconcile(site, step)
+    assert len(called) == 1
+
+
+def test_a_role_gives_up_when_nothing_changes_and_says_what_it_waited_for(
+    monkeypatch: pytest.MonkeyPatch, site: Site
+) -> None:
+    monkeypatch.setattr(role, "LOOK_AGAIN", 0.05)
+    start = time.monotonic()
+    with pytest.raises(GaveUp, match=r"gave up after 0\.3 s .*waiting: learner 2 to publish"):
+        reconcile(patient(site, 0.3), lambda: Waiting("learner 2 to publish"))
+    assert 0.3 <= time.monotonic() - start < 2
+
+
+def test_patience_begins_anew_with_each_change(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
+    monkeypatch.setattr(role, "LOOK_AGAIN", 0.05)
+    waits = [Waiting("something")] * 4
+    step, called = steps(*waits, None, *waits, None, *waits)
+    reconcile(patient(site, 0.4), step)
+    assert called[-1] - called[0] > 0.5
+
+
+def test_a_chain_that_is_down_is_given_up_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
+    monkeypatch.setattr(role, "LOOK_AGAIN", 0.05)
+    chain = Chain(f"http://127.0.0.1:{free_port()}", ALICE)
+    site = Site(chain, Contract(chain, ALICE.address), FolderStore(tmp_path), tmp_path, 0.2)
+    with pytest.raises(GaveUp, match="can't be reached; is the node running"):
+        reconcile(site, lambda: Waiting(str(site.contract.state())))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[EmbeddedPlace]:
+    """A chain in a process of its own."""
+    place = EmbeddedPlace(tmp_path / "nodes", {"header": FUNDED[0].address})
+    yield place
+    place.stop()
+
+
+def test_a_role_survives_a_chain_that_is_killed_and_comes_back(
+    tmp_path: Path, place: EmbeddedPlace, said: list[str]
+) -> None:
+    chain = Chain(place.start()["header"].rpc, HEADER)
+    contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan")).contract))
+    site = Site(chain, contract, FolderStore(tmp_path), tmp_path, 30.0)
+    seen: list[int] = []
+
+    def step() -> Waiting | None:
+        seen.append(contract.state().round)
+        if contract.state().started:
+            raise Done
+        return Waiting("the initial weights")
+
+    thread = threading.Thread(target=reconcile, args=(site, step))
+    thread.start()
+    try:
+        assert wait_until(lambda: "waiting: the initial weights" in said, 10.0)
+        assert place._child is not None
+        place._child.process.kill()
+        place._child.process.wait(10)
+        assert wait_until(lambda: any("can't be reached" in line for line in said), 10.0)
+        place.check()
+        other = Chain(chain.rpc, HEADER)
+        other.contract(contract.address).set_global_weight(cid.of_bytes(b"weights"), other.nonce())
+    finally:
+        thread.join(20)
+    assert not thread.is_alive()
+    assert [line for line in said if "initial weights" in line]
+
+
+def test_the_plan_that_the_contract_names_is_fetched_and_checked(site: Site) -> None:
+    assert fetch_plan(site) == PLAN
+    assert (site.folder / "plan.json").read_bytes() == PLAN.to_bytes()
+
+
+def test_a_plan_that_nobody_has_is_missing(rpc: str, tmp_path: Path) -> None:
+    chain = Chain(rpc, HEADER)
+    contract = chain.contract(str(chain.deploy(cid.of_bytes(b"nobody has this")).contract))
+    with pytest.raises(FileMissing, match="the plan: "):
+        fetch_plan(Site(chain, contract, FolderStore(tmp_path), tmp_path), 0.0)
+
+
+def test_a_plan_that_is_none_ends_the_role(rpc: str, tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"{}")
+    store, chain = FolderStore(tmp_path / "store"), Chain(rpc, HEADER)
+    contract = chain.contract(str(chain.deploy(store.add(tmp_path / "junk")).contract))
+    site = Site(chain, contract, store, tmp_path / "work", 5.0)
+    with pytest.raises(PlanError, match=cid.of_bytes(b"{}")):
+        reconcile(site, lambda: Waiting(str(fetch_plan(site))))
