@@ -204,8 +204,8 @@ def table(result: Result) -> list[list[str]]:
 
     Beside the paper's experiment stand the paper's own figures.
     """
-    beside = comparable(result.plan)
     nodes = sorted(result.learners)
+    beside = comparable(result.plan) and [str(n) for n in nodes] == list(paper()["local_accuracy"])
     heads = ["global epoch", *(f"learner {n}" for n in nodes), "global"]
     if beside:
         heads += [*(f"paper {n}" for n in nodes), "paper global"]
