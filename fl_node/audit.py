@@ -19,7 +19,7 @@ from fl_node import plan as plans
 from fl_node.aggregate import global_file
 from fl_node.chain import Contract, LogEntry
 from fl_node.deploy import initial_file
-from fl_node.errors import FileMissing, PlanError, StoreError, WeightsError
+from fl_node.errors import PlanError, StoreError, StoreUnreachable, WeightsError
 from fl_node.history import History, Round
 from fl_node.model import Trainer
 from fl_node.partition import shard_size
@@ -29,6 +29,12 @@ from fl_node.weights import GlobalMeta, Input, Refusal, WeightsFile
 
 LATE = 30
 """Seconds, by the chain's clock, before a round closed in which a publication may have crossed its closing."""
+PLAN_PATIENCE = 30.0
+"""Seconds in which the plan must come out of the swarm; those for other files stand in the plan."""
+LOOKS = 3
+"""How often the log is read again because the run went on in the meantime."""
+MAX_TEXT = 500
+"""Characters of a finding; a header may have written much where a hash should be."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +109,12 @@ class _Auditor:
         self._contract = contract
         self._store = store
         self._folder = folder
+        self._shapes: weights.Shapes = {}
         self._result = Audit(contract.address)
 
     def run(self, make_trainer: MakeTrainer, progress: Callable[[int, int], None]) -> Audit:
         result = self._result
-        past = history.read(self._contract)
+        past = self._history()
         result.plan_cid = past.plan_cid
         result.rounds = max(len(past.rounds) - 1, 0)
         if not self._contract.has_known_code():
@@ -116,29 +123,55 @@ class _Auditor:
         if plan is None:
             return result
         self._compare_state(past)
+        for node_id in past.learners:
+            if not 1 <= node_id <= plan.learners:
+                # Nothing bounds its number of samples, hence its share.
+                shards = f"the plan has shards for learners 1 to {plan.learners}"
+                self._find(None, f"learner {node_id}", "registered", shards)
         if not past.rounds:
             result.notes.append("the run has not begun: there are no initial weights")
             return result
         if result.rounds < plan.rounds:
             result.notes.append(f"the run has closed {result.rounds} of {plan.rounds} rounds")
         if result.rounds > plan.rounds:
-            self._find(result.rounds, "header", "round", f"the plan ends after {plan.rounds} rounds")
-        parent = self._initial(past, plan, make_trainer(plan))
+            self._find(plan.rounds + 1, "header", "round", f"the plan ends after {plan.rounds} rounds")
+        trainer = make_trainer(plan)
+        self._shapes = trainer.shapes()
+        self._initial(past, plan, trainer)
         progress(0, result.rounds)
         for closed, opened in zip(past.rounds, past.rounds[1:], strict=False):
-            parent = self._global(past, plan, closed, opened.started, parent)
+            self._global(past, plan, closed, opened.started)
+            self._remove()
             progress(opened.number, result.rounds)
         return result
 
     def _find(self, round_: int | None, node: str, field_: str, message: str) -> None:
-        self._result.findings.append(Finding(round_, node, field_, message))
+        line = " ".join(message.split())
+        finding = Finding(round_, node, field_, line if len(line) <= MAX_TEXT else line[:MAX_TEXT] + "…")
+        if finding not in self._result.findings:
+            self._result.findings.append(finding)
+
+    def _compare(self, round_: int, node: str, field_: str, found: object, right: object) -> None:
+        if found != right:
+            self._find(round_, node, field_, f"is {found}, should be {right}")
+
+    def _history(self) -> History:
+        """Read the log, and again if the run has gone on since."""
+        past = history.read(self._contract)
+        for _ in range(LOOKS):
+            if self._contract.state().round <= max(len(past.rounds) - 1, 0):
+                break
+            past = history.read(self._contract)
+        return past
 
     def _plan(self, past: History) -> Plan | None:
         path = self._folder / "plan.json"
         try:
-            self._store.fetch(past.plan_cid, path, plans.MAX_PLAN_BYTES, 30.0)
+            self._store.fetch(past.plan_cid, path, plans.MAX_PLAN_BYTES, PLAN_PATIENCE)
             plan = plans.from_bytes(path.read_bytes(), f"plan {past.plan_cid}")
-        except (FileMissing, PlanError, StoreError) as error:
+        except StoreUnreachable:
+            raise
+        except (PlanError, StoreError) as error:
             self._find(None, "header", "plan", str(error))
             return None
         self._result.files += 1
@@ -152,47 +185,53 @@ class _Auditor:
         for one in past.rounds:
             if self._contract.global_weight_at(one.number) != one.started.cid:
                 self._find(one.number, "header", "globalWeightAt", "differs from the log")
+        # In the round that is open a learner may publish again at any moment.
+        for one in past.rounds[:-1]:
             for node_id, entry in one.latest().items():
                 if self._contract.local_weight_at(one.number, node_id) != entry.cid:
                     self._find(one.number, f"learner {node_id}", "localWeightAt", "differs from the log")
 
-    def _fetch(self, name: str, plan: Plan, expected: weights.Shapes | None) -> WeightsFile:
+    def _fetch(self, name: str, plan: Plan) -> WeightsFile:
+        """Return a file of the run's model, or raise a WeightsError that says why there is none."""
         path = self._folder / f"{name}.safetensors"
-        limit = weights.MAX_GLOBAL_BYTES if expected is None else weights.size_of(expected)
-        self._store.fetch(name, path, limit, plan.fetch_timeout)
-        file = weights.read(path, expected)
+        try:
+            self._store.fetch(name, path, weights.size_of(self._shapes), plan.fetch_timeout)
+        except StoreUnreachable:
+            raise  # nothing can be said of the run
+        except StoreError as error:
+            raise WeightsError(str(error)) from error
+        file = weights.read(path, self._shapes)
         self._result.files += 1
         self._result.bytes += path.stat().st_size
         return file
 
-    def _initial(self, past: History, plan: Plan, trainer: Trainer) -> WeightsFile | None:
+    def _initial(self, past: History, plan: Plan, trainer: Trainer) -> None:
         name = str(past.rounds[0].started.cid)
         try:
-            file = self._fetch(name, plan, trainer.shapes())
-            meta = weights.check_global(file, plan=past.plan_cid, round_=0)
-        except (FileMissing, StoreError, WeightsError) as error:
+            file = self._fetch(name, plan)
+            meta = file.global_meta
+        except WeightsError as error:
             self._find(0, "header", "file", f"{name}: {error}")
-            return None
+            return
+        self._compare(0, "header", "plan", meta.plan, past.plan_cid)
+        self._compare(0, "header", "round", meta.round, 0)
         expected = initial_file(self._folder, past.plan_cid, trainer)
         if file.cid != expected.cid:
             self._differ(0, meta, file, expected, "the plan's seed gives")
-        return file
 
-    def _global(
-        self, past: History, plan: Plan, closed: Round, entry: LogEntry, parent: WeightsFile | None
-    ) -> WeightsFile | None:
-        """Check the global weights that closed a round, and return them if they can be read."""
+    def _global(self, past: History, plan: Plan, closed: Round, entry: LogEntry) -> None:
+        """Check the global weights that closed a round."""
         number, name = closed.number + 1, str(entry.cid)
         try:
-            file = self._fetch(name, plan, parent.shapes if parent else None)
-            meta = weights.check_global(file, plan=past.plan_cid, round_=number)
-        except (FileMissing, StoreError, WeightsError) as error:
+            file = self._fetch(name, plan)
+            meta = file.global_meta
+        except WeightsError as error:
             self._find(number, "header", "file", f"{name}: {error}")
-            return None
-        if meta.parent != closed.started.cid:
-            self._find(number, "header", "parent", f"is {meta.parent}, should be {closed.started.cid}")
-        if meta.rule != plan.aggregation.rule:
-            self._find(number, "header", "rule", f"is {meta.rule}, the plan says {plan.aggregation.rule}")
+            return
+        self._compare(number, "header", "plan", meta.plan, past.plan_cid)
+        self._compare(number, "header", "round", meta.round, number)
+        self._compare(number, "header", "parent", meta.parent, closed.started.cid)
+        self._compare(number, "header", "rule", meta.rule, plan.aggregation.rule)
         if len(meta.inputs) < plan.required_learners:
             self._find(
                 number,
@@ -201,9 +240,9 @@ class _Auditor:
                 f"{len(meta.inputs)} local files, the plan asks for {plan.required_learners}",
             )
         self._members(past, plan, closed, entry, meta)
-        inputs = [self._local(past, plan, closed, entry, one, file.shapes) for one in meta.inputs]
+        inputs = [self._local(past, plan, closed, entry, one) for one in meta.inputs]
         for refusal in meta.refused:
-            self._refusal(past, plan, closed, entry, refusal, file.shapes)
+            self._refusal(past, plan, closed, entry, refusal)
         if inputs and None not in inputs:
             again = global_file(
                 self._folder / "again.safetensors",
@@ -217,105 +256,135 @@ class _Auditor:
             )
             if again.cid != file.cid:
                 self._differ(number, meta, file, again, "its local files give")
-        self._remove(inputs)
-        return file
 
     def _members(self, past: History, plan: Plan, closed: Round, entry: LogEntry, meta: GlobalMeta) -> None:
         """Check that a global file speaks of every learner once, and of nobody else."""
-        number = meta.round
+        number = closed.number + 1
         named = [*(i.node_id for i in meta.inputs), *(r.node_id for r in meta.refused), *meta.absent]
+        registered = {node_id for node_id, one in past.learners.items() if one < entry}
         for node_id in sorted(set(named)):
             if named.count(node_id) > 1:
                 self._find(number, f"learner {node_id}", "inputs", "is named more than once")
-            known = past.learners.get(node_id)
-            if known is None or known > entry:
+            if node_id not in registered:
                 self._find(number, f"learner {node_id}", "inputs", "takes part and is not registered")
-        for node_id, registered in past.learners.items():
+        # The header can't have missed a registration: both are transactions of its account, which are numbered.
+        for node_id in sorted(registered):
             published = [p for p in closed.published if p.node_id == node_id and p < entry]
-            if node_id not in named and published:
-                self._find(number, f"learner {node_id}", "inputs", "published local weights and is left out")
-            elif node_id not in named and self._before(registered, entry):
-                self._find(number, f"learner {node_id}", "inputs", "is registered and not named")
+            if node_id not in named:
+                what = "published local weights" if published else "is registered"
+                self._find(number, f"learner {node_id}", "inputs", f"{what} and is left out")
             elif node_id in meta.absent and published:
                 if self._before(published[0], entry):
                     self._find(number, f"learner {node_id}", "absent", "is called absent and had published")
                 else:
                     self._result.notes.append(f"round {closed.number}: learner {node_id} published as it closed")
-        if meta.absent and not plan.round_timeout:
-            self._find(number, "header", "absent", "learners are left out, and the plan has no round_timeout")
+        if meta.absent or len(registered) < plan.learners:
+            if not plan.round_timeout:
+                self._find(number, "header", "absent", "learners are left out, and the plan has no round_timeout")
+            elif not self._late(plan, closed, entry):
+                self._find(
+                    number,
+                    "header",
+                    "absent",
+                    f"learners are left out {self._seconds(closed.started, entry)} s after the round began, "
+                    f"the plan waits {plan.round_timeout:g} s for them",
+                )
+
+    def _seconds(self, first: LogEntry, second: LogEntry) -> int:
+        chain = self._contract.chain
+        return chain.timestamp(second.block) - chain.timestamp(first.block)
 
     def _before(self, entry: LogEntry, closing: LogEntry) -> bool:
         """Return whether an event came long enough before the closing of a round to be known to the header."""
-        chain = self._contract.chain
-        return chain.timestamp(entry.block) + LATE < chain.timestamp(closing.block)
+        return self._seconds(entry, closing) > LATE
 
-    def _local(
-        self, past: History, plan: Plan, closed: Round, entry: LogEntry, one: Input, shapes: weights.Shapes
-    ) -> WeightsFile | None:
+    def _late(self, plan: Plan, closed: Round, closing: LogEntry) -> bool:
+        """Return whether a round was open for so long that it need not wait for everybody."""
+        return bool(plan.round_timeout) and self._seconds(closed.started, closing) + LATE >= plan.round_timeout
+
+    def _published(self, closed: Round, closing: LogEntry, one: Input | Refusal, field_: str) -> LogEntry | None:
+        """Check that a hash is a learner's last in a round, as far as the header could know; return its event."""
+        node = f"learner {one.node_id}"
+        mine = [p for p in closed.published if p.node_id == one.node_id and p < closing]
+        found = [p for p in mine if p.cid == one.cid]
+        if not found:
+            self._find(closed.number, node, field_, f"did not publish {one.cid} in this round")
+            return None
+        later = [p for p in mine if p > found[-1]]
+        if later and self._before(later[0], closing):
+            self._find(closed.number, node, field_, f"had published {later[-1].cid} in place of {one.cid}")
+        elif later:
+            self._result.notes.append(f"round {closed.number}: {node} published again as it closed")
+        return found[0]
+
+    def _local(self, past: History, plan: Plan, closed: Round, entry: LogEntry, one: Input) -> WeightsFile | None:
         """Check one input of a global file, and return it if it can be read."""
         node = f"learner {one.node_id}"
-        if not any(p.node_id == one.node_id and p.cid == one.cid and p < entry for p in closed.published):
-            self._find(closed.number, node, "cid", f"did not publish {one.cid} in this round")
+        if self._published(closed, entry, one, "cid") is None:
+            return None
         try:
-            file = self._fetch(one.cid, plan, shapes)
-        except (FileMissing, StoreError, WeightsError) as error:
+            file = self._fetch(one.cid, plan)
+            meta = file.local_meta
+        except WeightsError as error:
             self._find(closed.number, node, "file", f"{one.cid}: {error}")
             return None
-        try:
-            self._check_local(file, past, plan, closed, one.node_id)
-        except WeightsError as error:
-            self._find(closed.number, node, "metadata", str(error).removeprefix("metadata: "))
-            return None
+        self._compare(closed.number, node, "plan", meta.plan, past.plan_cid)
+        self._compare(closed.number, node, "node_id", meta.node_id, one.node_id)
+        self._compare(closed.number, node, "round", meta.round, closed.number)
+        self._compare(closed.number, node, "parent", meta.parent, closed.started.cid)
+        if (samples := self._samples(plan, one.node_id)) is not None:
+            self._compare(closed.number, node, "samples", meta.samples, samples)
         return file
 
-    def _check_local(self, file: WeightsFile, past: History, plan: Plan, closed: Round, node_id: int) -> None:
-        known = 1 <= node_id <= plan.learners
-        weights.check_local(
-            file,
-            plan=past.plan_cid,
-            node_id=node_id,
-            round_=closed.number,
-            parent=str(closed.started.cid),
-            samples=shard_size(plan, node_id) if known else None,
-        )
+    def _samples(self, plan: Plan, node_id: int) -> int | None:
+        return shard_size(plan, node_id) if 1 <= node_id <= plan.learners else None
 
-    def _refusal(
-        self, past: History, plan: Plan, closed: Round, entry: LogEntry, one: Refusal, shapes: weights.Shapes
-    ) -> None:
+    def _refusal(self, past: History, plan: Plan, closed: Round, entry: LogEntry, one: Refusal) -> None:
         """Check that a file that the header refused deserved it."""
         node = f"learner {one.node_id}"
-        if not any(p.node_id == one.node_id and p.cid == one.cid and p < entry for p in closed.published):
-            self._find(closed.number, node, "refused", f"did not publish {one.cid} in this round")
+        published = self._published(closed, entry, one, "refused")
+        if published is None:
             return
         try:
-            file = self._fetch(one.cid, plan, shapes)
-            self._check_local(file, past, plan, closed, one.node_id)
-        except (FileMissing, StoreError, WeightsError) as error:
+            weights.check_local(
+                self._fetch(one.cid, plan),
+                plan=past.plan_cid,
+                node_id=one.node_id,
+                round_=closed.number,
+                parent=str(closed.started.cid),
+                samples=self._samples(plan, one.node_id),
+            )
+        except WeightsError as error:
             self._result.notes.append(
                 f"round {closed.number}: {node}'s {one.cid} was refused ({one.reason}); here: {error}"
             )
             return
-        if one.reason == "missing":
+        if one.reason != "missing":
+            self._find(closed.number, node, "refused", f"{one.cid} is good and was refused: {one.reason}")
+        elif self._seconds(published, entry) + LATE < plan.fetch_timeout and not self._late(plan, closed, entry):
+            self._find(
+                closed.number,
+                node,
+                "refused",
+                f"{one.cid} is there and was refused as missing {self._seconds(published, entry)} s after it was "
+                f"published, the plan gives it {plan.fetch_timeout:g} s",
+            )
+        else:
             # It may have been away then; nobody can tell afterwards.
             self._result.notes.append(
                 f"round {closed.number}: {node}'s {one.cid} was refused as missing and is there now"
             )
-        else:
-            self._find(closed.number, node, "refused", f"{one.cid} is good and was refused: {one.reason}")
 
     def _differ(self, number: int, meta: GlobalMeta, file: WeightsFile, again: WeightsFile, source: str) -> None:
         """Say in which field two global files differ."""
-        for name, found, right in (
-            (name, getattr(meta, name), getattr(again.global_meta, name))
-            for name in ("parent", "rule", "inputs", "refused", "absent")
-        ):
-            if name == "inputs" and found != right:
-                self._shares(number, found, right)
-            elif found != right and name not in {"parent", "rule"}:  # those are compared with the chain
-                self._find(number, "header", name, f"is {found}, should be {right}")
+        same = meta == again.global_meta
+        for name in ("plan", "round", "parent", "rule", "refused", "absent"):
+            self._compare(number, "header", name, getattr(meta, name), getattr(again.global_meta, name))
+        self._shares(number, meta.inputs, again.global_meta.inputs)
         for name in file.shapes:
             found, right = file.tensor(name), again.tensor(name)
             if found.tobytes() != right.tobytes():
+                same = False
                 count = int((found.view(np.uint32) != right.view(np.uint32)).sum())
                 self._find(
                     number,
@@ -323,21 +392,19 @@ class _Auditor:
                     f"tensor {name}",
                     f"differs in {count} of {found.size} values from what {source}",
                 )
+        if same:
+            self._find(number, "header", "file", f"is {file.cid}, {source} {again.cid}")
 
     def _shares(self, number: int, found: tuple[Input, ...], right: tuple[Input, ...]) -> None:
         if [one.node_id for one in found] != [one.node_id for one in right]:
-            self._find(number, "header", "inputs", "are not in the order of nodeId")
-        for one, other in zip(found, right, strict=True):
-            for name in ("samples", "share"):
-                if one.node_id == other.node_id and getattr(one, name) != getattr(other, name):
-                    self._find(
-                        number,
-                        f"learner {one.node_id}",
-                        name,
-                        f"is {getattr(one, name)}, should be {getattr(other, name)}",
-                    )
+            self._find(number, "header", "inputs", "are not those of its local files in the order of nodeId")
+        entries = {one.node_id: one for one in right}
+        for one in found:
+            if (other := entries.get(one.node_id)) is not None:
+                for name in ("samples", "share"):
+                    self._compare(number, f"learner {one.node_id}", name, getattr(one, name), getattr(other, name))
 
-    def _remove(self, files: list[WeightsFile | None]) -> None:
-        for file in files:
-            if file is not None:
-                file.path.unlink(missing_ok=True)
+    def _remove(self) -> None:
+        """Make room: nothing of a round is needed for the next."""
+        for path in self._folder.glob("*.safetensors"):
+            path.unlink(missing_ok=True)
