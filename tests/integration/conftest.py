@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +66,13 @@ def chain(place: ProcessPlace, keys: dict[str, Path]) -> Callable[[str], Chain]:
     """A node's own RPC, by the name of the node."""
     chains = {node: Chain(place.geth[node].rpc, load_key(keys[node])) for node in NODES}
     return chains.__getitem__
+
+
+@pytest.fixture(scope="session")
+def lab_run(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The tiny plan, carried out by `fl-node lab` in the embedded place: its folder, and what it printed."""
+    runs = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-m", "fl_node", "lab", str(tiny_plan), "--runs", str(runs), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return runs / "tiny", json.loads(done.stdout)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import logging
 import multiprocessing
@@ -32,6 +33,7 @@ import psutil
 import pytest
 
 from fl_node import header, learner
+from fl_node import plan as plans
 from fl_node import store as stores
 from fl_node.audit import audit
 from fl_node.chain import Chain, Contract, load_key, wait_until
@@ -40,6 +42,7 @@ from fl_node.errors import ChainError
 from fl_node.model import OnEpoch, Score
 from fl_node.place import EmbeddedPlace, Endpoint, ProcessPlace
 from fl_node.plan import DataPlan, Plan, TrainingPlan
+from fl_node.process import Child, stop_all
 from fl_node.role import Site
 from fl_node.seeds import derive, permutation
 from fl_node.weights import Shapes, Tensors
@@ -127,21 +130,21 @@ class Trap:
         os.kill(os.getpid(), self.signal)
 
     def _before(self, owner: Any, name: str) -> None:
-        calls = iter(range(1, self.count))
+        calls = itertools.count(1)
         original = getattr(owner, name)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if next(calls, None) is None:
+            if next(calls) == self.count:
                 self.spring()
             return original(*args, **kwargs)
 
         setattr(owner, name, call)
 
     def _trace(self) -> None:
-        lines = iter(range(1, self.count))
+        lines = itertools.count(1)
 
         def line(_frame: FrameType, event: str, _arg: Any) -> Any:
-            if event == "line" and next(lines, None) is None:
+            if event == "line" and next(lines) == self.count:
                 self.spring()
             return line
 
@@ -488,3 +491,146 @@ def test_the_embedded_chain_is_killed_under_a_role(
     trap = Trap(step, 1, signal=signal.SIGSTOP)
     run.go({node: [trap]}, {trap: Meanwhile(kill, embedded[0].check)})
     check(run, final)
+
+
+# Real Geth and IPFS
+
+
+def _away(place: ProcessPlace, name: str, how: signal.Signals) -> Meanwhile:
+    """A node's Geth or IPFS ends and is started again."""
+
+    def end() -> None:
+        place.children[name].process.send_signal(how)
+        place.children[name].process.wait(HANG)
+
+    return Meanwhile(end, functools.partial(place.restart, name))
+
+
+def test_all_roles_are_killed_at_every_step_of_one_run_on_real_nodes(real_run: Run, final: str) -> None:
+    real_run.go({node: each_step("header" if node == "header" else "learner") for node in real_run.keys})
+    check(real_run, final)
+
+
+def test_roles_are_killed_when_they_have_sent_a_transaction_to_real_geth(real_run: Run, final: str) -> None:
+    real_run.go({node: [Trap("_receipt")] * 3 for node in real_run.keys})
+    check(real_run, final)
+
+
+@pytest.mark.parametrize(
+    ("child", "node", "step", "how"),
+    [
+        ("header geth", "header", "aggregated", signal.SIGKILL),
+        ("header geth", "header", "stored", signal.SIGKILL),
+        ("learner-1 geth", "learner-1", "training", signal.SIGKILL),
+        ("learner-1 geth", "learner-1", "stored", signal.SIGTERM),
+        ("header ipfs", "header", "round", signal.SIGKILL),
+        ("header ipfs", "header", "aggregated", signal.SIGKILL),
+        ("learner-1 ipfs", "learner-1", "written", signal.SIGKILL),
+        ("learner-1 ipfs", "learner-1", "stored", signal.SIGTERM),
+    ],
+)
+def test_geth_or_ipfs_of_a_node_is_away_for_a_while(
+    place: ProcessPlace, real_run: Run, final: str, child: str, node: str, step: str, how: signal.Signals
+) -> None:
+    # The role stands still until its node is gone, so that it is in the middle of a step when it finds out.
+    trap = Trap(step, 1, signal=signal.SIGSTOP)
+    real_run.go({node: [trap]}, {trap: _away(place, child, how)})
+    check(real_run, final)
+
+
+@pytest.mark.parametrize("node", ["header", "learner-1"])
+def test_geth_is_killed_right_after_it_took_a_transaction(
+    place: ProcessPlace, real_run: Run, final: str, node: str
+) -> None:
+    trap = Trap("_receipt", count=2, signal=signal.SIGSTOP)
+    real_run.go({node: [trap]}, {trap: _away(place, f"{node} geth", signal.SIGKILL)})
+    check(real_run, final)
+
+
+def test_a_file_that_is_away_for_longer_than_the_plan_allows_is_taken_when_it_is_back(
+    place: ProcessPlace, keys: dict[str, Path], tmp_path: Path
+) -> None:
+    run = _on(place, keys, tmp_path, PLAN.model_copy(update={"fetch_timeout": AWAY / 4}))
+    trap = Trap("stored", 1, signal=signal.SIGSTOP)
+    away = _away(place, "learner-1 ipfs", signal.SIGKILL)
+
+    def back() -> None:
+        refused = wait_until(lambda: run.said("header")["refused"] > 0, HANG)
+        away.later()
+        assert refused
+
+    run.go({"learner-1": [trap]}, {trap: Meanwhile(away.then, back)})
+    check(run, str(run.contract().global_weight_at(PLAN.rounds)))
+
+
+# Real processes with TensorFlow
+
+KILLER = """
+import logging, os, signal, sys
+from fl_node import cli, model
+
+where, round_ = sys.argv[1], int(sys.argv[2])
+sys.argv[1:] = sys.argv[3:]
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def at_event(record):
+    if record.event == where and record.fields.get("round") == round_:
+        kill()
+    if where == "batch" and record.event == "training" and record.fields["round"] == round_:
+        model.KerasTrainer.train = train
+    return True
+
+def train(self, *arguments):
+    import keras
+
+    class Killer(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3:
+                kill()
+
+    fit = self.model.fit
+    self.model.fit = lambda *args, **kwargs: fit(*args, callbacks=[Killer()], **kwargs)
+    return original(self, *arguments)
+
+original = model.KerasTrainer.train
+logging.getLogger("fl_node").addFilter(at_event)
+cli.main()
+"""
+
+
+def test_a_learner_killed_within_an_epoch_and_a_header_killed_at_aggregation_change_nothing(
+    lab_run: tuple[Path, dict[str, Any]],
+    tiny_plan: Path,
+    embedded: tuple[EmbeddedPlace, Mapping[str, Endpoint]],
+    keys: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    run = Run(embedded[1], keys, tmp_path, plans.load(tiny_plan))
+    run.deploy()
+    traps = {"header": ("aggregated", 1), "learner-1": ("batch", 1), "learner-2": ("batch", 2)}
+    children: dict[str, Child] = {}
+
+    def start(node: str, *before: str) -> None:
+        role = node.partition("-")[0]
+        command = [sys.executable, *before, role, "--contract", run.address, "--key", str(keys[node])]
+        command += ["--rpc", run.ends[node].rpc, "--store", run.ends[node].store, "--folder", str(tmp_path / node)]
+        children[node] = Child(node, [*command, "--patience", str(HANG)], tmp_path / f"{node}.log")
+
+    try:
+        for node, (where, round_) in traps.items():
+            start(node, "-c", KILLER, where, str(round_))
+        while traps:
+            ended = [node for node in traps if not children[node].running]
+            for node in ended:
+                assert children[node].process.returncode == -signal.SIGKILL, children[node].tail()
+                del traps[node]
+                start(node, "-m", "fl_node")
+            time.sleep(0.05)
+        for child in children.values():
+            assert child.process.wait(RUN_HANG) == 0, child.tail()
+    finally:
+        stop_all(list(children.values()))
+    assert run.contract().global_weight_at(run.plan.rounds) == lab_run[1]["final"]["cid"]
+    assert [e.round for e in run.contract().log() if e.name == "GlobalWeightSet"] == list(range(run.plan.rounds + 1))
