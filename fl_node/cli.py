@@ -35,6 +35,8 @@ EXIT_CODES = """
 9 a process of a lab ended · 130 interrupted
 """
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="fl-node",
     no_args_is_help=True,
@@ -145,9 +147,11 @@ def main() -> None:
             traceback.print_exc()
         errors.print(f"fl-node: {error}", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("fl-node: stopped")
-        sys.exit(130)
+    except SystemExit as end:
+        # typer makes this of KeyboardInterrupt, and says nothing.
+        if end.code == INTERRUPTED:
+            errors.print("fl-node: stopped")
+        raise
 
 
 class _Terminated(KeyboardInterrupt):
@@ -499,7 +503,7 @@ def reproduce(
     from fl_node.show import Show
 
     loaded = plans.load(plan)
-    if not all(text.strip().isdigit() for text in seeds.split(",")):
+    if not all(text.strip().isdecimal() for text in seeds.split(",")):
         raise ConfigError(f"--seeds {seeds}: should be whole numbers with commas between, such as 1,2,3")
     numbers = [int(text) for text in seeds.split(",")]
 
@@ -605,11 +609,13 @@ def _note(line: str) -> None:
 
 
 def _learner(text: str) -> tuple[int, str]:
-    node_id, _, account = text.partition("=")
-    if not node_id.isdigit() or not account.startswith("0x") or len(account) != 42:
-        raise ConfigError(f"--learner {text}: should be nodeId=address, such as 1=0x5aAe…")
     from web3 import Web3
 
+    node_id, _, account = text.partition("=")
+    if not node_id.isdecimal() or not account.startswith("0x") or not Web3.is_address(account):
+        raise ConfigError(f"--learner {text}: should be nodeId=address, such as 1=0x5aAe…")
+    if account != account.lower() and not Web3.is_checksum_address(account):
+        raise ConfigError(f"--learner {text}: a digit of the address is mistaken, for its checksum is wrong")
     return int(node_id), str(Web3.to_checksum_address(account))
 
 
