@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import stat
+import string
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,13 +169,17 @@ def _swarm_key(path: Path | None) -> str:
         mode = stat.S_IMODE(path.stat().st_mode)
     except (OSError, UnicodeDecodeError) as error:
         raise _Wrong(f"{path}: {error}", "without it the daemon would join the public network") from error
-    if lines[:2] != ["/key/swarm/psk/1.0.0/", "/base16/"] or len(lines) != 3 or len(lines[2]) != 64:
+    if lines[:2] != ["/key/swarm/psk/1.0.0/", "/base16/"] or len(lines) != 3 or not _is_key(lines[2]):
         raise _Wrong(
             f"{path} is not a swarm key", "three lines: /key/swarm/psk/1.0.0/, /base16/, 64 hexadecimal digits"
         )
     if mode & 0o077:
         raise _Wrong(f"{path} has mode {mode:04o}", f"chmod 600 {path}")
     return str(path)
+
+
+def _is_key(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set(string.hexdigits)
 
 
 def _swarm_peers(files: stores.Store, wanted: int | None) -> str:
