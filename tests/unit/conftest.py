@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,14 +13,28 @@ from accounts import FUNDED
 from fl_node.embedded import EmbeddedChain, _Server
 
 
-@pytest.fixture(scope="session")
-def rpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a chain on which the accounts of ``FUNDED`` own ether; tests deploy contracts of their own."""
-    chain = EmbeddedChain(tmp_path_factory.mktemp("chain") / "blocks", [one.address for one in FUNDED])
+@contextlib.contextmanager
+def served(chain: EmbeddedChain) -> Iterator[str]:
+    """Serve a chain on loopback and give its URL."""
     with _Server(0, chain) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def rpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a chain on which the accounts of ``FUNDED`` own ether; tests deploy contracts of their own."""
+    chain = EmbeddedChain(tmp_path_factory.mktemp("chain") / "blocks", [one.address for one in FUNDED])
+    with served(chain) as url:
+        yield url
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[EmbeddedChain], str]]:
+    """Return a function that serves a chain until the end of the test and gives its URL."""
+    with contextlib.ExitStack() as stack:
+        yield lambda chain: stack.enter_context(served(chain))
 
 
 @pytest.fixture

@@ -1,0 +1,352 @@
+"""The command line: help, exit codes, and one line for every mistake."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from accounts import ALICE, HEADER
+
+from fl_node import __version__, cid, cli
+from fl_node import plan as plans
+from fl_node.chain import Chain, create_key, load_key
+from fl_node.run import Node, Run
+
+ROOT = Path(__file__).parents[2]
+PAPER = str(ROOT / "plans" / "paper.toml")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+FlNode = Callable[..., Ended]
+
+
+@pytest.fixture
+def fl_node(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[FlNode]:
+    """Run ``fl-node`` in this process, in an empty folder, and return how it ended."""
+    for name in list(os.environ):
+        if name.startswith("FL_NODE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("FL_NODE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "120")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def run(*arguments: object) -> Ended:
+        monkeypatch.setattr("sys.argv", ["fl-node", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        code = caught.value.code
+        assert code is None or isinstance(code, int)
+        return Ended(code or 0, *capsys.readouterr())
+
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def is_one_line(ended: Ended, code: int, *parts: str) -> bool:
+    """Return whether a command ended with this code and one line on standard error that has these parts."""
+    assert ended.code == code, ended.err
+    assert ended.out == ""
+    assert ended.err.startswith("fl-node: ")
+    assert ended.err.count("\n") == 1
+    for part in parts:
+        assert part in ended.err
+    return True
+
+
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, one in getattr(command, "commands", {}).items():
+        yield from commands(one, (*path, name))
+
+
+@pytest.mark.parametrize("command", list(commands(typer.main.get_command(cli.app))), ids=" ".join)
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_every_command_explains_itself(fl_node: FlNode, command: tuple[str, ...], option: str) -> None:
+    ended = fl_node(*command, option)
+    assert (ended.code, ended.err) == (0, "")
+    assert f"{' '.join(command)} [OPTIONS]" in ended.out
+
+
+def test_the_help_names_every_command_and_the_exit_codes(fl_node: FlNode) -> None:
+    text = fl_node("--help").out
+    top = [path[0] for path in commands(typer.main.get_command(cli.app)) if len(path) == 1]
+    assert {"lab", "header", "learner", "audit", "doctor", "plan"} < set(top)
+    assert all(f" {name} " in text for name in top)
+    assert "130 interrupted" in text
+
+
+def test_without_arguments_it_shows_its_help(fl_node: FlNode) -> None:
+    ended = fl_node()
+    assert "Usage:" in ended.out + ended.err
+
+
+def test_the_version_is_printed(fl_node: FlNode) -> None:
+    assert fl_node("--version") == Ended(0, f"fl-node {__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["lab", "--help"], ["plan", "check", PAPER], ["--version"]])
+def test_help_and_plans_are_answered_without_what_takes_long_to_import(arguments: list[str]) -> None:
+    script = f"""
+import sys
+from fl_node import cli
+sys.argv = ["fl-node", *{arguments!r}]
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code
+slow = {{"tensorflow", "keras", "web3", "eth", "sklearn", "ipfshttpclient"}}
+print("slow:", sorted(slow & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "slow: []"
+
+
+@pytest.mark.parametrize("arguments", [["unknown"], ["lab"], ["plan", "check"], ["lab", PAPER, "--unknown"]])
+def test_a_wrong_command_line_is_code_two_with_the_usage(fl_node: FlNode, arguments: list[str]) -> None:
+    ended = fl_node(*arguments)
+    assert ended.code == 2
+    assert "Usage:" in ended.err
+    assert "Traceback" not in ended.err
+
+
+# Plans
+
+
+def test_a_plan_that_is_not_there_is_one_line(fl_node: FlNode) -> None:
+    for command in (["lab"], ["plan", "check"], ["baseline"], ["reproduce"]):
+        assert is_one_line(fl_node(*command, "nowhere.toml"), 2, "plan nowhere.toml: No such file")
+
+
+def test_where_an_error_comes_from_is_shown_when_asked_for(fl_node: FlNode) -> None:
+    ended = fl_node("-v", "plan", "check", "nowhere.toml")
+    assert ended.code == 2
+    assert "Traceback (most recent call last)" in ended.err
+    assert ended.err.splitlines()[-1].startswith("fl-node: plan nowhere.toml")
+    assert "Traceback" not in fl_node("plan", "check", "nowhere.toml").err
+
+
+def test_all_that_is_wrong_with_a_plan_is_said(fl_node: FlNode) -> None:
+    Path("plan.toml").write_text('name = "X"\nround = 3\n[model]\nname = "[bold]rnn"')
+    ended = fl_node("plan", "check", "plan.toml")
+    assert ended.code == 2
+    first, *lines = ended.err.splitlines()
+    assert first == "fl-node: plan.toml is not a valid plan:"
+    assert [line.split(":")[0].strip() for line in lines] == ["name", "model.name", "round"]
+    assert "'[bold]rnn'" in ended.err
+
+
+def test_a_plan_is_shown_with_its_defaults_and_its_published_name(fl_node: FlNode) -> None:
+    ended = fl_node("plan", "check", PAPER)
+    content, last = ended.out.rsplit("\n", 2)[0:2]
+    assert json.loads(content) == plans.load(Path(PAPER)).model_dump()
+    assert last.endswith("published it is QmUjkPFQrqeRLakWf7C9Gdf4dFgU2MFK5UMtF9vm37K2cs")
+
+
+def test_for_scripts_a_plan_is_its_published_bytes(fl_node: FlNode) -> None:
+    ended = fl_node("plan", "check", "--json", PAPER, "--set", "seed=7", "--set", "model.name=mlp")
+    assert (ended.code, ended.err) == (0, "")
+    plan = plans.from_bytes(ended.out.removesuffix("\n").encode())
+    assert (plan.seed, plan.model.name) == (7, "mlp")
+
+
+def test_a_wrong_setting_is_one_line(fl_node: FlNode) -> None:
+    assert is_one_line(fl_node("plan", "check", PAPER, "--set", "seed"), 2, "--set seed: should be KEY=VALUE")
+
+
+# Keys
+
+
+def test_a_key_is_made_once_and_its_address_printed(fl_node: FlNode) -> None:
+    first = fl_node("key", "keys/role.key")
+    assert first.code == 0
+    assert load_key(Path("keys/role.key")).address == first.out.strip()
+    assert fl_node("key", "keys/role.key") == first
+
+
+def test_a_key_that_cannot_be_made_or_used_is_one_line(fl_node: FlNode) -> None:
+    Path("file").write_text("")
+    assert is_one_line(fl_node("key", "file/role.key"), 2, "key file file/role.key")
+    Path("open.key").write_text("12" * 32)
+    Path("open.key").chmod(0o644)
+    assert is_one_line(fl_node("key", "open.key"), 2, "chmod 600 open.key")
+    assert is_one_line(fl_node("learner", "--contract", "0x12"), 2, "key file role.key: No such file")
+
+
+# Which run?
+
+
+@pytest.mark.parametrize("command", ["audit", "status", "evaluate", "export", "predict"])
+def test_a_command_about_a_run_asks_which(fl_node: FlNode, command: str) -> None:
+    from PIL import Image
+
+    Image.effect_noise((28, 28), 50).save("digit.png")
+    arguments = ["digit.png"] if command == "predict" else []
+    assert is_one_line(fl_node(command, *arguments), 2, "which run? Name its folder, or its contract by --contract")
+    assert is_one_line(fl_node(command, *arguments, "runs/none"), 2, "is it the folder of a run?")
+
+
+def test_a_damaged_run_is_one_line(fl_node: FlNode) -> None:
+    Path("run.json").write_text("{}")
+    assert is_one_line(fl_node("audit", "."), 2, "run.json is damaged")
+
+
+def test_a_chain_that_is_down_is_code_four(fl_node: FlNode, free_port: Callable[[], int]) -> None:
+    rpc = f"http://127.0.0.1:{free_port()}"
+    ended = fl_node("audit", "--rpc", rpc, "--store", "files", "--contract", HEADER.address)
+    assert is_one_line(ended, 4, f"chain at {rpc} can't be reached")
+
+
+def test_a_contract_that_is_not_there_is_code_four_and_no_address_is_code_two(fl_node: FlNode, rpc: str) -> None:
+    for command in ("audit", "status", "export"):
+        ended = fl_node(command, "--rpc", rpc, "--store", "files", "--contract", ALICE.address)
+        assert is_one_line(ended, 4, "there is no contract at")
+        ended = fl_node(command, "--rpc", rpc, "--store", "files", "--contract", "0x12")
+        assert is_one_line(ended, 2, "'0x12' is not an address")
+
+
+def test_a_plan_that_no_store_has_is_said_by_audit_and_is_code_five_elsewhere(
+    fl_node: FlNode, rpc: str, tmp_path: Path
+) -> None:
+    (tmp_path / "plan.json").write_bytes(plans.load(Path(PAPER)).to_bytes() + b"\n")
+    from fl_node.store import FolderStore
+
+    chain = Chain(rpc, HEADER)
+    contract = str(chain.deploy(FolderStore(tmp_path / "store").add(tmp_path / "plan.json")).contract)
+    options = ["--rpc", rpc, "--store", tmp_path / "store", "--contract", contract]
+    ended = fl_node("audit", *options)
+    assert ended.code == 1
+    assert "header, plan: " in ended.out
+    assert "audit FAILED with 1 findings" in ended.out
+    ended = fl_node("audit", "--json", *options)
+    assert ended.code == 1
+    assert not json.loads(ended.out)["passed"]
+    assert fl_node("status", *options).code == 2
+
+
+def test_global_weights_that_are_not_there_are_one_line(fl_node: FlNode, rpc: str) -> None:
+    chain = Chain(rpc, HEADER)
+    contract = str(chain.deploy(cid.of_bytes(b"plan")).contract)
+    ended = fl_node("evaluate", "--rpc", rpc, "--store", "files", "--contract", contract, "--round", "3")
+    assert is_one_line(ended, 2, "there are no global weights 3")
+
+
+def test_the_environment_may_name_chain_store_and_contract(
+    monkeypatch: pytest.MonkeyPatch, fl_node: FlNode, rpc: str
+) -> None:
+    monkeypatch.setenv("FL_NODE_RPC", rpc)
+    monkeypatch.setenv("FL_NODE_CONTRACT", ALICE.address)
+    assert is_one_line(fl_node("audit"), 4, f"there is no contract at {ALICE.address} on the chain at {rpc}")
+
+
+# Mistakes of other commands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lab", PAPER, "--place", "cloud"], "--place cloud: should be embedded or processes"),
+        (["export", "--output", "model.h5"], "--output model.h5: should end in .keras"),
+        (["reproduce", PAPER, "--seeds", "1,x"], "--seeds 1,x: should be whole numbers"),
+        (["reproduce", PAPER, "--seeds", ""], "--seeds : should be whole numbers"),
+        (["reproduce", PAPER, "--seeds", "²"], "--seeds ²: should be whole numbers"),
+        (["deploy", PAPER, "--learner", "1"], "--learner 1: should be nodeId=address"),
+        (["deploy", PAPER, "--learner", "x=0x" + "12" * 20], "should be nodeId=address"),
+        (["deploy", PAPER, "--learner", "²=0x" + "12" * 20], "should be nodeId=address"),
+        (["deploy", PAPER, "--learner", "1=0x" + "zz" * 20], "should be nodeId=address"),
+        (["deploy", PAPER, "--learner", f"1={ALICE.address[:-1]}A"], "its checksum is wrong"),
+        (["deploy", PAPER, "--learner", f"1={ALICE.address}", "--learner", f"1={HEADER.address}"], "given twice"),
+    ],
+)
+def test_a_wrong_option_is_one_line(fl_node: FlNode, arguments: list[str], message: str) -> None:
+    assert is_one_line(fl_node(*arguments), 2, message)
+
+
+def test_a_data_set_that_cannot_be_had_is_code_three(fl_node: FlNode) -> None:
+    assert is_one_line(fl_node("lab", PAPER, "--data-dir", "nowhere"), 3, "data folder nowhere")
+    assert not Path("runs").exists()
+
+
+def test_a_picture_that_is_none_is_code_three(fl_node: FlNode) -> None:
+    Path("digit.png").write_text("junk")
+    assert is_one_line(fl_node("predict", "digit.png"), 3, "image digit.png")
+
+
+def test_a_learner_that_waits_too_long_for_its_chain_is_code_seven(
+    fl_node: FlNode, free_port: Callable[[], int]
+) -> None:
+    fl_node("key", "role.key")
+    rpc = f"http://127.0.0.1:{free_port()}"
+    ended = fl_node("learner", "--rpc", rpc, "--store", "files", "--contract", ALICE.address, "--patience", "0.1")
+    assert ended.code == 7
+    assert "Traceback" not in ended.err
+    assert ended.err.splitlines()[-1].startswith("fl-node: gave up after 0.1 s: ")
+
+
+def test_doctor_says_what_is_wrong_and_ends_with_code_one(fl_node: FlNode, rpc: str) -> None:
+    ended = fl_node("doctor", "--rpc", rpc, "--store", "files")
+    assert ended.code == 1
+    assert "account: there is no key file role.key; make one: fl-node key role.key" in ended.out
+    answers = json.loads(fl_node("doctor", "--json", "--rpc", rpc, "--store", "files").out)
+    assert {answer["what"]: answer["state"] for answer in answers}["account"] == "wrong"
+
+
+def test_a_run_of_nodes_that_are_up_is_reached_by_its_folder(fl_node: FlNode, rpc: str, tmp_path: Path) -> None:
+    from fl_node.store import FolderStore
+
+    (tmp_path / "plan.json").write_bytes(plans.load(Path(PAPER)).to_bytes())
+    store = FolderStore(tmp_path / "store")
+    chain = Chain(rpc, HEADER)
+    plan = store.add(tmp_path / "plan.json")
+    contract = chain.contract(str(chain.deploy(plan).contract))
+    nodes = {"header": Node(HEADER.address, rpc, store.address)}
+    Run("demo", "embedded", plan, contract.address, chain.chain_id(), chain.genesis(), nodes).save(tmp_path)
+    ended = fl_node("status", tmp_path)
+    assert ended.code == 0, ended.err
+    assert "paper, in round 0 of 5" in ended.out
+    assert contract.address in ended.out
+    content = json.loads(fl_node("status", "--json", tmp_path).out)
+    assert content["plan_cid"] == plan
+    assert (content["round"], content["ended"]) == (0, False)
+
+
+# As a program
+
+
+def test_ctrl_c_is_code_130_without_a_traceback(tmp_path: Path, free_port: Callable[[], int]) -> None:
+    create_key(tmp_path / "role.key")
+    command = [sys.executable, "-m", "fl_node", "learner", "--key", "role.key", "--store", "files"]
+    command += ["--rpc", f"http://127.0.0.1:{free_port()}", "--contract", ALICE.address]
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path))
+            for _ in range(2)
+        ]
+        for process, number in zip(processes, (signal.SIGINT, signal.SIGTERM), strict=True):
+            assert process.stderr is not None
+            assert "waiting: chain at" in process.stderr.readline()
+            process.send_signal(number)
+            _, err = process.communicate(timeout=20)
+            assert process.returncode == 130
+            assert err == "fl-node: stopped\n"
