@@ -38,6 +38,8 @@ MAX_FEE = 100 * 10**9
 """Fees in wei a gas: the least that a sealer takes, and a bound far above any base fee of an idle chain."""
 RECEIPT_PATIENCE = 10.0
 """Seconds after which a transaction that is in no block is given back to the caller, who looks again."""
+SEAL_PATIENCE = 2.0
+"""Seconds that a node has to seal before a transaction is given back to the caller unsent."""
 _REVERTED = 3
 """The code of the RPC's error when a contract refuses."""
 
@@ -279,8 +281,9 @@ class Chain:
         account = self.account
         if account is None:
             raise ConfigError("this needs the key of an account (--key)")
-        if not self.sealing():
-            # A transaction that reaches Clique (period 0) before it seals may wait for the next one to be sealed.
+        # A transaction that reaches Clique (period 0) before it seals may wait for the next one to be sealed.
+        # A node that catches up with the others pauses for a moment.
+        if not wait_until(self.sealing, SEAL_PATIENCE, 0.01):
             raise ChainError(f"chain at {self.rpc}: the node does not seal yet")
         tip, fee = PRIORITY_FEE, MAX_FEE
         for _ in range(20):
@@ -395,6 +398,10 @@ class Contract:
     def plan(self) -> str:
         """Return the CID of the plan."""
         return cid.from_digest(self._read("plan"))
+
+    def round(self) -> int:
+        """Return the current round."""
+        return int(self._read("round"))
 
     def state(self) -> State:
         """Return the current round and its global weights."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fl_node import partition, weights
@@ -17,6 +17,9 @@ from fl_node.seeds import derive
 from fl_node.weights import LocalMeta, WeightsFile
 
 MakeTrainer = Callable[[Plan], Trainer]
+
+ASK_OTHERS = 1.0
+"""Seconds after which a learner that waits asks again for whom."""
 
 
 def run(site: Site, make_trainer: MakeTrainer) -> None:
@@ -53,6 +56,7 @@ class Learner:
         self._plan = plan
         self._plan_cid = site.contract.plan()
         self._trainer = trainer
+        self._open = (-1, 0.0, "")
         self._shard = functools.cache(functools.partial(partition.shard, plan))
 
     def step(self) -> Waiting | None:
@@ -67,14 +71,24 @@ class Learner:
             return Waiting(f"the header to register {self._site.chain.address}")
         if state.global_cid is None:
             return Waiting("the header to publish the initial weights")
-        published = contract.local_weights(state.round, view.learners)
-        if node_id in published:
-            return Waiting(_others(state.round, [n for n in view.learners if n not in published]))
+        if contract.local_weight_at(state.round, node_id):
+            # With many learners there are many blocks; this one only needs that which closes the round.
+            return Waiting(self._others(state.round, view.learners), watch=contract.round, seen=state.round)
         local = self._finished(state.round, node_id, state.global_cid)
         if local is None:
             return self._train(state.round, node_id, state.global_cid)
         self._publish(local, view.nonce)
         return None
+
+    def _others(self, round_: int, learners: Sequence[int]) -> str:
+        """Say for whom the round is open still; who is asked for less often than blocks come."""
+        asked_for, asked, who = self._open
+        if asked_for != round_ or time.monotonic() - asked > ASK_OTHERS:
+            published = self._site.contract.local_weights(round_, learners)
+            missing = [node_id for node_id in learners if node_id not in published]
+            who = f"learner {', '.join(str(n) for n in missing)}" if missing else "the header"
+            self._open = (round_, time.monotonic(), who)
+        return f"round {round_} to close; {who} is not done"
 
     def _path(self, kind: str, round_: int) -> Path:
         return self._site.folder / f"{kind}-{round_}.safetensors"
@@ -171,8 +185,3 @@ class Learner:
             number = path.stem.rpartition("-")[2]
             if number.isdigit() and int(number) < round_:
                 path.unlink(missing_ok=True)
-
-
-def _others(round_: int, missing: list[int]) -> str:
-    who = f"learner {', '.join(str(n) for n in missing)}" if missing else "the header"
-    return f"round {round_} to close; {who} is not done"

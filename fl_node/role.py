@@ -6,6 +6,7 @@ started again and goes on; the folder of a role holds copies only.
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -21,8 +22,8 @@ from fl_node.store import Store
 
 FIRST_PAUSE = 0.01
 LAST_PAUSE = 0.25
-PAUSE_SHARE = 0.02
-"""A pause is this share of the time waited so far: what ends a wait is seen at most 2 % late or 0.25 s."""
+PAUSE_SHARE = 0.05
+"""A pause is this share of the time waited so far: what ends a wait is seen at most 5 % late or 0.25 s."""
 LOOK_AGAIN = 2.0
 """Seconds after which everything is read again even if there was no new block."""
 
@@ -42,10 +43,15 @@ class Site:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing can be done now: what is waited for, and until when (monotonic seconds) at the latest."""
+    """Nothing can be done now: what is waited for, and until when (monotonic seconds) at the latest.
+
+    Any new block ends the wait, or else only that ``watch`` returns another value than ``seen``.
+    """
 
     what: str
     until: float | None = None
+    watch: Callable[[], object] | None = None
+    seen: object = None
 
 
 class Done(Exception):
@@ -67,9 +73,10 @@ def reconcile(site: Site, step: Step) -> None:
         Nothing changed for ``site.patience`` seconds.
     """
     said: str | None = None
-    changed = time.monotonic()
+    height = functools.partial(_height, site.chain)
+    acted = changed = time.monotonic()
     while True:
-        before = _height(site.chain)
+        before = height()
         trouble = False
         try:
             waiting = step()
@@ -82,13 +89,15 @@ def reconcile(site: Site, step: Step) -> None:
         except OSError as error:  # such as a disk that is full
             waiting, trouble = Waiting(f"{error.filename or site.folder}: {error.strerror or error}"), True
         if waiting is None:
-            said, changed = None, time.monotonic()
+            said, acted = None, time.monotonic()
+            changed = acted
             continue
         if waiting.what != said:
             level = logging.WARNING if trouble else logging.INFO
             say("waiting", f"waiting: {waiting.what}", level=level, what=waiting.what)
             said = waiting.what
-        if _wait(site.chain, before, changed, waiting.until):
+        watch, seen = (waiting.watch, waiting.seen) if waiting.watch else (height, before)
+        if _wait(watch, seen, acted, waiting.until) or height() != before:
             changed = time.monotonic()
         if site.patience and time.monotonic() - changed > site.patience:
             raise GaveUp(f"gave up after {site.patience:g} s without any change; was waiting: {waiting.what}")
@@ -121,14 +130,17 @@ def _height(chain: Chain) -> int | None:
         return None
 
 
-def _wait(chain: Chain, height: int | None, since: float, until: float | None) -> bool:
-    """Return True as soon as there is a new block, False when it is time to look anyway."""
+def _wait(watch: Callable[[], object], seen: object, since: float, until: float | None) -> bool:
+    """Return True as soon as there is something new to see, False when it is time to look anyway."""
     end = time.monotonic() + LOOK_AGAIN
     if until is not None:
         end = min(end, until)
     while (now := time.monotonic()) < end:
         pause = min(max(PAUSE_SHARE * (now - since), FIRST_PAUSE), LAST_PAUSE)
         time.sleep(min(pause, end - now))
-        if _height(chain) != height:
+        try:
+            if watch() != seen:
+                return True
+        except ChainError:
             return True
     return False
