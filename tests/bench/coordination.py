@@ -12,14 +12,14 @@ from rich.table import Table
 from fl_node.process import Child
 from tests.bench.nodes import HEADER, Nodes, learner, nodes, wait_for
 from tests.bench.results import Part, Row, console, say, seconds
-from tests.bench.role import Span
+from tests.bench.role import TRANSACTION, Span
 from tests.bench.stub import megabytes, parameters
 
 WARM_UP = 3
 # Where spans of several threads overlap, the first of these has the time: fetches go on in the background.
 KINDS = (
     "store add",
-    "transaction",
+    TRANSACTION,
     "reading the chain",
     "aggregation",
     "checking and writing files",
@@ -28,6 +28,7 @@ KINDS = (
     "waiting",
 )
 ROUND_PATIENCE = 30.0
+DAEMONS = {"geth": "Geth", "ipfs": "IPFS"}
 
 
 def measure(*, quick: bool, profiles: Path | None = None) -> Part:
@@ -37,27 +38,42 @@ def measure(*, quick: bool, profiles: Path | None = None) -> Part:
     with nodes(2) as some:
         for model, rounds, target in (("small", small, 0.25), ("large", large, 1.5)):
             part.rows.append(_rounds(some, model, rounds, target, profiles))
-    with nodes(16) as many:
-        part.rows.append(_rounds(many, "small", 3 if quick else 20, 1.5, profiles))
+    for hosts, rounds in ((2, 3 if quick else 20), (16, 2 if quick else 8)):
+        with nodes(16, hosts) as many:
+            part.rows.append(_rounds(many, "small", rounds, 1.5, profiles))
     return part
 
 
 def _rounds(some: Nodes, model: str, rounds: int, target: float, profiles: Path | None) -> Row:
-    title = f"{parameters(model):,} parameters ({megabytes(model):.1f} MB), {some.learners} learners"
+    title = (
+        f"{parameters(model):,} parameters ({megabytes(model):.1f} MB), {some.learners} learners, "
+        f"{1 + some.hosts} Geth and IPFS nodes"
+    )
     say(f"{title}: {rounds} rounds after {WARM_UP}")
     contract = some.deploy(model, WARM_UP + rounds)
+    daemons = {kind: some.cpu(kind) for kind in DAEMONS}
     children: list[Child] = [some.role(name, contract, model, profiles) for name in some.names]
     wait_for(children, 60 + ROUND_PATIENCE * (WARM_UP + rounds))
-    header = some.spans(HEADER)
+    header, header_cpu = some.spans(HEADER)
     learners = [some.spans(learner(node_id)) for node_id in range(1, some.learners + 1)]
+    cpu = {
+        "header": _cpu(header_cpu),
+        "learners": sum(_cpu(times) for _, times in learners),
+        **{DAEMONS[kind]: (some.cpu(kind) - before) / (WARM_UP + rounds) for kind, before in daemons.items()},
+    }
     # A round lasts from the moment its global weights stand on chain until the next ones do.
-    closed = [end for kind, _, end in header if kind == "transaction"]
+    closed = [end for kind, _, end in header if kind == TRANSACTION]
     windows = list(itertools.pairwise(closed))[WARM_UP - 1 :]
     splits = {HEADER: split(header, windows)}
-    each = [split(spans, windows) for spans in learners]
+    each = [split(spans, windows) for spans, _ in learners]
     splits["learner"] = {kind: statistics.fmean(one[kind] for one in each) for kind in each[0]}
-    _show(title, splits)
-    return seconds(title, [end - start for start, end in windows], target, split=splits)
+    _show(title, splits, cpu)
+    return seconds(title, [end - start for start, end in windows], target, split=splits, cpu=cpu)
+
+
+def _cpu(after: Sequence[float]) -> float:
+    """Return a role's mean seconds of CPU a round, from its seconds of CPU after each transaction."""
+    return (after[-1] - after[WARM_UP - 1]) / (len(after) - WARM_UP)
 
 
 def split(spans: Sequence[Span], windows: Sequence[tuple[float, float]]) -> dict[str, float]:
@@ -74,7 +90,7 @@ def split(spans: Sequence[Span], windows: Sequence[tuple[float, float]]) -> dict
     return {kind: value / len(windows) for kind, value in total.items()}
 
 
-def _show(title: str, splits: dict[str, dict[str, float]]) -> None:
+def _show(title: str, splits: dict[str, dict[str, float]], cpu: dict[str, float]) -> None:
     table = Table(title=f"A round's mean split: {title}", title_justify="left")
     table.add_column("ms a round")
     for role in splits:
@@ -84,3 +100,5 @@ def _show(title: str, splits: dict[str, dict[str, float]]) -> None:
     table.add_section()
     table.add_row("round", *(f"{1000 * sum(values.values()):.1f}" for values in splits.values()))
     console.print(table)
+    shares = ", ".join(f"{name} {1000 * total:.0f}" for name, total in cpu.items())
+    console.print(f"CPU a round, ms, all processes of a kind together: {shares}\n", soft_wrap=True)

@@ -6,13 +6,16 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from fl_node.chain import Chain, Contract, create_key, load_key
 from fl_node.deploy import deploy
 from fl_node.errors import ProcessError
+from fl_node.geth import CHAIN_ID, genesis
 from fl_node.place import Endpoint, ProcessPlace
 from fl_node.process import Child, stop_all
 from fl_node.store import connect
@@ -30,16 +33,31 @@ def learner(node_id: int) -> str:
 
 
 class Nodes:
-    """A header's node and some learners' nodes, each with a Geth and an IPFS of its own."""
+    """A header's node and some for learners, each with a Geth and an IPFS; learners may have to share them."""
 
-    def __init__(self, folder: Path, learners: int) -> None:
+    def __init__(self, folder: Path, learners: int, hosts: int) -> None:
         self.folder = folder
         self.learners = learners
+        self.hosts = hosts
         self.names = [HEADER, *(learner(node_id) for node_id in range(1, learners + 1))]
         self.accounts = {name: create_key(self.key(name)) for name in self.names}
-        self.place = ProcessPlace(folder / "nodes", self.accounts, say)
-        self.endpoints: Mapping[str, Endpoint] = {}
+        own = [HEADER, *(learner(number) for number in range(1, hosts + 1))]
+        self.place = ProcessPlace(folder / "nodes", {name: self.accounts[name] for name in own}, say)
+        self.endpoints: dict[str, Endpoint] = {}
         self._runs = 0
+
+    def start(self) -> None:
+        """Bring the nodes up; every role's account owns ether, also where its role shares a node."""
+        for geth in self.place.geth.values():
+            geth.prepare()
+        sealers = [geth.sealer for geth in self.place.geth.values()]
+        file = self.folder / "nodes" / "genesis.json"
+        file.write_text(genesis(CHAIN_ID, sealers, list(self.accounts.values())))
+        found = self.place.start()
+        self.endpoints = {HEADER: found[HEADER]} | {
+            learner(node_id): found[learner((node_id - 1) % self.hosts + 1)]
+            for node_id in range(1, self.learners + 1)
+        }
 
     def key(self, name: str) -> Path:
         """Return the key file of a node's role."""
@@ -77,10 +95,16 @@ class Nodes:
         ]
         return Child(name, command, self.folder / "logs" / f"{name}.log")
 
-    def spans(self, name: str) -> list[Span]:
-        """Return the spans that the role of a node left in the latest run."""
-        path = self._work(name) / "spans.json"
-        return [(kind, start, end) for kind, start, end in json.loads(path.read_text())]
+    def spans(self, name: str) -> tuple[list[Span], list[float]]:
+        """Return the spans that a role left in the latest run, and its seconds of CPU after each transaction."""
+        found = json.loads((self._work(name) / "spans.json").read_text())
+        return [(kind, start, end) for kind, start, end in found["spans"]], found["cpu"]
+
+    def cpu(self, kind: str) -> float:
+        """Return the seconds of CPU that all nodes' Geth (``geth``) or IPFS (``ipfs``) took until now."""
+        children = [child for name, child in self.place.children.items() if name.endswith(kind)]
+        times = [psutil.Process(child.process.pid).cpu_times() for child in children]
+        return sum(one.user + one.system for one in times)
 
     def _work(self, name: str) -> Path:
         folder = self.folder / "work" / str(self._runs) / name
@@ -89,12 +113,12 @@ class Nodes:
 
 
 @contextmanager
-def nodes(learners: int) -> Iterator[Nodes]:
-    """Bring nodes up, and down at the end."""
+def nodes(learners: int, hosts: int | None = None) -> Iterator[Nodes]:
+    """Bring up the header's node and ``hosts`` more (one a learner if None), and down at the end."""
     with tempfile.TemporaryDirectory(prefix="fl-node-bench-") as name:
-        made = Nodes(Path(name), learners)
+        made = Nodes(Path(name), learners, hosts or learners)
         try:
-            made.endpoints = made.place.start()
+            made.start()
             yield made
         finally:
             made.place.stop()

@@ -1,7 +1,8 @@
 """One role in a process of its own, as ``fl-node header`` and ``fl-node learner`` are, with a stub for its model.
 
 The functions that a round spends its time in are wrapped here, in this process alone: each call becomes a span of
-kind, start and end (seconds of the machine's monotonic clock), written as JSON when the role ends.
+kind, start and end (seconds of the machine's monotonic clock), written as JSON when the role ends, beside the seconds
+of CPU that the role had taken at the end of each transaction.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tests.bench.stub import StubTrainer
 P = ParamSpec("P")
 R = TypeVar("R")
 
+TRANSACTION = "transaction"
 Span = tuple[str, float, float]
 
 
@@ -39,6 +41,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        self.cpu: list[float] = []
         self._thread = threading.local()
 
     def timed(self, kind: str, function: Callable[P, R]) -> Callable[P, R]:
@@ -54,6 +57,8 @@ class Clock:
                 return function(*args, **kwargs)
             finally:
                 self.spans.append((kind, start, time.monotonic()))
+                if kind == TRANSACTION:
+                    self.cpu.append(time.process_time())
                 self._thread.inside = False
 
         return wrapper
@@ -83,10 +88,12 @@ def main(
     for owner, name, kind in (
         (site.store, "add", "store add"),
         (site.store, "fetch", "store fetch"),
-        (site.contract, "set_local_weight", "transaction"),
-        (site.contract, "set_global_weight", "transaction"),
+        (site.contract, "set_local_weight", TRANSACTION),
+        (site.contract, "set_global_weight", TRANSACTION),
         (site.contract, "look", "reading the chain"),
         (site.contract, "local_weights", "reading the chain"),
+        (site.contract, "local_weight_at", "reading the chain"),
+        (site.contract, "round", "reading the chain"),
         (chain, "block_number", "reading the chain"),
         (fl_node.header, "global_file", "aggregation"),
         (fl_node.role, "_wait", "waiting"),
@@ -101,7 +108,7 @@ def main(
         else:
             fl_node.learner.run(site, lambda _plan: trainer)
     finally:
-        spans.write_text(json.dumps(clock.spans))
+        spans.write_text(json.dumps({"spans": clock.spans, "cpu": clock.cpu}))
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
