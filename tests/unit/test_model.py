@@ -1,0 +1,204 @@
+"""Training is deterministic, evaluation honest, and an export stands alone; tiny plans, on scikit-learn's digits."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fl_node import baseline, data, partition, weights
+from fl_node.errors import DataError
+from fl_node.model import KerasTrainer, score
+from fl_node.plan import Plan
+from fl_node.report import paper
+from fl_node.weights import GlobalMeta, Tensors
+
+PLAN = Plan.model_validate(
+    {
+        "name": "tiny",
+        "data": {"name": "digits", "train": 400, "test": 200},
+        "model": {"name": "mlp"},
+        "training": {"epochs": 2, "batch_size": 32, "learning_rate": 0.005},
+    }
+)
+SAMPLES = partition.shard(PLAN, 1)
+
+
+@cache
+def trainer(**settings: Any) -> KerasTrainer:
+    content = PLAN.model_dump()
+    content["model"] = {"name": settings.pop("model", "mlp")}
+    return KerasTrainer(Plan.model_validate(content | settings), data.load("digits"))
+
+
+def digest(tensors: Tensors) -> str:
+    return hashlib.sha256(b"".join(tensors[name].tobytes() for name in sorted(tensors))).hexdigest()
+
+
+def same(one: Tensors, other: Tensors) -> bool:
+    return digest(one) == digest(other)
+
+
+def test_the_perceptron_has_as_many_parameters_as_it_says() -> None:
+    assert sum(tensor.size for tensor in trainer().initial().values()) == 50_890
+    assert trainer().shapes() == {
+        "dense1/bias": (64,),
+        "dense1/kernel": (784, 64),
+        "output/bias": (10,),
+        "output/kernel": (64, 10),
+    }
+
+
+def test_the_papers_network_has_as_many_parameters_as_it_says() -> None:
+    from fl_node import model
+
+    count = sum(tensor.size for tensor in trainer(model="cnn").initial().values())
+    assert f"{count:,}" in (model.cnn.__doc__ or "")
+
+
+def test_initial_weights_follow_from_the_seed_alone() -> None:
+    first = trainer().initial()
+    assert all(tensor.dtype == np.float32 for tensor in first.values())
+    assert same(first, KerasTrainer(PLAN).initial())
+    assert not same(first, trainer(seed=2).initial())
+    assert same(first, trainer(rounds=9).initial())
+
+
+def test_training_again_gives_the_same_weights_to_the_last_bit_whatever_was_done_before() -> None:
+    one, initial = trainer(), dict(trainer().initial())
+    first = one.train(initial, SAMPLES, 7)
+    one.train(first, SAMPLES[:50], 8)
+    one.evaluate(first)
+    assert same(one.train(initial, SAMPLES, 7), first)
+    assert not same(one.train(initial, SAMPLES, 8), first)
+    assert same(one.initial(), initial)
+
+
+def test_dropout_follows_from_the_seed() -> None:
+    few, one = SAMPLES[:32], trainer(model="cnn")
+    first = one.train(one.initial(), few, 7, epochs=1)
+    assert not same(one.train(one.initial(), few, 8, epochs=1), first)
+    assert same(one.train(one.initial(), few, 7, epochs=1), first)
+
+
+def test_another_process_gives_the_same_weights_to_the_last_bit(tmp_path: Path) -> None:
+    script = f"""
+import hashlib, json
+from fl_node import data, partition
+from fl_node.model import KerasTrainer
+from fl_node.plan import Plan
+plan = Plan.model_validate(json.loads({PLAN.model_dump_json()!r}))
+trainer = KerasTrainer(plan, data.load("digits"))
+trained = trainer.train(trainer.initial(), partition.shard(plan, 1), 7)
+print(hashlib.sha256(b"".join(trained[name].tobytes() for name in sorted(trained))).hexdigest())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == digest(trainer().train(trainer().initial(), SAMPLES, 7))
+    assert done.stderr == ""
+
+
+def test_training_reports_each_epoch_and_learns() -> None:
+    one, epochs = trainer(), []
+    trained = one.train(one.initial(), SAMPLES, 7, lambda epoch, accuracy: epochs.append((epoch, accuracy)))
+    assert [epoch for epoch, _ in epochs] == [1, 2]
+    assert 0 < epochs[0][1] < epochs[1][1] <= 1
+    before, after = one.evaluate(one.initial()), one.evaluate(trained)
+    assert before.count == after.count == PLAN.data.test
+    assert after.accuracy > 0.6 > before.accuracy
+    assert after.loss < before.loss
+
+
+def test_what_was_trained_is_a_copy(tmp_path: Path) -> None:
+    one = trainer()
+    trained = one.train(one.initial(), SAMPLES[:64], 7, epochs=1)
+    before = digest(trained)
+    one.train(trained, SAMPLES[:64], 8, epochs=1)
+    assert digest(trained) == before
+    file = weights.write(tmp_path / "file", GlobalMeta("plan", 0, None, "initial"), trained)
+    assert file.shapes == one.shapes()
+
+
+def test_a_score_counts_what_is_right_and_is_never_infinite() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [1.0, 0.0], [0.5, 0.5]], np.float32)
+    found = score(probabilities, np.array([0, 1, 1, 0]))
+    assert (found.accuracy, found.count) == (0.75, 4)
+    assert found.loss == pytest.approx((-np.log(0.9) - np.log(0.8) - np.log(1e-12) - np.log(0.5)) / 4, rel=1e-6)
+    perfect = score(np.array([[1.0, 0.0]], np.float32), np.array([0]))
+    assert (perfect.accuracy, perfect.loss) == (1.0, 0.0)
+
+
+def test_a_score_does_not_depend_on_the_batches() -> None:
+    one = trainer()
+    tests = data.load("digits")
+    probabilities = one.predict(one.initial(), tests.test_images[:200])
+    assert probabilities.shape == (200, 10)
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(200), abs=1e-5)
+    assert score(probabilities, tests.test_labels[:200]) == one.evaluate(one.initial())
+
+
+def test_without_data_a_model_can_be_made_but_not_trained() -> None:
+    bare = KerasTrainer(PLAN)
+    with pytest.raises(DataError, match="needs the data set digits"):
+        bare.train(bare.initial(), SAMPLES, 1)
+    with pytest.raises(DataError):
+        bare.evaluate(bare.initial())
+
+
+def test_an_export_is_a_model_that_keras_alone_can_load(tmp_path: Path) -> None:
+    import keras
+
+    one = trainer()
+    trained = one.train(one.initial(), SAMPLES[:64], 7, epochs=1)
+    one.save(trained, tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    images = data.load("digits").test_images[:20]
+    found = loaded.predict(images[..., None].astype(np.float32) / 255, verbose=0)
+    assert np.array_equal(found, one.predict(trained, images))
+
+
+# The baseline
+
+
+def test_a_baseline_trains_on_all_images_of_the_plan_and_measures_each_epoch() -> None:
+    one, said = trainer(), []
+    result = baseline.run(PLAN, one, 2, lambda *epoch: said.append(epoch))
+    assert said == list(enumerate(result.accuracy, 1))
+    assert result.accuracy[-1] > 0.6
+    assert result.seconds > 0
+    assert baseline.run(PLAN, one, 2, lambda *_: None).accuracy == result.accuracy
+
+
+def text(table: object) -> str:
+    file = io.StringIO()
+    Console(width=100, file=file).print(table)
+    return file.getvalue()
+
+
+def test_a_baselines_table_has_a_row_an_epoch() -> None:
+    shown = text(baseline.table(PLAN, baseline.Baseline([0.5, 0.98765], 1.0)))
+    assert "98.77" in shown
+    assert "paper" not in shown
+
+
+def test_the_papers_single_node_stands_beside_the_papers_baseline() -> None:
+    figures: Mapping[str, Any] = paper()
+    plan = Plan.model_validate({"name": "paper", "data": {"name": "mnist"}})
+    result = baseline.Baseline([0.9] * 25, 1.0)
+    shown = text(baseline.table(plan, result))
+    assert "paper" in shown
+    assert f"{figures['single_node_accuracy'][24] * 100:.2f}" in shown
+    assert "paper" not in text(baseline.table(plan, baseline.Baseline([0.9] * 24, 1.0)))
+
+
+def test_a_plan_is_json_for_another_process() -> None:
+    assert Plan.model_validate(json.loads(PLAN.model_dump_json())) == PLAN
