@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -93,43 +93,53 @@ def collect(
     store.fetch(past.plan_cid, plan_path, plans.MAX_PLAN_BYTES, 30.0)
     plan = plans.from_bytes(plan_path.read_bytes(), f"plan {past.plan_cid}")
 
-    def entry(log: LogEntry) -> tuple[Entry, weights.WeightsFile | None]:
-        name = str(log.cid)
-        path = folder / f"{name}.safetensors"
-        plain = Entry(name, log.block, log.transaction)
+    shapes: weights.Shapes | None = None  # of the initial weights, once they are read
+
+    def read(log: LogEntry) -> weights.WeightsFile:
+        path = folder / f"{log.cid}.safetensors"
+        limit = weights.MAX_GLOBAL_BYTES if shapes is None else weights.size_of(shapes)
+        store.fetch(str(log.cid), path, limit, plan.fetch_timeout)
+        return weights.read(path, shapes)
+
+    def local_entry(log: LogEntry) -> Entry:
+        plain = Entry(str(log.cid), log.block, log.transaction)
         try:
-            store.fetch(name, path, weights.MAX_GLOBAL_BYTES, plan.fetch_timeout)
-            file = weights.read(path)
+            meta = read(log).local_meta
         except (StoreError, WeightsError) as error:
-            return Entry(**{**asdict(plain), "problem": str(error)}), None
-        if isinstance(file.meta, weights.LocalMeta):
-            measured = {"accuracy": file.meta.accuracy, "loss": file.meta.loss, "samples": file.meta.samples}
-            return Entry(**{**asdict(plain), **measured}), file
-        score = (scores or {}).get(name)
+            return replace(plain, problem=str(error))
+        return replace(plain, accuracy=meta.accuracy, loss=meta.loss, samples=meta.samples)
+
+    def global_entry(log: LogEntry) -> tuple[Entry, weights.WeightsFile | None]:
+        plain = Entry(str(log.cid), log.block, log.transaction)
+        try:
+            file = read(log)
+            _ = file.global_meta
+        except (StoreError, WeightsError) as error:
+            return replace(plain, problem=str(error)), None
+        score = (scores or {}).get(plain.cid)
         if score is None and evaluate is not None:
             score = evaluate(file.tensors())
-        if score is not None:
-            plain = Entry(**{**asdict(plain), "accuracy": score.accuracy, "loss": score.loss})
-        return plain, file
+        return (replace(plain, accuracy=score.accuracy, loss=score.loss) if score else plain), file
 
     initial: Entry | None = None
     closed: list[RoundResult] = []
-    for number, one in enumerate(past.rounds):
-        globals_, file = entry(one.started)
+    for number, begun in enumerate(past.rounds):
+        globals_, file = global_entry(begun.started)
         if number == 0:
-            initial = globals_
+            initial, shapes = globals_, file.shapes if file else None
             continue
-        meta = file.meta if file and isinstance(file.meta, weights.GlobalMeta) else None
-        taken = {i.node_id: i.cid for i in meta.inputs} if meta else {}
-        local = {
-            p.node_id: entry(p)[0]
-            for p in past.rounds[number - 1].published
-            if p.node_id is not None and taken.get(p.node_id, p.cid) == p.cid
+        meta = file.global_meta if file else None
+        # Of one who published more than once: what the header speaks of, else the last.
+        named: list[weights.Input | weights.Refusal] = [*meta.inputs, *meta.refused] if meta else []
+        spoken_of = {(one.node_id, one.cid) for one in named}
+        last = past.rounds[number - 1]
+        chosen = last.latest() | {
+            p.node_id: p for p in last.published if p.node_id is not None and (p.node_id, p.cid) in spoken_of
         }
         closed.append(
             RoundResult(
                 number - 1,
-                dict(sorted(local.items())),
+                {node_id: local_entry(log) for node_id, log in sorted(chosen.items())},
                 globals_,
                 {r.node_id: r.reason for r in meta.refused} if meta else {},
                 meta.absent if meta else (),
@@ -145,7 +155,7 @@ def collect(
         round=max(len(past.rounds) - 1, 0),
         initial=initial,
         rounds=tuple(closed),
-        open_round={node_id: entry(log)[0] for node_id, log in sorted(current.items())},
+        open_round={node_id: local_entry(log) for node_id, log in sorted(current.items())},
     )
 
 
