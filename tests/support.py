@@ -1,0 +1,408 @@
+"""What tests of whole runs share: a chain in a process of its own, keys, and runs in which a test plays any part."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fl_node import header, learner, weights
+from fl_node.aggregate import global_file
+from fl_node.audit import Audit, audit
+from fl_node.chain import Chain, Contract, create_key, load_key
+from fl_node.deploy import deploy
+from fl_node.model import OnEpoch, Score, Trainer
+from fl_node.partition import shard_size
+from fl_node.place import EmbeddedPlace
+from fl_node.plan import DataPlan, ModelPlan, Plan
+from fl_node.report import Result, collect
+from fl_node.role import Site
+from fl_node.seeds import derive
+from fl_node.store import FolderStore, Store
+from fl_node.weights import LocalMeta, Refusal, Shapes, Tensors, WeightsFile
+
+LEARNERS = 3
+PATIENCE = 20.0
+"""Seconds that a test waits for what a role should do; a role that does it is never waited for as long."""
+
+
+def plan(**settings: Any) -> Plan:
+    """Return a plan of two rounds for two learners, with other settings where given."""
+    common = {
+        "name": "small",
+        "rounds": 2,
+        "learners": 2,
+        "fetch_timeout": 0.3,
+        "data": DataPlan(name="digits", train=101, test=10),
+        "model": ModelPlan(name="mlp"),
+    }
+    return Plan(**(common | settings))
+
+
+class StubTrainer:
+    """A :class:`fl_node.model.Trainer` that needs NumPy alone: training adds noise that follows from the seed."""
+
+    SHAPES: ClassVar[Shapes] = {"dense/bias": (4,), "dense/kernel": (3, 4)}
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def shapes(self) -> Shapes:
+        return self.SHAPES
+
+    def initial(self) -> Tensors:
+        return noise(self.SHAPES, derive(self._plan.seed, "initial"))
+
+    def train(self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch) -> Tensors:
+        added = noise({name: tensor.shape for name, tensor in weights.items()}, seed)
+        return {name: tensor + added[name] for name, tensor in weights.items()}
+
+    def evaluate(self, weights: Tensors) -> Score:
+        return Score(0.5, 1.25, self._plan.data.test)
+
+
+class GivenTrainer(StubTrainer):
+    """The same for a model whose initial weights are given."""
+
+    def __init__(self, plan: Plan, initial: Tensors) -> None:
+        super().__init__(plan)
+        self._initial = initial
+
+    def shapes(self) -> Shapes:
+        return {name: tensor.shape for name, tensor in self._initial.items()}
+
+    def initial(self) -> Tensors:
+        return self._initial
+
+
+def noise(shapes: Shapes, seed: int) -> dict[str, weights.Tensor]:
+    """Return tensors that follow from a seed."""
+    generator = np.random.default_rng(seed)
+    return {name: generator.standard_normal(shapes[name], np.float32) for name in sorted(shapes)}
+
+
+class World:
+    """An embedded chain with funded accounts for header, three learners and mallory, who is nobody.
+
+    Any number of runs is deployed there, one after the other.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        nodes = ["header", *(f"learner-{n}" for n in range(1, LEARNERS + 1)), "mallory"]
+        self.keys = {node: folder / "keys" / f"{node}.key" for node in nodes}
+        self.accounts = {node: create_key(path) for node, path in self.keys.items()}
+        self._place = EmbeddedPlace(folder / "chain", self.accounts)
+        self._runs = 0
+        self.rpc = ""
+
+    def __enter__(self) -> Self:
+        self.rpc = self._place.start()["header"].rpc
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._place.stop()
+
+    def chain(self, node: str) -> Chain:
+        """Return the chain as a node sees it, with the node's account."""
+        return Chain(self.rpc, load_key(self.keys[node]))
+
+    def deploy(
+        self, plan: Plan, make_trainer: Callable[[Plan], Trainer] = StubTrainer, learners: Sequence[int] | None = None
+    ) -> Run:
+        """Start a run for a plan: its contract, its learners registered (all, or those given), round 0 begun."""
+        self._runs += 1
+        folder = self.folder / f"run-{self._runs}"
+        nodes = range(1, plan.learners + 1) if learners is None else learners
+        contract = deploy(
+            self.chain("header"),
+            FolderStore(folder / "files"),
+            folder / "header",
+            plan,
+            {n: self.accounts[f"learner-{n}"] for n in nodes},
+            make_trainer(plan),
+        )
+        return Run(self, plan, contract.address, folder, make_trainer(plan))
+
+    def pass_time(self, seconds: int) -> None:
+        """Let the chain's clock go on: each block is a second or more after its parent."""
+        chain = self.chain("mallory")
+        end = chain.timestamp(chain.block_number()) + seconds
+        for nonce in range(chain.nonce(), chain.nonce() + seconds):
+            if chain.timestamp(chain.block_number()) >= end:
+                return
+            account = load_key(self.keys["mallory"])
+            transfer = {
+                "type": 2,
+                "chainId": chain.chain_id(),
+                "nonce": nonce,
+                "gas": 21_000,
+                "maxPriorityFeePerGas": 1,
+                "maxFeePerGas": 10**11,
+                "value": 0,
+                "to": account.address,
+            }
+            chain.web3.eth.send_raw_transaction(account.sign_transaction(transfer).raw_transaction)
+
+
+class Run:
+    """One run, and all that its nodes can do in it, rightly or not."""
+
+    def __init__(self, world: World, plan: Plan, address: str, folder: Path, trainer: Trainer) -> None:
+        self.world = world
+        self.plan = plan
+        self.address = address
+        self.folder = folder
+        self.trainer = trainer
+        self.files = folder / "files"
+        self.store = FolderStore(self.files)
+        self.contract = self.as_node("header")
+        self.plan_cid = self.contract.plan()
+        self._files = 0
+
+    def as_node(self, node: str) -> Contract:
+        """Return the contract with a node's account."""
+        return self.world.chain(node).contract(self.address)
+
+    # Files
+
+    def path(self) -> Path:
+        """Return where a new file can be written."""
+        self._files += 1
+        folder = self.folder / "made"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{self._files}.safetensors"
+
+    def read(self, name: str) -> WeightsFile:
+        """Return a model file in the store, as it is."""
+        return weights.read(self.files / name)
+
+    def current(self) -> WeightsFile:
+        """Return the current global weights."""
+        return self.read(str(self.contract.state().global_cid))
+
+    def local(self, learner_id: int, tensors: Tensors | None = None, **changes: Any) -> WeightsFile:
+        """Write what a learner should publish now, or with other tensors or metadata; not stored yet."""
+        parent = self.current()
+        number = parent.global_meta.round
+        if tensors is None:
+            tensors = self.trainer.train(
+                parent.tensors(), np.arange(1), derive(self.plan.seed, learner_id, number), lambda _e, _a: None
+            )
+        meta = LocalMeta(
+            plan=self.plan_cid,
+            node_id=learner_id,
+            round=number,
+            parent=parent.cid,
+            samples=shard_size(self.plan, learner_id) if learner_id <= self.plan.learners else 7,
+            accuracy=0.5,
+            loss=1.25,
+        )
+        return weights.write(self.path(), replace(meta, **changes), tensors)
+
+    def average(
+        self,
+        inputs: Sequence[WeightsFile],
+        refused: Sequence[Refusal] = (),
+        absent: Sequence[int] = (),
+        tensors: Callable[[dict[str, weights.Tensor]], Tensors] = lambda given: given,
+        **changes: Any,
+    ) -> WeightsFile:
+        """Write what the header should publish now, or with other tensors or metadata; not stored yet."""
+        parent = self.current()
+        file = global_file(
+            self.path(),
+            self.plan,
+            self.plan_cid,
+            round_=parent.global_meta.round + 1,
+            parent=parent.cid,
+            inputs=inputs,
+            refused=refused,
+            absent=absent,
+        )
+        return weights.write(self.path(), replace(file.global_meta, **changes), tensors(file.tensors()))
+
+    # Publications
+
+    def publish_local(self, node_id: int, file: WeightsFile | Path | str, node: str | None = None) -> str:
+        """Publish a file as a learner, or a hash without a file; a file is stored first."""
+        name = self._name(file)
+        contract = self.as_node(node or f"learner-{node_id}")
+        assert contract.set_local_weight(node_id, name, contract.chain.nonce()) is not None
+        return name
+
+    def publish_global(self, file: WeightsFile | Path | str) -> str:
+        """Publish a file as the header, or a hash without a file; a file is stored first."""
+        name = self._name(file)
+        assert self.contract.set_global_weight(name, self.contract.chain.nonce()) is not None
+        return name
+
+    def publish_locals(self, *node_ids: int) -> list[WeightsFile]:
+        """Publish good local weights of these learners, or of all."""
+        files = [self.local(node_id) for node_id in node_ids or range(1, self.plan.learners + 1)]
+        for file in files:
+            self.publish_local(file.local_meta.node_id, file)
+        return files
+
+    def close_round(self) -> None:
+        """Play one round as it should be."""
+        self.publish_global(self.average(self.publish_locals()))
+
+    def register(self, node_id: int, node: str) -> None:
+        """Register a node's account as a learner."""
+        account = self.world.accounts[node]
+        assert self.contract.register_learner(node_id, account, self.contract.chain.nonce()) is not None
+
+    def _name(self, file: WeightsFile | Path | str) -> str:
+        if isinstance(file, str):
+            return file
+        return self.store.add(file.path if isinstance(file, WeightsFile) else file)
+
+    # Roles and audit
+
+    def audit(self, contract: Contract | None = None, store: Store | None = None) -> Audit:
+        """Audit the run as anybody can, or with a contract or store that misbehaves."""
+        folder = self.folder / f"audit-{time.monotonic_ns()}"
+        folder.mkdir()
+        return audit(
+            contract or Chain(self.world.rpc).contract(self.address),
+            store or self.store,
+            folder,
+            lambda _plan: self.trainer,
+        )
+
+    def collect(self) -> Result:
+        """Return what a report would say, with every global file measured."""
+        folder = self.folder / f"report-{time.monotonic_ns()}"
+        folder.mkdir()
+        return collect(self.contract, self.store, folder, evaluate=self.trainer.evaluate)
+
+    @contextlib.contextmanager
+    def header(self) -> Iterator[Role]:
+        """Run the header in a thread until it ends or the block does."""
+        with Role(self, "header", lambda site: header.run(site, lambda _plan: self.trainer, evaluate=False)) as role:
+            yield role
+
+    @contextlib.contextmanager
+    def learner(self, node_id: int) -> Iterator[Role]:
+        """Run a learner in a thread until it ends or the block does."""
+        name = f"learner-{node_id}"
+        with Role(self, name, lambda site: learner.run(site, lambda _plan: self.trainer)) as role:
+            yield role
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a role said."""
+
+    name: str
+    message: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Stopped(BaseException):
+    """The test wants a role to end."""
+
+
+class _StoppableChain(Chain):
+    """A chain that ends the role that looks at it, once it is told to."""
+
+    stopped = False
+
+    def block_number(self) -> int:
+        self._check()
+        return super().block_number()
+
+    def nonce(self) -> int:
+        self._check()
+        return super().nonce()
+
+    def _check(self) -> None:
+        if self.stopped:
+            raise _Stopped
+
+
+class Role(logging.Handler):
+    """A role in a thread, and what it said so far."""
+
+    def __init__(self, run: Run, node: str, play: Callable[[Site], None]) -> None:
+        super().__init__(logging.INFO)
+        self.events: list[Event] = []
+        self.error: BaseException | None = None
+        self._said = threading.Condition()
+        self._chain = _StoppableChain(run.world.rpc, load_key(run.world.keys[node]))
+        folder = run.folder / node
+        folder.mkdir(exist_ok=True)
+        self.store = FolderStore(run.files)
+        self._site = Site(self._chain, self._chain.contract(run.address), self.store, folder)
+        self._play = play
+        self._thread = threading.Thread(target=self._run, name=f"{node} of {run.address}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._log = logging.getLogger("fl_node")
+        self._level = self._log.level
+        self._log.setLevel(logging.INFO)
+        self._log.addHandler(self)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._chain.stopped = True
+        self._thread.join(PATIENCE)
+        self._log.removeHandler(self)
+        self._log.setLevel(self._level)
+        assert not self._thread.is_alive(), "the role did not end"
+        if self.error is not None and kind is None:
+            raise self.error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.threadName == self._thread.name:
+            with self._said:
+                event = Event(getattr(record, "event", ""), record.getMessage(), getattr(record, "fields", {}))
+                self.events.append(event)
+                self._said.notify_all()
+
+    def of(self, name: str) -> list[Event]:
+        """Return the events of a name."""
+        with self._said:
+            return [event for event in self.events if event.name == name]
+
+    def wait_for(self, name: str, text: str = "") -> Event:
+        """Return the first event of this name whose message holds a text, as soon as there is one."""
+
+        def found() -> Event | None:
+            return next((e for e in self.events if e.name == name and text in e.message), None)
+
+        with self._said:
+            event = self._said.wait_for(lambda: found() or self.error, PATIENCE)
+        assert isinstance(event, Event), f"no event {name} {text!r}: {self.error}\n{self.told()}"
+        return event
+
+    def finish(self) -> None:
+        """Wait until the role has ended by itself."""
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), f"did not end:\n{self.told()}"
+        if self.error is not None:
+            raise self.error
+
+    def told(self) -> str:
+        """Return all that was said, a line each."""
+        return "\n".join(f"{event.name}: {event.message}" for event in self.events)
+
+    def _run(self) -> None:
+        try:
+            self._play(self._site)
+        except _Stopped:
+            pass
+        except BaseException as error:
+            with self._said:
+                self.error = error
+                self._said.notify_all()
