@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from fl_node import partition, weights
 from fl_node.errors import WeightsError
@@ -117,7 +120,7 @@ class Learner:
         limit = weights.size_of(trainer.shapes())
         self._site.store.fetch(parent, path, limit, plan.fetch_timeout)
         try:
-            file = weights.read(path, trainer.shapes())
+            file = weights.read(path, trainer.shapes(), parent)
             weights.check_global(file, plan=self._plan_cid, round_=round_)
         except WeightsError as error:
             return Waiting(f"good global weights; those of round {round_} ({parent}) are refused: {error}")
@@ -143,6 +146,11 @@ class Learner:
         say("trained", f"round {round_}: trained in {time.monotonic() - start:.1f} s", round=round_)
         start = time.monotonic()
         score = trainer.evaluate(trained)
+        if not math.isfinite(score.loss) or not all(np.isfinite(tensor).all() for tensor in trained.values()):
+            # Trained again it would come out the same, and nobody would take it.
+            raise WeightsError(
+                f"round {round_}: training diverged to values that are not finite; lower the learning rate"
+            )
         say(
             "evaluated",
             f"round {round_}: {score.accuracy:.2%} of {score.count} test images right "
