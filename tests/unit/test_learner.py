@@ -1,0 +1,182 @@
+"""What a learner does next, with a made-up model on a real (embedded) chain and a folder of files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from accounts import ALICE, BOB, HEADER
+
+from fl_node import learner, partition, weights
+from fl_node.chain import Chain, Contract
+from fl_node.deploy import deploy
+from fl_node.errors import GaveUp, WeightsError
+from fl_node.model import OnEpoch, Score
+from fl_node.plan import Plan
+from fl_node.role import Site
+from fl_node.seeds import derive
+from fl_node.store import FolderStore
+from fl_node.weights import GlobalMeta, Shapes, Tensors
+
+PLAN = Plan.model_validate({"name": "test", "rounds": 1, "data": {"name": "digits"}, "fetch_timeout": 0.1})
+
+
+class Adder:
+    """A model of one tensor, to which training adds; counts its trainings."""
+
+    def __init__(self, trained: float = 1.0, loss: float = 0.5) -> None:
+        self.trainings: list[tuple[int, int]] = []
+        self._trained = trained
+        self._loss = loss
+
+    def initial(self) -> Tensors:
+        return {"a": np.zeros(3, np.float32)}
+
+    def shapes(self) -> Shapes:
+        return {"a": (3,)}
+
+    def train(self, given: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch) -> Tensors:
+        self.trainings.append((len(samples), seed))
+        on_epoch(1, 0.5)
+        return {"a": given["a"] + np.float32(self._trained)}
+
+    def evaluate(self, _: Tensors) -> Score:
+        return Score(0.5, self._loss, 360)
+
+
+class Run:
+    """A run that has begun, and learner 1's place in it."""
+
+    def __init__(self, rpc: str, folder: Path) -> None:
+        self.folder = folder
+        self.store = FolderStore(folder / "store")
+        self.header = deploy(
+            Chain(rpc, HEADER), self.store, folder / "header", PLAN, {1: ALICE.address, 2: BOB.address}, Adder()
+        )
+        chain = Chain(rpc, ALICE)
+        work = folder / "work"
+        work.mkdir()
+        self.site = Site(chain, chain.contract(self.header.address), self.store, work, patience=0.1)
+
+    @property
+    def contract(self) -> Contract:
+        return self.site.contract
+
+    def play(self, trainer: Adder) -> None:
+        """Play the learner until it gives up waiting for the other."""
+        with pytest.raises(GaveUp, match="learner 2"):
+            learner.run(self.site, lambda _: trainer)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, rpc: str, tmp_path: Path) -> Run:
+    monkeypatch.setattr("fl_node.role.LOOK_AGAIN", 0.05)
+    return Run(rpc, tmp_path)
+
+
+def published(run: Run) -> weights.WeightsFile:
+    name = run.contract.local_weight_at(0, 1)
+    assert name is not None
+    run.store.fetch(name, run.folder / "published", 10_000, 0.0)
+    return weights.read(run.folder / "published", Adder().shapes())
+
+
+def test_a_learner_trains_the_global_weights_on_its_shard_and_publishes_the_result(run: Run) -> None:
+    trainer = Adder()
+    run.play(trainer)
+    assert trainer.trainings == [(len(partition.shard(PLAN, 1)), derive(PLAN.seed, 1, 0))]
+    file = published(run)
+    assert file.tensor("a").tolist() == [1.0, 1.0, 1.0]
+    meta = weights.check_local(
+        file,
+        plan=run.contract.plan(),
+        node_id=1,
+        round_=0,
+        parent=str(run.contract.global_weight_at(0)),
+        samples=partition.shard_size(PLAN, 1),
+    )
+    assert (meta.accuracy, meta.loss) == (0.5, 0.5)
+
+
+def test_a_learner_that_is_started_again_after_it_published_does_nothing_twice(run: Run) -> None:
+    run.play(Adder())
+    before = run.contract.log()
+    again = Adder()
+    run.play(again)
+    assert again.trainings == []
+    assert run.contract.log() == before
+
+
+def killed(run: Run) -> Path:
+    """Train as a learner that is killed before it publishes, and return its file."""
+    meta = weights.LocalMeta(
+        run.contract.plan(), 1, 0, str(run.contract.global_weight_at(0)), partition.shard_size(PLAN, 1), 0.5, 0.5
+    )
+    return weights.write(run.site.folder / "local-0.safetensors", meta, {"a": np.full(3, 5, np.float32)}).path
+
+
+def test_what_was_trained_before_a_kill_is_published_without_training_again(run: Run) -> None:
+    killed(run)
+    again = Adder()
+    run.play(again)
+    assert again.trainings == []
+    assert published(run).tensor("a").tolist() == [5.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.write_bytes(b"")],
+    ids=["cut short", "empty"],
+)
+def test_what_was_damaged_by_a_kill_is_trained_again(run: Run, damage: Callable[[Path], object]) -> None:
+    damage(killed(run))
+    again = Adder()
+    run.play(again)
+    assert len(again.trainings) == 1
+    assert published(run).tensor("a").tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "trainer", [Adder(trained=float("nan")), Adder(trained=float("inf")), Adder(loss=float("nan"))]
+)
+def test_a_training_that_diverges_ends_the_learner_with_a_reason(run: Run, trainer: Adder) -> None:
+    # It is deterministic: the same round trained again would end the same way, for ever.
+    with pytest.raises(WeightsError, match=r"round 0: training diverged.*learning rate"):
+        learner.run(run.site, lambda _: trainer)
+    assert len(trainer.trainings) == 1
+    assert run.contract.local_weight_at(0, 1) is None
+    assert not list(run.site.folder.glob("local-*"))
+
+
+def test_a_learner_says_that_global_weights_are_bad_and_waits_for_good_ones(run: Run, rpc: str) -> None:
+    header = Chain(rpc, HEADER)
+    contract = header.contract(str(header.deploy(run.contract.plan()).contract))
+    contract.register_learner(1, ALICE.address, header.nonce())
+    meta = GlobalMeta(contract.plan(), 0, None, "initial")
+    file = weights.write(run.folder / "bad", meta, {"a": np.full(3, np.nan, np.float32)})
+    run.store.add(file.path)
+    contract.set_global_weight(file.cid, header.nonce())
+    site = Site(run.site.chain, run.site.chain.contract(contract.address), run.store, run.folder / "other", 0.1)
+    trainer = Adder()
+    with pytest.raises(GaveUp, match=r"those of round 0 .* are refused: tensor a has values that are not finite"):
+        learner.run(site, lambda _: trainer)
+    assert trainer.trainings == []
+
+
+def test_a_learner_that_is_not_registered_waits_for_that(run: Run, rpc: str) -> None:
+    header = Chain(rpc, HEADER)
+    contract = header.contract(str(header.deploy(run.contract.plan()).contract))
+    site = Site(run.site.chain, run.site.chain.contract(contract.address), run.store, run.folder / "other", 0.1)
+    with pytest.raises(GaveUp, match=f"the header to register {ALICE.address}"):
+        learner.run(site, lambda _: Adder())
+
+
+def test_a_learner_ends_with_the_run(run: Run) -> None:
+    run.header.set_global_weight(str(run.contract.global_weight_at(0)), run.header.chain.nonce())
+    trainer = Adder()
+    learner.run(run.site, lambda _: trainer)
+    assert trainer.trainings == []
