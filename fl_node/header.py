@@ -162,7 +162,7 @@ class Header:
             key, path = (node_id, name), self._local_path(node_id, name)
             try:
                 fetched.result()
-                file = weights.read(path, self._shapes)
+                file = weights.read(path, self._shapes, name)
                 weights.check_local(
                     file,
                     plan=self._plan_cid,
@@ -295,7 +295,7 @@ class Header:
         # The file that this header has just made is still there; one that another made is fetched.
         if not path.exists() or cid.of_file(path) != name:
             self._site.store.fetch(name, path, weights.size_of(self._shapes), self._plan.fetch_timeout)
-        tensors = weights.read(path, self._shapes).tensors()
+        tensors = weights.read(path, self._shapes, name).tensors()
 
         def work() -> None:
             try:

@@ -160,7 +160,7 @@ def size_of(shapes: Shapes) -> int:
     return 8 + MAX_HEADER_BYTES + sum(4 * math.prod(shape) for shape in shapes.values())
 
 
-def read(path: Path, expected: Shapes | None = None) -> WeightsFile:
+def read(path: Path, expected: Shapes | None = None, file_cid: str | None = None) -> WeightsFile:
     """Check a model file from elsewhere and return it.
 
     Parameters
@@ -169,6 +169,8 @@ def read(path: Path, expected: Shapes | None = None) -> WeightsFile:
         The file.
     expected
         Names and shapes that its tensors must have; not checked if None.
+    file_cid
+        The file's CID, if it was just compared with it, as a store does; computed if None.
 
     Raises
     ------
@@ -196,7 +198,7 @@ def read(path: Path, expected: Shapes | None = None) -> WeightsFile:
                     raise WeightsError(f"tensor {name} has values that are not finite")
     except SafetensorError as error:
         raise WeightsError(f"not a safetensors file: {_line(str(error))}") from error
-    return WeightsFile(path, cid.of_file(path), meta, dict(sorted(shapes.items())))
+    return WeightsFile(path, file_cid or cid.of_file(path), meta, dict(sorted(shapes.items())))
 
 
 def _header(meta: LocalMeta | GlobalMeta, shapes: Shapes) -> bytes:
