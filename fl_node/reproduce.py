@@ -76,25 +76,17 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
     if plan.learners != 2 or plan.rounds > 5 or plan.rounds * plan.training.epochs > 25:
         raise ConfigError(f"plan {plan.name} can't stand beside the paper's: 2 learners, 5 rounds, 25 epochs in all")
     folder.mkdir(parents=True, exist_ok=True)
-    results = []
-    for seed in seeds:
-        seeded = plan.model_copy(update={"seed": seed})
-        federated = _kept(
-            folder / f"federated-{seed}.json", seeded, report, functools.partial(lab, f"{plan.name}-{seed}")
-        )
-        single = _kept(folder / f"baseline-{seed}.json", seeded, report, lambda p: _apart(_baseline, p, data_dir))
-        rounds = federated["rounds"]
-        results.append(
-            Seed(
-                seed,
-                {n: [r["local"][n]["accuracy"] for r in rounds] for n in rounds[0]["local"]},
-                [r["result"]["accuracy"] for r in rounds],
-                federated["seconds"],
-                rounds[-1]["result"]["cid"],
-                single["accuracy"],
-            )
-        )
+    seeded = {seed: plan.model_copy(update={"seed": seed}) for seed in seeds}
+    federated = {
+        seed: _kept(folder / f"federated-{seed}.json", one, report, functools.partial(lab, f"{plan.name}-{seed}"))
+        for seed, one in seeded.items()
+    }
     plain = _kept(folder / "plain-keras.json", plan, report, lambda p: _apart(_plain, p, data_dir))
+    single = {
+        seed: _kept(folder / f"baseline-{seed}.json", one, report, lambda p: _apart(_baseline, p, data_dir))
+        for seed, one in seeded.items()
+    }
+    results = [_seed(seed, federated[seed], single[seed]) for seed in seeds]
     targets = judge(results, plain["seconds"])
     content = {
         "plan": plan.model_dump(),
@@ -118,6 +110,18 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
         )
     )
     return path
+
+
+def _seed(seed: int, federated: dict[str, Any], single: dict[str, Any]) -> Seed:
+    rounds = federated["rounds"]
+    return Seed(
+        seed,
+        {node_id: [one["local"][node_id]["accuracy"] for one in rounds] for node_id in rounds[0]["local"]},
+        [one["result"]["accuracy"] for one in rounds],
+        federated["seconds"],
+        rounds[-1]["result"]["cid"],
+        single["accuracy"],
+    )
 
 
 def judge(seeds: Sequence[Seed], plain_seconds: float) -> list[Target]:
