@@ -9,8 +9,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from accounts import FUNDED
+from hypothesis import HealthCheck, settings
 
 from fl_node.embedded import EmbeddedChain, _Server
+
+# A machine that trains beside the tests is no reason for one to fail.
+settings.register_profile("unit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unit")
 
 
 @contextlib.contextmanager

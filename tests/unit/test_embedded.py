@@ -291,7 +291,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_whatever_is_asked_the_answer_is_a_result_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -304,7 +304,7 @@ def test_whatever_is_asked_the_answer_is_a_result_or_an_error(
         assert answer.body["message"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_transaction_with_changed_bytes_is_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -100,7 +100,7 @@ def test_two_specks_far_apart_are_nothing(tmp_path: Path) -> None:
         images.read(save(tmp_path / "image.png", pixels))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data_=st.data())
 def test_every_picture_with_something_on_it_becomes_an_image(
     tmp_path_factory: pytest.TempPathFactory, data_: st.DataObject
@@ -138,7 +138,7 @@ def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
         images.read(tmp_path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data_=st.data(), kind=st.sampled_from(["PNG", "JPEG", "BMP"]))
 def test_a_damaged_picture_is_refused_or_still_an_image(
     tmp_path_factory: pytest.TempPathFactory, data_: st.DataObject, kind: str
