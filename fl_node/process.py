@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,19 @@ from fl_node.errors import ProcessError
 
 STOP_PATIENCE = 15.0
 TAIL_LINES = 12
-_PR_SET_PDEATHSIG = 1
+
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):  # it died before it could be heard
+    os._exit(1)
+for one in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these, and its successor would too
+    signal.signal(one, signal.SIG_DFL)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""Run in the child before its program. Not in a fork of the parent (``preexec_fn``): a signal that comes while
+Python forks is lost, and with it the lock of the parent's logs."""
 
 
 class Child:
@@ -37,16 +50,19 @@ class Child:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, **(environment or {})}
+        if shutil.which(command[0], path=environment.get("PATH")) is None:
+            reason = os.strerror(errno.EACCES if os.path.lexists(command[0]) else errno.ENOENT)
+            raise ProcessError(f"{name} can't be started: {command[0]}: {reason}")
         with log.open("ab") as file:
             try:
                 self.process = subprocess.Popen(
-                    command,
+                    [*_guard(), *command],
                     stdin=subprocess.DEVNULL,
                     stdout=file if not capture else subprocess.PIPE,
                     stderr=subprocess.STDOUT if not capture else file,
-                    env={**os.environ, **(environment or {})},
+                    env=environment,
                     start_new_session=True,
-                    preexec_fn=_die_with(os.getpid()),
                 )
             except OSError as error:
                 raise ProcessError(f"{name} can't be started: {command[0]}: {error.strerror}") from error
@@ -96,14 +112,7 @@ def stop_all(children: Sequence[Child]) -> None:
         child.stop()
 
 
-def _die_with(parent: int):  # type: ignore[no-untyped-def]
+def _guard() -> list[str]:
     if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-
-    def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before it could be heard
-            os._exit(1)
-
-    return ask
+        return []
+    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
