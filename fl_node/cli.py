@@ -393,9 +393,8 @@ def export(
     """Write a round's global weights as a .keras model, which Keras alone can load."""
     if output.suffix != ".keras":
         raise ConfigError(f"--output {output}: should end in .keras")
-    with _global_weights(run, rpc, store, contract, round_) as (plan, tensors, number):
-        trainer = _trainer(plan)
-        trainer.save(tensors, output)
+    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_)
+    trainer.save(tensors, output)
     console.print(f"wrote the global weights {number} to {output}")
 
 
@@ -410,8 +409,8 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a round's global weights on the test images."""
-    with _global_weights(run, rpc, store, contract, round_) as (plan, tensors, number):
-        score = _trainer(plan, data_dir).evaluate(tensors)
+    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, measure=True, data_dir=data_dir)
+    score = trainer.evaluate(tensors)
     if as_json:
         typer.echo(json.dumps({"round": number, **asdict(score)}))
     else:
@@ -440,8 +439,8 @@ def predict(
     from fl_node.images import read
 
     pixels = read(image, invert=invert)
-    with _global_weights(run, rpc, store, contract, round_) as (plan, tensors, number):
-        (probabilities,) = _trainer(plan).predict(tensors, pixels[None])
+    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_)
+    (probabilities,) = trainer.predict(tensors, pixels[None])
     digit = int(probabilities.argmax())
     if as_json:
         typer.echo(json.dumps({"round": number, "digit": digit, "probabilities": [float(p) for p in probabilities]}))
@@ -675,10 +674,17 @@ def _reach(
     yield Chain(rpc or DEFAULT_RPC).contract(contract), stores.connect(store or DEFAULT_STORE)
 
 
-@contextlib.contextmanager
 def _global_weights(
-    folder: Path | None, rpc: str | None, store: str | None, contract: str | None, round_: int | None
-) -> Iterator[tuple[Plan, dict[str, Any], int]]:
+    folder: Path | None,
+    rpc: str | None,
+    store: str | None,
+    contract: str | None,
+    round_: int | None,
+    *,
+    measure: bool = False,
+    data_dir: Path | None = None,
+) -> tuple[KerasTrainer, dict[str, Any], int]:
+    """Return a run's model, with data if it is to be measured, and the global weights of a round with its number."""
     from fl_node import plan as plans
     from fl_node import weights
 
@@ -690,18 +696,17 @@ def _global_weights(
         path = Path(name) / "plan.json"
         place.fetch(found.plan(), path, plans.MAX_PLAN_BYTES, 30.0)
         plan = plans.from_bytes(path.read_bytes())
+        trainer = _trainer(plan, data_dir, with_data=measure)
         path = Path(name) / "global.safetensors"
-        place.fetch(file_cid, path, weights.MAX_GLOBAL_BYTES, plan.fetch_timeout)
-        tensors = weights.read(path).tensors()
-    yield plan, tensors, number
+        place.fetch(file_cid, path, weights.size_of(trainer.shapes()), plan.fetch_timeout)
+        return trainer, weights.read(path, trainer.shapes()).tensors(), number
 
 
-def _trainer(plan: Plan, data_dir: Path | bool | None = False) -> KerasTrainer:
+def _trainer(plan: Plan, data_dir: Path | None = None, *, with_data: bool = True) -> KerasTrainer:
     from fl_node import data
     from fl_node.model import KerasTrainer
 
-    dataset = None if isinstance(data_dir, bool) else data.load(plan.data.name, data_dir, _note)
-    return KerasTrainer(plan, dataset)
+    return KerasTrainer(plan, data.load(plan.data.name, data_dir, _note) if with_data else None)
 
 
 def _with_data(plan: Plan, data_dir: Path | None, *, fallback: bool) -> Plan:

@@ -210,6 +210,8 @@ def _header(meta: LocalMeta | GlobalMeta, shapes: Shapes) -> bytes:
         offset = end
     text = _json(entries).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER_BYTES:
+        raise WeightsError(f"a header of {len(text)} bytes, more than the {MAX_HEADER_BYTES} that readers allow")
     return struct.pack("<Q", len(text)) + text
 
 
