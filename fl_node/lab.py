@@ -100,6 +100,7 @@ class Lab:
         self._place: Place = places.of(place, folder / "nodes", self._accounts, self._step)
         self._events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self._roles: dict[str, Child] = {}
+        self._stopped: set[str] = set()
         self._restarts = 0
         self._commands: dict[str, list[str]] = {}
         self._scores: dict[str, Score] = {}
@@ -221,19 +222,21 @@ class Lab:
                 continue  # a line that a library printed
 
     def _check(self) -> None:
-        """Start again what was killed; a role that ended with an error of its own ends the lab."""
+        """Start again what was killed or stopped; a role that ended with an error of its own ends the lab."""
         self._place.check()
         for node, role in self._roles.items():
             code = role.process.poll()
-            if code is None or code == 0:
+            if code is None or (code == 0 and node not in self._stopped):
                 continue
             if code > 0:
                 raise ProcessError(f"{node} ended with exit code {code}:{role.tail()}")
+            ended = f"{node} was " + (f"killed by {signal.Signals(-code).name}" if code else "stopped by a signal")
             self._restarts += 1
             if self._restarts > RESTARTS:
-                raise ProcessError(f"{node} was killed by {signal.Signals(-code).name}, the {RESTARTS}th such end")
-            self._step(f"{node} was killed by {signal.Signals(-code).name}; starting it again")
+                raise ProcessError(f"{ended}, the {self._restarts}th such end")
+            self._step(f"{ended}; starting it again")
             role.stop()
+            self._stopped.discard(node)
             self._start(node)
 
     def _take(self, node: str, event: dict[str, Any]) -> None:
@@ -248,6 +251,8 @@ class Lab:
             progress.local.setdefault(int(event["round"]), {})[int(event["learner"])] = event["accuracy"]
         elif kind == "published" and node == HEADER and number is not None:
             progress.round = int(number)
+        elif kind == "stopped":
+            self._stopped.add(node)
         self._watch(progress, {**event, "node": node})
 
     def _finish(
