@@ -263,14 +263,21 @@ def _prepare(threads: int) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Send to nowhere what TensorFlow's C++ code writes to standard error while it is loaded."""
+    """Send to nowhere what TensorFlow's C++ code writes to standard error while it is loaded.
+
+    What Python writes there meanwhile, in other threads, still arrives.
+    """
     sys.stderr.flush()
+    errors = sys.stderr
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
+        if errors is sys.__stderr__:
+            sys.stderr = os.fdopen(os.dup(kept), "w", buffering=1, encoding="utf-8", errors="replace")
         os.dup2(nowhere, 2)
         yield
     finally:
         os.dup2(kept, 2)
+        sys.stderr = errors
         os.close(kept)
         os.close(nowhere)
