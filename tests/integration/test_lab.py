@@ -1,0 +1,341 @@
+"""`fl-node lab` as a user has it: a whole run by one command, and no process left however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+import pytest
+
+from fl_node import cid
+from fl_node.chain import wait_until
+
+HANG = 150.0
+"""Seconds after which something has hung; what is tested takes a small part of it."""
+MARK = "FL_NODE_TEST_MARK"
+NODES = ("header", "learner-1", "learner-2")
+
+
+@dataclass
+class Command:
+    """One `fl-node` command of a user, and all processes that come of it."""
+
+    process: subprocess.Popen[str]
+    output: IO[str]
+    mark: str
+    lines: list[str] = field(default_factory=list)
+    """What it wrote to standard error until now."""
+
+    def listen(self) -> None:
+        assert self.process.stderr is not None
+        self.lines.extend(line.rstrip("\n") for line in self.process.stderr)
+
+    def says(self, text: str) -> bool:
+        """Wait until it has written a line with this text."""
+        return wait_until(lambda: self.process.poll() is not None or self.said(text), HANG) and self.said(text)
+
+    def said(self, text: str) -> bool:
+        return any(text in line for line in self.lines)
+
+    def end(self) -> int:
+        """Wait for its end and return the exit code."""
+        return self.process.wait(HANG)
+
+    def json(self) -> dict[str, Any]:
+        """What it wrote to standard output."""
+        self.output.seek(0)
+        content: dict[str, Any] = json.loads(self.output.read())
+        return content
+
+    def family(self) -> list[psutil.Process]:
+        """The processes that come of it and run now: they have its mark in their environment."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def kinds(self) -> set[str]:
+        """What kinds of processes run now."""
+        kinds = set()
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                command = process.cmdline()
+                roles = {"header", "learner", "lab", "fl_node.embedded"} & set(command[:5])
+                kinds.add(roles.pop() if roles else Path(command[0]).name.partition("-")[0])
+        return kinds
+
+    def role(self, node: str) -> psutil.Process:
+        """The process of a lab's role."""
+        key = str(Path(node) / "role.key")
+        (role,) = (p for p in self.family() if any(part.endswith(key) for part in p.cmdline()))
+        return role
+
+    def leaves_nothing(self) -> bool:
+        # The kernel may need a moment to end the children of a process that was killed.
+        return wait_until(lambda: not self.family(), HANG)
+
+
+Start = Callable[..., Command]
+
+
+@contextlib.contextmanager
+def starter() -> Iterator[Start]:
+    """A function that starts commands; whatever they leave behind is killed in the end."""
+    commands: list[Command] = []
+
+    def start(*arguments: str | Path) -> Command:
+        mark = uuid.uuid4().hex
+        output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fl_node", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, MARK: mark},
+        )
+        commands.append(Command(process, output, mark))
+        threading.Thread(target=commands[-1].listen, daemon=True).start()
+        return commands[-1]
+
+    try:
+        yield start
+    finally:
+        for command in commands:
+            command.process.kill()
+            command.process.wait()
+            for process in command.family():
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            command.output.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start a command."""
+    with starter() as one:
+        yield one
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A lab that has ended, and what was seen of it on the way."""
+
+    folder: Path
+    said: dict[str, Any]
+    code: int = 0
+    lines: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two labs with real nodes, beside each other: one that stays up, one whose learners are killed."""
+
+    calm: Finished
+    troubled: Finished
+    status: dict[str, Any]
+    """Of the first, while it stayed up."""
+    asked: tuple[str, ...]
+    """What that command said."""
+
+
+@pytest.fixture(scope="module")
+def embedded(lab_run: tuple[Path, dict[str, Any]]) -> Finished:
+    return Finished(*lab_run)
+
+
+@pytest.fixture(scope="module")
+def pair(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    runs = tmp_path_factory.mktemp("runs")
+    with starter() as start:
+        options = ["lab", tiny_plan, "--place", "processes", "--runs", runs, "--json"]
+        calm = start(*options, "--stay")
+        assert calm.says("; in "), calm.lines
+        troubled = start(*options)
+        assert troubled.says("learner-1: round 0: training"), troubled.lines
+        troubled.role("learner-1").kill()
+        assert troubled.says("learner-2: round 0: training"), troubled.lines
+        troubled.role("learner-2").terminate()
+        code = troubled.end()
+        first = Finished(
+            runs / "tiny-2", troubled.json() if code == 0 else {}, code, tuple(troubled.lines), left(troubled)
+        )
+
+        assert calm.says("The nodes stay up until Ctrl-C"), calm.lines
+        status = start("status", runs / "tiny", "--json")
+        assert status.end() == 0, status.lines
+        assert {"geth", "ipfs"} <= calm.kinds()
+        calm.process.send_signal(signal.SIGINT)
+        code = calm.end()
+        second = Finished(runs / "tiny", calm.json() if code == 0 else {}, code, tuple(calm.lines), left(calm))
+        yield Pair(second, first, status.json(), tuple(status.lines))
+
+
+def left(command: Command) -> tuple[str, ...]:
+    return () if command.leaves_nothing() else tuple(" ".join(process.cmdline()) for process in command.family())
+
+
+@pytest.fixture(scope="module", params=["embedded", "processes"])
+def finished(request: pytest.FixtureRequest) -> Finished:
+    """A run without trouble in each place."""
+    if request.param == "embedded":
+        found: Finished = request.getfixturevalue("embedded")
+        return found
+    pair: Pair = request.getfixturevalue("pair")
+    return pair.calm
+
+
+# A run
+
+
+def test_a_run_ends_well_and_says_what_came_out(finished: Finished) -> None:
+    assert finished.code == 0, finished.lines
+    assert finished.said["audit"]["passed"]
+    assert finished.said["audit"]["rounds"] == 3
+    assert finished.said["audit"]["findings"] == []
+    assert finished.said["final"]["accuracy"] > 0.5
+    assert Path(finished.said["run"]) == finished.folder
+
+
+def test_the_folder_of_a_run_has_what_the_documentation_names(finished: Finished) -> None:
+    folder, said = finished.folder, finished.said
+    assert cid.of_file(folder / "final.safetensors") == said["final"]["cid"]
+    assert Path(said["model"]) == folder / "final.keras"
+    assert (folder / "final.keras").stat().st_size > 0
+    assert "The audit passed" in Path(said["report"]).read_text()
+    assert json.loads((folder / "report.json").read_text())["rounds"][-1]["result"]["cid"] == said["final"]["cid"]
+    record = json.loads((folder / "run.json").read_text())
+    assert set(record["nodes"]) == set(NODES)
+    assert {"python", "keras", "web3"} <= set(record["versions"])
+    for node in NODES:
+        assert (folder / "logs" / f"{node}.log").read_text()
+        assert stat.S_IMODE((folder / "nodes" / node / "role.key").stat().st_mode) == 0o600
+
+
+def test_the_same_plan_gives_the_same_final_weights_in_every_place(embedded: Finished, pair: Pair) -> None:
+    assert pair.calm.said["final"]["cid"] == embedded.said["final"]["cid"]
+
+
+def test_learners_that_are_killed_or_terminated_are_started_again_and_the_result_is_the_same(
+    embedded: Finished, pair: Pair
+) -> None:
+    assert pair.troubled.code == 0, pair.troubled.lines
+    again = [line for line in pair.troubled.lines if "starting it again" in line]
+    assert any("learner-1 was killed by SIGKILL" in line for line in again), pair.troubled.lines
+    assert any("learner-2 was stopped by a signal" in line for line in again), pair.troubled.lines
+    assert pair.troubled.said["final"]["cid"] == embedded.said["final"]["cid"]
+    assert pair.troubled.said["audit"]["passed"]
+
+
+def test_labs_beside_each_other_have_folders_and_chains_of_their_own(pair: Pair) -> None:
+    first, second = (json.loads((one.folder / "run.json").read_text()) for one in (pair.calm, pair.troubled))
+    assert first["genesis"] != second["genesis"]
+    addresses = [{(node["rpc"], node["store"]) for node in one["nodes"].values()} for one in (first, second)]
+    assert len(addresses[0] | addresses[1]) == 2 * len(NODES)
+
+
+def test_a_lab_that_stays_can_be_looked_at_and_ends_with_ctrl_c(pair: Pair) -> None:
+    assert pair.status["ended"]
+    assert pair.status["rounds"][-1]["result"]["cid"] == pair.calm.said["final"]["cid"]
+    # The nodes were up; none was brought up for it.
+    assert not any("bringing" in line for line in pair.asked)
+
+
+def test_a_lab_that_has_ended_leaves_no_process(pair: Pair) -> None:
+    assert pair.calm.left == pair.troubled.left == ()
+
+
+def test_status_brings_the_nodes_up_and_down_again(finished: Finished, start: Start) -> None:
+    command = start("status", finished.folder, "--json")
+    assert command.end() == 0, command.lines
+    assert command.said("bringing the run's nodes up again")
+    status = command.json()
+    assert status["ended"]
+    assert status["round"] == 3
+    assert status["rounds"][-1]["result"]["cid"] == finished.said["final"]["cid"]
+    assert command.leaves_nothing()
+
+
+def test_audit_brings_the_nodes_up_and_down_again(finished: Finished, start: Start) -> None:
+    command = start("audit", finished.folder, "--json")
+    assert command.end() == 0, command.lines
+    # Plan, four global files and six local ones.
+    assert {key: command.json()[key] for key in ("passed", "rounds", "files")} == {
+        "passed": True,
+        "rounds": 3,
+        "files": 11,
+    }
+    assert command.leaves_nothing()
+
+
+# However it ends
+
+
+def interrupted(command: Command, *signals: signal.Signals) -> int:
+    for one in signals:
+        with contextlib.suppress(ProcessLookupError):
+            command.process.send_signal(one)
+        time.sleep(0.3)
+    return command.end()
+
+
+@pytest.mark.parametrize(
+    ("place", "step", "signals"),
+    [
+        ("processes", "starting 3 nodes", [signal.SIGINT]),
+        ("embedded", "starting 3 nodes", [signal.SIGINT, signal.SIGINT]),
+        ("processes", "training", [signal.SIGINT]),
+        ("processes", "training", [signal.SIGTERM]),
+        ("embedded", "training", [signal.SIGHUP]),
+    ],
+    ids=["ctrl-c-early", "ctrl-c-twice-early", "ctrl-c", "SIGTERM", "SIGHUP"],
+)
+def test_a_lab_that_is_interrupted_stops_everything(
+    start: Start, tiny_plan: Path, tmp_path: Path, place: str, step: str, signals: list[signal.Signals]
+) -> None:
+    command = start("lab", tiny_plan, "--place", place, "--runs", tmp_path, "--json")
+    assert command.says(step), command.lines
+    # A second Ctrl-C may come when all is stopped and Python is about to end.
+    assert interrupted(command, *signals) in (130, -signal.SIGINT)
+    assert command.leaves_nothing()
+
+
+def test_a_lab_that_is_killed_takes_everything_with_it_and_what_it_did_is_still_there(
+    start: Start, tiny_plan: Path, tmp_path: Path
+) -> None:
+    command = start("lab", tiny_plan, "--place", "processes", "--runs", tmp_path, "--json", "--set", "rounds=1000")
+    assert command.says("header: global weights 1: "), command.lines
+    assert {"lab", "header", "learner", "geth", "ipfs"} <= command.kinds()
+    assert interrupted(command, signal.SIGKILL) == -signal.SIGKILL
+    assert command.leaves_nothing()
+
+    status = start("status", tmp_path / "tiny", "--json")
+    assert status.end() == 0, status.lines
+    assert not status.json()["ended"]
+    assert status.json()["round"] >= 1
+    assert status.leaves_nothing()
+
+
+def test_a_run_that_never_began_is_told_in_one_line(start: Start, tmp_path: Path) -> None:
+    command = start("status", tmp_path)
+    assert command.end() == 2
+    assert wait_until(lambda: bool(command.lines), HANG)
+    (line,) = command.lines
+    assert line.startswith("fl-node: run ")
