@@ -137,7 +137,7 @@ def test_what_nobody_has_is_missing_within_the_time_allowed(stores: dict[str, Ip
     start = time.monotonic()
     with pytest.raises(FileMissing, match=name) as caught:
         stores["header"].fetch(name, tmp_path / "fetched", MEBIBYTE, 1.0)
-    assert 0.9 < time.monotonic() - start < HANG
+    assert time.monotonic() - start < HANG
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -525,6 +525,7 @@ def test_roles_are_killed_when_they_have_sent_a_transaction_to_real_geth(real_ru
         ("learner-1 ipfs", "learner-1", "written", signal.SIGKILL),
         ("learner-1 ipfs", "learner-1", "stored", signal.SIGTERM),
     ],
+    ids=lambda value: getattr(value, "name", value),
 )
 def test_geth_or_ipfs_of_a_node_is_away_for_a_while(
     place: ProcessPlace, real_run: Run, final: str, child: str, node: str, step: str, how: signal.Signals
