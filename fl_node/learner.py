@@ -59,6 +59,7 @@ class Learner:
         self._plan = plan
         self._plan_cid = site.contract.plan()
         self._trainer = trainer
+        self._local: WeightsFile | None = None
         self._open = (-1, 0.0, "")
         self._shard = functools.cache(functools.partial(partition.shard, plan))
 
@@ -101,6 +102,8 @@ class Learner:
         path = self._path("local", round_)
         if not path.exists():
             return None
+        if self._local and (self._local.local_meta.round, self._local.local_meta.parent) == (round_, parent):
+            return self._local  # this very process has just written it
         try:
             file = weights.read(path, self._trainer.shapes())
             weights.check_local(file, plan=self._plan_cid, node_id=node_id, round_=round_, parent=parent)
@@ -168,7 +171,7 @@ class Learner:
             accuracy=score.accuracy,
             loss=score.loss,
         )
-        local = weights.write(self._path("local", round_), meta, trained)
+        self._local = local = weights.write(self._path("local", round_), meta, trained)
         say("written", f"round {round_}: wrote {local.path.name}", round=round_, cid=local.cid)
         self._forget(round_)
         return None
