@@ -259,6 +259,7 @@ def test_a_report_says_first_what_an_audit_found(tmp_path: Path) -> None:
     audit = Audit("0xc", rounds=5, findings=[Finding(2, "learner 1", "samples", "is 5, should be 30000")])
     text = report.write(tmp_path, "paper", found, audit, {}).read_text()
     assert "The audit FAILED" in text
+    assert "bit for bit" not in text
     assert "- **round 2, learner 1, samples: is 5, should be 30000**" in text
     assert "Paper: Hwang & Kim" in text
     assert not json.loads((tmp_path / "report.json").read_text())["audit"]["passed"]
