@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fl_node.render import render
+
 ENVIRONMENT = {"LIBP2P_FORCE_PNET": "1", "IPFS_TELEMETRY": "off"}
 """A daemon without a swarm key refuses to start, and no daemon reports to anybody."""
 
@@ -73,7 +75,12 @@ class IpfsNode:
         with os.fdopen(handle, "w") as file:
             file.write(swarm_key)
         config = self._config()
-        for section, values in self._settings(peers).items():
+        # TCP alone: a private network has neither QUIC nor WebRTC.
+        swarm = f"/ip4/127.0.0.1/tcp/{self.swarm_port}"
+        settings = json.loads(
+            render("ipfs.json.j2", api=self.api, swarm=swarm, peers=[peer.address for peer in peers])
+        )
+        for section, values in settings.items():
             config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
         (self.folder / "config").write_text(json.dumps(config, indent=2))
         return [str(ipfs), "daemon", "--migrate=false"]
@@ -81,41 +88,3 @@ class IpfsNode:
     def _config(self) -> dict[str, Any]:
         config: dict[str, Any] = json.loads((self.folder / "config").read_text())
         return config
-
-    def _settings(self, peers: Sequence[IpfsNode]) -> dict[str, Any]:
-        return {
-            "Addresses": {
-                "API": self.api,
-                "Gateway": [],
-                # TCP alone: a private network has neither QUIC nor WebRTC.
-                "Swarm": [f"/ip4/127.0.0.1/tcp/{self.swarm_port}"],
-            },
-            "AutoConf": {"Enabled": False},
-            "AutoTLS": {"Enabled": False},
-            "Bootstrap": [],
-            "DNS": {"Resolvers": {}},
-            "Discovery": {"MDNS": {"Enabled": False}},
-            "Ipns": {"DelegatedPublishers": []},
-            "Peering": {
-                "Peers": [{"ID": peer.peer_id, "Addrs": [peer.address.rpartition("/p2p/")[0]]} for peer in peers]
-            },
-            "Plugins": {"Plugins": {"telemetry": {"Config": {"Mode": "off"}}}},
-            "Provide": {"Enabled": False},
-            "Routing": {"Type": "none", "DelegatedRouters": []},
-            "Swarm": {
-                "DisableNatPortMap": True,
-                "RelayClient": {"Enabled": False},
-                "RelayService": {"Enabled": False},
-                "EnableHolePunching": False,
-                "Transports": {
-                    "Network": {
-                        "QUIC": False,
-                        "Relay": False,
-                        "WebRTCDirect": False,
-                        "WebTransport": False,
-                        "Websocket": False,
-                    }
-                },
-            },
-            "Version": {"SwarmCheckEnabled": False},
-        }

@@ -1,0 +1,10 @@
+#!/bin/bash
+# Says in one line how the host's services are. Argument: the role's unit.
+for unit in geth ipfs "$1"; do
+	state=$(systemctl is-active "$unit")
+	line+="$unit $state, "
+done
+geth=$(timeout --foreground 10 geth attach --exec '"block " + eth.blockNumber + ", " + net.peerCount + " Geth peers"' \
+	/var/lib/geth/geth.ipc 2>/dev/null | tr -d '"')
+peers=$(timeout --foreground 10 runuser --user=ipfs -- env IPFS_PATH=/var/lib/ipfs ipfs swarm peers 2>/dev/null | wc -l)
+echo "$line${geth:-Geth does not answer}, $peers IPFS peers"

@@ -1,0 +1,32 @@
+#!/bin/bash
+# Says, as JSON, what this host is; changes nothing. Arguments: port of SSH, addresses of the other hosts.
+set -eu
+port=$1
+shift
+. /etc/os-release
+unreachable=()
+for peer in "$@"; do
+	timeout 5 bash -c "exec 3<>/dev/tcp/$peer/$port" 2>/dev/null || unreachable+=("\"$peer\"")
+done
+free_mb() { df --output=avail -m "$1" | tail -1 | tr -d ' '; }
+room=$(free_mb /var)
+other=$(free_mb /opt)
+python=
+for version in 3.13 3.12 3.11; do
+	# Debian's may lack what makes environments; uv needs the program alone.
+	if command -v "python$version" >/dev/null; then
+		python=$version
+		break
+	fi
+done
+list=$(
+	IFS=,
+	echo "${unreachable[*]-}"
+)
+cat <<JSON
+{"id": "$ID", "version": "${VERSION_ID:-0}", "machine": "$(uname -m)", "init": "$(cat /proc/1/comm)",
+ "memory_mb": $(awk '/^MemTotal/ {print int($2 / 1000)}' /proc/meminfo), "disk_mb": $((other < room ? other : room)),
+ "provisioned": $([ -e /etc/fl-testbed/hardening.conf ] && echo true || echo false), "unreachable": [$list],
+ "container": $(systemd-detect-virt --container --quiet && echo true || echo false),
+ "python": "$python", "epoch": $(date +%s)}
+JSON

@@ -1,0 +1,65 @@
+"""The inventory's mistakes, each named in one line before any host is touched."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+PLUGIN = Path(__file__).parents[2] / "ansible" / "filter_plugins" / "inventory_problems.py"
+specification = importlib.util.spec_from_file_location("inventory_problems", PLUGIN)
+module = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(module)
+
+
+def problems(headers, learners, testbed=None):
+    """Hosts are given as name → (address, node_id)."""
+    hosts = {**headers, **learners, **(testbed or {})}
+    groups = {"headers": list(headers), "learners": list(learners), "testbed": list(hosts)}
+    hostvars = {
+        name: {key: value for key, value in (("testbed_address", address), ("node_id", number)) if value is not None}
+        for name, (address, number) in hosts.items()
+    }
+    return module.inventory_problems(groups, hostvars)
+
+
+HEADER = {"header": ("10.0.0.1", None)}
+LEARNERS = {"a": ("10.0.0.2", 1), "b": ("10.0.0.3", 2)}
+
+
+def test_good_inventory():
+    assert problems(HEADER, LEARNERS) == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "learners", "text"),
+    [
+        ({}, LEARNERS, "no header"),
+        ({**HEADER, "other": ("10.0.0.9", None)}, LEARNERS, "2 headers (header, other)"),
+        (HEADER, {}, "no learner"),
+        (HEADER, {**LEARNERS, "header": ("10.0.0.1", 3)}, "header is in headers and in learners"),
+        (HEADER, {"a": ("10.0.0.2", 1), "b": ("10.0.0.2", 2)}, "a and b have one address, 10.0.0.2"),
+        (HEADER, {"a": ("10.0.0.2", 1), "b": ("10.0.0.3", 1)}, "a and b have one node_id, 1"),
+        (HEADER, {"a": ("10.0.0.2", 1), "b": ("10.0.0.3", 3)}, "node_id 2 is nobody's, b has 3"),
+        (HEADER, {"a": ("10.0.0.2", None)}, "a has no node_id"),
+        (HEADER, {"a": ("10.0.0.2", "one")}, "a has node_id 'one'"),
+        (HEADER, {"a": ("10.0.0.2", True)}, "a has node_id True"),
+        (HEADER, {"a": ("10.0.0.2", 0)}, "a has node_id 0"),
+        (HEADER, {"a": ("lab.example", 1)}, "a has the address 'lab.example', which is not IPv4"),
+        (HEADER, {"a": (None, 1)}, "a has no address"),
+        (HEADER, {"a": ("127.0.0.1", 1)}, "by which other hosts can't reach it"),
+    ],
+)
+def test_each_mistake_is_named(headers, learners, text):
+    found = problems(headers, learners)
+    assert len(found) == 1
+    assert text in found[0]
+
+
+def test_all_mistakes_at_once():
+    assert len(problems({}, {"a": ("10.0.0.2", 1), "b": ("10.0.0.2", 1)})) == 3
+
+
+def test_host_without_role():
+    assert problems(HEADER, LEARNERS, {"lost": ("10.0.0.7", None)}) == [
+        "lost is in testbed, but neither in headers nor in learners"
+    ]
