@@ -1,0 +1,197 @@
+# frozen_string_literal: true
+
+# What the Vagrantfile needs beyond Vagrant: the hosts of the inventory, the testbed's SSH key, Ansible once for all.
+require "fileutils"
+require "ipaddr"
+require "open3"
+require "shellwords"
+require "yaml"
+
+module Testbed
+  ROOT = File.expand_path("..", __dir__)
+  INVENTORY = File.expand_path(ENV["FL_TESTBED_INVENTORY"] || "inventory/hosts.yml", ROOT)
+  STATE = File.join(ROOT, ".vagrant") # the inventory names the two files below it
+  KNOWN_HOSTS = File.join(STATE, "known_hosts")
+  ANSIBLE = File.join(ROOT, ".venv/bin/ansible-playbook")
+  IMAGE = "fl-testbed"
+  PRIVATE = %w[10.0.0.0/8 172.16.0.0/12 192.168.0.0/16].map { |range| IPAddr.new(range) }
+
+  Host = Struct.new(:name, :address, :memory, :cpus)
+
+  @lock = Monitor.new # providers bring machines up in threads of one process
+  @done = {}
+
+  module_function
+
+  # Ends Vagrant with one line instead of a backtrace.
+  def fail!(text)
+    raise Class.new(Vagrant::Errors::VagrantError) { error_message(text) }
+  end
+
+  # -- the inventory --------------------------------------------------------------------------------------------------
+
+  def hosts
+    @hosts ||= read_hosts
+  end
+
+  def read_hosts
+    found = {}
+    collect(YAML.safe_load(File.read(INVENTORY), aliases: true), {}, found)
+    bad("has no hosts") if found.empty?
+    found.map { |name, vars| host(name, vars) }.tap { |list| check_addresses(list) }
+  rescue Errno::ENOENT
+    bad("is not there")
+  rescue Psych::Exception => e
+    bad("is not YAML: #{e.message}")
+  end
+
+  # Ansible's shape: a group has vars, hosts and children; the nearer variable wins.
+  def collect(groups, inherited, found)
+    bad("is not a tree of groups") unless groups.is_a?(Hash)
+    groups.each do |name, group|
+      group ||= {}
+      bad("group #{name} is not a mapping") unless group.is_a?(Hash)
+      vars = inherited.merge(group["vars"] || {})
+      (group["hosts"] || {}).each do |host, own|
+        bad("host #{host}: its variables are not a mapping") unless own.nil? || own.is_a?(Hash)
+        found[host.to_s] = vars.merge(found[host.to_s] || {}).merge(own || {})
+      end
+      collect(group["children"], vars, found) if group["children"]
+    end
+  end
+
+  def host(name, vars)
+    bad("host #{name}: not a host name of letters, digits and hyphens") unless name.match?(/\A[a-z\d]([a-z\d-]*[a-z\d])?\z/i)
+    address = vars["ansible_host"] or bad("host #{name}: ansible_host is missing")
+    memory, cpus = { "vm_memory" => 3072, "vm_cpus" => 2 }.map do |key, default|
+      value = vars.fetch(key, default)
+      value.is_a?(Integer) && value.positive? ? value : bad("host #{name}: #{key} is not a whole number: #{value}")
+    end
+    Host.new(name, address.to_s, memory, cpus)
+  end
+
+  def check_addresses(list)
+    list.each do |host|
+      unless host.address.match?(/\A\d+\.\d+\.\d+\.\d+\z/) && (IPAddr.new(host.address) rescue false)
+        bad("host #{host.name}: ansible_host is not an IPv4 address: #{host.address}")
+      end
+      unless PRIVATE.any? { |range| range.include?(host.address) } && host.address.split(".").last.to_i.between?(2, 254)
+        bad("host #{host.name}: #{host.address} can't be a machine's address in a private range, with .1 for this machine")
+      end
+      first = list.find { |other| other.address == host.address }
+      bad("host #{host.name}: #{host.address} is the address of #{first.name} already") unless first.equal?(host)
+      unless host.address.rpartition(".").first == list.first.address.rpartition(".").first
+        bad("host #{host.name}: #{host.address} is not in one /24 network with #{list.first.name}, #{list.first.address}")
+      end
+    end
+  end
+
+  def bad(problem)
+    fail!("#{INVENTORY.delete_prefix("#{ROOT}/")}: #{problem}")
+  end
+
+  # -- the key --------------------------------------------------------------------------------------------------------
+
+  # Made once; the private half never leaves this machine.
+  def key
+    path = File.join(STATE, "testbed_key")
+    unless File.exist?(path)
+      FileUtils.mkdir_p(STATE)
+      out, status = Open3.capture2e("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fl-testbed", "-f", path)
+      fail!("no SSH key could be made: #{out.strip}") unless status.success?
+    end
+    path
+  end
+
+  def public_key
+    File.read("#{key}.pub").strip
+  end
+
+  # A machine that is made anew has a new host key.
+  def forget_host_key(address)
+    return unless File.exist?(KNOWN_HOSTS)
+
+    Open3.capture2e("ssh-keygen", "-R", address, "-f", KNOWN_HOSTS)
+  end
+
+  # -- before and after the machines ----------------------------------------------------------------------------------
+
+  def prepare(machine)
+    @lock.synchronize do
+      forget_host_key(address_of(machine)) if machine.state.id == Vagrant::MachineState::NOT_CREATED_ID
+      once(:controller) { install_ansible(machine) } if provision?
+      once(:image) { build_image(machine) } if machine.provider_name == :docker
+    end
+  end
+
+  def provision(machine)
+    return unless provision?
+
+    @lock.synchronize do
+      next if @done[:ansible]
+
+      absent = hosts.map { |host| [host, Thread.new { answers?(host) }] }.reject { |_, thread| thread.value }
+      if absent.empty?
+        once(:ansible) { run_ansible(machine) }
+      else
+        machine.ui.info("Ansible waits for #{absent.map { |host, _| host.name }.join(', ')}: it runs when all hosts are up.")
+      end
+    end
+  end
+
+  def provision?
+    ENV["FL_TESTBED_PROVISION"] != "0" && !ARGV.include?("--no-provision")
+  end
+
+  # Runs the block for the first machine; the others share how it ended.
+  def once(what)
+    @done[what] ||= begin
+      yield
+      :well
+    rescue Vagrant::Errors::VagrantError => e
+      e
+    end
+    raise @done[what] if @done[what].is_a?(Exception)
+  end
+
+  def install_ansible(machine)
+    return if File.executable?(ANSIBLE)
+
+    machine.ui.info("Installing Ansible into .venv: make controller")
+    call("make", "controller") or fail!("Ansible could not be installed into .venv; see above, then: make controller")
+  end
+
+  def build_image(machine)
+    call(File.join(ROOT, "vagrant/image"), IMAGE) or fail!("#{machine.name}: the image of the containers could not be made; see above")
+  end
+
+  # By the testbed's key: an open port alone can be a machine that has it not yet, or another one.
+  def answers?(host)
+    options = %W[BatchMode=yes IdentitiesOnly=yes ConnectTimeout=3 StrictHostKeyChecking=no UserKnownHostsFile=/dev/null
+                 LogLevel=ERROR].flat_map { |option| ["-o", option] }
+    Open3.capture2e("ssh", "-F", "none", *options, "-i", key, "vagrant@#{host.address}", "true").last.success?
+  end
+
+  def run_ansible(machine)
+    command = [ANSIBLE, "-i", INVENTORY, "ansible/site.yml", *Shellwords.split(ENV["FL_TESTBED_ARGS"] || "")]
+    machine.ui.info("All hosts are up: #{command.map { |word| word.delete_prefix("#{ROOT}/") }.join(' ')}")
+    call(*command) or fail!("Ansible failed, the machines stay up. When the cause above is mended: vagrant provision")
+  end
+
+  # In the project's folder, with the terminal and without what Vagrant puts into its own environment.
+  def call(*command)
+    Vagrant::Util::Env.with_original_env { system(*command, chdir: ROOT) }
+  end
+
+  def address_of(machine)
+    hosts.find { |host| host.name == machine.name.to_s }.address
+  end
+
+  # For machines without KVM or with a box that lacks a boot loader (vagrant/libvirt-engine and vagrant/box say them).
+  def libvirt_settings
+    %w[driver cpu_mode kernel initrd cmd_line storage_pool_name].filter_map do |name|
+      value = ENV["FL_TESTBED_LIBVIRT_#{name.upcase}"]
+      [name, value] if value && !value.empty?
+    end
+  end
+end
