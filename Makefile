@@ -8,11 +8,12 @@ ARGS ?=
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
 	$(p) -c 'import sys; (3,11) <= sys.version_info[:2] <= (3,13) and print("$(p)")' 2>/dev/null)))
 NODE := .venv/node-installed
+CONTROLLER := .venv/controller-installed
 DEV := .venv/dev-installed
 NPM := contracts/node_modules/.installed
 FL_NODE := .venv/bin/fl-node
 
-.PHONY: help demo lab binaries reproduce test lint types bench lock clean
+.PHONY: help demo lab controller binaries reproduce test lint types bench lock clean
 
 help: ## List what can be done
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -22,6 +23,8 @@ demo: $(NODE) ## A small whole run: chain and store in Python, a header, two lea
 
 lab: binaries ## The same run on three real Geth and three real IPFS nodes (PLAN=…, ARGS=--stay)
 	$(FL_NODE) lab $(PLAN) --place processes --or-digits $(ARGS)
+
+controller: $(CONTROLLER) ## What brings up hosts: Ansible and the tools that fetch things for them
 
 binaries: $(NODE) ## Get Geth and IPFS, pinned and verified
 	$(FL_NODE) binaries
@@ -45,7 +48,7 @@ bench: $(DEV) binaries ## What a round costs beyond training, beside Flower; wri
 	.venv/bin/python -m tests.bench $(ARGS)
 
 lock: $(DEV) ## Renew the locked requirements
-	cd requirements && for name in node dev; do ../.venv/bin/uv pip compile --quiet --upgrade --universal \
+	cd requirements && for name in node controller dev; do ../.venv/bin/uv pip compile --quiet --upgrade --universal \
 		--python-version 3.11 --prerelease if-necessary-or-explicit --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; done
 
@@ -58,6 +61,11 @@ clean: ## Remove what was installed and built here; runs and results stay
 
 $(NODE): .venv/bin/python requirements/node.txt pyproject.toml
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/node.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(CONTROLLER): .venv/bin/python requirements/controller.txt pyproject.toml
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/controller.txt
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

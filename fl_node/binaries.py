@@ -44,6 +44,8 @@ from fl_node.errors import BinaryError
 
 Report = Callable[[str], None]
 
+#: Systems and architectures that binaries can be had for.
+PLATFORMS = ("linux-amd64", "linux-arm64", "darwin-amd64", "darwin-arm64")
 #: No release tarball and no binary in one is larger, in bytes.
 MAX_BYTES = 256 * 10**6
 #: Seconds to connect, seconds without a byte, and seconds for a whole download.
@@ -219,13 +221,17 @@ def find(name: str | Binary, *, cache: Path | None = None) -> Path | None:
         return None
 
 
-def install(name: str | Binary, *, cache: Path | None = None, report: Report | None = None) -> Path:
+def install(
+    name: str | Binary, *, machine: str | None = None, cache: Path | None = None, report: Report | None = None
+) -> Path:
     """Return a binary of the pinned version; fetch or build it if need be.
 
     Parameters
     ----------
     name
         ``geth``, ``kubo`` (or ``ipfs``), or a pin.
+    machine
+        System and architecture that it is for, such as ``linux-arm64``; this machine's if not given.
     cache
         Root of the cache; `cache_folder` if not given.
     report
@@ -234,7 +240,8 @@ def install(name: str | Binary, *, cache: Path | None = None, report: Report | N
     Returns
     -------
     Path
-        Absolute path of a binary that has run here and named the right version.
+        Absolute path of a binary that has run here and named the right version; one for another machine can't be
+        run, so it is what the verified release or the pinned module gave, and still has the digest it had then.
 
     Raises
     ------
@@ -244,28 +251,35 @@ def install(name: str | Binary, *, cache: Path | None = None, report: Report | N
     """
     binary, cache = _pin(name), cache or cache_folder()
     say: Report = report or (lambda _line: None)
+    machine = machine or _platform()
+    foreign = machine != _platform()
+    if machine not in PLATFORMS:
+        raise BinaryError(f"platform {machine}: should be one of {', '.join(PLATFORMS)}")
+    folder = cache / "bin" / machine if foreign else cache / "bin"
     reasons: list[str] = []
 
     try:
-        return _installed(binary, cache)
+        return _kept(folder / binary.file_name) if foreign else _installed(binary, cache)
     except _SkippedError as reason:
         reasons.append(str(reason))
         say(f"{binary}: {reason}")
 
-    folder = cache / "bin"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # On the cache's own file system, so that the last step is one atomic rename.
         with tempfile.TemporaryDirectory(prefix=f".{binary.file_name}-", dir=folder) as scratch:
             for step in (_release, _build):
                 try:
-                    made = step(binary, Path(scratch), say)
-                    _check_version(binary, made)
+                    made = step(binary, machine, Path(scratch), say)
+                    if not foreign:
+                        _check_version(binary, made)
                 except _SkippedError as reason:
                     reasons.append(str(reason))
                     say(f"{binary}: {reason}")
                     continue
                 target = (folder / binary.file_name).absolute()
+                if foreign:
+                    _digest_file(target).write_text(digest(made) + "\n")
                 made.replace(target)
                 say(f"{binary}: installed as {target}")
                 return target
@@ -280,12 +294,14 @@ def install(name: str | Binary, *, cache: Path | None = None, report: Report | N
     )
 
 
-def install_all(report: Report | None = None, *, cache: Path | None = None) -> dict[str, Path]:
+def install_all(
+    report: Report | None = None, *, machine: str | None = None, cache: Path | None = None
+) -> dict[str, Path]:
     """Install Geth and Kubo.
 
     Parameters
     ----------
-    report, cache
+    report, machine, cache
         As for `install`.
 
     Returns
@@ -299,7 +315,52 @@ def install_all(report: Report | None = None, *, cache: Path | None = None) -> d
         One of them could not be installed.
 
     """
-    return {binary.name: install(binary, cache=cache, report=report) for binary in (GETH, KUBO)}
+    return {binary.name: install(binary, machine=machine, cache=cache, report=report) for binary in (GETH, KUBO)}
+
+
+def copy(binaries: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """Copy binaries to a folder as ``geth`` and ``ipfs``, whole or not at all; one that is there already is kept.
+
+    Raises
+    ------
+    BinaryError
+        The folder can't be written to.
+
+    """
+    copies = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, path in binaries.items():
+            copies[name] = folder / BINARIES[name].command
+            if copies[name].is_file() and digest(copies[name]) == digest(path):
+                continue
+            partial = folder / f".{copies[name].name}.{os.getpid()}.partial"
+            shutil.copyfile(path, partial)
+            partial.chmod(0o755)
+            partial.replace(copies[name])
+    except OSError as error:
+        raise BinaryError(f"can't write to {folder}: {error.strerror}") from error
+    return copies
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _kept(path: Path) -> Path:
+    """Return a binary for another machine that is in the cache, as it was put there."""
+    try:
+        if _digest_file(path).read_text().strip() == digest(path):
+            return path.absolute()
+    except OSError:
+        pass
+    raise _SkippedError(f"not in the cache ({path})")
 
 
 def _pin(name: str | Binary) -> Binary:
@@ -390,8 +451,7 @@ def _run(
 # Step 2: the official release
 
 
-def _release(binary: Binary, scratch: Path, say: Report) -> Path:
-    machine = _platform()
+def _release(binary: Binary, machine: str, scratch: Path, say: Report) -> Path:
     digest = os.environ.get(binary.digest_variable, "").strip().lower() or binary.digests.get(machine)
     if digest is None:
         raise _SkippedError(
@@ -522,11 +582,13 @@ def _unpack(tarball: Path, member: str, target: Path) -> Path:
 # Step 3: the pinned Go module
 
 
-def _build(binary: Binary, scratch: Path, say: Report) -> Path:
+def _build(binary: Binary, machine: str, scratch: Path, say: Report) -> Path:
     """Build the program from the module that ``go.sum`` pins, without cgo: it then runs with any libc."""
     needed = f"{_dotted(binary.go)} or newer"
     env = {name: value for name, value in os.environ.items() if name not in ("GOOS", "GOARCH")}
     env |= {"CGO_ENABLED": "0", "GOWORK": "off"}
+    if machine != _platform():
+        env["GOOS"], env["GOARCH"] = machine.split("-")
     go = shutil.which("go")
     if go is None:
         raise _SkippedError(f"not built: Go is not installed (Go {needed} is needed)")

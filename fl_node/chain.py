@@ -32,6 +32,7 @@ from fl_node.rpc import NodeProvider, Request
 ARTIFACT = "FederatedLearning.json"
 REQUEST_TIMEOUT = 10.0
 CALL_GAS = 150_000
+TRANSFER_GAS = 21_000
 DEPLOY_GAS = 3_000_000
 PRIORITY_FEE = 1
 MAX_FEE = 100 * 10**9
@@ -261,6 +262,21 @@ class Chain:
             raise ChainError(f"chain at {self.rpc}: no block took the contract; are enough sealers running?")
         return receipt
 
+    def give(self, address: str, wei: int) -> Receipt:
+        """Send ether of this account to another.
+
+        Raises
+        ------
+        ChainError
+            The transaction was not sealed in time, or the account owns less.
+        """
+        if (owned := self.balance(self.address)) <= wei:
+            raise ChainError(f"chain at {self.rpc}: {self.address} owns {owned} wei and can't give {wei}")
+        receipt = self._send(address, "0x", TRANSFER_GAS, self.nonce(), value=wei)
+        if receipt is None:
+            raise ChainError(f"chain at {self.rpc}: the transfer to {address} was not sealed; try again")
+        return receipt
+
     def contract(self, address: str) -> Contract:
         """Return the contract at an address.
 
@@ -277,7 +293,7 @@ class Chain:
             raise ChainError(f"there is no contract at {address} on the chain at {self.rpc}")
         return Contract(self, Web3.to_checksum_address(address))
 
-    def _send(self, to: str | None, data: Any, gas: int, nonce: int) -> Receipt | None:
+    def _send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
         account = self.account
         if account is None:
             raise ConfigError("this needs the key of an account (--key)")
@@ -294,7 +310,7 @@ class Chain:
                 "gas": gas,
                 "maxPriorityFeePerGas": tip,
                 "maxFeePerGas": fee,
-                "value": 0,
+                "value": value,
                 "data": data,
             }
             if to is not None:

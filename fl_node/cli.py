@@ -379,6 +379,61 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command("report")
+def report_(
+    run: RunArgument = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("report"),
+    name: Annotated[
+        str | None, typer.Option("--name", help="What to call the run; the plan's name if not given.")
+    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Measure each round's global weights on the test images.")
+    ] = True,
+    data_dir: DataOption = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Audit a run and write its report, plan and final model to a folder, from chain and store alone.
+
+    Anybody can do this on any node, during a run (of the rounds so far) or long after it.
+    """
+    from fl_node import run as runs
+    from fl_node.conclude import conclude
+    from fl_node.report import table
+    from fl_node.show import rounds_table
+
+    with _reach(run, rpc, store, contract) as (found, place):
+        trainer = _trainer(_plan_of(found, place), data_dir, with_data=evaluate)
+        _make_folder(output)
+        title = name or (run.resolve().name if run else trainer.plan.name)
+        made = conclude(found, place, output, title, trainer, runs.versions(), evaluate=evaluate)
+    passed = made.audit.passed
+    if as_json:
+        content = {
+            "report": str(made.report),
+            "model": str(made.model) if made.model else None,
+            "ended": made.result.ended,
+            "audit": asdict(made.audit) | {"passed": passed},
+        }
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        console.print(rounds_table(table(made.result)))
+        for finding in made.audit.findings:
+            console.print(str(finding), markup=False, soft_wrap=True)
+        if not made.result.ended:
+            plan = made.result.plan
+            console.print(
+                f"the run goes on, in round {made.result.round} of {plan.rounds}: there is no final model yet"
+            )
+        verdict = "passed" if passed else f"FAILED with {len(made.audit.findings)} findings"
+        console.print(f"audit {verdict}: {made.audit.rounds} rounds, {made.audit.files} files")
+        console.print(f"report: {made.report}", soft_wrap=True)
+    if not passed:
+        raise typer.Exit(1)
+
+
 @app.command()
 def export(
     run: RunArgument = None,
@@ -540,7 +595,7 @@ def plan_check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOpti
         typer.echo(loaded.to_bytes().decode())
         return
     console.print_json(loaded.model_dump_json())
-    console.print(f"{plan} is a valid plan; published it is {cid.of_bytes(loaded.to_bytes())}")
+    console.print(f"{plan} is a valid plan; published it is {cid.of_bytes(loaded.to_bytes())}", soft_wrap=True)
 
 
 @app.command()
@@ -595,12 +650,61 @@ def key(path: Annotated[Path, typer.Argument(help="The key file to make.")]) -> 
 
 
 @app.command()
-def binaries() -> None:
-    """Get Geth and IPFS: an installed one of the right version, else the verified release, else built from source."""
-    from fl_node.binaries import install_all
+def fund(
+    accounts: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="Accounts to give ether to.")],
+    ether: Annotated[float, typer.Option("--ether", min=0, help="How much each gets.")] = 1000.0,
+    always: Annotated[bool, typer.Option("--always", help="Also accounts that own at least half of it.")] = False,
+    rpc: RpcOption = DEFAULT_RPC,
+    key: KeyOption = Path("role.key"),
+) -> None:
+    """Give ether of this node's account to accounts that joined the chain later, to pay for their transactions."""
+    from fl_node.chain import Chain, load_key
 
-    for path in install_all(lambda line: errors.print(line, markup=False, soft_wrap=True)).values():
-        typer.echo(path)
+    chain = Chain(rpc, load_key(key))
+    wei = int(ether * 10**18)
+    for account in [_address("ADDRESS", text) for text in accounts]:
+        if account == chain.address:
+            continue
+        if not always and chain.balance(account) >= wei // 2:
+            console.print(f"{account} has enough")
+            continue
+        chain.give(account, wei)
+        console.print(f"{account} got {ether:g} ether")
+
+
+@app.command()
+def binaries(
+    platform: Annotated[
+        str | None,
+        typer.Option("--platform", help="For hosts of another kind, such as linux-arm64; else for this machine."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy them here, as geth and ipfs.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Get Geth and IPFS: an installed one of the right version, else the verified release, else built from source."""
+    from fl_node import binaries as programs
+
+    found = programs.install_all(_note, machine=platform)
+    if output is not None:
+        found = programs.copy(found, output)
+    if as_json:
+        content = {
+            name: {"path": str(path), "version": programs.BINARIES[name].version, "sha256": programs.digest(path)}
+            for name, path in found.items()
+        }
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        for path in found.values():
+            typer.echo(path)
+
+
+@app.command("data")
+def data_set(data_dir: DataOption = None, as_json: JsonOption = False) -> None:
+    """Get MNIST: find or download its four files, verify them, and say where they are."""
+    from fl_node import data
+
+    folder = data.load("mnist", data_dir, _note).source
+    typer.echo(json.dumps({"folder": folder}) if as_json else folder)
 
 
 def _note(line: str) -> None:
@@ -613,9 +717,17 @@ def _learner(text: str) -> tuple[int, str]:
     node_id, _, account = text.partition("=")
     if not node_id.isdecimal() or not account.startswith("0x") or not Web3.is_address(account):
         raise ConfigError(f"--learner {text}: should be nodeId=address, such as 1=0x5aAe…")
-    if account != account.lower() and not Web3.is_checksum_address(account):
-        raise ConfigError(f"--learner {text}: a digit of the address is mistaken, for its checksum is wrong")
-    return int(node_id), str(Web3.to_checksum_address(account))
+    return int(node_id), _address(f"--learner {node_id}=", account)
+
+
+def _address(option: str, text: str) -> str:
+    from web3 import Web3
+
+    if not text.startswith("0x") or not Web3.is_address(text):
+        raise ConfigError(f"{option} {text}: should be an address, 0x and 40 hexadecimal digits")
+    if text != text.lower() and not Web3.is_checksum_address(text):
+        raise ConfigError(f"{option} {text}: a digit of the address is mistaken, for its checksum is wrong")
+    return str(Web3.to_checksum_address(text))
 
 
 def _site(
@@ -685,7 +797,6 @@ def _global_weights(
     data_dir: Path | None = None,
 ) -> tuple[KerasTrainer, dict[str, Any], int]:
     """Return a run's model, with data if it is to be measured, and the global weights of a round with its number."""
-    from fl_node import plan as plans
     from fl_node import weights
 
     with _reach(folder, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
@@ -693,13 +804,28 @@ def _global_weights(
         file_cid = found.global_weight_at(number)
         if file_cid is None:
             raise ConfigError(f"there are no global weights {number}; the newest are {found.state().round}")
-        path = Path(name) / "plan.json"
-        place.fetch(found.plan(), path, plans.MAX_PLAN_BYTES, 30.0)
-        plan = plans.from_bytes(path.read_bytes())
+        plan = _plan_of(found, place)
         trainer = _trainer(plan, data_dir, with_data=measure)
         path = Path(name) / "global.safetensors"
         place.fetch(file_cid, path, weights.size_of(trainer.shapes()), plan.fetch_timeout)
         return trainer, weights.read(path, trainer.shapes()).tensors(), number
+
+
+def _plan_of(contract: Contract, store: Store) -> Plan:
+    """Return the plan that a run was deployed with."""
+    from fl_node import plan as plans
+
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "plan.json"
+        store.fetch(contract.plan(), path, plans.MAX_PLAN_BYTES, 30.0)
+        return plans.from_bytes(path.read_bytes(), f"plan {contract.plan()}")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"folder {path}: {error.strerror}") from error
 
 
 def _trainer(plan: Plan, data_dir: Path | None = None, *, with_data: bool = True) -> KerasTrainer:

@@ -7,7 +7,6 @@ import json
 import queue
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fl_node import data, report, run
+from fl_node import data, run
 from fl_node import place as places
 from fl_node import store as stores
-from fl_node.audit import Audit, audit
+from fl_node.audit import Audit
 from fl_node.binaries import GETH, KUBO
 from fl_node.chain import Chain, Contract, create_key, load_key
+from fl_node.conclude import conclude
 from fl_node.deploy import deploy
 from fl_node.errors import ProcessError
 from fl_node.model import KerasTrainer, Score
@@ -258,24 +258,17 @@ class Lab:
     def _finish(
         self, contract: Contract, store: Store, record: Run, trainer: KerasTrainer, seconds: float
     ) -> Outcome:
-        self._step("auditing")
-        with tempfile.TemporaryDirectory() as name:
-            work = Path(name)
-            audited = audit(
-                contract,
-                store,
-                work,
-                lambda _plan: trainer,
-                lambda done, every: self._step(f"auditing: {done} of {every} rounds"),
-            )
-            self._step("writing the report")
-            result = report.collect(contract, store, work, self._scores, trainer.evaluate)
-        path = report.write(self.folder, record.name, result, audited, record.versions)
-        model = self.folder / "final.keras"
-        final = self._work(HEADER) / "final.safetensors"
-        from fl_node import weights
-
-        store.fetch(result.rounds[-1].result.cid, final, weights.size_of(trainer.shapes()), 30.0)
-        trainer.save(weights.read(final, trainer.shapes()).tensors(), model)
-        final.replace(self.folder / "final.safetensors")
-        return Outcome(self.folder, result, audited, path, model, seconds)
+        found = conclude(
+            contract,
+            store,
+            self.folder,
+            record.name,
+            trainer,
+            record.versions,
+            scores=self._scores,
+            step=self._step,
+        )
+        model = found.model
+        if model is None:
+            raise ProcessError(f"the roles have ended, and the run is in round {found.result.round} only")
+        return Outcome(self.folder, found.result, found.audit, found.report, model, seconds)

@@ -109,12 +109,12 @@ class Plan(_Section):
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Plan:
-    """Read a plan in TOML.
+    """Read a plan in TOML, or in JSON as it is published.
 
     Parameters
     ----------
     path
-        The TOML file.
+        The TOML file; a file that ends in ``.json`` is read as JSON.
     overrides
         Settings that replace those of the file, each as ``key=value`` in TOML, such as ``training.epochs=1``.
 
@@ -123,12 +123,15 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Plan:
     PlanError
         The file can't be read or the plan is not valid; the message lists everything that is wrong.
     """
+    form, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PlanError(f"plan {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PlanError(f"plan {path} is not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"plan {path} is not valid {form}: {error}") from error
+    if not isinstance(content, dict):
+        raise PlanError(f"plan {path} should be a table of settings")
     for override in overrides:
         _override(content, override)
     return _validate(content, str(path))

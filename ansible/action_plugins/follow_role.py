@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from shlex import quote
@@ -38,6 +39,8 @@ options:
 
 POLL = 1.5
 LAST_LINES = 8
+_STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z \S+: ")
+"""How a role's own lines begin; libraries write others, which are shown if the unit fails."""
 display = Display()
 
 
@@ -66,8 +69,8 @@ class ActionModule(ActionBase):
                 self._connection.reset()
                 time.sleep(POLL)
                 continue
-            for line in lines:
-                display.display(f"  {_short(line)}")
+            for line in filter(_STAMP.match, lines):
+                display.display(f"  {_short(host, line)}")
             shown = [*shown, *lines][-LAST_LINES:]
             if state["ActiveState"] == "failed":
                 flag.write_text(host)
@@ -85,7 +88,7 @@ class ActionModule(ActionBase):
     def _look(self, unit: str, cursor: str) -> tuple[dict[str, str], str, list[str]]:
         """Return the unit's state, the new place in the journal, and the lines up to there."""
         command = (
-            f"systemctl show {quote(unit)} --property=ActiveState,ExecMainStatus,NRestarts; echo; "
+            f"export SYSTEMD_PAGER=cat; systemctl show {quote(unit)} --property=ActiveState,ExecMainStatus,NRestarts; echo; "
             f"journalctl --quiet --no-pager --output=cat --show-cursor --after-cursor={quote(cursor)} "
             f"_SYSTEMD_UNIT={quote(unit)}"
         )
@@ -103,7 +106,7 @@ class ActionModule(ActionBase):
         return state, cursor, lines
 
 
-def _short(line: str) -> str:
-    """Return a role's line without its date, as in ``12:01:02 header: …``."""
-    stamp, _, rest = line.partition(" ")
-    return f"{stamp[11:19]} {rest}" if len(stamp) == 24 and stamp.endswith("Z") else line
+def _short(host: str, line: str) -> str:
+    """Return a role's line without its date and with its host, as in ``12:01:02 learner-1: …``."""
+    stamp, _, text = line.split(" ", 2)
+    return f"{stamp[11:19]} {host}: {text}"

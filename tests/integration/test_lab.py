@@ -286,6 +286,26 @@ def test_status_brings_the_nodes_up_and_down_again(finished: Finished, start: St
     assert command.leaves_nothing()
 
 
+def test_a_report_can_be_made_anew_from_chain_and_store(finished: Finished, start: Start, tmp_path: Path) -> None:
+    command = start("report", finished.folder, "--output", tmp_path / "again", "--json")
+    assert command.end() == 0, command.lines
+    assert command.json()["ended"]
+    assert command.json()["audit"]["passed"]
+    names = ("final.keras", "final.safetensors", "plan.json", "report.json", "report.md")
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == list(names)
+    for name in ("final.safetensors", "plan.json", "report.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (finished.folder / name).read_bytes()
+    assert command.leaves_nothing()
+
+
+def test_the_report_of_a_run_under_way_has_no_final_model(pair: Pair, start: Start, tmp_path: Path) -> None:
+    command = start("report", pair.doomed, "--output", tmp_path / "early", "--json")
+    assert command.end() == 0, command.lines
+    assert (command.json()["ended"], command.json()["model"]) == (False, None)
+    assert not (tmp_path / "early" / "final.keras").exists()
+    assert command.leaves_nothing()
+
+
 def test_audit_brings_the_nodes_up_and_down_again(finished: Finished, start: Start) -> None:
     command = start("audit", finished.folder, "--json")
     assert command.end() == 0, command.lines

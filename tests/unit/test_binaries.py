@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fl_node import binaries
-from fl_node.binaries import GETH, KUBO, Binary, find, install
+from fl_node.binaries import GETH, KUBO, Binary, copy, find, install
 from fl_node.errors import BinaryError
 
 TARBALL = "geth-linux-amd64-1.13.15-c5ba367e.tar.gz"
@@ -74,7 +74,7 @@ def fake_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Pa
         log = tmp_path / "go.log"
         script = f"""#!/bin/sh
 if [ "$1" = env ]; then echo {version}; exit; fi
-echo "$PWD CGO_ENABLED=$CGO_ENABLED $*" >> {log}
+echo "$PWD CGO_ENABLED=$CGO_ENABLED GOARCH=$GOARCH $*" >> {log}
 [ -z "{fails}" ] || {{ echo "go: downloading" >&2; echo "{fails}" >&2; exit 1; }}
 while [ "$1" != -o ]; do shift; done
 /bin/cp {source} "$2"
@@ -239,11 +239,52 @@ def test_where_no_release_can_be_had_go_builds_the_pinned_module(
     assert path == tmp_path / "cache" / "bin" / "geth-1.13.15"
     assert names(tmp_path / "cache") == ["geth-1.13.15"]
     call = log.read_text()
-    assert call.startswith(f"{GETH.module} CGO_ENABLED=0 build -mod=readonly -trimpath")
+    assert call.startswith(f"{GETH.module} CGO_ENABLED=0 GOARCH= build -mod=readonly -trimpath")
     assert "-ldflags=-checklinkname=0 -s -w" in call
     assert call.endswith("github.com/ethereum/go-ethereum/cmd/geth\n")
     assert any("no release" in line and "No such file" in line for line in lines)
     assert any("building from source with go1.26.0" in line for line in lines)
+
+
+def test_a_binary_for_other_hosts_is_built_for_them_and_not_run_here(
+    tmp_path: Path, fake_go: Callable[..., Path]
+) -> None:
+    log = fake_go(program=b"a program for another processor")
+    path = install("geth", machine="linux-arm64")
+    assert path == tmp_path / "cache" / "bin" / "linux-arm64" / "geth-1.13.15"
+    assert "CGO_ENABLED=0 GOARCH=arm64 build" in log.read_text()
+    assert install("geth", machine="linux-arm64") == path
+    assert log.read_text().count("\n") == 1
+
+
+def test_a_binary_for_other_hosts_that_was_changed_in_the_cache_is_made_again(fake_go: Callable[..., Path]) -> None:
+    fake_go(program=b"a program for another processor")
+    path = install("geth", machine="linux-arm64")
+    path.write_bytes(b"another program")
+    assert install("geth", machine="linux-arm64").read_bytes() == b"a program for another processor"
+
+
+def test_a_release_for_other_hosts_is_verified(tmp_path: Path) -> None:
+    pin = write_release(tmp_path / "mirror")
+    (tarball,) = (tmp_path / "mirror").iterdir()
+    tarball.rename(tarball.with_name(tarball.name.replace("amd64", "arm64")))
+    with pytest.raises(BinaryError, match="refused, its sha256 is"):
+        install(replace(pin, digests={"linux-arm64": "0" * 64}), machine="linux-arm64")
+
+
+def test_a_platform_that_nobody_has_is_refused() -> None:
+    with pytest.raises(BinaryError, match="should be one of linux-amd64"):
+        install("geth", machine="plan9-mips")
+
+
+def test_copies_have_the_programs_names_and_are_not_written_again(tmp_path: Path) -> None:
+    source = write_program(tmp_path / "kubo-1", b"program")
+    target = copy({"kubo": source}, tmp_path / "to")["kubo"]
+    assert (target.name, target.read_bytes(), os.access(target, os.X_OK)) == ("ipfs", b"program", True)
+    before = target.stat().st_ino
+    copy({"kubo": source}, tmp_path / "to")
+    assert target.stat().st_ino == before
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["ipfs"]
 
 
 def test_without_go_the_error_is_one_line_that_says_what_was_tried_and_what_to_do() -> None:

@@ -350,3 +350,28 @@ def test_ctrl_c_is_code_130_without_a_traceback(tmp_path: Path, free_port: Calla
             _, err = process.communicate(timeout=20)
             assert process.returncode == 130
             assert err == "fl-node: stopped\n"
+
+
+def test_an_account_that_owns_little_is_given_ether_once(fl_node: FlNode, rpc: str, tmp_path: Path) -> None:
+    (tmp_path / "role.key").write_text(HEADER.key.hex() + "\n")
+    (tmp_path / "role.key").chmod(0o600)
+    poor = create_key(tmp_path / "new.key")
+    options = ("--rpc", rpc, "--key", tmp_path / "role.key", "--ether", 3)
+    assert fl_node("fund", poor, *options).out == f"{poor} got 3 ether\n"
+    assert fl_node("fund", poor, *options).out == f"{poor} has enough\n"
+    assert Chain(rpc).balance(poor) == 3 * 10**18
+    assert fl_node("fund", poor, "--always", *options).code == 0
+    assert Chain(rpc).balance(poor) == 6 * 10**18
+    assert is_one_line(fl_node("fund", "0x12", *options), 2, "ADDRESS 0x12: should be an address")
+    assert is_one_line(fl_node("fund", poor, "--always", *options[:4], "--ether", 10**9), 4, "can't give")
+
+
+def test_a_published_plan_is_a_plan_too(fl_node: FlNode, tmp_path: Path) -> None:
+    published = fl_node("plan", "check", "--json", PAPER).out.strip()
+    path = tmp_path / "plan.json"
+    path.write_text(published)
+    assert fl_node("plan", "check", "--json", path).out.strip() == published
+    path.write_text("[1]")
+    assert is_one_line(fl_node("plan", "check", path), 2, "should be a table of settings")
+    path.write_text("{")
+    assert is_one_line(fl_node("plan", "check", path), 2, "is not valid JSON")

@@ -1,0 +1,82 @@
+"""What is kept of a run: its audit, its report, its plan and its final model, all from chain and store."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fl_node import report, weights
+from fl_node.audit import Audit, audit
+from fl_node.chain import Contract
+from fl_node.model import KerasTrainer, Score
+from fl_node.report import Result
+from fl_node.store import Store
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What was found, and where it was written; ``model`` is None for a run that goes on."""
+
+    result: Result
+    audit: Audit
+    report: Path
+    model: Path | None
+
+
+def conclude(
+    contract: Contract,
+    store: Store,
+    folder: Path,
+    name: str,
+    trainer: KerasTrainer,
+    versions: Mapping[str, str],
+    *,
+    scores: Mapping[str, Score] | None = None,
+    evaluate: bool = True,
+    step: Callable[[str], None] = lambda _text: None,
+) -> Conclusion:
+    """Audit a run and write ``report.md``, ``report.json``, ``plan.json`` and, if it has ended, the final model.
+
+    Parameters
+    ----------
+    contract, store
+        The run's contract and store, as some node sees them.
+    folder
+        Where the files go.
+    name
+        What the report calls the run.
+    trainer
+        The plan's model; with a data set if global weights are to be measured.
+    versions
+        Of what the result depends on, for the report.
+    scores
+        What is known already of global weights, by CID.
+    evaluate
+        Measure the others.
+    step
+        Called with one line a step.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        step("auditing")
+        audited = audit(
+            contract,
+            store,
+            work,
+            lambda _plan: trainer,
+            lambda done, every: step(f"auditing: {done} of {every} rounds"),
+        )
+        step("writing the report")
+        result = report.collect(contract, store, work, scores, trainer.evaluate if evaluate else None)
+    path = report.write(folder, name, result, audited, versions)
+    (folder / "plan.json").write_bytes(result.plan.to_bytes())
+    model = None
+    if result.ended:
+        model = folder / "final.keras"
+        final = folder / "final.safetensors.partial"
+        store.fetch(result.rounds[-1].result.cid, final, weights.size_of(trainer.shapes()), result.plan.fetch_timeout)
+        trainer.save(weights.read(final, trainer.shapes()).tensors(), model)
+        final.replace(folder / "final.safetensors")
+    return Conclusion(result, audited, path, model)
