@@ -183,6 +183,11 @@ module Testbed
     Vagrant::Util::Env.with_original_env { system(*command, chdir: ROOT) }
   end
 
+  def provider_in_use
+    state = File.expand_path(ENV["VAGRANT_DOTFILE_PATH"] || ".vagrant", ROOT)
+    Dir[File.join(state, "machines/*/*/id")].map { |id| File.basename(File.dirname(id)) }.first
+  end
+
   def address_of(machine)
     hosts.find { |host| host.name == machine.name.to_s }.address
   end
