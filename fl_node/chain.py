@@ -272,7 +272,7 @@ class Chain:
         """
         if (owned := self.balance(self.address)) <= wei:
             raise ChainError(f"chain at {self.rpc}: {self.address} owns {owned} wei and can't give {wei}")
-        receipt = self._send(address, "0x", TRANSFER_GAS, self.nonce(), value=wei)
+        receipt = self._send(Web3.to_checksum_address(address), "0x", TRANSFER_GAS, self.nonce(), value=wei)
         if receipt is None:
             raise ChainError(f"chain at {self.rpc}: the transfer to {address} was not sealed; try again")
         return receipt

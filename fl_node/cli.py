@@ -408,7 +408,8 @@ def report_(
         trainer = _trainer(_plan_of(found, place), data_dir, with_data=evaluate)
         _make_folder(output)
         title = name or (run.resolve().name if run else trainer.plan.name)
-        made = conclude(found, place, output, title, trainer, runs.versions(), evaluate=evaluate)
+        versions = runs.load(run).versions if run else runs.versions()
+        made = conclude(found, place, output, title, trainer, versions, evaluate=evaluate)
     passed = made.audit.passed
     if as_json:
         content = {

@@ -29,7 +29,8 @@ def genesis(chain_id: int, sealers: Sequence[str], accounts: Sequence[str]) -> s
     chain_id
         The number of the chain and of the network.
     sealers
-        Addresses that may seal blocks.
+        Addresses that may seal blocks. They have code from the start, so no node takes a transaction from them
+        (EIP-3607): an unlocked account can't be spent by whoever reaches the RPC.
     accounts
         Addresses that own 10^6 ether from the start, to pay for transactions.
     """

@@ -90,7 +90,7 @@ class ActionModule(ActionBase):
         command = (
             f"export SYSTEMD_PAGER=cat; systemctl show {quote(unit)} --property=ActiveState,ExecMainStatus,NRestarts; echo; "
             f"journalctl --quiet --no-pager --output=cat --show-cursor --after-cursor={quote(cursor)} "
-            f"_SYSTEMD_UNIT={quote(unit)}"
+            f"--unit={quote(unit)}"
         )
         answer = self._low_level_execute_command(command, sudoable=True)
         head, _, journal = answer["stdout"].replace("\r\n", "\n").partition("\n\n")

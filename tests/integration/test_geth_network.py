@@ -208,6 +208,28 @@ def test_all_nodes_seal(place: ProcessPlace, chain: Chains) -> None:
     assert seen == {place.geth[node].sealer for node in NODES}
 
 
+def test_an_unlocked_sealing_account_can_not_be_spent(place: ProcessPlace, chain: Chains) -> None:
+    account, node = place.geth["header"].sealer, chain("header")
+    for _ in range(20):
+        send(node)  # its sealer earns a little
+    assert node.balance(account) > 21_000 * 9
+    request = {
+        "from": account,
+        "to": node.address,
+        "value": "0x1",
+        "gas": hex(21_000),
+        "maxFeePerGas": "0x8",
+        "maxPriorityFeePerGas": "0x1",
+    }
+    with node.errors():
+        node.ask(("eth_sendTransaction", [request]))
+    # Geth takes it and seals it never, for the account has code (EIP-3607); and what follows is sealed as ever.
+    for _ in range(6):
+        assert all(sees(chain(other), send(node)) for other in NODES)
+    (count,) = node.ask(("eth_getTransactionCount", [account, "latest"]))
+    assert int(count, 16) == 0
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
 @pytest.mark.parametrize("node", NODES)
 def test_a_node_that_is_restarted_takes_transactions_at_once(

@@ -24,9 +24,9 @@ list=$(
 	echo "${unreachable[*]-}"
 )
 cat <<JSON
-{"id": "$ID", "version": "${VERSION_ID:-0}", "machine": "$(uname -m)", "init": "$(cat /proc/1/comm)",
+{"id": "$ID", "version": "${VERSION_ID:-0}", "codename": "${VERSION_CODENAME-}", "machine": "$(uname -m)", "init": "$(cat /proc/1/comm)",
  "memory_mb": $(awk '/^MemTotal/ {print int($2 / 1000)}' /proc/meminfo), "disk_mb": $((other < room ? other : room)),
- "provisioned": $([ -e /etc/fl-testbed/hardening.conf ] && echo true || echo false), "unreachable": [$list],
+ "provisioned": $([ -e /etc/fl-testbed/firewall.nft ] && echo true || echo false), "unreachable": [$list],
  "container": $(systemd-detect-virt --container --quiet && echo true || echo false),
  "python": "$python", "epoch": $(date +%s)}
 JSON

@@ -1,0 +1,194 @@
+"""Three real hosts: the project's own Vagrantfile, inventory and playbooks, in a copy of the checkout.
+
+The hosts are containers that boot systemd (docker provider), on a network of their own, so that a testbed that a person
+has up is not touched. Everything is removed at the end: containers, network, and the Docker engine if it was started here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+ROOT = Path(__file__).parents[2]
+NETWORK = "192.168.58"
+NAMES = ("header", "learner-1", "learner-2")
+ADDRESSES = dict(zip(NAMES, (f"{NETWORK}.10", f"{NETWORK}.11", f"{NETWORK}.12"), strict=True))
+HANG = 1500.0
+"""Seconds after which a command has hung."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that ended."""
+
+    code: int
+    output: str
+
+    @property
+    def recap(self) -> dict[str, dict[str, int]]:
+        """Ansible's last lines: for each host how many tasks were ok, changed, failed …"""
+        return {
+            host: {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", counts)}
+            for host, counts in re.findall(r"^(\S+)\s+: (ok=.*)$", self.output, re.MULTILINE)
+        }
+
+    def must(self, code: int = 0) -> Ended:
+        """Return it if it ended with this code."""
+        assert self.code == code, self.output[-6000:]
+        return self
+
+
+@dataclass
+class Testbed:
+    """A copy of the checkout with its hosts."""
+
+    __test__ = False
+
+    root: Path
+    up: Ended | None = None
+    hosts: dict[str, Host] = field(default_factory=dict)
+
+    def run(self, *command: str | Path, **environment: str) -> Ended:
+        """Run a command in the copy, as a user would."""
+        ended = subprocess.run(
+            [str(part) for part in command],
+            cwd=self.root,
+            env=os.environ | {"PATH": f"{self.root}/.venv/bin:{os.environ['PATH']}", "NO_COLOR": "1"} | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=HANG,
+            check=False,
+        )
+        return Ended(ended.returncode, ended.stdout)
+
+    def play(self, name: str, *arguments: str, **environment: str) -> Ended:
+        """Run one of the playbooks."""
+        return self.run("ansible-playbook", f"ansible/{name}.yml", *arguments, **environment)
+
+    def vagrant(self, *arguments: str, **environment: str) -> Ended:
+        return self.run("vagrant", *arguments, **environment)
+
+    def host(self, name: str, address: str | None = None) -> Host:
+        """Return a host, spoken to by SSH with the testbed's key, as root by sudo."""
+        if name not in self.hosts:
+            self.hosts[name] = testinfra.get_host(
+                f"ssh://vagrant@{address or ADDRESSES[name]}?sudo=true&controlpersist=60",
+                ssh_identity_file=str(self.root / ".vagrant" / "testbed_key"),
+                ssh_extra_args=f"-o UserKnownHostsFile={self.root}/.vagrant/known_hosts "
+                "-o StrictHostKeyChecking=accept-new -o IdentitiesOnly=yes",
+            )
+        return self.hosts[name]
+
+    def forget(self, name: str) -> None:
+        """A host was made again: its old connection is worth nothing."""
+        self.hosts.pop(name, None)
+
+    def ask(self, name: str, expression: str) -> Any:
+        """Return what a host's Geth console answers to an expression."""
+        said = self.host(name).check_output("geth attach --exec '%s' /var/lib/geth/geth.ipc", expression)
+        return json.loads(said)
+
+
+def copy_checkout(target: Path) -> None:
+    """Copy what is under version control, or would be, as it is now."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    inventory = target / "inventory" / "hosts.yml"
+    inventory.write_text(inventory.read_text().replace("192.168.56.", f"{NETWORK}."))
+    # The controller's tools are this environment's.
+    (target / ".venv").symlink_to(ROOT / ".venv")
+
+
+def docker(*arguments: str) -> str:
+    return subprocess.run(["docker", *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def left(root: Path) -> dict[str, list[str]]:
+    """Return the containers and networks that the tests made."""
+    containers = docker("ps", "--all", "--format", "{{.Names}}").split()
+    networks = docker("network", "ls", "--format", "{{.Name}}").split()
+    return {
+        "containers": [name for name in containers if name.startswith(f"{root.name}_")],
+        "networks": [name for name in networks if NETWORK in name],
+    }
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[None]:
+    """A Docker engine: the one that runs, or one that is started by hand and stopped again."""
+    for program, package in (("vagrant", "vagrant"), ("dockerd", "docker.io"), ("mmdebstrap", "mmdebstrap")):
+        if shutil.which(program) is None and shutil.which(program, path="/usr/sbin") is None:
+            pytest.fail(f"{program} is missing, so no hosts can be made: apt-get install {package}", pytrace=False)
+    script = ROOT / "vagrant" / "docker-engine"
+    answered = subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+    started = subprocess.run([script, "start"], capture_output=True, text=True, check=False)
+    if started.returncode != 0:
+        pytest.fail(f"no Docker engine: {started.stdout}{started.stderr}", pytrace=False)
+    yield
+    if not answered:
+        subprocess.run([script, "stop"], check=True)
+
+
+@pytest.fixture(scope="session")
+def testbed(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
+    """The three hosts, as one `vagrant up` made them."""
+    root = tmp_path_factory.mktemp("testbed")
+    copy_checkout(root)
+    made = Testbed(root)
+    try:
+        made.up = made.vagrant("up", "--provider=docker")
+        yield made
+    finally:
+        gone = made.vagrant("destroy", "--force")
+        remains = left(root)
+    assert gone.code == 0, gone.output[-3000:]
+    assert remains == {"containers": [], "networks": []}
+
+
+@pytest.fixture(scope="session")
+def provisioned(testbed: Testbed) -> Testbed:
+    """The three hosts, provisioned without a failed task."""
+    assert testbed.up is not None
+    testbed.up.must()
+    return testbed
+
+
+@pytest.fixture(params=NAMES)
+def host(request: pytest.FixtureRequest, provisioned: Testbed) -> Host:
+    """Each host in turn."""
+    return provisioned.host(request.param)
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], Any], float], Any]:
+    """Call something until it gives a true value, for so many seconds at most."""
+
+    def wait(look: Callable[[], Any], seconds: float) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (found := look()) and time.monotonic() < deadline:
+            time.sleep(1)
+        return found
+
+    return wait

@@ -1,0 +1,98 @@
+"""One `vagrant up` for three hosts; a second `site.yml` changes nothing; a wrong inventory stops before any change."""
+
+import re
+
+import pytest
+
+from .conftest import NAMES, NETWORK, Testbed
+
+
+def test_the_first_time_no_task_fails(testbed: Testbed) -> None:
+    up = testbed.up
+    assert up is not None
+    up.must()
+    assert set(up.recap) == {*NAMES, "localhost"}
+    assert all(counts["failed"] == counts["unreachable"] == 0 for counts in up.recap.values())
+
+
+def test_it_says_what_runs_where_and_what_to_type_next(provisioned: Testbed) -> None:
+    assert provisioned.up is not None
+    output = re.sub(r"\s+", " ", provisioned.up.output)
+    assert f"learner-2 {NETWORK}.12 learner 2" in output
+    assert "One chain of 3 sealers" in output
+    assert "ansible-playbook ansible/train.yml" in output
+
+
+def test_a_second_time_changes_nothing_and_shows_no_secret(provisioned: Testbed) -> None:
+    again = provisioned.play("site", "-vv").must()
+    assert {host: counts["changed"] for host, counts in again.recap.items()} == dict.fromkeys([*NAMES, "localhost"], 0)
+    assert provisioned.up is not None
+    for name in NAMES:
+        host = provisioned.host(name)
+        for file in ("/var/lib/fl-node/role.key", "/var/lib/geth/nodekey", "/var/lib/geth/password"):
+            secret = host.check_output("cat %s", file).strip()
+            assert len(secret) >= 32
+            assert secret not in again.output + provisioned.up.output
+        swarm = host.check_output("tail -1 /var/lib/ipfs/swarm.key").strip()
+        assert len(swarm) == 64
+        assert swarm not in again.output + provisioned.up.output
+
+
+def test_check_mode_works_and_finds_nothing_to_change(provisioned: Testbed) -> None:
+    check = provisioned.play("site", "--check", "--diff").must()
+    assert all(counts["changed"] == counts["failed"] == 0 for counts in check.recap.values())
+
+
+WRONG = {
+    "two hosts with one address": (".12,", ".11,", f"learner-1 and learner-2 have one address, {NETWORK}.11"),
+    "no header": (f"header: {{ansible_host: {NETWORK}.10}}", "{}", "no header: the group headers should hold one host"),
+    "two headers": (
+        f"header: {{ansible_host: {NETWORK}.10}}",
+        f"header: {{ansible_host: {NETWORK}.10}}\n        other: {{ansible_host: {NETWORK}.19}}",
+        "2 headers (header, other)",
+    ),
+    "one nodeId twice": ("node_id: 2", "node_id: 1", "learner-1 and learner-2 have one node_id, 1"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_inventory_is_named_before_anything_is_changed(provisioned: Testbed, wrong: str) -> None:
+    old, new, text = WRONG[wrong]
+    content = (provisioned.root / "inventory" / "hosts.yml").read_text()
+    assert old in content
+    path = provisioned.root / "inventory" / "wrong.yml"
+    path.write_text(content.replace(old, new))
+    try:
+        ended = provisioned.play("site", "-i", str(path))
+    finally:
+        path.unlink()
+    assert ended.code != 0
+    assert set(ended.recap) == {"localhost"}
+    assert text in re.sub(r"\s+", " ", ended.output)
+
+
+def test_a_host_that_does_not_answer_is_named_before_anything_is_changed(provisioned: Testbed) -> None:
+    content = (provisioned.root / "inventory" / "hosts.yml").read_text()
+    path = provisioned.root / "inventory" / "away.yml"
+    path.write_text(content.replace(f"{NETWORK}.12", f"{NETWORK}.99"))
+    try:
+        ended = provisioned.play("site", "-i", str(path), "-e", "testbed_connect_timeout=4")
+    finally:
+        path.unlink()
+    assert ended.code != 0
+    assert f"learner-2 ({NETWORK}.99) does not answer by SSH as vagrant" in re.sub(r"\s+", " ", ended.output)
+    assert all(counts["changed"] == 0 for counts in ended.recap.values())
+
+
+def test_private_keys_are_not_on_the_controller(provisioned: Testbed) -> None:
+    secrets = [
+        provisioned.host(name).check_output("cat %s", file).strip()
+        for name in NAMES
+        for file in ("/var/lib/fl-node/role.key", "/var/lib/geth/nodekey", "/var/lib/geth/password")
+    ]
+    for path in provisioned.root.rglob("*"):
+        if path.is_file() and ".venv" not in path.parts and path.stat().st_size < 10**7:
+            content = path.read_bytes()
+            assert not any(secret.encode() in content for secret in secrets), path
+
+

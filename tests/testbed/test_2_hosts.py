@@ -1,0 +1,279 @@
+"""What must hold on every host: chain, swarm, doors, keys, units."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+
+import pytest
+from testinfra.host import Host
+
+from .conftest import ADDRESSES, NAMES, Testbed
+
+OPEN_TO_PEERS = {22, 30303, 4001}
+PORTS = [*range(1, 10_000), *range(30_300, 30_310)]
+UNITS = ["geth", "ipfs", "fl-header", "fl-learner"]
+
+SCAN = """
+import asyncio, sys
+async def reach(port, gate):
+    async with gate:
+        try:
+            _, writer = await asyncio.wait_for(asyncio.open_connection(sys.argv[1], port), 1)
+        except (OSError, asyncio.TimeoutError):
+            return None
+        writer.close()
+        return port
+async def main():
+    gate = asyncio.Semaphore(1000)
+    ports = list(range(1, 10000)) + list(range(30300, 30310))
+    found = await asyncio.gather(*(reach(port, gate) for port in ports))
+    print(*[port for port in found if port])
+asyncio.run(main())
+"""
+
+
+def unit_of(name: str) -> str:
+    return "fl-header" if name == "header" else "fl-learner"
+
+
+# Chain
+
+
+def test_one_genesis_and_all_hosts_may_seal(provisioned: Testbed) -> None:
+    hashes = {provisioned.ask(name, "eth.getBlock(0).hash") for name in NAMES}
+    assert len(hashes) == 1
+    sealers = {json.loads(provisioned.host(name).file("/var/lib/geth/public.json").content_string)["sealer"] for name in NAMES}
+    for name in NAMES:
+        assert set(provisioned.ask(name, "JSON.stringify(clique.getSigners())") and json.loads(
+            provisioned.ask(name, "JSON.stringify(clique.getSigners())"))) == sealers
+        assert provisioned.ask(name, "eth.mining") is True
+
+
+def test_each_host_has_all_others_as_peers_and_nobody_else(provisioned: Testbed) -> None:
+    nodes = {
+        name: json.loads(provisioned.host(name).file("/var/lib/geth/public.json").content_string)["node"] for name in NAMES
+    }
+    for name in NAMES:
+        peers = json.loads(provisioned.ask(name, "JSON.stringify(admin.peers.map(function(p) { return p.enode }))"))
+        found = {re.match(r"enode://([0-9a-f]+)@", enode)[1] for enode in peers}  # type: ignore[index]
+        assert found == set(nodes.values()) - {nodes[name]}
+
+
+# Swarm
+
+
+def ipfs(host: Host, command: str, *arguments: str) -> str:
+    return host.check_output(f"runuser --user=ipfs -- env IPFS_PATH=/var/lib/ipfs ipfs {command}", *arguments)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_added_on_one_host_is_read_on_every_other(provisioned: Testbed, name: str) -> None:
+    content = f"from {name}"
+    cid = ipfs(provisioned.host(name), f"add -q --cid-version=1 - <<<'{content}'").strip()
+    for other in NAMES:
+        assert ipfs(provisioned.host(other), "cat %s", cid).strip() == content
+
+
+def test_no_host_knows_a_public_peer(host: Host) -> None:
+    assert ipfs(host, "bootstrap list") == ""
+    peers = ipfs(host, "swarm peers").split()
+    assert len(peers) == len(NAMES) - 1
+    assert {peer.split("/")[2] for peer in peers} < set(ADDRESSES.values())
+
+
+def test_a_daemon_without_the_swarm_key_gets_nothing(provisioned: Testbed) -> None:
+    cid = ipfs(provisioned.host("header"), "add -q --cid-version=1 - <<<'for members alone'").strip()
+    host = provisioned.host("learner-1")
+    peer = ipfs(provisioned.host("header"), "id --format=%s", "<id>").strip()
+    script = f"""
+set -e
+export IPFS_PATH=/tmp/stranger
+rm -rf $IPFS_PATH
+ipfs init --empty-repo >/dev/null
+ipfs bootstrap rm --all >/dev/null
+ipfs config --json Addresses '{{"API": "/ip4/127.0.0.1/tcp/5901", "Gateway": [], "Swarm": ["/ip4/0.0.0.0/tcp/4901"]}}'
+ipfs config --json AutoConf.Enabled false
+ipfs config --json DNS.Resolvers '{{}}'
+ipfs config --json Routing '{{"Type": "none", "DelegatedRouters": []}}'
+ipfs config --json Ipns.DelegatedPublishers '[]'
+ipfs daemon >/tmp/stranger.log 2>&1 &
+daemon=$!
+trap 'kill $daemon; wait $daemon; rm -rf $IPFS_PATH' EXIT
+for i in $(seq 60); do ipfs id >/dev/null 2>&1 && grep -q 'Daemon is ready' /tmp/stranger.log && break; sleep 0.5; done
+grep -q 'Daemon is ready' /tmp/stranger.log && echo daemon up
+ipfs swarm connect /ip4/{ADDRESSES["header"]}/tcp/4001/p2p/{peer} >/dev/null 2>&1 && echo connected
+timeout 8 ipfs cat {cid} 2>/dev/null && echo read
+ipfs swarm peers
+true
+"""
+    assert host.check_output("bash -c %s", script).split("\n") == ["daemon up"]
+
+
+# Doors
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_from_another_host_only_ssh_and_the_peers_ports_are_open(provisioned: Testbed, name: str) -> None:
+    other = NAMES[(NAMES.index(name) + 1) % len(NAMES)]
+    found = provisioned.host(other).check_output("python3 -c %s %s", SCAN, ADDRESSES[name])
+    assert {int(port) for port in found.split()} == OPEN_TO_PEERS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_from_outside_the_inventory_only_ssh_is_open(provisioned: Testbed, name: str) -> None:
+    async def reach(port: int, gate: asyncio.Semaphore) -> int | None:
+        async with gate:
+            with contextlib.suppress(OSError, asyncio.TimeoutError):
+                _, writer = await asyncio.wait_for(asyncio.open_connection(ADDRESSES[name], port), 1)
+                writer.close()
+                return port
+        return None
+
+    async def scan() -> set[int]:
+        gate = asyncio.Semaphore(1000)
+        return {port for port in await asyncio.gather(*(reach(port, gate) for port in PORTS)) if port}
+
+    assert asyncio.run(scan()) == {22}
+
+
+def test_rpc_and_api_listen_on_loopback_alone(host: Host) -> None:
+    listening = host.check_output("ss --no-header --tcp --listening --numeric").splitlines()
+    open_to_all = {line.split()[3].rpartition(":")[2] for line in listening if not re.search(r"127\.0\.0\.\d+[%\w]*:|\[::1\]:", line)}
+    assert open_to_all <= {"22", "30303", "4001"}
+    assert {"127.0.0.1:8545", "127.0.0.1:5001"} <= {line.split()[3] for line in listening}
+
+
+POST = """
+import json, sys, urllib.request
+body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": sys.argv[1], "params": json.loads(sys.argv[2])}).encode()
+request = urllib.request.Request("http://127.0.0.1:8545", body, {"Content-Type": "application/json"})
+print(urllib.request.urlopen(request, timeout=10).read().decode())
+"""
+
+
+def rpc(host: Host, method: str, *params: object, user: str = "root") -> dict[str, object]:
+    said = host.run(f"runuser --user={user} -- python3 -c %s %s %s", POST, method, json.dumps(params))
+    return json.loads(said.stdout) if said.rc == 0 else {"error": said.stderr.strip().splitlines()[-1]}
+
+
+@pytest.mark.parametrize("method", ["personal_listAccounts", "admin_nodeInfo", "debug_getBadBlocks", "clique_propose", "miner_stop"])
+def test_what_governs_a_node_is_not_served(provisioned: Testbed, method: str) -> None:
+    assert "does not exist" in str(rpc(provisioned.host("header"), method)["error"])
+
+
+def test_other_local_users_do_not_reach_the_rpc(host: Host) -> None:
+    assert "result" in rpc(host, "eth_blockNumber", user="fl-node")
+    assert "error" in rpc(host, "eth_blockNumber", user="nobody")
+
+
+def test_the_sealing_account_can_not_be_spent(provisioned: Testbed) -> None:
+    host = provisioned.host("learner-1")
+    account = json.loads(host.file("/var/lib/geth/public.json").content_string)["sealer"]
+    assert rpc(host, "eth_getCode", account, "latest")["result"] == "0xfe"
+    cheap = {"from": account, "to": account, "value": "0x0", "gas": "0x5208", "maxFeePerGas": "0x8", "maxPriorityFeePerGas": "0x1"}
+    rpc(host, "eth_sendTransaction", cheap, user="fl-node")
+    host.check_output("runuser --user=fl-node -- fl-node fund --always --ether 0.001 %s", "0x" + "12" * 20)
+    assert rpc(host, "eth_getTransactionCount", account, "latest")["result"] == "0x0"
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("file", "user"),
+    [
+        ("/var/lib/fl-node/role.key", "fl-node"),
+        ("/var/lib/geth/nodekey", "geth"),
+        ("/var/lib/geth/password", "geth"),
+        ("/var/lib/ipfs/swarm.key", "ipfs"),
+        ("/var/lib/ipfs/config", "ipfs"),
+    ],
+)
+def test_private_keys_are_their_services_alone(host: Host, file: str, user: str) -> None:
+    found = host.file(file)
+    assert (found.user, oct(found.mode)) == (user, "0o600")
+
+
+def test_the_keystore_is_geths_alone(host: Host) -> None:
+    (name,) = host.check_output("ls /var/lib/geth/keystore").split()
+    found = host.file(f"/var/lib/geth/keystore/{name}")
+    assert (found.user, oct(found.mode)) == ("geth", "0o600")
+    assert oct(host.file("/var/lib/geth").mode) == "0o700"
+
+
+def test_no_key_is_in_the_journal(host: Host) -> None:
+    journal = host.check_output("journalctl --no-pager --output=cat")
+    for file in ("/var/lib/fl-node/role.key", "/var/lib/geth/nodekey", "/var/lib/geth/password"):
+        assert host.check_output("cat %s", file).strip() not in journal
+
+
+# Units
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_units_have_users_of_their_own_and_little_exposure(provisioned: Testbed, name: str) -> None:
+    host = provisioned.host(name)
+    for unit, user in (("geth", "geth"), ("ipfs", "ipfs"), (unit_of(name), "fl-node")):
+        assert host.check_output("systemctl show %s --property=User --value", unit) == user
+        assert host.service(unit).is_enabled
+        said = host.check_output("systemd-analyze security %s --no-pager | tail -1", unit)
+        exposure = re.search(r": ([\d.]+) ", said)
+        assert exposure is not None, said
+        assert float(exposure[1]) <= 4.0, said
+
+
+@pytest.mark.parametrize("unit", ["geth", "ipfs"])
+def test_a_unit_that_was_killed_comes_back(provisioned: Testbed, unit: str) -> None:
+    host = provisioned.host("learner-2")
+    before = host.check_output("systemctl show %s --property=MainPID --value", unit)
+    host.check_output("kill -9 %s", before)
+    for _ in range(60):
+        after = host.check_output("systemctl show %s --property=MainPID --value", unit)
+        if after not in ("0", before) and host.service(unit).is_running:
+            break
+        host.run("sleep 0.5")
+    else:
+        pytest.fail(f"{unit} did not come back")
+
+
+def test_nothing_has_failed(host: Host) -> None:
+    assert host.check_output("systemctl --failed --no-legend") == ""
+
+
+def test_logs_are_in_the_journal(host: Host) -> None:
+    assert "Starting peer-to-peer node" in host.check_output("journalctl --unit=geth --no-pager --output=cat")
+    assert "Daemon is ready" in host.check_output("journalctl --unit=ipfs --no-pager --output=cat")
+
+
+def test_doctor_finds_nothing_wrong(host: Host) -> None:
+    said = host.run("runuser --user=fl-node -- fl-node doctor --peers 2 --json")
+    wrong = [check for check in json.loads(said.stdout) if check["state"] == "wrong"]
+    assert wrong == []
+
+
+def test_a_host_that_is_rebooted_comes_back_by_itself(provisioned: Testbed) -> None:
+    height = provisioned.ask("learner-1", "eth.blockNumber")
+    provisioned.vagrant("halt", "learner-1").must()
+    provisioned.vagrant("up", "learner-1", "--no-provision", "--provider=docker").must()
+    provisioned.forget("learner-1")
+    host = provisioned.host("learner-1")
+    for unit in ("fl-firewall", "geth", "ipfs"):
+        assert host.service(unit).is_running
+    for _ in range(45):
+        if provisioned.ask("learner-1", "net.peerCount") == 2:
+            break
+        host.run("sleep 1")
+    assert provisioned.ask("learner-1", "net.peerCount") == 2
+    assert provisioned.ask("learner-1", "eth.blockNumber") >= height
+    started = {
+        unit: int(host.check_output("systemctl show %s --property=ActiveEnterTimestampMonotonic --value", unit))
+        for unit in ("fl-firewall", "geth", "ipfs")
+    }
+    assert started["fl-firewall"] < min(started["geth"], started["ipfs"])
+    with socket.socket() as closed:
+        closed.settimeout(2)
+        assert closed.connect_ex((ADDRESSES["learner-1"], 8545)) != 0
