@@ -13,7 +13,8 @@ DEV := .venv/dev-installed
 NPM := contracts/node_modules/.installed
 FL_NODE := .venv/bin/fl-node
 
-.PHONY: help demo lab controller binaries reproduce test lint types bench lock clean
+.PHONY: help demo lab controller binaries reproduce test test-testbed test-vm lint \
+	types bench bench-testbed lock clean
 
 help: ## List what can be done
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -32,12 +33,24 @@ binaries: $(NODE) ## Get Geth and IPFS, pinned and verified
 reproduce: binaries ## The paper's experiment and its baseline, three seeds (about half an hour)
 	$(FL_NODE) reproduce plans/paper.toml --seeds $(SEEDS) $(ARGS)
 
-test: $(DEV) binaries ## All tests: units, contract, real Geth and IPFS
-	.venv/bin/python -m pytest $(ARGS)
+test: $(DEV) binaries ## Tests on this machine alone: units, contract, real Geth and IPFS
+	.venv/bin/python -m pytest --ignore=tests/testbed $(ARGS)
 
-lint: $(DEV) $(NPM) ## Style of Python and Solidity, and the compiled contract against its source
+test-testbed: $(DEV) ## Tests of Vagrantfile, roles and playbooks on three real hosts (docker provider; a quarter of an hour)
+	.venv/bin/python -m pytest --timeout=1800 tests/testbed $(ARGS)
+
+test-vm: $(DEV) ## The same roles on three virtual machines (libvirt): bring up, train, audit, reboot
+	tests/vm/run
+
+bench-testbed: $(DEV) ## How long the hosts take to come up, to be looked at again, and what train.yml adds to a run
+	.venv/bin/python -m tests.bench.testbed $(ARGS)
+
+lint: $(DEV) $(NPM) ## Style of Python, Ansible, YAML and Solidity, and the compiled contract against its source
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/ansible-lint -q
+	.venv/bin/yamllint --strict .
+	for playbook in ansible/*.yml; do .venv/bin/ansible-playbook --syntax-check $$playbook >/dev/null || exit 1; done
 	cd contracts && npm run --silent lint
 	cd contracts && npm run --silent check
 

@@ -17,7 +17,7 @@ name: follow_role
 short_description: Follow a role's unit until it ends
 description:
   - Shows what the unit writes to the journal, a line as it comes, and ends when the unit has ended on every host.
-  - Fails on the host whose unit failed, with its last lines; the other hosts then stop waiting.
+  - If it failed on a host, C(problem) says so there, with the unit's last lines, and the other hosts stop waiting.
 options:
   unit:
     description: The unit to follow.
@@ -65,7 +65,7 @@ class ActionModule(ActionBase):
             except AnsibleConnectionFailure as error:
                 if time.monotonic() - heard > silence:
                     flag.write_text(host)
-                    return result | {"failed": True, "msg": f"{host} has been out of reach for {silence} s: {error}"}
+                    return result | {"problem": f"{host} has been out of reach for {silence} s: {error}"}
                 self._connection.reset()
                 time.sleep(POLL)
                 continue
@@ -76,9 +76,9 @@ class ActionModule(ActionBase):
                 flag.write_text(host)
                 said = "".join(f"\n    {line}" for line in shown)
                 code = state["ExecMainStatus"]
-                return result | {"failed": True, "msg": f"{unit} failed on {host} with exit code {code}:{said}"}
+                return result | {"problem": f"{unit} failed on {host} with exit code {code}:{said}"}
             if state["ActiveState"] == "inactive":
-                return result | {"changed": False, "msg": f"{unit} has ended", "restarts": int(state["NRestarts"])}
+                return result | {"msg": f"{unit} has ended", "restarts": int(state["NRestarts"])}
             time.sleep(POLL)
         return result | {
             "changed": False,
@@ -88,7 +88,8 @@ class ActionModule(ActionBase):
     def _look(self, unit: str, cursor: str) -> tuple[dict[str, str], str, list[str]]:
         """Return the unit's state, the new place in the journal, and the lines up to there."""
         command = (
-            f"export SYSTEMD_PAGER=cat; systemctl show {quote(unit)} --property=ActiveState,ExecMainStatus,NRestarts; echo; "
+            "export SYSTEMD_PAGER=cat; "
+            f"systemctl show {quote(unit)} --property=ActiveState,ExecMainStatus,NRestarts; echo; "
             f"journalctl --quiet --no-pager --output=cat --show-cursor --after-cursor={quote(cursor)} "
             f"--unit={quote(unit)}"
         )

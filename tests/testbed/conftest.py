@@ -1,7 +1,8 @@
-"""Three real hosts: the project's own Vagrantfile, inventory and playbooks, in a copy of the checkout.
+"""Three real hosts: the project's Vagrantfile, inventory and playbooks, in a copy of the checkout.
 
-The hosts are containers that boot systemd (docker provider), on a network of their own, so that a testbed that a person
-has up is not touched. Everything is removed at the end: containers, network, and the Docker engine if it was started here.
+The hosts are containers that boot systemd (docker provider), on a network of their own, so that a testbed that a
+person has up is not touched. All is removed at the end: containers, network, and the Docker engine if it was
+started here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One `vagrant up` for three hosts; a second `site.yml` changes nothing; a wrong inventory stops before any change."""
+"""One `vagrant up` for three hosts; a second `site.yml` changes nothing; a wrong inventory stops at once."""
 
 import re
 
@@ -25,7 +25,9 @@ def test_it_says_what_runs_where_and_what_to_type_next(provisioned: Testbed) -> 
 
 def test_a_second_time_changes_nothing_and_shows_no_secret(provisioned: Testbed) -> None:
     again = provisioned.play("site", "-vv").must()
-    assert {host: counts["changed"] for host, counts in again.recap.items()} == dict.fromkeys([*NAMES, "localhost"], 0)
+    assert {host: counts["changed"] for host, counts in again.recap.items()} == dict.fromkeys(
+        [*NAMES, "localhost"], 0
+    )
     assert provisioned.up is not None
     for name in NAMES:
         host = provisioned.host(name)
@@ -45,7 +47,11 @@ def test_check_mode_works_and_finds_nothing_to_change(provisioned: Testbed) -> N
 
 WRONG = {
     "two hosts with one address": (".12,", ".11,", f"learner-1 and learner-2 have one address, {NETWORK}.11"),
-    "no header": (f"header: {{ansible_host: {NETWORK}.10}}", "{}", "no header: the group headers should hold one host"),
+    "no header": (
+        f"header: {{ansible_host: {NETWORK}.10}}",
+        "{}",
+        "no header: the group headers should hold one host",
+    ),
     "two headers": (
         f"header: {{ansible_host: {NETWORK}.10}}",
         f"header: {{ansible_host: {NETWORK}.10}}\n        other: {{ansible_host: {NETWORK}.19}}",
@@ -94,5 +100,3 @@ def test_private_keys_are_not_on_the_controller(provisioned: Testbed) -> None:
         if path.is_file() and ".venv" not in path.parts and path.stat().st_size < 10**7:
             content = path.read_bytes()
             assert not any(secret.encode() in content for secret in secrets), path
-
-
