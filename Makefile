@@ -13,7 +13,7 @@ DEV := .venv/dev-installed
 NPM := contracts/node_modules/.installed
 FL_NODE := .venv/bin/fl-node
 
-.PHONY: help demo lab controller binaries reproduce test test-testbed test-vm lint \
+.PHONY: help demo lab controller binaries reproduce bundle test test-testbed test-vm lint \
 	types bench bench-testbed lock clean
 
 help: ## List what can be done
@@ -32,6 +32,9 @@ binaries: $(NODE) ## Get Geth and IPFS, pinned and verified
 
 reproduce: binaries ## The paper's experiment and its baseline, three seeds (about half an hour)
 	$(FL_NODE) reproduce plans/paper.toml --seeds $(SEEDS) $(ARGS)
+
+bundle: $(CONTROLLER) ## All that a bring-up needs in one archive, from hosts that are up, for rooms without internet
+	.venv/bin/ansible-playbook ansible/bundle.yml $(ARGS)
 
 test: $(DEV) binaries ## Tests on this machine alone: units, contract, real Geth and IPFS
 	.venv/bin/python -m pytest --ignore=tests/testbed $(ARGS)

@@ -100,7 +100,7 @@ class Testbed:
 
     def ask(self, name: str, expression: str) -> Any:
         """Return what a host's Geth console answers to an expression."""
-        said = self.host(name).check_output("geth attach --exec '%s' /var/lib/geth/geth.ipc", expression)
+        said = self.host(name).check_output("geth attach --exec %s /var/lib/geth/geth.ipc", expression)
         return json.loads(said)
 
 
@@ -119,7 +119,8 @@ def copy_checkout(target: Path) -> None:
     inventory = target / "inventory" / "hosts.yml"
     inventory.write_text(inventory.read_text().replace("192.168.56.", f"{NETWORK}."))
     # The controller's tools are this environment's.
-    (target / ".venv").symlink_to(ROOT / ".venv")
+    if not (target / ".venv").exists():
+        (target / ".venv").symlink_to(ROOT / ".venv")
 
 
 def docker(*arguments: str) -> str:
@@ -154,10 +155,19 @@ def engine() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def testbed(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
-    """The three hosts, as one `vagrant up` made them."""
-    root = tmp_path_factory.mktemp("testbed")
+    """The three hosts, as one `vagrant up` made them.
+
+    For who works on the tests: FL_TESTBED_KEEP names a folder whose hosts are kept, and used again the next time.
+    """
+    kept = os.environ.get("FL_TESTBED_KEEP")
+    root = Path(kept) if kept else tmp_path_factory.mktemp("testbed")
+    root.mkdir(exist_ok=True)
     copy_checkout(root)
     made = Testbed(root)
+    if kept:
+        made.up = made.vagrant("up", "--provider=docker")
+        yield made
+        return
     try:
         made.up = made.vagrant("up", "--provider=docker")
         yield made

@@ -1,0 +1,40 @@
+"""Which wheels hosts get: those of the lock that hold for their platform and Python, whatever the controller is."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+specification = importlib.util.spec_from_file_location("wheelhouse", ROOT / "roles/fl_node/files/wheelhouse.py")
+wheelhouse = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(wheelhouse)
+
+
+@pytest.mark.parametrize(("machine", "wanted", "other"), [("x86_64", "-cpu", ""), ("aarch64", "", "-cpu")])
+def test_hosts_get_tensorflows_cpu_build_where_there_is_one(machine, wanted, other):
+    names = [entry.split("==")[0] for entry in wheelhouse.entries(ROOT / "requirements/node.txt", machine, "3.11")]
+    assert f"tensorflow{wanted}" in names
+    assert f"tensorflow{other}" not in names
+
+
+def test_every_entry_keeps_its_hashes_and_loses_its_marker(tmp_path):
+    lock = tmp_path / "lock.txt"
+    lock.write_text(
+        "# a comment\n"
+        'numpy==2.4 ; python_full_version < "3.12" \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n'
+        "    # via something\n"
+        'numpy==2.5 ; python_full_version >= "3.12" \\\n    --hash=sha256:cc\n'
+        'colorama==1 ; sys_platform == "win32" \\\n    --hash=sha256:dd\n'
+    )
+    assert wheelhouse.entries(lock, "x86_64", "3.11") == ["numpy==2.4 --hash=sha256:aa --hash=sha256:bb"]
+    assert wheelhouse.entries(lock, "x86_64", "3.13") == ["numpy==2.5 --hash=sha256:cc"]
+
+
+def test_uv_is_pinned_for_the_hosts():
+    (entry,) = [
+        one
+        for one in wheelhouse.entries(ROOT / "requirements/controller.txt", "x86_64", "3.11")
+        if one.startswith("uv==")
+    ]
+    assert "--hash=sha256:" in entry
