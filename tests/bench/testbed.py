@@ -33,7 +33,7 @@ def timed(testbed: Testbed, *command: str) -> tuple[float, Ended]:
 def run_seconds(output: str) -> float:
     """Return the seconds from the header's first line in train.yml's output to its last, the end of the run."""
     clocks = re.findall(r"^  (\d\d:\d\d:\d\d) header: ", output, re.MULTILINE)
-    first, last = (datetime.strptime(clock, "%H:%M:%S") for clock in (clocks[0], clocks[-1]))  # noqa: DTZ007
+    first, last = (datetime.strptime(clock, "%H:%M:%S") for clock in (clocks[0], clocks[-1]))
     return (last - first).total_seconds() % 86_400
 
 
