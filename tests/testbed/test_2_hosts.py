@@ -7,6 +7,8 @@ import contextlib
 import json
 import re
 import socket
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from testinfra.host import Host
@@ -73,10 +75,15 @@ def ipfs(host: Host, command: str, *arguments: str) -> str:
     return host.check_output(f"runuser --user=ipfs -- env IPFS_PATH=/var/lib/ipfs ipfs {command}", *arguments)
 
 
+def add(host: Host, content: str) -> str:
+    command = "printf %s | runuser --user=ipfs -- env IPFS_PATH=/var/lib/ipfs ipfs add --quiet --cid-version=1 -"
+    return host.check_output(command, content).strip()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_added_on_one_host_is_read_on_every_other(provisioned: Testbed, name: str) -> None:
     content = f"from {name}"
-    cid = ipfs(provisioned.host(name), f"add -q --cid-version=1 - <<<'{content}'").strip()
+    cid = add(provisioned.host(name), content)
     for other in NAMES:
         assert ipfs(provisioned.host(other), "cat %s", cid).strip() == content
 
@@ -89,7 +96,7 @@ def test_no_host_knows_a_public_peer(host: Host) -> None:
 
 
 def test_a_daemon_without_the_swarm_key_gets_nothing(provisioned: Testbed) -> None:
-    cid = ipfs(provisioned.host("header"), "add -q --cid-version=1 - <<<'for members alone'").strip()
+    cid = add(provisioned.host("header"), "for members alone")
     host = provisioned.host("learner-1")
     peer = ipfs(provisioned.host("header"), "id --format=%s", "<id>").strip()
     script = f"""
@@ -243,17 +250,14 @@ def test_units_have_users_of_their_own_and_little_exposure(provisioned: Testbed,
 
 
 @pytest.mark.parametrize("unit", ["geth", "ipfs"])
-def test_a_unit_that_was_killed_comes_back(provisioned: Testbed, unit: str) -> None:
+def test_a_unit_that_was_killed_comes_back(
+    provisioned: Testbed, unit: str, eventually: Callable[[Callable[[], Any], float], Any]
+) -> None:
     host = provisioned.host("learner-2")
-    before = host.check_output("systemctl show %s --property=MainPID --value", unit)
+    ask = "systemctl show %s --property=MainPID --value"
+    before = host.check_output(ask, unit)
     host.check_output("kill -9 %s", before)
-    for _ in range(60):
-        after = host.check_output("systemctl show %s --property=MainPID --value", unit)
-        if after not in ("0", before) and host.service(unit).is_running:
-            break
-        host.run("sleep 0.5")
-    else:
-        pytest.fail(f"{unit} did not come back")
+    assert eventually(lambda: host.check_output(ask, unit) not in ("0", before) and host.service(unit).is_running, 60)
 
 
 def test_nothing_has_failed(host: Host) -> None:
@@ -265,13 +269,18 @@ def test_logs_are_in_the_journal(host: Host) -> None:
     assert "Daemon is ready" in host.check_output("journalctl --unit=ipfs --no-pager --output=cat")
 
 
-def test_doctor_finds_nothing_wrong(host: Host) -> None:
-    said = host.run("runuser --user=fl-node -- fl-node doctor --peers 2 --json")
-    wrong = [check for check in json.loads(said.stdout) if check["state"] == "wrong"]
-    assert wrong == []
+def test_doctor_finds_nothing_wrong(host: Host, eventually: Callable[[Callable[[], Any], float], Any]) -> None:
+    def checks() -> list[dict[str, str]]:
+        return list(json.loads(host.run("runuser --user=fl-node -- fl-node doctor --peers 2 --json").stdout))
+
+    # Peers of a node that was killed just now find it again after some seconds.
+    eventually(lambda: all(check["state"] != "wrong" for check in checks()), 60)
+    assert [check for check in checks() if check["state"] == "wrong"] == []
 
 
-def test_a_host_that_is_rebooted_comes_back_by_itself(provisioned: Testbed) -> None:
+def test_a_host_that_is_rebooted_comes_back_by_itself(
+    provisioned: Testbed, eventually: Callable[[Callable[[], Any], float], Any]
+) -> None:
     height = provisioned.ask("learner-1", "eth.blockNumber")
     provisioned.vagrant("halt", "learner-1").must()
     provisioned.vagrant("up", "learner-1", "--no-provision", "--provider=docker").must()
@@ -279,11 +288,7 @@ def test_a_host_that_is_rebooted_comes_back_by_itself(provisioned: Testbed) -> N
     host = provisioned.host("learner-1")
     for unit in ("fl-firewall", "geth", "ipfs"):
         assert host.service(unit).is_running
-    for _ in range(45):
-        if provisioned.ask("learner-1", "net.peerCount") == 2:
-            break
-        host.run("sleep 1")
-    assert provisioned.ask("learner-1", "net.peerCount") == 2
+    assert eventually(lambda: provisioned.ask("learner-1", "net.peerCount") == 2, 90)
     assert provisioned.ask("learner-1", "eth.blockNumber") >= height
     started = {
         unit: int(host.check_output("systemctl show %s --property=ActiveEnterTimestampMonotonic --value", unit))
