@@ -33,14 +33,24 @@ def genesis(chain_id: int, sealers: Sequence[str], accounts: Sequence[str]) -> s
         (EIP-3607): an unlocked account can't be spent by whoever reaches the RPC.
     accounts
         Addresses that own 10^6 ether from the start, to pay for transactions.
+
+    Raises
+    ------
+    ValueError
+        An address is given twice. An account that seals could send nothing, so it can't be a role's too.
     """
+    members = [address.lower() for address in (*sealers, *accounts)]
+    for address in members:
+        if members.count(address) > 1:
+            raise ValueError(f"{address} is given twice: sealing and other accounts are all different")
     return render("genesis.json.j2", chain_id=chain_id, sealers=sealers, accounts=accounts)
 
 
 class GethNode:
     """One Geth node in a folder of its own.
 
-    The account that seals is not the account of the node's role: it is unlocked in Geth and owns nothing.
+    The account that seals is not the account of the node's role: it is unlocked in Geth, but has code in the genesis,
+    so that no block has a transaction from it.
     """
 
     def __init__(self, folder: Path, chain_id: int = CHAIN_ID) -> None:
@@ -127,7 +137,7 @@ class GethNode:
             *("--miner.gasprice", "1"),
             *("--unlock", self.sealer),
             *("--password", str(self._password_file)),
-            # Refused otherwise once there is HTTP; the RPC is on loopback and the account owns nothing.
+            # Refused otherwise once there is HTTP; the RPC is on loopback, and the account can't be spent.
             "--allow-insecure-unlock",
             *("--verbosity", "3"),
         ]

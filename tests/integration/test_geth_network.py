@@ -74,6 +74,12 @@ def sees(chain: Chain, receipt: Receipt) -> bool:
     return wait_until(has, HANG, 0.02)
 
 
+def knows(chain: Chain, transaction: str) -> bool:
+    """Whether a node has a transaction, in a block or waiting for one."""
+    (found,) = chain.ask(("eth_getTransactionByHash", [transaction]))
+    return found is not None
+
+
 def block_hash(chain: Chain, number: int) -> str | None:
     """The hash of a node's block, None while it has none of this number."""
     try:
@@ -210,24 +216,41 @@ def test_all_nodes_seal(place: ProcessPlace, chain: Chains) -> None:
 
 def test_an_unlocked_sealing_account_can_not_be_spent(place: ProcessPlace, chain: Chains) -> None:
     account, node = place.geth["header"].sealer, chain("header")
-    for _ in range(20):
-        send(node)  # its sealer earns a little
-    assert node.balance(account) > 21_000 * 9
-    request = {
-        "from": account,
-        "to": node.address,
-        "value": "0x1",
-        "gas": hex(21_000),
-        "maxFeePerGas": "0x8",
-        "maxPriorityFeePerGas": "0x1",
-    }
+    fees = {"gas": hex(21_000), "maxFeePerGas": "0x8", "maxPriorityFeePerGas": "0x1"}
+    request = {"from": account, "to": node.address, "value": "0x1", **fees}
+    cost = 3 * (21_000 * 8 + 1)
+
+    def earned() -> bool:
+        send(node)
+        return node.balance(account) >= cost
+
+    assert wait_until(earned, HANG, 0.0)
+    # Geth takes what the account sends, and what it only signs from another node, and hands both to all nodes. But
+    # the account has code, so no sealer takes them into a block (EIP-3607).
     with node.errors():
-        node.ask(("eth_sendTransaction", [request]))
-    # Geth takes it and seals it never, for the account has code (EIP-3607); and what follows is sealed as ever.
+        (sent,) = node.ask(("eth_sendTransaction", [request]))
+        (signed,) = node.ask(("eth_signTransaction", [{**request, "nonce": "0x1"}]))
+        (handed,) = chain("learner-1").ask(("eth_sendRawTransaction", [signed["raw"]]))
+    stuck = [Receipt(name, 0, 0) for name in (sent, handed)]
+    for other in NODES:
+        for one in stuck:
+            assert wait_until(lambda name=one.transaction, at=other: knows(chain(at), name), HANG, 0.02)
+    # What follows is sealed as ever, by every node, also by one that reads its pool anew.
     for _ in range(6):
-        assert all(sees(chain(other), send(node)) for other in NODES)
-    (count,) = node.ask(("eth_getTransactionCount", [account, "latest"]))
-    assert int(count, 16) == 0
+        for other in NODES:
+            assert all(sees(chain(each), send(chain(other))) for each in NODES)
+    place.restart("header geth")
+    assert sees(chain("learner-1"), send(node))
+    assert agree([chain(other) for other in NODES])
+    for other in NODES:
+        (count,) = chain(other).ask(("eth_getTransactionCount", [account, "latest"]))
+        assert int(count, 16) == 0
+        assert not any(chain(other)._receipt_now(one.transaction) for one in stuck)
+    # Nobody makes blocks of nothing while such a transaction waits.
+    height = node.block_number()
+    for number in range(1, height + 1):
+        (block,) = node.ask(("eth_getBlockByNumber", [hex(number), False]))
+        assert block["transactions"], f"block {number} is empty"
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
