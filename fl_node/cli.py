@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import sys
 import tempfile
@@ -657,20 +658,29 @@ def fund(
     always: Annotated[bool, typer.Option("--always", help="Also accounts that own at least half of it.")] = False,
     rpc: RpcOption = DEFAULT_RPC,
     key: KeyOption = Path("role.key"),
+    as_json: JsonOption = False,
 ) -> None:
     """Give ether of this node's account to accounts that joined the chain later, to pay for their transactions."""
     from fl_node.chain import Chain, load_key
 
+    if not math.isfinite(ether):
+        raise ConfigError(f"--ether {ether}: should be a number of ether, such as 1000")
+    addresses = [_address("ADDRESS", text) for text in accounts]
     chain = Chain(rpc, load_key(key))
     wei = int(ether * 10**18)
-    for account in [_address("ADDRESS", text) for text in accounts]:
+    given = []
+    for account in addresses:
+        gets, said = 0.0, "has enough"
         if account == chain.address:
-            continue
-        if not always and chain.balance(account) >= wei // 2:
-            console.print(f"{account} has enough")
-            continue
-        chain.give(account, wei)
-        console.print(f"{account} got {ether:g} ether")
+            said = "is the one that gives"
+        elif always or chain.balance(account) < wei // 2:
+            chain.give(account, wei)
+            gets, said = ether, f"got {ether:g} ether"
+        given.append({"account": account, "given": gets})
+        if not as_json:
+            console.print(f"{account} {said}")
+    if as_json:
+        typer.echo(json.dumps(given))
 
 
 @app.command()
@@ -704,7 +714,7 @@ def data_set(data_dir: DataOption = None, as_json: JsonOption = False) -> None:
     """Get MNIST: find or download its four files, verify them, and say where they are."""
     from fl_node import data
 
-    folder = data.load("mnist", data_dir, _note).source
+    folder = str(Path(data.load("mnist", data_dir, _note).source).absolute())
     typer.echo(json.dumps({"folder": folder}) if as_json else folder)
 
 

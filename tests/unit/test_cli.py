@@ -362,6 +362,15 @@ def test_an_account_that_owns_little_is_given_ether_once(fl_node: FlNode, rpc: s
     assert Chain(rpc).balance(poor) == 3 * 10**18
     assert fl_node("fund", poor, "--always", *options).code == 0
     assert Chain(rpc).balance(poor) == 6 * 10**18
+    told = json.loads(fl_node("fund", poor, HEADER.address, ALICE.address, "--json", *options).out)
+    assert told == [{"account": one, "given": 0.0} for one in (poor, HEADER.address, ALICE.address)]
+    newest = create_key(tmp_path / "newest.key")
+    told = json.loads(fl_node("fund", newest.lower(), newest, "--json", *options).out)
+    assert told == [{"account": newest, "given": 3.0}, {"account": newest, "given": 0.0}]
+    assert Chain(rpc).balance(newest) == 3 * 10**18
+    assert fl_node("fund", HEADER.address, *options).out == f"{HEADER.address} is the one that gives\n"
+    assert is_one_line(fl_node("fund", poor, *options[:4], "--ether", "inf"), 2, "--ether inf: should be a number")
+    assert is_one_line(fl_node("fund", f"{ALICE.address[:-1]}A", *options), 2, "its checksum is wrong")
     assert is_one_line(fl_node("fund", "0x12", *options), 2, "ADDRESS 0x12: should be an address")
     assert is_one_line(fl_node("fund", poor, "--always", *options[:4], "--ether", 10**9), 4, "can't give")
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -255,3 +258,46 @@ def test_the_digits_are_always_in_the_same_order() -> None:
 def test_another_data_set_is_refused() -> None:
     with pytest.raises(DataError, match="'cifar'; there are mnist and digits"):
         data.load("cifar")
+
+
+# The command
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``fl-node data`` in a folder, and let it say at the end which of the slow modules it imported."""
+    script = f"""
+import sys
+from fl_node import cli, data
+data.MNIST_SHA256 = {data.MNIST_SHA256!r}
+sys.argv = ["fl-node", "data", *{arguments!r}]
+try:
+    cli.main()
+finally:
+    slow = {{"tensorflow", "keras", "web3", "eth", "sklearn", "ipfshttpclient"}}
+    print("slow:", sorted(slow & set(sys.modules)), file=sys.stderr)
+"""
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_the_command_says_where_the_files_are_for_whoever_copies_them(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine")
+    done = command(tmp_path, "--data-dir", "mine")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{folder}\n", "slow: []\n")
+    assert json.loads(command(tmp_path, "--data-dir", str(folder), "--json").stdout) == {"folder": str(folder)}
+
+
+def test_the_command_downloads_what_is_nowhere(mirror: Path, tmp_path: Path) -> None:
+    write(mirror)
+    done = command(tmp_path)
+    assert done.stdout == f"{data.cache_dir()}\n"
+    assert sorted(path.name for path in data.cache_dir().iterdir()) == sorted(f"{name}.gz" for name in FILES)
+
+
+def test_the_command_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine")
+    (folder / f"{FIRST}.gz").write_bytes(gzip.compress(b"another"))
+    done = command(tmp_path, "--data-dir", "mine")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"is not MNIST's {FIRST}" in done.stderr
