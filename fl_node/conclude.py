@@ -10,6 +10,7 @@ from pathlib import Path
 from fl_node import report, weights
 from fl_node.audit import Audit, audit
 from fl_node.chain import Contract
+from fl_node.errors import WeightsError
 from fl_node.model import KerasTrainer, Score
 from fl_node.report import Result
 from fl_node.store import Store
@@ -17,7 +18,10 @@ from fl_node.store import Store
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What was found, and where it was written; ``model`` is None for a run that goes on."""
+    """What was found, and where it was written.
+
+    ``model`` is None for a run that goes on, and where the final weights are not what the audit would have them be.
+    """
 
     result: Result
     audit: Audit
@@ -73,10 +77,25 @@ def conclude(
     path = report.write(folder, name, result, audited, versions)
     (folder / "plan.json").write_bytes(result.plan.to_bytes())
     model = None
-    if result.ended:
-        model = folder / "final.keras"
-        final = folder / "final.safetensors.partial"
-        store.fetch(result.rounds[-1].result.cid, final, weights.size_of(trainer.shapes()), result.plan.fetch_timeout)
-        trainer.save(weights.read(final, trainer.shapes()).tensors(), model)
-        final.replace(folder / "final.safetensors")
+    # What is wrong with a file stands in the report, which is all that then can be had.
+    if result.ended and result.rounds[-1].result.problem is None:
+        try:
+            model = _save(result, store, folder, trainer)
+        except WeightsError:
+            if audited.passed:
+                raise
     return Conclusion(result, audited, path, model)
+
+
+def _save(result: Result, store: Store, folder: Path, trainer: KerasTrainer) -> Path:
+    """Write the final weights as they are in the store and as a model; they appear whole or not at all."""
+    model, partial = folder / "final.keras", folder / "final.safetensors.partial"
+    try:
+        store.fetch(
+            result.rounds[-1].result.cid, partial, weights.size_of(trainer.shapes()), result.plan.fetch_timeout
+        )
+        trainer.save(weights.read(partial, trainer.shapes()).tensors(), model)
+        partial.replace(folder / "final.safetensors")
+    finally:
+        partial.unlink(missing_ok=True)
+    return model

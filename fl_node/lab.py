@@ -269,6 +269,8 @@ class Lab:
             step=self._step,
         )
         model = found.model
-        if model is None:
+        if not found.result.ended:
             raise ProcessError(f"the roles have ended, and the run is in round {found.result.round} only")
+        if model is None:
+            raise ProcessError(f"the final global weights are no good, see {found.report}")
         return Outcome(self.folder, found.result, found.audit, found.report, model, seconds)

@@ -1,0 +1,119 @@
+"""What is kept of a run: also of one that goes on, that nobody measures, or of which a file was damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from fl_node.conclude import conclude
+from fl_node.model import KerasTrainer
+from tests.support import World, plan
+
+WRITTEN = ["plan.json", "report.json", "report.md"]
+MODEL = ["final.keras", "final.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with World(tmp_path_factory.mktemp("world")) as running:
+        yield running
+
+
+@pytest.fixture
+def copy(lab_run: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """The folder of a run that has ended, for a test to do harm to."""
+    return Path(shutil.copytree(lab_run[0], tmp_path / "copy"))
+
+
+@dataclass(frozen=True)
+class Reported:
+    """How ``fl-node report`` ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir())
+
+    @property
+    def content(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.folder / "report.json").read_text())
+        return content
+
+
+def report(run: Path, *options: str) -> Reported:
+    output = run.parent / "report"
+    command = [sys.executable, "-m", "fl_node", "report", str(run), "--output", str(output), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    return Reported(done.returncode, done.stdout, done.stderr, output)
+
+
+def file_of(run: Path, name: str) -> Path:
+    (path,) = (run / "nodes" / "files").rglob(name)
+    return path
+
+
+def local_file(run: Path) -> Path:
+    content = json.loads((run / "report.json").read_text())
+    return file_of(run, content["rounds"][1]["local"]["2"]["cid"])
+
+
+def final_file(run: Path) -> Path:
+    content = json.loads((run / "report.json").read_text())
+    return file_of(run, content["rounds"][-1]["result"]["cid"])
+
+
+def cut(path: Path) -> None:
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def test_a_run_that_nobody_measures_has_a_report_without_the_globals_accuracy(copy: Path) -> None:
+    made = report(copy, "--no-evaluate", "--name", "unmeasured")
+    assert made.code == 0, made.err
+    assert made.files == sorted([*WRITTEN, *MODEL])
+    for one in made.content["rounds"]:
+        assert one["result"]["accuracy"] is None
+        assert all(local["accuracy"] > 0 for local in one["local"].values())
+    assert made.content["name"] == "unmeasured"
+    assert " – " in made.out
+    assert "audit passed: 3 rounds" in made.out
+
+
+def test_the_report_of_a_run_with_a_damaged_file_is_written_and_ends_with_code_one(copy: Path) -> None:
+    cut(local_file(copy))
+    made = report(copy, "--no-evaluate")
+    assert made.code == 1, made.err
+    assert made.files == sorted([*WRITTEN, *MODEL])
+    assert not made.content["audit"]["passed"]
+    assert "audit FAILED with" in made.out
+
+
+def test_a_final_file_that_is_damaged_leaves_a_report_without_a_model(copy: Path) -> None:
+    cut(final_file(copy))
+    made = report(copy, "--no-evaluate", "--json")
+    assert made.code == 1, made.err
+    assert made.files == WRITTEN
+    said = json.loads(made.out)
+    assert (said["ended"], said["model"], said["audit"]["passed"]) == (True, None, False)
+    assert made.content["rounds"][-1]["result"]["problem"]
+
+
+def test_a_run_whose_first_round_goes_on_has_a_report_without_rounds(world: World, tmp_path: Path) -> None:
+    run = world.deploy(plan())
+    run.publish_locals(1)
+    made = conclude(run.contract, run.store, tmp_path, "young", cast(KerasTrainer, run.trainer), {})
+    assert (made.audit.passed, made.result.ended, made.result.rounds, made.model) == (True, False, (), None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == WRITTEN
+    assert "young" in made.report.read_text()
