@@ -6,5 +6,6 @@ for unit in geth ipfs "$1"; do
 done
 geth=$(timeout --foreground 10 geth attach --exec '"block " + eth.blockNumber + ", " + net.peerCount + " Geth peers"' \
 	/var/lib/geth/geth.ipc 2>/dev/null | tr -d '"')
-peers=$(timeout --foreground 10 runuser --user=ipfs -- env IPFS_PATH=/var/lib/ipfs ipfs swarm peers 2>/dev/null | wc -l)
+peers=$(timeout --foreground 10 runuser --user=ipfs -- env IPFS_PATH=/var/lib/ipfs ipfs swarm peers 2>/dev/null |
+	sed 's#.*/##' | sort -u | wc -l)
 echo "$line${geth:-Geth does not answer}, $peers IPFS peers"
