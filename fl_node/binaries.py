@@ -611,8 +611,21 @@ def _build(binary: Binary, machine: str, scratch: Path, say: Report) -> Path:
         raise _SkippedError(f"not built: Go was not done after {BUILD_TIMEOUT:.0f} s") from error
     if build.returncode != 0:
         raise _SkippedError(f"not built: {_last_line(build.stderr)}")
+    if machine != _platform():
+        _check_build(binary, machine, go, target)
     say(f"{binary}: built in {time.monotonic() - started:.0f} s")
     return target
+
+
+def _check_build(binary: Binary, machine: str, go: str, path: Path) -> None:
+    """See by what Go wrote into a program, which can't be run here, that it is the pinned version for `machine`."""
+    module = binary.package.partition("/cmd/")[0]
+    system, architecture = machine.split("-")
+    told = _run([go, "version", "-m", str(path)], VERSION_TIMEOUT)
+    lines = [line.split()[:3] for line in told.stdout.splitlines()]
+    wanted = [["mod", module, f"v{binary.version}"], ["build", f"GOOS={system}"], ["build", f"GOARCH={architecture}"]]
+    if not all(line in lines for line in wanted):
+        raise _SkippedError(f"not built: what Go made is not from {module} v{binary.version} for {machine}")
 
 
 def _last_line(text: str) -> str:

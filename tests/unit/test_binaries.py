@@ -69,12 +69,19 @@ def empty_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def fake_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Path]:
     """Put a `go` on PATH that notes how it is called and writes a program instead of building one."""
 
-    def make(version: str = "go1.26.0", program: bytes | None = None, fails: str = "") -> Path:
+    def make(
+        version: str = "go1.26.0", program: bytes | None = None, fails: str = "", built: str = "v1.13.15"
+    ) -> Path:
         source = write_program(tmp_path / "built-by-go", geth_script() if program is None else program)
         log = tmp_path / "go.log"
         script = f"""#!/bin/sh
 if [ "$1" = env ]; then echo {version}; exit; fi
-echo "$PWD CGO_ENABLED=$CGO_ENABLED GOARCH=$GOARCH $*" >> {log}
+if [ "$1" = version ]; then
+    printf '%s: go1.26.0\n\tpath\t%s/cmd/geth\n' "$3" github.com/ethereum/go-ethereum
+    printf '\tmod\tgithub.com/ethereum/go-ethereum\t{built}\th1:U7sS=\n\tbuild\tGOARCH=arm64\n\tbuild\tGOOS=linux\n'
+    exit
+fi
+echo "$PWD CGO_ENABLED=$CGO_ENABLED GOOS=$GOOS GOARCH=$GOARCH $*" >> {log}
 [ -z "{fails}" ] || {{ echo "go: downloading" >&2; echo "{fails}" >&2; exit 1; }}
 while [ "$1" != -o ]; do shift; done
 /bin/cp {source} "$2"
@@ -239,7 +246,7 @@ def test_where_no_release_can_be_had_go_builds_the_pinned_module(
     assert path == tmp_path / "cache" / "bin" / "geth-1.13.15"
     assert names(tmp_path / "cache") == ["geth-1.13.15"]
     call = log.read_text()
-    assert call.startswith(f"{GETH.module} CGO_ENABLED=0 GOARCH= build -mod=readonly -trimpath")
+    assert call.startswith(f"{GETH.module} CGO_ENABLED=0 GOOS= GOARCH= build -mod=readonly -trimpath")
     assert "-ldflags=-checklinkname=0 -s -w" in call
     assert call.endswith("github.com/ethereum/go-ethereum/cmd/geth\n")
     assert any("no release" in line and "No such file" in line for line in lines)
@@ -252,9 +259,32 @@ def test_a_binary_for_other_hosts_is_built_for_them_and_not_run_here(
     log = fake_go(program=b"a program for another processor")
     path = install("geth", machine="linux-arm64")
     assert path == tmp_path / "cache" / "bin" / "linux-arm64" / "geth-1.13.15"
-    assert "CGO_ENABLED=0 GOARCH=arm64 build" in log.read_text()
+    assert "CGO_ENABLED=0 GOOS=linux GOARCH=arm64 build" in log.read_text()
     assert install("geth", machine="linux-arm64") == path
     assert log.read_text().count("\n") == 1
+
+
+def test_a_mac_gets_binaries_for_linux_hosts_of_its_own_architecture(
+    tmp_path: Path, fake_go: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    log = fake_go(program=b"a program that no Mac can run")
+    path = install("geth", machine="linux-arm64")
+    assert path == tmp_path / "cache" / "bin" / "linux-arm64" / "geth-1.13.15"
+    assert "GOOS=linux GOARCH=arm64 build" in log.read_text()
+
+
+def test_a_binary_that_go_built_from_another_module_or_for_another_machine_is_not_installed(
+    tmp_path: Path, fake_go: Callable[..., Path]
+) -> None:
+    fake_go(program=b"a program for another processor", built="v1.13.14")
+    with pytest.raises(BinaryError, match=r"not from github.com/ethereum/go-ethereum v1\.13\.15 for linux-arm64"):
+        install("geth", machine="linux-arm64")
+    fake_go(program=b"a program for another processor")
+    with pytest.raises(BinaryError, match=r"not from .* for darwin-arm64"):
+        install("geth", machine="darwin-arm64")
+    assert names(tmp_path / "cache") == []
 
 
 def test_a_binary_for_other_hosts_that_was_changed_in_the_cache_is_made_again(fake_go: Callable[..., Path]) -> None:
