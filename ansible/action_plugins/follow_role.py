@@ -88,7 +88,7 @@ class ActionModule(ActionBase):
     def _look(self, unit: str, cursor: str) -> tuple[dict[str, str], str, list[str]]:
         """Return the unit's state, the new place in the journal, and the lines up to there."""
         command = (
-            "export SYSTEMD_PAGER=cat; "
+            "export SYSTEMD_PAGER=cat SYSTEMD_COLORS=0; "
             f"systemctl show {quote(unit)} --property=ActiveState,ExecMainStatus,NRestarts; echo; "
             f"journalctl --quiet --no-pager --output=cat --show-cursor --after-cursor={quote(cursor)} "
             f"--unit={quote(unit)}"
