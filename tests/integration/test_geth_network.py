@@ -408,6 +408,31 @@ def test_after_a_node_was_cut_off_all_have_one_chain_with_what_was_sent_on_eithe
         assert agree(list(chains.values()))
 
 
+def test_two_nodes_that_each_dialled_a_third_find_one_another_later(
+    tmp_path: Path, keys: Mapping[str, Path], accounts: Mapping[str, str]
+) -> None:
+    nodes = initialised(tmp_path, accounts)
+    with contextlib.ExitStack() as stack:
+        cables = {node: Cable(nodes[node].p2p_port) for node in nodes}
+        for cable in cables.values():
+            stack.callback(cable.close)
+            cable.cut()
+
+        def dials(node: str, other: str) -> str:
+            """Go directly to learner-1, which so is always the one that is dialled, and through a cut cable elsewhere."""
+            port = nodes[other].p2p_port if other == "learner-1" else cables[other].port
+            return nodes[other].enode.replace(f":{nodes[other].p2p_port}?", f":{port}?")
+
+        order = {name: nodes[name] for name in ("learner-1", "header", "learner-2")}
+        stack.enter_context(started(order, dials, tmp_path))
+        chains = {name: Chain(node.rpc, load_key(keys[name])) for name, node in nodes.items()}
+        assert has_peers(chains["learner-1"], 2, REDIAL)
+        assert [chains[node].peers() for node in ("header", "learner-2")] == [1, 1]
+        for cable in cables.values():
+            cable.mend()
+        assert all(has_peers(chain, 2, REDIAL) for chain in chains.values())
+
+
 # Doors
 
 
