@@ -86,8 +86,8 @@ def fetch(store: IpfsStore, name: str, path: Path, max_bytes: int = 100 * MEBIBY
 
 @pytest.mark.parametrize(
     "size",
-    [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 174 * CHUNK, 174 * CHUNK + 1, 175 * CHUNK],
-    ids=["empty", "1", "chunk-1", "chunk", "chunk+1", "174-chunks", "174-chunks+1", "175-chunks"],
+    [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 174 * CHUNK + 1],
+    ids=["empty", "1", "chunk-1", "chunk", "chunk+1", "174-chunks+1"],
 )
 def test_kubo_names_a_file_as_this_package_does_and_gives_it_to_every_other_node(
     stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path, size: int
@@ -163,7 +163,7 @@ def test_a_daemon_that_was_killed_has_its_files_when_it_is_started_again(
     path = make_file(2 * CHUNK)
     added = stores["learner-1"].add(path)
     with away(place, "learner-1 ipfs"), pytest.raises(FileMissing):
-        stores["header"].fetch(added, tmp_path / "fetched", MEBIBYTE, 1.0)
+        stores["header"].fetch(added, tmp_path / "fetched", CHUNK, 1.0)
     # First from the node itself, then through the swarm, by a store that had a connection to the old daemon.
     assert fetch(stores["learner-1"], added, tmp_path / "own") == path.read_bytes()
     assert fetch(stores["header"], added, tmp_path / "fetched") == path.read_bytes()
@@ -174,7 +174,7 @@ def test_what_was_fetched_once_is_given_on_when_its_first_owner_is_away(
 ) -> None:
     path = make_file(2 * CHUNK)
     added = stores["learner-1"].add(path)
-    stores["header"].fetch(added, tmp_path / "header", MEBIBYTE, HANG)
+    stores["header"].fetch(added, tmp_path / "header", 2 * CHUNK, HANG)
     with away(place, "learner-1 ipfs", signal.SIGTERM):
         assert fetch(stores["learner-2"], added, tmp_path / "learner") == path.read_bytes()
 

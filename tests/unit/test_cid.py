@@ -1,4 +1,5 @@
-"""CIDs computed here are those that IPFS gives; the known ones come from ``ipfs add --only-hash`` (Kubo 0.40.1)."""
+"""CIDs computed here are those that IPFS gives; the known ones come from
+``ipfs add --only-hash --chunker=size-1048576`` (Kubo 0.40.1)."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ FULL_NODE = LINKS_PER_NODE * CHUNK_BYTES
 KUBO = {
     0: EMPTY,
     1: "QmQGb6CHE3S7BK7gJCBNNnDAALk8pXokXH8Krhy77nsEma",
-    CHUNK_BYTES - 1: "QmYKbJMJdMLbWM6e5Bs64Gc3Keq7dsfTL2ypWxqHJTgeEW",
-    CHUNK_BYTES: "QmXY8yVi1CP8TB8JMJ19DGoLbYBpjEtkeV1UWi2ZdAA96y",
-    CHUNK_BYTES + 1: "QmYerECZWGxK8G1fywn9pNC6YSTsDuLWWK2KGz6Gs8gDNF",
-    2 * CHUNK_BYTES: "QmTJtzuPdDa2Y3UDgrPWFDwNNESMHjYnnxmnpoqsD2bKVq",
-    FULL_NODE: "QmedBDeVkqgoiyKgBucPAnHbZZoua7LLfeWJADg7SJVLRt",
-    FULL_NODE + 1: "QmfFTNrGb8Un8wL5i46DnMVtGGhbUUmCHEUTK9qh5TXH4p",
+    CHUNK_BYTES - 1: "QmVCzNE2vBokWvpZ8G3EgvewPtdK4MiD4W9GPJeYdY6R5w",
+    CHUNK_BYTES: "QmStg3AKNsEE7Jych1vUqhcgtvQeeqtxMYhQY7k8dY6eRj",
+    CHUNK_BYTES + 1: "QmaJvEobc92F53EaSfbVdpAH6eo1FZqvDDP6euDnKup7fm",
+    2 * CHUNK_BYTES: "QmdafMkMrRQgu7jz6NT4iBpBbU84c1UHmsjeqY8itbfZUr",
+    FULL_NODE: "QmcyLR8VHPMYTxi38VkSkc6mPCQ2xQaYXQXPEVMs8fn75s",
+    FULL_NODE + 1: "QmW7vXSkvBrmqae3kEuDeSKf9fAcpZrttXSU1NUj6SmAhV",
 }
 """By size, of as many bytes of :func:`text`."""
 
