@@ -16,9 +16,8 @@ import numpy as np
 
 from fl_node import history, weights
 from fl_node import plan as plans
-from fl_node.aggregate import global_file
+from fl_node.aggregate import FOLLOWS_PARENT, global_file, global_shapes, initial_file
 from fl_node.chain import Contract, LogEntry
-from fl_node.deploy import initial_file
 from fl_node.errors import PlanError, StoreError, StoreUnreachable, WeightsError
 from fl_node.history import History, Round
 from fl_node.model import Trainer
@@ -191,16 +190,20 @@ class _Auditor:
                 if self._contract.local_weight_at(one.number, node_id) != entry.cid:
                     self._find(one.number, f"learner {node_id}", "localWeightAt", "differs from the log")
 
-    def _fetch(self, name: str, plan: Plan) -> WeightsFile:
+    def _fetch_global(self, name: str, plan: Plan) -> WeightsFile:
+        return self._fetch(name, plan, global_shapes(plan.aggregation, self._shapes))
+
+    def _fetch(self, name: str, plan: Plan, shapes: weights.Shapes | None = None) -> WeightsFile:
         """Return a file of the run's model, or raise a WeightsError that says why there is none."""
         path = self._folder / f"{name}.safetensors"
+        shapes = self._shapes if shapes is None else shapes
         try:
-            self._store.fetch(name, path, weights.size_of(self._shapes), plan.fetch_timeout)
+            self._store.fetch(name, path, weights.size_of(shapes), plan.fetch_timeout)
         except StoreUnreachable:
             raise  # nothing can be said of the run
         except StoreError as error:
             raise WeightsError(str(error)) from error
-        file = weights.read(path, self._shapes)
+        file = weights.read(path, shapes)
         self._result.files += 1
         self._result.bytes += path.stat().st_size
         return file
@@ -208,14 +211,14 @@ class _Auditor:
     def _initial(self, past: History, plan: Plan, trainer: Trainer) -> None:
         name = str(past.rounds[0].started.cid)
         try:
-            file = self._fetch(name, plan)
+            file = self._fetch_global(name, plan)
             meta = file.global_meta
         except WeightsError as error:
             self._find(0, "header", "file", f"{name}: {error}")
             return
         self._compare(0, "header", "plan", meta.plan, past.plan_cid)
         self._compare(0, "header", "round", meta.round, 0)
-        expected = initial_file(self._folder, past.plan_cid, trainer)
+        expected = initial_file(self._folder / "again.safetensors", plan, past.plan_cid, trainer.initial())
         if file.cid != expected.cid:
             self._differ(0, meta, file, expected, "the plan's seed gives")
 
@@ -223,7 +226,7 @@ class _Auditor:
         """Check the global weights that closed a round."""
         number, name = closed.number + 1, str(entry.cid)
         try:
-            file = self._fetch(name, plan)
+            file = self._fetch_global(name, plan)
             meta = file.global_meta
         except WeightsError as error:
             self._find(number, "header", "file", f"{name}: {error}")
@@ -243,7 +246,8 @@ class _Auditor:
         inputs = [self._local(past, plan, closed, entry, one) for one in meta.inputs]
         for refusal in meta.refused:
             self._refusal(past, plan, closed, entry, refusal)
-        if inputs and None not in inputs:
+        parent = self._parent(plan, closed)
+        if inputs and None not in inputs and not (parent is None and plan.aggregation.rule in FOLLOWS_PARENT):
             again = global_file(
                 self._folder / "again.safetensors",
                 plan,
@@ -251,11 +255,21 @@ class _Auditor:
                 round_=number,
                 parent=str(closed.started.cid),
                 inputs=[one for one in inputs if one is not None],
+                parent_file=parent,
                 refused=meta.refused,
                 absent=meta.absent,
             )
             if again.cid != file.cid:
                 self._differ(number, meta, file, again, "its local files give")
+
+    def _parent(self, plan: Plan, closed: Round) -> WeightsFile | None:
+        """Return the global weights that a round started from if its rule needs them; they were checked before."""
+        if plan.aggregation.rule not in FOLLOWS_PARENT:
+            return None
+        try:
+            return self._fetch_global(str(closed.started.cid), plan)
+        except WeightsError:
+            return None
 
     def _members(self, past: History, plan: Plan, closed: Round, entry: LogEntry, meta: GlobalMeta) -> None:
         """Check that a global file speaks of every learner once, and of nobody else."""

@@ -1,9 +1,10 @@
 """The CID that IPFS gives a file, computed without IPFS.
 
-A file is cut into chunks of 1 MiB; each chunk becomes a UnixFS leaf, and up to 174 links are gathered under a node until
-one root is left. The CIDv0 is the base58 text of the root's SHA-256 multihash. ``ipfs add --chunker=size-1048576`` does
-the same. (Its default for a CIDv0, 256 KiB, makes four times as many blocks to write, ask for and check.) Sources: the UnixFS and DAG-PB specifications
-(https://specs.ipfs.tech/unixfs/, https://ipld.io/specs/codecs/dag-pb/spec/).
+A file is cut into chunks of 1 MiB; each chunk becomes a UnixFS leaf, and up to 174 links are gathered under a node
+until one root is left. The CIDv0 is the base58 text of the root's SHA-256 multihash, as that of
+``ipfs add --chunker=size-1048576``. (The default there, 256 KiB, makes four times as many blocks to write, ask for
+and check.) Sources: the UnixFS and DAG-PB specifications (https://specs.ipfs.tech/unixfs/,
+https://ipld.io/specs/codecs/dag-pb/spec/).
 
 On chain a file is named by the 32 digest bytes alone (``bytes32``); :func:`from_digest` gives the CID back.
 """

@@ -809,6 +809,7 @@ def _global_weights(
 ) -> tuple[KerasTrainer, dict[str, Any], int]:
     """Return a run's model, with data if it is to be measured, and the global weights of a round with its number."""
     from fl_node import weights
+    from fl_node.aggregate import global_shapes
 
     with _reach(folder, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
         number = found.state().round if round_ is None else round_
@@ -818,8 +819,9 @@ def _global_weights(
         plan = _plan_of(found, place)
         trainer = _trainer(plan, data_dir, with_data=measure)
         path = Path(name) / "global.safetensors"
-        place.fetch(file_cid, path, weights.size_of(trainer.shapes()), plan.fetch_timeout)
-        return trainer, weights.read(path, trainer.shapes()).tensors(), number
+        shapes = global_shapes(plan.aggregation, trainer.shapes())
+        place.fetch(file_cid, path, weights.size_of(shapes), plan.fetch_timeout)
+        return trainer, weights.read(path, shapes).tensors(), number
 
 
 def _plan_of(contract: Contract, store: Store) -> Plan:

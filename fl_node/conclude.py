@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fl_node import report, weights
+from fl_node.aggregate import global_shapes
 from fl_node.audit import Audit, audit
 from fl_node.chain import Contract
 from fl_node.errors import WeightsError
@@ -90,11 +91,10 @@ def conclude(
 def _save(result: Result, store: Store, folder: Path, trainer: KerasTrainer) -> Path:
     """Write the final weights as they are in the store and as a model; they appear whole or not at all."""
     model, partial = folder / "final.keras", folder / "final.safetensors.partial"
+    shapes = global_shapes(result.plan.aggregation, trainer.shapes())
     try:
-        store.fetch(
-            result.rounds[-1].result.cid, partial, weights.size_of(trainer.shapes()), result.plan.fetch_timeout
-        )
-        trainer.save(weights.read(partial, trainer.shapes()).tensors(), model)
+        store.fetch(result.rounds[-1].result.cid, partial, weights.size_of(shapes), result.plan.fetch_timeout)
+        trainer.save(weights.read(partial, shapes).tensors(), model)
         partial.replace(folder / "final.safetensors")
     finally:
         partial.unlink(missing_ok=True)

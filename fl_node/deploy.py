@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fl_node import weights
+from fl_node.aggregate import initial_file
 from fl_node.chain import Chain, Contract
 from fl_node.errors import ChainError, ConfigError
 from fl_node.logs import say
 from fl_node.model import Trainer
 from fl_node.plan import Plan
 from fl_node.store import Store
-from fl_node.weights import GlobalMeta, WeightsFile
+from fl_node.weights import WeightsFile
 
 TRIES = 6
 
@@ -60,14 +60,8 @@ def deploy(
     )
     for node_id, account in sorted(learners.items()):
         register(contract, node_id, account)
-    start(contract, store, initial_file(folder, plan_cid, trainer))
+    start(contract, store, initial_file(folder / "global-0.safetensors", plan, plan_cid, trainer.initial()))
     return contract
-
-
-def initial_file(folder: Path, plan_cid: str, trainer: Trainer) -> WeightsFile:
-    """Write the file of weights that a run starts from; the audit makes it again and compares."""
-    meta = GlobalMeta(plan=plan_cid, round=0, parent=None, rule="initial")
-    return weights.write(folder / "global-0.safetensors", meta, trainer.initial())
 
 
 def register(contract: Contract, node_id: int, account: str) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl_node import cid, weights
-from fl_node.aggregate import global_file
-from fl_node.deploy import initial_file, start
+from fl_node.aggregate import FOLLOWS_PARENT, global_file, global_shapes, initial_file
+from fl_node.deploy import start
 from fl_node.errors import ConfigError, FLNodeError, StoreError, StoreUnreachable, WeightsError
 from fl_node.logs import say
 from fl_node.model import Trainer
@@ -93,6 +93,7 @@ class Header:
         self._plan_cid = site.contract.plan()
         self._trainer = trainer
         self._shapes = trainer.shapes()
+        self._follows_parent = plan.aggregation.rule in FOLLOWS_PARENT
         self._round: _Round | None = None
         self._evaluated: int | None = None
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
@@ -110,7 +111,8 @@ class Header:
         view = contract.look(self._site.chain.address)
         state, learners = view.state, list(view.learners)
         if state.global_cid is None:
-            start(contract, self._site.store, initial_file(self._site.folder, self._plan_cid, self._trainer))
+            path = self._site.folder / "global-0.safetensors"
+            start(contract, self._site.store, initial_file(path, plan, self._plan_cid, self._trainer.initial()))
             return None
         if self._evaluated != state.round:
             self._evaluate(state.round, state.global_cid)
@@ -255,6 +257,7 @@ class Header:
             round_=current.number + 1,
             parent=current.parent,
             inputs=inputs,
+            parent_file=self._global(current.number, current.parent) if self._follows_parent else None,
             refused=refused,
             absent=[node_id for node_id in learners if node_id not in spoken_for],
         )
@@ -287,15 +290,19 @@ class Header:
             if path != current.path:
                 path.unlink(missing_ok=True)
 
+    def _global(self, round_: int, name: str) -> WeightsFile:
+        """Return the file of global weights; that which this header made is still there, another is fetched."""
+        path = self._site.folder / f"global-{round_}.safetensors"
+        shapes = global_shapes(self._plan.aggregation, self._shapes)
+        if not path.exists() or cid.of_file(path) != name:
+            self._site.store.fetch(name, path, weights.size_of(shapes), self._plan.fetch_timeout)
+        return weights.read(path, shapes, name)
+
     def _evaluate(self, round_: int, name: str) -> None:
         self._evaluated = round_
         if self._evaluator is None:
             return
-        path = self._site.folder / f"global-{round_}.safetensors"
-        # The file that this header has just made is still there; one that another made is fetched.
-        if not path.exists() or cid.of_file(path) != name:
-            self._site.store.fetch(name, path, weights.size_of(self._shapes), self._plan.fetch_timeout)
-        tensors = weights.read(path, self._shapes, name).tensors()
+        tensors = self._global(round_, name).tensors()
 
         def work() -> None:
             try:

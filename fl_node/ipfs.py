@@ -12,8 +12,10 @@ from typing import Any
 from fl_node.render import render
 
 ENVIRONMENT = {"LIBP2P_FORCE_PNET": "1", "IPFS_TELEMETRY": "off", "GOGC": "400", "GOMEMLIMIT": "512MiB"}
-"""A daemon without a swarm key refuses to start, and no daemon reports to anybody. What is live in a daemon is small and
-what passes through it is large, so Go collects garbage less often, unless memory gets short."""
+"""A daemon without a swarm key refuses to start, and no daemon reports to anybody.
+
+Little is live in a daemon and much passes through it, so Go collects garbage less often, unless memory gets short.
+"""
 
 
 def new_swarm_key() -> str:

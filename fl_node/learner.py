@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from fl_node import partition, weights
+from fl_node.aggregate import global_shapes
+from fl_node.attack import poison, tamper
 from fl_node.errors import WeightsError
 from fl_node.logs import say
-from fl_node.model import Trainer
+from fl_node.model import OnEpoch, Trainer
 from fl_node.plan import Plan
 from fl_node.role import Done, Site, Waiting, fetch_plan, reconcile
 from fl_node.seeds import derive
-from fl_node.weights import LocalMeta, WeightsFile
+from fl_node.weights import LocalMeta, Tensors, WeightsFile
 
 MakeTrainer = Callable[[Plan], Trainer]
 
@@ -61,7 +63,7 @@ class Learner:
         self._trainer = trainer
         self._local: WeightsFile | None = None
         self._open = (-1, 0.0, "")
-        self._shard = functools.cache(functools.partial(partition.shard, plan))
+        self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
 
     def step(self) -> Waiting | None:
         """Look at the contract and do the next thing."""
@@ -120,10 +122,10 @@ class Learner:
     def _train(self, round_: int, node_id: int, parent: str) -> Waiting | None:
         plan, trainer = self._plan, self._trainer
         path = self._path("global", round_)
-        limit = weights.size_of(trainer.shapes())
-        self._site.store.fetch(parent, path, limit, plan.fetch_timeout)
+        shapes = global_shapes(plan.aggregation, trainer.shapes())
+        self._site.store.fetch(parent, path, weights.size_of(shapes), plan.fetch_timeout)
         try:
-            file = weights.read(path, trainer.shapes(), parent)
+            file = weights.read(path, shapes, parent)
             weights.check_global(file, plan=self._plan_cid, round_=round_)
         except WeightsError as error:
             return Waiting(f"good global weights; those of round {round_} ({parent}) are refused: {error}")
@@ -145,7 +147,9 @@ class Learner:
                 accuracy=accuracy,
             )
 
-        trained = trainer.train(file.tensors(), samples, derive(plan.seed, node_id, round_), on_epoch)
+        # Of a global file the weights alone, not what the rule carries along.
+        weights_ = {name: file.tensor(name) for name in trainer.shapes()}
+        trained = self._trained(weights_, node_id, round_, on_epoch)
         say("trained", f"round {round_}: trained in {time.monotonic() - start:.1f} s", round=round_)
         start = time.monotonic()
         score = trainer.evaluate(trained)
@@ -175,6 +179,16 @@ class Learner:
         say("written", f"round {round_}: wrote {local.path.name}", round=round_, cid=local.cid)
         self._forget(round_)
         return None
+
+    def _trained(self, parent: Tensors, node_id: int, round_: int, on_epoch: OnEpoch) -> Tensors:
+        """Train, and do what the plan has this learner do to the run."""
+        attack, seed = self._plan.attack, derive(self._plan.seed, node_id, round_)
+        if attack is None or node_id not in attack.learners:
+            return self._trainer.train(parent, self._shard(node_id), seed, on_epoch)
+        kinds = " and ".join(kind for kind in (attack.data, attack.update) if kind)
+        say("attacks", f"round {round_}: attacks by {kinds}, as the plan says", round=round_, kinds=kinds)
+        trained = self._trainer.train(parent, self._shard(node_id), seed, on_epoch, poison=poison(attack, seed))
+        return tamper(attack, parent, trained, seed)
 
     def _publish(self, local: WeightsFile, nonce: int) -> None:
         meta = local.local_meta

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fl_node.attack import Poison
 from fl_node.data import CLASSES, SIDE, DataSet, Images, Labels
 from fl_node.errors import DataError
 from fl_node.plan import Plan
@@ -50,7 +51,18 @@ class Trainer(Protocol):
     def shapes(self) -> Shapes:
         """Return the names and shapes of the model's tensors."""
 
-    def train(self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch) -> Tensors:
+    def labels(self) -> Labels:
+        """Return the labels of all training images, shape ``(count,)``."""
+
+    def train(
+        self,
+        weights: Tensors,
+        samples: npt.NDArray[np.int64],
+        seed: int,
+        on_epoch: OnEpoch,
+        *,
+        poison: Poison | None = None,
+    ) -> Tensors:
         """Train from ``weights`` on the training images with these indices; return the new weights."""
 
     def evaluate(self, weights: Tensors) -> Score:
@@ -111,14 +123,19 @@ class KerasTrainer:
             ],
             name=plan.model.name,
         )
+        self._anchors: list[Any] = []
         # XLA is slower than oneDNN's kernels on a CPU.
         self._model.compile(
-            optimizer=_optimizer(plan),
+            optimizer=_optimizer(plan, self._anchors),
             loss="sparse_categorical_crossentropy",
             metrics=["accuracy"],
             jit_compile=False,
         )
         self._model.optimizer.build(self._model.trainable_variables)
+        if plan.training.proximal:
+            self._anchors += [
+                keras.Variable(variable, trainable=False) for variable in self._model.trainable_variables
+            ]
         self._initial = {name: np.asarray(v) for name, v in self._variables().items()}
 
     def initial(self) -> Tensors:
@@ -135,7 +152,9 @@ class KerasTrainer:
         samples: npt.NDArray[np.int64],
         seed: int,
         on_epoch: OnEpoch = lambda _epoch, _accuracy: None,
+        *,
         epochs: int | None = None,
+        poison: Poison | None = None,
     ) -> Tensors:
         """Train from ``weights`` with a fresh optimizer.
 
@@ -151,6 +170,8 @@ class KerasTrainer:
             Called after each epoch with its number, from 1, and the accuracy on the images trained on.
         epochs
             How often each image is seen; the plan's local epochs if None.
+        poison
+            Changes images and labels first, as an attack does.
 
         Returns
         -------
@@ -158,9 +179,13 @@ class KerasTrainer:
             The new weights, bit-identical for the same arguments, threads and TensorFlow build.
         """
         data = self._data()
-        inputs = _scale(data.train_images[samples])
-        labels = data.train_labels[samples]
+        images, labels = data.train_images[samples], data.train_labels[samples]
+        if poison is not None:
+            images, labels = poison(images, labels)
+        inputs = _scale(images)
         self._load(weights)
+        for anchor, variable in zip(self._anchors, self._model.trainable_variables, strict=False):
+            anchor.assign(variable)
         self._reset(seed)
         for epoch in range(epochs or self.plan.training.epochs):
             order = permutation(len(samples), derive(seed, "order", epoch))
@@ -174,6 +199,10 @@ class KerasTrainer:
             )
             on_epoch(epoch + 1, float(history.history["accuracy"][0]))
         return {name: np.array(v) for name, v in self._variables().items()}
+
+    def labels(self) -> Labels:
+        """Return the labels of all training images, shape ``(count,)``."""
+        return self._data().train_labels
 
     def evaluate(self, weights: Tensors) -> Score:
         """Return what ``weights`` reach on the plan's test images."""
@@ -241,11 +270,25 @@ def _scale(images: Images) -> Tensor:
     return scaled
 
 
-def _optimizer(plan: Plan) -> Any:
+def _optimizer(plan: Plan, anchors: Sequence[Any]) -> Any:
+    """Return the plan's optimizer; with FedProx one that is drawn to the anchors, the weights it started from."""
     import keras
 
-    kinds = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
-    return kinds[plan.training.optimizer](learning_rate=plan.training.learning_rate)
+    kinds: dict[str, Any] = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
+    kind = kinds[plan.training.optimizer]
+    strength = plan.training.proximal
+
+    class Proximal(kind):  # type: ignore[misc, valid-type]
+        """Adds the gradient of the proximal term of FedProx (Li et al. 2020, https://arxiv.org/abs/1812.06127)."""
+
+        def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
+            drawn = [
+                gradient + strength * (variable - anchor)
+                for gradient, variable, anchor in zip(grads, trainable_variables, anchors, strict=True)
+            ]
+            return super().apply(drawn, trainable_variables)
+
+    return (Proximal if strength else kind)(learning_rate=plan.training.learning_rate)
 
 
 def _prepare(threads: int) -> None:

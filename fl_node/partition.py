@@ -1,12 +1,20 @@
-"""Who has which images: shards of the training set, one for each learner, without overlap."""
+"""Who has which images: shards of the training set, one for each learner, without overlap.
+
+How many images a learner has follows from the plan alone, so that an audit can check it without a data set; which
+they are may depend on the labels. Everything is drawn with whole numbers from a stable generator, so that a shard is
+the same on every machine.
+"""
 
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from fl_node.data import CLASSES, Labels
 from fl_node.errors import DataError
 from fl_node.plan import DATA_SIZES, Plan
 from fl_node.seeds import derive, permutation
@@ -25,7 +33,97 @@ def equal(count: int, learners: int, seed: int) -> list[Indices]:
     return [np.sort(part) for part in np.array_split(permutation(count, seed), learners)]
 
 
-def shard(plan: Plan, node_id: int) -> Indices:
+def by_quantity(sizes: Sequence[int], seed: int) -> list[Indices]:
+    """Share out images at random in parts of the sizes given; labels are as mixed as in the whole."""
+    order = permutation(sum(sizes), seed)
+    return [np.sort(part) for part in np.split(order, np.cumsum(sizes)[:-1])]
+
+
+def by_labels(labels: Labels, learners: int, each: int, seed: int) -> list[Indices]:
+    """Sort images by label, cut them into ``each`` parts a learner, and deal the parts out at random.
+
+    McMahan et al. 2017, https://arxiv.org/abs/1602.05629, section 3: with two parts most learners have two labels.
+    """
+    shuffled = permutation(len(labels), derive(seed, "images"))
+    ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    # Every learner gets the same number of images, whichever parts it is dealt.
+    sizes = _sizes(len(labels), learners)
+    hands = np.array_split(permutation(learners * each, derive(seed, "deal")), learners)
+    owner = np.empty(learners * each, np.int64)
+    for learner, hand in enumerate(hands):
+        owner[hand] = learner
+    cuts = [np.array_split(np.arange(size), each) for size in sizes]
+    lengths = {learner: [len(part) for part in parts] for learner, parts in enumerate(cuts)}
+    parts: list[list[Indices]] = [[] for _ in range(learners)]
+    start = 0
+    for learner in owner.tolist():
+        length = lengths[learner].pop()
+        parts[learner].append(ordered[start : start + length])
+        start += length
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def by_dirichlet(labels: Labels, learners: int, alpha: float, seed: int) -> list[Indices]:
+    """Share out images in equal parts, in which labels are mixed as drawn from a Dirichlet distribution.
+
+    Hsu et al. 2019, https://arxiv.org/abs/1909.06335, section 3.1, here with the concentration ``alpha`` for each
+    label. A learner draws its labels one after the other from Pólya's urn, which is the same distribution and needs
+    no random numbers but whole ones; a label of which none is left is drawn again.
+    """
+    left = [list(permutation(int((labels == c).sum()), derive(seed, "images", c))) for c in range(CLASSES)]
+    where = [np.flatnonzero(labels == c) for c in range(CLASSES)]
+    parts: list[Indices] = []
+    for learner, size in enumerate(_sizes(len(labels), learners)):
+        draw = _draws(derive(seed, "labels", learner))
+        seen: list[int] = []
+        mine = np.empty(size, np.int64)
+        for position in range(size):
+            label = _polya(draw, seen, [c for c in range(CLASSES) if left[c]], alpha)
+            if not left[label]:
+                label = _polya(draw, [], [c for c in range(CLASSES) if left[c]], alpha)
+            seen.append(label)
+            mine[position] = where[label][left[label].pop()]
+        parts.append(np.sort(mine))
+    return parts
+
+
+def quantities(count: int, learners: int, alpha: float, seed: int) -> list[int]:
+    """Return how many images each learner has if their shares are drawn from a Dirichlet distribution; at least one.
+
+    By Pólya's urn as in :func:`by_dirichlet`.
+    """
+    draw = _draws(seed)
+    seen: list[int] = []
+    everyone = list(range(learners))
+    for _ in range(count - learners):
+        seen.append(_polya(draw, seen, everyone, alpha))
+    return [1 + size for size in np.bincount(np.array(seen, np.int64), minlength=learners).tolist()]
+
+
+def _polya(draw: Callable[[int], int], seen: Sequence[int], colours: Sequence[int], alpha: float) -> int:
+    """Draw from an urn with ``alpha`` balls of each colour and one more for each that was seen."""
+    # Whole numbers decide, so that nothing depends on how a machine rounds.
+    new = round(alpha * len(colours) * _SCALE)
+    if draw(new + len(seen) * _SCALE) < new:
+        return colours[draw(len(colours))]
+    return seen[draw(len(seen))]
+
+
+_SCALE = 1000
+
+
+def _draws(seed: int) -> Callable[[int], int]:
+    """Return a function that gives a number below its argument; biased by less than 2**-40 for those used here."""
+    blocks = (np.random.Philox(key=derive(seed, block)).random_raw(4096).tolist() for block in itertools.count())
+    numbers = itertools.chain.from_iterable(blocks)
+    return lambda below: int(next(numbers)) % below
+
+
+def _sizes(count: int, learners: int) -> list[int]:
+    return [len(part) for part in np.array_split(np.empty(count, np.uint8), learners)]
+
+
+def shard(plan: Plan, node_id: int, labels: Callable[[], Labels] | None = None) -> Indices:
     """Return the indices of the training images that a learner trains on, in ascending order.
 
     Parameters
@@ -34,23 +132,66 @@ def shard(plan: Plan, node_id: int) -> Indices:
         The run's plan.
     node_id
         The learner's node, 1 to ``plan.learners``.
+    labels
+        Returns the labels of all training images, shape ``(count,)``; needed where the plan shares out by label.
 
     Raises
     ------
     DataError
         The plan has no shard for this node.
     """
+    _known(plan, node_id)
+    chosen = _chosen(plan)
+    by_label: Callable[[], Labels] = lambda: _labels(plan, labels)[chosen]  # noqa: E731
+    return np.sort(chosen[_parts(plan, len(chosen), by_label)[node_id - 1]])
+
+
+def held_out(plan: Plan) -> Indices:
+    """Return the indices of the training images that no learner has, in ascending order; none unless planned."""
+    return np.sort(_order(plan)[plan.data.train : plan.data.train + (plan.data.validation or 0)])
+
+
+def _order(plan: Plan) -> Indices:
+    return permutation(DATA_SIZES[plan.data.name][0], derive(plan.seed, "choose"))
+
+
+def _chosen(plan: Plan) -> Indices:
+    return _order(plan)[: plan.data.train]
+
+
+def _known(plan: Plan, node_id: int) -> None:
     if not 1 <= node_id <= plan.learners:
         raise DataError(
             f"the plan shares the images among learners 1 to {plan.learners}; there is none for learner {node_id}"
         )
-    available, _ = DATA_SIZES[plan.data.name]
-    chosen = permutation(available, derive(plan.seed, "choose"))[: plan.data.train]
-    parts = equal(len(chosen), plan.learners, derive(plan.seed, "partition"))
-    return np.sort(chosen[parts[node_id - 1]])
+
+
+def _labels(plan: Plan, labels: Callable[[], Labels] | None) -> Labels:
+    if labels is None:
+        raise DataError(f"the plan shares the images out by {plan.data.partition}, which needs their labels")
+    return labels()
+
+
+def _parts(plan: Plan, count: int, labels: Callable[[], Labels]) -> list[Indices]:
+    seed = derive(plan.seed, "partition")
+    match plan.data.partition:
+        case "dirichlet":
+            return by_dirichlet(labels(), plan.learners, plan.data.alpha or 1.0, seed)
+        case "labels":
+            return by_labels(labels(), plan.learners, plan.data.labels_each or 1, seed)
+        case "quantity":
+            return by_quantity(_quantities(plan), seed)
+    return equal(count, plan.learners, seed)
+
+
+@functools.lru_cache(maxsize=8)
+def _quantities(plan: Plan) -> list[int]:
+    return quantities(plan.data.train, plan.learners, plan.data.alpha or 1.0, derive(plan.seed, "quantity"))
 
 
 @functools.lru_cache(maxsize=1024)
 def shard_size(plan: Plan, node_id: int) -> int:
     """Return how many images :func:`shard` gives a learner."""
-    return len(shard(plan, node_id))
+    _known(plan, node_id)
+    sizes = _quantities(plan) if plan.data.partition == "quantity" else _sizes(plan.data.train, plan.learners)
+    return sizes[node_id - 1]

@@ -1,7 +1,8 @@
 """A plan: all settings of one run, in one file.
 
 People write plans in TOML. What is published in the store is the same plan with every default filled in, as
-canonical JSON, so that an old run stays readable when a default changes.
+canonical JSON, so that an old run stays readable when a default changes. A setting that only some choice uses (such
+as Krum's number of liars) stands in the plans that make this choice, and in no other.
 """
 
 from __future__ import annotations
@@ -11,9 +12,18 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from fl_node.errors import PlanError
 
@@ -23,8 +33,68 @@ DATA_SIZES = {"mnist": (60_000, 10_000), "digits": (1_437, 360)}
 """Training and test images of each data set."""
 
 
+REQUIRED = None
+"""In :attr:`_Section.CHOICES`: a setting that has no sensible default."""
+
+NodeIds = Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], BeforeValidator(lambda v: _tuple(v))]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    CHOICES: ClassVar[Mapping[str, Mapping[str, Mapping[str, object]]]] = {}
+    """By the key that chooses and its value: the keys that are used then, with their defaults."""
+    COMMON: ClassVar[frozenset[str]] = frozenset()
+    """Keys of the choices that the others use too, with another default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, content: object) -> object:
+        """Fill in the defaults of what is chosen."""
+        if not isinstance(content, dict):
+            return content
+        filled = dict(content)
+        for settings in cls._chosen(content).values():
+            filled |= {key: value for key, value in settings.items() if value is not None and key not in content}
+        return filled
+
+    @model_serializer(mode="wrap")
+    def _used(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialise(self).items() if value is not None}
+
+    @classmethod
+    def _chosen(cls, content: Mapping[str, Any]) -> dict[str, Mapping[str, object]]:
+        chosen = {key: content.get(key, cls.model_fields[key].default) for key in cls.CHOICES}
+        return {
+            value: cls.CHOICES[key][value]
+            for key, value in chosen.items()
+            if isinstance(value, str) and value in cls.CHOICES[key]
+        }
+
+    @classmethod
+    def problems(cls, content: Mapping[str, Any]) -> list[str]:
+        """Return which settings are missing or belong to another choice; wrong types are left to others."""
+        chosen = cls._chosen(content)
+        users: dict[str, list[str]] = {}
+        for choices in cls.CHOICES.values():
+            for choice, settings in choices.items():
+                for key in settings:
+                    users.setdefault(key, []).append(choice)
+        problems = []
+        for key, choices_ in users.items():
+            using = [choice for choice in choices_ if choice in chosen]
+            given = content.get(key) is not None
+            if given and not using and key not in cls.COMMON:
+                problems.append(f"{key}: only used by {', '.join(choices_)}")
+            if not given and using and chosen[using[0]][key] is REQUIRED:
+                problems.append(f"{key}: {using[0]} needs it")
+        return problems
 
 
 class DataPlan(_Section):
@@ -35,7 +105,22 @@ class DataPlan(_Section):
     """Training images shared out among all learners; 0 takes all there are."""
     test: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Test images; 0 takes all there are."""
-    partition: Literal["equal"] = "equal"
+    partition: Literal["equal", "dirichlet", "labels", "quantity"] = "equal"
+    alpha: Positive | None = None
+    """Of `dirichlet` and `quantity`: the smaller, the less even."""
+    labels_each: Annotated[int, Field(ge=1, le=10)] | None = None
+    """Of `labels`: how many parts of the images sorted by label a learner has, hence about as many labels."""
+    validation: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Training images that no learner has, for whoever measures models before the end."""
+
+    CHOICES = {
+        "partition": {
+            "equal": {},
+            "dirichlet": {"alpha": 0.5},
+            "labels": {"labels_each": 2},
+            "quantity": {"alpha": 0.5},
+        }
+    }
 
     @model_validator(mode="before")
     @classmethod
@@ -44,7 +129,9 @@ class DataPlan(_Section):
         if not isinstance(content, dict):
             return content
         sizes = DATA_SIZES.get(str(content.get("name", "mnist")), (0, 0))
-        known = dict(zip(("train", "test"), sizes, strict=True))
+        held = content.get("validation")
+        kept = held if isinstance(held, int) and 0 < held < sizes[0] else 0
+        known = {"train": max(sizes[0] - kept, 0), "test": sizes[1]}
         given = {key: content.get(key, 0) for key in known}
         # Of its type too: false and 0.0 equal 0, and are wrong.
         return content | {key: known[key] for key, value in given.items() if type(value) is int and value == 0}
@@ -65,13 +152,93 @@ class TrainingPlan(_Section):
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 64
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of one learner. A result depends on it, bit for bit, so it belongs to the plan."""
+    proximal: Positive | None = None
+    """FedProx: half of this times the squared distance from the global weights is added to the loss."""
 
 
 class AggregationPlan(_Section):
     """How the header makes global weights from local weights."""
 
-    rule: Literal["fedavg"] = "fedavg"
+    rule: Literal[
+        "fedavg",
+        "median",
+        "trimmed_mean",
+        "krum",
+        "multi_krum",
+        "norm_clipping",
+        "fedavgm",
+        "fedadam",
+    ] = "fedavg"
     weighting: Literal["samples", "uniform"] = "samples"
+    """What a file counts for; the median, the trimmed mean and Krum know no weights."""
+    byzantine: Annotated[int, Field(ge=1, le=500)] | None = None
+    """Of `trimmed_mean`, `krum`, `multi_krum`: how many learners may lie."""
+    clip: Positive | None = None
+    """Of `norm_clipping`: the longest that an update (local less global weights) may be, in the Euclidean norm."""
+    server_learning_rate: Positive | None = None
+    """Of `fedavgm` and `fedadam`: by how much the global weights follow."""
+    momentum: Fraction | None = None
+    """Of `fedavgm` and `fedadam` (there β₁): the share of the last direction that is kept."""
+    second_momentum: Fraction | None = None
+    """Of `fedadam` (β₂): the share of the last squares that is kept."""
+    adaptivity: Positive | None = None
+    """Of `fedadam` (τ): what is added to the root of the squares; small follows the signs, large the sizes."""
+
+    CHOICES = {
+        "rule": {
+            "fedavg": {},
+            "median": {"weighting": "uniform"},
+            "trimmed_mean": {"weighting": "uniform", "byzantine": REQUIRED},
+            "krum": {"weighting": "uniform", "byzantine": REQUIRED},
+            "multi_krum": {"byzantine": REQUIRED},
+            "norm_clipping": {"clip": REQUIRED},
+            "fedavgm": {"server_learning_rate": 1.0, "momentum": 0.9},
+            "fedadam": {
+                "server_learning_rate": 0.01,
+                "momentum": 0.9,
+                "second_momentum": 0.99,
+                "adaptivity": 0.001,
+            },
+        }
+    }
+    COMMON = frozenset({"weighting"})
+
+    def least(self) -> int:
+        """Return how many local files the rule needs to mean anything."""
+        needs = {"trimmed_mean": 1, "krum": 3, "multi_krum": 3}
+        return 2 * (self.byzantine or 0) + needs[self.rule] if self.rule in needs else 1
+
+
+class AttackPlan(_Section):
+    """What some learners do to the run; for the laboratory alone."""
+
+    learners: NodeIds
+    """The nodeIds of those who do it."""
+    data: Literal["label_flip", "backdoor"] | None = None
+    """What they do to their images before they train."""
+    update: Literal["sign_flip", "scale", "noise", "constant", "copy"] | None = None
+    """What they do to their weights after they have trained."""
+    target: Annotated[int, Field(ge=0, le=9)] | None = None
+    """Of `backdoor`: what the model shall say of an image with the patch."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of `backdoor`: the share of their images that get the patch."""
+    factor: Positive | None = None
+    """Of `scale` and `sign_flip`: the update is multiplied by this, or by its negative."""
+    deviation: Positive | None = None
+    """Of `noise`: the standard deviation of what is added to each weight."""
+    value: Annotated[float, Field(ge=-1e6, le=1e6)] | None = None
+    """Of `constant`: what every weight is set to."""
+
+    CHOICES = {
+        "data": {"label_flip": {}, "backdoor": {"target": 0, "fraction": 0.5}},
+        "update": {
+            "sign_flip": {"factor": 1.0},
+            "scale": {"factor": 5.0},
+            "noise": {"deviation": 0.1},
+            "constant": {"value": 0.0},
+            "copy": {},
+        },
+    }
 
 
 class Plan(_Section):
@@ -91,6 +258,7 @@ class Plan(_Section):
     model: ModelPlan = ModelPlan()
     training: TrainingPlan = TrainingPlan()
     aggregation: AggregationPlan = AggregationPlan()
+    attack: AttackPlan | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -106,6 +274,14 @@ class Plan(_Section):
     def to_bytes(self) -> bytes:
         """Return the canonical form that is published: JSON, sorted keys, no spaces, UTF-8."""
         return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":")).encode()
+
+
+SECTIONS: Mapping[str, type[_Section]] = {
+    "data": DataPlan,
+    "aggregation": AggregationPlan,
+    "attack": AttackPlan,
+}
+"""The sections in which a choice decides what else is used."""
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Plan:
@@ -195,11 +371,55 @@ def _inconsistencies(content: Mapping[str, Any]) -> list[str]:
         count = data.get(key, 0)
         if isinstance(count, int) and count > size > 0:
             problems.append(f"data.{key}: should be at most {size}, all there are in this data set (is {count})")
+    for key, section in SECTIONS.items():
+        if isinstance(given := content.get(key, {}), Mapping):
+            problems += [f"{key}.{problem}" for problem in section.problems(given)]
     images = data.get("train", 0)
+    held = data.get("validation")
+    if isinstance(images, int) and isinstance(held, int) and images + held > sizes[0] > 0:
+        problems.append(
+            f"data.validation: should be at most {sizes[0] - images}, what is left of {sizes[0]} (is {held})"
+        )
+    problems += _rule_problems(content, required or learners) + _attack_problems(content, learners)
     if isinstance(learners, int) and isinstance(required, int) and required > learners:
         problems.append(f"min_learners: should be at most learners, which is {learners} (is {required})")
     if isinstance(learners, int) and isinstance(images, int) and 0 < images < learners:
         problems.append(f"data.train: should be 0 (all) or at least one a learner, {learners} (is {images})")
+    return problems
+
+
+def _rule_problems(content: Mapping[str, Any], files: object) -> list[str]:
+    try:
+        rule = AggregationPlan.model_validate(content.get("aggregation", {}))
+    except ValidationError:
+        return []
+    problems = []
+    if rule.rule in {"median", "trimmed_mean", "krum"} and rule.weighting != "uniform":
+        problems.append(
+            f"aggregation.weighting: should be uniform, {rule.rule} knows no weights (is {rule.weighting!r})"
+        )
+    if isinstance(files, int) and rule.byzantine and rule.least() > files:
+        problems.append(
+            f"aggregation.byzantine: {rule.rule} needs {rule.least()} local files in each round for "
+            f"{rule.byzantine} that lie, and a round may close with {files}"
+        )
+    return problems
+
+
+def _attack_problems(content: Mapping[str, Any], learners: object) -> list[str]:
+    attack = content.get("attack")
+    if not isinstance(attack, Mapping):
+        return []
+    problems = []
+    if attack.get("data") is None and attack.get("update") is None:
+        problems.append("attack: should have data or update, or both: what the learners do")
+    ids = attack.get("learners")
+    if isinstance(ids, list | tuple):
+        known = [node_id for node_id in ids if isinstance(node_id, int)]
+        if isinstance(learners, int) and any(node_id > learners for node_id in known):
+            problems.append(f"attack.learners: should be among 1 to {learners} (is {list(ids)})")
+        if len(set(known)) < len(known) or not known:
+            problems.append(f"attack.learners: should name one or more, each once (is {list(ids)})")
     return problems
 
 
@@ -228,7 +448,6 @@ def _known_keys(location: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = Plan
     for part in location:
         annotation = model.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            break
-        model = annotation
+        sections = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type)]
+        model = next((one for one in sections if issubclass(one, BaseModel)), model)
     return sorted(model.model_fields)

@@ -12,6 +12,7 @@ from typing import Any
 
 from fl_node import history, weights
 from fl_node import plan as plans
+from fl_node.aggregate import local_shapes
 from fl_node.audit import Audit
 from fl_node.chain import Contract, LogEntry
 from fl_node.errors import StoreError, WeightsError
@@ -95,16 +96,16 @@ def collect(
 
     shapes: weights.Shapes | None = None  # of the initial weights, once they are read
 
-    def read(log: LogEntry) -> weights.WeightsFile:
+    def read(log: LogEntry, expected: weights.Shapes | None) -> weights.WeightsFile:
         path = folder / f"{log.cid}.safetensors"
-        limit = weights.MAX_GLOBAL_BYTES if shapes is None else weights.size_of(shapes)
+        limit = weights.MAX_GLOBAL_BYTES if expected is None else weights.size_of(expected)
         store.fetch(str(log.cid), path, limit, plan.fetch_timeout)
-        return weights.read(path, shapes)
+        return weights.read(path, expected)
 
     def local_entry(log: LogEntry) -> Entry:
         plain = Entry(str(log.cid), log.block, log.transaction)
         try:
-            meta = read(log).local_meta
+            meta = read(log, local_shapes(plan.aggregation, shapes) if shapes else None).local_meta
         except (StoreError, WeightsError) as error:
             return replace(plain, problem=str(error))
         return replace(plain, accuracy=meta.accuracy, loss=meta.loss, samples=meta.samples)
@@ -112,7 +113,7 @@ def collect(
     def global_entry(log: LogEntry) -> tuple[Entry, weights.WeightsFile | None]:
         plain = Entry(str(log.cid), log.block, log.transaction)
         try:
-            file = read(log)
+            file = read(log, shapes)
             _ = file.global_meta
         except (StoreError, WeightsError) as error:
             return replace(plain, problem=str(error)), None

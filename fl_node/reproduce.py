@@ -200,7 +200,7 @@ def _plain(plan: Plan, data_dir: Path | None) -> dict[str, Any]:
     start = time.monotonic()
     for _ in range(plan.rounds):
         for node_id in range(1, plan.learners + 1):
-            samples = partition.shard(plan, node_id)
+            samples = partition.shard(plan, node_id, trainer.labels)
             model.fit(
                 images[samples],
                 dataset.train_labels[samples],

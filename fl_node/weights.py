@@ -119,6 +119,26 @@ class WeightsFile:
         """Return all tensors by their names."""
         return {name: self.tensor(name) for name in self.shapes}
 
+    def mapped(self) -> Tensors:
+        """Return all tensors by their names, each read when it is asked for."""
+        return _Mapped(self)
+
+
+class _Mapped(Mapping[str, Tensor]):
+    def __init__(self, file: WeightsFile) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._file.shapes:
+            raise KeyError(name)
+        return self._file.tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.shapes)
+
+    def __len__(self) -> int:
+        return len(self._file.shapes)
+
 
 def write(path: Path, meta: LocalMeta | GlobalMeta, tensors: Tensors) -> WeightsFile:
     """Write a model file in canonical form.

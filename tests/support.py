@@ -29,7 +29,7 @@ from fl_node.seeds import derive
 from fl_node.store import FolderStore, Store
 from fl_node.weights import LocalMeta, Refusal, Shapes, Tensors, WeightsFile
 
-LEARNERS = 3
+LEARNERS = 5
 PATIENCE = 20.0
 """Seconds that a test waits for what a role should do; a role that does it is never waited for as long."""
 
@@ -61,7 +61,12 @@ class StubTrainer:
     def initial(self) -> Tensors:
         return noise(self.SHAPES, derive(self._plan.seed, "initial"))
 
-    def train(self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch) -> Tensors:
+    def labels(self) -> npt.NDArray[np.int64]:
+        return np.arange(60_000) % 10
+
+    def train(
+        self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch, **_: object
+    ) -> Tensors:
         added = noise({name: tensor.shape for name, tensor in weights.items()}, seed)
         return {name: tensor + added[name] for name, tensor in weights.items()}
 
@@ -90,7 +95,7 @@ def noise(shapes: Shapes, seed: int) -> dict[str, weights.Tensor]:
 
 
 class World:
-    """An embedded chain with funded accounts for header, three learners and mallory, who is nobody.
+    """An embedded chain with funded accounts for header, five learners and mallory, who is nobody.
 
     Any number of runs is deployed there, one after the other.
     """
@@ -195,7 +200,10 @@ class Run:
         number = parent.global_meta.round
         if tensors is None:
             tensors = self.trainer.train(
-                parent.tensors(), np.arange(1), derive(self.plan.seed, learner_id, number), lambda _e, _a: None
+                {name: parent.tensor(name) for name in self.trainer.shapes()},
+                np.arange(1),
+                derive(self.plan.seed, learner_id, number),
+                lambda _e, _a: None,
             )
         meta = LocalMeta(
             plan=self.plan_cid,
@@ -225,6 +233,7 @@ class Run:
             round_=parent.global_meta.round + 1,
             parent=parent.cid,
             inputs=inputs,
+            parent_file=parent,
             refused=refused,
             absent=absent,
         )

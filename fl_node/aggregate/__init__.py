@@ -1,28 +1,83 @@
-"""Rules by which the header makes one global tensor from the learners' local tensors.
+"""Rules by which the header makes global weights from the learners' local weights.
 
-A rule is a pure function of arrays, one file each. It is called tensor by tensor, so that memory does not grow
-with the number of learners. It is canonical: inputs come in the order of nodeId, sums are in float64 in that
-order, and the result is rounded once. So whoever has the local files gets the global file bit for bit.
+A rule is a pure function of arrays, one file each, named as its paper names it. It is canonical: inputs come in the
+order of nodeId, arithmetic is float64 in a fixed order, and the result is rounded once. So whoever has the local
+files gets the global file bit for bit. Tensors are read from mapped files when they are asked for, one name at a
+time, so that memory does not grow with the size of the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from fl_node.aggregate.clipping import norm_clipping
 from fl_node.aggregate.fedavg import fedavg
-from fl_node.plan import Plan
-from fl_node.weights import GlobalMeta, Input, Refusal, WeightsFile, write_stream
+from fl_node.aggregate.fedopt import fedadam, fedavgm
+from fl_node.aggregate.krum import krum, multi_krum
+from fl_node.aggregate.median import median
+from fl_node.aggregate.rule import Aggregate, Rule, by_tensor
+from fl_node.aggregate.trimmed_mean import trimmed_mean
+from fl_node.plan import AggregationPlan, Plan
+from fl_node.weights import GlobalMeta, Input, Refusal, Shapes, Tensors, WeightsFile, write, write_stream
 
-Tensor = npt.NDArray[np.float32]
-Rule = Callable[[Iterable[Tensor], Sequence[int]], Tensor]
+RULES: dict[str, Rule] = {
+    "fedavg": by_tensor(lambda tensors, counts, _settings: fedavg(tensors, counts)),
+    "median": by_tensor(lambda tensors, _counts, _settings: median(tensors)),
+    "trimmed_mean": by_tensor(lambda tensors, _counts, settings: trimmed_mean(tensors, settings.byzantine or 0)),
+    "krum": krum,
+    "multi_krum": multi_krum,
+    "norm_clipping": norm_clipping,
+    "fedavgm": fedavgm,
+    "fedadam": fedadam,
+}
 
-RULES: dict[str, Rule] = {"fedavg": fedavg}
+STATE: Mapping[str, tuple[str, ...]] = {
+    "fedavgm": ("momentum",),
+    "fedadam": ("momentum", "second_momentum"),
+}
+"""What a rule carries from round to round: for each tensor of the model one more in the global file, under this name.
 
-__all__ = ["RULES", "Rule", "fedavg", "global_file"]
+So the state is published and hashed with the weights, and whoever recomputes a round needs nothing else.
+"""
+
+FOLLOWS_PARENT = frozenset({"norm_clipping", *STATE})
+"""Rules that need the global weights that the local weights were trained from."""
+
+__all__ = [
+    "FOLLOWS_PARENT",
+    "RULES",
+    "STATE",
+    "Aggregate",
+    "Rule",
+    "fedavg",
+    "global_file",
+    "global_shapes",
+    "initial_file",
+    "local_shapes",
+]
+
+
+def global_shapes(settings: AggregationPlan, shapes: Shapes) -> Shapes:
+    """Return names and shapes of the tensors of a global file: the model's, and what the rule carries along."""
+    state = {f"{kind}/{name}": shape for kind in STATE.get(settings.rule, ()) for name, shape in shapes.items()}
+    return {**shapes, **state}
+
+
+def local_shapes(settings: AggregationPlan, shapes: Shapes) -> Shapes:
+    """Return names and shapes of the model's tensors alone, of those of a global file."""
+    carried = tuple(f"{kind}/" for kind in STATE.get(settings.rule, ()))
+    return {name: shape for name, shape in shapes.items() if not name.startswith(carried)} if carried else shapes
+
+
+def initial_file(path: Path, plan: Plan, plan_cid: str, tensors: Tensors) -> WeightsFile:
+    """Write the file of weights that a run starts from; deployment, header and audit all call this."""
+    shapes = global_shapes(plan.aggregation, {name: tensor.shape for name, tensor in tensors.items()})
+    state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name not in tensors}
+    meta = GlobalMeta(plan=plan_cid, round=0, parent=None, rule="initial")
+    return write(path, meta, {**tensors, **state})
 
 
 def global_file(
@@ -33,6 +88,7 @@ def global_file(
     round_: int,
     parent: str,
     inputs: Sequence[WeightsFile],
+    parent_file: WeightsFile | None = None,
     refused: Sequence[Refusal] = (),
     absent: Sequence[int] = (),
 ) -> WeightsFile:
@@ -50,6 +106,8 @@ def global_file(
         The CID of the global weights that the local files were trained from.
     inputs
         Checked local files of one model.
+    parent_file
+        The file of that CID; needed by the rules of :data:`FOLLOWS_PARENT`.
     refused, absent
         Learners whose file was not taken, and learners without one.
     """
@@ -57,18 +115,19 @@ def global_file(
     samples = [file.local_meta.samples for file in inputs]
     counts = samples if plan.aggregation.weighting == "samples" else [1] * len(samples)
     rule = RULES[plan.aggregation.rule]
+    made = rule(
+        [file.mapped() for file in inputs], counts, parent_file.mapped() if parent_file else {}, plan.aggregation
+    )
     meta = GlobalMeta(
         plan=plan_cid,
         round=round_,
         parent=parent,
         rule=plan.aggregation.rule,
         inputs=tuple(
-            Input(file.local_meta.node_id, file.cid, file.local_meta.samples, count / sum(counts))
-            for file, count in zip(inputs, counts, strict=True)
+            Input(file.local_meta.node_id, file.cid, file.local_meta.samples, share)
+            for file, share in zip(inputs, made.shares, strict=True)
         ),
         refused=tuple(sorted(refused, key=lambda refusal: refusal.node_id)),
         absent=tuple(sorted(absent)),
     )
-    return write_stream(
-        path, meta, inputs[0].shapes, lambda name: rule((file.tensor(name) for file in inputs), counts)
-    )
+    return write_stream(path, meta, global_shapes(plan.aggregation, inputs[0].shapes), made.tensor)

@@ -62,7 +62,12 @@ class StubTrainer:
         generator = np.random.default_rng(1)
         return {name: generator.standard_normal(shape, np.float32) for name, shape in self._shapes.items()}
 
-    def train(self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch) -> Tensors:
+    def labels(self) -> npt.NDArray[np.int64]:
+        return np.arange(60_000) % 10
+
+    def train(
+        self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch, **_: object
+    ) -> Tensors:
         step = np.float32(1 + seed % 1000) / np.float32(1e6)
         return {name: tensor + step for name, tensor in weights.items()}
 

@@ -17,9 +17,9 @@ import pytest
 
 from fl_node import audit as audits
 from fl_node import cid, history, weights
+from fl_node.aggregate import initial_file
 from fl_node.audit import LATE
 from fl_node.chain import DEPLOY_GAS, Contract, artifact, load_key
-from fl_node.deploy import initial_file
 from fl_node.errors import StoreUnreachable
 from fl_node.history import History
 from fl_node.plan import Plan
@@ -616,7 +616,7 @@ INITIAL: dict[str, tuple[dict[str, Any], Callable[[dict[str, weights.Tensor]], T
 def test_wrong_initial_weights_are_found(world: World, kind: str) -> None:
     changes, tensors, found = INITIAL[kind]
     run = founded(world, plan())
-    good = initial_file(run.folder, run.plan_cid, run.trainer)
+    good = initial_file(run.folder / "global-0.safetensors", run.plan, run.plan_cid, run.trainer.initial())
     forged = rewritten(run, good, tensors(good.tensors()), **changes)
     run.publish_global(forged)
     assert places(run) == found
@@ -683,7 +683,9 @@ def test_a_contract_with_other_code_is_found(world: World) -> None:
     code = artifact()["bytecode"]
     other = code[:-2] + f"{int(code[-2:], 16) ^ 1:02x}"
     run = founded(world, plan(rounds=1), bytecode=other)
-    run.publish_global(initial_file(run.folder, run.plan_cid, run.trainer))
+    run.publish_global(
+        initial_file(run.folder / "global-0.safetensors", run.plan, run.plan_cid, run.trainer.initial())
+    )
     run.close_round()
     assert places(run) == {(None, "header", "contract")}
 

@@ -419,7 +419,7 @@ def test_two_nodes_that_each_dialled_a_third_find_one_another_later(
             cable.cut()
 
         def dials(node: str, other: str) -> str:
-            """Go directly to learner-1, which so is always the one that is dialled, and through a cut cable elsewhere."""
+            """Go directly to learner-1, so that it is always the one dialled, and through a cut cable elsewhere."""
             port = nodes[other].p2p_port if other == "learner-1" else cables[other].port
             return nodes[other].enode.replace(f":{nodes[other].p2p_port}?", f":{port}?")
 

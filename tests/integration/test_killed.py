@@ -84,7 +84,12 @@ class Stub:
     def shapes(self) -> Shapes:
         return {"bias": (3,), "kernel": (40,)}
 
-    def train(self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch) -> Tensors:
+    def labels(self) -> npt.NDArray[np.int64]:
+        return np.arange(60_000) % 10
+
+    def train(
+        self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch, **_: object
+    ) -> Tensors:
         step = np.float32(samples.sum() % 101 / 101)
         for epoch in range(self._plan.training.epochs):
             weights = {
@@ -580,7 +585,7 @@ def at_event(record):
         model.KerasTrainer.train = train
     return True
 
-def train(self, *arguments):
+def train(self, *arguments, **options):
     import keras
 
     class Killer(keras.callbacks.Callback):
@@ -590,7 +595,7 @@ def train(self, *arguments):
 
     fit = self.model.fit
     self.model.fit = lambda *args, **kwargs: fit(*args, callbacks=[Killer()], **kwargs)
-    return original(self, *arguments)
+    return original(self, *arguments, **options)
 
 original = model.KerasTrainer.train
 logging.getLogger("fl_node").addFilter(at_event)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from fl_node import cid, weights
 from fl_node.aggregate import RULES, fedavg, global_file
-from fl_node.plan import Plan
+from fl_node.plan import AggregationPlan, Plan
 from fl_node.weights import Input, LocalMeta, Refusal, WeightsFile
 
 Tensor = npt.NDArray[np.float32]
@@ -90,7 +90,8 @@ def test_fedavg_needs_a_tensor_and_a_count_for_each() -> None:
 
 
 def test_a_rule_is_called_as_the_plan_calls_it() -> None:
-    assert RULES[plan().aggregation.rule] is fedavg
+    assert plan().aggregation.rule == "fedavg"
+    assert set(RULES) == set(get_args(AggregationPlan.model_fields["rule"].annotation))
 
 
 @settings(max_examples=25)

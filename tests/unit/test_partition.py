@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_node.errors import DataError
-from fl_node.partition import equal, shard, shard_size
+from fl_node.partition import equal, held_out, shard, shard_size
 from fl_node.plan import DATA_SIZES, DataPlan, Plan
 
 
@@ -72,3 +72,72 @@ def test_a_plan_for_fewer_images_draws_them_from_all() -> None:
 def test_there_is_no_shard_for_a_node_that_the_plan_does_not_know(node_id: int) -> None:
     with pytest.raises(DataError, match=f"learners 1 to 2; there is none for learner {node_id}"):
         shard(plan(), node_id)
+
+
+# Unequal parts
+
+PARTITIONS = [
+    {"partition": "dirichlet", "alpha": 0.5},
+    {"partition": "labels", "labels_each": 2},
+    {"partition": "quantity", "alpha": 0.5},
+]
+LABELS = np.arange(1437) % 10
+
+
+@pytest.mark.parametrize("data", PARTITIONS, ids=lambda data: str(data["partition"]))
+@settings(max_examples=15)
+@given(learners=st.integers(1, 12), train=st.integers(120, 1437), seed=st.integers(0, 2**63 - 1))
+def test_unequal_shards_do_not_overlap_and_have_the_sizes_that_the_plan_alone_gives(
+    data: dict[str, object], learners: int, train: int, seed: int
+) -> None:
+    given_plan = plan(learners=learners, seed=seed, data={"name": "digits", "train": train, **data})
+    shards = [shard(given_plan, n, lambda: LABELS) for n in range(1, learners + 1)]
+    together = np.concatenate(shards).tolist()
+    assert len(together) == len(set(together)) == train
+    for number, one in enumerate(shards, 1):
+        assert len(one) == shard_size(given_plan, number) > 0
+
+
+def counts(learners: int, **data: object) -> list[list[int]]:
+    given_plan = plan(learners=learners, data={"name": "digits", **data})
+    return [
+        np.bincount(LABELS[shard(given_plan, n, lambda: LABELS)], minlength=10).tolist()
+        for n in range(1, learners + 1)
+    ]
+
+
+def test_with_two_parts_a_learner_has_two_labels_or_what_lies_across_their_borders() -> None:
+    assert all(sum(count > 0 for count in one) <= 4 for one in counts(10, partition="labels"))
+    assert all(sum(count > 0 for count in one) <= 2 for one in counts(10, partition="labels", labels_each=1))
+
+
+def test_the_smaller_alpha_the_less_even_are_labels_and_sizes() -> None:
+    def unevenness(alpha: float, partition: str) -> float:
+        return float(np.std(counts(10, partition=partition, alpha=alpha)))
+
+    for partition in ("dirichlet", "quantity"):
+        uneven = [unevenness(alpha, partition) for alpha in (0.05, 0.5, 5.0, 1000.0)]
+        assert uneven == sorted(uneven, reverse=True)
+
+
+def test_labels_drawn_from_a_dirichlet_distribution_have_its_variance() -> None:
+    # The share of one of k labels has the variance (1/k)(1 - 1/k) / (k alpha + 1).
+    one = plan(learners=200, data={"name": "mnist", "partition": "dirichlet", "alpha": 1.0, "train": 20000})
+    labels = np.arange(60_000) % 10
+    shares = [np.bincount(labels[shard(one, n, lambda: labels)], minlength=10)[0] / 100 for n in range(1, 101)]
+    assert np.var(shares) == pytest.approx(0.1 * 0.9 / 11 + 0.1 * 0.9 / 100, rel=0.5)
+
+
+def test_shards_by_label_need_labels() -> None:
+    with pytest.raises(DataError, match="out by dirichlet, which needs their labels"):
+        shard(plan(data={"name": "digits", "partition": "dirichlet"}), 1)
+
+
+def test_held_out_images_are_nobodys() -> None:
+    given_plan = plan(data={"name": "digits", "validation": 100})
+    assert given_plan.data.train == 1337
+    shards = [shard(given_plan, n).tolist() for n in (1, 2)]
+    held = held_out(given_plan).tolist()
+    assert len(held) == 100
+    assert sorted([*shards[0], *shards[1], *held]) == list(range(1437))
+    assert len(held_out(plan())) == 0

@@ -107,7 +107,7 @@ weighting = "mean"
     }
     assert found["round"] == "unknown key; did you mean rounds?"
     assert found["training.epoch"] == "unknown key; did you mean epochs?"
-    assert found["aggregation.colour"] == "unknown key; known here: rule, weighting"
+    assert found["aggregation.colour"].startswith("unknown key; known here: adaptivity, byzantine, clip, ")
     assert found["training.epochs"] == "should be a whole number (is 'five')"
     assert found["model"] == "should be a section with keys (is 5)"
     assert found["min_learners"] == "should be at most learners, which is 2 (is 3)"
@@ -292,3 +292,65 @@ def test_the_papers_plan_has_the_papers_values() -> None:
     assert (paper.rounds, paper.learners, paper.training.epochs) == (5, 2, 5)
     assert paper.data.model_dump() == {"name": "mnist", "train": 60_000, "test": 10_000, "partition": "equal"}
     assert (paper.training.optimizer, paper.aggregation.rule, paper.model.name) == ("adam", "fedavg", "cnn")
+
+
+# Choices: what is used depends on another setting
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('[aggregation]\nrule = "krum"', "aggregation.byzantine: krum needs it"),
+        ("[aggregation]\nclip = 1.0", "aggregation.clip: only used by norm_clipping"),
+        ('[data]\npartition = "labels"\nalpha = 0.5', "data.alpha: only used by dirichlet, quantity"),
+        (
+            'learners = 5\n[aggregation]\nrule = "median"\nweighting = "samples"',
+            "aggregation.weighting: should be uniform, median knows no weights (is 'samples')",
+        ),
+        (
+            'learners = 6\n[aggregation]\nrule = "multi_krum"\nbyzantine = 2',
+            "aggregation.byzantine: multi_krum needs 7 local files in each round for 2 that lie, and a round may "
+            "close with 6",
+        ),
+        (
+            'learners = 9\nmin_learners = 4\n[aggregation]\nrule = "trimmed_mean"\nbyzantine = 2',
+            "aggregation.byzantine: trimmed_mean needs 5 local files in each round for 2 that lie, and a round may "
+            "close with 4",
+        ),
+        ("[attack]\nlearners = [1]", "attack: should have data or update, or both: what the learners do"),
+        ('[attack]\ndata = "label_flip"', "attack.learners: missing"),
+        ('[attack]\nlearners = [3]\nupdate = "copy"', "attack.learners: should be among 1 to 2 (is [3])"),
+        ('[attack]\nlearners = []\nupdate = "copy"', "attack.learners: should name one or more, each once (is [])"),
+        ('[attack]\nlearners = [1]\nupdate = "copy"\ntarget = 1', "attack.target: only used by backdoor"),
+        (
+            "[data]\ntrain = 59990\nvalidation = 11",
+            "data.validation: should be at most 10, what is left of 60000 (is 11)",
+        ),
+    ],
+)
+def test_a_setting_that_is_missing_or_belongs_to_another_choice_is_named(
+    tmp_path: Path, text: str, found: str
+) -> None:
+    assert problems(tmp_path, text) == [found]
+
+
+def test_the_defaults_of_a_choice_are_filled_in_and_those_of_others_are_not(tmp_path: Path) -> None:
+    text = 'learners = 5\n[aggregation]\nrule = "fedadam"\n[attack]\nlearners = [2]\ndata = "backdoor"'
+    content = plans.load(write(tmp_path, text)).model_dump(mode="json")
+    assert content["aggregation"] == {
+        "rule": "fedadam",
+        "weighting": "samples",
+        "server_learning_rate": 0.01,
+        "momentum": 0.9,
+        "second_momentum": 0.99,
+        "adaptivity": 0.001,
+    }
+    assert content["attack"] == {"learners": [2], "data": "backdoor", "target": 0, "fraction": 0.5}
+    assert plans.from_bytes(plans.load(write(tmp_path, text)).to_bytes()).attack is not None
+
+
+def test_a_plan_that_uses_nothing_new_is_published_as_ever() -> None:
+    content = json.loads(Plan.model_validate(DEFAULTS).to_bytes())
+    assert "attack" not in content
+    assert set(content["aggregation"]) == {"rule", "weighting"}
+    assert set(content["training"]) == {"optimizer", "learning_rate", "epochs", "batch_size", "threads"}

@@ -1,0 +1,213 @@
+"""The aggregation rules beside FedAvg: what they make of known inputs, and what no liar can do to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fl_node import cid, weights
+from fl_node.aggregate import FOLLOWS_PARENT, RULES, STATE, global_file, global_shapes, initial_file, local_shapes
+from fl_node.aggregate.krum import scores
+from fl_node.aggregate.median import median
+from fl_node.aggregate.rule import Aggregate, in_order
+from fl_node.aggregate.trimmed_mean import trimmed_mean
+from fl_node.plan import AggregationPlan, Plan
+from fl_node.weights import LocalMeta
+
+Tensor = npt.NDArray[np.float32]
+VALUES = st.floats(-(2.0**60), 2.0**60, width=32)
+PARAMETERS: dict[str, dict[str, Any]] = {
+    "trimmed_mean": {"byzantine": 1},
+    "krum": {"byzantine": 1},
+    "multi_krum": {"byzantine": 1},
+    "norm_clipping": {"clip": 1.0},
+}
+
+
+def settings(rule: str, **more: Any) -> AggregationPlan:
+    return AggregationPlan.model_validate({"rule": rule, **PARAMETERS.get(rule, {}), **more})
+
+
+def models(*values: Sequence[float]) -> list[dict[str, Tensor]]:
+    """Models of two tensors: the first value, and the others."""
+    return [{"a": np.float32(one[:1]), "b": np.float32(one[1:])} for one in values]
+
+
+def flat(made: Aggregate) -> list[float]:
+    return [*made.tensor("a").tolist(), *made.tensor("b").tolist()]
+
+
+def parent(rule: str, values: Sequence[float] = (0, 0, 0)) -> dict[str, Tensor]:
+    (model,) = models(values)
+    return model | {f"{kind}/{name}": np.zeros_like(model[name]) for kind in STATE.get(rule, ()) for name in model}
+
+
+def apply(rule: str, inputs: Sequence[Mapping[str, Tensor]], counts: Sequence[int] = (), **more: Any) -> Aggregate:
+    return RULES[rule](inputs, counts or [1] * len(inputs), parent(rule), settings(rule, **more))
+
+
+# Coordinate-wise rules
+
+
+@pytest.mark.parametrize(("values", "expected"), [([3, 1, 2], 2), ([4, 1, 2, 3], 2.5), ([7], 7)])
+def test_the_median_is_the_value_in_the_middle_or_the_mean_of_two(values: list[float], expected: float) -> None:
+    assert median([np.float32([value]) for value in values]).tolist() == [expected]
+
+
+def test_the_median_of_large_values_does_not_overflow() -> None:
+    large = np.float32([3e38])
+    assert median([large, large]).tolist() == large.tolist()
+
+
+@given(
+    honest=st.lists(hnp.arrays(np.float32, 4, elements=VALUES), min_size=5, max_size=7),
+    lie=hnp.arrays(np.float32, 4, elements=VALUES),
+)
+def test_two_liars_of_seven_do_not_leave_the_range_of_the_honest(honest: list[Tensor], lie: Tensor) -> None:
+    for made in (median([*honest, lie, lie]), trimmed_mean([*honest, lie, lie], 2)):
+        assert made.dtype == np.float32
+        assert (made >= np.min(honest, axis=0)).all()
+        assert (made <= np.max(honest, axis=0)).all()
+
+
+def test_the_trimmed_mean_leaves_out_as_many_at_either_end() -> None:
+    tensors = [np.float32([value]) for value in (100, 1, 2, 3, -100)]
+    assert trimmed_mean(tensors, 1).tolist() == [2]
+    assert trimmed_mean(tensors, 2).tolist() == [2]
+
+
+# Krum
+
+
+def test_krum_takes_one_of_those_that_lie_together() -> None:
+    made = apply("krum", models((0, 0, 0), (1, 1, 1), (50, 0, 0), (1, 1, 2), (1, 2, 1)))
+    assert made.shares == (0, 1, 0, 0, 0)
+    assert flat(made) == [1, 1, 1]
+
+
+def test_of_equal_scores_the_lowest_node_id_wins() -> None:
+    made = apply("krum", models(*[(1, 1, 1)] * 5))
+    assert made.shares == (1, 0, 0, 0, 0)
+
+
+def test_multi_krum_averages_all_but_the_outliers_by_their_samples() -> None:
+    inputs = models((0, 0, 0), (1, 1, 1), (500, 0, 0), (1, 1, 2), (1, 2, 1))
+    made = apply("multi_krum", inputs, [1, 1, 1000, 1, 1])
+    assert made.shares == (0.25, 0.25, 0, 0.25, 0.25)
+    assert flat(made) == [0.75, 1, 1]
+
+
+def test_krums_scores_are_sums_of_the_nearest_squared_distances() -> None:
+    values = [(0, 0, 0), (1, 0, 0), (3, 0, 0), (6, 0, 0), (10, 0, 0)]
+    assert scores(models(*values), 1) == [1 + 9, 1 + 4, 4 + 9, 9 + 16, 16 + 49]
+
+
+# Norm clipping, FedAvgM and FedAdam
+
+
+def test_a_long_update_is_shortened_and_a_short_one_is_not() -> None:
+    made = apply("norm_clipping", models((3, 0, 4), (0.5, 0, 0)), clip=1.0)
+    assert flat(made) == pytest.approx([(0.6 + 0.5) / 2, 0, 0.8 / 2])
+    assert made.shares == (0.5, 0.5)
+
+
+def test_norm_clipping_with_room_enough_is_fedavg() -> None:
+    inputs = models((3, 0, 4), (1, 2, 8))
+    assert flat(apply("norm_clipping", inputs, [1, 3], clip=1e6)) == flat(apply("fedavg", inputs, [1, 3]))
+
+
+@given(lie=hnp.arrays(np.float32, 3, elements=VALUES))
+def test_a_liar_moves_a_clipped_average_by_no_more_than_its_share_of_the_bound(lie: Tensor) -> None:
+    made = apply("norm_clipping", [*models((0, 0, 0), (0, 0, 0)), *models(lie.tolist())], clip=1.5)
+    assert math.hypot(*flat(made)) <= 1.5 / 3 * (1 + 1e-6)
+
+
+def test_fedavgm_goes_on_in_the_direction_that_it_keeps() -> None:
+    inputs, own = models((1, 2, 3), (3, 2, 1)), settings("fedavgm", momentum=0.5, server_learning_rate=2.0)
+    state = parent("fedavgm", (1, 1, 1)) | {"momentum/a": np.float32([10]), "momentum/b": np.float32([0, 20])}
+    made = RULES["fedavgm"](inputs, [1, 1], state, own)
+    assert made.tensor("momentum/a").tolist() == [0.5 * 10 + 1]
+    assert made.tensor("momentum/b").tolist() == [0 + 1, 0.5 * 20 + 1]
+    assert flat(made) == [1 + 2 * 6, 1 + 2 * 1, 1 + 2 * 11]
+
+
+def test_fedavgm_without_momentum_at_rate_one_is_fedavg() -> None:
+    inputs = models((1, 2, 3), (3, 2, 1))
+    assert flat(apply("fedavgm", inputs, momentum=0.0)) == flat(apply("fedavg", inputs))
+
+
+def test_fedadam_follows_the_published_formulas() -> None:
+    inputs = models((2, 4, 0), (2, 4, 0))
+    own = settings("fedadam", server_learning_rate=0.1, momentum=0.9, second_momentum=0.99, adaptivity=0.001)
+    made = RULES["fedadam"](inputs, [1, 1], parent("fedadam"), own)
+    assert made.tensor("momentum/a") == pytest.approx([0.1 * 2])
+    assert made.tensor("second_momentum/b") == pytest.approx([0.01 * 16, 0])
+    assert flat(made) == pytest.approx([0.1 * 0.2 / (0.2 + 0.001), 0.1 * 0.4 / (0.4 + 0.001), 0])
+
+
+# What all have in common
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_changes_none_of_its_inputs_and_gives_the_same_bits_again(rule: str) -> None:
+    generator = np.random.default_rng(1)
+    inputs = [
+        {"a": generator.standard_normal(3, np.float32), "b": generator.standard_normal((2, 2), np.float32)}
+        for _ in range(5)
+    ]
+    start = {name: np.zeros_like(tensor) for name, tensor in inputs[0].items()}
+    start |= {f"{kind}/{name}": tensor.copy() for kind in STATE.get(rule, ()) for name, tensor in start.items()}
+    before = [{name: tensor.copy() for name, tensor in one.items()} for one in inputs]
+    made, again = (RULES[rule](inputs, [1, 2, 3, 4, 5], start, settings(rule)) for _ in range(2))
+    for name in start:
+        assert made.tensor(name).dtype == np.float32
+        assert made.tensor(name).tobytes() == again.tensor(name).tobytes()
+    assert all((one[name] == kept[name]).all() for one, kept in zip(inputs, before, strict=True) for name in one)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_learners_that_agree_with_the_last_global_weights_change_nothing(rule: str) -> None:
+    (model,) = models((0.1, -2, 3))
+    start = model | {name: tensor for name, tensor in parent(rule).items() if "/" in name}
+    made = RULES[rule]([model] * 5, [1] * 5, start, settings(rule))
+    assert flat(made) == [*model["a"].tolist(), *model["b"].tolist()]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_global_file_of_a_rule_has_the_tensors_that_it_should(rule: str, tmp_path: Path) -> None:
+    plan = Plan.model_validate({"name": "t", "learners": 5, "aggregation": settings(rule).model_dump()})
+    plan_cid, (model,) = cid.of_bytes(plan.to_bytes()), models((1, 2, 3))
+    shapes = {name: tensor.shape for name, tensor in model.items()}
+    initial = initial_file(tmp_path / "0", plan, plan_cid, model)
+    assert initial.shapes == dict(sorted(global_shapes(plan.aggregation, shapes).items()))
+    assert local_shapes(plan.aggregation, initial.shapes) == shapes
+    inputs = [
+        weights.write(tmp_path / f"{n}", LocalMeta(plan_cid, n, 0, initial.cid, 10, 0.5, 1.0), model)
+        for n in range(1, 6)
+    ]
+    file = global_file(
+        tmp_path / "1",
+        plan,
+        plan_cid,
+        round_=1,
+        parent=initial.cid,
+        inputs=inputs,
+        parent_file=initial if rule in FOLLOWS_PARENT else None,
+    )
+    assert weights.read(file.path, initial.shapes).global_meta.rule == rule
+    assert sum(one.share for one in file.global_meta.inputs) == pytest.approx(1)
+
+
+def test_a_sum_is_taken_one_after_the_other() -> None:
+    values = np.array([1e16, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1e16])
+    assert in_order(values) == 0.0
+    assert in_order(np.empty(0)) == 0.0
