@@ -13,7 +13,7 @@ DEV := .venv/dev-installed
 NPM := contracts/node_modules/.installed
 FL_NODE := .venv/bin/fl-node
 
-.PHONY: help demo lab controller binaries reproduce bundle test test-testbed test-vm lint \
+.PHONY: help demo lab controller binaries reproduce bundle test test-testbed test-vm scenarios lint \
 	types bench bench-testbed lock clean
 
 help: ## List what can be done
@@ -47,6 +47,9 @@ test-vm: $(DEV) ## The same roles on three virtual machines (libvirt): bring up,
 
 bench-testbed: $(DEV) ## How long the hosts take to come up, to be looked at again, and what train.yml adds to a run
 	.venv/bin/python -m tests.bench.testbed $(ARGS)
+
+scenarios: $(DEV) binaries ## Faults and lies on real Geth and IPFS, a line each; writes the table of docs/scenarios.md
+	.venv/bin/python -m tests.scenarios $(ARGS)
 
 lint: $(DEV) $(NPM) ## Style of Python, Ansible, YAML and Solidity, and the compiled contract against its source
 	.venv/bin/ruff check .

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fl_node.plan import Plan
     from fl_node.role import Site
     from fl_node.store import Store
+    from fl_node.weights import Tensors
 
 EXIT_CODES = """
 [bold]Exit codes[/bold]  0 all is well · 1 an audit or check found something · 2 wrong option, plan or configuration ·
@@ -185,6 +186,10 @@ def lab(
     stay: Annotated[
         bool, typer.Option("--stay", help="Keep the nodes up after the run, until Ctrl-C, and print their addresses.")
     ] = False,
+    scenario: Annotated[
+        str | None,
+        typer.Option("--scenario", help="Do harm to the run and check what must hold; list names those there are."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Do a whole run on this machine: chain, store, header and learners, then audit and report.
@@ -194,19 +199,34 @@ def lab(
 
         fl-node lab plans/demo.toml
         fl-node lab plans/paper.toml --place processes --set seed=2
+        fl-node lab plans/demo.toml --scenario header-killed
+
+    With --scenario the exit code is 1 if something did not hold that must; the same plan is carried out without harm
+    as well, to compare.
     """
     from fl_node import plan as plans
-    from fl_node import run
+    from fl_node import run, scenarios
     from fl_node.lab import Lab
-    from fl_node.show import Show
+    from fl_node.show import Show, checks_table, scenarios_table
 
     if place not in ("embedded", "processes"):
         raise ConfigError(f"--place {place}: should be embedded or processes")
+    if scenario == "list":
+        console.print(scenarios_table(scenarios.SCENARIOS.values()))
+        return
+    harm = scenarios.get(scenario, place) if scenario else None
     loaded = _with_data(plans.load(plan, settings or ()), data_dir, fallback=fallback)
-    folder = run.new_folder(runs, name or loaded.name)
+    if harm is not None:
+        loaded = scenarios.planned(harm, loaded)
+    folder = run.new_folder(runs, name or (loaded.name if harm is None else f"{loaded.name}-{harm.name}"))
     show = Show(errors if as_json else console, loaded, folder)
     with show:
-        outcome = Lab(loaded, place, folder, data_dir, show.update).run(stay=show.stay if stay else None)
+        one = Lab(loaded, place, folder, data_dir, show.update, harm)
+        outcome = one.run(stay=show.stay if stay else None)
+    found: list[scenarios.Check] = []
+    if harm is not None:
+        _note("the same plan without harm, to compare")
+        found = scenarios.checks(harm, one.story, outcome, _undisturbed(one.plan, data_dir))
     if as_json:
         content = {
             "run": str(outcome.folder),
@@ -216,11 +236,26 @@ def lab(
             "final": asdict(outcome.result.rounds[-1].result),
             "audit": asdict(outcome.audit) | {"passed": outcome.audit.passed},
         }
+        if harm is not None:
+            content |= {"scenario": harm.name, "checks": [asdict(check) for check in found]}
         typer.echo(json.dumps(content, indent=2))
     elif not stay:
         show.outcome(outcome)
-    if not outcome.audit.passed:
+    if found and not as_json:
+        console.print(checks_table(str(scenario), found))
+    if not outcome.audit.passed or not all(check.held for check in found):
         raise typer.Exit(1)
+
+
+def _undisturbed(plan: Plan, data_dir: Path | None) -> tuple[str, float]:
+    """Carry a plan out in this process without harm, and return CID and accuracy of its final weights."""
+    from fl_node import simulate
+
+    trainer = _trainer(plan, data_dir)
+    with tempfile.TemporaryDirectory() as name:
+        cids = simulate.simulate(plan, Path(name), trainer)
+        last = simulate.measure(plan, Path(name), trainer, cids)[-1]
+    return cids[-1], float(last["accuracy"])
 
 
 @app.command()
@@ -233,6 +268,7 @@ def deploy(
     rpc: RpcOption = DEFAULT_RPC,
     store: StoreOption = DEFAULT_STORE,
     key: KeyOption = Path("role.key"),
+    data_dir: DataOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -243,14 +279,18 @@ def deploy(
 
         fl-node deploy plans/paper.toml --learner 1=0x… --learner 2=0x… --key header.key
     """
+    from fl_node import data
     from fl_node import plan as plans
     from fl_node import store as stores
     from fl_node.chain import Chain, load_key
     from fl_node.deploy import deploy as start
     from fl_node.logs import configure
     from fl_node.model import KerasTrainer
+    from fl_node.validation import with_held_out
 
     loaded = plans.load(plan, settings or ())
+    if loaded.data.validation:
+        loaded = with_held_out(loaded, data.load(loaded.data.name, data_dir, _note))
     learners = dict(_learner(text) for text in learner)
     if len(learners) < len(learner):
         raise ConfigError("--learner: a nodeId is given twice")
@@ -559,9 +599,7 @@ def reproduce(
     from fl_node.show import Show
 
     loaded = plans.load(plan)
-    if not all(text.strip().isdecimal() for text in seeds.split(",")):
-        raise ConfigError(f"--seeds {seeds}: should be whole numbers with commas between, such as 1,2,3")
-    numbers = [int(text) for text in seeds.split(",")]
+    numbers = _seeds(seeds)
 
     def lab(name: str, seeded: Plan) -> dict[str, Any]:
         folder = run.new_folder(runs, name)
@@ -584,6 +622,143 @@ def reproduce(
         console.print(f"Report: {path}")
     if not all(target["met"] for target in content["targets"]):
         raise typer.Exit(1)
+
+
+@app.command()
+def matrix(
+    plan: PlanArgument = Path("plans/matrix.toml"),
+    rules: Annotated[
+        str, typer.Option("--rules", help="Aggregation rules, with commas between; norm_clipping:1.5 gives a number.")
+    ] = "fedavg,median,trimmed_mean,krum,multi_krum,norm_clipping:1.5",
+    attacks: Annotated[
+        str, typer.Option("--attacks", help="Attacks, with commas between; + puts two together: label_flip+scale:5.")
+    ] = "label_flip+scale:5",
+    attackers: Annotated[
+        str, typer.Option("--attackers", help="Shares of the learners that attack, with commas between.")
+    ] = "0.2",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, with commas between.")] = "1,2,3",
+    results: Annotated[Path, typer.Option("--results", help="Where results are kept.")] = Path("results/matrix"),
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Runs at a time; 0 means one a core.")] = 0,
+    place: Annotated[
+        str, typer.Option("--place", help="embedded, or processes for real Geth and IPFS (one run at a time then).")
+    ] = "embedded",
+    data_dir: DataOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare rules under attack: a run for every rule, attack, share of attackers and seed, and without attack.
+
+    Each run is audited. What is done is kept: interrupt it, and call it again to go on; name more rules, attacks
+    or seeds, and only those are run. Ends with a table of the last round's accuracy, and the same as a heat map.
+
+        fl-node matrix plans/matrix.toml --rules fedavg,median --attacks sign_flip,noise:0.5 --attackers 0.1,0.3
+    """
+    import os
+
+    from fl_node import matrix as work
+    from fl_node import plan as plans
+    from fl_node.show import matrix_table
+
+    if place not in ("embedded", "processes"):
+        raise ConfigError(f"--place {place}: should be embedded or processes")
+    loaded = plans.load(plan, settings or ())
+    numbers = _seeds(seeds)
+    shares = []
+    for text in attackers.split(","):
+        try:
+            shares.append(float(text))
+        except ValueError as error:
+            raise ConfigError(f"--attackers {attackers}: should be shares such as 0.1,0.2") from error
+    todo = work.cells(loaded, _names(rules), _names(attacks), shares, numbers)
+    folder = results / loaded.name
+    _make_folder(folder)
+    count = 0
+
+    def done(cell: work.Cell, result: Mapping[str, Any], kept: bool) -> None:
+        nonlocal count
+        count += 1
+        took = "kept" if kept else f"{result['seconds']:.0f} s"
+        _note(f"{count} of {len(todo)}: {cell}: {result['rounds'][-1]['accuracy']:.2%} ({took})")
+
+    _note(f"{len(todo)} runs of {loaded.rounds} rounds with {loaded.learners} learners")
+    cores = len(os.sched_getaffinity(0))
+    at_a_time = 1 if place == "processes" else jobs or max(cores // loaded.training.threads, 1)
+    found = work.run(todo, folder, at_a_time, data_dir, done, place=place)
+    made = work.figures(todo, found)
+    path = work.write(folder, loaded, made, numbers)
+    if as_json:
+        typer.echo((folder / "matrix.json").read_text(), nl=False)
+    else:
+        console.print(matrix_table(made))
+        console.print(f"Heat map: {path}", soft_wrap=True)
+
+
+@app.command()
+def contribution(
+    run: RunArgument = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what each learner's weights were worth: exact Shapley values, by round and in total, without training.
+
+    For each set of learners the model that their files alone would have made is measured on the images that the plan
+    holds out (data.validation). Up to 8 learners a round. Anybody with chain, store and data set gets the same.
+
+        fl-node contribution runs/demo
+    """
+    from fl_node import contribution as work
+    from fl_node import data
+    from fl_node.model import KerasTrainer
+    from fl_node.show import contribution_table
+    from fl_node.validation import held_out
+
+    with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
+        plan = _plan_of(found, place)
+        dataset = data.load(plan.data.name, data_dir, _note)
+        images, labels = held_out(plan, dataset)
+        trainer = KerasTrainer(plan, dataset)
+
+        def right(tensors: Tensors) -> int:
+            return int((trainer.predict(tensors, images).argmax(axis=1) == labels).sum())
+
+        show = errors.status("measuring") if errors.is_terminal else contextlib.nullcontext()
+        with show:
+            values = work.contributions(found, place, Path(name), plan, trainer.shapes(), right)
+    if as_json:
+        typer.echo(json.dumps(work.as_content(values, len(labels)), indent=2))
+    else:
+        console.print(contribution_table(values, len(labels)))
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise ConfigError(f"--seeds {text}: should be whole numbers with commas between, such as 1,2,3")
+    return [int(part) for part in text.split(",")]
+
+
+@plan_app.command("shards")
+def plan_shards(
+    plan: PlanArgument, data_dir: DataOption = None, settings: SetOption = None, as_json: JsonOption = False
+) -> None:
+    """Show how many images of each label each learner gets."""
+    from fl_node import data, partition
+    from fl_node import plan as plans
+    from fl_node.show import shards_table
+
+    loaded = plans.load(plan, settings or ())
+    labels = data.load(loaded.data.name, data_dir, _note).train_labels
+    counts = partition.label_counts(loaded, labels)
+    if as_json:
+        typer.echo(json.dumps({"learners": {str(n): row for n, row in counts.items()}}))
+    else:
+        console.print(shards_table(counts))
 
 
 @plan_app.command("check")

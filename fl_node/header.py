@@ -105,6 +105,11 @@ class Header:
         if self._evaluator:
             self._evaluator.shutdown(cancel_futures=True)
 
+    @property
+    def round(self) -> int:
+        """The round whose files were looked at last; -1 before the first."""
+        return self._round.number if self._round else -1
+
     def step(self) -> Waiting | None:
         """Look at the contract and do the next thing."""
         contract, plan = self._site.contract, self._plan

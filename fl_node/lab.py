@@ -25,12 +25,15 @@ from fl_node.conclude import conclude
 from fl_node.deploy import deploy
 from fl_node.errors import ProcessError
 from fl_node.model import KerasTrainer, Score
-from fl_node.place import Endpoint, Place
+from fl_node.place import Endpoint, Place, ProcessPlace
 from fl_node.plan import Plan
 from fl_node.process import Child, stop_all
 from fl_node.report import Result
 from fl_node.run import HEADER, Node, Run
+from fl_node.scenarios import ROUND, Scenario, Story
 from fl_node.store import Store
+from fl_node.validation import with_held_out
+from fl_node.weights import Shapes
 
 RESTARTS = 20
 CHECK_EVERY = 0.5
@@ -87,10 +90,28 @@ class Lab:
         Where the data set is; looked for as :func:`fl_node.data.load` does if None.
     watch
         Called as the lab goes on.
+    scenario
+        Does harm to the run, and tells afterwards what came of it in :attr:`story`.
     """
 
-    def __init__(self, plan: Plan, place: str, folder: Path, data_dir: Path | None, watch: Watch) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        place: str,
+        folder: Path,
+        data_dir: Path | None,
+        watch: Watch,
+        scenario: Scenario | None = None,
+    ) -> None:
         self.folder = folder
+        self.story = Story()
+        self.shapes: Shapes = {}
+        self.roles: dict[str, Child] = {}
+        self._scenario = scenario
+        self._held: set[str] = set()
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._began = 0.0
+        self._record: Run | None = None
         self._plan = plan
         self._data_dir = data_dir
         self._watch = watch
@@ -99,7 +120,6 @@ class Lab:
         self._accounts = {node: create_key(self._key(node)) for node in self._nodes}
         self._place: Place = places.of(place, folder / "nodes", self._accounts, self._step)
         self._events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
-        self._roles: dict[str, Child] = {}
         self._stopped: set[str] = set()
         self._restarts = 0
         self._commands: dict[str, list[str]] = {}
@@ -137,8 +157,48 @@ class Lab:
         finally:
             self._step("stopping")
             # Roles first, so that none complains of a node that is gone.
-            stop_all(list(self._roles.values()))
+            stop_all(list(self.roles.values()))
             self._place.stop()
+
+    # What a scenario may do.
+
+    @property
+    def plan(self) -> Plan:
+        """The run's plan."""
+        return self._plan
+
+    @property
+    def nodes(self) -> list[str]:
+        """The names of header and learners."""
+        return list(self._nodes)
+
+    def hold(self, node: str) -> None:
+        """End a role and don't start it again until it is released; before the start: don't start it."""
+        self._held.add(node)
+        if node in self.roles:
+            self.roles[node].stop()
+
+    def release(self, node: str) -> None:
+        """Start a role that was held."""
+        if node in self._held:
+            self._held.discard(node)
+            self._stopped.discard(node)
+            self._start(node)
+
+    def later(self, seconds: float, deed: Callable[[], None]) -> None:
+        """Do something after some seconds; the lab does not end before."""
+        self._timers.append((time.monotonic() + seconds, deed))
+
+    def daemons(self) -> Mapping[str, Child]:
+        """Return the processes of the nodes, by names such as ``learner-1 geth``."""
+        return self._place.children if isinstance(self._place, ProcessPlace) else {}
+
+    def as_node(self, node: str) -> tuple[Contract, Store]:
+        """Return contract and store as a node sees them, with its role's account."""
+        if self._record is None:
+            raise ProcessError("the run is not deployed yet")
+        one = self._record.nodes[node]
+        return Chain(one.rpc, load_key(self._key(node))).contract(self._record.contract), stores.connect(one.store)
 
     def _step(self, text: str) -> None:
         self._progress.step = text
@@ -156,6 +216,8 @@ class Lab:
         end = endpoints[HEADER]
         chain = Chain(end.rpc, load_key(self._key(HEADER)))
         store = stores.connect(end.store)
+        if trainer.data is not None:
+            self._plan = with_held_out(self._plan, trainer.data)
         learners = {n: self._accounts[learner_name(n)] for n in range(1, self._plan.learners + 1)}
         work = self._work(HEADER)
         contract = deploy(chain, store, work, self._plan, learners, trainer)
@@ -175,6 +237,7 @@ class Lab:
             versions=versions,
         )
         record.save(self.folder)
+        self._record, self.shapes = record, trainer.shapes()
         return contract, store, record
 
     def _work(self, node: str) -> Path:
@@ -184,6 +247,9 @@ class Lab:
 
     def _follow(self, record: Run, endpoints: Mapping[str, Endpoint]) -> None:
         """Run header and learners until they have ended."""
+        self._began = time.monotonic()
+        if self._scenario is not None:
+            self._scenario.begin(self, self.story)
         for node in self._nodes:
             role = HEADER if node == HEADER else "learner"
             command = [
@@ -198,20 +264,27 @@ class Lab:
                 command += ["--data-dir", str(self._data_dir)]
             self._commands[node] = command
             self._progress.doing[node] = "starting"
-            self._start(node)
+            if node not in self._held:
+                self._start(node)
         self._step("training")
         checked = time.monotonic()
-        while any(role.running for role in self._roles.values()) or not self._events.empty():
+        while any(role.running for role in self.roles.values()) or not self._events.empty() or self._timers:
             with contextlib.suppress(queue.Empty):
                 self._take(*self._events.get(timeout=CHECK_EVERY))
+            self._do_what_is_due()
             if time.monotonic() - checked >= CHECK_EVERY:
                 self._check()
                 checked = time.monotonic()
         self._check()
 
+    def _do_what_is_due(self) -> None:
+        for timer in [timer for timer in self._timers if timer[0] <= time.monotonic()]:
+            self._timers.remove(timer)
+            timer[1]()
+
     def _start(self, node: str) -> None:
         child = Child(node, self._commands[node], self.folder / "logs" / f"{node}.log", capture=True)
-        self._roles[node] = child
+        self.roles[node] = child
         threading.Thread(target=self._listen, args=(node, child), daemon=True).start()
 
     def _listen(self, node: str, child: Child) -> None:
@@ -224,9 +297,9 @@ class Lab:
     def _check(self) -> None:
         """Start again what was killed or stopped; a role that ended with an error of its own ends the lab."""
         self._place.check()
-        for node, role in self._roles.items():
+        for node, role in self.roles.items():
             code = role.process.poll()
-            if code is None or (code == 0 and node not in self._stopped):
+            if code is None or node in self._held or (code == 0 and node not in self._stopped):
                 continue
             if code > 0:
                 raise ProcessError(f"{node} ended with exit code {code}:{role.tail()}")
@@ -254,6 +327,18 @@ class Lab:
         elif kind == "stopped":
             self._stopped.add(node)
         self._watch(progress, {**event, "node": node})
+        self._harm(node, event)
+
+    def _harm(self, node: str, event: Mapping[str, Any]) -> None:
+        """Tell the story, and let the scenario do its harm when its moment has come."""
+        scenario, story = self._scenario, self.story
+        story.events.append((time.monotonic() - self._began, node, event))
+        if scenario is None or story.harm is not None or event.get("round") != ROUND:
+            return
+        if (node, event.get("event")) == scenario.moment:
+            story.harm = time.monotonic() - self._began
+            self._step(f"scenario {scenario.name}: harm is done")
+            scenario.harm(self, story)
 
     def _finish(
         self, contract: Contract, store: Store, record: Run, trainer: KerasTrainer, seconds: float

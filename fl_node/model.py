@@ -211,9 +211,13 @@ class KerasTrainer:
 
     def evaluate_current(self) -> Score:
         """Return what the weights that the model has now reach, as between two epochs of a training."""
-        data = self._data()
-        count = self.plan.data.test
-        return score(self._predict(data.test_images[:count]), data.test_labels[:count])
+        images, labels = self.tests()
+        return score(self._predict(images), labels)
+
+    def tests(self) -> tuple[Images, Labels]:
+        """Return the plan's test images and their labels."""
+        data, count = self._data(), self.plan.data.test
+        return data.test_images[:count], data.test_labels[:count]
 
     def predict(self, weights: Tensors, images: Images) -> Probabilities:
         """Return the probability of each class for each image, shape ``(count, 10)``."""

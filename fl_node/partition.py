@@ -72,19 +72,21 @@ def by_dirichlet(labels: Labels, learners: int, alpha: float, seed: int) -> list
     """
     left = [list(permutation(int((labels == c).sum()), derive(seed, "images", c))) for c in range(CLASSES)]
     where = [np.flatnonzero(labels == c) for c in range(CLASSES)]
-    parts: list[Indices] = []
-    for learner, size in enumerate(_sizes(len(labels), learners)):
-        draw = _draws(derive(seed, "labels", learner))
-        seen: list[int] = []
-        mine = np.empty(size, np.int64)
-        for position in range(size):
-            label = _polya(draw, seen, [c for c in range(CLASSES) if left[c]], alpha)
-            if not left[label]:
-                label = _polya(draw, [], [c for c in range(CLASSES) if left[c]], alpha)
-            seen.append(label)
-            mine[position] = where[label][left[label].pop()]
-        parts.append(np.sort(mine))
-    return parts
+    sizes = _sizes(len(labels), learners)
+    draws = [_draws(derive(seed, "labels", learner)) for learner in range(learners)]
+    seen: list[list[int]] = [[] for _ in range(learners)]
+    parts: list[list[int]] = [[] for _ in range(learners)]
+    # In turns, so that those who draw when labels run out are not always the same.
+    for turn in range(max(sizes, default=0)):
+        for learner in range(learners):
+            if turn < sizes[learner]:
+                there = [c for c in range(CLASSES) if left[c]]
+                label = _polya(draws[learner], seen[learner], there, alpha)
+                if not left[label]:
+                    label = there[draws[learner](len(there))]
+                seen[learner].append(label)
+                parts[learner].append(where[label][left[label].pop()])
+    return [np.sort(np.array(part, np.int64)) for part in parts]
 
 
 def quantities(count: int, learners: int, alpha: float, seed: int) -> list[int]:
@@ -144,6 +146,16 @@ def shard(plan: Plan, node_id: int, labels: Callable[[], Labels] | None = None) 
     chosen = _chosen(plan)
     by_label: Callable[[], Labels] = lambda: _labels(plan, labels)[chosen]  # noqa: E731
     return np.sort(chosen[_parts(plan, len(chosen), by_label)[node_id - 1]])
+
+
+def label_counts(plan: Plan, labels: Labels) -> dict[int, list[int]]:
+    """Return how many images of each label each learner has, by nodeId."""
+    chosen = _chosen(plan)
+    parts = _parts(plan, len(chosen), lambda: labels[chosen])
+    return {
+        node_id: np.bincount(labels[chosen[part]], minlength=CLASSES).tolist()
+        for node_id, part in enumerate(parts, 1)
+    }
 
 
 def held_out(plan: Plan) -> Indices:

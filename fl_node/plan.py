@@ -112,6 +112,8 @@ class DataPlan(_Section):
     """Of `labels`: how many parts of the images sorted by label a learner has, hence about as many labels."""
     validation: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Training images that no learner has, for whoever measures models before the end."""
+    validation_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """What these images and their labels are; filled in where the data set is at hand when a run is deployed."""
 
     CHOICES = {
         "partition": {
@@ -310,7 +312,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Plan:
         raise PlanError(f"plan {path} should be a table of settings")
     for override in overrides:
         _override(content, override)
-    return _validate(content, str(path))
+    return validate(content, str(path))
 
 
 def from_bytes(content: bytes, source: str = "published plan") -> Plan:
@@ -327,7 +329,7 @@ def from_bytes(content: bytes, source: str = "published plan") -> Plan:
         decoded = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{source} is not JSON: {error}") from error
-    plan = _validate(decoded, source)
+    plan = validate(decoded, source)
     if plan.to_bytes() != content:
         raise PlanError(f"{source} is not in canonical form (JSON with sorted keys, no spaces, all settings)")
     return plan
@@ -349,7 +351,14 @@ def _override(content: dict[str, Any], override: str) -> None:
     content[path[-1]] = value
 
 
-def _validate(content: object, source: str) -> Plan:
+def validate(content: object, source: str) -> Plan:
+    """Return the plan that decoded TOML or JSON holds.
+
+    Raises
+    ------
+    PlanError
+        It is not valid; the message names the source and, a line each, everything that is wrong.
+    """
     try:
         return Plan.model_validate(content)
     except ValidationError as error:
@@ -376,6 +385,8 @@ def _inconsistencies(content: Mapping[str, Any]) -> list[str]:
             problems += [f"{key}.{problem}" for problem in section.problems(given)]
     images = data.get("train", 0)
     held = data.get("validation")
+    if data.get("validation_sha256") is not None and held is None:
+        problems.append("data.validation_sha256: only used with data.validation")
     if isinstance(images, int) and isinstance(held, int) and images + held > sizes[0] > 0:
         problems.append(
             f"data.validation: should be at most {sizes[0] - images}, what is left of {sizes[0]} (is {held})"

@@ -21,6 +21,7 @@ from fl_node.errors import DataError
 from fl_node.model import KerasTrainer, score
 from fl_node.plan import Plan
 from fl_node.report import paper
+from fl_node.seeds import derive, permutation
 from fl_node.weights import GlobalMeta, Tensors
 
 PLAN = Plan.model_validate(
@@ -35,10 +36,14 @@ SAMPLES = partition.shard(PLAN, 1)
 
 
 @cache
+def trainer_of(text: str) -> KerasTrainer:
+    return KerasTrainer(Plan.model_validate_json(text), data.load("digits"))
+
+
 def trainer(**settings: Any) -> KerasTrainer:
     content = PLAN.model_dump()
     content["model"] = {"name": settings.pop("model", "mlp")}
-    return KerasTrainer(Plan.model_validate(content | settings), data.load("digits"))
+    return trainer_of(Plan.model_validate(content | settings).model_dump_json())
 
 
 def digest(tensors: Tensors) -> str:
@@ -202,3 +207,40 @@ def test_the_papers_single_node_stands_beside_the_papers_baseline() -> None:
 
 def test_a_plan_is_json_for_another_process() -> None:
     assert Plan.model_validate(json.loads(PLAN.model_dump_json())) == PLAN
+
+
+def test_the_proximal_term_pulls_towards_the_weights_that_training_began_with() -> None:
+    def moved(**settings: Any) -> float:
+        one = trainer(**{"training": PLAN.training.model_dump() | settings})
+        trained, initial = one.train(one.initial(), SAMPLES, 7), one.initial()
+        return float(sum(((trained[name] - initial[name]) ** 2).sum() for name in initial) ** 0.5)
+
+    plain, weak, strong = (
+        moved(optimizer="sgd", learning_rate=0.05, **p) for p in ({}, {"proximal": 0.1}, {"proximal": 5.0})
+    )
+    assert plain > weak > strong > 0
+
+
+def test_one_step_with_the_proximal_term_is_as_its_paper_says() -> None:
+    # Two images in batches of one: the gradient of the second step gets mu times what the first step did.
+    settings = {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 1, "batch_size": 1}
+    one = trainer(training=PLAN.training.model_dump() | settings | {"proximal": 0.25})
+    plain = trainer(training=PLAN.training.model_dump() | settings)
+    start, two = dict(plain.initial()), SAMPLES[:2]
+    order = permutation(2, derive(7, "order", 0))
+    first = plain.train(start, two[order][:1], 1)
+    second = plain.train(first, two[order][1:], 1)
+    found = one.train(start, two, 7)
+    for name in start:
+        expected = second[name] - 0.5 * 0.25 * (first[name] - start[name])
+        assert np.allclose(found[name], expected, atol=1e-6)
+
+
+def test_poison_changes_what_is_trained_on_and_not_the_data_set() -> None:
+    one = trainer()
+    labels = one.labels().copy()
+    honest = one.train(one.initial(), SAMPLES, 7, epochs=1)
+    poisoned = one.train(one.initial(), SAMPLES, 7, epochs=1, poison=lambda images, labels: (images, 9 - labels))
+    assert not same(honest, poisoned)
+    assert (one.labels() == labels).all()
+    assert same(one.train(one.initial(), SAMPLES, 7, epochs=1), honest)

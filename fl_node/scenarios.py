@@ -1,0 +1,504 @@
+"""Faults and lies that a lab can show on one machine: harm at a chosen round, and what must hold nevertheless.
+
+A scenario watches a real run, does its harm when a role says that it has come to a certain point, and afterwards
+checks what it promises. What needs hosts of their own (networks cut, disks full, clocks wrong) are playbooks in
+``ansible/scenarios``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fl_node import cid, weights
+from fl_node.chain import Chain, Contract, create_key, load_key
+from fl_node.errors import ConfigError, ContractError
+from fl_node.partition import shard_size
+from fl_node.plan import Plan
+from fl_node.run import HEADER
+from fl_node.seeds import derive
+from fl_node.store import Store
+from fl_node.weights import LocalMeta, Shapes, WeightsFile
+
+if TYPE_CHECKING:
+    from fl_node.lab import Lab, Outcome
+
+ROUND = 1
+"""The round in which harm is done."""
+VICTIM, LIAR = "learner-1", "learner-2"
+AWAY = 6.0
+"""Seconds that something is away before it comes back."""
+NEAR = 0.05
+"""How much accuracy, as a fraction, a run without one learner's weights in one round may lose at most."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that a scenario promises, whether it held, and what was seen."""
+
+    what: str
+    held: bool
+    seen: str
+
+
+@dataclass
+class Story:
+    """What happened in a run, as far as its roles said it; times in seconds from the start of the roles."""
+
+    events: list[tuple[float, str, Mapping[str, Any]]] = field(default_factory=list)
+    harm: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def said(self, node: str, kind: str, **fields: object) -> Iterator[tuple[float, Mapping[str, Any]]]:
+        """Yield when a node said something of a kind, and what."""
+        for when, who, event in self.events:
+            if who == node and event.get("event") == kind and all(event.get(k) == v for k, v in fields.items()):
+                yield when, event
+
+
+Harm = Callable[["Lab", Story], None]
+Promise = Callable[[Story, "Outcome"], Check]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One scenario: when harm is done and what it is, and what must hold at the end."""
+
+    name: str
+    text: str
+    """What a student should look at."""
+    moment: tuple[str, str]
+    """The node and the kind of its event, in round :data:`ROUND`, at which harm is done."""
+    harm: Harm
+    promises: tuple[Promise, ...]
+    same_bits: bool
+    """Whether the final weights must be those of the undisturbed run, bit for bit."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of the plan."""
+    places: tuple[str, ...] = ("embedded", "processes")
+    begin: Harm = lambda _lab, _story: None
+    """Done before the roles start."""
+
+
+# Harm
+
+
+def _kill(node: str) -> Harm:
+    return lambda lab, _story: lab.roles[node].process.kill()
+
+
+def _leave(lab: Lab, _story: Story) -> None:
+    lab.hold(LIAR)
+
+
+def _pause(lab: Lab, _story: Story) -> None:
+    lab.hold(LIAR)
+    lab.later(AWAY, lambda: lab.release(LIAR))
+
+
+def _come_late(lab: Lab, _story: Story) -> None:
+    lab.hold(LIAR)
+
+
+def _come(lab: Lab, _story: Story) -> None:
+    lab.release(LIAR)
+
+
+def _kill_daemons(kind: str) -> Harm:
+    def harm(lab: Lab, _story: Story) -> None:
+        for name, child in lab.daemons().items():
+            if name == f"{VICTIM} {kind}":
+                child.process.kill()
+
+    return harm
+
+
+def _freeze_sealers(lab: Lab, _story: Story) -> None:
+    """Stop so many Geth nodes that the others may not seal."""
+    frozen = [child for name, child in sorted(lab.daemons().items()) if name.endswith(" geth")][1:]
+    frozen = frozen[: len(lab.nodes) // 2]
+    for child in frozen:
+        child.process.send_signal(signal.SIGSTOP)
+    for child in frozen:
+        lab.later(2 * AWAY, functools.partial(child.process.send_signal, signal.SIGCONT))
+
+
+@dataclass(frozen=True)
+class _Hand:
+    """What a dishonest learner has at hand: its account, its store and what it knows of the run."""
+
+    contract: Contract
+    store: Store
+    folder: Path
+    plan: Plan
+    shapes: Shapes
+
+    def local(self, node_id: int, tensors: Callable[[str], weights.Tensor]) -> WeightsFile:
+        """Write local weights with the right metadata and any tensors."""
+        state = self.contract.state()
+        meta = LocalMeta(
+            plan=self.contract.plan(),
+            node_id=node_id,
+            round=state.round,
+            parent=str(state.global_cid),
+            samples=shard_size(self.plan, node_id),
+            accuracy=1.0,
+            loss=0.0,
+        )
+        return weights.write_stream(self.folder / "lie.safetensors", meta, self.shapes, tensors)
+
+
+def _lie(publish: Callable[[_Hand], str]) -> Harm:
+    """In place of the liar's work something else is published, by its account."""
+
+    def harm(lab: Lab, story: Story) -> None:
+        lab.hold(LIAR)
+        with tempfile.TemporaryDirectory() as name:
+            contract, store = lab.as_node(LIAR)
+            hand = _Hand(contract, store, Path(name), lab.plan, lab.shapes)
+            file_cid = publish(hand)
+            story.notes.append(f"published {file_cid} in place of its work")
+            contract.set_local_weight(2, file_cid, contract.chain.nonce())
+        # Its process sees that something is published, and takes part again in the next round.
+        lab.release(LIAR)
+
+    return harm
+
+
+def _garbage(hand: _Hand) -> str:
+    path = hand.folder / "garbage"
+    path.write_bytes(np.random.default_rng(derive(hand.plan.seed, "garbage")).bytes(100_000))
+    return hand.store.add(path)
+
+
+def _not_a_number(hand: _Hand) -> str:
+    return hand.store.add(hand.local(2, lambda name: np.full(hand.shapes[name], np.nan, np.float32)).path)
+
+
+def _too_large(hand: _Hand) -> str:
+    path = hand.folder / "large"
+    with path.open("wb") as file:
+        file.truncate(2**30)
+    return hand.store.add(path)
+
+
+def _nothing(_hand: _Hand) -> str:
+    return cid.of_bytes(b"a file that nobody has")
+
+
+def _of_another(hand: _Hand) -> str:
+    return hand.store.add(hand.local(1, lambda name: np.zeros(hand.shapes[name], np.float32)).path)
+
+
+def _of_yesterday(hand: _Hand) -> str:
+    return str(hand.contract.local_weight_at(hand.contract.state().round - 1, 2))
+
+
+def _trespass(who: Callable[[Lab], Contract]) -> Harm:
+    """Let an account try what it may not do; what the contract answers goes into the story."""
+
+    def harm(lab: Lab, story: Story) -> None:
+        contract = who(lab)
+        lie, nonce = cid.of_bytes(b"a lie"), contract.chain.nonce()
+        tries: dict[str, Callable[[], object]] = {
+            "setLocalWeight for learner 1": lambda: contract.set_local_weight(1, lie, nonce),
+            "setGlobalWeight": lambda: contract.set_global_weight(lie, nonce),
+            "registerLearner": lambda: contract.register_learner(999, contract.chain.address, nonce),
+        }
+        for what, attempt in tries.items():
+            try:
+                attempt()
+                story.notes.append(f"{what}: TAKEN")
+            except ContractError as error:
+                story.notes.append(f"{what}: {error}")
+
+    return harm
+
+
+def _stranger(lab: Lab) -> Contract:
+    key = lab.folder / "nodes" / "stranger.key"
+    create_key(key)
+    known, _ = lab.as_node(VICTIM)
+    return Chain(known.chain.rpc, load_key(key)).contract(known.address)
+
+
+def _flood(lab: Lab, story: Story) -> None:
+    contract, _ = lab.as_node(LIAR)
+    lie, start = cid.of_bytes(b"flood"), time.monotonic()
+    # Its process would wait for numbers that the flood has used; it goes on when the flood is over.
+    lab.hold(LIAR)
+    count = sum(contract.set_local_weight(2, lie, contract.chain.nonce()) is not None for _ in range(FLOOD))
+    story.notes.append(f"{count} transactions taken in {time.monotonic() - start:.1f} s")
+    lab.release(LIAR)
+
+
+FLOOD = 100
+
+
+# Promises
+
+
+def _waited_for(node_id: int) -> Promise:
+    def promise(story: Story, _outcome: Outcome) -> Check:
+        said = [e for _, e in story.said(HEADER, "waiting") if f"learner {node_id} to publish" in e["message"]]
+        return Check(f"the header says that it waits for learner {node_id}", bool(said), _first(said))
+
+    return promise
+
+
+def _refused(reason: str) -> Promise:
+    def promise(story: Story, outcome: Outcome) -> Check:
+        said = [e for _, e in story.said(HEADER, "refused", round=ROUND, learner=2)]
+        listed = outcome.result.rounds[ROUND].refused.get(2, "")
+        held = bool(said) and reason in listed
+        return Check(f"learner 2's file is refused ({reason}), and the global file says so", held, _first(said))
+
+    return promise
+
+
+def _absent(rounds: Callable[[Plan], range]) -> Promise:
+    def promise(_story: Story, outcome: Outcome) -> Check:
+        wanted = list(rounds(outcome.result.plan))
+        found = [one.round for one in outcome.result.rounds if 2 in one.absent]
+        names = ", ".join(map(str, found)) or "none"
+        return Check("learner 2 is called absent in the rounds that it missed", found == wanted, f"rounds {names}")
+
+    return promise
+
+
+def _contract_refused(story: Story, _outcome: Outcome) -> Check:
+    held = len(story.notes) == 3 and all("the contract refused" in note for note in story.notes)
+    return Check("the contract refuses everything that the account may not do", held, "; ".join(story.notes))
+
+
+def _taken(node: str) -> Promise:
+    def promise(story: Story, _outcome: Outcome) -> Check:
+        after = [when for when, _ in story.said(node, "published", round=ROUND + (node == HEADER))]
+        harm = story.harm if story.harm is not None else math.inf
+        seconds = next((when - harm for when in after if when > harm), None)
+        seen = "never" if seconds is None else f"{seconds:.1f} s after the harm"
+        return Check(f"{node} is back and publishes in the same round", seconds is not None, seen)
+
+    return promise
+
+
+def _waited(story: Story, _outcome: Outcome) -> Check:
+    after = [when for when, _ in story.said(HEADER, "published") if when > (story.harm or 0)]
+    seconds = (after[0] - (story.harm or 0)) if after else 0.0
+    return Check(
+        "nothing is sealed while half of the sealers are away", seconds > AWAY, f"next block after {seconds:.1f} s"
+    )
+
+
+def _flooded(story: Story, outcome: Outcome) -> Check:
+    seen = "; ".join(story.notes)
+    others = {n for one in outcome.result.rounds for n, entry in one.local.items() if entry.problem is None}
+    return Check("the others' weights are taken in every round", {1, 3} <= others, seen)
+
+
+def _first(said: list[Mapping[str, Any]]) -> str:
+    return str(said[0]["message"]) if said else "nothing of the kind"
+
+
+_WITHOUT_ONE = {"min_learners": 2, "round_timeout": 8.0, "fetch_timeout": 3.0}
+_TRAINS = (LIAR, "training")
+
+
+def _liar(name: str, text: str, publish: Callable[[_Hand], str], reason: str) -> Scenario:
+    return Scenario(name, text, _TRAINS, _lie(publish), (_refused(reason),), same_bits=False, settings=_WITHOUT_ONE)
+
+
+SCENARIOS = {
+    one.name: one
+    for one in (
+        Scenario(
+            "learner-killed",
+            "A learner is killed while it trains. All it had in memory is gone; it is started again, reads the "
+            "chain, and trains the same round from the same seed to the same bits.",
+            (VICTIM, "training"),
+            _kill(VICTIM),
+            (_taken(VICTIM),),
+            same_bits=True,
+        ),
+        Scenario(
+            "header-killed",
+            "The header is killed as it takes the learners' files. Nothing but chain and store remembers the round; "
+            "its successor fetches the files again and makes the same global file.",
+            (HEADER, "took"),
+            _kill(HEADER),
+            (_taken(HEADER),),
+            same_bits=True,
+        ),
+        Scenario(
+            "learner-away",
+            "A learner is away for some seconds. The plan wants every learner, so the round stays open, and the "
+            "header says for whom.",
+            _TRAINS,
+            _pause,
+            (_waited_for(2), _taken(LIAR)),
+            same_bits=True,
+        ),
+        Scenario(
+            "learner-leaves",
+            "A learner leaves for good. The plan is content with min_learners after round_timeout, so each later "
+            "round closes without it and its global file calls it absent.",
+            _TRAINS,
+            _leave,
+            (_absent(lambda plan: range(ROUND, plan.rounds)),),
+            same_bits=False,
+            settings=_WITHOUT_ONE,
+        ),
+        Scenario(
+            "learner-late",
+            "A learner joins after the first round has closed without it, and takes part from then on.",
+            (HEADER, "round"),
+            _come,
+            (_absent(lambda _plan: range(ROUND)),),
+            same_bits=False,
+            settings=_WITHOUT_ONE,
+            begin=_come_late,
+        ),
+        _liar("garbage", "A learner publishes random bytes.", _garbage, "more than the"),
+        _liar("nan", "A learner publishes weights that are not numbers.", _not_a_number, "not finite"),
+        _liar(
+            "large-file",
+            "A learner publishes a file of 1 GiB. No more of it is read than a model of this plan can have.",
+            _too_large,
+            "more than the",
+        ),
+        _liar(
+            "missing-file",
+            "A learner publishes a hash of which nobody has the file. The header tries as long as the plan says.",
+            _nothing,
+            "missing",
+        ),
+        _liar("others-file", "A learner publishes a file that says it is another's.", _of_another, "node_id"),
+        _liar("yesterdays-file", "A learner publishes its file of the last round again.", _of_yesterday, "round"),
+        Scenario(
+            "trespass",
+            "A learner's account calls the contract in place of others: another learner's weights, global weights, a "
+            "registration. Each reverts with an error of its own.",
+            _TRAINS,
+            _trespass(lambda lab: lab.as_node(LIAR)[0]),
+            (_contract_refused,),
+            same_bits=True,
+        ),
+        Scenario(
+            "stranger",
+            "Somebody with an account and no part in the run calls the contract.",
+            _TRAINS,
+            _trespass(_stranger),
+            (_contract_refused,),
+            same_bits=True,
+        ),
+        Scenario(
+            "flood",
+            f"A learner sends {FLOOD} transactions in one round. Each has its block, and the others' come between.",
+            _TRAINS,
+            _flood,
+            (_flooded,),
+            same_bits=False,
+            settings=_WITHOUT_ONE,
+        ),
+        Scenario(
+            "geth-killed",
+            "A learner's Geth node is killed. The other sealers go on; the learner waits for its own node and goes "
+            "on with it.",
+            (VICTIM, "training"),
+            _kill_daemons("geth"),
+            (_taken(VICTIM),),
+            same_bits=True,
+            places=("processes",),
+        ),
+        Scenario(
+            "ipfs-killed",
+            "A learner's IPFS node is killed while the learner trains, and comes back with what it had.",
+            (VICTIM, "training"),
+            _kill_daemons("ipfs"),
+            (_taken(VICTIM),),
+            same_bits=True,
+            places=("processes",),
+        ),
+        Scenario(
+            "sealers-gone",
+            "Half of the sealers stand still. Clique needs more than half, so no block comes and everybody waits; "
+            "when they are back, the run goes on as if nothing had been.",
+            _TRAINS,
+            _freeze_sealers,
+            (_waited,),
+            same_bits=True,
+            places=("processes",),
+        ),
+    )
+}
+
+
+def get(name: str, place: str) -> Scenario:
+    """Return a scenario by its name.
+
+    Raises
+    ------
+    ConfigError
+        There is none of this name, or none in this place.
+    """
+    if name not in SCENARIOS:
+        raise ConfigError(f"--scenario {name}: there are {', '.join(SCENARIOS)}")
+    if place not in SCENARIOS[name].places:
+        raise ConfigError(f"--scenario {name} needs --place {' or '.join(SCENARIOS[name].places)}")
+    return SCENARIOS[name]
+
+
+def planned(scenario: Scenario, plan: Plan) -> Plan:
+    """Return the plan as a scenario needs it: three learners, and rounds enough before and after the harm."""
+    from fl_node import plan as plans
+
+    content = plan.model_dump() | {"learners": 3, "rounds": max(plan.rounds, ROUND + 2), **scenario.settings}
+    return plans.validate(content, f"plan {plan.name} for scenario {scenario.name}")
+
+
+def checks(scenario: Scenario, story: Story, outcome: Outcome, undisturbed: tuple[str, float] | None) -> list[Check]:
+    """Return what a scenario promises and whether it held.
+
+    Parameters
+    ----------
+    scenario, story, outcome
+        The scenario, what the roles said, and what came out.
+    undisturbed
+        CID and accuracy of the final weights of the same plan without harm, if known.
+    """
+    last = outcome.result.rounds[-1].result
+    audit = outcome.audit
+    found = [
+        Check(
+            "the harm was done",
+            story.harm is not None,
+            "; ".join(story.notes) or f"{story.harm or 0:.1f} s after the start",
+        ),
+        Check("the run ends", outcome.result.ended, f"{outcome.result.round} rounds, {outcome.seconds:.1f} s"),
+        Check(
+            "the audit passes",
+            audit.passed,
+            f"{audit.files} files, {audit.rounds} global files bit for bit"
+            if audit.passed
+            else str(audit.findings[0]),
+        ),
+        *(promise(story, outcome) for promise in scenario.promises),
+    ]
+    if undisturbed is not None and last.accuracy is not None:
+        name, accuracy = undisturbed
+        seen = f"{last.accuracy:.2%}, undisturbed {accuracy:.2%}"
+        if scenario.same_bits:
+            found.append(Check("the final weights are the undisturbed run's, bit for bit", last.cid == name, seen))
+        else:
+            near = last.accuracy >= accuracy - NEAR
+            found.append(Check(f"the final accuracy is at most {100 * NEAR:g} points lower", near, seen))
+    return found

@@ -1,0 +1,181 @@
+"""A whole run in one process: header and learners take turns, on an embedded chain and a folder of files.
+
+The roles are those of hosts, step by step; only that one of them acts at a time and that they share one compiled
+model. So a run with many learners needs the memory of one, and can be audited like any other.
+
+    python -m fl_node.simulate PLAN --folder FOLDER [--data-dir FOLDER]
+
+writes ``result.json`` there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fl_node import history, weights
+from fl_node.aggregate import global_shapes
+from fl_node.attack import patched
+from fl_node.audit import audit
+from fl_node.chain import Chain, create_key, load_key
+from fl_node.deploy import deploy
+from fl_node.errors import GaveUp, ProcessError
+from fl_node.header import Header
+from fl_node.learner import Learner
+from fl_node.model import KerasTrainer, Trainer
+from fl_node.place import EmbeddedPlace
+from fl_node.plan import Plan
+from fl_node.role import Done, Site, Waiting
+from fl_node.run import HEADER
+from fl_node.store import FolderStore
+from fl_node.validation import with_held_out
+
+PATIENCE = 60.0
+"""Seconds without a deed of anybody after which a run is given up, beyond what the plan waits for."""
+PAUSE = 0.02
+
+OnRound = Callable[[int], None]
+
+
+def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lambda _round: None) -> list[str]:
+    """Carry a run out, audit it, and return the CID of the global weights of each round.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    folder
+        Where chain, files and keys are kept.
+    trainer
+        The plan's model and data, for all learners.
+    on_round
+        Called with the number of each round that begins.
+
+    Raises
+    ------
+    ProcessError
+        The audit found something.
+    GaveUp
+        Nobody can act.
+    """
+    names = [HEADER, *(f"learner-{node_id}" for node_id in range(1, plan.learners + 1))]
+    keys = {name: folder / "keys" / f"{name}.key" for name in names}
+    accounts = {name: create_key(path) for name, path in keys.items()}
+    place = EmbeddedPlace(folder / "nodes", accounts)
+    try:
+        rpc = place.start()[HEADER].rpc
+        chains = {name: Chain(rpc, load_key(keys[name])) for name in names}
+        store = FolderStore(folder / "files")
+        learners = {node_id: accounts[names[node_id]] for node_id in range(1, plan.learners + 1)}
+        address = deploy(chains[HEADER], store, folder / "work", plan, learners, trainer).address
+
+        def site(name: str) -> Site:
+            work = folder / "work" / name
+            work.mkdir(parents=True, exist_ok=True)
+            return Site(chains[name], chains[name].contract(address), store, work)
+
+        header = Header(site(HEADER), plan, trainer, evaluate=False)
+        try:
+            _take_turns(plan, header, [Learner(site(name), plan, trainer) for name in names[1:]], on_round)
+        finally:
+            header.close()
+        contract = Chain(rpc).contract(address)
+        checked = folder / "audit"
+        checked.mkdir(exist_ok=True)
+        audited = audit(contract, store, checked, lambda _plan: trainer)
+        if not audited.passed:
+            raise ProcessError(f"the audit failed: {audited.findings[0]}")
+        return [str(one.started.cid) for one in history.read(contract).rounds]
+    finally:
+        place.stop()
+
+
+def _take_turns(plan: Plan, header: Header, learners: list[Learner], on_round: OnRound) -> None:
+    acted, seen = time.monotonic(), -1
+    roles: list[Header | Learner] = [header, *learners]
+    while True:
+        # A learner is looked at until it waits: it trains, then publishes.
+        for role in roles:
+            while True:
+                try:
+                    waiting: Waiting | None = role.step()
+                except Done:
+                    return
+                if waiting is not None:
+                    break
+                acted = time.monotonic()
+            if role is header and header.round != seen:
+                seen = header.round
+                on_round(seen)
+        if time.monotonic() - acted > PATIENCE + plan.round_timeout + plan.fetch_timeout:
+            raise GaveUp(f"nobody can act; the header waits: {waiting.what if waiting else ''}")
+        if time.monotonic() - acted > 1.0:
+            time.sleep(PAUSE)
+
+
+def measure(plan: Plan, folder: Path, trainer: KerasTrainer, cids: list[str]) -> list[dict[str, Any]]:
+    """Return what each round's global weights reach: accuracy, loss and, of a backdoor, how often it works.
+
+    Parameters
+    ----------
+    plan, folder, trainer
+        As for :func:`simulate`.
+    cids
+        What it returned.
+    """
+    shapes = global_shapes(plan.aggregation, trainer.shapes())
+    rounds = []
+    for number, name in enumerate(cids):
+        tensors = weights.read(folder / "files" / name, shapes).tensors()
+        entry: dict[str, Any] = {"round": number, "cid": name, **dataclasses.asdict(trainer.evaluate(tensors))}
+        if plan.attack is not None and plan.attack.data == "backdoor":
+            entry["backdoor"] = backdoor_success(plan, trainer, tensors)
+        rounds.append(entry)
+    return rounds
+
+
+def backdoor_success(plan: Plan, trainer: KerasTrainer, tensors: weights.Tensors) -> float:
+    """Return the share of test images of other classes that get the attack's label once they have its patch."""
+    images, labels = trainer.tests()
+    target = plan.attack.target if plan.attack is not None else None
+    others = labels != (target or 0)
+    said = trainer.predict(tensors, patched(images[others])).argmax(axis=1)
+    return float(np.mean(said == (target or 0)))
+
+
+def main() -> None:
+    """Carry out the run that the command line names."""
+    import argparse
+
+    from fl_node import data, plan, run
+
+    parser = argparse.ArgumentParser(prog="python -m fl_node.simulate", description=__doc__)
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path)
+    options = parser.parse_args()
+    loaded = plan.load(options.plan)
+    dataset = data.load(loaded.data.name, options.data_dir)
+    loaded = with_held_out(loaded, dataset)
+    trainer = KerasTrainer(loaded, dataset)
+    start = time.monotonic()
+    cids = simulate(loaded, options.folder, trainer, lambda number: print(f"round {number}", flush=True))
+    content = {
+        "plan": loaded.model_dump(mode="json"),
+        "rounds": measure(loaded, options.folder, trainer, cids),
+        "seconds": time.monotonic() - start,
+        "versions": run.versions(),
+    }
+    partial = options.folder / "result.json.partial"
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(options.folder / "result.json")
+
+
+if __name__ == "__main__":
+    main()

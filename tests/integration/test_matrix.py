@@ -1,0 +1,119 @@
+"""`fl-node matrix` and `fl-node contribution` as a user has them, on real models and small data."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+PLAN = """
+name = "small"
+rounds = 2
+learners = 5
+[data]
+name = "digits"
+train = 500
+test = 200
+validation = 100
+[model]
+name = "mlp"
+[training]
+epochs = 1
+"""
+
+
+def fl_node(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fl_node", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plan") / "small.toml"
+    path.write_text(PLAN)
+    return path
+
+
+def matrix(plan: Path, results: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    options = ["--attacks", "backdoor+scale:10", "--attackers", "0.2", "--seeds", "1", "--results", str(results)]
+    return fl_node("matrix", str(plan), *options, *more)
+
+
+def test_a_matrix_compares_rules_and_goes_on_where_it_was(plan: Path, tmp_path: Path) -> None:
+    first = matrix(plan, tmp_path, "--rules", "fedavg", "--json")
+    assert first.returncode == 0, first.stderr
+    assert "2 of 2: fedavg, backdoor+scale:10 by 20%, seed 1: " in first.stderr
+    second = matrix(plan, tmp_path, "--rules", "fedavg,median", "--json")
+    assert second.returncode == 0, second.stderr
+    assert second.stderr.count("(kept)") == 2
+    figures = json.loads(second.stdout)["figures"]
+    assert [(one["rule"], one["attack"]) for one in figures] == [
+        ("fedavg", "none"),
+        ("fedavg", "backdoor+scale:10"),
+        ("median", "none"),
+        ("median", "backdoor+scale:10"),
+    ]
+    assert figures[:2] == json.loads(first.stdout)["figures"]
+    assert [one["backdoor"] is None for one in figures] == [True, False, True, False]
+    page = (tmp_path / "small" / "matrix.html").read_text()
+    assert "backdoor+scale:10, 20%" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_an_interrupted_matrix_leaves_no_process_and_nothing_half_written(plan: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fl_node", "matrix", str(plan), "--results", str(tmp_path), "--rules", "fedavg"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 60
+        while len(psutil.Process(process.pid).children(recursive=True)) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "stopped" in said
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    assert gone
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def contribution(run: Path) -> dict[str, Any]:
+    done = fl_node("contribution", str(run), "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_contributions_add_up_to_what_the_run_gained_on_the_held_out_images(plan: Path, tmp_path: Path) -> None:
+    options = ["--set", "learners=3", "--set", "rounds=1"]
+    lab = fl_node("lab", str(plan), *options, "--runs", str(tmp_path), "--json")
+    assert lab.returncode == 0, lab.stderr
+    found = contribution(tmp_path / "small")
+    (one,) = found["rounds"]
+    gain = one["accuracy_after"] - one["accuracy_before"]
+    assert sum(value["share"] for value in one["learners"].values()) == pytest.approx(gain)
+    assert found["images"] == 100
+    assert contribution(tmp_path / "small") == found
+    published = json.loads((tmp_path / "small" / "plan.json").read_text())
+    assert len(published["data"]["validation_sha256"]) == 64
+    table = fl_node("contribution", str(tmp_path / "small"))
+    assert "contribution to the accuracy on 100 held-out images" in table.stdout
+
+
+def test_a_run_whose_plan_holds_nothing_out_says_so(lab_run: tuple[Path, Any]) -> None:
+    done = fl_node("contribution", str(lab_run[0]))
+    assert done.returncode == 3
+    assert done.stderr.strip().splitlines()[-1] == (
+        "fl-node: the plan tiny holds no images out; a plan does with data.validation = 1000"
+    )

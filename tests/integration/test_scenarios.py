@@ -1,0 +1,69 @@
+"""Scenarios as a user has them; here those that take the least time, `make scenarios` runs all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl_node import plan as plans
+from fl_node.scenarios import SCENARIOS, planned
+
+
+def fl_node(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fl_node", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def lab(plan: Path, scenario: str, runs: Path) -> dict[str, Any]:
+    done = fl_node("lab", str(plan), "--scenario", scenario, "--runs", str(runs), "--json")
+    found: dict[str, Any] = json.loads(done.stdout or "{}")
+    assert done.returncode == 0, (found.get("checks"), done.stderr)
+    return found
+
+
+@pytest.mark.parametrize("name", ["header-killed", "yesterdays-file", "trespass"])
+def test_what_a_scenario_promises_holds(tiny_plan: Path, tmp_path: Path, name: str) -> None:
+    found = lab(tiny_plan, name, tmp_path)
+    assert all(check["held"] for check in found["checks"])
+    assert len(found["checks"]) == 5
+    assert (tmp_path / f"tiny-{name}" / "report.md").is_file()
+
+
+def test_a_promise_that_does_not_hold_is_named_and_ends_with_1(tiny_plan: Path, tmp_path: Path) -> None:
+    # Nobody trespasses, so nothing is refused.
+    script = f"""
+import dataclasses, sys
+from fl_node import cli, scenarios
+scenarios.SCENARIOS["trespass"] = dataclasses.replace(
+    scenarios.SCENARIOS["trespass"], harm=lambda lab, story: None
+)
+sys.argv = ["fl-node", "lab", {str(tiny_plan)!r}, "--scenario", "trespass", "--runs", {str(tmp_path)!r}, "--json"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1, done.stderr
+    broken = [check["what"] for check in json.loads(done.stdout)["checks"] if not check["held"]]
+    assert broken == ["the contract refuses everything that the account may not do"]
+
+
+def test_every_scenario_has_a_plan_and_a_text(tiny_plan: Path) -> None:
+    for one in SCENARIOS.values():
+        assert planned(one, plans.load(tiny_plan)).learners == 3
+        assert one.text.endswith(".")
+
+
+def test_scenarios_are_listed_and_mistakes_named(tiny_plan: Path) -> None:
+    listed = fl_node("lab", str(tiny_plan), "--scenario", "list")
+    assert listed.returncode == 0
+    assert all(name in listed.stdout for name in SCENARIOS)
+    unknown = fl_node("lab", str(tiny_plan), "--scenario", "earthquake")
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith("fl-node: --scenario earthquake: there are learner-killed, ")
+    elsewhere = fl_node("lab", str(tiny_plan), "--scenario", "sealers-gone")
+    assert elsewhere.returncode == 2
+    assert elsewhere.stderr.strip() == "fl-node: --scenario sealers-gone needs --place processes"

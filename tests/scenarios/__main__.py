@@ -1,0 +1,83 @@
+"""Run every scenario of a lab, print one line each, and write the table of docs/scenarios.md.
+
+python -m tests.scenarios [--place processes] [NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fl_node.scenarios import SCENARIOS
+
+PLAN = Path("plans/scenario.toml")
+PAGE = Path("docs/scenarios.md")
+TIMEOUT = 600
+
+
+def main() -> None:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m tests.scenarios", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="scenarios; all if none is named")
+    parser.add_argument("--place", choices=["embedded", "processes"], default="processes")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    options = parser.parse_args()
+    names = options.names or [name for name, one in SCENARIOS.items() if options.place in one.places]
+    rows, broken = [], 0
+    for name in names:
+        result = run(name, options.place)
+        rows.append(row(name, result))
+        failed = [check for check in result["checks"] if not check["held"]]
+        broken += bool(failed)
+        accuracy = f"{result['final']['accuracy']:.2%}" if "final" in result else "–"
+        print(f"{'BROKEN' if failed else 'held  '} {name}: {accuracy}, {result.get('seconds', 0):.0f} s", flush=True)
+        for check in failed:
+            print(f"       {check['what']}: {check['seen']}", flush=True)
+    if not options.names:
+        write(options.page, options.place, rows)
+    sys.exit(1 if broken else 0)
+
+
+def run(name: str, place: str) -> dict[str, Any]:
+    """Carry a scenario out as a user does, and return what it printed."""
+    with tempfile.TemporaryDirectory(prefix="fl-scenario-") as runs:
+        command = [*(sys.executable, "-m", "fl_node", "lab", str(PLAN), "--scenario", name)]
+        command += ["--place", place, "--runs", runs, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    try:
+        found: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return {"checks": [{"what": "the scenario ends", "held": False, "seen": said[0]}]}
+    return found
+
+
+def row(name: str, result: dict[str, Any]) -> str:
+    """Return a scenario's line of the table."""
+    checks = result["checks"]
+    held = "held" if all(check["held"] for check in checks) else "**broken**"
+    # What all scenarios promise says little of one.
+    own = [
+        check for check in checks if check["what"] not in ("the harm was done", "the run ends", "the audit passes")
+    ]
+    seen = "; ".join(f"{check['what']}: {check['seen']}" for check in own).replace("|", r"\|")
+    return f"| {name} | {SCENARIOS[name].text} | {seen} | {held} |"
+
+
+def write(page: Path, place: str, rows: list[str]) -> None:
+    """Put the table between its marks."""
+    begin, end = f"<!-- {place}: begin -->", f"<!-- {place}: end -->"
+    text = page.read_text(encoding="utf-8")
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    table = "\n".join(["| scenario | what happens | seen | |", "|---|---|---|---|", *rows])
+    page.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

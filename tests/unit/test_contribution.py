@@ -1,0 +1,93 @@
+"""Shapley values: of known games, and of rounds from stored files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fl_node.contribution import MOST_LEARNERS, as_content, contributions, shapley, totals
+from fl_node.errors import ConfigError, WeightsError
+from fl_node.weights import Tensors
+from tests.support import Run, World, plan
+
+SETS = [frozenset(n for n in range(4) if mask >> n & 1) for mask in range(16)]
+
+
+def test_the_glove_game_has_its_known_values() -> None:
+    # Players 1 and 2 have a left glove each, player 3 a right one; a pair is worth 1.
+    values = shapley([1, 2, 3], lambda some: int(3 in some and len(some) > 1))
+    assert values == {1: Fraction(1, 6), 2: Fraction(1, 6), 3: Fraction(2, 3)}
+
+
+@given(worth=st.lists(st.integers(-1000, 1000), min_size=16, max_size=16))
+def test_values_add_up_to_what_all_reach_together(worth: list[int]) -> None:
+    game = dict(zip(SETS, worth, strict=True))
+    assert sum(shapley(range(4), game.__getitem__).values()) == game[SETS[-1]] - game[SETS[0]]
+
+
+@given(worth=st.lists(st.integers(-1000, 1000), min_size=8, max_size=8))
+def test_who_never_changes_anything_is_worth_nothing_and_twins_are_worth_the_same(worth: list[int]) -> None:
+    small = dict(zip(SETS[:8], worth, strict=True))
+    values = shapley(range(4), lambda some: small[some - {3}])
+    assert values[3] == 0
+    twins = shapley(range(2), lambda some: worth[len(some)])
+    assert twins[0] == twins[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with World(tmp_path_factory.mktemp("world")) as world:
+        yield world
+
+
+def value(tensors: Tensors) -> int:
+    return int(1000 * float(np.tanh(tensors["dense/bias"]).mean()))
+
+
+def played(world: World) -> Run:
+    run = world.deploy(plan(learners=3))
+    run.close_round()
+    run.close_round()
+    return run
+
+
+def test_the_values_of_a_run_add_up_to_its_gain_round_by_round(world: World, tmp_path: Path) -> None:
+    run = played(world)
+    before = value(run.read(str(run.contract.global_weight_at(0))).tensors())
+    found = contributions(run.contract, run.store, tmp_path, run.plan, run.trainer.shapes(), value)
+    assert [one.round for one in found] == [0, 1]
+    for one in found:
+        assert one.before == before
+        assert sum(one.values.values()) == one.after - one.before
+        assert sorted(one.values) == [1, 2, 3]
+        before = one.after
+    assert before == value(run.current().tensors())
+    together = totals(found)
+    assert together[2] == found[0].values[2] + found[1].values[2]
+    content = as_content(found, 1000)
+    assert content["total"]["1"]["images"] == str(together[1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_global_file_that_is_not_made_of_its_files_is_refused(world: World, tmp_path: Path) -> None:
+    run = world.deploy(plan(learners=3))
+    forged = run.average(run.publish_locals(), tensors=lambda given: {n: t + 1 for n, t in given.items()})
+    run.publish_global(forged)
+    with pytest.raises(WeightsError, match="global weights 1 are not made of their files"):
+        contributions(run.contract, run.store, tmp_path, run.plan, run.trainer.shapes(), value)
+
+
+def test_more_learners_than_can_be_tried_are_refused(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = played(world)
+    assert MOST_LEARNERS == 8
+    monkeypatch.setattr("fl_node.contribution.MOST_LEARNERS", 2)
+    with pytest.raises(ConfigError, match="round 0 was made of 3 files; exact values are for up to 2"):
+        contributions(run.contract, run.store, tmp_path, run.plan, run.trainer.shapes(), value)

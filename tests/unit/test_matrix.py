@@ -1,0 +1,120 @@
+"""The cells of a matrix, and what is made of their results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl_node import matrix
+from fl_node.errors import ConfigError, PlanError
+from fl_node.matrix import CLEAN, Cell
+from fl_node.plan import Plan
+
+PLAN = Plan.model_validate({"name": "m", "learners": 10, "data": {"name": "digits"}})
+
+
+def test_each_rule_has_a_clean_run_and_one_for_each_attack_share_and_seed() -> None:
+    found = matrix.cells(PLAN, ["fedavg", "krum"], ["sign_flip", "noise:0.5"], [0.1, 0.2], [1, 2])
+    assert len(found) == 2 * 2 * (1 + 2 * 2)
+    assert len({cell.name for cell in found}) == len(found)
+    assert {cell.attack for cell in found} == {CLEAN, "sign_flip", "noise:0.5"}
+    for cell in found:
+        assert cell.plan.seed == cell.seed
+        assert cell.plan.aggregation.rule == cell.rule
+        attack = cell.plan.attack
+        assert len(attack.learners if attack else ()) == round(cell.share * 10)
+
+
+def test_attackers_follow_from_the_seed_and_a_rule_is_told_their_number() -> None:
+    one, two = (matrix.cells(PLAN, ["krum"], ["copy"], [0.3], [seed])[1] for seed in (1, 2))
+    assert one.plan.attack and two.plan.attack
+    assert one.plan.attack.learners != two.plan.attack.learners
+    assert one.plan.aggregation.byzantine == 3
+    assert matrix.cells(PLAN, ["krum:2"], ["copy"], [0.3], [1])[1].plan.aggregation.byzantine == 2
+
+
+def test_two_attacks_go_together() -> None:
+    (_, cell) = matrix.cells(PLAN, ["fedavg"], ["label_flip+scale:7"], [0.2], [1])
+    assert cell.plan.attack
+    assert (cell.plan.attack.data, cell.plan.attack.update, cell.plan.attack.factor) == ("label_flip", "scale", 7.0)
+
+
+@pytest.mark.parametrize(
+    ("rules", "attacks", "shares", "message"),
+    [
+        (["fedavg"], ["bribery"], [0.1], "attack bribery: bribery is not known; there are label_flip, backdoor, "),
+        (["fedavg"], ["scale+noise"], [0.1], r"scale and noise can't go together"),
+        (["fedavg"], ["copy:3"], [0.1], "copy takes no number"),
+        (["fedavg"], ["scale:much"], [0.1], "much is not a number"),
+        (["fedavg"], ["copy"], [1.5], r"--attackers 1.5: should be a share"),
+        (["fedavg:3"], ["copy"], [0.1], "fedavg takes no number"),
+        (["mode"], ["copy"], [0.1], "rule mode with attack none"),
+        (
+            ["krum"],
+            ["copy"],
+            [0.4],
+            r"rule krum with attack none by 0 is not a valid plan:\s+aggregation.byzantine: krum needs 11",
+        ),
+        (["norm_clipping"], ["copy"], [0.1], "norm_clipping needs it"),
+    ],
+)
+def test_what_is_impossible_is_named(rules: list[str], attacks: list[str], shares: list[float], message: str) -> None:
+    with pytest.raises((ConfigError, PlanError), match=message):
+        matrix.cells(PLAN, rules, attacks, shares, [1])
+
+
+def result(accuracy: float, **more: float) -> dict[str, Any]:
+    return {"rounds": [{"accuracy": 0.1}, {"accuracy": accuracy, **more}], "seconds": 1.0}
+
+
+def test_figures_are_those_of_the_last_round_over_the_seeds(tmp_path: Path) -> None:
+    some = matrix.cells(PLAN, ["fedavg"], ["backdoor:0.5"], [0.2], [1, 2])
+    results = {cell.name: result(0.9 if cell.seed == 1 else 0.8, backdoor=0.75) for cell in some}
+    clean, attacked = matrix.figures(some, results)
+    assert (clean.attack, attacked.attack) == (CLEAN, "backdoor:0.5")
+    assert attacked.values == (0.9, 0.8)
+    assert attacked.mean == pytest.approx(0.85)
+    assert attacked.deviation == pytest.approx(0.0707, abs=1e-4)
+    assert attacked.backdoor == 0.75
+    page = matrix.write(tmp_path, PLAN, [clean, attacked], [1, 2]).read_text()
+    assert "backdoor:0.5, 20%" in page
+    assert "85.00" in page
+    assert (
+        "| fedavg | 85.00 ± 7.07 (backdoor 75) | 85.00 ± 7.07 (backdoor 75) |" in (tmp_path / "matrix.md").read_text()
+    )
+    assert json.loads((tmp_path / "matrix.json").read_text())["figures"][1]["values"] == [0.9, 0.8]
+
+
+def test_what_is_kept_is_not_run_again(tmp_path: Path) -> None:
+    some = matrix.cells(PLAN, ["fedavg"], [], [], [1, 2])
+    (tmp_path / "cells").mkdir()
+    for cell in some:
+        (tmp_path / "cells" / f"{cell.name}.json").write_text(json.dumps(result(0.5)))
+    seen = []
+
+    def done(cell: Cell, _: Mapping[str, Any], kept: bool) -> None:
+        seen.append((cell.seed, kept))
+
+    found = matrix.run(some, tmp_path, 1, None, done)
+    assert seen == [(1, True), (2, True)]
+    assert set(found) == {cell.name for cell in some}
+
+
+def test_the_text_of_a_heat_map_can_be_read_on_its_colour() -> None:
+    def luminance(red: int, green: int, blue: int) -> float:
+        parts = [
+            c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)
+        ]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    for step in range(101):
+        value = step / 100
+        numbers = [int(part) for part in matrix.colour(value).removeprefix("rgb(").removesuffix(")").split()]
+        behind = luminance(numbers[0], numbers[1], numbers[2])
+        text = 0.0 if matrix.ink(value) == "#000" else 1.0
+        contrast = (max(behind, text) + 0.05) / (min(behind, text) + 0.05)
+        assert contrast >= 4.5, value
