@@ -30,7 +30,7 @@ controller: $(CONTROLLER) ## What brings up hosts: Ansible and the tools that fe
 binaries: $(NODE) ## Get Geth and IPFS, pinned and verified
 	$(FL_NODE) binaries
 
-reproduce: binaries ## The paper's experiment and its baseline, three seeds (about half an hour)
+reproduce: binaries ## The paper's experiment and its baseline, three seeds (an hour on 2 cores)
 	$(FL_NODE) reproduce plans/paper.toml --seeds $(SEEDS) $(ARGS)
 
 bundle: $(CONTROLLER) ## All that a bring-up needs in one archive, from hosts that are up, for rooms without internet

@@ -8,7 +8,7 @@ reports is true; its weights are there for whoever wants to measure them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,12 +17,14 @@ import numpy as np
 from fl_node import history, weights
 from fl_node import plan as plans
 from fl_node.aggregate import FOLLOWS_PARENT, global_file, global_shapes, initial_file
+from fl_node.aggregate.asynchronous import Update, asynchronous_file
+from fl_node.asynchronous import Publication, check_update, publications
 from fl_node.chain import Contract, LogEntry
-from fl_node.errors import PlanError, StoreError, StoreUnreachable, WeightsError
+from fl_node.errors import DataError, PlanError, StoreError, StoreUnreachable, WeightsError
 from fl_node.history import History, Round
 from fl_node.model import Trainer
 from fl_node.partition import shard_size
-from fl_node.plan import Plan
+from fl_node.plan import ASYNCHRONOUS, Plan
 from fl_node.store import Store
 from fl_node.weights import GlobalMeta, Input, Refusal, WeightsFile
 
@@ -110,6 +112,7 @@ class _Auditor:
         self._folder = folder
         self._shapes: weights.Shapes = {}
         self._result = Audit(contract.address)
+        self._taken: dict[int, int] | None = {}
 
     def run(self, make_trainer: MakeTrainer, progress: Callable[[int, int], None]) -> Audit:
         result = self._result
@@ -139,7 +142,10 @@ class _Auditor:
         self._initial(past, plan, trainer)
         progress(0, result.rounds)
         for closed, opened in zip(past.rounds, past.rounds[1:], strict=False):
-            self._global(past, plan, closed, opened.started)
+            if plan.mode == "async":
+                self._asynchronous(past, plan, closed, opened.started)
+            else:
+                self._global(past, plan, closed, opened.started)
             self._remove()
             progress(opened.number, result.rounds)
         return result
@@ -262,9 +268,136 @@ class _Auditor:
             if again.cid != file.cid:
                 self._differ(number, meta, file, again, "its local files give")
 
+    def _asynchronous(self, past: History, plan: Plan, closed: Round, entry: LogEntry) -> None:
+        """Check the global weights that updates made, whichever round each began at."""
+        number, name = closed.number + 1, str(entry.cid)
+        try:
+            file = self._fetch_global(name, plan)
+            meta = file.global_meta
+        except WeightsError as error:
+            self._find(number, "header", "file", f"{name}: {error}")
+            self._taken = None
+            return
+        self._compare(number, "header", "plan", meta.plan, past.plan_cid)
+        self._compare(number, "header", "round", meta.round, number)
+        self._compare(number, "header", "parent", meta.parent, closed.started.cid)
+        self._compare(number, "header", "rule", meta.rule, plan.aggregation.rule)
+        wanted = plan.aggregation.buffer or 1
+        if len(meta.inputs) != wanted and not (0 < len(meta.inputs) < wanted and self._late(plan, closed, entry)):
+            self._find(number, "header", "inputs", f"{len(meta.inputs)} updates, the plan asks for {wanted}")
+        everything = publications([one for round_ in past.rounds for one in round_.published if one < entry])
+        self._sequence(number, everything, meta)
+        updates = [self._update(past, plan, number, everything, one) for one in meta.inputs]
+        for one in meta.refused:
+            self._refused_update(past, plan, closed, entry, everything, one)
+        parent = self._parent(plan, closed)
+        good = [one for one in updates if one is not None]
+        if parent is not None and good and len(good) == len(updates):
+            again = asynchronous_file(
+                self._folder / "again.safetensors",
+                plan,
+                past.plan_cid,
+                parent=parent,
+                updates=good,
+                refused=meta.refused,
+                taken=meta.taken or (),
+            )
+            if again.cid != file.cid:
+                self._differ(number, meta, file, again, "its updates give")
+
+    def _sequence(self, number: int, everything: Sequence[Publication], meta: GlobalMeta) -> None:
+        """Check that nothing is counted twice or left out: of each learner the next publications, in order."""
+        before, after = self._taken or {}, dict(meta.taken or ())
+        known, self._taken = self._taken is not None, after
+        if not known:
+            return  # the last global file could not be read, which is found already
+        named_at_all = {one.node_id for one in meta.inputs} | {one.node_id for one in meta.refused}
+        for node_id in sorted({*before, *after} | named_at_all):
+            node = f"learner {node_id}"
+            mine = [one for one in everything if one.node_id == node_id]
+            first, last = before.get(node_id, 0), after.get(node_id, 0)
+            if not first <= last <= len(mine):
+                self._find(number, node, "taken", f"is {last}, should be {first} to {len(mine)}")
+                continue
+            next_ = [one.cid for one in mine[first:last]]
+            named = [one.cid for one in meta.inputs if one.node_id == node_id]
+            named += [one.cid for one in meta.refused if one.node_id == node_id]
+            if sorted(next_) != sorted(named):
+                self._find(
+                    number,
+                    node,
+                    "taken",
+                    f"its publications {first + 1} to {last} are {', '.join(next_) or 'none'}, "
+                    f"the file names {', '.join(named) or 'none'}",
+                )
+        place = {(one.node_id, one.cid): one.entry for one in reversed(everything)}
+        order = [place[one.node_id, one.cid] for one in meta.inputs if (one.node_id, one.cid) in place]
+        if order != sorted(order):
+            self._find(number, "header", "inputs", "are not in the order in which they were published")
+
+    def _update(
+        self, past: History, plan: Plan, number: int, everything: Sequence[Publication], one: Input
+    ) -> Update | None:
+        """Check one input of an asynchronous global file, and return it with the weights that it began at."""
+        node = f"learner {one.node_id}"
+        if (one.node_id, one.cid) not in {(other.node_id, other.cid) for other in everything}:
+            self._find(number - 1, node, "cid", f"did not publish {one.cid} before")
+            return None
+        try:
+            file = self._fetch(one.cid, plan)
+            meta = file.local_meta
+        except WeightsError as error:
+            self._find(number - 1, node, "file", f"{one.cid}: {error}")
+            return None
+        began = past.rounds[meta.round] if meta.round < number else None
+        if began is None:
+            self._find(number - 1, node, "round", f"is {meta.round}, should be before {number}")
+            return None
+        self._compare(number - 1, node, "plan", meta.plan, past.plan_cid)
+        self._compare(number - 1, node, "node_id", meta.node_id, one.node_id)
+        self._compare(number - 1, node, "parent", meta.parent, began.started.cid)
+        if (samples := self._samples(plan, one.node_id)) is not None:
+            self._compare(number - 1, node, "samples", meta.samples, samples)
+        try:
+            return Update(file, self._fetch_global(str(began.started.cid), plan))
+        except WeightsError:
+            return None  # found where these global weights were checked
+
+    def _refused_update(
+        self,
+        past: History,
+        plan: Plan,
+        closed: Round,
+        entry: LogEntry,
+        everything: Sequence[Publication],
+        one: Refusal,
+    ) -> None:
+        """Check that an update that the header refused deserved it."""
+        node = f"learner {one.node_id}"
+        mine = [other for other in everything if (other.node_id, other.cid) == (one.node_id, one.cid)]
+        if not mine:
+            self._find(closed.number, node, "refused", f"did not publish {one.cid} before")
+            return
+        if len(mine) > 1:
+            return  # published again, for which the second is refused
+        try:
+            check_update(self._fetch(one.cid, plan), self._contract, plan, past.plan_cid, one.node_id, closed.number)
+        except (WeightsError, DataError) as error:
+            self._result.notes.append(
+                f"round {closed.number}: {node}'s {one.cid} was refused ({one.reason}); here: {error}"
+            )
+            return
+        waited = self._seconds(mine[0].entry, entry)
+        if one.reason != "missing" or waited + LATE < plan.fetch_timeout:
+            self._find(closed.number, node, "refused", f"{one.cid} is good and was refused: {one.reason}")
+        else:
+            self._result.notes.append(
+                f"round {closed.number}: {node}'s {one.cid} was refused as missing and is there now"
+            )
+
     def _parent(self, plan: Plan, closed: Round) -> WeightsFile | None:
         """Return the global weights that a round started from if its rule needs them; they were checked before."""
-        if plan.aggregation.rule not in FOLLOWS_PARENT:
+        if plan.aggregation.rule not in FOLLOWS_PARENT | ASYNCHRONOUS:
             return None
         try:
             return self._fetch_global(str(closed.started.cid), plan)
@@ -392,7 +525,7 @@ class _Auditor:
     def _differ(self, number: int, meta: GlobalMeta, file: WeightsFile, again: WeightsFile, source: str) -> None:
         """Say in which field two global files differ."""
         same = meta == again.global_meta
-        for name in ("plan", "round", "parent", "rule", "refused", "absent"):
+        for name in ("plan", "round", "parent", "rule", "refused", "absent", "taken"):
             self._compare(number, "header", name, getattr(meta, name), getattr(again.global_meta, name))
         self._shares(number, meta.inputs, again.global_meta.inputs)
         for name in file.shapes:
@@ -411,11 +544,11 @@ class _Auditor:
 
     def _shares(self, number: int, found: tuple[Input, ...], right: tuple[Input, ...]) -> None:
         if [one.node_id for one in found] != [one.node_id for one in right]:
-            self._find(number, "header", "inputs", "are not those of its local files in the order of nodeId")
+            self._find(number, "header", "inputs", "are not those of its local files in their order")
         entries = {one.node_id: one for one in right}
         for one in found:
             if (other := entries.get(one.node_id)) is not None:
-                for name in ("samples", "share"):
+                for name in ("samples", "share", "started"):
                     self._compare(number, f"learner {one.node_id}", name, getattr(one, name), getattr(other, name))
 
     def _remove(self) -> None:

@@ -381,7 +381,9 @@ def status(
     console.print(f"[bold]{result.plan.name}[/bold], {state}")
     console.print(f"contract {result.contract}, plan {result.plan_cid}", soft_wrap=True)
     console.print(rounds_table(report.table(result)))
-    if not result.ended:
+    if not result.ended and result.plan.mode == "async":
+        console.print(f"round {result.round}: waiting for updates")
+    elif not result.ended:
         silent = [n for n in range(1, result.plan.learners + 1) if n not in result.open_round]
         who = f"learner {', '.join(map(str, silent))}" if silent else "the header"
         console.print(f"round {result.round}: waiting for {who}")
@@ -589,7 +591,7 @@ def reproduce(
 ) -> None:
     """Reproduce the paper: for each seed a run on real nodes and a single-node baseline, then one report.
 
-    Takes about ten minutes a seed on two cores. What is done is kept: interrupt it, and call it again to go on.
+    Takes about twenty minutes a seed on two cores. What is done is kept: interrupt it, and call it again to go on.
     Exit code 1 if something that was asked for was not reached.
     """
     from fl_node import plan as plans

@@ -57,7 +57,7 @@ def run(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) -> None
     def step() -> Waiting | None:
         if not header:
             plan = fetch_plan(site)
-            header.append(Header(site, plan, make_trainer(plan), evaluate=evaluate))
+            header.append(of_mode(site, plan, make_trainer(plan), evaluate=evaluate))
         return header[0].step()
 
     try:
@@ -65,6 +65,13 @@ def run(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) -> None
     finally:
         for one in header:
             one.close()
+
+
+def of_mode(site: Site, plan: Plan, trainer: Trainer, *, evaluate: bool) -> Header:
+    """Return the header that the plan's mode wants."""
+    from fl_node.asynchronous import AsynchronousHeader
+
+    return (AsynchronousHeader if plan.mode == "async" else Header)(site, plan, trainer, evaluate=evaluate)
 
 
 @dataclass

@@ -111,6 +111,7 @@ class Lab:
         self._held: set[str] = set()
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._began = 0.0
+        self._ended: float | None = None
         self._record: Run | None = None
         self._plan = plan
         self._data_dir = data_dir
@@ -147,9 +148,8 @@ class Lab:
                 self._step("loading the model")
                 trainer = trainer_comes.result()
             contract, store, record = self._deploy(endpoints, trainer)
-            start = time.monotonic()
             self._follow(record, endpoints)
-            seconds = time.monotonic() - start
+            seconds = (self._ended or time.monotonic()) - self._began
             outcome = self._finish(contract, store, record, trainer, seconds)
             if stay is not None:
                 stay(outcome, record)
@@ -324,6 +324,8 @@ class Lab:
             progress.local.setdefault(int(event["round"]), {})[int(event["learner"])] = event["accuracy"]
         elif kind == "published" and node == HEADER and number is not None:
             progress.round = int(number)
+            if progress.round == self._plan.rounds:
+                self._ended = time.monotonic()
         elif kind == "stopped":
             self._stopped.add(node)
         self._watch(progress, {**event, "node": node})

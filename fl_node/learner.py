@@ -47,10 +47,17 @@ def run(site: Site, make_trainer: MakeTrainer) -> None:
     def step() -> Waiting | None:
         if not learner:
             plan = fetch_plan(site)
-            learner.append(Learner(site, plan, make_trainer(plan)))
+            learner.append(of_mode(site, plan, make_trainer(plan)))
         return learner[0].step()
 
     reconcile(site, step)
+
+
+def of_mode(site: Site, plan: Plan, trainer: Trainer) -> Learner:
+    """Return the learner that the plan's mode wants."""
+    from fl_node.asynchronous import AsynchronousLearner
+
+    return (AsynchronousLearner if plan.mode == "async" else Learner)(site, plan, trainer)
 
 
 class Learner:
@@ -150,6 +157,8 @@ class Learner:
         # Of a global file the weights alone, not what the rule carries along.
         weights_ = {name: file.tensor(name) for name in trainer.shapes()}
         trained = self._trained(weights_, node_id, round_, on_epoch)
+        if plan.slow is not None and node_id in plan.slow.learners:
+            time.sleep((plan.slow.factor - 1) * (time.monotonic() - start))
         say("trained", f"round {round_}: trained in {time.monotonic() - start:.1f} s", round=round_)
         start = time.monotonic()
         score = trainer.evaluate(trained)

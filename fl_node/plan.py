@@ -60,8 +60,10 @@ class _Section(BaseModel):
         if not isinstance(content, dict):
             return content
         filled = dict(content)
-        for settings in cls._chosen(content).values():
-            filled |= {key: value for key, value in settings.items() if value is not None and key not in content}
+        for key, choices in cls.CHOICES.items():
+            chosen = filled.get(key, cls.model_fields[key].default)
+            settings = choices.get(chosen, {}) if isinstance(chosen, str) else {}
+            filled |= {name: value for name, value in settings.items() if value is not None and name not in content}
         return filled
 
     @model_serializer(mode="wrap")
@@ -170,9 +172,11 @@ class AggregationPlan(_Section):
         "norm_clipping",
         "fedavgm",
         "fedadam",
+        "fedasync",
+        "fedbuff",
     ] = "fedavg"
     weighting: Literal["samples", "uniform"] = "samples"
-    """What a file counts for; the median, the trimmed mean and Krum know no weights."""
+    """What a file counts for; the median, the trimmed mean, Krum and the asynchronous rules know no weights."""
     byzantine: Annotated[int, Field(ge=1, le=500)] | None = None
     """Of `trimmed_mean`, `krum`, `multi_krum`: how many learners may lie."""
     clip: Positive | None = None
@@ -185,6 +189,18 @@ class AggregationPlan(_Section):
     """Of `fedadam` (β₂): the share of the last squares that is kept."""
     adaptivity: Positive | None = None
     """Of `fedadam` (τ): what is added to the root of the squares; small follows the signs, large the sizes."""
+    mixing: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of `fedasync` (α): the share of fresh local weights in the next global weights."""
+    buffer: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Of `fedbuff` (K): how many updates make the next global weights."""
+    staleness: Literal["constant", "polynomial", "hinge"] | None = None
+    """Of `fedasync` and `fedbuff`: how an update counts less, the more rounds have closed since it began."""
+    exponent: Positive | None = None
+    """Of `polynomial`: (rounds + 1) to the power of minus this."""
+    grace: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    """Of `hinge`: so many rounds do not count."""
+    slope: Positive | None = None
+    """Of `hinge`: 1 / (slope · (rounds - grace) + 1) after that."""
 
     CHOICES = {
         "rule": {
@@ -201,7 +217,15 @@ class AggregationPlan(_Section):
                 "second_momentum": 0.99,
                 "adaptivity": 0.001,
             },
-        }
+            "fedasync": {"weighting": "uniform", "mixing": 0.6, "staleness": "polynomial"},
+            "fedbuff": {
+                "weighting": "uniform",
+                "buffer": REQUIRED,
+                "staleness": "polynomial",
+                "server_learning_rate": 1.0,
+            },
+        },
+        "staleness": {"constant": {}, "polynomial": {"exponent": 0.5}, "hinge": {"grace": 4, "slope": 10.0}},
     }
     COMMON = frozenset({"weighting"})
 
@@ -243,9 +267,23 @@ class AttackPlan(_Section):
     }
 
 
+class SlowPlan(_Section):
+    """Learners that take longer than they need; for the laboratory alone."""
+
+    learners: NodeIds
+    factor: Annotated[float, Field(ge=1, le=1000)] = 4.0
+    """They pause after training until it has taken so many times as long."""
+
+
+ASYNCHRONOUS = frozenset({"fedasync", "fedbuff"})
+"""Rules by which each update counts when it comes, and nobody waits for the slowest."""
+
+
 class Plan(_Section):
     """The settings of one run."""
 
+    mode: Literal["async"] | None = None
+    """`sync` (if not given): a round closes with everybody's weights; `async`: with those that came first."""
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 5
@@ -261,6 +299,19 @@ class Plan(_Section):
     training: TrainingPlan = TrainingPlan()
     aggregation: AggregationPlan = AggregationPlan()
     attack: AttackPlan | None = None
+    slow: SlowPlan | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_mode(cls, content: object) -> object:
+        """Leave out the mode that needs no word, and fill in the rule of the other."""
+        if not isinstance(content, dict):
+            return content
+        filled = {key: value for key, value in content.items() if (key, value) != ("mode", "sync")}
+        rule = filled.get("aggregation", {})
+        if filled.get("mode") == "async" and isinstance(rule, dict) and "rule" not in rule:
+            filled["aggregation"] = {"rule": "fedasync", **rule}
+        return filled
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -405,9 +456,17 @@ def _rule_problems(content: Mapping[str, Any], files: object) -> list[str]:
     except ValidationError:
         return []
     problems = []
-    if rule.rule in {"median", "trimmed_mean", "krum"} and rule.weighting != "uniform":
+    if rule.rule in {"median", "trimmed_mean", "krum", *ASYNCHRONOUS} and rule.weighting != "uniform":
         problems.append(
             f"aggregation.weighting: should be uniform, {rule.rule} knows no weights (is {rule.weighting!r})"
+        )
+    mode, asynchronous = content.get("mode") == "async", rule.rule in ASYNCHRONOUS
+    if mode != asynchronous and "rule" in content.get("aggregation", {}):
+        wanted = " or ".join(sorted(ASYNCHRONOUS)) if mode else 'one of another mode; it needs mode = "async"'
+        problems.append(f"aggregation.rule: should be {wanted} (is {rule.rule!r})")
+    if rule.buffer and isinstance(files, int) and rule.buffer > files:
+        problems.append(
+            f"aggregation.buffer: should be at most {files}, or nobody is left to fill it (is {rule.buffer})"
         )
     if isinstance(files, int) and rule.byzantine and rule.least() > files:
         problems.append(

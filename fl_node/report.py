@@ -134,8 +134,10 @@ def collect(
         named: list[weights.Input | weights.Refusal] = [*meta.inputs, *meta.refused] if meta else []
         spoken_of = {(one.node_id, one.cid) for one in named}
         last = past.rounds[number - 1]
-        chosen = last.latest() | {
-            p.node_id: p for p in last.published if p.node_id is not None and (p.node_id, p.cid) in spoken_of
+        # In an asynchronous run it may have been published in any round before, and most have no part in one.
+        some = [p for one in past.rounds[:number] for p in one.published] if plan.mode == "async" else last.published
+        chosen = ({} if plan.mode == "async" else last.latest()) | {
+            p.node_id: p for p in some if p.node_id is not None and (p.node_id, p.cid) in spoken_of
         }
         closed.append(
             RoundResult(

@@ -309,7 +309,7 @@ def _first(said: list[Mapping[str, Any]]) -> str:
     return str(said[0]["message"]) if said else "nothing of the kind"
 
 
-_WITHOUT_ONE = {"min_learners": 2, "round_timeout": 8.0, "fetch_timeout": 3.0}
+_WITHOUT_ONE = {"min_learners": 2, "round_timeout": 15.0, "fetch_timeout": 3.0}
 _TRAINS = (LIAR, "training")
 
 

@@ -27,7 +27,9 @@ from fl_node.chain import Chain, create_key, load_key
 from fl_node.deploy import deploy
 from fl_node.errors import GaveUp, ProcessError
 from fl_node.header import Header
+from fl_node.header import of_mode as leading
 from fl_node.learner import Learner
+from fl_node.learner import of_mode as learning
 from fl_node.model import KerasTrainer, Trainer
 from fl_node.place import EmbeddedPlace
 from fl_node.plan import Plan
@@ -80,9 +82,9 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
             work.mkdir(parents=True, exist_ok=True)
             return Site(chains[name], chains[name].contract(address), store, work)
 
-        header = Header(site(HEADER), plan, trainer, evaluate=False)
+        header = leading(site(HEADER), plan, trainer, evaluate=False)
         try:
-            _take_turns(plan, header, [Learner(site(name), plan, trainer) for name in names[1:]], on_round)
+            _take_turns(plan, header, [learning(site(name), plan, trainer) for name in names[1:]], on_round)
         finally:
             header.close()
         contract = Chain(rpc).contract(address)

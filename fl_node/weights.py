@@ -52,12 +52,16 @@ class LocalMeta:
 
 @dataclass(frozen=True)
 class Input:
-    """One file of local weights in a global file, and its share in the average."""
+    """One file of local weights in a global file, and its share in the average.
+
+    ``started`` is the round whose global weights it was trained from, where that may differ from file to file.
+    """
 
     node_id: int
     cid: str
     samples: int
     share: float
+    started: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,10 @@ class GlobalMeta:
 
     Every registered learner stands in exactly one of ``inputs``, ``refused`` and ``absent``; the initial
     weights (round 0) have no parent and name nobody.
+
+    In an asynchronous run nobody is absent; ``taken`` says how many of each learner's publications this file and all
+    before it have taken or refused, by nodeId. What a learner publishes comes in the order of its account's numbers,
+    which no reorganisation changes, so nothing is counted twice and nothing is lost.
     """
 
     plan: str
@@ -84,6 +92,7 @@ class GlobalMeta:
     inputs: tuple[Input, ...] = ()
     refused: tuple[Refusal, ...] = ()
     absent: tuple[int, ...] = ()
+    taken: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -267,7 +276,9 @@ def _texts(meta: LocalMeta | GlobalMeta) -> dict[str, str]:
     values = {field.name: getattr(meta, field.name) for field in fields(meta)}
     for name, value in values.items():
         if name in {"inputs", "refused"}:
-            values[name] = [asdict(entry) for entry in value]
+            values[name] = [{key: part for key, part in asdict(entry).items() if part is not None} for entry in value]
+    if values.get("taken", ()) is None:
+        del values["taken"]
     return {"format": FORMAT, "kind": kind} | {
         name: value if isinstance(value, str) else _json(value) for name, value in values.items()
     }
@@ -302,13 +313,14 @@ def _parse(texts: Mapping[str, str]) -> LocalMeta | GlobalMeta:
             inputs=tuple(_input(entry) for entry in _list(texts, "inputs")),
             refused=tuple(_refusal(entry) for entry in _list(texts, "refused")),
             absent=tuple(_int(entry, "absent", 1) for entry in _list(texts, "absent")),
+            taken=tuple(_pair(entry) for entry in _list(texts, "taken")) if "taken" in texts else None,
         )
     return _refuse("kind", f"is {_short(kind)}", "local or global")
 
 
 def _names(texts: Mapping[str, str], meta: type[LocalMeta] | type[GlobalMeta]) -> None:
     wanted = {"format", "kind"} | {field.name for field in fields(meta)}
-    if missing := sorted(wanted - set(texts)):
+    if missing := sorted(wanted - {"taken"} - set(texts)):
         _refuse(missing[0], "is missing", "there")
     if extra := sorted(set(texts) - wanted):
         _refuse(_short(extra[0]), "is unknown", f"one of {', '.join(sorted(wanted))}")
@@ -321,7 +333,14 @@ def _input(entry: object) -> Input:
         cid=_cid(values, "cid"),
         samples=_int(values["samples"], "inputs.samples", 1),
         share=_float(values["share"], "inputs.share", 1.0),
+        started=_int(values["started"], "inputs.started") if "started" in values else None,
     )
+
+
+def _pair(entry: object) -> tuple[int, int]:
+    if not isinstance(entry, list) or len(entry) != 2:
+        _refuse("taken", f"has an entry {_short(entry)}", "pairs of a nodeId and a number")
+    return _int(entry[0], "taken", 1), _int(entry[1], "taken")
 
 
 def _refusal(entry: object) -> Refusal:
@@ -335,7 +354,7 @@ def _refusal(entry: object) -> Refusal:
 
 def _entry(entry: object, kind: type[Input] | type[Refusal]) -> dict[str, Any]:
     wanted = {field.name for field in fields(kind)}
-    if not isinstance(entry, dict) or set(entry) != wanted:
+    if not isinstance(entry, dict) or set(entry) | {"started"} & wanted != wanted:
         _refuse("inputs or refused", f"has an entry {_short(entry)}", f"entries with {', '.join(sorted(wanted))}")
     return entry
 

@@ -107,7 +107,7 @@ weighting = "mean"
     }
     assert found["round"] == "unknown key; did you mean rounds?"
     assert found["training.epoch"] == "unknown key; did you mean epochs?"
-    assert found["aggregation.colour"].startswith("unknown key; known here: adaptivity, byzantine, clip, ")
+    assert found["aggregation.colour"].startswith("unknown key; known here: adaptivity, buffer, ")
     assert found["training.epochs"] == "should be a whole number (is 'five')"
     assert found["model"] == "should be a section with keys (is 5)"
     assert found["min_learners"] == "should be at most learners, which is 2 (is 3)"

@@ -1,0 +1,308 @@
+"""Header and learner of an asynchronous run: each update counts when it comes, and nobody waits for the slowest.
+
+A learner starts from the newest global weights whenever it is ready, and publishes what it made of them whichever
+round it is by then. The header takes what is published in the order of the chain. All it must know to go on stands in
+the newest global file: how many of each learner's publications were taken before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fl_node import weights
+from fl_node.aggregate import initial_file
+from fl_node.aggregate.asynchronous import Update, asynchronous_file
+from fl_node.chain import Contract, LogEntry
+from fl_node.deploy import start
+from fl_node.errors import StoreError, StoreUnreachable, WeightsError
+from fl_node.header import FETCH_TRY, MISSING, Header
+from fl_node.learner import Learner
+from fl_node.logs import say
+from fl_node.partition import shard_size
+from fl_node.plan import Plan
+from fl_node.role import Done, Waiting
+from fl_node.store import TooLarge, WrongContent
+from fl_node.weights import Refusal, WeightsFile
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One learner's publication: its place in the learner's own order, from 1, and its event."""
+
+    node_id: int
+    number: int
+    entry: LogEntry
+
+    @property
+    def cid(self) -> str:
+        """The CID that was published."""
+        return str(self.entry.cid)
+
+
+def publications(log: Sequence[LogEntry]) -> list[Publication]:
+    """Return all publications of local weights in the order of the chain, each numbered within its learner's."""
+    counts: dict[int, int] = {}
+    found = []
+    for entry in sorted(log):
+        if entry.name == "LocalWeightSet" and entry.node_id is not None:
+            counts[entry.node_id] = counts.get(entry.node_id, 0) + 1
+            found.append(Publication(entry.node_id, counts[entry.node_id], entry))
+    return found
+
+
+def check_update(
+    file: WeightsFile, contract: Contract, plan: Plan, plan_cid: str, node_id: int, newest: int
+) -> WeightsFile:
+    """Check that a file holds local weights that began at some round's global weights, up to the newest.
+
+    Raises
+    ------
+    WeightsError
+        It does not; the message names the field.
+    """
+    began = file.local_meta.round
+    if began > newest:
+        raise WeightsError(f"metadata: round is {began}; should be {newest} or before")
+    weights.check_local(
+        file,
+        plan=plan_cid,
+        node_id=node_id,
+        round_=began,
+        parent=str(contract.global_weight_at(began)),
+        samples=shard_size(plan, node_id),
+    )
+    return file
+
+
+class AsynchronousHeader(Header):
+    """The header in an asynchronous run."""
+
+    _seen: dict[tuple[int, int], WeightsFile | Refusal]
+    _missing: dict[tuple[int, int], float]
+    _said_round: int = -1
+    _round_start: float = 0.0
+
+    @property
+    def round(self) -> int:
+        """The round that was looked at last; -1 before the first."""
+        return self._said_round
+
+    def step(self) -> Waiting | None:
+        """Look at the contract and do the next thing."""
+        contract, plan = self._site.contract, self._plan
+        view = contract.look(self._site.chain.address)
+        state = view.state
+        if state.global_cid is None:
+            path = self._site.folder / "global-0.safetensors"
+            start(contract, self._site.store, initial_file(path, plan, self._plan_cid, self._trainer.initial()))
+            return None
+        if self._evaluated != state.round:
+            self._evaluate(state.round, state.global_cid)
+        if state.round >= plan.rounds:
+            if self._evaluator:
+                self._evaluator.shutdown()
+            say("finished", f"the run has ended after {plan.rounds} rounds", round=state.round)
+            raise Done
+        if self._said_round != state.round:
+            if self._said_round < 0:
+                self._seen, self._missing = {}, {}
+            self._said_round, self._round_start = state.round, time.monotonic()
+            say("round", f"round {state.round} begins with {state.global_cid}", round=state.round)
+        parent = self._global(state.round, state.global_cid)
+        taken = dict(parent.global_meta.taken or ())
+        everything = publications(contract.log())
+        new = [one for one in everything if one.number > taken.get(one.node_id, 0)]
+        wanted = plan.aggregation.buffer or 1
+        good, refused, waits = self._choose(new, everything, state.round, wanted)
+        late = bool(plan.round_timeout) and time.monotonic() >= self._round_start + plan.round_timeout
+        if len(good) < wanted and not (late and good):
+            deadline = self._round_start + plan.round_timeout if plan.round_timeout else None
+            files = f"{len(good)} of {wanted} updates are there" if wanted > 1 else "an update"
+            missing = f"; the files of learner {', '.join(map(str, waits))} are missing" if waits else ""
+            return Waiting(f"round {state.round}: {files}{missing}", None if late else deadline)
+        for one in (*good, *refused):
+            taken[one.node_id] = max(taken.get(one.node_id, 0), one.number)
+        file = asynchronous_file(
+            self._site.folder / f"global-{state.round + 1}.safetensors",
+            plan,
+            self._plan_cid,
+            parent=parent,
+            updates=[self._update(one) for one in good],
+            refused=[Refusal(one.node_id, one.cid, self._reason(one)) for one in refused],
+            taken=list(taken.items()),
+        )
+        names = ", ".join(str(one.node_id) for one in good)
+        say("aggregated", f"round {state.round}: took the update of learner {names}", round=state.round, cid=file.cid)
+        self._site.store.add(file.path)
+        self._publish(file, view.nonce)
+        return None
+
+    def _choose(
+        self, new: Sequence[Publication], everything: Sequence[Publication], newest: int, wanted: int
+    ) -> tuple[list[Publication], list[Publication], list[int]]:
+        """Return the next good updates, what is refused among what comes before them, and whose files are missing.
+
+        What is missing holds up its own learner's later publications, and nobody else's.
+        """
+        good: list[Publication] = []
+        refused: list[Publication] = []
+        held: list[int] = []
+        for one in new:
+            if len(good) == wanted:
+                break
+            if one.node_id in held:
+                continue
+            found = self._look_at(one, everything, newest)
+            if found is None:
+                held.append(one.node_id)
+            elif isinstance(found, Refusal):
+                refused.append(one)
+            else:
+                good.append(one)
+        return good, refused, held
+
+    def _look_at(
+        self, one: Publication, everything: Sequence[Publication], newest: int
+    ) -> WeightsFile | Refusal | None:
+        """Return a publication's file or why it is refused; None while it is missing."""
+        key = (one.node_id, one.number)
+        if key in self._seen:
+            known = self._seen[key]
+            if isinstance(known, Refusal) or known.path.exists():
+                return known
+        folder = self._site.folder / "updates"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"learner-{one.node_id}-{one.number}.safetensors"
+        try:
+            before = [other for other in everything if other.node_id == one.node_id and other.number < one.number]
+            if one.cid in [other.cid for other in before]:
+                raise WeightsError("was published before")
+            if one.node_id > self._plan.learners:
+                raise WeightsError(f"the plan has shards for learners 1 to {self._plan.learners}")
+            left = self._missing.get(key, time.monotonic()) + self._plan.fetch_timeout - time.monotonic()
+            self._site.store.fetch(one.cid, path, weights.size_of(self._shapes), max(min(FETCH_TRY, left), 0.1))
+            file = weights.read(path, self._shapes, one.cid)
+            check_update(file, self._site.contract, self._plan, self._plan_cid, one.node_id, newest)
+        except StoreUnreachable:
+            raise
+        except (TooLarge, WrongContent, WeightsError) as error:
+            path.unlink(missing_ok=True)
+            return self._refuse_update(one, newest, str(error))
+        except StoreError as error:
+            if key not in self._missing:
+                self._missing[key] = time.monotonic()
+                text = f"round {newest}: learner {one.node_id}'s file is missing, trying again: {error}"
+                say("missing", text, round=newest, learner=one.node_id, cid=one.cid)
+            if time.monotonic() < self._missing[key] + self._plan.fetch_timeout:
+                return None
+            return self._refuse_update(one, newest, MISSING)
+        self._seen[key] = file
+        meta = file.local_meta
+        say(
+            "took",
+            f"round {newest}: took learner {one.node_id}'s {one.cid}, begun in round {meta.round} "
+            f"({meta.accuracy:.2%})",
+            round=newest,
+            learner=one.node_id,
+            cid=one.cid,
+            accuracy=meta.accuracy,
+            loss=meta.loss,
+        )
+        return file
+
+    def _refuse_update(self, one: Publication, newest: int, reason: str) -> Refusal:
+        refusal = Refusal(one.node_id, one.cid, reason)
+        self._seen[one.node_id, one.number] = refusal
+        say(
+            "refused",
+            f"round {newest}: refused learner {one.node_id}'s {one.cid}: {reason}",
+            round=newest,
+            learner=one.node_id,
+            cid=one.cid,
+            reason=reason,
+        )
+        return refusal
+
+    def _reason(self, one: Publication) -> str:
+        known = self._seen[one.node_id, one.number]
+        return known.reason if isinstance(known, Refusal) else ""
+
+    def _update(self, one: Publication) -> Update:
+        file = self._seen[one.node_id, one.number]
+        if not isinstance(file, WeightsFile):
+            raise WeightsError(f"learner {one.node_id}'s {one.cid} was refused")
+        began = file.local_meta.round
+        return Update(file, self._global(began, file.local_meta.parent))
+
+    def _forget(self, current: WeightsFile) -> None:
+        taken = dict(current.global_meta.taken or ())
+        for (node_id, number), known in list(self._seen.items()):
+            if number <= taken.get(node_id, 0):
+                del self._seen[node_id, number]
+                if isinstance(known, WeightsFile):
+                    known.path.unlink(missing_ok=True)
+        super()._forget(current)
+
+
+class AsynchronousLearner(Learner):
+    """A learner in an asynchronous run."""
+
+    _last: int | None = None
+
+    def step(self) -> Waiting | None:
+        """Look at the contract and do the next thing."""
+        contract, plan = self._site.contract, self._plan
+        view = contract.look(self._site.chain.address)
+        state, node_id = view.state, view.node_id
+        if state.round >= plan.rounds:
+            say("finished", f"the run has ended after {plan.rounds} rounds", round=state.round)
+            raise Done
+        if node_id is None:
+            return Waiting(f"the header to register {self._site.chain.address}")
+        if state.global_cid is None:
+            return Waiting("the header to publish the initial weights")
+        if self._last is None:
+            self._last = self._began_last(node_id)
+        local = self._ready(node_id)
+        if local is not None:
+            began = local.local_meta.round
+            self._publish(local, view.nonce)
+            # Whether a block took it is seen on chain, after a restart as well.
+            self._last = began if self._is_published(node_id, local.cid) else self._last
+            return None
+        if state.round <= self._last:
+            text = f"global weights newer than {state.round}"
+            return Waiting(text, watch=contract.round, seen=state.round)
+        return self._train(state.round, node_id, state.global_cid)
+
+    def _is_published(self, node_id: int, name: str) -> bool:
+        return any(one.node_id == node_id and one.cid == name for one in publications(self._site.contract.log()))
+
+    def _began_last(self, node_id: int) -> int:
+        """Return the round at which the last publication of this learner began, -1 if there is none."""
+        mine = [one for one in publications(self._site.contract.log()) if one.node_id == node_id]
+        if not mine:
+            return -1
+        path = self._site.folder / "published.safetensors"
+        shapes = self._trainer.shapes()
+        self._site.store.fetch(mine[-1].cid, path, weights.size_of(shapes), self._plan.fetch_timeout)
+        try:
+            return weights.read(path, shapes).local_meta.round
+        except WeightsError:
+            # Not this program's work; what it publishes next is newer than whatever that was.
+            return mine[-1].entry.round or 0
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _ready(self, node_id: int) -> WeightsFile | None:
+        """Return local weights that were trained and not published yet, perhaps by a process that was killed."""
+        for path in sorted(self._site.folder.glob("local-*.safetensors")):
+            number = path.stem.removeprefix("local-")
+            if not number.isdigit() or int(number) <= (self._last if self._last is not None else -1):
+                continue
+            parent = self._site.contract.global_weight_at(int(number))
+            if parent is not None and (file := self._finished(int(number), node_id, parent)) is not None:
+                return file
+        return None

@@ -1,0 +1,225 @@
+"""Asynchronous runs, with roles and chain: recomputed bit for bit whatever the order was, and lies are found."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fl_node import cid, weights
+from fl_node.aggregate.asynchronous import Update, asynchronous_file, discount
+from fl_node.asynchronous import publications
+from fl_node.plan import AggregationPlan, Plan
+from fl_node.weights import GlobalMeta, LocalMeta, Refusal, WeightsFile
+from tests.support import Run, World, plan
+
+MODES: dict[str, dict[str, Any]] = {
+    "fedasync": {"rule": "fedasync"},
+    "fedbuff": {"rule": "fedbuff", "buffer": 2, "staleness": "hinge", "grace": 0, "slope": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with World(tmp_path_factory.mktemp("world")) as world:
+        yield world
+
+
+def asynchronous(rule: str = "fedasync", **more: Any) -> Plan:
+    settings = {"mode": "async", "learners": 3, "rounds": 6, "aggregation": MODES[rule], **more}
+    return Plan.model_validate(plan().model_dump() | settings)
+
+
+# Rules
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"staleness": "constant"}, [1, 1, 1]),
+        ({"staleness": "polynomial", "exponent": 0.5}, [1, 0.5, 0.25]),
+        ({"staleness": "polynomial", "exponent": 1.0}, [1, 0.25, 0.0625]),
+        ({"staleness": "hinge", "grace": 3, "slope": 0.5}, [1, 1, 1 / 7]),
+    ],
+)
+def test_an_update_counts_less_the_longer_ago_it_began(settings: dict[str, Any], expected: list[float]) -> None:
+    rule = AggregationPlan.model_validate({"rule": "fedasync", **settings})
+    assert [discount(rule, staleness) for staleness in (0, 3, 15)] == pytest.approx(expected)
+
+
+def update(folder: Path, began: int, local: float, start: float, node_id: int = 1) -> Update:
+    plan_cid = cid.of_bytes(b"plan")
+    globe = GlobalMeta(plan_cid, began, cid.of_bytes(b"x") if began else None, "fedbuff")
+    first = weights.write(folder / f"start-{began}-{node_id}", globe, {"a": np.float32([start])})
+    meta = LocalMeta(plan_cid, node_id, began, first.cid, 10, 0.5, 1.0)
+    return Update(weights.write(folder / f"local-{began}-{node_id}", meta, {"a": np.float32([local])}), first)
+
+
+def test_fedasync_mixes_the_update_in_by_its_staleness(tmp_path: Path) -> None:
+    one = asynchronous(aggregation={"rule": "fedasync", "mixing": 0.5, "exponent": 1.0})
+    parent = update(tmp_path, 3, 0, 10.0).start
+    stale = update(tmp_path, 1, 30.0, 0)
+    made = asynchronous_file(
+        tmp_path / "out", one, parent.global_meta.plan, parent=parent, updates=[stale], refused=[], taken=[(1, 1)]
+    )
+    share = 0.5 / 3
+    assert made.global_meta.inputs[0].share == pytest.approx(share)
+    assert made.global_meta.inputs[0].started == 1
+    assert made.tensor("a").tolist() == pytest.approx([(1 - share) * 10 + share * 30])
+
+
+def test_fedbuff_adds_the_average_of_the_discounted_updates(tmp_path: Path) -> None:
+    one = asynchronous(aggregation={"rule": "fedbuff", "buffer": 2, "server_learning_rate": 2.0, "exponent": 1.0})
+    parent = update(tmp_path, 2, 0, 10.0, 3).start
+    updates = [update(tmp_path, 2, 13.0, 10.0, 1), update(tmp_path, 1, 9.0, 5.0, 2)]
+    made = asynchronous_file(
+        tmp_path / "out", one, parent.global_meta.plan, parent=parent, updates=updates, refused=[], taken=[(1, 1)]
+    )
+    assert made.tensor("a").tolist() == pytest.approx([10 + 2 * (1 * 3 + 0.5 * 4) / 2])
+    assert weights.read(made.path).global_meta == made.global_meta
+
+
+# Runs
+
+
+@pytest.mark.parametrize("rule", MODES)
+def test_roles_carry_an_asynchronous_run_out_and_anybody_can_recompute_it(world: World, rule: str) -> None:
+    run = world.deploy(asynchronous(rule))
+    with contextlib.ExitStack() as stack:
+        header = stack.enter_context(run.header())
+        for node_id in (1, 2, 3):
+            stack.enter_context(run.learner(node_id))
+        header.wait_for("finished")
+    result = run.audit()
+    assert (result.findings, result.rounds) == ([], 6)
+    last = run.current().global_meta
+    assert len(last.inputs) == MODES[rule].get("buffer", 1)
+    collected = run.collect()
+    assert all(len(one.local) == len(last.inputs) for one in collected.rounds)
+
+
+def test_no_update_is_lost_or_counted_twice_when_the_header_is_replaced(world: World) -> None:
+    run = world.deploy(asynchronous(rounds=8))
+    with contextlib.ExitStack() as stack:
+        for node_id in (1, 2, 3):
+            stack.enter_context(run.learner(node_id))
+        for _ in range(3):
+            before = run.contract.state().round
+            with run.header() as header:
+                header.wait_for("published")
+                assert run.contract.state().round > before
+            for path in (run.folder / "header").rglob("*.safetensors"):
+                path.unlink()
+        with run.header() as header:
+            header.wait_for("finished")
+    assert run.audit().findings == []
+    used = []
+    for number in range(1, 9):
+        used += [
+            (one.node_id, one.cid) for one in run.read(str(run.contract.global_weight_at(number))).global_meta.inputs
+        ]
+    assert len(used) == len(set(used)) == 8
+
+
+def test_a_learner_that_starts_again_does_not_publish_an_update_twice(world: World) -> None:
+    run = world.deploy(asynchronous(rounds=3))
+    with run.learner(1) as learner:
+        learner.wait_for("published")
+        learner.wait_for("waiting")
+    for path in (run.folder / "learner-1").glob("*.safetensors"):
+        path.unlink()
+    with run.learner(1) as learner:
+        learner.wait_for("waiting", "global weights newer than 0")
+    assert len(publications(run.contract.log())) == 1
+
+
+def test_a_bad_update_is_refused_and_the_run_goes_on(world: World, tmp_path: Path) -> None:
+    run = world.deploy(asynchronous(rounds=2))
+    junk = tmp_path / "junk"
+    junk.write_bytes(b"junk")
+    run.publish_local(2, junk)
+    good = run.publish_locals(1)[0]
+    run.publish_local(1, good.cid)
+    with run.header() as header:
+        header.wait_for("published")
+        run.publish_locals(3)
+        header.wait_for("finished")
+    assert [
+        (one.node_id, one.reason) for one in run.read(str(run.contract.global_weight_at(1))).global_meta.refused
+    ] == [(2, "not a safetensors file: shorter than 8 bytes")]
+    second = run.current().global_meta
+    assert [(one.node_id, one.reason) for one in second.refused] == [(1, "was published before")]
+    assert second.taken == ((1, 2), (2, 1), (3, 1))
+    assert run.audit().findings == []
+
+
+# Lies of a header
+
+Change = Callable[[GlobalMeta], GlobalMeta]
+
+
+def made(run: Run, files: list[WeightsFile], taken: dict[int, int], refused: tuple[Refusal, ...] = ()) -> WeightsFile:
+    """Write what the header should publish for these updates, all begun at the newest global weights."""
+    parent = run.current()
+    return asynchronous_file(
+        run.path(),
+        run.plan,
+        run.plan_cid,
+        parent=parent,
+        updates=[Update(file, run.read(file.local_meta.parent)) for file in files],
+        refused=refused,
+        taken=list(taken.items()),
+    )
+
+
+def rewrite(run: Run, file: WeightsFile, change: Change, add: float = 0.0) -> WeightsFile:
+    tensors = {name: tensor + np.float32(add) for name, tensor in file.tensors().items()}
+    return weights.write(run.path(), change(file.global_meta), tensors)
+
+
+LIES: dict[str, tuple[Change, float, set[tuple[int, str, str]]]] = {
+    "tensors": (lambda meta: meta, 0.5, {(1, "header", "tensor dense/bias"), (1, "header", "tensor dense/kernel")}),
+    "share": (
+        lambda meta: replace(meta, inputs=(replace(meta.inputs[0], share=0.1),)),
+        0.0,
+        {(1, "learner 1", "share")},
+    ),
+    "started": (
+        lambda meta: replace(meta, inputs=(replace(meta.inputs[0], started=5),)),
+        0.0,
+        {(1, "learner 1", "started")},
+    ),
+    "taken": (lambda meta: replace(meta, taken=((1, 1), (2, 1))), 0.0, {(1, "learner 2", "taken")}),
+    "more taken than published": (lambda meta: replace(meta, taken=((1, 7),)), 0.0, {(1, "learner 1", "taken")}),
+    "nothing taken": (lambda meta: replace(meta, taken=()), 0.0, {(1, "learner 1", "taken")}),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_of_the_header_is_found_with_round_node_and_field(world: World, lie: str) -> None:
+    change, add, found = LIES[lie]
+    run = world.deploy(asynchronous(rounds=1))
+    first, _ = run.publish_locals(1, 2)
+    run.publish_global(rewrite(run, made(run, [first], {1: 1}), change, add))
+    assert {(one.round, one.node, one.field) for one in run.audit().findings} == found
+
+
+def test_an_update_that_is_counted_twice_is_found(world: World) -> None:
+    run = world.deploy(asynchronous(rounds=2))
+    (first,) = run.publish_locals(1)
+    run.publish_global(made(run, [first], {1: 1}))
+    run.publish_global(made(run, [first], {1: 1}))
+    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(2, "learner 1", "taken")}
+
+
+def test_a_good_update_that_is_refused_is_found(world: World) -> None:
+    run = world.deploy(asynchronous(rounds=1))
+    first, second = run.publish_locals(1, 2)
+    run.publish_global(made(run, [second], {1: 1, 2: 1}, (Refusal(1, first.cid, "smells"),)))
+    (finding,) = run.audit().findings
+    assert (finding.round, finding.node, finding.field) == (0, "learner 1", "refused")
