@@ -100,7 +100,8 @@ def test_roles_carry_an_asynchronous_run_out_and_anybody_can_recompute_it(world:
     last = run.current().global_meta
     assert len(last.inputs) == MODES[rule].get("buffer", 1)
     collected = run.collect()
-    assert all(len(one.local) == len(last.inputs) for one in collected.rounds)
+    # One learner may have two updates in a buffer.
+    assert all(1 <= len(one.local) <= len(last.inputs) for one in collected.rounds)
 
 
 def test_no_update_is_lost_or_counted_twice_when_the_header_is_replaced(world: World) -> None:
