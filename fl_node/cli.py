@@ -149,6 +149,18 @@ def main() -> None:
             traceback.print_exc()
         errors.print(f"fl-node: {error}", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        # As on a controller, which has what it needs to reach hosts and no more.
+        missing = (error.name or "").partition(".")[0]
+        if _verbose or missing == "fl_node":
+            raise
+        errors.print(
+            f"fl-node: this needs the Python package {missing}, which is not in {sys.prefix}; "
+            "install requirements/node.txt there",
+            markup=False,
+            soft_wrap=True,
+        )
+        sys.exit(ConfigError.exit_code)
     except SystemExit as end:
         # typer makes this of KeyboardInterrupt, and says nothing.
         if end.code == INTERRUPTED:

@@ -384,3 +384,19 @@ def test_a_published_plan_is_a_plan_too(fl_node: FlNode, tmp_path: Path) -> None
     assert is_one_line(fl_node("plan", "check", path), 2, "should be a table of settings")
     path.write_text("{")
     assert is_one_line(fl_node("plan", "check", path), 2, "is not valid JSON")
+
+
+def test_a_package_that_is_not_installed_is_one_line_that_says_what_to_install() -> None:
+    script = """
+import sys
+sys.modules["web3"] = None
+from fl_node import cli
+sys.argv = ["fl-node", "fund", "0x" + "1" * 40]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"fl-node: this needs the Python package web3, which is not in {sys.prefix}; "
+        "install requirements/node.txt there"
+    ]
