@@ -57,6 +57,8 @@ class Story:
     events: list[tuple[float, str, Mapping[str, Any]]] = field(default_factory=list)
     harm: float | None = None
     notes: list[str] = field(default_factory=list)
+    back: bool = False
+    """Whether a daemon that was killed runs again, as another process."""
 
     def said(self, node: str, kind: str, **fields: object) -> Iterator[tuple[float, Mapping[str, Any]]]:
         """Yield when a node said something of a kind, and what."""
@@ -113,11 +115,17 @@ def _come(lab: Lab, _story: Story) -> None:
     lab.release(LIAR)
 
 
-def _kill_daemons(kind: str) -> Harm:
-    def harm(lab: Lab, _story: Story) -> None:
-        for name, child in lab.daemons().items():
-            if name == f"{VICTIM} {kind}":
-                child.process.kill()
+def _kill_daemon(name: str) -> Harm:
+    def harm(lab: Lab, story: Story) -> None:
+        before = lab.daemons()[name].process
+        before.kill()
+        story.notes.append(f"killed {name}, process {before.pid}")
+
+        def look() -> None:
+            now = lab.daemons()[name]
+            story.back = now.running and now.process.pid != before.pid
+
+        lab.later(AWAY, look)
 
     return harm
 
@@ -249,7 +257,8 @@ FLOOD = 100
 
 def _waited_for(node_id: int) -> Promise:
     def promise(story: Story, _outcome: Outcome) -> Check:
-        said = [e for _, e in story.said(HEADER, "waiting") if f"learner {node_id} to publish" in e["message"]]
+        text = f"round {ROUND}: learner {node_id} to publish"
+        said = [e for _, e in story.said(HEADER, "waiting") if text in str(e["message"])]
         return Check(f"the header says that it waits for learner {node_id}", bool(said), _first(said))
 
     return promise
@@ -260,7 +269,7 @@ def _refused(reason: str) -> Promise:
         said = [e for _, e in story.said(HEADER, "refused", round=ROUND, learner=2)]
         listed = outcome.result.rounds[ROUND].refused.get(2, "")
         held = bool(said) and reason in listed
-        return Check(f"learner 2's file is refused ({reason}), and the global file says so", held, _first(said))
+        return Check("learner 2's file is refused, and the global file says why", held, listed or _first(said))
 
     return promise
 
@@ -289,6 +298,10 @@ def _taken(node: str) -> Promise:
         return Check(f"{node} is back and publishes in the same round", seconds is not None, seen)
 
     return promise
+
+
+def _back(story: Story, _outcome: Outcome) -> Check:
+    return Check("the daemon that was killed runs again", story.back, "; ".join(story.notes))
 
 
 def _waited(story: Story, _outcome: Outcome) -> Check:
@@ -414,8 +427,8 @@ SCENARIOS = {
             "A learner's Geth node is killed. The other sealers go on; the learner waits for its own node and goes "
             "on with it.",
             (VICTIM, "training"),
-            _kill_daemons("geth"),
-            (_taken(VICTIM),),
+            _kill_daemon(f"{VICTIM} geth"),
+            (_back, _taken(VICTIM)),
             same_bits=True,
             places=("processes",),
         ),
@@ -423,8 +436,8 @@ SCENARIOS = {
             "ipfs-killed",
             "A learner's IPFS node is killed while the learner trains, and comes back with what it had.",
             (VICTIM, "training"),
-            _kill_daemons("ipfs"),
-            (_taken(VICTIM),),
+            _kill_daemon(f"{VICTIM} ipfs"),
+            (_back, _taken(VICTIM)),
             same_bits=True,
             places=("processes",),
         ),
