@@ -130,10 +130,12 @@ class WeightsFile:
 
     def mapped(self) -> Tensors:
         """Return all tensors by their names, each read when it is asked for."""
-        return _Mapped(self)
+        return Mapped(self)
 
 
-class _Mapped(Mapping[str, Tensor]):
+class Mapped(Mapping[str, Tensor]):
+    """The tensors of a file, read when they are asked for, whole or some rows of them."""
+
     def __init__(self, file: WeightsFile) -> None:
         self._file = file
 
@@ -141,6 +143,16 @@ class _Mapped(Mapping[str, Tensor]):
         if name not in self._file.shapes:
             raise KeyError(name)
         return self._file.tensor(name)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return some of a tensor along its first axis; nothing else of it is read."""
+        with safe_open(self._file.path, framework="numpy") as file:
+            tensor: Tensor = file.get_slice(name)[start:stop]
+        return tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading it."""
+        return self._file.shapes[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file.shapes)

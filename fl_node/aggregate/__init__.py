@@ -2,8 +2,8 @@
 
 A rule is a pure function of arrays, one file each, named as its paper names it. It is canonical: inputs come in the
 order of nodeId, arithmetic is float64 in a fixed order, and the result is rounded once. So whoever has the local
-files gets the global file bit for bit. Tensors are read from mapped files when they are asked for, one name at a
-time, so that memory does not grow with the size of the model.
+files gets the global file bit for bit. Tensors are read from mapped files when they are asked for, one at a time, and
+where a rule needs those of all learners at once, some rows at a time; so memory grows little with their number.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from fl_node.aggregate.fedavg import fedavg
 from fl_node.aggregate.fedopt import fedadam, fedavgm
 from fl_node.aggregate.krum import krum, multi_krum
 from fl_node.aggregate.median import median
-from fl_node.aggregate.rule import Aggregate, Rule, by_tensor
+from fl_node.aggregate.rule import Aggregate, Rule, by_piece, by_tensor
 from fl_node.aggregate.trimmed_mean import trimmed_mean
 from fl_node.plan import AggregationPlan, Plan
 from fl_node.weights import GlobalMeta, Input, Refusal, Shapes, Tensors, WeightsFile, write, write_stream
 
 RULES: dict[str, Rule] = {
     "fedavg": by_tensor(lambda tensors, counts, _settings: fedavg(tensors, counts)),
-    "median": by_tensor(lambda tensors, _counts, _settings: median(tensors)),
-    "trimmed_mean": by_tensor(lambda tensors, _counts, settings: trimmed_mean(tensors, settings.byzantine or 0)),
+    "median": by_piece(lambda tensors, _counts, _settings: median(tensors)),
+    "trimmed_mean": by_piece(lambda tensors, _counts, settings: trimmed_mean(tensors, settings.byzantine or 0)),
     "krum": krum,
     "multi_krum": multi_krum,
     "norm_clipping": norm_clipping,

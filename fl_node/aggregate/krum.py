@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fl_node.aggregate.fedavg import fedavg
-from fl_node.aggregate.rule import Aggregate, in_order, names_of, shares
+from fl_node.aggregate.rule import Aggregate, in_order, names_of, pieces, shares
 from fl_node.plan import AggregationPlan
 from fl_node.weights import Tensors
 
@@ -36,11 +36,11 @@ def scores(inputs: Sequence[Tensors], byzantine: int) -> list[float]:
     count = len(inputs)
     distances = np.zeros((count, count))
     for name in names_of(inputs[0]):
-        tensors = [one[name] for one in inputs]
-        for i in range(count):
-            for j in range(i):
-                difference = np.subtract(tensors[i], tensors[j], dtype=np.float64)
-                distances[i, j] += in_order(np.multiply(difference, difference))
+        for tensors in pieces(inputs, name):
+            for i in range(count):
+                for j in range(i):
+                    difference = np.subtract(tensors[i], tensors[j], dtype=np.float64)
+                    distances[i, j] += in_order(np.multiply(difference, difference))
     distances += distances.T
     near = max(count - byzantine - 2, 1)
     return [in_order(np.sort(np.delete(row, i))[:near]) for i, row in enumerate(distances)]

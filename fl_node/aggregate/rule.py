@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_node.plan import AggregationPlan
-from fl_node.weights import Tensor, Tensors
+from fl_node.weights import Mapped, Tensor, Tensors
 
 Wide = npt.NDArray[np.float64]
 
@@ -33,6 +34,40 @@ class Rule(Protocol):
 
 
 TensorRule = Callable[[Iterable[Tensor], Sequence[int], AggregationPlan], Tensor]
+
+BLOCK = 2**18
+"""Values of one input that are held at a time by rules that need all inputs at once."""
+
+
+def pieces(inputs: Sequence[Tensors], name: str) -> Iterator[list[Tensor]]:
+    """Yield one tensor of all inputs, some rows at a time, so that not all of them need be held at once."""
+    first = inputs[0]
+    shape = first.shape(name) if isinstance(first, Mapped) else first[name].shape
+    if not math.prod(shape) or not shape:
+        yield [one[name] for one in inputs]
+        return
+    rows = max(BLOCK // max(math.prod(shape[1:]), 1), 1)
+    for start in range(0, shape[0], rows):
+        yield [_rows(one, name, start, min(start + rows, shape[0])) for one in inputs]
+
+
+def _rows(model: Tensors, name: str, start: int, stop: int) -> Tensor:
+    return model.rows(name, start, stop) if isinstance(model, Mapped) else model[name][start:stop]
+
+
+def by_piece(rule: TensorRule) -> Rule:
+    """Make a rule of one that looks at each value alone, over all inputs at once, in which all count the same."""
+
+    def made(
+        inputs: Sequence[Tensors], counts: Sequence[int], _parent: Tensors, settings: AggregationPlan
+    ) -> Aggregate:
+        def tensor(name: str) -> Tensor:
+            parts = [np.asarray(rule(piece, counts, settings)) for piece in pieces(inputs, name)]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+        return Aggregate(shares(counts), tensor)
+
+    return made
 
 
 def by_tensor(rule: TensorRule) -> Rule:

@@ -16,6 +16,7 @@ import numpy as np
 from fl_node import cid, weights
 from fl_node.aggregate import global_file
 from fl_node.errors import ProcessError
+from fl_node.plan import Plan
 from fl_node.weights import LocalMeta
 from tests.bench.results import Part, Row, say
 from tests.bench.stub import MODELS, StubTrainer, megabytes, plan
@@ -35,11 +36,13 @@ def measure(*, quick: bool) -> Part:
         folder = Path(name)
         say(f"writing {many} files of {megabytes(MODEL):.1f} MB")
         _write(folder, many)
-        few_peak, many_peak = (_peak_for(folder, count) for count in (FEW, many))
+        few_peak, many_peak = (_peak_for(folder, count, "fedavg") for count in (FEW, many))
+        median_peak = _peak_for(folder, many, "median")
     part.rows += [
         Row(f"{FEW} learners", few_peak / 1e6, "MB"),
         Row(f"{many} learners", many_peak / 1e6, "MB"),
         Row("the difference; two models at most", (many_peak - few_peak) / 1e6, "MB", 2 * megabytes(MODEL)),
+        Row(f"{many} learners, by the median", median_peak / 1e6, "MB"),
     ]
     return part
 
@@ -53,9 +56,9 @@ def _write(folder: Path, learners: int) -> None:
         )
 
 
-def _peak_for(folder: Path, learners: int) -> int:
-    say(f"checking and averaging {learners} files")
-    command = [sys.executable, "-m", "tests.bench.memory", str(folder), str(learners)]
+def _peak_for(folder: Path, learners: int, rule: str) -> int:
+    say(f"checking {learners} files and aggregating them by {rule}")
+    command = [sys.executable, "-m", "tests.bench.memory", str(folder), str(learners), rule]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired as error:
@@ -65,14 +68,16 @@ def _peak_for(folder: Path, learners: int) -> int:
     return int(done.stdout)
 
 
-def work(folder: Path, learners: int) -> int:
+def work(folder: Path, learners: int, rule: str) -> int:
     """Do the header's work on the files and return the peak of this process in bytes."""
     inputs = []
     for node_id in range(1, learners + 1):
         file = weights.read(folder / f"{node_id}.safetensors", MODELS[MODEL])
         weights.check_local(file, plan=PLAN, node_id=node_id, round_=0, parent=PARENT)
         inputs.append(file)
-    global_file(folder / "global.safetensors", plan(MODEL, 1, learners), PLAN, round_=1, parent=PARENT, inputs=inputs)
+    settings = plan(MODEL, 1, learners).model_dump() | {"aggregation": {"rule": rule}}
+    path = folder / "global.safetensors"
+    global_file(path, Plan.model_validate(settings), PLAN, round_=1, parent=PARENT, inputs=inputs)
     return _peak()
 
 
@@ -89,4 +94,4 @@ def _peak() -> int:
 
 
 if __name__ == "__main__":
-    print(work(Path(sys.argv[1]), int(sys.argv[2])))
+    print(work(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))

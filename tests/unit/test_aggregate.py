@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from fl_node import cid, weights
 from fl_node.aggregate import RULES, fedavg, global_file
-from fl_node.plan import AggregationPlan, Plan
+from fl_node.plan import ASYNCHRONOUS, AggregationPlan, Plan
 from fl_node.weights import Input, LocalMeta, Refusal, WeightsFile
 
 Tensor = npt.NDArray[np.float32]
@@ -91,7 +91,7 @@ def test_fedavg_needs_a_tensor_and_a_count_for_each() -> None:
 
 def test_a_rule_is_called_as_the_plan_calls_it() -> None:
     assert plan().aggregation.rule == "fedavg"
-    assert set(RULES) == set(get_args(AggregationPlan.model_fields["rule"].annotation))
+    assert set(RULES) | ASYNCHRONOUS == set(get_args(AggregationPlan.model_fields["rule"].annotation))
 
 
 @settings(max_examples=25)

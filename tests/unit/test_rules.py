@@ -211,3 +211,26 @@ def test_a_sum_is_taken_one_after_the_other() -> None:
     values = np.array([1e16, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1e16])
     assert in_order(values) == 0.0
     assert in_order(np.empty(0)) == 0.0
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed_mean", "krum", "multi_krum"])
+def test_rules_that_look_at_some_rows_at_a_time_give_what_they_give_at_once(
+    rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(2)
+    tensors = [
+        {"a": generator.integers(-9, 9, (7, 5)).astype(np.float32), "c": np.float32(generator.integers(9))}
+        for _ in range(6)
+    ]
+    files = [
+        weights.write(
+            tmp_path / str(n), LocalMeta(cid.of_bytes(b"p"), n + 1, 0, cid.of_bytes(b"q"), 1, 0.5, 1.0), one
+        ).mapped()
+        for n, one in enumerate(tensors)
+    ]
+    whole = RULES[rule](tensors, [1] * 6, {}, settings(rule))
+    monkeypatch.setattr("fl_node.aggregate.rule.BLOCK", 10)
+    parts = RULES[rule](files, [1] * 6, {}, settings(rule))
+    assert parts.shares == whole.shares
+    for name in ("a", "c"):
+        assert parts.tensor(name).tobytes() == whole.tensor(name).tobytes()
