@@ -57,6 +57,8 @@ class Story:
     events: list[tuple[float, str, Mapping[str, Any]]] = field(default_factory=list)
     harm: float | None = None
     notes: list[str] = field(default_factory=list)
+    prepared: str = ""
+    """CID of what was stored before the roles started, because that takes its time."""
     back: bool = False
     """Whether a daemon that was killed runs again, as another process."""
 
@@ -149,6 +151,7 @@ class _Hand:
     folder: Path
     plan: Plan
     shapes: Shapes
+    prepared: str
 
     def local(self, node_id: int, tensors: Callable[[str], weights.Tensor]) -> WeightsFile:
         """Write local weights with the right metadata and any tensors."""
@@ -172,7 +175,7 @@ def _lie(publish: Callable[[_Hand], str]) -> Harm:
         lab.hold(LIAR)
         with tempfile.TemporaryDirectory() as name:
             contract, store = lab.as_node(LIAR)
-            hand = _Hand(contract, store, Path(name), lab.plan, lab.shapes)
+            hand = _Hand(contract, store, Path(name), lab.plan, lab.shapes, story.prepared)
             file_cid = publish(hand)
             story.notes.append(f"published {file_cid} in place of its work")
             contract.set_local_weight(2, file_cid, contract.chain.nonce())
@@ -192,11 +195,16 @@ def _not_a_number(hand: _Hand) -> str:
     return hand.store.add(hand.local(2, lambda name: np.full(hand.shapes[name], np.nan, np.float32)).path)
 
 
+def _store_large(lab: Lab, story: Story) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "large"
+        with path.open("wb") as file:
+            file.truncate(2**30)
+        story.prepared = lab.as_node(LIAR)[1].add(path)
+
+
 def _too_large(hand: _Hand) -> str:
-    path = hand.folder / "large"
-    with path.open("wb") as file:
-        file.truncate(2**30)
-    return hand.store.add(path)
+    return hand.prepared
 
 
 def _nothing(_hand: _Hand) -> str:
@@ -326,8 +334,19 @@ _WITHOUT_ONE = {"min_learners": 2, "round_timeout": 15.0, "fetch_timeout": 3.0}
 _TRAINS = (LIAR, "training")
 
 
-def _liar(name: str, text: str, publish: Callable[[_Hand], str], reason: str) -> Scenario:
-    return Scenario(name, text, _TRAINS, _lie(publish), (_refused(reason),), same_bits=False, settings=_WITHOUT_ONE)
+def _liar(
+    name: str, text: str, publish: Callable[[_Hand], str], reason: str, begin: Harm = lambda _lab, _story: None
+) -> Scenario:
+    return Scenario(
+        name,
+        text,
+        _TRAINS,
+        _lie(publish),
+        (_refused(reason),),
+        same_bits=False,
+        settings=_WITHOUT_ONE,
+        begin=begin,
+    )
 
 
 SCENARIOS = {
@@ -387,6 +406,7 @@ SCENARIOS = {
             "A learner publishes a file of 1 GiB. No more of it is read than a model of this plan can have.",
             _too_large,
             "more than the",
+            _store_large,
         ),
         _liar(
             "missing-file",

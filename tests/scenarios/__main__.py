@@ -39,8 +39,7 @@ def main() -> None:
         print(f"{'BROKEN' if failed else 'held  '} {name}: {accuracy}, {result.get('seconds', 0):.0f} s", flush=True)
         for check in failed:
             print(f"       {check['what']}: {check['seen']}", flush=True)
-    if not options.names:
-        write(options.page, options.place, rows)
+    write(options.page, options.place, rows)
     sys.exit(1 if broken else 0)
 
 
@@ -72,12 +71,20 @@ def row(name: str, result: dict[str, Any]) -> str:
     return f"| {name} | {SCENARIOS[name].text} | {seen} | {held} |"
 
 
+def name_of(line: str) -> str:
+    """Return the scenario that a line of the table is about."""
+    return line.split("|")[1].strip()
+
+
 def write(page: Path, place: str, rows: list[str]) -> None:
-    """Put the table between its marks."""
+    """Put the lines into the table between its marks, in place of those of the same scenarios."""
     begin, end = f"<!-- {place}: begin -->", f"<!-- {place}: end -->"
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(begin)
-    _, after = rest.split(end)
+    table, after = rest.split(end)
+    new = {name_of(one): one for one in rows}
+    kept = {name_of(line): line for line in table.splitlines() if line.startswith("| ")}
+    rows = [(kept | new)[name] for name in SCENARIOS if name in kept | new]
     table = "\n".join(["| scenario | what happens | what must hold: *what was seen* | |", "|---|---|---|---|", *rows])
     page.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")
 
