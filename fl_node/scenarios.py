@@ -313,10 +313,12 @@ def _back(story: Story, _outcome: Outcome) -> Check:
 
 
 def _waited(story: Story, _outcome: Outcome) -> Check:
-    after = [when for when, _ in story.said(HEADER, "published") if when > (story.harm or 0)]
+    after = [when for when, _ in story.said(HEADER, "published", round=ROUND + 1)]
     seconds = (after[0] - (story.harm or 0)) if after else 0.0
     return Check(
-        "nothing is sealed while half of the sealers are away", seconds > AWAY, f"next block after {seconds:.1f} s"
+        "nothing is sealed while half of the sealers are away",
+        seconds > AWAY,
+        f"the round's global weights come after {seconds:.1f} s",
     )
 
 
