@@ -343,6 +343,8 @@ def test_ctrl_c_is_code_130_without_a_traceback(tmp_path: Path, free_port: Calla
             stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path))
             for _ in range(2)
         ]
+        for process in processes:
+            stack.callback(process.kill)
         for process, number in zip(processes, (signal.SIGINT, signal.SIGTERM), strict=True):
             assert process.stderr is not None
             assert "waiting: chain at" in process.stderr.readline()
