@@ -543,8 +543,12 @@ class _Auditor:
             self._find(number, "header", "file", f"is {file.cid}, {source} {again.cid}")
 
     def _shares(self, number: int, found: tuple[Input, ...], right: tuple[Input, ...]) -> None:
-        if [one.node_id for one in found] != [one.node_id for one in right]:
-            self._find(number, "header", "inputs", "are not those of its local files in their order")
+        learners, expected = ([one.node_id for one in inputs] for inputs in (found, right))
+        if learners != expected:
+            text = ", ".join(map(str, learners)), ", ".join(map(str, expected))
+            self._find(
+                number, "header", "inputs", f"are of learners {text[0]}, should be of {text[1]}, in this order"
+            )
         entries = {one.node_id: one for one in right}
         for one in found:
             if (other := entries.get(one.node_id)) is not None:

@@ -429,7 +429,7 @@ LIES = {
     "rule": Lie(changed(rule="median"), {(2, "header", "rule")}, "is median, should be fedavg"),
     "round": Lie(changed(round=5), {(2, "header", "round")}, "is 5, should be 2"),
     "another plan": Lie(changed(plan=NOWHERE), {(2, "header", "plan")}),
-    "inputs out of order": Lie(changed_inputs(lambda i: i[::-1]), {(2, "header", "inputs")}, "order of nodeId"),
+    "inputs out of order": Lie(changed_inputs(lambda i: i[::-1]), {(2, "header", "inputs")}, "should be of 1, 2, 3"),
     "absent out of order": Lie(
         puts_the_absent_out_of_order,
         {(2, "header", "absent")},
