@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import urllib3
 from eth_account import Account
+from eth_account.datastructures import SignedTransaction
 from eth_account.signers.local import LocalAccount
 from web3 import Web3
 from web3 import exceptions as web3_errors
@@ -84,11 +85,15 @@ class State:
 
 @dataclass(frozen=True)
 class View:
-    """What one look at the contract shows an account: the number of its next transaction, read before all else.
+    """What the contract shows an account at one block.
 
-    ``learners`` are the registered nodeIds in ascending order, ``node_id`` is the account's own, if it has one.
+    ``nonce`` is the number of the account's next transaction, ``learners`` are the registered nodeIds in ascending
+    order, ``node_id`` is the account's own, if it has one. What else a decision hangs on is to be read at the same
+    ``block`` (its hash): sealers replace a block by another now and then, and who reads the number of the next
+    transaction in one and misses what it sent before in the other would send that twice.
     """
 
+    block: str
     nonce: int
     state: State
     learners: tuple[int, ...]
@@ -96,7 +101,7 @@ class View:
 
 
 Call = tuple[str, Sequence[Any]]
-_STATE: tuple[Call, ...] = (("round", []), ("getGlobalWeight", []), ("round", []))
+_STATE: tuple[Call, ...] = (("round", []), ("getGlobalWeight", []))
 
 
 @functools.cache
@@ -194,6 +199,14 @@ class Chain:
         """Return the height of the chain."""
         return self.quantity(self.ask(("eth_blockNumber", []))[0])
 
+    def head(self) -> str:
+        """Return the hash of the newest block."""
+        (block,) = self.ask(("eth_getBlockByNumber", ["latest", False]))
+        try:
+            return str(block["hash"])
+        except (TypeError, KeyError) as error:
+            raise ChainError(f"chain at {self.rpc} shows no newest block; is this an Ethereum node?") from error
+
     def timestamp(self, block: int) -> int:
         """Return when a block was sealed, in seconds since 1970."""
         with self.errors():
@@ -224,12 +237,25 @@ class Chain:
         return self.ask(("eth_mining", []))[0] is True
 
     def nonce(self) -> int:
-        """Return the number of the account's next transaction, not counting those that wait for a block.
-
-        Read it before the state that decides what to send: then what is sent twice, by a process that was
-        killed and its successor, is one transaction or the second is refused.
-        """
+        """Return the number of the account's next transaction, not counting those that wait for a block."""
         return self.quantity(self.ask(("eth_getTransactionCount", [self.address, "latest"]))[0])
+
+    def holds_back(self) -> bool:
+        """Return whether the node has transactions that it may not seal now, and that nobody else has sealed."""
+        return self.quantity(self.ask(("eth_getBlockTransactionCountByNumber", ["pending"]))[0]) > 0
+
+    def nudge(self) -> None:
+        """Send a transaction of no effect, so that some sealer makes a block.
+
+        Two blocks of equal weight can follow one another: then each node keeps its own, and what only one of them
+        holds is sealed by nobody when those who may seal have sealed it already. The next block decides. Nothing is
+        sent while two transactions of the account wait as it is.
+        """
+        latest, pending = self.ask(*(("eth_getTransactionCount", [self.address, at]) for at in ("latest", "pending")))
+        number = self.quantity(pending)
+        if self.account and number - self.quantity(latest) < 2:
+            with contextlib.suppress(_AlreadySent, _Underpriced, _NonceUsed):
+                self._hand_in(self._sign(self.account, self.address, "0x", TRANSFER_GAS, number))
 
     def quantity(self, answer: object) -> int:
         """Return a number as the RPC writes it, such as ``0x1b4``."""
@@ -241,8 +267,7 @@ class Chain:
     def ask(self, *requests: Request) -> list[Any]:
         """Make requests of the node's RPC at once and return their results.
 
-        The shortest way there, since roles ask all the time; web3 does what is rare. The node answers in the order
-        asked, so a later answer is never older than an earlier one.
+        The shortest way there, since roles ask all the time; web3 does what is rare.
         """
         with self.errors():
             answers = self._provider.batch(requests)
@@ -303,21 +328,9 @@ class Chain:
             raise ChainError(f"chain at {self.rpc}: the node does not seal yet")
         tip, fee = PRIORITY_FEE, MAX_FEE
         for _ in range(20):
-            transaction: dict[str, Any] = {
-                "type": 2,
-                "chainId": self.chain_id(),
-                "nonce": nonce,
-                "gas": gas,
-                "maxPriorityFeePerGas": tip,
-                "maxFeePerGas": fee,
-                "value": value,
-                "data": data,
-            }
-            if to is not None:
-                transaction["to"] = to
-            signed = account.sign_transaction(transaction)
+            signed = self._sign(account, to, data, gas, nonce, value, tip, fee)
             try:
-                self.ask(("eth_sendRawTransaction", ["0x" + bytes(signed.raw_transaction).hex()]))
+                self._hand_in(signed)
             except _Underpriced:
                 # Another transaction with this number waits: ours replaces it when it pays more.
                 tip, fee = tip * 5 // 4 + 1, fee * 5 // 4
@@ -327,8 +340,39 @@ class Chain:
                 return self._receipt(signed.hash, patience=0.0)
             except _AlreadySent:
                 pass
-            return self._receipt(signed.hash)
+            receipt = self._receipt(signed.hash)
+            if receipt is None:
+                self.nudge()
+            return receipt
         raise ChainError(f"chain at {self.rpc}: a waiting transaction of {account.address} can't be replaced")
+
+    def _sign(
+        self,
+        account: LocalAccount,
+        to: str | None,
+        data: Any,
+        gas: int,
+        nonce: int,
+        value: int = 0,
+        tip: int = PRIORITY_FEE,
+        fee: int = MAX_FEE,
+    ) -> SignedTransaction:
+        transaction: dict[str, Any] = {
+            "type": 2,
+            "chainId": self.chain_id(),
+            "nonce": nonce,
+            "gas": gas,
+            "maxPriorityFeePerGas": tip,
+            "maxFeePerGas": fee,
+            "value": value,
+            "data": data,
+        }
+        if to is not None:
+            transaction["to"] = to
+        return account.sign_transaction(transaction)
+
+    def _hand_in(self, signed: SignedTransaction) -> None:
+        self.ask(("eth_sendRawTransaction", ["0x" + bytes(signed.raw_transaction).hex()]))
 
     def _receipt(self, transaction: Any, patience: float = RECEIPT_PATIENCE) -> Receipt | None:
         name = "0x" + bytes(transaction).hex()
@@ -421,29 +465,35 @@ class Contract:
 
     def state(self) -> State:
         """Return the current round and its global weights."""
-        return self._state(*self._read_all(*_STATE))
+        return self._state(*self._read_all(*_STATE, at=self.chain.head()))
 
     def look(self, account: str) -> View:
-        """Return all that a role decides by, from one request, as it concerns an account."""
+        """Return what a role decides by, as it concerns an account.
+
+        What a process sends and its successor, when it was killed, sends again by this is one transaction, or the
+        second is refused.
+        """
+        head = self.chain.head()
         calls: list[Call] = [("learners", []), ("nodeIdOf", [account]), *_STATE]
         nonce, *answers = self.chain.ask(
-            ("eth_getTransactionCount", [account, "latest"]), *(self._call(*call) for call in calls)
+            ("eth_getTransactionCount", [account, _at(head)]), *(self._call(*call, at=head) for call in calls)
         )
         learners, node_id, *state = self._results(calls, answers)
-        return View(self.chain.quantity(nonce), self._state(*state), tuple(sorted(learners)), int(node_id) or None)
+        return View(
+            head, self.chain.quantity(nonce), self._state(*state), tuple(sorted(learners)), int(node_id) or None
+        )
 
-    def _state(self, before: int, digest: bytes, after: int) -> State:
-        # What was read on both sides of a new block does not belong together.
-        global_cid = _cid(digest) if before == after else self.global_weight_at(before)
-        return State(global_cid is not None, before, global_cid)
+    def _state(self, round_: int, digest: bytes) -> State:
+        global_cid = _cid(digest)
+        return State(global_cid is not None, round_, global_cid)
 
     def global_weight_at(self, round_: int) -> str | None:
         """Return the CID of the global weights that a round started from, or None."""
         return _cid(self._read("globalWeightAt", round_))
 
-    def local_weight_at(self, round_: int, node_id: int) -> str | None:
+    def local_weight_at(self, round_: int, node_id: int, block: str | None = None) -> str | None:
         """Return the CID of the local weights that a learner published in a round, or None."""
-        return _cid(self._read("localWeightAt", round_, node_id))
+        return _cid(self._read("localWeightAt", round_, node_id, at=block))
 
     def local_weights(self, round_: int, node_ids: Sequence[int]) -> dict[int, str]:
         """Return the CIDs that these learners published in a round, by nodeId, from one request."""
@@ -455,9 +505,9 @@ class Contract:
         """Return the nodeIds that are registered, in ascending order."""
         return sorted(self._read("learners"))
 
-    def account_of(self, node_id: int) -> str | None:
+    def account_of(self, node_id: int, block: str | None = None) -> str | None:
         """Return the account of a node, or None."""
-        account = str(self._read("accountOf", node_id))
+        account = str(self._read("accountOf", node_id, at=block))
         return None if int(account, 16) == 0 else Web3.to_checksum_address(account)
 
     def node_id_of(self, account: str) -> int | None:
@@ -508,16 +558,16 @@ class Contract:
                 )
         raise ChainError(f"contract {self.address} has an event of another kind in block {entry['blockNumber']}")
 
-    def _read(self, name: str, *arguments: Any) -> Any:
-        return self._read_all((name, arguments))[0]
+    def _read(self, name: str, *arguments: Any, at: str | None = None) -> Any:
+        return self._read_all((name, arguments), at=at)[0]
 
-    def _read_all(self, *calls: Call) -> list[Any]:
-        return self._results(calls, self.chain.ask(*(self._call(*call) for call in calls)))
+    def _read_all(self, *calls: Call, at: str | None = None) -> list[Any]:
+        return self._results(calls, self.chain.ask(*(self._call(*call, at=at) for call in calls)))
 
-    def _call(self, name: str, arguments: Sequence[Any]) -> Request:
+    def _call(self, name: str, arguments: Sequence[Any], at: str | None = None) -> Request:
         selector, inputs, _ = _signatures()[name]
         data = selector + self.chain.web3.codec.encode(inputs, arguments)
-        return "eth_call", [{"to": self.address, "data": "0x" + data.hex()}, "latest"]
+        return "eth_call", [{"to": self.address, "data": "0x" + data.hex()}, _at(at)]
 
     def _results(self, calls: Sequence[Call], answers: Sequence[str | None]) -> list[Any]:
         results = []
@@ -542,6 +592,11 @@ def wait_until(ready: Callable[[], bool], timeout: float, pause: float = 0.05) -
     while not (answer := ready()) and time.monotonic() < deadline:
         time.sleep(pause)
     return answer
+
+
+def _at(block: str | None) -> str | dict[str, str]:
+    """Return what the RPC calls a block of this hash (EIP-1898), or the newest."""
+    return {"blockHash": block} if block else "latest"
 
 
 def _cid(digest: bytes) -> str | None:

@@ -67,10 +67,10 @@ def deploy(
 def register(contract: Contract, node_id: int, account: str) -> None:
     """Register a learner, unless it is registered with this account already."""
     for _ in range(TRIES):
-        nonce = contract.chain.nonce()
-        if contract.account_of(node_id) == account:
+        view = contract.look(contract.chain.address)
+        if contract.account_of(node_id, view.block) == account:
             return
-        receipt = contract.register_learner(node_id, account, nonce)
+        receipt = contract.register_learner(node_id, account, view.nonce)
         if receipt is not None:
             say("registered", f"registered {account} as learner {node_id}", learner=node_id, account=account)
             return
@@ -81,10 +81,10 @@ def start(contract: Contract, store: Store, file: WeightsFile) -> None:
     """Publish the initial weights, unless the run has begun."""
     store.add(file.path)
     for _ in range(TRIES):
-        nonce = contract.chain.nonce()
-        if contract.state().started:
+        view = contract.look(contract.chain.address)
+        if view.state.started:
             return
-        receipt = contract.set_global_weight(file.cid, nonce)
+        receipt = contract.set_global_weight(file.cid, view.nonce)
         if receipt is not None:
             say("published", f"published the initial weights {file.cid}", round=0, cid=file.cid)
             return

@@ -28,7 +28,7 @@ from eth.chains.base import MiningChain
 from eth.consensus import ConsensusApplier, NoProofConsensus
 from eth.constants import ZERO_ADDRESS, ZERO_HASH32
 from eth.db.atomic import AtomicDB
-from eth.exceptions import InsufficientFunds, PyEVMError, Revert, VMError
+from eth.exceptions import HeaderNotFound, InsufficientFunds, PyEVMError, Revert, VMError
 from eth.vm.forks.london import LondonVM
 from eth.vm.spoof import SpoofTransaction
 from eth_keys.exceptions import BadSignature
@@ -97,6 +97,7 @@ class EmbeddedChain:
             "eth_chainId": lambda: hex(CHAIN_ID),
             "eth_getBalance": lambda address, at="latest": hex(self._state(at).get_balance(decode_hex(address))),
             "eth_getBlockByNumber": self._block,
+            "eth_getBlockTransactionCountByNumber": self._count_transactions,
             "eth_getCode": lambda address, at="latest": encode_hex(self._state(at).get_code(decode_hex(address))),
             "eth_getLogs": self._get_logs,
             "eth_getTransactionCount": self._count,
@@ -211,7 +212,12 @@ class EmbeddedChain:
             }
             before = receipt.gas_used
 
-    def _header(self, at: str) -> Any:
+    def _header(self, at: str | dict[str, str]) -> Any:
+        if isinstance(at, dict):
+            try:
+                return self._chain.get_block_header_by_hash(decode_hex(at["blockHash"]))
+            except HeaderNotFound:
+                return None
         if at in LATEST:
             return self._head
         number = 0 if at == "earliest" else int(at, 16)
@@ -220,17 +226,21 @@ class EmbeddedChain:
     def _exists(self, number: int) -> bool:
         return 0 <= number <= int(self._head.block_number)
 
-    def _state(self, at: str) -> Any:
+    def _known_header(self, at: str | dict[str, str]) -> Any:
         header = self._header(at)
         if header is None:
             raise RpcError(-32000, f"there is no block {at}")
+        return header
+
+    def _state(self, at: str | dict[str, str]) -> Any:
+        header = self._known_header(at)
         return self._chain.get_vm(self._chain.create_header_from_parent(header)).state
 
-    def _count(self, address: str, at: str = "latest") -> str:
+    def _count(self, address: str, at: str | dict[str, str] = "latest") -> str:
         return hex(self._state(at).get_nonce(decode_hex(address)))
 
-    def _call(self, request: dict[str, str], at: str = "latest", *_: Any) -> str:
-        header = self._chain.create_header_from_parent(self._header(at))
+    def _call(self, request: dict[str, str], at: str | dict[str, str] = "latest", *_: Any) -> str:
+        header = self._chain.create_header_from_parent(self._known_header(at))
         vm = self._chain.get_vm(header)
         sender = decode_hex(request.get("from", "0x" + "00" * 20))
         unsigned = vm.get_transaction_builder().create_unsigned_transaction(
@@ -248,6 +258,11 @@ class EmbeddedChain:
         except (VMError, EthValidationError) as error:
             raise RpcError(-32000, str(error)) from error
         return encode_hex(result)
+
+    def _count_transactions(self, at: str) -> str | None:
+        # Each transaction is in a block before its sender hears of it, so none is ever pending.
+        block = self._block(at)
+        return None if block is None else hex(0 if at == "pending" else len(block["transactions"]))
 
     def _block(self, at: str, _full: bool = False) -> dict[str, Any] | None:
         header = self._header(at)

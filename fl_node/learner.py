@@ -84,7 +84,8 @@ class Learner:
             return Waiting(f"the header to register {self._site.chain.address}")
         if state.global_cid is None:
             return Waiting("the header to publish the initial weights")
-        if contract.local_weight_at(state.round, node_id):
+        published = contract.local_weight_at(state.round, node_id, view.block)
+        if published and not self._is_of_round_before(published, state.round, node_id):
             # With many learners there are many blocks; this one only needs that which closes the round.
             return Waiting(self._others(state.round, view.learners), watch=contract.round, seen=state.round)
         local = self._finished(state.round, node_id, state.global_cid)
@@ -92,6 +93,10 @@ class Learner:
             return self._train(state.round, node_id, state.global_cid)
         self._publish(local, view.nonce)
         return None
+
+    def _is_of_round_before(self, published: str, round_: int, node_id: int) -> bool:
+        """Return whether this is the file of the last round, which a block took only after that had ended."""
+        return round_ > 0 and published == self._site.contract.local_weight_at(round_ - 1, node_id)
 
     def _others(self, round_: int, learners: Sequence[int]) -> str:
         """Say for whom the round is open still; who is asked for less often than blocks come."""

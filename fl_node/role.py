@@ -6,6 +6,7 @@ started again and goes on; the folder of a role holds copies only.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
@@ -26,6 +27,13 @@ PAUSE_SHARE = 0.05
 """A pause is this share of the time waited so far: what ends a wait is seen at most 5 % late or 0.25 s."""
 LOOK_AGAIN = 2.0
 """Seconds after which everything is read again even if there was no new block."""
+STUCK = 2.0
+"""Seconds that a transaction may wait on the node for a block before the role nudges the chain."""
+QUIET = 45.0
+"""Seconds after which a role that waits nudges the chain once, whatever its node says.
+
+By then a peer that was lost has been dialled again.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ def reconcile(site: Site, step: Step) -> None:
         Nothing changed for ``site.patience`` seconds.
     """
     said: str | None = None
+    nudged = False
     height = functools.partial(_height, site.chain)
     acted = changed = time.monotonic()
     while True:
@@ -89,7 +98,7 @@ def reconcile(site: Site, step: Step) -> None:
         except OSError as error:  # such as a disk that is full
             waiting, trouble = Waiting(f"{error.filename or site.folder}: {error.strerror or error}"), True
         if waiting is None:
-            said, acted = None, time.monotonic()
+            said, nudged, acted = None, False, time.monotonic()
             changed = acted
             continue
         if waiting.what != said:
@@ -99,6 +108,10 @@ def reconcile(site: Site, step: Step) -> None:
         watch, seen = (waiting.watch, waiting.seen) if waiting.watch else (height, before)
         if _wait(watch, seen, acted, waiting.until) or height() != before:
             changed = time.monotonic()
+        elif (time.monotonic() - acted > QUIET and not nudged) or _is_stuck(site.chain, changed):
+            nudged = True
+            with contextlib.suppress(ChainError):
+                site.chain.nudge()
         if site.patience and time.monotonic() - changed > site.patience:
             raise GaveUp(f"gave up after {site.patience:g} s without any change; was waiting: {waiting.what}")
 
@@ -128,6 +141,13 @@ def _height(chain: Chain) -> int | None:
         return chain.block_number()
     except ChainError:
         return None
+
+
+def _is_stuck(chain: Chain, changed: float) -> bool:
+    try:
+        return time.monotonic() - changed > STUCK and chain.holds_back()
+    except ChainError:
+        return False
 
 
 def _wait(watch: Callable[[], object], seen: object, since: float, until: float | None) -> bool:

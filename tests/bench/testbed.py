@@ -26,7 +26,9 @@ def timed(testbed: Testbed, *command: str) -> tuple[float, Ended]:
     start = time.monotonic()
     ended = testbed.run(*command)
     if ended.code != 0:
-        raise SystemExit(f"{ended.output}\n{' '.join(command)} failed with exit code {ended.code}; all that it said is above")
+        raise SystemExit(
+            f"{ended.output}\n{' '.join(command)} failed with exit code {ended.code}; all that it said is above"
+        )
     return time.monotonic() - start, ended
 
 

@@ -89,6 +89,12 @@ def block_hash(chain: Chain, number: int) -> str | None:
         return None
 
 
+def count_at(chain: Chain, block: str) -> int:
+    """How many transactions the account of a role had sent at a block, on the head's chain or beside it."""
+    (answer,) = chain.ask(("eth_getTransactionCount", [chain.address, {"blockHash": f"0x{block}"}]))
+    return chain.quantity(answer)
+
+
 def blocks(chain: Chain) -> list[str | None]:
     return [block_hash(chain, number) for number in range(chain.block_number() + 1)]
 
@@ -281,6 +287,30 @@ def test_the_chain_goes_on_without_one_sealer_which_catches_up_later(
     assert blocks(chain(away))[: len(before)] == before
 
 
+def test_a_node_that_may_not_seal_alone_says_what_it_holds_back_and_is_not_flooded_with_nudges(
+    place: ProcessPlace, chain: Chains
+) -> None:
+    assert agree([chain(node) for node in NODES])
+    alone = chain("header")
+    assert not alone.holds_back()
+    for node in NODES[1:]:
+        end(place.children[f"{node} geth"], signal.SIGKILL)
+    try:
+        # It may have sealed the last block of the three; it may never seal the second one.
+        hand(alone)
+        hand(alone)
+        assert wait_until(alone.holds_back, HANG)
+        for _ in range(5):
+            alone.nudge()
+        latest, pending = (alone.web3.eth.get_transaction_count(alone.address, at) for at in ("latest", "pending"))
+        assert latest < pending <= latest + 2
+    finally:
+        for node in NODES[1:]:
+            place.restart(f"{node} geth")
+    assert wait_until(lambda: not alone.holds_back(), REDIAL)
+    assert agree([chain(node) for node in NODES])
+
+
 def test_no_block_is_lost_when_all_nodes_are_killed_at_once(place: ProcessPlace, chain: Chains) -> None:
     send(chain("header"))
     assert agree([chain(node) for node in NODES])
@@ -398,7 +428,9 @@ def test_after_a_node_was_cut_off_all_have_one_chain_with_what_was_sent_on_eithe
         there = [hand(chains[away]), hand(chains[away])]
         fork = head + 1
         assert wait_until(lambda: block_hash(chains[away], fork) is not None, HANG)
-        assert block_hash(chains[away], fork) != block_hash(chains["header"], fork)
+        lost = str(block_hash(chains[away], fork))
+        assert lost != block_hash(chains["header"], fork)
+        before = count_at(chains[away], lost)
 
         for cable in cables.values():
             cable.mend()
@@ -406,6 +438,9 @@ def test_after_a_node_was_cut_off_all_have_one_chain_with_what_was_sent_on_eithe
         assert agree(list(chains.values()))
         assert all(sees(chain, receipt) for chain in chains.values() for receipt in here + there)
         assert agree(list(chains.values()))
+        # Who began to look at the block that was replaced sees one picture to the end.
+        assert block_hash(chains[away], fork) != lost
+        assert count_at(chains[away], lost) == before
 
 
 def test_two_nodes_that_each_dialled_a_third_find_one_another_later(

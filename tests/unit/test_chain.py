@@ -160,6 +160,20 @@ def test_rounds_and_weights_are_read_as_cids(header: Contract) -> None:
     assert header.local_weight_at(0, 2) is None
 
 
+def test_what_is_read_at_the_block_of_a_look_is_one_picture(header: Contract) -> None:
+    header.set_global_weight(WEIGHTS[0], header.chain.nonce())
+    alice = of(header, ALICE)
+    before = alice.look(ALICE.address)
+    assert (before.nonce, before.learners, before.node_id) == (alice.chain.nonce(), (1,), 1)
+    assert before.state == alice.state()
+    alice.set_local_weight(1, WEIGHTS[1], before.nonce)
+    assert alice.local_weight_at(0, 1) == WEIGHTS[1]
+    assert alice.local_weight_at(0, 1, before.block) is None
+    after = alice.look(ALICE.address)
+    assert after.nonce == before.nonce + 1
+    assert alice.local_weight_at(0, 1, after.block) == WEIGHTS[1]
+
+
 def test_the_log_tells_everything_in_the_order_in_which_it_happened(header: Contract) -> None:
     alice, chain = of(header, ALICE), header.chain
     receipts = [

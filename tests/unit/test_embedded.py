@@ -90,6 +90,8 @@ def test_each_transaction_gets_a_block_at_once(chain: EmbeddedChain) -> None:
         block = chain.request("eth_getBlockByNumber", [hex(number), False])
         assert block["transactions"] == [name]
         assert block["parentHash"] == chain.request("eth_getBlockByNumber", [hex(number - 1), False])["hash"]
+    count = "eth_getBlockTransactionCountByNumber"
+    assert [chain.request(count, [at]) for at in ("0x0", "0x3", "pending", "0x4")] == ["0x0", "0x1", "0x0", None]
     assert chain.request("eth_getTransactionCount", [ALICE.address, "latest"]) == "0x3"
     assert chain.request("eth_getBalance", [BOB.address]) == hex(BALANCE + 3)
 
@@ -266,6 +268,9 @@ def test_an_unknown_method_is_refused(chain: EmbeddedChain) -> None:
         ("eth_call", [{"to": "0x" + "00" * 20, "gas": "0x1"}]),
         ("eth_call", [{"to": "0x" + "00" * 20, "value": "0x1"}]),
         ("eth_call", [{"to": "0x" + "00" * 20}, "0x99"]),
+        ("eth_call", [{"to": "0x" + "00" * 20}, {"blockHash": "0x" + "00" * 32}]),
+        ("eth_call", [{"to": "0x" + "00" * 20}, {}]),
+        ("eth_getTransactionCount", ["0x" + "00" * 20, {"blockHash": "0x12"}]),
         ("eth_chainId", {"a": 1}),
         ("eth_chainId", 5),
     ],

@@ -115,6 +115,27 @@ def test_a_learner_that_is_started_again_after_it_published_does_nothing_twice(r
     assert run.contract.log() == before
 
 
+def test_a_file_that_a_block_took_only_in_the_next_round_is_followed_by_that_rounds_own(
+    run: Run, rpc: str, tmp_path: Path
+) -> None:
+    plan = PLAN.model_copy(update={"rounds": 2})
+    names = {1: ALICE.address, 2: BOB.address}
+    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, Adder())
+    site = Site(run.site.chain, run.site.chain.contract(header.address), run.store, tmp_path / "other", patience=0.1)
+    with pytest.raises(GaveUp):
+        learner.run(site, lambda _: Adder())
+    late = str(header.local_weight_at(0, 1))
+    meta = GlobalMeta(header.plan(), 1, header.global_weight_at(0), "fedavg")
+    file = weights.write(tmp_path / "global", meta, {"a": np.full(3, 7, np.float32)})
+    run.store.add(file.path)
+    header.set_global_weight(file.cid, header.chain.nonce())
+    site.contract.set_local_weight(1, late, site.chain.nonce())
+    assert header.local_weight_at(1, 1) == late
+    with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
+        learner.run(site, lambda _: Adder())
+    assert header.local_weight_at(1, 1) not in {None, late}
+
+
 def killed(run: Run) -> Path:
     """Train as a learner that is killed before it publishes, and return its file."""
     meta = weights.LocalMeta(

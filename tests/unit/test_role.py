@@ -119,6 +119,42 @@ def test_everything_is_looked_at_again_after_a_while_without_a_block(
     assert len(called) == 4
 
 
+class _Stuck(Chain):
+    """A chain that holds a transaction back until the next block."""
+
+    stuck_at: int | None = None
+
+    def holds_back(self) -> bool:
+        return self.stuck_at == self.block_number()
+
+
+def test_a_chain_that_is_stuck_is_nudged(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
+    monkeypatch.setattr(role, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(role, "STUCK", 0.1)
+    chain = _Stuck(site.chain.rpc, HEADER)
+    chain.stuck_at = before = chain.block_number()
+    calls = 0
+
+    def step() -> Waiting | None:
+        nonlocal calls
+        calls += 1
+        if chain.block_number() > before + 1 or calls > 20:
+            raise Done
+        return Waiting("learner 1 to publish")
+
+    reconcile(Site(chain, site.contract, site.store, site.folder), step)
+    assert chain.block_number() == before + 1, "one nudge: the block that it made ended that"
+
+
+def test_a_role_that_waits_for_long_nudges_the_chain_once(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
+    monkeypatch.setattr(role, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(role, "QUIET", 0.1)
+    before = site.chain.block_number()
+    step, _ = steps(*[Waiting("learner 1 to publish")] * 10, None, *[Waiting("learner 2 to publish")] * 10)
+    reconcile(site, step)
+    assert site.chain.block_number() == before + 2
+
+
 def test_what_is_waited_for_is_said_once_until_it_changes(
     monkeypatch: pytest.MonkeyPatch, site: Site, said: list[str]
 ) -> None:
