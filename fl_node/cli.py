@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 
 from fl_node import __version__
-from fl_node.errors import ConfigError, FLNodeError
+from fl_node.errors import ChainError, ConfigError, FLNodeError
 
 if TYPE_CHECKING:
     from fl_node.chain import Contract
@@ -38,6 +38,8 @@ EXIT_CODES = """
 """
 
 INTERRUPTED = 130
+NUDGE_PATIENCE = 10.0
+"""Seconds in which a block should come."""
 
 app = typer.Typer(
     name="fl-node",
@@ -53,7 +55,12 @@ app.add_typer(plan_app, name="plan")
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
-PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="The plan, a TOML file such as plans/demo.toml.")]
+PlanArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PLAN", allow_dash=True, help="The plan, a TOML file such as plans/demo.toml; - for stdin."
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting of the plan, such as training.epochs=1."),
@@ -336,11 +343,11 @@ def header(
     It reads the contract, does the next thing and reads again until the run has ended. Kill it and start it again
     at any time. What it says goes to standard error; --json writes each event to standard output as well.
     """
+    site = _site("header", rpc, store, key, contract, folder, patience, as_json=as_json)
+    # What comes now takes some seconds: TensorFlow.
     from fl_node import data
     from fl_node import header as role
     from fl_node.model import KerasTrainer
-
-    site = _site("header", rpc, store, key, contract, folder, patience, as_json=as_json)
 
     def make(plan: Plan) -> KerasTrainer:
         return KerasTrainer(plan, data.load(plan.data.name, data_dir, _note) if evaluate else None)
@@ -364,11 +371,11 @@ def learner(
     Which learner it is follows from its account, which the header registered. Kill it and start it again at any
     time. What it says goes to standard error; --json writes each event to standard output as well.
     """
+    site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
     from fl_node import data
     from fl_node import learner as role
     from fl_node.model import KerasTrainer
 
-    site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
     _play(lambda: role.run(site, lambda plan: KerasTrainer(plan, data.load(plan.data.name, data_dir, _note))))
 
 
@@ -790,6 +797,23 @@ def plan_check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOpti
 
 
 @app.command()
+def nudge(rpc: RpcOption = DEFAULT_RPC, key: KeyOption = Path("role.key"), as_json: JsonOption = False) -> None:
+    """Send a transaction of no effect, so that sealers make a block.
+
+    Roles do so themselves when a chain stands still; by hand it shows whether blocks come at all.
+    """
+    from fl_node.chain import Chain, load_key, wait_until
+
+    chain = Chain(rpc, load_key(key))
+    before = chain.block_number()
+    chain.nudge()
+    if not wait_until(lambda: chain.block_number() > before, NUDGE_PATIENCE):
+        raise ChainError(f"chain at {rpc}: no block after {NUDGE_PATIENCE:g} s; are enough sealers running?")
+    after = chain.block_number()
+    typer.echo(json.dumps({"before": before, "after": after}) if as_json else f"block {after}")
+
+
+@app.command()
 def doctor(
     rpc: RpcOption = DEFAULT_RPC,
     store: StoreOption = DEFAULT_STORE,
@@ -957,6 +981,7 @@ def _site(
         raise GaveUp(f"gave up after {patience:g} s: {said[0]}")
     work = folder / contract.lower()
     work.mkdir(parents=True, exist_ok=True)
+    say("starting", f"{name} of contract {contract}, with account {chain.address}", account=chain.address)
     return Site(chain, found[0], stores.connect(store), work, patience)
 
 

@@ -300,12 +300,29 @@ def _prepare(threads: int) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    with _quiet():
+    with _quiet(), _without("sklearn"):
+        import keras  # noqa: F401
         import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Let an import find that a package is not installed, unless it is imported already.
+
+    Keras loads scikit-learn, most of a second, for wrappers that it does without and that are of no use here.
+    """
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -343,7 +344,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Plan:
     Parameters
     ----------
     path
-        The TOML file; a file that ends in ``.json`` is read as JSON.
+        The TOML file; a file that ends in ``.json`` is read as JSON. ``-`` is standard input, in either.
     overrides
         Settings that replace those of the file, each as ``key=value`` in TOML, such as ``training.epochs=1``.
 
@@ -352,9 +353,13 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Plan:
     PlanError
         The file can't be read or the plan is not valid; the message lists everything that is wrong.
     """
-    form, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
+    piped = str(path) == "-"
+    form = "JSON" if path.suffix == ".json" else "TOML"
     try:
-        content = parse(path.read_text(encoding="utf-8"))
+        text = sys.stdin.read() if piped else path.read_text(encoding="utf-8")
+        if piped and text.lstrip().startswith("{"):
+            form = "JSON"
+        content = json.loads(text) if form == "JSON" else tomllib.loads(text)
     except OSError as error:
         raise PlanError(f"plan {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

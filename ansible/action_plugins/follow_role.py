@@ -35,9 +35,19 @@ options:
     description: Seconds that a host may be out of reach.
     default: 300
     type: int
+  until_host:
+    description: Follow only until this host's unit says C(until_says), and return there.
+    type: str
+  until_says:
+    description: What that line has in it.
+    type: str
+  limit:
+    description: Seconds after which it is a failure that the unit has not ended; 0 means never.
+    default: 0
+    type: int
 """
 
-POLL = 1.5
+POLL = 0.7
 LAST_LINES = 8
 _STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z \S+: ")
 """How a role's own lines begin; libraries write others, which are shown if the unit fails."""
@@ -47,18 +57,23 @@ display = Display()
 class ActionModule(ActionBase):
     """What Ansible calls, once for each host."""
 
-    _VALID_ARGS = frozenset(("unit", "cursor", "flag", "silence"))
+    _VALID_ARGS = frozenset(("unit", "cursor", "flag", "silence", "until_host", "until_says", "limit"))
     _supports_check_mode = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return when the unit has ended, or has failed on another host."""
+        """Return when the unit has ended, has failed on another host, or one has come to where it is followed to."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         host = (task_vars or {})["inventory_hostname"]
         unit, cursor = self._task.args["unit"], self._task.args["cursor"]
         flag, silence = Path(self._task.args["flag"]), int(self._task.args.get("silence", 300))
+        until_host, until_says = self._task.args.get("until_host"), self._task.args.get("until_says", "")
+        reached = Path(f"{flag}.reached")
         shown: list[str] = []
-        heard = time.monotonic()
+        limit = int(self._task.args.get("limit", 0))
+        start = heard = time.monotonic()
         while not flag.exists():
+            if until_host and reached.exists():
+                return result | {"msg": f"{until_host} has come to {until_says!r}", "cursor": cursor}
             try:
                 state, cursor, lines = self._look(unit, cursor)
                 heard = time.monotonic()
@@ -72,16 +87,27 @@ class ActionModule(ActionBase):
             for line in filter(_STAMP.match, lines):
                 display.display(f"  {_short(host, line)}")
             shown = [*shown, *lines][-LAST_LINES:]
+            if host == until_host and any(until_says in line for line in lines):
+                reached.touch()
+                continue
             if state["ActiveState"] == "failed":
                 flag.write_text(host)
                 said = "".join(f"\n    {line}" for line in shown)
                 code = state["ExecMainStatus"]
                 return result | {"problem": f"{unit} failed on {host} with exit code {code}:{said}"}
             if state["ActiveState"] == "inactive":
+                if host == until_host:
+                    flag.write_text(host)
+                    return result | {"problem": f"{unit} has ended on {host} and never said {until_says!r}"}
                 return result | {"msg": f"{unit} has ended", "restarts": int(state["NRestarts"])}
+            if limit and time.monotonic() - start > limit:
+                flag.write_text(host)
+                said = "".join(f"\n    {line}" for line in shown)
+                return result | {"problem": f"{unit} on {host} has not ended after {limit} s:{said}"}
             time.sleep(POLL)
         return result | {
             "changed": False,
+            "cursor": cursor,
             "msg": f"not waited for any longer, since a unit failed on {flag.read_text()}",
         }
 

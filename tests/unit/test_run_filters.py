@@ -1,0 +1,90 @@
+"""Ansible's filters about runs on the hosts: names, the run without harm, and what a scenario promised."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_PATH = Path(__file__).parents[2] / "ansible" / "filter_plugins" / "runs.py"
+_spec = importlib.util.spec_from_file_location("run_filters", _PATH)
+assert _spec is not None and _spec.loader is not None
+filters: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(filters)
+
+PLAN = {"name": "demo", "rounds": 2}
+MOMENTS = {"harm": "100.5", "restored": "120.0"}
+JOURNALS = {
+    "header": [
+        "99.000000 header fl-node[5]: 2026-11-24T01:00:00.000Z header: round 1 begins with Qm1",
+        "101.250000 header fl-node[5]: 2026-11-24T01:00:00.000Z header: waiting: round 1: learner 1 to publish",
+        "130.500000 header fl-node[5]: 2026-11-24T01:00:00.000Z header: round 1: took learner 1's Qm2",
+        "-- No entries --",
+    ],
+    "learner-1": ["125.000000 learner-1 geth[7]: INFO Chain reorg detected"],
+}
+
+
+def keep(runs: Path, name: str, plan: object = PLAN, **changes: Any) -> Path:
+    folder = runs / name
+    folder.mkdir(parents=True)
+    report = {"ended": True, "audit": {"passed": True}, "rounds": [{"result": {"cid": f"Qm{name}", "accuracy": 0.9}}]}
+    (folder / "report.json").write_text(json.dumps(report | changes))
+    (folder / "plan.json").write_text(json.dumps(plan))
+    return folder
+
+
+def test_a_name_that_a_kept_run_has_is_not_taken_again(tmp_path: Path) -> None:
+    assert filters.free_name("demo", str(tmp_path / "none")) == "demo"
+    keep(tmp_path, "demo")
+    assert filters.free_name("demo", str(tmp_path)) == "demo-2"
+    keep(tmp_path, "demo-2")
+    assert filters.free_name("demo", str(tmp_path)) == "demo-3"
+    (tmp_path / "begun").mkdir()
+    assert filters.free_name("begun", str(tmp_path)) == "begun"
+
+
+def test_the_run_without_harm_has_the_same_plan_and_ended_well(tmp_path: Path) -> None:
+    plan = json.dumps(PLAN)
+    keep(tmp_path, "a-other", {"name": "demo", "rounds": 3})
+    keep(tmp_path, "b-open", ended=False)
+    keep(tmp_path, "c-failed", audit={"passed": False})
+    (keep(tmp_path, "d-harmed") / "scenario.json").write_text("{}")
+    (keep(tmp_path, "e-broken") / "report.json").write_text("[")
+    assert filters.undisturbed_run(str(tmp_path), plan) == {}
+    keep(tmp_path, "f-good")
+    assert filters.undisturbed_run(str(tmp_path), plan) == {"name": "f-good", "cid": "Qmf-good", "accuracy": 0.9}
+    assert filters.undisturbed_run(str(tmp_path / "none"), plan) == {}
+
+
+@pytest.mark.parametrize(
+    ("promise", "held", "seen"),
+    [
+        ({"host": "header", "says": "to publish"}, True, "0.8 s after the harm: "),
+        ({"host": "header", "says": "to publish", "before": "restored"}, True, "0.8 s after the harm: "),
+        ({"host": "header", "says": "to publish", "after": "restored"}, False, "nothing"),
+        ({"host": "header", "says": "took learner 1"}, True, "30.0 s after the harm: "),
+        ({"host": "header", "says": "took learner 1", "before": "restored"}, False, "nothing"),
+        ({"host": "header", "says": "took learner 1", "before": "restored", "absent": True}, True, "nothing"),
+        ({"host": "header", "says": "took", "after": "restored"}, True, "10.5 s after the end of the harm: "),
+        ({"host": "header", "says": "took", "after": "restored", "absent": True}, False, "10.5 s after"),
+        ({"host": "header", "says": "begins"}, False, "nothing"),
+        ({"host": "header", "says": "begins", "after": "start"}, True, "-1.5 s after the harm: "),
+        ({"host": "any", "says": "reorg"}, True, "24.5 s after the harm: "),
+        ({"host": "header", "says": "reorg"}, False, "nothing"),
+        ({"host": "learner-9", "says": "reorg"}, False, "nothing"),
+    ],
+)
+def test_a_promise_is_a_line_of_a_host_in_a_time(promise: dict[str, Any], held: bool, seen: str) -> None:
+    (found,) = filters.promises_kept([{"what": "it holds", **promise}], JOURNALS, MOMENTS)
+    assert (found["what"], found["held"]) == ("it holds", held)
+    assert found["seen"].startswith(seen)
+    assert "T01:00" not in found["seen"]
+
+
+def test_a_check_is_a_line_to_read() -> None:
+    line = filters.scenario_line({"what": "the run ends", "held": False, "seen": "1 round"})
+    assert line == "BROKEN the run ends: 1 round"
