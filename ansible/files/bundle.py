@@ -29,10 +29,10 @@ def main() -> None:
         members = dict(collect(options, scratch))
         partial = scratch / "bundle.tar"
         write(members, partial)
+        for folder in dict.fromkeys(member.split("/")[0] for member in members):
+            sizes = [path.stat().st_size for member, path in members.items() if member.split("/")[0] == folder]
+            print(f"{folder}: {len(sizes)} files, {sum(sizes) / 1e6:.0f} MB")
         partial.replace(options.output)
-    for folder in dict.fromkeys(member.split("/")[0] for member in members):
-        sizes = [path.stat().st_size for member, path in members.items() if member.split("/")[0] == folder]
-        print(f"{folder}: {len(sizes)} files, {sum(sizes) / 1e6:.0f} MB" if sizes else folder)
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.0f} MB")
 
 

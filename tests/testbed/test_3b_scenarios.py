@@ -1,0 +1,82 @@
+"""Scenarios on the hosts: what they promise holds, and is seen not to hold where the defence is taken away."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from .conftest import NAMES, Ended, Testbed
+from .test_3_train import SMALL, choice, data_set
+
+__all__ = ["data_set"]
+
+
+def scenario(testbed: Testbed, name: str, data: str, *settings: str) -> Ended:
+    smaller = ["rounds=2"] if data == "digits" else SMALL
+    return testbed.play(f"scenarios/{name}", *choice(data), "-e", json.dumps({"settings": [*smaller, *settings]}))
+
+
+def checks(testbed: Testbed, name: str) -> dict[str, bool]:
+    written = json.loads((testbed.root / "runs" / name / "scenario.json").read_text())
+    assert written["name"] == name
+    return {check["what"]: check["held"] for check in written["checks"]}
+
+
+@pytest.fixture(autouse=True)
+def restored(provisioned: Testbed) -> Iterator[None]:
+    """After each scenario the hosts are as they were, however it ended."""
+    yield
+    for name in NAMES:
+        host = provisioned.host(name)
+        assert "fl_scenario" not in host.check_output("nft list tables")
+        assert "fl-scenario" not in host.check_output("cat /proc/mounts")
+        assert "fl-scenario-undo" not in host.check_output(
+            "systemctl list-units --all --plain --no-legend 'fl-scenario*'"
+        )
+        for unit in ("geth", "ipfs"):
+            assert host.service(unit).is_running
+        role = "fl-header" if name == "header" else "fl-learner"
+        assert not host.service(role).is_running
+
+
+def test_a_learner_that_was_cut_off_is_waited_for_and_comes_back(provisioned: Testbed, data_set: str) -> None:
+    ended = scenario(provisioned, "learner-cut-off", data_set).must()
+    assert "TASK [Cut the learner's host off]" in ended.output
+    found = checks(provisioned, "learner-cut-off")
+    assert found["the header says for whom it waits"]
+    assert found["the final weights are the undisturbed run's, bit for bit"]
+    assert all(found.values())
+    # The run to compare with is taken once.
+    assert len(list((provisioned.root / "runs").glob("undisturbed*"))) == 1
+
+
+def test_a_plan_that_waits_for_nobody_breaks_that_promise(provisioned: Testbed, data_set: str) -> None:
+    ended = scenario(provisioned, "learner-cut-off", data_set, "min_learners=1", "round_timeout=5.0")
+    assert ended.code != 0
+    broken = {what for what, held in checks(provisioned, "learner-cut-off-2").items() if not held}
+    assert "it can't close the round meanwhile" in broken
+    assert "the final weights are the undisturbed run's, bit for bit" in broken
+    assert "BROKEN it can't close the round meanwhile" in re.sub(r"\s+", " ", ended.output)
+
+
+def test_a_header_that_is_not_started_again_breaks_its_promise(provisioned: Testbed, data_set: str) -> None:
+    host = provisioned.host("header")
+    folder = "/run/systemd/system/fl-header.service.d"
+    host.check_output(f"mkdir -p {folder} && printf '[Service]\\nRestart=no\\n' > {folder}/test.conf")
+    host.check_output("systemctl daemon-reload")
+    try:
+        ended = scenario(provisioned, "header-killed", data_set)
+    finally:
+        host.check_output(f"rm -r {folder} && systemctl daemon-reload && systemctl reset-failed fl-header")
+    assert ended.code != 0
+    assert "fl-header.service failed on header" in re.sub(r"\s+", " ", ended.output)
+    assert not (provisioned.root / "runs" / "header-killed").exists()
+
+
+def test_a_host_that_is_rebooted_takes_part_again(provisioned: Testbed, data_set: str) -> None:
+    provisioned.forget("learner-1")
+    scenario(provisioned, "host-rebooted", data_set).must()
+    assert all(checks(provisioned, "host-rebooted").values())

@@ -1,0 +1,77 @@
+"""A bring-up without internet: a bundle, and hosts whose way out is closed. Last, for it makes all hosts anew."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import NAMES, Testbed
+
+CLOSED = {
+    "PIP_NO_INDEX": "1",
+    "GOPROXY": "off",
+    "http_proxy": "http://127.0.0.1:1",
+    "https_proxy": "http://127.0.0.1:1",
+    "FL_NODE_DATA_DIR": "",
+}
+"""What the controller could otherwise fetch from goes nowhere."""
+
+
+@pytest.fixture(scope="module")
+def bundle(provisioned: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The archive, made from hosts that are up; more than a gigabyte, so it is not kept."""
+    folder = tmp_path_factory.mktemp("bundle")
+    provisioned.play("bundle", "-e", f"bundle={folder}/lab.tar").must()
+    yield folder / "lab.tar"
+    shutil.rmtree(folder)
+
+
+def test_a_bring_up_needs_nothing_but_the_bundle(provisioned: Testbed, bundle: Path) -> None:
+    provisioned.vagrant("destroy", "--force").must()
+    inventory = provisioned.root / "inventory" / "hosts.yml"
+    lines = inventory.read_text().splitlines(keepends=True)
+    inventory.write_text("".join(line for line in lines if "learner-3:" not in line))
+    provisioned.vagrant("up", "--no-provision", "--provider=docker").must()
+    for name in NAMES:
+        provisioned.forget(name)
+        host = provisioned.host(name)
+        # What the hosts' system would have to be asked for must come from the bundle too.
+        host.check_output("DEBIAN_FRONTEND=noninteractive apt-get purge --yes nftables")
+        host.check_output("ip route delete default")
+        assert host.run("ip route get 192.0.2.1").rc != 0
+    nothing = bundle.parent / "nothing"
+    closed = CLOSED | {"FL_TESTBED_CACHE": str(nothing), "XDG_CACHE_HOME": str(nothing)}
+    bundled = f"testbed_bundle={bundle}"
+    first = provisioned.play("site", "-e", bundled, **closed).must()
+    assert all(counts["failed"] == 0 for counts in first.recap.values())
+    assert not nothing.exists()
+    again = provisioned.play("site", "-e", bundled, **closed).must()
+    assert all(counts["changed"] == 0 for counts in again.recap.values())
+    data = ["-e", "data=digits"] if not list((bundle.parent / "lab" / "mnist").glob("*")) else []
+    trained = provisioned.play("train", "-e", "run=offline", *data, **closed).must()
+    assert "audit passed: 3 rounds, 11 files" in trained.output
+
+
+def test_a_damaged_bundle_is_refused_before_a_host_is_touched(provisioned: Testbed, bundle: Path) -> None:
+    with tarfile.open(bundle) as tar:
+        member = next(one for one in tar if one.name.startswith("bin/"))
+    damaged = bundle.rename(bundle.with_name("damaged.tar"))
+    with damaged.open("r+b") as file:
+        file.seek(member.offset_data + 1000)
+        (byte,) = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+    ended = provisioned.play("site", "-e", f"testbed_bundle={damaged}", **CLOSED)
+    assert ended.code != 0
+    assert f"is damaged: {member.name}: FAILED" in " ".join(ended.output.split())
+    assert set(ended.recap) == {"localhost"}
+
+
+def test_a_bundle_that_is_not_there_is_named(provisioned: Testbed, tmp_path: Path) -> None:
+    ended = provisioned.play("site", "-e", f"testbed_bundle={tmp_path}/none.tar")
+    assert ended.code != 0
+    assert f"testbed_bundle {tmp_path}/none.tar: there is no such file" in " ".join(ended.output.split())
