@@ -9,19 +9,19 @@ from collections.abc import Iterator
 import pytest
 
 from .conftest import NAMES, Ended, Testbed
-from .test_3_train import SMALL, choice, data_set
+from .test_3_train import choice, data_set
 
 __all__ = ["data_set"]
 
 
 def scenario(testbed: Testbed, name: str, data: str, *settings: str) -> Ended:
-    smaller = ["rounds=2"] if data == "digits" else SMALL
-    return testbed.play(f"scenarios/{name}", *choice(data), "-e", json.dumps({"settings": [*smaller, *settings]}))
+    """Run it with rounds that take some seconds, so that harm can come within one."""
+    longer = ["rounds=2", f"training.epochs={40 if data == 'digits' else 2}"]
+    return testbed.play(f"scenarios/{name}", *choice(data), "-e", json.dumps({"settings": [*longer, *settings]}))
 
 
 def checks(testbed: Testbed, name: str) -> dict[str, bool]:
     written = json.loads((testbed.root / "runs" / name / "scenario.json").read_text())
-    assert written["name"] == name
     return {check["what"]: check["held"] for check in written["checks"]}
 
 
@@ -59,7 +59,7 @@ def test_a_plan_that_waits_for_nobody_breaks_that_promise(provisioned: Testbed, 
     broken = {what for what, held in checks(provisioned, "learner-cut-off-2").items() if not held}
     assert "it can't close the round meanwhile" in broken
     assert "the final weights are the undisturbed run's, bit for bit" in broken
-    assert "BROKEN it can't close the round meanwhile" in re.sub(r"\s+", " ", ended.output)
+    assert re.search("BROKEN it can'+t close the round meanwhile", re.sub(r"\s+", " ", ended.output))
 
 
 def test_a_header_that_is_not_started_again_breaks_its_promise(provisioned: Testbed, data_set: str) -> None:
