@@ -23,7 +23,13 @@ PAGE = Path("docs/scenarios.md")
 PLAYBOOKS = Path("ansible/scenarios")
 HOSTS = "hosts"
 NEEDS_MACHINES = ("wrong-clock",)
-COMMON = ("the harm was done", "the run ends", "the audit passes", "an audit from a learner passes")
+COMMON = (
+    "the harm was done",
+    "the run ends",
+    "the audit passes",
+    "an audit from a learner passes",
+    "harm came before the run ended",
+)
 TIMEOUT = 600
 
 

@@ -74,9 +74,3 @@ def test_a_header_that_is_not_started_again_breaks_its_promise(provisioned: Test
     assert ended.code != 0
     assert "fl-header.service failed on header" in re.sub(r"\s+", " ", ended.output)
     assert not (provisioned.root / "runs" / "header-killed").exists()
-
-
-def test_a_host_that_is_rebooted_takes_part_again(provisioned: Testbed, data_set: str) -> None:
-    provisioned.forget("learner-1")
-    scenario(provisioned, "host-rebooted", data_set).must()
-    assert all(checks(provisioned, "host-rebooted").values())

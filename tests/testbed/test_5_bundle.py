@@ -35,7 +35,7 @@ def test_a_bring_up_needs_nothing_but_the_bundle(provisioned: Testbed, bundle: P
     inventory = provisioned.root / "inventory" / "hosts.yml"
     lines = inventory.read_text().splitlines(keepends=True)
     inventory.write_text("".join(line for line in lines if "learner-3:" not in line))
-    provisioned.vagrant("up", "--no-provision", "--provider=docker").must()
+    provisioned.vagrant("up", "--provider=docker", FL_TESTBED_PROVISION="0").must()
     for name in NAMES:
         provisioned.forget(name)
         host = provisioned.host(name)

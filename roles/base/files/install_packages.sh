@@ -1,0 +1,15 @@
+#!/bin/bash
+# Installs packages, with what they depend on, from a folder of .deb files and from nowhere else. Arguments: folder, packages.
+# The folder is made a repository of its own, so that apt takes what is missing and leaves what is there as it is.
+set -euo pipefail
+cd "$1"
+shift
+for file in *.deb; do
+	dpkg-deb --field "$file"
+	printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' "$file" "$(stat --format=%s "$file")" "$(sha256sum "$file" | cut -c1-64)"
+done >Packages
+echo "deb [trusted=yes] file:$PWD ./" >sources.list
+mkdir -p lists/partial
+own=(-o "Dir::Etc::sourcelist=$PWD/sources.list" -o Dir::Etc::sourceparts=/dev/null -o "Dir::State::lists=$PWD/lists")
+apt-get "${own[@]}" --quiet update
+DEBIAN_FRONTEND=noninteractive apt-get "${own[@]}" --quiet --yes --no-install-recommends install "$@"
