@@ -2,6 +2,7 @@
 
 python -m tests.scenarios [--place processes] [NAME ...]     on this machine
 python -m tests.scenarios --place hosts [NAME ...]           on the hosts of the inventory, which must be up
+With --undefended each goes without its defence, and its promise must be broken.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from fl_node.scenarios import SCENARIOS
+
+from .undefended import HURRIED, ON_HOSTS, WITHOUT
 
 PLAN = Path("plans/scenario.toml")
 PAGE = Path("docs/scenarios.md")
@@ -39,7 +42,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="scenarios; all if none is named")
     parser.add_argument("--place", choices=["embedded", "processes", HOSTS], default="processes")
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--undefended", action="store_true", help="take each scenario's defence away")
     options = parser.parse_args()
+    if options.undefended:
+        all_names = ON_HOSTS if options.place == HOSTS else WITHOUT
+        sys.exit(undefended(options.place, options.names or list(all_names)))
     names = options.names or names_of(options.place)
     rows, broken = [], 0
     for name in names:
@@ -53,6 +60,40 @@ def main() -> None:
             print(f"       {check['what']}: {check['seen']}", flush=True)
     write(options.page, options.place, rows)
     sys.exit(1 if broken else 0)
+
+
+def undefended(place: str, names: list[str]) -> int:
+    """Carry scenarios out without their defences, and return 1 if one of them is not broken as it must be."""
+    held = 0
+    for name in names:
+        begin, without = time.time(), HURRIED if place == HOSTS else WITHOUT[name]
+        if place == HOSTS:
+            settings = [f"{key}={value}" for key, value in without.settings.items()]
+            found = run_on_hosts(name, "-e", json.dumps({"settings": settings}))["checks"]
+            lines = [check["what"] for check in found if not check["held"]]
+        else:
+            lines = run_undefended(name, SCENARIOS[name].places[0])
+        broken = any(without.broken in line for line in lines)
+        held += not broken
+        verdict = "broken" if broken else "HELD  "
+        print(f"{verdict} {name}, without this: {without.defence}; {time.time() - begin:.0f} s", flush=True)
+        if not broken:
+            print("".join(f"       {line}\n" for line in lines), end="", flush=True)
+    return 1 if held else 0
+
+
+def run_undefended(name: str, place: str) -> list[str]:
+    """Return the promises that are broken without the defence, or the error that the lab ended with."""
+    with tempfile.TemporaryDirectory(prefix="fl-scenario-") as runs:
+        command = [sys.executable, "-m", "tests.scenarios.undefended", name, str(PLAN)]
+        command += ["--place", place, "--runs", runs, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    if done.returncode == 0:
+        return []
+    try:
+        return [check["what"] for check in json.loads(done.stdout)["checks"] if not check["held"]]
+    except ValueError:
+        return done.stderr.splitlines()[-20:]
 
 
 def run(name: str, place: str) -> dict[str, Any]:
@@ -77,10 +118,10 @@ def names_of(place: str) -> list[str]:
     return [name for name, one in SCENARIOS.items() if place in one.places]
 
 
-def run_on_hosts(name: str) -> dict[str, Any]:
+def run_on_hosts(name: str, *settings: str) -> dict[str, Any]:
     """Carry a scenario out on the hosts as a user does, and return what it wrote down."""
     start = time.time()
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), str(PLAYBOOKS / f"{name}.yml")]
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), str(PLAYBOOKS / f"{name}.yml"), *settings]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False)
     written = [path for path in Path("runs").glob("*/scenario.json") if path.stat().st_mtime >= start]
     if not written:

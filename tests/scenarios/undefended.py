@@ -1,0 +1,139 @@
+"""A scenario with its defence taken away, so that what it promises must be seen not to hold.
+
+python -m tests.scenarios.undefended NAME PLAN [lab's options]
+
+Each entry of :data:`WITHOUT` says what the defence is. It is taken away in the lab's own process and in those of the
+roles, which the lab then starts through this module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from fl_node import cli, header, lab, learner, scenarios, weights
+from fl_node.errors import ConfigError
+from fl_node.place import EmbeddedPlace, ProcessPlace
+
+PATIENCE = 20.0
+"""Seconds after which a role gives up that waits for what does not come."""
+FIRST_ROUND_ONLY = {"min_learners": 1, "round_timeout": 1.0, "fetch_timeout": 0.5}
+EVERYBODY = {"min_learners": 0, "round_timeout": 0.0}
+
+
+@dataclass(frozen=True)
+class Without:
+    """How a scenario's defence is taken away, and what is then broken."""
+
+    defence: str
+    broken: str
+    """A part of a promise that does not hold then, or of the error that the lab ends with."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of the scenario's settings of the plan."""
+    take_away: Callable[[], None] = lambda: None
+    """Called in each process."""
+
+
+def _never_again() -> None:
+    lab.RESTARTS = 0
+
+
+def _daemons_stay_down() -> None:
+    EmbeddedPlace.check = ProcessPlace.check = lambda _self: None  # type: ignore[method-assign]
+
+
+def _unseeded() -> None:
+    learner.derive = lambda *_: secrets.randbits(63)  # type: ignore[attr-defined]
+
+
+def _trusting() -> None:
+    header.weights.check_local = lambda *_, **__: None  # type: ignore[attr-defined]
+
+
+def _unlimited() -> None:
+    header.weights.size_of = lambda _shapes: 2**40  # type: ignore[attr-defined]
+
+
+def _any_number() -> None:
+    weights.np = SimpleNamespace(**{**vars(np), "isfinite": lambda array: np.ones_like(array, bool)})  # type: ignore
+
+
+def _unprepared() -> None:
+    def refuse(*_: object) -> None:
+        raise ConfigError("a file that is no model file")
+
+    header.Header._refuse = refuse  # type: ignore[assignment]
+
+
+def _shared_key() -> None:
+    known = lab.Lab.as_node
+    lab.Lab.as_node = lambda self, _node: known(self, "header")  # type: ignore[method-assign]
+    scenarios.create_key = lambda _path: ""
+    scenarios.load_key = lambda path: _load(path.parent / "header" / "role.key")
+
+
+_load = scenarios.load_key
+
+WITHOUT = {
+    "learner-killed": Without(
+        "training follows from the plan's seed", "the undisturbed run's, bit for bit", take_away=_unseeded
+    ),
+    "header-killed": Without("a killed role is started again", "header was killed by", take_away=_never_again),
+    "learner-away": Without("the plan wants every learner", "publishes in the same round", FIRST_ROUND_ONLY),
+    "learner-leaves": Without("the plan is content with fewer", "gave up after", EVERYBODY),
+    "learner-late": Without("the plan is content with fewer", "gave up after", EVERYBODY),
+    "garbage": Without("a file is checked before it is read", "no model file", take_away=_unprepared),
+    "nan": Without("numbers are checked", "values that are not finite", take_away=_any_number),
+    "large-file": Without("no more is read than a model has", "learner 2's file is refused", take_away=_unlimited),
+    "missing-file": Without("a file is not waited for for ever", "gave up after", EVERYBODY),
+    "others-file": Without("metadata is checked", "learner 2's file is refused", take_away=_trusting),
+    "yesterdays-file": Without("metadata is checked", "learner 2's file is refused", take_away=_trusting),
+    "trespass": Without("each account has its own key", "gave up after", take_away=_shared_key),
+    "stranger": Without("each account has its own key", "gave up after", take_away=_shared_key),
+    "geth-killed": Without("a daemon that ended is started again", "gave up after", take_away=_daemons_stay_down),
+    "ipfs-killed": Without("a daemon that ended is started again", "gave up after", take_away=_daemons_stay_down),
+}
+
+
+ON_HOSTS = ("learner-cut-off", "learner-killed", "disk-full", "host-rebooted", "chain-split")
+"""Playbooks that promise the undisturbed run's bits because their plan wants every learner."""
+HURRIED = Without(
+    "the plan wants every learner", "the undisturbed run's, bit for bit", {"min_learners": 1, "round_timeout": 8.0}
+)
+
+
+class _Child(lab.Child):
+    """A role that is started through this module."""
+
+    without = ""
+
+    def __init__(self, name: str, command: Sequence[str], *arguments: Any, **options: Any) -> None:
+        program, _, _, *rest = command  # python -m fl_node
+        command = [program, "-m", __spec__.name, self.without, *rest, "--patience", str(PATIENCE)]
+        super().__init__(name, command, *arguments, **options)
+
+
+def main() -> None:
+    """Take the defence away and go on as ``fl-node``: a role if one is named, else the lab."""
+    name, what, *rest = sys.argv[1:]
+    WITHOUT[name].take_away()
+    if what in ("header", "learner"):
+        sys.argv = ["fl-node", what, *rest]
+    else:
+        _Child.without, lab.Child = name, _Child  # type: ignore[misc]
+        one = scenarios.SCENARIOS[name]
+        settings = {**one.settings, **WITHOUT[name].settings}
+        scenarios.SCENARIOS[name] = dataclasses.replace(one, settings=settings)
+        sys.argv = ["fl-node", "lab", what, "--scenario", name, *rest]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
