@@ -145,7 +145,7 @@ class DataPlan(_Section):
 class ModelPlan(_Section):
     """Which architecture every node builds."""
 
-    name: Literal["cnn", "mlp"] = "cnn"
+    name: Literal["cnn", "deep_cnn", "mlp", "separable_cnn"] = "cnn"
 
 
 class TrainingPlan(_Section):

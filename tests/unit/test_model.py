@@ -18,7 +18,7 @@ from rich.console import Console
 
 from fl_node import baseline, data, partition, weights
 from fl_node.errors import DataError
-from fl_node.model import KerasTrainer, score
+from fl_node.model import ARCHITECTURES, KerasTrainer, score
 from fl_node.plan import Plan
 from fl_node.report import paper
 from fl_node.seeds import derive, permutation
@@ -64,11 +64,18 @@ def test_the_perceptron_has_as_many_parameters_as_it_says() -> None:
     }
 
 
-def test_the_papers_network_has_as_many_parameters_as_it_says() -> None:
-    from fl_node import model
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_an_architecture_has_as_many_parameters_as_it_says(name: str) -> None:
+    count = sum(tensor.size for tensor in trainer(model=name).initial().values())
+    assert f"{count:,} parameters" in " ".join((ARCHITECTURES[name].__doc__ or "").split())
 
-    count = sum(tensor.size for tensor in trainer(model="cnn").initial().values())
-    assert f"{count:,}" in (model.cnn.__doc__ or "")
+
+@pytest.mark.parametrize("name", ["deep_cnn", "separable_cnn"])
+def test_other_architectures_learn_and_train_to_the_same_bits_again(name: str) -> None:
+    one = trainer(model=name)
+    first = one.train(one.initial(), SAMPLES, 7, epochs=3)
+    assert one.evaluate(first).accuracy > one.evaluate(one.initial()).accuracy
+    assert same(trainer(model=name).train(one.initial(), SAMPLES, 7, epochs=3), first)
 
 
 def test_initial_weights_follow_from_the_seed_alone() -> None:

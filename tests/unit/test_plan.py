@@ -214,7 +214,7 @@ def all_plans(draw: st.DrawFn) -> Plan:
             "train": draw(st.one_of(st.just(0), st.integers(learners, train))),
             "test": draw(st.integers(0, test)),
         },
-        "model": {"name": draw(st.sampled_from(["cnn", "mlp"]))},
+        "model": {"name": draw(st.sampled_from(["cnn", "deep_cnn", "mlp", "separable_cnn"]))},
         "training": {
             "optimizer": draw(st.sampled_from(["adam", "sgd"])),
             "learning_rate": draw(st.floats(0, 10, exclude_min=True)),
