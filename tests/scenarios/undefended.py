@@ -24,7 +24,7 @@ from fl_node.place import EmbeddedPlace, ProcessPlace
 
 PATIENCE = 20.0
 """Seconds after which a role gives up that waits for what does not come."""
-FIRST_ROUND_ONLY = {"min_learners": 1, "round_timeout": 1.0, "fetch_timeout": 0.5}
+HASTY = {"min_learners": 1, "round_timeout": 1.0, "fetch_timeout": 0.5}
 EVERYBODY = {"min_learners": 0, "round_timeout": 0.0}
 
 
@@ -73,20 +73,18 @@ def _unprepared() -> None:
 
 
 def _shared_key() -> None:
-    known = lab.Lab.as_node
+    known, load = lab.Lab.as_node, scenarios.load_key
     lab.Lab.as_node = lambda self, _node: known(self, "header")  # type: ignore[method-assign]
     scenarios.create_key = lambda _path: ""
-    scenarios.load_key = lambda path: _load(path.parent / "header" / "role.key")
+    scenarios.load_key = lambda path: load(path.parent / "header" / "role.key")
 
-
-_load = scenarios.load_key
 
 WITHOUT = {
     "learner-killed": Without(
         "training follows from the plan's seed", "the undisturbed run's, bit for bit", take_away=_unseeded
     ),
     "header-killed": Without("a killed role is started again", "header was killed by", take_away=_never_again),
-    "learner-away": Without("the plan wants every learner", "publishes in the same round", FIRST_ROUND_ONLY),
+    "learner-away": Without("the plan wants every learner", "publishes in the same round", HASTY),
     "learner-leaves": Without("the plan is content with fewer", "gave up after", EVERYBODY),
     "learner-late": Without("the plan is content with fewer", "gave up after", EVERYBODY),
     "garbage": Without("a file is checked before it is read", "no model file", take_away=_unprepared),
@@ -100,7 +98,6 @@ WITHOUT = {
     "geth-killed": Without("a daemon that ended is started again", "gave up after", take_away=_daemons_stay_down),
     "ipfs-killed": Without("a daemon that ended is started again", "gave up after", take_away=_daemons_stay_down),
 }
-
 
 ON_HOSTS = ("learner-cut-off", "learner-killed", "disk-full", "host-rebooted", "chain-split")
 """Playbooks that promise the undisturbed run's bits because their plan wants every learner."""
