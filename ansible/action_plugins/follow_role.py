@@ -12,6 +12,8 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from ansible import constants
+
 DOCUMENTATION = """
 name: follow_role
 short_description: Follow a role's unit until it ends
@@ -28,9 +30,11 @@ options:
     required: true
     type: str
   flag:
-    description: A file on the controller by which the hosts of one play learn that the unit failed on one of them.
+    description: >-
+      The name of a file by which the hosts of one play learn that the unit failed on one of them. It is in the folder
+      that Ansible makes for itself on the controller and removes at its end.
     required: true
-    type: path
+    type: str
   silence:
     description: Seconds that a host may be out of reach.
     default: 300
@@ -65,7 +69,8 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         host = (task_vars or {})["inventory_hostname"]
         unit, cursor = self._task.args["unit"], self._task.args["cursor"]
-        flag, silence = Path(self._task.args["flag"]), int(self._task.args.get("silence", 300))
+        flag = Path(constants.DEFAULT_LOCAL_TMP, self._task.args["flag"])
+        silence = int(self._task.args.get("silence", 300))
         until_host, until_says = self._task.args.get("until_host"), self._task.args.get("until_says", "")
         reached = Path(f"{flag}.reached")
         shown: list[str] = []
