@@ -8,11 +8,10 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from ansible.constants import DEFAULT_LOCAL_TMP
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-
-from ansible import constants
 
 DOCUMENTATION = """
 name: follow_role
@@ -69,7 +68,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         host = (task_vars or {})["inventory_hostname"]
         unit, cursor = self._task.args["unit"], self._task.args["cursor"]
-        flag = Path(constants.DEFAULT_LOCAL_TMP, self._task.args["flag"])
+        flag = Path(DEFAULT_LOCAL_TMP, self._task.args["flag"])
         silence = int(self._task.args.get("silence", 300))
         until_host, until_says = self._task.args.get("until_host"), self._task.args.get("until_says", "")
         reached = Path(f"{flag}.reached")

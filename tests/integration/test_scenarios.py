@@ -37,6 +37,23 @@ def test_what_a_scenario_promises_holds(tiny_plan: Path, tmp_path: Path, name: s
     assert (tmp_path / f"tiny-{name}" / "report.md").is_file()
 
 
+def test_a_promise_that_does_not_hold_is_named_and_ends_with_1(tiny_plan: Path, tmp_path: Path) -> None:
+    # Nobody trespasses, so nothing is refused.
+    script = f"""
+import dataclasses, sys
+from fl_node import cli, scenarios
+scenarios.SCENARIOS["trespass"] = dataclasses.replace(
+    scenarios.SCENARIOS["trespass"], harm=lambda lab, story: None
+)
+sys.argv = ["fl-node", "lab", {str(tiny_plan)!r}, "--scenario", "trespass", "--runs", {str(tmp_path)!r}, "--json"]
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1, done.stderr
+    broken = [check["what"] for check in json.loads(done.stdout)["checks"] if not check["held"]]
+    assert broken == ["the contract refuses everything that the account may not do"]
+
+
 @pytest.mark.parametrize("name", ["learner-killed", "others-file", "learner-away"])
 def test_without_its_defence_a_promise_is_broken(tiny_plan: Path, tmp_path: Path, name: str) -> None:
     """`make scenarios ARGS=--undefended` does so with all that can lose theirs on one machine."""

@@ -66,18 +66,18 @@ def undefended(place: str, names: list[str]) -> int:
     """Carry scenarios out without their defences, and return 1 if one of them is not broken as it must be."""
     held = 0
     for name in names:
-        begin, without = time.time(), HURRIED if place == HOSTS else WITHOUT[name]
+        begin = time.time()
         if place == HOSTS:
+            without = HURRIED
             settings = [f"{key}={value}" for key, value in without.settings.items()]
-            found = run_on_hosts(name, "-e", json.dumps({"settings": settings}))["checks"]
-            lines = [check["what"] for check in found if not check["held"]]
+            lines = broken_promises(run_on_hosts(name, "-e", json.dumps({"settings": settings})))
         else:
-            lines = run_undefended(name, SCENARIOS[name].places[0])
-        broken = any(without.broken in line for line in lines)
-        held += not broken
-        verdict = "broken" if broken else "HELD  "
+            without, lines = WITHOUT[name], run_undefended(name, SCENARIOS[name].places[0])
+        is_broken = any(without.broken in line for line in lines)
+        held += not is_broken
+        verdict = "broken" if is_broken else "HELD  "
         print(f"{verdict} {name}, without this: {without.defence}; {time.time() - begin:.0f} s", flush=True)
-        if not broken:
+        if not is_broken:
             print("".join(f"       {line}\n" for line in lines), end="", flush=True)
     return 1 if held else 0
 
@@ -91,9 +91,14 @@ def run_undefended(name: str, place: str) -> list[str]:
     if done.returncode == 0:
         return []
     try:
-        return [check["what"] for check in json.loads(done.stdout)["checks"] if not check["held"]]
+        return broken_promises(json.loads(done.stdout))
     except ValueError:
         return done.stderr.splitlines()[-20:]
+
+
+def broken_promises(found: dict[str, Any]) -> list[str]:
+    """Return the promises of a scenario that did not hold."""
+    return [check["what"] for check in found["checks"] if not check["held"]]
 
 
 def run(name: str, place: str) -> dict[str, Any]:
