@@ -25,6 +25,7 @@ from fl_node.errors import ChainError, ConfigError, FLNodeError
 
 if TYPE_CHECKING:
     from fl_node.chain import Contract
+    from fl_node.ensemble import EnsembleTrainer
     from fl_node.model import KerasTrainer
     from fl_node.plan import Plan
     from fl_node.role import Site
@@ -303,8 +304,8 @@ def deploy(
     from fl_node import store as stores
     from fl_node.chain import Chain, load_key
     from fl_node.deploy import deploy as start
+    from fl_node.ensemble import trainer_for
     from fl_node.logs import configure
-    from fl_node.model import KerasTrainer
     from fl_node.validation import with_held_out
 
     loaded = plans.load(plan, settings or ())
@@ -316,7 +317,7 @@ def deploy(
     chain = Chain(rpc, load_key(key))
     configure("deploy", verbose=_verbose)
     with tempfile.TemporaryDirectory() as name:
-        contract = start(chain, stores.connect(store), Path(name), loaded, learners, KerasTrainer(loaded))
+        contract = start(chain, stores.connect(store), Path(name), loaded, learners, trainer_for(loaded))
     if as_json:
         content = {"contract": contract.address, "plan": contract.plan(), "header": contract.header()}
         typer.echo(json.dumps(content | {"learners": {str(n): a for n, a in learners.items()}}))
@@ -345,12 +346,10 @@ def header(
     """
     site = _site("header", rpc, store, key, contract, folder, patience, as_json=as_json)
     # What comes now takes some seconds: TensorFlow.
-    from fl_node import data
     from fl_node import header as role
-    from fl_node.model import KerasTrainer
 
-    def make(plan: Plan) -> KerasTrainer:
-        return KerasTrainer(plan, data.load(plan.data.name, data_dir, _note) if evaluate else None)
+    def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
+        return _trainer(plan, data_dir, with_data=evaluate or plan.measures_members)
 
     _play(lambda: role.run(site, make, evaluate=evaluate))
 
@@ -372,11 +371,9 @@ def learner(
     time. What it says goes to standard error; --json writes each event to standard output as well.
     """
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
-    from fl_node import data
     from fl_node import learner as role
-    from fl_node.model import KerasTrainer
 
-    _play(lambda: role.run(site, lambda plan: KerasTrainer(plan, data.load(plan.data.name, data_dir, _note))))
+    _play(lambda: role.run(site, lambda plan: _trainer(plan, data_dir)))
 
 
 @app.command()
@@ -411,6 +408,7 @@ def status(
 @app.command()
 def audit(
     run: RunArgument = None,
+    data_dir: DataOption = None,
     rpc: RpcChoice = None,
     store: StoreChoice = None,
     contract: ContractChoice = None,
@@ -422,12 +420,19 @@ def audit(
     a line for each finding (round, node, field) if not. The nodes of a lab that has ended are brought up for it.
     """
     from fl_node.audit import audit as check
-    from fl_node.model import KerasTrainer
+    from fl_node.errors import DataError
+
+    def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
+        try:
+            return _trainer(plan, data_dir, with_data=plan.measures_members)
+        except DataError as error:
+            _note(f"note: {error}")
+            return _trainer(plan, with_data=False)
 
     with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
         show = errors.status("auditing") if errors.is_terminal else contextlib.nullcontext()
         with show:
-            result = check(found, place, Path(name), KerasTrainer)
+            result = check(found, place, Path(name), make)
     if as_json:
         typer.echo(json.dumps(asdict(result) | {"passed": result.passed}, indent=2))
     else:
@@ -528,12 +533,19 @@ def evaluate(
 ) -> None:
     """Measure a round's global weights on the test images."""
     trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, measure=True, data_dir=data_dir)
-    score = trainer.evaluate(tensors)
+    scores = {"global weights": trainer.evaluate(tensors)} | trainer.members(tensors)
     if as_json:
-        typer.echo(json.dumps({"round": number, **asdict(score)}))
-    else:
+        whole, *members = (asdict(score) for score in scores.values())
+        content = {"round": number, **whole}
+        if members:
+            content["members"] = dict(zip(list(scores)[1:], members, strict=True))
+        typer.echo(json.dumps(content))
+        return
+    for name, score in scores.items():
+        who = f"{name} {number}" if name == "global weights" else f"  {name}"
         console.print(
-            f"global weights {number}: {score.accuracy:.2%} of {score.count} test images right, loss {score.loss:.4f}"
+            f"{who}: {score.accuracy:.2%} of {score.count} test images right, loss {score.loss:.4f}, "
+            f"calibration error {score.calibration_error:.4f}"
         )
 
 
@@ -579,10 +591,14 @@ def baseline(
 ) -> None:
     """Train the plan's model on all its images on this node alone: what a run is compared with."""
     from fl_node import baseline as single
+    from fl_node import data
     from fl_node import plan as plans
+    from fl_node.model import KerasTrainer
 
     loaded = plans.load(plan, settings or ())
-    trainer = _trainer(loaded, data_dir)
+    if loaded.mode == "ensemble":
+        raise ConfigError(f"plan {plan}: an ensemble is no single model; take a plan of one of its architectures")
+    trainer = KerasTrainer(loaded, data.load(loaded.data.name, data_dir, _note))
     count = epochs or loaded.rounds * loaded.training.epochs
 
     def on_epoch(epoch: int, accuracy: float) -> None:
@@ -732,22 +748,23 @@ def contribution(
     """
     from fl_node import contribution as work
     from fl_node import data
-    from fl_node.model import KerasTrainer
+    from fl_node.ensemble import trainer_for
     from fl_node.show import contribution_table
-    from fl_node.validation import held_out
+    from fl_node.validation import evidence, held_out
 
     with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
         plan = _plan_of(found, place)
         dataset = data.load(plan.data.name, data_dir, _note)
         images, labels = held_out(plan, dataset)
-        trainer = KerasTrainer(plan, dataset)
+        trainer = trainer_for(plan, dataset)
+        measure = evidence(plan, trainer)
 
         def right(tensors: Tensors) -> int:
             return int((trainer.predict(tensors, images).argmax(axis=1) == labels).sum())
 
         show = errors.status("measuring") if errors.is_terminal else contextlib.nullcontext()
         with show:
-            values = work.contributions(found, place, Path(name), plan, trainer.shapes(), right)
+            values = work.contributions(found, place, Path(name), plan, trainer.shapes(), right, measure)
     if as_json:
         typer.echo(json.dumps(work.as_content(values, len(labels)), indent=2))
     else:
@@ -1020,7 +1037,7 @@ def _global_weights(
     *,
     measure: bool = False,
     data_dir: Path | None = None,
-) -> tuple[KerasTrainer, dict[str, Any], int]:
+) -> tuple[KerasTrainer | EnsembleTrainer, dict[str, Any], int]:
     """Return a run's model, with data if it is to be measured, and the global weights of a round with its number."""
     from fl_node import weights
     from fl_node.aggregate import global_shapes
@@ -1033,7 +1050,7 @@ def _global_weights(
         plan = _plan_of(found, place)
         trainer = _trainer(plan, data_dir, with_data=measure)
         path = Path(name) / "global.safetensors"
-        shapes = global_shapes(plan.aggregation, trainer.shapes())
+        shapes = global_shapes(plan, trainer.shapes())
         place.fetch(file_cid, path, weights.size_of(shapes), plan.fetch_timeout)
         return trainer, weights.read(path, shapes).tensors(), number
 
@@ -1055,11 +1072,11 @@ def _make_folder(path: Path) -> None:
         raise ConfigError(f"folder {path}: {error.strerror}") from error
 
 
-def _trainer(plan: Plan, data_dir: Path | None = None, *, with_data: bool = True) -> KerasTrainer:
+def _trainer(plan: Plan, data_dir: Path | None = None, *, with_data: bool = True) -> KerasTrainer | EnsembleTrainer:
     from fl_node import data
-    from fl_node.model import KerasTrainer
+    from fl_node.ensemble import trainer_for
 
-    return KerasTrainer(plan, data.load(plan.data.name, data_dir, _note) if with_data else None)
+    return trainer_for(plan, data.load(plan.data.name, data_dir, _note) if with_data else None)
 
 
 def _with_data(plan: Plan, data_dir: Path | None, *, fallback: bool) -> Plan:

@@ -11,6 +11,7 @@ from fl_node import report, weights
 from fl_node.aggregate import global_shapes
 from fl_node.audit import Audit, audit
 from fl_node.chain import Contract
+from fl_node.ensemble import EnsembleTrainer
 from fl_node.errors import WeightsError
 from fl_node.model import KerasTrainer, Score
 from fl_node.report import Result
@@ -35,7 +36,7 @@ def conclude(
     store: Store,
     folder: Path,
     name: str,
-    trainer: KerasTrainer,
+    trainer: KerasTrainer | EnsembleTrainer,
     versions: Mapping[str, str],
     *,
     scores: Mapping[str, Score] | None = None,
@@ -88,10 +89,10 @@ def conclude(
     return Conclusion(result, audited, path, model)
 
 
-def _save(result: Result, store: Store, folder: Path, trainer: KerasTrainer) -> Path:
+def _save(result: Result, store: Store, folder: Path, trainer: KerasTrainer | EnsembleTrainer) -> Path:
     """Write the final weights as they are in the store and as a model; they appear whole or not at all."""
     model, partial = folder / "final.keras", folder / "final.safetensors.partial"
-    shapes = global_shapes(result.plan.aggregation, trainer.shapes())
+    shapes = global_shapes(result.plan, trainer.shapes())
     try:
         store.fetch(result.rounds[-1].result.cid, partial, weights.size_of(shapes), result.plan.fetch_timeout)
         trainer.save(weights.read(partial, shapes).tensors(), model)

@@ -23,6 +23,7 @@ from fl_node.binaries import GETH, KUBO
 from fl_node.chain import Chain, Contract, create_key, load_key
 from fl_node.conclude import conclude
 from fl_node.deploy import deploy
+from fl_node.ensemble import EnsembleTrainer, trainer_for
 from fl_node.errors import ProcessError
 from fl_node.model import KerasTrainer, Score
 from fl_node.place import Endpoint, Place, ProcessPlace
@@ -207,11 +208,13 @@ class Lab:
     def _key(self, node: str) -> Path:
         return self.folder / "nodes" / node / "role.key"
 
-    def _trainer(self) -> KerasTrainer:
+    def _trainer(self) -> KerasTrainer | EnsembleTrainer:
         dataset = data.load(self._plan.data.name, self._data_dir, self._step)
-        return KerasTrainer(self._plan, dataset)
+        return trainer_for(self._plan, dataset)
 
-    def _deploy(self, endpoints: Mapping[str, Endpoint], trainer: KerasTrainer) -> tuple[Contract, Store, Run]:
+    def _deploy(
+        self, endpoints: Mapping[str, Endpoint], trainer: KerasTrainer | EnsembleTrainer
+    ) -> tuple[Contract, Store, Run]:
         self._step("deploying the contract")
         end = endpoints[HEADER]
         chain = Chain(end.rpc, load_key(self._key(HEADER)))
@@ -343,7 +346,7 @@ class Lab:
             scenario.harm(self, story)
 
     def _finish(
-        self, contract: Contract, store: Store, record: Run, trainer: KerasTrainer, seconds: float
+        self, contract: Contract, store: Store, record: Run, trainer: KerasTrainer | EnsembleTrainer, seconds: float
     ) -> Outcome:
         found = conclude(
             contract,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fl_node import partition, weights
-from fl_node.aggregate import global_shapes
+from fl_node.aggregate import global_shapes, local_shapes
 from fl_node.attack import poison, tamper
 from fl_node.errors import WeightsError
 from fl_node.logs import say
@@ -119,7 +119,7 @@ class Learner:
         if self._local and (self._local.local_meta.round, self._local.local_meta.parent) == (round_, parent):
             return self._local  # this very process has just written it
         try:
-            file = weights.read(path, self._trainer.shapes())
+            file = weights.read(path, local_shapes(self._plan, self._trainer.shapes(), node_id))
             weights.check_local(file, plan=self._plan_cid, node_id=node_id, round_=round_, parent=parent)
         except WeightsError as error:
             say(
@@ -134,7 +134,7 @@ class Learner:
     def _train(self, round_: int, node_id: int, parent: str) -> Waiting | None:
         plan, trainer = self._plan, self._trainer
         path = self._path("global", round_)
-        shapes = global_shapes(plan.aggregation, trainer.shapes())
+        shapes = global_shapes(plan, trainer.shapes())
         self._site.store.fetch(parent, path, weights.size_of(shapes), plan.fetch_timeout)
         try:
             file = weights.read(path, shapes, parent)
@@ -142,9 +142,12 @@ class Learner:
         except WeightsError as error:
             return Waiting(f"good global weights; those of round {round_} ({parent}) are refused: {error}")
         samples = self._shard(node_id)
+        # Nothing can be learned from models that know nothing yet.
+        teacher = file.mapped() if plan.distillation is not None and round_ > 0 else None
+        taught = f" and on what all models say of {plan.data.shared} shared images" if teacher is not None else ""
         say(
             "training",
-            f"round {round_}: training {plan.training.epochs} epochs on {len(samples)} images",
+            f"round {round_}: training {plan.training.epochs} epochs on {len(samples)} images{taught}",
             round=round_,
             epochs=plan.training.epochs,
         )
@@ -159,9 +162,9 @@ class Learner:
                 accuracy=accuracy,
             )
 
-        # Of a global file the weights alone, not what the rule carries along.
-        weights_ = {name: file.tensor(name) for name in trainer.shapes()}
-        trained = self._trained(weights_, node_id, round_, on_epoch)
+        # Of a global file the weights of this learner's model alone, not what else is in it.
+        weights_ = {name: file.tensor(name) for name in local_shapes(plan, trainer.shapes(), node_id)}
+        trained = self._trained(weights_, node_id, round_, on_epoch, teacher)
         if plan.slow is not None and node_id in plan.slow.learners:
             time.sleep((plan.slow.factor - 1) * (time.monotonic() - start))
         say("trained", f"round {round_}: trained in {time.monotonic() - start:.1f} s", round=round_)
@@ -194,14 +197,18 @@ class Learner:
         self._forget(round_)
         return None
 
-    def _trained(self, parent: Tensors, node_id: int, round_: int, on_epoch: OnEpoch) -> Tensors:
+    def _trained(
+        self, parent: Tensors, node_id: int, round_: int, on_epoch: OnEpoch, teacher: Tensors | None
+    ) -> Tensors:
         """Train, and do what the plan has this learner do to the run."""
         attack, seed = self._plan.attack, derive(self._plan.seed, node_id, round_)
         if attack is None or node_id not in attack.learners:
-            return self._trainer.train(parent, self._shard(node_id), seed, on_epoch)
+            return self._trainer.train(parent, self._shard(node_id), seed, on_epoch, teacher=teacher)
         kinds = " and ".join(kind for kind in (attack.data, attack.update) if kind)
         say("attacks", f"round {round_}: attacks by {kinds}, as the plan says", round=round_, kinds=kinds)
-        trained = self._trainer.train(parent, self._shard(node_id), seed, on_epoch, poison=poison(attack, seed))
+        trained = self._trainer.train(
+            parent, self._shard(node_id), seed, on_epoch, poison=poison(attack, seed), teacher=teacher
+        )
         return tamper(attack, parent, trained, seed)
 
     def _publish(self, local: WeightsFile, nonce: int) -> None:

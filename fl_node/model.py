@@ -36,15 +36,35 @@ OnEpoch = Callable[[int, float], None]
 
 @dataclass(frozen=True)
 class Score:
-    """What a model reached on the test images: accuracy as a fraction, loss as cross-entropy in nats."""
+    """What a model reached on the test images.
+
+    Accuracy is a fraction, loss the cross-entropy in nats; ``calibration_error`` is how far a model's confidence is
+    from how often it is right, on average, a fraction too (see :func:`calibration_error`).
+    """
 
     accuracy: float
     loss: float
     count: int
+    calibration_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Images without labels, and what others say of them, for a model to learn from.
+
+    ``images`` has shape ``(count, 28, 28)``, ``probabilities`` ``(count, classes)``, softened by the temperature.
+    """
+
+    images: Images
+    probabilities: Probabilities
+    weight: float
+    temperature: float
 
 
 class Trainer(Protocol):
     """What a role needs of a model."""
+
+    data: DataSet | None
 
     def initial(self) -> Tensors:
         """Return the weights that a run starts from."""
@@ -63,8 +83,15 @@ class Trainer(Protocol):
         on_epoch: OnEpoch,
         *,
         poison: Poison | None = None,
+        teacher: Tensors | None = None,
     ) -> Tensors:
-        """Train from ``weights`` on the training images with these indices; return the new weights."""
+        """Train from ``weights`` on the training images with these indices; return the new weights.
+
+        With a teacher, the global weights of an ensemble, also on what it says of the shared images.
+        """
+
+    def predict(self, weights: Tensors, images: Images) -> Probabilities:
+        """Return the probability of each class for each image, shape ``(count, classes)``."""
 
     def evaluate(self, weights: Tensors) -> Score:
         """Return what ``weights`` reach on the plan's test images."""
@@ -149,25 +176,35 @@ ARCHITECTURES = {"cnn": cnn, "deep_cnn": deep_cnn, "mlp": mlp, "separable_cnn": 
 
 
 class KerasTrainer:
-    """The plan's model, compiled once, and the data to train and test it on.
+    """One model, compiled once, and the data to train and test it on.
 
     The number of threads is set for the whole process, so one process trains for one plan.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    data
+        The plan's data set, for whoever trains or measures.
+    architecture
+        The model's; the plan's if not given.
     """
 
-    def __init__(self, plan: Plan, data: DataSet | None = None) -> None:
+    def __init__(self, plan: Plan, data: DataSet | None = None, architecture: str | None = None) -> None:
         _prepare(plan.training.threads)
         import keras
 
         self.plan = plan
         self.data = data
+        name = architecture or plan.model.name
         keras.utils.set_random_seed(derive(plan.seed, "initial") % 2**32)
         self._model: Any = keras.Sequential(
             [
                 keras.Input((SIDE, SIDE, 1), name="image"),
-                *ARCHITECTURES[plan.model.name](),
+                *ARCHITECTURES[name](),
                 keras.layers.Dense(CLASSES, activation="softmax", name="output"),
             ],
-            name=plan.model.name,
+            name=name,
         )
         self._anchors: list[Any] = []
         # XLA is slower than oneDNN's kernels on a CPU.
@@ -183,6 +220,7 @@ class KerasTrainer:
                 keras.Variable(variable, trainable=False) for variable in self._model.trainable_variables
             ]
         self._initial = {name: np.asarray(v) for name, v in self._variables().items()}
+        self._student: Any = None
 
     def initial(self) -> Tensors:
         """Return the weights that a run with this plan starts from (Glorot & Bengio 2010, seeded)."""
@@ -201,6 +239,8 @@ class KerasTrainer:
         *,
         epochs: int | None = None,
         poison: Poison | None = None,
+        teacher: Tensors | None = None,  # noqa: ARG002 - of an ensemble
+        lesson: Lesson | None = None,
     ) -> Tensors:
         """Train from ``weights`` with a fresh optimizer.
 
@@ -218,6 +258,10 @@ class KerasTrainer:
             How often each image is seen; the plan's local epochs if None.
         poison
             Changes images and labels first, as an attack does.
+        teacher
+            Not used by a model alone.
+        lesson
+            Shared images that are mixed among these, with what others say of them in place of labels.
 
         Returns
         -------
@@ -228,16 +272,22 @@ class KerasTrainer:
         images, labels = data.train_images[samples], data.train_labels[samples]
         if poison is not None:
             images, labels = poison(images, labels)
-        inputs = _scale(images)
+        model, inputs, answers, counts = self._model, _scale(images), labels, None
+        if lesson is not None:
+            model = self._learning()
+            inputs = np.concatenate([inputs, _scale(lesson.images)])
+            answers = np.concatenate([_certain(labels), _softened(lesson)])
+            counts = np.repeat(np.array([1, lesson.weight], np.float32), [len(labels), len(lesson.images)])
         self._load(weights)
         for anchor, variable in zip(self._anchors, self._model.trainable_variables, strict=False):
             anchor.assign(variable)
-        self._reset(seed)
+        self._reset(model, seed)
         for epoch in range(epochs or self.plan.training.epochs):
-            order = permutation(len(samples), derive(seed, "order", epoch))
-            history = self._model.fit(
+            order = permutation(len(inputs), derive(seed, "order", epoch))
+            history = model.fit(
                 inputs[order],
-                labels[order],
+                answers[order],
+                sample_weight=None if counts is None else counts[order],
                 batch_size=self.plan.training.batch_size,
                 epochs=1,
                 shuffle=False,
@@ -260,6 +310,10 @@ class KerasTrainer:
         images, labels = self.tests()
         return score(self._predict(images), labels)
 
+    def members(self, weights: Tensors) -> dict[str, Score]:  # noqa: ARG002
+        """Return what each model of an ensemble reaches; this is none."""
+        return {}
+
     def tests(self) -> tuple[Images, Labels]:
         """Return the plan's test images and their labels."""
         data, count = self._data(), self.plan.data.test
@@ -276,8 +330,12 @@ class KerasTrainer:
 
     def save(self, weights: Tensors, path: Path) -> None:
         """Write ``weights`` as a ``.keras`` model that Keras alone can load."""
+        self.loaded(weights).save(path)
+
+    def loaded(self, weights: Tensors) -> Any:
+        """Return the compiled Keras model with these weights, until it is used for others."""
         self._load(weights)
-        self._model.save(path)
+        return self._model
 
     @property
     def model(self) -> Any:
@@ -296,9 +354,24 @@ class KerasTrainer:
         for name, variable in self._variables().items():
             variable.assign(weights[name])
 
-    def _reset(self, seed: int) -> None:
-        for variable in self._model.optimizer.variables:
-            if variable is not self._model.optimizer.learning_rate:
+    def _learning(self) -> Any:
+        """Return the same layers, to be trained on what others say as well as on labels."""
+        if self._student is None:
+            import keras
+
+            self._student = keras.Model(self._model.inputs, self._model.outputs, name="student")
+            self._student.compile(
+                optimizer=_optimizer(self.plan, self._anchors),
+                loss=_distillation,
+                metrics=[_agreement],
+                jit_compile=False,
+            )
+            self._student.optimizer.build(self._student.trainable_variables)
+        return self._student
+
+    def _reset(self, model: Any, seed: int) -> None:
+        for variable in model.optimizer.variables:
+            if variable is not model.optimizer.learning_rate:
                 variable.assign(np.zeros(variable.shape, variable.dtype))
         for layer in self._model.layers:
             generator = getattr(layer, "seed_generator", None)
@@ -312,7 +385,72 @@ def score(probabilities: Probabilities, labels: Labels) -> Score:
     right = int((probabilities.argmax(axis=1) == labels).sum())
     of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     loss = float(-np.log(np.maximum(of_label, 1e-12)).mean())
-    return Score(right / len(labels), max(loss, 0.0), len(labels))
+    return Score(right / len(labels), max(loss, 0.0), len(labels), calibration_error(probabilities, labels))
+
+
+def calibration_error(probabilities: Probabilities, labels: Labels, bins: int = 15) -> float:
+    """Return the expected calibration error: how far confidence is from accuracy, on average over the images.
+
+    Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 2: images are put into bins of equal width by the
+    probability of the class that is chosen; in each bin the mean of these is compared with the share that is right.
+
+    Parameters
+    ----------
+    probabilities
+        Shape ``(count, classes)``.
+    labels
+        Shape ``(count,)``.
+    bins
+        How many.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    where = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = [abs(confidence[where == one].sum() - right[where == one].sum()) for one in range(bins)]
+    return float(sum(gaps) / len(labels))
+
+
+def soften(probabilities: Probabilities, temperature: float) -> Probabilities:
+    """Return probabilities, shape ``(count, classes)``, as their model would give them at another temperature."""
+    logarithms = np.log(np.maximum(probabilities.astype(np.float64), 1e-30)) / temperature
+    raised = np.exp(logarithms - logarithms.max(axis=1, keepdims=True))
+    softened: Probabilities = (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+    return softened
+
+
+def _certain(labels: Labels) -> Tensor:
+    """Return labels as the loss of distillation takes them: probabilities and, last, the temperature."""
+    answers = np.zeros((len(labels), CLASSES + 1), np.float32)
+    answers[np.arange(len(labels)), labels] = 1
+    answers[:, CLASSES] = 1
+    return answers
+
+
+def _softened(lesson: Lesson) -> Tensor:
+    temperatures = np.full((len(lesson.images), 1), lesson.temperature, np.float32)
+    return np.concatenate([lesson.probabilities, temperatures], axis=1)
+
+
+def _distillation(answers: Any, said: Any) -> Any:
+    """Return the cross-entropy at each image's temperature T, times T², as in Hinton et al. 2015.
+
+    https://arxiv.org/abs/1503.02531, section 2; with T = 1 and a certain answer it is that of a label.
+    """
+    from keras import ops
+
+    temperature = answers[:, CLASSES:]
+    logits = ops.log(ops.maximum(said, 1e-7)) / temperature
+    entropy = -ops.sum(answers[:, :CLASSES] * ops.log_softmax(logits), axis=-1)
+    return ops.squeeze(temperature, -1) ** 2 * entropy
+
+
+def _agreement(answers: Any, said: Any) -> Any:
+    from keras import ops
+
+    return ops.cast(ops.equal(ops.argmax(answers[:, :CLASSES], -1), ops.argmax(said, -1)), "float32")
+
+
+_agreement.__name__ = "accuracy"
 
 
 def _scale(images: Images) -> Tensor:

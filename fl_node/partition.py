@@ -163,6 +163,12 @@ def held_out(plan: Plan) -> Indices:
     return np.sort(_order(plan)[plan.data.train : plan.data.train + (plan.data.validation or 0)])
 
 
+def shared(plan: Plan) -> Indices:
+    """Return the indices of the training images that all nodes have, in ascending order; none unless planned."""
+    first = plan.data.train + (plan.data.validation or 0)
+    return np.sort(_order(plan)[first : first + (plan.data.shared or 0)])
+
+
 def _order(plan: Plan) -> Indices:
     return permutation(DATA_SIZES[plan.data.name][0], derive(plan.seed, "choose"))
 

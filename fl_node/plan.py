@@ -13,7 +13,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -115,6 +115,9 @@ class DataPlan(_Section):
     """Of `labels`: how many parts of the images sorted by label a learner has, hence about as many labels."""
     validation: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Training images that no learner has, for whoever measures models before the end."""
+    shared: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Training images that all nodes have, without their labels; learners of different models learn from each other
+    on them."""
     validation_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """What these images and their labels are; filled in where the data set is at hand when a run is deployed."""
 
@@ -134,18 +137,32 @@ class DataPlan(_Section):
         if not isinstance(content, dict):
             return content
         sizes = DATA_SIZES.get(str(content.get("name", "mnist")), (0, 0))
-        held = content.get("validation")
-        kept = held if isinstance(held, int) and 0 < held < sizes[0] else 0
-        known = {"train": max(sizes[0] - kept, 0), "test": sizes[1]}
+        known = {"train": max(sizes[0] - _kept(content), 0), "test": sizes[1]}
         given = {key: content.get(key, 0) for key in known}
         # Of its type too: false and 0.0 equal 0, and are wrong.
         return content | {key: known[key] for key, value in given.items() if type(value) is int and value == 0}
 
 
-class ModelPlan(_Section):
-    """Which architecture every node builds."""
+def _kept(data: Mapping[str, Any]) -> int:
+    """Return how many training images a plan keeps from the learners' shards; wrong types are left to others."""
+    counts = [data.get("validation"), data.get("shared")]
+    return sum(count for count in counts if isinstance(count, int) and count > 0)
 
-    name: Literal["cnn", "deep_cnn", "mlp", "separable_cnn"] = "cnn"
+
+Architecture = Literal["cnn", "deep_cnn", "mlp", "separable_cnn"]
+
+
+class ModelPlan(_Section):
+    """Which architecture every node builds, or which each learner."""
+
+    name: Literal[Architecture, "ensemble"] = "cnn"
+    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1), BeforeValidator(_tuple)] | None = None
+    """Of `ensemble`: the architectures of learners 1, 2, …; with more learners from the beginning again."""
+    weighting: Literal["uniform", "accuracy", "convex"] | None = None
+    """Of `ensemble`: what each architecture counts for. `accuracy`: by how many held-out images it gets right;
+    `convex`: what makes their labels most likely."""
+
+    CHOICES = {"name": {"ensemble": {"architectures": REQUIRED, "weighting": "uniform"}}}
 
 
 class TrainingPlan(_Section):
@@ -268,6 +285,15 @@ class AttackPlan(_Section):
     }
 
 
+class DistillationPlan(_Section):
+    """How learners of different models learn from what all of them together say of the shared images."""
+
+    weight: Positive = 1.0
+    """What a shared image counts for beside one of the learner's own."""
+    temperature: Annotated[float, Field(ge=1, le=100)] = 2.0
+    """Softens what models say; 1 leaves it as it is."""
+
+
 class SlowPlan(_Section):
     """Learners that take longer than they need; for the laboratory alone."""
 
@@ -283,8 +309,9 @@ ASYNCHRONOUS = frozenset({"fedasync", "fedbuff"})
 class Plan(_Section):
     """The settings of one run."""
 
-    mode: Literal["async"] | None = None
-    """`sync` (if not given): a round closes with everybody's weights; `async`: with those that came first."""
+    mode: Literal["async", "ensemble"] | None = None
+    """`sync` (if not given): a round closes with everybody's weights; `async`: with those that came first;
+    `ensemble`: learners have different models, and the global weights are all of them and what each counts for."""
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 5
@@ -299,20 +326,15 @@ class Plan(_Section):
     model: ModelPlan = ModelPlan()
     training: TrainingPlan = TrainingPlan()
     aggregation: AggregationPlan = AggregationPlan()
+    distillation: DistillationPlan | None = None
     attack: AttackPlan | None = None
     slow: SlowPlan | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _by_mode(cls, content: object) -> object:
-        """Leave out the mode that needs no word, and fill in the rule of the other."""
-        if not isinstance(content, dict):
-            return content
-        filled = {key: value for key, value in content.items() if (key, value) != ("mode", "sync")}
-        rule = filled.get("aggregation", {})
-        if filled.get("mode") == "async" and isinstance(rule, dict) and "rule" not in rule:
-            filled["aggregation"] = {"rule": "fedasync", **rule}
-        return filled
+        """Leave out the mode that needs no word, and fill in what the others imply."""
+        return _implied(content) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -325,6 +347,22 @@ class Plan(_Section):
         """Local weights without which a round does not close."""
         return self.min_learners or self.learners
 
+    def architecture_of(self, node_id: int) -> Architecture:
+        """Return the architecture of a learner's model."""
+        if self.model.architectures is None:
+            return cast(Architecture, self.model.name)
+        return self.model.architectures[(node_id - 1) % len(self.model.architectures)]
+
+    @property
+    def architectures(self) -> tuple[Architecture, ...]:
+        """The architectures that some learner has, in the order of their names."""
+        return tuple(sorted({self.architecture_of(node_id) for node_id in range(1, self.learners + 1)}))
+
+    @property
+    def measures_members(self) -> bool:
+        """Whether what an architecture counts for is measured on the held-out images."""
+        return self.model.weighting in {"accuracy", "convex"}
+
     def to_bytes(self) -> bytes:
         """Return the canonical form that is published: JSON, sorted keys, no spaces, UTF-8."""
         return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":")).encode()
@@ -332,6 +370,7 @@ class Plan(_Section):
 
 SECTIONS: Mapping[str, type[_Section]] = {
     "data": DataPlan,
+    "model": ModelPlan,
     "aggregation": AggregationPlan,
     "attack": AttackPlan,
 }
@@ -419,9 +458,24 @@ def validate(content: object, source: str) -> Plan:
         return Plan.model_validate(content)
     except ValidationError as error:
         problems = [_problem(dict(e)) for e in error.errors(include_url=False) if e["loc"]]
-        problems += _inconsistencies(content) if isinstance(content, dict) else ["should be a table of settings"]
+        problems += (
+            _inconsistencies(_implied(content)) if isinstance(content, dict) else ["should be a table of settings"]
+        )
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise PlanError(f"{source} is not a valid plan:{lines}") from error
+
+
+def _implied(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan's settings without the mode that needs no word, and with what the others imply."""
+    filled = {key: value for key, value in content.items() if (key, value) != ("mode", "sync")}
+    for mode, section, key, implied in (
+        ("async", "aggregation", "rule", "fedasync"),
+        ("ensemble", "model", "name", "ensemble"),
+    ):
+        given = filled.get(section, {})
+        if filled.get("mode") == mode and isinstance(given, dict) and key not in given:
+            filled[section] = {key: implied, **given}
+    return filled
 
 
 def _inconsistencies(content: Mapping[str, Any]) -> list[str]:
@@ -439,15 +493,14 @@ def _inconsistencies(content: Mapping[str, Any]) -> list[str]:
     for key, section in SECTIONS.items():
         if isinstance(given := content.get(key, {}), Mapping):
             problems += [f"{key}.{problem}" for problem in section.problems(given)]
-    images = data.get("train", 0)
-    held = data.get("validation")
-    if data.get("validation_sha256") is not None and held is None:
+    images, kept = data.get("train", 0), _kept(data)
+    if data.get("validation_sha256") is not None and data.get("validation") is None:
         problems.append("data.validation_sha256: only used with data.validation")
-    if isinstance(images, int) and isinstance(held, int) and images + held > sizes[0] > 0:
-        problems.append(
-            f"data.validation: should be at most {sizes[0] - images}, what is left of {sizes[0]} (is {held})"
-        )
+    if isinstance(images, int) and kept and images + kept > sizes[0] > 0:
+        keys = " and ".join(f"data.{key}" for key in ("validation", "shared") if data.get(key) is not None)
+        problems.append(f"{keys}: should be at most {sizes[0] - images}, what is left of {sizes[0]} (is {kept})")
     problems += _rule_problems(content, required or learners) + _attack_problems(content, learners)
+    problems += _ensemble_problems(content, data)
     if isinstance(learners, int) and isinstance(required, int) and required > learners:
         problems.append(f"min_learners: should be at most learners, which is {learners} (is {required})")
     if isinstance(learners, int) and isinstance(images, int) and 0 < images < learners:
@@ -478,6 +531,33 @@ def _rule_problems(content: Mapping[str, Any], files: object) -> list[str]:
             f"aggregation.byzantine: {rule.rule} needs {rule.least()} local files in each round for "
             f"{rule.byzantine} that lie, and a round may close with {files}"
         )
+    return problems
+
+
+def _ensemble_problems(content: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    try:
+        model = ModelPlan.model_validate(content.get("model", {}))
+        rule = AggregationPlan.model_validate(content.get("aggregation", {})).rule
+    except ValidationError:
+        return []
+    problems = []
+    mode = content.get("mode") == "ensemble"
+    if mode != (model.name == "ensemble") and "name" in content.get("model", {}):
+        wanted = "ensemble, or not given" if mode else 'one architecture; an ensemble needs mode = "ensemble"'
+        problems.append(f"model.name: should be {wanted} (is {model.name!r})")
+    if mode and rule != "fedavg":
+        problems.append(f"aggregation.rule: should be fedavg, the average within an architecture (is {rule!r})")
+    if model.weighting not in (None, "uniform") and data.get("validation") is None:
+        problems.append(
+            f"data.validation: missing; model.weighting {model.weighting!r} is measured on images that no learner has"
+        )
+    distils, shares = content.get("distillation") is not None, data.get("shared") is not None
+    if distils and not mode:
+        problems.append('distillation: only used with mode = "ensemble"')
+    if distils and not shares:
+        problems.append("data.shared: missing; distillation needs images that all have")
+    if shares and not distils:
+        problems.append("data.shared: only used with distillation")
     return problems
 
 

@@ -105,7 +105,8 @@ def collect(
     def local_entry(log: LogEntry) -> Entry:
         plain = Entry(str(log.cid), log.block, log.transaction)
         try:
-            meta = read(log, local_shapes(plan.aggregation, shapes) if shapes else None).local_meta
+            expected = local_shapes(plan, shapes, log.node_id) if shapes and log.node_id else None
+            meta = read(log, expected).local_meta
         except (StoreError, WeightsError) as error:
             return replace(plain, problem=str(error))
         return replace(plain, accuracy=meta.accuracy, loss=meta.loss, samples=meta.samples)

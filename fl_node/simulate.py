@@ -25,6 +25,7 @@ from fl_node.attack import patched
 from fl_node.audit import audit
 from fl_node.chain import Chain, create_key, load_key
 from fl_node.deploy import deploy
+from fl_node.ensemble import EnsembleTrainer, trainer_for
 from fl_node.errors import GaveUp, ProcessError
 from fl_node.header import Header
 from fl_node.header import of_mode as leading
@@ -121,7 +122,9 @@ def _take_turns(plan: Plan, header: Header, learners: list[Learner], on_round: O
             time.sleep(PAUSE)
 
 
-def measure(plan: Plan, folder: Path, trainer: KerasTrainer, cids: list[str]) -> list[dict[str, Any]]:
+def measure(
+    plan: Plan, folder: Path, trainer: KerasTrainer | EnsembleTrainer, cids: list[str]
+) -> list[dict[str, Any]]:
     """Return what each round's global weights reach: accuracy, loss and, of a backdoor, how often it works.
 
     Parameters
@@ -131,18 +134,20 @@ def measure(plan: Plan, folder: Path, trainer: KerasTrainer, cids: list[str]) ->
     cids
         What it returned.
     """
-    shapes = global_shapes(plan.aggregation, trainer.shapes())
+    shapes = global_shapes(plan, trainer.shapes())
     rounds = []
     for number, name in enumerate(cids):
         tensors = weights.read(folder / "files" / name, shapes).tensors()
         entry: dict[str, Any] = {"round": number, "cid": name, **dataclasses.asdict(trainer.evaluate(tensors))}
+        if members := trainer.members(tensors):
+            entry["members"] = {member: dataclasses.asdict(score) for member, score in members.items()}
         if plan.attack is not None and plan.attack.data == "backdoor":
             entry["backdoor"] = backdoor_success(plan, trainer, tensors)
         rounds.append(entry)
     return rounds
 
 
-def backdoor_success(plan: Plan, trainer: KerasTrainer, tensors: weights.Tensors) -> float:
+def backdoor_success(plan: Plan, trainer: KerasTrainer | EnsembleTrainer, tensors: weights.Tensors) -> float:
     """Return the share of test images of other classes that get the attack's label once they have its patch."""
     images, labels = trainer.tests()
     target = plan.attack.target if plan.attack is not None else None
@@ -165,7 +170,7 @@ def main() -> None:
     loaded = plan.load(options.plan)
     dataset = data.load(loaded.data.name, options.data_dir)
     loaded = with_held_out(loaded, dataset)
-    trainer = KerasTrainer(loaded, dataset)
+    trainer = trainer_for(loaded, dataset)
     start = time.monotonic()
     cids = simulate(loaded, options.folder, trainer, lambda number: print(f"round {number}", flush=True))
     content = {
