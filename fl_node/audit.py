@@ -21,6 +21,7 @@ from fl_node.aggregate import follows_parent, global_file, global_shapes, initia
 from fl_node.aggregate.asynchronous import Update, asynchronous_file
 from fl_node.asynchronous import Publication, check_update, publications
 from fl_node.chain import Contract, LogEntry
+from fl_node.data import DataSet
 from fl_node.errors import DataError, PlanError, StoreError, StoreUnreachable, WeightsError
 from fl_node.history import History, Round
 from fl_node.model import Trainer
@@ -281,7 +282,7 @@ class _Auditor:
 
     def _evidence(self, number: int, plan: Plan, file: WeightsFile) -> None:
         """Measure what an ensemble's members say of the held-out images, where they are at hand."""
-        if self._trainer is None or self._trainer.data is None:
+        if self._trainer is None or not isinstance(self._trainer.data, DataSet):
             note = "what the models say of the held-out images was not measured here, for want of the data set"
             if note not in self._result.notes:
                 self._result.notes.append(note)

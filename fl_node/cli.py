@@ -71,7 +71,16 @@ DataOption = Annotated[
     typer.Option(
         "--data-dir",
         envvar="FL_NODE_DATA_DIR",
-        help="Folder with the four MNIST files; without it they are downloaded once and verified.",
+        help="Folder with the four MNIST files, without which they are downloaded once and verified; or, for a plan "
+        "with images from a folder, four such files of one's own.",
+    ),
+]
+ModulesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--modules",
+        envvar="FL_NODE_MODULES",
+        help="Folder with the Python modules that this node may run for plans that name one (docs/own.md).",
     ),
 ]
 RpcOption = Annotated[str, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL of this node's Ethereum RPC.")]
@@ -198,6 +207,7 @@ def lab(
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; the plan's if not given.")] = None,
     runs: Annotated[Path, typer.Option("--runs", help="Where the folders of runs are.")] = Path("runs"),
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     settings: SetOption = None,
     fallback: Annotated[
         bool,
@@ -235,18 +245,19 @@ def lab(
         console.print(scenarios_table(scenarios.SCENARIOS.values()))
         return
     harm = scenarios.get(scenario, place) if scenario else None
-    loaded = _with_data(plans.load(plan, settings or ()), data_dir, fallback=fallback)
+    modules = _modules(plan, settings, modules)
+    loaded = _with_data(plans.load(plan, settings or ()), data_dir, modules, fallback=fallback)
     if harm is not None:
         loaded = scenarios.planned(harm, loaded)
     folder = run.new_folder(runs, name or (loaded.name if harm is None else f"{loaded.name}-{harm.name}"))
     show = Show(errors if as_json else console, loaded, folder)
     with show:
-        one = Lab(loaded, place, folder, data_dir, show.update, harm)
+        one = Lab(loaded, place, folder, data_dir, show.update, harm, modules)
         outcome = one.run(stay=show.stay if stay else None)
     found: list[scenarios.Check] = []
     if harm is not None:
         _note("the same plan without harm, to compare")
-        found = scenarios.checks(harm, one.story, outcome, _undisturbed(one.plan, data_dir))
+        found = scenarios.checks(harm, one.story, outcome, _undisturbed(one.plan, data_dir, modules))
     if as_json:
         content = {
             "run": str(outcome.folder),
@@ -267,11 +278,11 @@ def lab(
         raise typer.Exit(1)
 
 
-def _undisturbed(plan: Plan, data_dir: Path | None) -> tuple[str, float]:
+def _undisturbed(plan: Plan, data_dir: Path | None, modules: Path | None) -> tuple[str, float]:
     """Carry a plan out in this process without harm, and return CID and accuracy of its final weights."""
     from fl_node import simulate
 
-    trainer = _trainer(plan, data_dir)
+    trainer = _trainer(plan, data_dir, modules)
     with tempfile.TemporaryDirectory() as name:
         cids = simulate.simulate(plan, Path(name), trainer)
         last = simulate.measure(plan, Path(name), trainer, cids)[-1]
@@ -289,6 +300,7 @@ def deploy(
     store: StoreOption = DEFAULT_STORE,
     key: KeyOption = Path("role.key"),
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -299,25 +311,24 @@ def deploy(
 
         fl-node deploy plans/paper.toml --learner 1=0x… --learner 2=0x… --key header.key
     """
-    from fl_node import data
     from fl_node import plan as plans
     from fl_node import store as stores
     from fl_node.chain import Chain, load_key
     from fl_node.deploy import deploy as start
-    from fl_node.ensemble import trainer_for
     from fl_node.logs import configure
-    from fl_node.validation import with_held_out
 
+    modules = _modules(plan, settings, modules)
     loaded = plans.load(plan, settings or ())
-    if loaded.data.validation:
-        loaded = with_held_out(loaded, data.load(loaded.data.name, data_dir, _note))
+    if loaded.data.validation or loaded.data.unknown:
+        loaded = _complete(loaded, data_dir, modules)
     learners = dict(_learner(text) for text in learner)
     if len(learners) < len(learner):
         raise ConfigError("--learner: a nodeId is given twice")
     chain = Chain(rpc, load_key(key))
     configure("deploy", verbose=_verbose)
     with tempfile.TemporaryDirectory() as name:
-        contract = start(chain, stores.connect(store), Path(name), loaded, learners, trainer_for(loaded))
+        trainer = _trainer(loaded, modules=modules, with_data=False)
+        contract = start(chain, stores.connect(store), Path(name), loaded, learners, trainer)
     if as_json:
         content = {"contract": contract.address, "plan": contract.plan(), "header": contract.header()}
         typer.echo(json.dumps(content | {"learners": {str(n): a for n, a in learners.items()}}))
@@ -333,6 +344,7 @@ def header(
     key: KeyOption = Path("role.key"),
     folder: FolderOption = Path("work"),
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Measure each round's global weights on the test images.")
     ] = True,
@@ -349,7 +361,7 @@ def header(
     from fl_node import header as role
 
     def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
-        return _trainer(plan, data_dir, with_data=evaluate or plan.measures_members)
+        return _trainer(plan, data_dir, modules, with_data=evaluate or plan.measures_members)
 
     _play(lambda: role.run(site, make, evaluate=evaluate))
 
@@ -362,6 +374,7 @@ def learner(
     key: KeyOption = Path("role.key"),
     folder: FolderOption = Path("work"),
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     patience: PatienceOption = 0.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -373,7 +386,7 @@ def learner(
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
     from fl_node import learner as role
 
-    _play(lambda: role.run(site, lambda plan: _trainer(plan, data_dir)))
+    _play(lambda: role.run(site, lambda plan: _trainer(plan, data_dir, modules)))
 
 
 @app.command()
@@ -412,6 +425,7 @@ def audit(
     rpc: RpcChoice = None,
     store: StoreChoice = None,
     contract: ContractChoice = None,
+    modules: ModulesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a whole run: fetch every file, compare it with the chain, recompute every global file bit for bit.
@@ -424,10 +438,10 @@ def audit(
 
     def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
         try:
-            return _trainer(plan, data_dir, with_data=plan.measures_members)
+            return _trainer(plan, data_dir, modules, with_data=plan.measures_members)
         except DataError as error:
             _note(f"note: {error}")
-            return _trainer(plan, with_data=False)
+            return _trainer(plan, modules=modules, with_data=False)
 
     with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
         show = errors.status("auditing") if errors.is_terminal else contextlib.nullcontext()
@@ -457,6 +471,7 @@ def report_(
         bool, typer.Option("--evaluate/--no-evaluate", help="Measure each round's global weights on the test images.")
     ] = True,
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     rpc: RpcChoice = None,
     store: StoreChoice = None,
     contract: ContractChoice = None,
@@ -472,7 +487,7 @@ def report_(
     from fl_node.show import rounds_table
 
     with _reach(run, rpc, store, contract) as (found, place):
-        trainer = _trainer(_plan_of(found, place), data_dir, with_data=evaluate)
+        trainer = _trainer(_plan_of(found, place), data_dir, modules, with_data=evaluate)
         _make_folder(output)
         title = name or (run.resolve().name if run else trainer.plan.name)
         versions = runs.load(run).versions if run else runs.versions()
@@ -512,11 +527,12 @@ def export(
     rpc: RpcChoice = None,
     store: StoreChoice = None,
     contract: ContractChoice = None,
+    modules: ModulesOption = None,
 ) -> None:
     """Write a round's global weights as a .keras model, which Keras alone can load."""
     if output.suffix != ".keras":
         raise ConfigError(f"--output {output}: should end in .keras")
-    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_)
+    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, modules=modules)
     trainer.save(tensors, output)
     console.print(f"wrote the global weights {number} to {output}")
 
@@ -526,13 +542,16 @@ def evaluate(
     run: RunArgument = None,
     round_: RoundOption = None,
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     rpc: RpcChoice = None,
     store: StoreChoice = None,
     contract: ContractChoice = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a round's global weights on the test images."""
-    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, measure=True, data_dir=data_dir)
+    trainer, tensors, number = _global_weights(
+        run, rpc, store, contract, round_, measure=True, data_dir=data_dir, modules=modules
+    )
     scores = {"global weights": trainer.evaluate(tensors)} | trainer.members(tensors)
     if as_json:
         whole, *members = (asdict(score) for score in scores.values())
@@ -544,8 +563,8 @@ def evaluate(
     for name, score in scores.items():
         who = f"{name} {number}" if name == "global weights" else f"  {name}"
         console.print(
-            f"{who}: {score.accuracy:.2%} of {score.count} test images right, loss {score.loss:.4f}, "
-            f"calibration error {score.calibration_error:.4f}"
+            f"{who}: {score.accuracy:.2%} of {score.count} test {trainer.plan.data.noun} right, "
+            f"loss {score.loss:.4f}, calibration error {score.calibration_error:.4f}"
         )
 
 
@@ -569,7 +588,7 @@ def predict(
     from fl_node.images import read
 
     pixels = read(image, invert=invert)
-    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_)
+    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, images=pixels.shape)
     (probabilities,) = trainer.predict(tensors, pixels[None])
     digit = int(probabilities.argmax())
     if as_json:
@@ -586,23 +605,27 @@ def baseline(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the result as JSON.")] = None,
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the plan's model on all its images on this node alone: what a run is compared with."""
     from fl_node import baseline as single
-    from fl_node import data
     from fl_node import plan as plans
+    from fl_node import sources
     from fl_node.model import KerasTrainer
 
+    modules = _modules(plan, settings, modules)
     loaded = plans.load(plan, settings or ())
     if loaded.mode == "ensemble":
         raise ConfigError(f"plan {plan}: an ensemble is no single model; take a plan of one of its architectures")
-    trainer = KerasTrainer(loaded, data.load(loaded.data.name, data_dir, _note))
+    found = sources.load(loaded, data_dir, modules, _note)
+    loaded = sources.complete(loaded, found)
+    trainer = KerasTrainer(loaded, found, modules)
     count = epochs or loaded.rounds * loaded.training.epochs
 
     def on_epoch(epoch: int, accuracy: float) -> None:
-        errors.print(f"epoch {epoch} of {count}: {accuracy:.2%} of the test images right")
+        errors.print(f"epoch {epoch} of {count}: {accuracy:.2%} of the test {loaded.data.noun} right")
 
     result = single.run(loaded, trainer, count, on_epoch)
     content = {"plan": loaded.model_dump(), **asdict(result)}
@@ -747,14 +770,14 @@ def contribution(
         fl-node contribution runs/demo
     """
     from fl_node import contribution as work
-    from fl_node import data
+    from fl_node import sources
     from fl_node.ensemble import trainer_for
     from fl_node.show import contribution_table
     from fl_node.validation import evidence, held_out
 
     with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
         plan = _plan_of(found, place)
-        dataset = data.load(plan.data.name, data_dir, _note)
+        dataset = sources.load_images(plan, data_dir, _note)
         images, labels = held_out(plan, dataset)
         trainer = trainer_for(plan, dataset)
         measure = evidence(plan, trainer)
@@ -783,16 +806,20 @@ def _seeds(text: str) -> list[int]:
 
 @plan_app.command("shards")
 def plan_shards(
-    plan: PlanArgument, data_dir: DataOption = None, settings: SetOption = None, as_json: JsonOption = False
+    plan: PlanArgument,
+    data_dir: DataOption = None,
+    modules: ModulesOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show how many images of each label each learner gets."""
-    from fl_node import data, partition
+    from fl_node import partition, sources
     from fl_node import plan as plans
     from fl_node.show import shards_table
 
-    loaded = plans.load(plan, settings or ())
-    labels = data.load(loaded.data.name, data_dir, _note).train_labels
-    counts = partition.label_counts(loaded, labels)
+    modules = _modules(plan, settings, modules)
+    loaded = _complete(plans.load(plan, settings or ()), data_dir, modules)
+    counts = partition.label_counts(loaded, sources.load(loaded, data_dir, modules, _note).labels())
     if as_json:
         typer.echo(json.dumps({"learners": {str(n): row for n, row in counts.items()}}))
     else:
@@ -810,6 +837,10 @@ def plan_check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOpti
         typer.echo(loaded.to_bytes().decode())
         return
     console.print_json(loaded.model_dump_json())
+    if loaded.data.unknown:
+        missing = ", ".join(f"data.{key}" for key in loaded.data.unknown)
+        console.print(f"{plan} is a valid plan; when it is deployed, {missing} are filled in", soft_wrap=True)
+        return
     console.print(f"{plan} is a valid plan; published it is {cid.of_bytes(loaded.to_bytes())}", soft_wrap=True)
 
 
@@ -1037,8 +1068,13 @@ def _global_weights(
     *,
     measure: bool = False,
     data_dir: Path | None = None,
+    modules: Path | None = None,
+    images: tuple[int, ...] | None = None,
 ) -> tuple[KerasTrainer | EnsembleTrainer, dict[str, Any], int]:
-    """Return a run's model, with data if it is to be measured, and the global weights of a round with its number."""
+    """Return a run's model, with data if it is to be measured, and the global weights of a round with its number.
+
+    With ``images``, the model is one for images of this size.
+    """
     from fl_node import weights
     from fl_node.aggregate import global_shapes
 
@@ -1048,11 +1084,18 @@ def _global_weights(
         if file_cid is None:
             raise ConfigError(f"there are no global weights {number}; the newest are {found.state().round}")
         plan = _plan_of(found, place)
-        trainer = _trainer(plan, data_dir, with_data=measure)
+        if images is not None and (plan.own is not None or plan.data.image_size != images):
+            takes = "what its own module loads" if plan.own else _pixels(plan.data.image_size)
+            raise ConfigError(f"this makes an image of {_pixels(images)}, and the run's model takes {takes}")
+        trainer = _trainer(plan, data_dir, modules, with_data=measure)
         path = Path(name) / "global.safetensors"
         shapes = global_shapes(plan, trainer.shapes())
         place.fetch(file_cid, path, weights.size_of(shapes), plan.fetch_timeout)
         return trainer, weights.read(path, shapes).tensors(), number
+
+
+def _pixels(size: tuple[int, ...]) -> str:
+    return f"{' × '.join(map(str, size))} pixels"
 
 
 def _plan_of(contract: Contract, store: Store) -> Plan:
@@ -1072,25 +1115,42 @@ def _make_folder(path: Path) -> None:
         raise ConfigError(f"folder {path}: {error.strerror}") from error
 
 
-def _trainer(plan: Plan, data_dir: Path | None = None, *, with_data: bool = True) -> KerasTrainer | EnsembleTrainer:
-    from fl_node import data
+def _trainer(
+    plan: Plan, data_dir: Path | None = None, modules: Path | None = None, *, with_data: bool = True
+) -> KerasTrainer | EnsembleTrainer:
+    from fl_node import sources
     from fl_node.ensemble import trainer_for
 
-    return trainer_for(plan, data.load(plan.data.name, data_dir, _note) if with_data else None)
+    data = sources.load(plan, data_dir, modules, _note) if with_data else None
+    return trainer_for(plan, data, modules)
 
 
-def _with_data(plan: Plan, data_dir: Path | None, *, fallback: bool) -> Plan:
-    """Return the plan, for digits instead of MNIST if that can't be had and the user allows it."""
-    from fl_node import data
+def _modules(plan: Path, settings: list[str] | None, modules: Path | None) -> Path | None:
+    """Return where modules are: if not said, the folder of the one that the user's own plan file names."""
+    from fl_node import plan as plans
+
+    if modules is None and (file := plans.module_file(plan, settings or ())):
+        return file.parent
+    return modules
+
+
+def _complete(plan: Plan, data_dir: Path | None, modules: Path | None) -> Plan:
+    """Return the plan with what only those know who have its data."""
+    from fl_node import sources
+
+    return sources.complete(plan, sources.load(plan, data_dir, modules, _note))
+
+
+def _with_data(plan: Plan, data_dir: Path | None, modules: Path | None, *, fallback: bool) -> Plan:
+    """Return the complete plan, for digits instead of MNIST if that can't be had and the user allows it."""
     from fl_node import plan as plans
     from fl_node.errors import DataError
 
     try:
-        data.load(plan.data.name, data_dir, _note)
+        return _complete(plan, data_dir, modules)
     except DataError as error:
-        if not fallback or data_dir is not None:
+        if not fallback or data_dir is not None or plan.data.name != "mnist":
             raise
         _note(f"note: using scikit-learn's digits: {error}")
         content = plan.model_dump() | {"data": plan.data.model_dump() | {"name": "digits", "train": 0, "test": 0}}
         return plans.Plan.model_validate(content)
-    return plan

@@ -17,16 +17,17 @@ import numpy.typing as npt
 from fl_node import partition
 from fl_node.aggregate.ensemble import WEIGHTS
 from fl_node.attack import Poison
-from fl_node.data import SIDE, DataSet, Images, Labels
+from fl_node.data import DataSet, Images, Labels
 from fl_node.errors import DataError
 from fl_node.model import KerasTrainer, Lesson, OnEpoch, Probabilities, Score, score, soften
 from fl_node.plan import Plan
+from fl_node.sources import Data
 from fl_node.weights import Shapes, Tensor, Tensors
 
 
-def trainer_for(plan: Plan, data: DataSet | None = None) -> KerasTrainer | EnsembleTrainer:
-    """Return the model, or the models, that a plan trains."""
-    return (EnsembleTrainer if plan.mode == "ensemble" else KerasTrainer)(plan, data)
+def trainer_for(plan: Plan, data: Data | None = None, modules: Path | None = None) -> KerasTrainer | EnsembleTrainer:
+    """Return the model, or the models, that a plan trains; arguments as for :class:`KerasTrainer`."""
+    return EnsembleTrainer(plan, data) if plan.mode == "ensemble" else KerasTrainer(plan, data, modules)
 
 
 class EnsembleTrainer:
@@ -36,10 +37,12 @@ class EnsembleTrainer:
     file. A header measures in one thread and averages in another, so they take turns.
     """
 
-    def __init__(self, plan: Plan, data: DataSet | None = None) -> None:
+    def __init__(self, plan: Plan, data: Data | None = None) -> None:
         self.plan = plan
         self.data = data
-        self._members: dict[str, KerasTrainer] = {name: KerasTrainer(plan, data, name) for name in plan.architectures}
+        self._members: dict[str, KerasTrainer] = {
+            name: KerasTrainer(plan, data, architecture=name) for name in plan.architectures
+        }
         self._turn = threading.Lock()
 
     def initial(self) -> Tensors:
@@ -94,7 +97,7 @@ class EnsembleTrainer:
         return {name: self.evaluate(_only(weights, name)) for name in self._architectures(weights)}
 
     def predict(self, weights: Tensors, images: Images) -> Probabilities:
-        """Return the probability of each class by one model, or all together, shape ``(count, 10)``."""
+        """Return the probability of each class by one model, or all together, shape ``(count, classes)``."""
         with self._turn:
             return self._predict(weights, images)
 
@@ -112,7 +115,7 @@ class EnsembleTrainer:
         import keras
 
         with self._turn:
-            image = keras.Input((SIDE, SIDE, 1), name="image")
+            image = keras.Input((*self.plan.data.image_size, 1), name="image")
             counted = []
             for name, count in zip(self._architectures(weights), weights[WEIGHTS], strict=True):
                 model = self._members[name].loaded(_own(weights, name))
@@ -130,7 +133,7 @@ class EnsembleTrainer:
 
     def _lesson(self, teacher: Tensors) -> Lesson:
         settings = self.plan.distillation
-        if self.data is None or settings is None:
+        if not isinstance(self.data, DataSet) or settings is None:
             raise DataError(f"learning from each other needs shared images of {self.plan.data.name}")
         images = self.data.train_images[partition.shared(self.plan)]
         said = self._predict(teacher, images, settings.temperature)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fl_node.data import SIDE, Images
+from fl_node.data import Images
 from fl_node.errors import DataError
+from fl_node.plan import SIDE
 
 DIGIT_SIDE = 20
 

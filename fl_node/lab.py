@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fl_node import data, run
 from fl_node import place as places
+from fl_node import run, sources
 from fl_node import store as stores
 from fl_node.audit import Audit
 from fl_node.binaries import GETH, KUBO
@@ -33,7 +33,6 @@ from fl_node.report import Result
 from fl_node.run import HEADER, Node, Run
 from fl_node.scenarios import ROUND, Scenario, Story
 from fl_node.store import Store
-from fl_node.validation import with_held_out
 from fl_node.weights import Shapes
 
 RESTARTS = 20
@@ -89,6 +88,8 @@ class Lab:
         The run's folder, which must be there.
     data_dir
         Where the data set is; looked for as :func:`fl_node.data.load` does if None.
+    modules
+        Where modules of one's own are; else ``FL_NODE_MODULES`` counts.
     watch
         Called as the lab goes on.
     scenario
@@ -103,6 +104,7 @@ class Lab:
         data_dir: Path | None,
         watch: Watch,
         scenario: Scenario | None = None,
+        modules: Path | None = None,
     ) -> None:
         self.folder = folder
         self.story = Story()
@@ -116,6 +118,7 @@ class Lab:
         self._record: Run | None = None
         self._plan = plan
         self._data_dir = data_dir
+        self._modules = modules
         self._watch = watch
         self._progress = Progress(plan)
         self._nodes = [HEADER, *(learner_name(n) for n in range(1, plan.learners + 1))]
@@ -209,8 +212,9 @@ class Lab:
         return self.folder / "nodes" / node / "role.key"
 
     def _trainer(self) -> KerasTrainer | EnsembleTrainer:
-        dataset = data.load(self._plan.data.name, self._data_dir, self._step)
-        return trainer_for(self._plan, dataset)
+        found = sources.load(self._plan, self._data_dir, self._modules, self._step)
+        self._plan = sources.complete(self._plan, found)
+        return trainer_for(self._plan, found, self._modules)
 
     def _deploy(
         self, endpoints: Mapping[str, Endpoint], trainer: KerasTrainer | EnsembleTrainer
@@ -219,8 +223,6 @@ class Lab:
         end = endpoints[HEADER]
         chain = Chain(end.rpc, load_key(self._key(HEADER)))
         store = stores.connect(end.store)
-        if trainer.data is not None:
-            self._plan = with_held_out(self._plan, trainer.data)
         learners = {n: self._accounts[learner_name(n)] for n in range(1, self._plan.learners + 1)}
         work = self._work(HEADER)
         contract = deploy(chain, store, work, self._plan, learners, trainer)
@@ -265,6 +267,8 @@ class Lab:
             ]
             if self._data_dir is not None:
                 command += ["--data-dir", str(self._data_dir)]
+            if self._modules is not None:
+                command += ["--modules", str(self._modules)]
             self._commands[node] = command
             self._progress.doing[node] = "starting"
             if node not in self._held:

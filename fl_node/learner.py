@@ -206,9 +206,8 @@ class Learner:
             return self._trainer.train(parent, self._shard(node_id), seed, on_epoch, teacher=teacher)
         kinds = " and ".join(kind for kind in (attack.data, attack.update) if kind)
         say("attacks", f"round {round_}: attacks by {kinds}, as the plan says", round=round_, kinds=kinds)
-        trained = self._trainer.train(
-            parent, self._shard(node_id), seed, on_epoch, poison=poison(attack, seed), teacher=teacher
-        )
+        dirty = poison(attack, seed, self._plan.data.class_count)
+        trained = self._trainer.train(parent, self._shard(node_id), seed, on_epoch, poison=dirty, teacher=teacher)
         return tamper(attack, parent, trained, seed)
 
     def _publish(self, local: WeightsFile, nonce: int) -> None:

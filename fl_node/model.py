@@ -20,14 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_node.attack import Poison
-from fl_node.data import CLASSES, SIDE, DataSet, Images, Labels
-from fl_node.errors import DataError
-from fl_node.plan import Plan
+from fl_node.data import Images, Labels
+from fl_node.errors import DataError, PlanError
+from fl_node.plan import Architecture, Plan
 from fl_node.seeds import derive, permutation
 from fl_node.weights import Shapes, Tensor, Tensors
 
 if TYPE_CHECKING:
     import keras
+
+    from fl_node.own import OwnModule
+    from fl_node.sources import Data
 
 EVALUATION_BATCH = 1000
 Probabilities = npt.NDArray[np.float32]
@@ -64,7 +67,7 @@ class Lesson:
 class Trainer(Protocol):
     """What a role needs of a model."""
 
-    data: DataSet | None
+    data: Data | None
 
     def initial(self) -> Tensors:
         """Return the weights that a run starts from."""
@@ -175,6 +178,34 @@ def separable_cnn() -> list[keras.Layer]:
 ARCHITECTURES = {"cnn": cnn, "deep_cnn": deep_cnn, "mlp": mlp, "separable_cnn": separable_cnn}
 
 
+def build(plan: Plan, architecture: Architecture | None = None) -> Any:
+    """Return the plan's model for images, or one of its models, with the weights that its seed gives.
+
+    They are drawn as Glorot & Bengio (2010) do.
+
+    Raises
+    ------
+    PlanError
+        The images are too small for the architecture.
+    """
+    import keras
+
+    name = architecture or plan.architecture_of(1)
+    height, width = plan.data.image_size
+    keras.utils.set_random_seed(derive(plan.seed, "initial") % 2**32)
+    try:
+        return keras.Sequential(
+            [
+                keras.Input((height, width, 1), name="image"),
+                *ARCHITECTURES[name](),
+                keras.layers.Dense(plan.data.class_count, activation="softmax", name="output"),
+            ],
+            name=name,
+        )
+    except ValueError as error:
+        raise PlanError(f"model.name: {name} is not for images of {height} × {width} pixels") from error
+
+
 class KerasTrainer:
     """One model, compiled once, and the data to train and test it on.
 
@@ -185,27 +216,29 @@ class KerasTrainer:
     plan
         The run's plan.
     data
-        The plan's data set, for whoever trains or measures.
+        The plan's data, for whoever trains or measures.
+    modules
+        Where modules of one's own are.
     architecture
         The model's; the plan's if not given.
     """
 
-    def __init__(self, plan: Plan, data: DataSet | None = None, architecture: str | None = None) -> None:
-        _prepare(plan.training.threads)
+    def __init__(
+        self,
+        plan: Plan,
+        data: Data | None = None,
+        modules: Path | None = None,
+        architecture: Architecture | None = None,
+    ) -> None:
+        prepare(plan.training.threads)
         import keras
+
+        from fl_node import own
 
         self.plan = plan
         self.data = data
-        name = architecture or plan.model.name
-        keras.utils.set_random_seed(derive(plan.seed, "initial") % 2**32)
-        self._model: Any = keras.Sequential(
-            [
-                keras.Input((SIDE, SIDE, 1), name="image"),
-                *ARCHITECTURES[name](),
-                keras.layers.Dense(CLASSES, activation="softmax", name="output"),
-            ],
-            name=name,
-        )
+        self._own: OwnModule | None = own.load(plan, modules) if plan.own is not None else None
+        self._model: Any = self._own.build() if self._own else build(plan, architecture)
         self._anchors: list[Any] = []
         # XLA is slower than oneDNN's kernels on a CPU.
         self._model.compile(
@@ -223,7 +256,7 @@ class KerasTrainer:
         self._student: Any = None
 
     def initial(self) -> Tensors:
-        """Return the weights that a run with this plan starts from (Glorot & Bengio 2010, seeded)."""
+        """Return the weights that a run with this plan starts from."""
         return self._initial
 
     def shapes(self) -> Shapes:
@@ -268,15 +301,14 @@ class KerasTrainer:
         dict of float32 arrays
             The new weights, bit-identical for the same arguments, threads and TensorFlow build.
         """
-        data = self._data()
-        images, labels = data.train_images[samples], data.train_labels[samples]
+        images, labels = self._data().training(samples)
         if poison is not None:
             images, labels = poison(images, labels)
-        model, inputs, answers, counts = self._model, _scale(images), labels, None
+        model, inputs, answers, counts = self._model, self._inputs(images), labels, None
         if lesson is not None:
             model = self._learning()
-            inputs = np.concatenate([inputs, _scale(lesson.images)])
-            answers = np.concatenate([_certain(labels), _softened(lesson)])
+            inputs = np.concatenate([inputs, self._inputs(lesson.images)])
+            answers = np.concatenate([_certain(labels, lesson.probabilities.shape[1]), _softened(lesson)])
             counts = np.repeat(np.array([1, lesson.weight], np.float32), [len(labels), len(lesson.images)])
         self._load(weights)
         for anchor, variable in zip(self._anchors, self._model.trainable_variables, strict=False):
@@ -298,7 +330,7 @@ class KerasTrainer:
 
     def labels(self) -> Labels:
         """Return the labels of all training images, shape ``(count,)``."""
-        return self._data().train_labels
+        return self._data().labels()
 
     def evaluate(self, weights: Tensors) -> Score:
         """Return what ``weights`` reach on the plan's test images."""
@@ -316,17 +348,19 @@ class KerasTrainer:
 
     def tests(self) -> tuple[Images, Labels]:
         """Return the plan's test images and their labels."""
-        data, count = self._data(), self.plan.data.test
-        return data.test_images[:count], data.test_labels[:count]
+        return self._data().tests(self.plan.data.test)
 
     def predict(self, weights: Tensors, images: Images) -> Probabilities:
-        """Return the probability of each class for each image, shape ``(count, 10)``."""
+        """Return the probability of each class for each image, shape ``(count, classes)``."""
         self._load(weights)
         return self._predict(images)
 
     def _predict(self, images: Images) -> Probabilities:
-        result: Probabilities = self._model.predict(_scale(images), batch_size=EVALUATION_BATCH, verbose=0)
+        result: Probabilities = self._model.predict(self._inputs(images), batch_size=EVALUATION_BATCH, verbose=0)
         return result
+
+    def _inputs(self, images: Images) -> Tensor:
+        return self._own.inputs(self._model, images) if self._own else _scale(images)
 
     def save(self, weights: Tensors, path: Path) -> None:
         """Write ``weights`` as a ``.keras`` model that Keras alone can load."""
@@ -342,12 +376,16 @@ class KerasTrainer:
         """The compiled Keras model, whose weights are whatever was done last."""
         return self._model
 
-    def _data(self) -> DataSet:
+    def _data(self) -> Data:
         if self.data is None:
             raise DataError(f"this needs the data set {self.plan.data.name}")
         return self.data
 
     def _variables(self) -> dict[str, Any]:
+        if self._own:
+            # Keras numbers layers without a name through the whole process; what does not train (such as the
+            # averages of batch normalisation) is part of the model too.
+            return {f"{number:03}/{v.name}": v for number, v in enumerate(self._model.weights)}
         return {v.path.removeprefix(f"{self._model.name}/"): v for v in self._model.trainable_variables}
 
     def _load(self, weights: Tensors) -> None:
@@ -373,6 +411,11 @@ class KerasTrainer:
         for variable in model.optimizer.variables:
             if variable is not model.optimizer.learning_rate:
                 variable.assign(np.zeros(variable.shape, variable.dtype))
+        if self._own:
+            states = [v for v in self._model.non_trainable_variables if v.name == "seed_generator_state"]
+            for number, state in enumerate(states):
+                state.assign(np.array([derive(seed, "dropout", number) % 2**32, 0], np.uint32))
+            return
         for layer in self._model.layers:
             generator = getattr(layer, "seed_generator", None)
             if generator is not None:
@@ -418,11 +461,11 @@ def soften(probabilities: Probabilities, temperature: float) -> Probabilities:
     return softened
 
 
-def _certain(labels: Labels) -> Tensor:
+def _certain(labels: Labels, classes: int) -> Tensor:
     """Return labels as the loss of distillation takes them: probabilities and, last, the temperature."""
-    answers = np.zeros((len(labels), CLASSES + 1), np.float32)
+    answers = np.zeros((len(labels), classes + 1), np.float32)
     answers[np.arange(len(labels)), labels] = 1
-    answers[:, CLASSES] = 1
+    answers[:, -1] = 1
     return answers
 
 
@@ -438,16 +481,16 @@ def _distillation(answers: Any, said: Any) -> Any:
     """
     from keras import ops
 
-    temperature = answers[:, CLASSES:]
+    temperature = answers[:, -1:]
     logits = ops.log(ops.maximum(said, 1e-7)) / temperature
-    entropy = -ops.sum(answers[:, :CLASSES] * ops.log_softmax(logits), axis=-1)
+    entropy = -ops.sum(answers[:, :-1] * ops.log_softmax(logits), axis=-1)
     return ops.squeeze(temperature, -1) ** 2 * entropy
 
 
 def _agreement(answers: Any, said: Any) -> Any:
     from keras import ops
 
-    return ops.cast(ops.equal(ops.argmax(answers[:, :CLASSES], -1), ops.argmax(said, -1)), "float32")
+    return ops.cast(ops.equal(ops.argmax(answers[:, :-1], -1), ops.argmax(said, -1)), "float32")
 
 
 _agreement.__name__ = "accuracy"
@@ -479,7 +522,8 @@ def _optimizer(plan: Plan, anchors: Sequence[Any]) -> Any:
     return (Proximal if strength else kind)(learning_rate=plan.training.learning_rate)
 
 
-def _prepare(threads: int) -> None:
+def prepare(threads: int) -> None:
+    """Load TensorFlow, which then takes so many threads and deterministic operations alone."""
     # TensorFlow reads these when it is imported: no chatter about what the CPU could do, no search for a GPU.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")

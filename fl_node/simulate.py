@@ -37,7 +37,6 @@ from fl_node.plan import Plan
 from fl_node.role import Done, Site, Waiting
 from fl_node.run import HEADER
 from fl_node.store import FolderStore
-from fl_node.validation import with_held_out
 
 PATIENCE = 60.0
 """Seconds without a deed of anybody after which a run is given up, beyond what the plan waits for."""
@@ -160,7 +159,7 @@ def main() -> None:
     """Carry out the run that the command line names."""
     import argparse
 
-    from fl_node import data, plan, run
+    from fl_node import plan, run, sources
 
     parser = argparse.ArgumentParser(prog="python -m fl_node.simulate", description=__doc__)
     parser.add_argument("plan", type=Path)
@@ -168,9 +167,9 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     options = parser.parse_args()
     loaded = plan.load(options.plan)
-    dataset = data.load(loaded.data.name, options.data_dir)
-    loaded = with_held_out(loaded, dataset)
-    trainer = trainer_for(loaded, dataset)
+    found = sources.load(loaded, options.data_dir)
+    loaded = sources.complete(loaded, found)
+    trainer = trainer_for(loaded, found)
     start = time.monotonic()
     cids = simulate(loaded, options.folder, trainer, lambda number: print(f"round {number}", flush=True))
     content = {

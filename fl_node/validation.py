@@ -52,7 +52,7 @@ def evidence(plan: Plan, trainer: Trainer) -> Evidence | None:
     """
     if not plan.measures_members:
         return None
-    if trainer.data is None:
+    if not isinstance(trainer.data, DataSet):
         raise DataError(f"what models count for is measured on held-out images of {plan.data.name}, which is needed")
     images, labels = held_out(plan, trainer.data)
     weighting = plan.model.weighting

@@ -182,7 +182,7 @@ def test_together_they_say_what_each_says_by_what_it_counts_for() -> None:
 
 
 def test_the_first_weights_are_those_that_each_architecture_has_alone() -> None:
-    alone = KerasTrainer(PLAN, None, "mlp").initial()
+    alone = KerasTrainer(PLAN, architecture="mlp").initial()
     assert trainer().initial()["mlp/dense1/kernel"].tobytes() == alone["dense1/kernel"].tobytes()
 
 

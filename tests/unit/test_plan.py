@@ -112,7 +112,7 @@ weighting = "mean"
     assert found["model"] == "should be a section with keys (is 5)"
     assert found["min_learners"] == "should be at most learners, which is 2 (is 3)"
     assert found["data.train"] == "should be 0 (all) or at least one a learner, 2 (is 1)"
-    assert found["data.name"] == "should be 'mnist' or 'digits' (is 'cifar')"
+    assert found["data.name"] == "should be 'mnist', 'digits', 'folder' or 'own' (is 'cifar')"
 
 
 @pytest.mark.parametrize(
