@@ -15,7 +15,8 @@ from fl_node import report
 from fl_node.audit import Audit
 from fl_node.examination import Examination
 from fl_node.partition import shard_size
-from fl_node.plots import INK, MANY, STYLES, Line, Span
+from fl_node.plan import DataPlan
+from fl_node.plots import MANY, STYLES, Line, Span
 from fl_node.report import Cost, Entry, Member, Result, RoundResult, percent
 
 MORE_THAN_A_PICTURE = 2000
@@ -74,6 +75,7 @@ def context(
         "comparable": report.comparable(result.plan),
         "last": last,
         "state": _state(result),
+        "shared_out": _shared_out(result.plan.data),
         "rounds": [(one, members(one)) for one in result.rounds],
         "left_out": left_out(result),
         "left_rows": [[one.round, one.node_id, one.what, one.reason] for one in left_out(result)],
@@ -251,64 +253,53 @@ def turns(result: Result) -> list[Turn]:
 
 
 def tree(result: Result) -> Markup:
-    """Draw which local files made which global file, as SVG with a link to each file's details."""
+    """Draw which local files made which global file, from left to right, with a link to each file's details."""
     nodes = sorted(result.learners)
     if result.initial is None or len(nodes) * len(result.rounds) > MORE_THAN_A_PICTURE:
         return Markup("")
-    gap, down, radius = 44, 84, 13
-    width = max(gap * len(nodes), 2 * gap) + 2 * gap
-    place = {node_id: width / 2 + gap * (position - (len(nodes) - 1) / 2) for position, node_id in enumerate(nodes)}
-    middle, top = width / 2, 24
-    height = top * 2 + down * len(result.rounds)
+    step, lane, edge = 112, 40, 30
+    height = max(lane * len(nodes), 2 * lane) + edge
+    width = 2 * edge + step * len(result.rounds)
+    middle = height / 2
+    place = {node_id: middle + lane * (position - (len(nodes) - 1) / 2) for position, node_id in enumerate(nodes)}
     edges: list[str] = []
-    circles: list[str] = []
-
-    def circle(x: float, y: float, link: str, text: str, said: str, style: str) -> None:
-        circles.append(
-            f'<a href="#{link}" tabindex="-1"><title>{html.escape(said)}</title><circle cx="{x:g}" cy="{y:g}" '
-            f'r="{radius}" style="{style}"/><text x="{x:g}" y="{y + 4:g}">{html.escape(text)}</text></a>'
-        )
-
-    for one in (None, *result.rounds):
-        number_ = 0 if one is None else one.round + 1
-        entry = result.initial if one is None else one.result
-        y = top + down * number_
-        if one is not None:
-            for position, member in enumerate(members(one)):
-                # One that the contract does not know stands at the edge.
-                x, level = place.get(member.node_id, width - gap / 2), y - down / 2
-                began = one.round if member.began is None else member.began
-                colour, _, dash = (
-                    STYLES[nodes.index(member.node_id) % MANY] if member.node_id in nodes else (INK, "", "")
-                )
-                refused = member.reason is not None
-                line_ = f"stroke:{colour}" + (";stroke-dasharray:3 4" if refused else "")
-                edges.append(_edge(middle, top + down * began, x, level, line_))
-                if not refused:
-                    edges.append(_edge(x, level, middle, y, line_))
-                said = f"learner {member.node_id}, round {one.round}: " + (
-                    "refused" if refused else f"{percent(member.entry.accuracy)} %"
-                )
-                text = f"{member.node_id}" if not refused else "×"
-                circle(x, level, f"local-{one.round}-{position}", text, said, line_)
-        circle(
-            middle,
-            y,
-            f"global-{number_}",
-            str(number_),
-            f"global weights {number_}: {percent(entry.accuracy)} %",
-            "stroke:currentColor;stroke-width:3",
-        )
+    files: list[str] = []
+    for number_, one in enumerate((None, *result.rounds)):
+        x, entry = edge + step * number_, result.initial if one is None else one.result
+        for position, member in enumerate(members(one) if one else ()):
+            # One that the contract does not know of stands at the edge.
+            y, at = place.get(member.node_id, height - edge / 2), x - step / 2
+            began = number_ - 1 if member.began is None else member.began
+            colour = STYLES[nodes.index(member.node_id) % MANY][0] if member.node_id in nodes else "var(--muted)"
+            refused = member.reason is not None
+            look = f"stroke:{colour}" + (";stroke-dasharray:3 4" if refused else "")
+            edges.append(_edge(edge + step * began, middle, at, y, look))
+            if not refused:
+                edges.append(_edge(at, y, x, middle, look))
+            said = "refused" if refused else f"{percent(member.entry.accuracy)} %"
+            said = f"learner {member.node_id}, round {number_ - 1}: {said}"
+            text = "×" if refused else str(member.node_id)
+            files.append(_node(at, y, f"local-{number_ - 1}-{position}", text, said, look))
+        said, look = f"global weights {number_}: {percent(entry.accuracy)} %", "stroke:var(--ink);stroke-width:3"
+        files.append(_node(x, middle, f"global-{number_}", str(number_), said, look))
     return Markup(  # noqa: S704 - all that is not this function's own is escaped
-        f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" class="tree" aria-hidden="true">'
-        f'<g class="edges">{"".join(edges)}</g>{"".join(circles)}</svg>'
+        f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" class="tree" '
+        f'aria-hidden="true"><g class="edges">{"".join(edges)}</g>{"".join(files)}</svg>'
     )
 
 
 def _edge(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
-    """Return a curve that leaves and arrives upright."""
-    bend = (y1 + y2) / 2
-    return f'<path d="M{x1:g} {y1:g}C{x1:g} {bend:g} {x2:g} {bend:g} {x2:g} {y2:g}" style="{style}"/>'
+    """Return a curve that leaves and arrives level."""
+    bend = (x1 + x2) / 2
+    return f'<path d="M{x1:g} {y1:g}C{bend:g} {y1:g} {bend:g} {y2:g} {x2:g} {y2:g}" style="{style}"/>'
+
+
+def _node(x: float, y: float, link: str, text: str, said: str, style: str) -> str:
+    """Return a circle with a text in it that leads to a file's details; the list below it is for the keyboard."""
+    return (
+        f'<a href="#{link}" tabindex="-1"><title>{html.escape(said)}</title><circle cx="{x:g}" cy="{y:g}" r="14" '
+        f'style="{style}"/><text x="{x:g}" y="{y + 4:g}">{html.escape(text)}</text></a>'
+    )
 
 
 def clock(seconds: int | None) -> str:
@@ -349,6 +340,17 @@ def _state(result: Result) -> str:
     if result.ended:
         return f"ended after {result.round} rounds"
     return f"goes on, in round {result.round} of {result.plan.rounds}"
+
+
+def _shared_out(data: DataPlan) -> str:
+    match data.partition:
+        case "equal":
+            return "shared out at random in equal parts"
+        case "labels":
+            return f"sorted by label and shared out in {data.labels_each} parts a learner"
+        case _:
+            what = "labels" if data.partition == "dirichlet" else "numbers"
+            return f"shared out with {what} from a Dirichlet distribution (α = {data.alpha:g})"
 
 
 def _closings(result: Result) -> list[int | None]:

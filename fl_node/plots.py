@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
-STYLES = (
+STYLES: tuple[tuple[str, str, Any], ...] = (
     (BLUE, "o", "-"),
     (VERMILLION, "s", (0, (5, 1.5))),
     (GREEN, "^", (0, (2, 1.2))),
@@ -30,6 +30,13 @@ STYLES = (
     (SKY, "P", (0, (1, 1))),
 )
 """Colour, marker and dash of the learners, in their order; the palette's yellow is too faint for a line."""
+PAPER_STYLES: tuple[tuple[str, Any], ...] = (
+    ("+", (0, (1, 2))),
+    ("x", (0, (4, 2))),
+    (".", (0, (8, 2, 1, 2))),
+    ("2", "none"),
+)
+"""Marker and dash of the paper's lines, which are all grey: the two learners, the single node, the final model."""
 INK, MUTED, GRID = "#010101", "#767677", "#d0d0d1"
 """Colours that the page replaces by its own, and that nothing else has."""
 _OF_PAGE = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)"}
@@ -80,16 +87,15 @@ def lines(name: str, title: str, some: Sequence[Line], y_label: str, x_label: st
             _range(axes, learners)
         for position, line in enumerate([] if many else learners):
             colour, marker, dash = STYLES[position]
-            axes.plot(*_xy(line), color=colour, marker=marker, linestyle=dash, label=line.label, **_size(line))
+            axes.plot(
+                *_xy(line), color=colour, marker=marker, linestyle=dash, label=line.label, markersize=_size(line)
+            )
         for line in (one for one in some if one.kind == "global"):
-            axes.plot(*_xy(line), color=INK, marker="*", linewidth=2, label=line.label, **_size(line, 2))
+            axes.plot(*_xy(line), color=INK, marker="*", linewidth=2, label=line.label, markersize=_size(line) + 2)
         for position, line in enumerate(one for one in some if one.kind == "paper"):
-            style = {"color": MUTED, "linewidth": 1, "label": line.label, "zorder": 1.5}
-            if len(line.points) == 1:
-                axes.plot(*_xy(line), marker="x", linestyle="none", **style)
-            else:
-                dash = [(0, (1, 2)), (0, (4, 2)), (0, (8, 2, 1, 2))][position % 3]
-                axes.plot(*_xy(line), marker="x" if position % 3 else "+", markersize=4, linestyle=dash, **style)
+            marker, dash = PAPER_STYLES[position % len(PAPER_STYLES)]
+            style: dict[str, Any] = {"color": MUTED, "linewidth": 1, "label": line.label, "zorder": 1.5}
+            axes.plot(*_xy(line), marker=marker, markersize=_size(line), linestyle=dash, **style)
         axes.margins(x=0.04)
         _whole_numbers(axes.xaxis)
         axes.set_xlabel(x_label)
@@ -105,12 +111,8 @@ def timeline(name: str, title: str, rows: Sequence[tuple[str, Sequence[Span]]], 
             colour = STYLES[number % MANY][0]
             for kind in ("work", "wait"):
                 bars = [(one.start, max(one.end - one.start, 0.0)) for one in spans if one.kind == kind]
-                look = (
-                    {"facecolor": colour, "edgecolor": colour}
-                    if kind == "work"
-                    else {"facecolor": "none", "edgecolor": colour, "linestyle": (0, (1, 1))}
-                )
-                axes.broken_barh(bars, (number - 0.3, 0.6), linewidth=0.8, **look)
+                filled = colour if kind == "work" else "none"
+                axes.broken_barh(bars, (number - 0.3, 0.6), linewidth=0.8, facecolor=filled, edgecolor=colour)
         for mark in marks:
             axes.axvline(mark, color=MUTED, linewidth=0.8, zorder=0.5)
         axes.set_yticks(range(len(rows)), [label for label, _ in rows])
@@ -134,8 +136,9 @@ def stacks(
         bottom = [0.0] * len(labels)
         for number, (part, values) in enumerate(parts.items()):
             colour = STYLES[number][0]
-            look = {"color": colour} if not number else {"facecolor": "none", "edgecolor": colour, "hatch": "////"}
-            axes.bar(range(len(labels)), values, 0.7, bottom=bottom, label=part, linewidth=1, **look)
+            look: dict[str, Any] = {"edgecolor": colour, "linewidth": 1}
+            look |= {"facecolor": "none", "hatch": "////"} if number else {"facecolor": colour}
+            axes.bar(range(len(labels)), values, 0.7, bottom=bottom, label=part, **look)
             bottom = [low + value for low, value in zip(bottom, values, strict=True)]
         step = -(-len(labels) // 15)
         axes.set_xticks(range(0, len(labels), step), labels[::step])
@@ -183,9 +186,9 @@ def _xy(line: Line) -> tuple[list[float], list[float]]:
     return [x for x, _ in line.points], [y for _, y in line.points]
 
 
-def _size(line: Line, more: float = 0) -> dict[str, float]:
+def _size(line: Line) -> float:
     """Return the size of markers: smaller where there are many, so that they don't hide each other."""
-    return {"markersize": (5 if len(line.points) <= 12 else 3) + more}
+    return 5 if len(line.points) <= 12 else 3
 
 
 def _range(axes: Axes, learners: Sequence[Line]) -> None:
@@ -219,7 +222,7 @@ def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    settings = {
+    settings: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "fl-node",
         "font.family": "sans-serif",
