@@ -459,7 +459,10 @@ def report_(
 ) -> None:
     """Audit a run and write its report, plan and final model to a folder, from chain and store alone.
 
-    Anybody can do this on any node, during a run (of the rounds so far) or long after it.
+    Anybody can do this on any node, during a run (of the rounds so far) or long after it. report.html is for people:
+    one file, which loads nothing from anywhere; report.md and report.json say the same as text and for scripts.
+
+        fl-node report runs/demo -o DIR
     """
     from fl_node import run as runs
     from fl_node.conclude import conclude
@@ -492,7 +495,7 @@ def report_(
             )
         verdict = "passed" if passed else f"FAILED with {len(made.audit.findings)} findings"
         console.print(f"audit {verdict}: {made.audit.rounds} rounds, {made.audit.files} files")
-        console.print(f"report: {made.report}", soft_wrap=True)
+        console.print(f"report: {made.report} (as text: report.md)", soft_wrap=True)
     if not passed:
         raise typer.Exit(1)
 

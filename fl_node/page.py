@@ -258,10 +258,12 @@ def tree(result: Result) -> Markup:
     if result.initial is None or len(nodes) * len(result.rounds) > MORE_THAN_A_PICTURE:
         return Markup("")
     step, lane, edge = 112, 40, 30
-    height = max(lane * len(nodes), 2 * lane) + edge
-    width = 2 * edge + step * len(result.rounds)
-    middle = height / 2
-    place = {node_id: middle + lane * (position - (len(nodes) - 1) / 2) for position, node_id in enumerate(nodes)}
+    asynchronous = result.plan.mode == "async"
+    width, height = 2 * edge + step * len(result.rounds), edge + lane * (len(nodes) + asynchronous)
+    # Edges that skip a round would run through the global weights between, but for a lane of their own.
+    middle = edge / 2 + lane / 2 if asynchronous else height / 2
+    first = edge / 2 + lane / 2 + lane * asynchronous
+    place = {node_id: first + lane * position for position, node_id in enumerate(nodes)}
     edges: list[str] = []
     files: list[str] = []
     for number_, one in enumerate((None, *result.rounds)):

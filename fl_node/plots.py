@@ -37,9 +37,9 @@ PAPER_STYLES: tuple[tuple[str, Any], ...] = (
     ("2", "none"),
 )
 """Marker and dash of the paper's lines, which are all grey: the two learners, the single node, the final model."""
-INK, MUTED, GRID = "#010101", "#767677", "#d0d0d1"
+INK, MUTED, GRID, BACKGROUND = "#010101", "#767677", "#d0d0d1", "#fefefe"
 """Colours that the page replaces by its own, and that nothing else has."""
-_OF_PAGE = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)"}
+_OF_PAGE = {INK: "currentColor", MUTED: "var(--muted)", GRID: "var(--grid)", BACKGROUND: "var(--page)"}
 MANY = len(STYLES)
 """So many learners have a line of their own in the legend; of more the range is shown."""
 WIDTH = 5.4
@@ -111,8 +111,9 @@ def timeline(name: str, title: str, rows: Sequence[tuple[str, Sequence[Span]]], 
             colour = STYLES[number % MANY][0]
             for kind in ("work", "wait"):
                 bars = [(one.start, max(one.end - one.start, 0.0)) for one in spans if one.kind == kind]
-                filled = colour if kind == "work" else "none"
-                axes.broken_barh(bars, (number - 0.3, 0.6), linewidth=0.8, facecolor=filled, edgecolor=colour)
+                # Work that follows on work is told apart by a gap.
+                filled, edge = (colour, BACKGROUND) if kind == "work" else ("none", colour)
+                axes.broken_barh(bars, (number - 0.3, 0.6), linewidth=0.8, facecolor=filled, edgecolor=edge)
         for mark in marks:
             axes.axvline(mark, color=MUTED, linewidth=0.8, zorder=0.5)
         axes.set_yticks(range(len(rows)), [label for label, _ in rows])
@@ -173,7 +174,7 @@ def points(name: str, title: str, some: Sequence[Line], y_label: str, x_label: s
         for position, line in enumerate(some):
             colour, marker, _ = STYLES[0 if many else position]
             label = line.label if not many else "_"
-            axes.plot(*_xy(line), color=colour, marker=marker, linestyle="none", markersize=5, label=label)
+            axes.plot(*_xy(line), color=colour, marker=marker, linestyle="none", label=label, clip_on=False)
         _whole_numbers(axes.xaxis)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(x_label)
