@@ -43,7 +43,7 @@ def run(plan: Plan, trainer: KerasTrainer, epochs: int, on_epoch: Callable[[int,
     samples = np.sort(permutation(available, derive(plan.seed, "choose"))[: plan.data.train])
     accuracy: list[float] = []
 
-    def after(epoch: int, _: float) -> None:
+    def after(epoch: int, _accuracy: float, _loss: float) -> None:
         accuracy.append(trainer.evaluate_current().accuracy)
         on_epoch(epoch, accuracy[-1])
 

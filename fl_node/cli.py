@@ -97,6 +97,15 @@ FolderOption = Annotated[
 PatienceOption = Annotated[
     float, typer.Option("--patience", help="Give up after so many seconds without any change; 0 means never.")
 ]
+TensorboardOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensorboard",
+        envvar="FL_NODE_TENSORBOARD",
+        metavar="DIR",
+        help="Write accuracy and loss to DIR/learner-N, as event files of TensorBoard; one DIR for each run.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, for scripts.")]
 RunArgument = Annotated[
     Path | None,
@@ -209,6 +218,15 @@ def lab(
         str | None,
         typer.Option("--scenario", help="Do harm to the run and check what must hold; list names those there are."),
     ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            "--tensorboard",
+            envvar="FL_NODE_TENSORBOARD",
+            metavar="DIR",
+            help="Write each learner's accuracy and loss to DIR/learner-N below the run's folder, for TensorBoard.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Do a whole run on this machine: chain, store, header and learners, then audit and report.
@@ -240,7 +258,7 @@ def lab(
     folder = run.new_folder(runs, name or (loaded.name if harm is None else f"{loaded.name}-{harm.name}"))
     show = Show(errors if as_json else console, loaded, folder)
     with show:
-        one = Lab(loaded, place, folder, data_dir, show.update, harm)
+        one = Lab(loaded, place, folder, data_dir, show.update, harm, tensorboard)
         outcome = one.run(stay=show.stay if stay else None)
     found: list[scenarios.Check] = []
     if harm is not None:
@@ -364,6 +382,7 @@ def learner(
     folder: FolderOption = Path("work"),
     data_dir: DataOption = None,
     patience: PatienceOption = 0.0,
+    tensorboard: TensorboardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Play a learner of a run: train each round's global weights on this node's images, publish the result.
@@ -375,8 +394,10 @@ def learner(
     from fl_node import data
     from fl_node import learner as role
     from fl_node.model import KerasTrainer
+    from fl_node.tensorboard import EventFiles
 
-    _play(lambda: role.run(site, lambda plan: KerasTrainer(plan, data.load(plan.data.name, data_dir, _note))))
+    record: role.Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
+    _play(lambda: role.run(site, lambda plan: KerasTrainer(plan, data.load(plan.data.name, data_dir, _note)), record))
 
 
 @app.command()

@@ -92,6 +92,8 @@ class Lab:
         Called as the lab goes on.
     scenario
         Does harm to the run, and tells afterwards what came of it in :attr:`story`.
+    tensorboard
+        Where learners write event files, below the run's folder; nowhere if None.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Lab:
         data_dir: Path | None,
         watch: Watch,
         scenario: Scenario | None = None,
+        tensorboard: Path | None = None,
     ) -> None:
         self.folder = folder
         self.story = Story()
@@ -115,6 +118,7 @@ class Lab:
         self._record: Run | None = None
         self._plan = plan
         self._data_dir = data_dir
+        self._tensorboard = folder / tensorboard if tensorboard else None
         self._watch = watch
         self._progress = Progress(plan)
         self._nodes = [HEADER, *(learner_name(n) for n in range(1, plan.learners + 1))]
@@ -262,6 +266,8 @@ class Lab:
             ]
             if self._data_dir is not None:
                 command += ["--data-dir", str(self._data_dir)]
+            if self._tensorboard is not None and node != HEADER:
+                command += ["--tensorboard", str(self._tensorboard)]
             self._commands[node] = command
             self._progress.doing[node] = "starting"
             if node not in self._held:
