@@ -42,7 +42,7 @@ def run(plan: Plan, trainer: KerasTrainer, epochs: int, on_epoch: Callable[[int,
     samples = partition.everyone(plan)
     accuracy: list[float] = []
 
-    def after(epoch: int, _: float) -> None:
+    def after(epoch: int, _accuracy: float, _loss: float) -> None:
         accuracy.append(trainer.evaluate_current().accuracy)
         on_epoch(epoch, accuracy[-1])
 

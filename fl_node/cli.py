@@ -107,6 +107,15 @@ FolderOption = Annotated[
 PatienceOption = Annotated[
     float, typer.Option("--patience", help="Give up after so many seconds without any change; 0 means never.")
 ]
+TensorboardOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensorboard",
+        envvar="FL_NODE_TENSORBOARD",
+        metavar="DIR",
+        help="Write accuracy and loss to DIR/learner-N, as event files of TensorBoard; one DIR for each run.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, for scripts.")]
 RunArgument = Annotated[
     Path | None,
@@ -220,6 +229,15 @@ def lab(
         str | None,
         typer.Option("--scenario", help="Do harm to the run and check what must hold; list names those there are."),
     ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            "--tensorboard",
+            envvar="FL_NODE_TENSORBOARD",
+            metavar="DIR",
+            help="Write each learner's accuracy and loss to DIR/learner-N below the run's folder, for TensorBoard.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Do a whole run on this machine: chain, store, header and learners, then audit and report.
@@ -252,7 +270,7 @@ def lab(
     folder = run.new_folder(runs, name or (loaded.name if harm is None else f"{loaded.name}-{harm.name}"))
     show = Show(errors if as_json else console, loaded, folder)
     with show:
-        one = Lab(loaded, place, folder, data_dir, show.update, harm, modules)
+        one = Lab(loaded, place, folder, data_dir, show.update, harm, modules, tensorboard)
         outcome = one.run(stay=show.stay if stay else None)
     found: list[scenarios.Check] = []
     if harm is not None:
@@ -376,6 +394,7 @@ def learner(
     data_dir: DataOption = None,
     modules: ModulesOption = None,
     patience: PatienceOption = 0.0,
+    tensorboard: TensorboardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Play a learner of a run: train each round's global weights on this node's images, publish the result.
@@ -385,8 +404,10 @@ def learner(
     """
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
     from fl_node import learner as role
+    from fl_node.tensorboard import EventFiles
 
-    _play(lambda: role.run(site, lambda plan: _trainer(plan, data_dir, modules)))
+    record: role.Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
+    _play(lambda: role.run(site, lambda plan: _trainer(plan, data_dir, modules), record))
 
 
 @app.command()
@@ -479,7 +500,10 @@ def report_(
 ) -> None:
     """Audit a run and write its report, plan and final model to a folder, from chain and store alone.
 
-    Anybody can do this on any node, during a run (of the rounds so far) or long after it.
+    Anybody can do this on any node, during a run (of the rounds so far) or long after it. report.html is for people:
+    one file, which loads nothing from anywhere; report.md and report.json say the same as text and for scripts.
+
+        fl-node report runs/demo -o DIR
     """
     from fl_node import run as runs
     from fl_node.conclude import conclude
@@ -512,7 +536,7 @@ def report_(
             )
         verdict = "passed" if passed else f"FAILED with {len(made.audit.findings)} findings"
         console.print(f"audit {verdict}: {made.audit.rounds} rounds, {made.audit.files} files")
-        console.print(f"report: {made.report}", soft_wrap=True)
+        console.print(f"report: {made.report} (as text: report.md)", soft_wrap=True)
     if not passed:
         raise typer.Exit(1)
 

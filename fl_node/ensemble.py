@@ -67,7 +67,7 @@ class EnsembleTrainer:
         weights: Tensors,
         samples: npt.NDArray[np.int64],
         seed: int,
-        on_epoch: OnEpoch = lambda _epoch, _accuracy: None,
+        on_epoch: OnEpoch = lambda _epoch, _accuracy, _loss: None,
         *,
         epochs: int | None = None,
         poison: Poison | None = None,

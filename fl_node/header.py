@@ -336,6 +336,7 @@ class Header:
                 cid=name,
                 accuracy=score.accuracy,
                 loss=score.loss,
+                calibration_error=score.calibration_error,
             )
 
         self._evaluator.submit(work)

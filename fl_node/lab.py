@@ -94,6 +94,8 @@ class Lab:
         Called as the lab goes on.
     scenario
         Does harm to the run, and tells afterwards what came of it in :attr:`story`.
+    tensorboard
+        Where learners write event files, below the run's folder; nowhere if None.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Lab:
         watch: Watch,
         scenario: Scenario | None = None,
         modules: Path | None = None,
+        tensorboard: Path | None = None,
     ) -> None:
         self.folder = folder
         self.story = Story()
@@ -119,6 +122,7 @@ class Lab:
         self._plan = plan
         self._data_dir = data_dir
         self._modules = modules
+        self._tensorboard = folder / tensorboard if tensorboard else None
         self._watch = watch
         self._progress = Progress(plan)
         self._nodes = [HEADER, *(learner_name(n) for n in range(1, plan.learners + 1))]
@@ -269,6 +273,8 @@ class Lab:
                 command += ["--data-dir", str(self._data_dir)]
             if self._modules is not None:
                 command += ["--modules", str(self._modules)]
+            if self._tensorboard is not None and node != HEADER:
+                command += ["--tensorboard", str(self._tensorboard)]
             self._commands[node] = command
             self._progress.doing[node] = "starting"
             if node not in self._held:
@@ -326,7 +332,8 @@ class Lab:
         progress.doing[node] = str(event.get("message", ""))
         if kind == "evaluated" and node == HEADER:
             progress.globals_[int(event["round"])] = event["accuracy"]
-            self._scores[event["cid"]] = Score(event["accuracy"], event["loss"], self._plan.data.test)
+            count, error = self._plan.data.test, event.get("calibration_error")
+            self._scores[event["cid"]] = Score(event["accuracy"], event["loss"], count, error)
         elif kind == "took":
             progress.local.setdefault(int(event["round"]), {})[int(event["learner"])] = event["accuracy"]
         elif kind == "published" and node == HEADER and number is not None:

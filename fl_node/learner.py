@@ -22,12 +22,14 @@ from fl_node.seeds import derive
 from fl_node.weights import LocalMeta, Tensors, WeightsFile
 
 MakeTrainer = Callable[[Plan], Trainer]
+Record = Callable[[int, str, float, int], None]
+"""Keeps a figure for whoever looks at curves: a learner's nodeId, the figure's name, its value, and its step."""
 
 ASK_OTHERS = 1.0
 """Seconds after which a learner that waits asks again for whom."""
 
 
-def run(site: Site, make_trainer: MakeTrainer) -> None:
+def run(site: Site, make_trainer: MakeTrainer, record: Record = lambda *_: None) -> None:
     """Take part in a run until it ends.
 
     Parameters
@@ -36,6 +38,8 @@ def run(site: Site, make_trainer: MakeTrainer) -> None:
         The learner's node, with the account that it is registered by.
     make_trainer
         Called with the plan, once; returns the plan's model with the data to train it on.
+    record
+        Called with accuracy and loss in training, by epoch of the whole run, and on the test images, by global epoch.
 
     Raises
     ------
@@ -47,24 +51,25 @@ def run(site: Site, make_trainer: MakeTrainer) -> None:
     def step() -> Waiting | None:
         if not learner:
             plan = fetch_plan(site)
-            learner.append(of_mode(site, plan, make_trainer(plan)))
+            learner.append(of_mode(site, plan, make_trainer(plan), record))
         return learner[0].step()
 
     reconcile(site, step)
 
 
-def of_mode(site: Site, plan: Plan, trainer: Trainer) -> Learner:
+def of_mode(site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_: None) -> Learner:
     """Return the learner that the plan's mode wants."""
     from fl_node.asynchronous import AsynchronousLearner
 
-    return (AsynchronousLearner if plan.mode == "async" else Learner)(site, plan, trainer)
+    return (AsynchronousLearner if plan.mode == "async" else Learner)(site, plan, trainer, record)
 
 
 class Learner:
     """One learner in one run."""
 
-    def __init__(self, site: Site, plan: Plan, trainer: Trainer) -> None:
+    def __init__(self, site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_: None) -> None:
         self._site = site
+        self._record = record
         self._plan = plan
         self._plan_cid = site.contract.plan()
         self._trainer = trainer
@@ -153,7 +158,10 @@ class Learner:
         )
         start = time.monotonic()
 
-        def on_epoch(epoch: int, accuracy: float) -> None:
+        def on_epoch(epoch: int, accuracy: float, loss: float) -> None:
+            step = round_ * plan.training.epochs + epoch
+            self._record(node_id, "training/accuracy", accuracy, step)
+            self._record(node_id, "training/loss", loss, step)
             say(
                 "epoch",
                 f"round {round_}: epoch {epoch} of {plan.training.epochs}, accuracy {accuracy:.2%} in training",
@@ -183,6 +191,8 @@ class Learner:
             accuracy=score.accuracy,
             loss=score.loss,
         )
+        self._record(node_id, "test/accuracy", score.accuracy, round_ + 1)
+        self._record(node_id, "test/loss", score.loss, round_ + 1)
         meta = LocalMeta(
             plan=self._plan_cid,
             node_id=node_id,

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 EVALUATION_BATCH = 1000
 Probabilities = npt.NDArray[np.float32]
-OnEpoch = Callable[[int, float], None]
+OnEpoch = Callable[[int, float, float], None]
+"""Called with the number of an epoch, from 1, and accuracy and loss on the images trained on."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ class KerasTrainer:
         weights: Tensors,
         samples: npt.NDArray[np.int64],
         seed: int,
-        on_epoch: OnEpoch = lambda _epoch, _accuracy: None,
+        on_epoch: OnEpoch = lambda _epoch, _accuracy, _loss: None,
         *,
         epochs: int | None = None,
         poison: Poison | None = None,
@@ -286,7 +287,7 @@ class KerasTrainer:
         seed
             Decides the order of the images in each epoch and what dropout drops.
         on_epoch
-            Called after each epoch with its number, from 1, and the accuracy on the images trained on.
+            Called after each epoch with its number, from 1, and accuracy and loss on the images trained on.
         epochs
             How often each image is seen; the plan's local epochs if None.
         poison
@@ -325,7 +326,7 @@ class KerasTrainer:
                 shuffle=False,
                 verbose=0,
             )
-            on_epoch(epoch + 1, float(history.history["accuracy"][0]))
+            on_epoch(epoch + 1, float(history.history["accuracy"][0]), float(history.history["loss"][0]))
         return {name: np.array(v) for name, v in self._variables().items()}
 
     def labels(self) -> Labels:

@@ -104,7 +104,7 @@ class Show:
             for finding in audit.findings:
                 self._console.print(f"  {finding}", markup=False, soft_wrap=True)
         self._console.print(f"{outcome.seconds:.1f} s from the start of the roles to the last global weights.")
-        self._console.print(f"Report: {outcome.report}", soft_wrap=True)
+        self._console.print(f"Report: {outcome.report} (as text: report.md)", soft_wrap=True)
         self._console.print(f"Model:  {outcome.model}", soft_wrap=True)
 
     def _say(self, text: str) -> None:

@@ -46,7 +46,7 @@ def test_a_run_shows_its_rounds_and_fetches_what_came_out(provisioned: Testbed, 
     assert re.search(r"header: published global weights 3, Qm\w+, in block \d+", trained.output)
     assert "audit passed: 3 rounds, 11 files" in trained.output
     folder = provisioned.root / "runs" / "first"
-    names = ["final.keras", "final.safetensors", "plan.json", "report.json", "report.md"]
+    names = ["final.keras", "final.safetensors", "plan.json", "report.html", "report.json", "report.md"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert report(provisioned, "first")["ended"] is True
 

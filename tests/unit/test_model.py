@@ -121,9 +121,10 @@ print(hashlib.sha256(b"".join(trained[name].tobytes() for name in sorted(trained
 
 def test_training_reports_each_epoch_and_learns() -> None:
     one, epochs = trainer(), []
-    trained = one.train(one.initial(), SAMPLES, 7, lambda epoch, accuracy: epochs.append((epoch, accuracy)))
-    assert [epoch for epoch, _ in epochs] == [1, 2]
+    trained = one.train(one.initial(), SAMPLES, 7, lambda *epoch: epochs.append(epoch))
+    assert [epoch for epoch, *_ in epochs] == [1, 2]
     assert 0 < epochs[0][1] < epochs[1][1] <= 1
+    assert epochs[0][2] > epochs[1][2] > 0
     before, after = one.evaluate(one.initial()), one.evaluate(trained)
     assert before.count == after.count == PLAN.data.test
     assert after.accuracy > 0.6 > before.accuracy
