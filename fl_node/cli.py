@@ -245,9 +245,10 @@ def lab(
         return
     harm = scenarios.get(scenario, place) if scenario else None
     modules = _modules(plan, settings, modules)
-    loaded = _with_data(plans.load(plan, settings or ()), data_dir, modules, fallback=fallback)
+    loaded = plans.load(plan, settings or ())
     if harm is not None:
         loaded = scenarios.planned(harm, loaded)
+    loaded = _with_data(loaded, data_dir, modules, fallback=fallback)
     folder = run.new_folder(runs, name or (loaded.name if harm is None else f"{loaded.name}-{harm.name}"))
     show = Show(errors if as_json else console, loaded, folder)
     with show:

@@ -144,7 +144,7 @@ class Learner:
         samples = self._shard(node_id)
         say(
             "training",
-            f"round {round_}: training {plan.training.epochs} epochs on {len(samples)} images",
+            f"round {round_}: training {plan.training.epochs} epochs on {len(samples)} {plan.data.noun}",
             round=round_,
             epochs=plan.training.epochs,
         )
@@ -174,7 +174,7 @@ class Learner:
             )
         say(
             "evaluated",
-            f"round {round_}: {score.accuracy:.2%} of {score.count} test images right "
+            f"round {round_}: {score.accuracy:.2%} of {score.count} test {plan.data.noun} right "
             f"({time.monotonic() - start:.1f} s)",
             round=round_,
             accuracy=score.accuracy,
