@@ -162,7 +162,7 @@ def test_a_module_that_is_not_installed_is_not_run(
 ) -> None:
     plan = plans.load(make(GOOD))
     monkeypatch.delenv("FL_NODE_MODULES", raising=False)
-    with pytest.raises(ModuleError, match="this node has no folder of modules.*--modules or FL_NODE_MODULES"):
+    with pytest.raises(ModuleError, match=r"this node has no folder of modules.*--modules or FL_NODE_MODULES"):
         own.load(plan)
     empty = tmp_path / "empty"
     with pytest.raises(ModuleError, match=f"there is none in {empty}"):
