@@ -264,9 +264,10 @@ def lab(
         return
     harm = scenarios.get(scenario, place) if scenario else None
     modules = _modules(plan, settings, modules)
-    loaded = _with_data(plans.load(plan, settings or ()), data_dir, modules, fallback=fallback)
+    loaded = plans.load(plan, settings or ())
     if harm is not None:
         loaded = scenarios.planned(harm, loaded)
+    loaded = _with_data(loaded, data_dir, modules, fallback=fallback)
     folder = run.new_folder(runs, name or (loaded.name if harm is None else f"{loaded.name}-{harm.name}"))
     show = Show(errors if as_json else console, loaded, folder)
     with show:
@@ -868,6 +869,15 @@ def plan_check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOpti
     console.print(f"{plan} is a valid plan; published it is {cid.of_bytes(loaded.to_bytes())}", soft_wrap=True)
 
 
+@plan_app.command("module")
+def plan_module(plan: PlanArgument, settings: SetOption = None) -> None:
+    """Print the file of the module of one's own that a plan names; nothing if it names none by its path."""
+    from fl_node import plan as plans
+
+    if file := plans.module_file(plan, settings or ()):
+        typer.echo(file.absolute())
+
+
 @app.command()
 def nudge(rpc: RpcOption = DEFAULT_RPC, key: KeyOption = Path("role.key"), as_json: JsonOption = False) -> None:
     """Send a transaction of no effect, so that sealers make a block.
@@ -996,10 +1006,17 @@ def binaries(
 
 @app.command("data")
 def data_set(data_dir: DataOption = None, as_json: JsonOption = False) -> None:
-    """Get MNIST: find or download its four files, verify them, and say where they are."""
+    """Get MNIST: find or download its four files, verify them, and say where they are.
+
+    A folder with four such files of one's own is checked likewise, for plans with images from a folder.
+    """
     from fl_node import data
 
-    folder = str(Path(data.load("mnist", data_dir, _note).source).absolute())
+    found = data.at_hand(data_dir, _note)
+    folder = str(Path(found.source).absolute())
+    if found.name == "folder":
+        counts = f"{len(found.train_images)} training and {len(found.test_images)} test images"
+        _note(f"note: this is not MNIST: {counts} of {_pixels(found.train_images.shape[1:])}")
     typer.echo(json.dumps({"folder": folder}) if as_json else folder)
 
 

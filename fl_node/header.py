@@ -331,7 +331,7 @@ class Header:
                 return
             say(
                 "evaluated",
-                f"global weights {round_}: {score.accuracy:.2%} of {score.count} test images right",
+                f"global weights {round_}: {score.accuracy:.2%} of {score.count} test {self._plan.data.noun} right",
                 round=round_,
                 cid=name,
                 accuracy=score.accuracy,

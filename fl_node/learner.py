@@ -152,7 +152,7 @@ class Learner:
         taught = f" and on what all models say of {plan.data.shared} shared images" if teacher is not None else ""
         say(
             "training",
-            f"round {round_}: training {plan.training.epochs} epochs on {len(samples)} images{taught}",
+            f"round {round_}: training {plan.training.epochs} epochs on {len(samples)} {plan.data.noun}{taught}",
             round=round_,
             epochs=plan.training.epochs,
         )
@@ -185,7 +185,7 @@ class Learner:
             )
         say(
             "evaluated",
-            f"round {round_}: {score.accuracy:.2%} of {score.count} test images right "
+            f"round {round_}: {score.accuracy:.2%} of {score.count} test {plan.data.noun} right "
             f"({time.monotonic() - start:.1f} s)",
             round=round_,
             accuracy=score.accuracy,

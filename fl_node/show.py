@@ -45,9 +45,10 @@ class Show:
         self._step = ""
 
     def __enter__(self) -> Self:
+        source = f"module {self._plan.own.module}" if self._plan.own else self._plan.data.name
         self._console.print(
             f"[bold]{self._plan.name}[/bold]: {self._plan.rounds} rounds, {self._plan.learners} learners, "
-            f"{self._plan.data.train} images of {self._plan.data.name}, seed {self._plan.seed}; in {self._folder}"
+            f"{self._plan.data.train} {self._plan.data.noun} of {source}, seed {self._plan.seed}; in {self._folder}"
         )
         if self._live:
             self._live.start()

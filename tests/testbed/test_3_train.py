@@ -90,6 +90,23 @@ def test_on_a_host_everything_can_be_asked_for_by_hand(provisioned: Testbed, tra
     assert json.loads(said)["ended"] is True
 
 
+def test_data_and_model_of_ones_own_are_installed_and_trained_on_the_hosts(provisioned: Testbed) -> None:
+    plan = ROOT / "examples" / "tabular" / "plan.toml"
+    settings = json.dumps({"settings": ["rounds=2"]})
+    ended = provisioned.play("train", "-e", f"plan={plan}", "-e", "run=tabular", "-e", settings).must()
+    assert "audit passed: 2 rounds" in ended.output
+    for name in NAMES:
+        file = provisioned.host(name).file("/opt/fl-node/modules/tabular.py")
+        assert (file.user, file.mode) == ("root", 0o644)
+        assert file.content_string == (plan.parent / "tabular.py").read_text()
+    # A host whose module is another one says so, and runs neither.
+    host = provisioned.host("learner-1")
+    host.check_output("echo '# mine' >>/opt/fl-node/modules/tabular.py")
+    audit = host.run("fl-node audit")
+    assert audit.rc == 2
+    assert "module tabular: the plan wants the one with SHA-256" in audit.stderr
+
+
 def test_a_wrong_plan_is_named_before_anything_is_changed(provisioned: Testbed) -> None:
     ended = provisioned.play("train", "-e", '{"settings": ["rounds=0"]}')
     assert ended.code != 0
