@@ -36,8 +36,8 @@ from fl_node.data import SIDE
 from fl_node.errors import ConfigError, DataError, FLNodeError
 from fl_node.images import as_mnist
 from fl_node.logs import say
-from fl_node.observer import Observer
-from fl_node.predictor import Busy, Predictor
+from fl_node.observer import Newest, Observer
+from fl_node.predictor import Busy, NoAnswer, Predictor
 from fl_node.snapshot import Snapshot
 
 PORT = 8090
@@ -209,12 +209,10 @@ class Page:
 
     async def image(self, _request: Request) -> Response:
         """Answer with one of the run's test images."""
-        if (newest := self._observer.newest) is None:
-            return _sorry(409, "there are no global weights yet")
         try:
-            found = await run_in_threadpool(self._predictor.image, newest, secrets.randbelow)
+            found = await run_in_threadpool(self._predictor.image, self._newest(), secrets.randbelow)
         except FLNodeError as error:
-            return _sorry(503 if isinstance(error, Busy) else 502, str(error))
+            return _sorry(_status(error), str(error))
         pixels = base64.b64encode(found.pixels).decode()
         return JSONResponse(
             {"pixels": pixels, "label": found.label, "number": found.number, "count": found.count, "side": SIDE}
@@ -228,17 +226,15 @@ class Page:
         sides = {side * side: side for side in (SIDE, CANVAS)}
         if len(body) not in sides:
             return _sorry(413, f"{SIDE} × {SIDE} or {CANVAS} × {CANVAS} pixels are wanted, a byte each")
-        if (newest := self._observer.newest) is None:
-            return _sorry(409, "there are no global weights yet")
         side = sides[len(body)]
         try:
             pixels = as_mnist(np.frombuffer(body, np.uint8).reshape(side, side), "the drawing", invert=False)
         except DataError as error:
             return _sorry(422, str(error))
         try:
-            found = await run_in_threadpool(self._predictor.predict, newest, pixels.tobytes())
+            newest, found = await run_in_threadpool(self._predicted, pixels.tobytes())
         except FLNodeError as error:
-            return _sorry(503 if isinstance(error, Busy) else 502, str(error))
+            return _sorry(_status(error), str(error))
         return JSONResponse(
             {
                 "round": newest.round,
@@ -248,6 +244,26 @@ class Page:
                 "seen": base64.b64encode(pixels.tobytes()).decode(),
             }
         )
+
+    def _newest(self) -> Newest:
+        newest = self._observer.newest
+        if newest is None:
+            raise NothingYet("there are no global weights yet")
+        return newest
+
+    def _predicted(self, pixels: bytes) -> tuple[Newest, list[float]]:
+        newest = self._newest()
+        try:
+            return newest, self._predictor.predict(newest, pixels)
+        except NoAnswer:
+            # Those may have been replaced twice while others were answered.
+            if (newer := self._newest()).cid == newest.cid:
+                raise
+            return newer, self._predictor.predict(newer, pixels)
+
+
+class NothingYet(FLNodeError):
+    """There is no model to ask yet."""
 
 
 class Guard:
@@ -335,6 +351,10 @@ def _event(name: str, value: object) -> str:
 
 def _sorry(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": message}, status)
+
+
+def _status(error: FLNodeError) -> int:
+    return 503 if isinstance(error, Busy) else 409 if isinstance(error, NothingYet) else 502
 
 
 def _asset(name: str, kind: str) -> Callable[[Request], Any]:

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fl_node.errors import FLNodeError
+from fl_node.errors import FLNodeError, WeightsError
 from fl_node.observer import Newest
 
 PATIENCE = 120.0
@@ -208,12 +208,17 @@ class _Model:
     def _weights(self, plan: Any, path: Path) -> tuple[Any, Any]:
         from fl_node import weights
         from fl_node.aggregate import global_shapes
-        from fl_node.model import KerasTrainer
 
+        # Before TensorFlow is loaded: by then there may be newer weights, and these gone.
+        file = weights.read(path)
+        tensors = file.tensors()
         if self._trainer is None:
+            from fl_node.model import KerasTrainer
+
             self._trainer = KerasTrainer(plan)
-        shapes = global_shapes(plan.aggregation, self._trainer.shapes())
-        return self._trainer, weights.read(path, shapes).tensors()
+        if file.shapes != global_shapes(plan.aggregation, self._trainer.shapes()):
+            raise WeightsError("these global weights do not fit the plan's model")
+        return self._trainer, tensors
 
 
 def main() -> None:
@@ -224,7 +229,9 @@ def main() -> None:
     for line in sys.stdin.buffer:
         try:
             answer = model.answer(json.loads(line))
-        except (FLNodeError, OSError, ValueError, KeyError, IndexError) as error:
+        except OSError as error:
+            answer = {"error": error.strerror or "the weights can't be read"}
+        except (FLNodeError, ValueError, KeyError, IndexError) as error:
             answer = {"error": str(error)}
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()

@@ -51,7 +51,7 @@ function listen() {
   on("run", (value) => { seen.run = value; showRun(); showRounds(); });
   on("nodes", (value) => { seen.nodes = value; showNodes(); showRounds(); showBlocks(); });
   on("rounds", (value) => { for (const one of value) seen.rounds.set(one.round, one); showRounds(); });
-  on("blocks", (value) => { seen.blocks = value; showBlocks(); });
+  on("blocks", (value) => { seen.blocks = value; showNodes(); showBlocks(); });
   on("problem", (value) => { seen.problem = value; showRun(); });
   on("alive", () => {});
 }
@@ -108,6 +108,7 @@ function showRun() {
   const problem = [seen.problem, run && run.problem].filter(Boolean).join("; ");
   get("problem").textContent = problem;
   get("problem").hidden = !problem;
+  get("try-note").hidden = !run || run.data !== "digits";
   const bar = get("progress");
   bar.hidden = !run || run.rounds === null;
   if (!bar.hidden) {
@@ -188,9 +189,9 @@ function showRounds() {
   const all = [...seen.rounds.values()].sort((a, b) => b.round - a.round);
   const table = get("rounds");
   table.tHead.replaceChildren(element("tr", [
-    element("th", "global epoch", { scope: "col", class: "number" }),
-    ...ids.map((id) => element("th", `learner ${id}, %`, { scope: "col", class: "number" })),
-    element("th", "global, %", { scope: "col", class: "number" }), element("th", "global weights", { scope: "col" }),
+    element("th", "epoch", { scope: "col", class: "number" }),
+    ...ids.map((id) => element("th", `learner ${id}`, { scope: "col", class: "number" })),
+    element("th", "global", { scope: "col", class: "number" }), element("th", "global weights", { scope: "col" }),
   ]));
   const before = known;
   known = new Map(all.map((one) => [one.round, one.result ? one.result.cid : ""]));
@@ -227,7 +228,7 @@ function chart(ids, closed) {
       .filter(([, share]) => share !== null && share !== undefined),
   })).filter((line) => line.points.length);
   if (!lines.length) { get("chart").replaceChildren(); return; }
-  const width = 640, height = 220, left = 44, right = 14, top = 10, bottom = 24;
+  const width = Math.max(get("chart").clientWidth, 280), height = 220, left = 44, right = 14, top = 10, bottom = 24;
   const shares = lines.flatMap((line) => line.points.map(([, share]) => 100 * share));
   const least = Math.min(...shares), most = Math.max(...shares);
   const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20].find((one) => (most - least) / one <= 4) || 25;
@@ -446,6 +447,7 @@ get("ask").addEventListener("click", ask);
 get("clear").addEventListener("click", () => { asked += 1; clear(); });
 get("sample").addEventListener("click", takeSample);
 
+addEventListener("resize", showRounds);
 clear();
 showRun();
 listen();
