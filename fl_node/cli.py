@@ -494,7 +494,8 @@ def dashboard(
             threading.Thread(target=page.measure, args=(observer, predictor, ending), daemon=True).start()
         shown, bound = listener.getsockname()[:2]
         typer.echo(f"http://{f'[{shown}]' if ':' in shown else shown}:{bound}/")
-        page.serve(observer, predictor, listener, name or ())
+        with contextlib.suppress(KeyboardInterrupt):  # its proper end
+            page.serve(observer, predictor, listener, name or ())
 
 
 def _endpoint(text: str) -> tuple[str, Endpoint]:
