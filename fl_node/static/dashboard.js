@@ -32,7 +32,8 @@ function ago(seconds) {
   if (past < 2) return "now";
   if (past < 120) return `${Math.floor(past)} s ago`;
   if (past < 7200) return `${Math.floor(past / 60)} min ago`;
-  return `${Math.floor(past / 3600)} h ago`;
+  if (past < 172800) return `${Math.floor(past / 3600)} h ago`;
+  return `${Math.floor(past / 86400)} days ago`;
 }
 function since(seconds) {
   const text = ago(seconds);
@@ -274,7 +275,9 @@ function showBlocks() {
       : element("span", block.number ? "no transaction" : "genesis", { class: "quiet" });
     return element("tr", [
       element("th", String(block.number), { scope: "row", class: "number", title: block.hash }),
-      element("td", ago(block.time), { class: "when", "data-ago": block.time, title: new Date(1000 * block.time).toISOString() }),
+      element("td", block.number ? ago(block.time) : "", {
+        class: "when", title: new Date(1000 * block.time).toISOString(), ...(block.number ? { "data-ago": block.time } : {}),
+      }),
       element("td", sealerName(block.sealer), { class: "who", title: block.sealer ? `${block.sealer}${block.in_turn ? ", in turn" : ", out of turn"}` : "" }),
       element("td", actions), element("td", block.gas.toLocaleString("en"), { class: "number" }),
     ], { "data-block": block.number, class: highest !== null && block.number > highest ? "fresh" : "" });

@@ -195,8 +195,8 @@ def test_a_node_that_is_down_is_named_and_the_rest_goes_on(opened: Page, live: R
         assert re.search(r"Geth\s+down (just now|for \d+ s)\s+IPFS\s+up", card(opened, "header"))
         assert "can't be reached" in card(opened, "header")
         live.publish_local(2, made)
-        expect(opened.locator("#blocks")).to_contain_text(
-            re.compile(rf"learner 2 set local weights \S+ in round {number}\b"), timeout=PATIENCE
+        expect(opened.locator("#blocks li").first).to_have_text(
+            re.compile(rf"^learner 2 set local weights \S+ in round {number}$"), timeout=PATIENCE
         )
     finally:
         swarm.place.restart("header geth")
