@@ -273,8 +273,15 @@ class Observer:
         chain = self._chains[max(up, key=lambda one: one[0])[1]]
         reading = self._reading
         head = chain.block_number()
-        if head <= reading.head:  # or this node lags behind one that is down now
+        if head == reading.head:
             return
+        if head < reading.head:
+            # This node lags behind one that is down now; or else the chain was begun anew, as reset.yml does.
+            known = reading.blocks.get(head)
+            (block,) = chain.ask(("eth_getBlockByNumber", [hex(head), False]))
+            if known is not None and block is not None and block["hash"] == known.hash:
+                return
+            reading = self._reading = _Reading(address)
         past = reading.past
         log = reading.log
         if address is not None:

@@ -117,6 +117,26 @@ def test_a_chain_that_goes_is_said_to_be_down_since_then_and_comes_back(tmp_path
         place.stop()
 
 
+def test_a_chain_that_was_begun_anew_is_read_anew(tmp_path: Path) -> None:
+    key = tmp_path / "header.key"
+    create_key(key)
+    heights = []
+    place = EmbeddedPlace(tmp_path / "nodes", {"header": create_key(key)})
+    try:
+        end = place.start()["header"]
+        with Observer({"header": end}, lambda: None, tmp_path) as observer:
+            for count in (3, 1):
+                for _ in range(count):
+                    Chain(end.rpc, load_key(key)).nudge()
+                heights.append(sees(observer, lambda now, n=count: now.blocks and now.blocks[0].number == n).blocks)
+                place.stop()
+                (tmp_path / "nodes" / "blocks").unlink()
+                place.check()
+    finally:
+        place.stop()
+    assert [len(blocks) for blocks in heights] == [4, 2]
+
+
 def test_another_contract_is_another_run(world: World, tmp_path: Path) -> None:
     runs = [world.deploy(plan(name=name)) for name in ("one", "two")]
     (tmp_path / "w").mkdir()
