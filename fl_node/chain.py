@@ -184,11 +184,11 @@ def load_key(path: Path) -> LocalAccount:
 class Chain:
     """A node's RPC, and the account that signs."""
 
-    def __init__(self, rpc: str, account: LocalAccount | None = None) -> None:
+    def __init__(self, rpc: str, account: LocalAccount | None = None, timeout: float = REQUEST_TIMEOUT) -> None:
         self.rpc = rpc
         self.account = account
         self._chain_id: int | None = None
-        self._provider = NodeProvider(rpc, REQUEST_TIMEOUT)
+        self._provider = NodeProvider(rpc, timeout)
         self.web3 = Web3(self._provider)
         # Clique keeps its signatures in a field that web3 takes for too long.
         self.web3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
@@ -564,11 +564,11 @@ class Contract:
         """Publish global weights; header only. Returns as :meth:`set_local_weight` does."""
         return self._transact(self._functions.setGlobalWeight(cid.to_digest(file_cid)), nonce)
 
-    def log(self) -> list[LogEntry]:
-        """Return all events of the contract, in the order in which they came about."""
+    def log(self, first: int = 0) -> list[LogEntry]:
+        """Return all events of the contract from a block on, in the order in which they came about."""
         with self.chain.errors():
             entries = self.chain.web3.eth.get_logs(
-                {"address": Web3.to_checksum_address(self.address), "fromBlock": 0, "toBlock": "latest"}
+                {"address": Web3.to_checksum_address(self.address), "fromBlock": first, "toBlock": "latest"}
             )
             return sorted(self._entry(entry) for entry in entries)
 

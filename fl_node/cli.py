@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fl_node.chain import Contract
     from fl_node.ensemble import EnsembleTrainer
     from fl_node.model import KerasTrainer
+    from fl_node.place import Endpoint
     from fl_node.plan import Plan
     from fl_node.role import Site
     from fl_node.store import Store
@@ -39,6 +40,8 @@ EXIT_CODES = """
 """
 
 INTERRUPTED = 130
+DEPLOY_PATIENCE = 120.0
+"""Seconds in which a lab that has its folder should have deployed its run."""
 NUDGE_PATIENCE = 10.0
 """Seconds in which a block should come."""
 
@@ -438,6 +441,115 @@ def status(
         silent = [n for n in range(1, result.plan.learners + 1) if n not in result.open_round]
         who = f"learner {', '.join(map(str, silent))}" if silent else "the header"
         console.print(f"round {result.round}: waiting for {who}")
+
+
+@app.command()
+def dashboard(
+    run: RunArgument = None,
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen", metavar="ADDRESS", help="0.0.0.0 lets everybody in who reaches this machine: they can look."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 means a free one.")] = 8090,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="A name that browsers may call this machine by; more than once."),
+    ] = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option("--node", metavar="NAME=RPC,STORE", help="A node to ask, such as header=…; once for each."),
+    ] = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    contract_file: Annotated[
+        Path | None,
+        typer.Option("--contract-file", help="A file with FL_NODE_CONTRACT=0x…; read again when it changes."),
+    ] = None,
+    evaluate: Annotated[
+        bool,
+        typer.Option("--evaluate", help="Measure each new global model on the test images; loads TensorFlow."),
+    ] = False,
+    data_dir: DataOption = None,
+) -> None:
+    """Show a run as it goes on, in a browser: nodes, rounds, blocks, and the model to be tried on a digit.
+
+    It only reads: no key is needed, and nothing is written. Prometheus finds the same at /metrics. A run that has
+    ended can be looked at too; its nodes are brought up for it. Ctrl-C ends it.
+
+        fl-node dashboard runs/demo
+        fl-node dashboard --contract 0x… --rpc http://127.0.0.1:8545 --store /ip4/127.0.0.1/tcp/5001
+    """
+    import threading
+
+    from fl_node import dashboard as page
+    from fl_node import run as runs
+    from fl_node.chain import wait_until
+    from fl_node.logs import configure
+    from fl_node.observer import Observer
+    from fl_node.place import Endpoint
+    from fl_node.predictor import Predictor
+
+    configure("dashboard", verbose=_verbose)
+    with contextlib.ExitStack() as stack:
+        folder, address = None, contract
+        if run is not None:
+            if (run / "nodes").is_dir() and not (run / runs.FILE).exists():
+                _note(f"waiting for the lab to deploy {run.name}")
+                wait_until((run / runs.FILE).exists, DEPLOY_PATIENCE, 0.5)
+            nodes = stack.enter_context(runs.endpoints(run, _note))
+            address = runs.load(run).contract
+            folder = run if run.is_dir() else run.parent
+        else:
+            if contract_file is None and contract is None:
+                raise ConfigError("which run? Name its folder, or its contract by --contract or --contract-file")
+            here = Endpoint(rpc or DEFAULT_RPC, store or DEFAULT_STORE)
+            nodes = dict(_endpoint(text) for text in node or []) or {"this node": here}
+            address = _address("--contract", contract) if contract else None
+        listener = stack.enter_context(page.bind(listen, port))
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        observer = stack.enter_context(
+            Observer(
+                nodes,
+                lambda: _contract_in(contract_file) if contract_file and run is None else address,
+                work,
+                logs=folder / "logs" if folder else None,
+                report=folder / "report.json" if folder else None,
+            )
+        )
+        predictor = stack.enter_context(Predictor(data_dir))
+        if evaluate:
+            ending = threading.Event()
+            stack.callback(ending.set)
+            threading.Thread(target=page.measure, args=(observer, predictor, ending), daemon=True).start()
+        shown, bound = listener.getsockname()[:2]
+        typer.echo(f"http://{f'[{shown}]' if ':' in shown else shown}:{bound}/")
+        with contextlib.suppress(KeyboardInterrupt):  # its proper end
+            page.serve(observer, predictor, listener, name or ())
+
+
+def _endpoint(text: str) -> tuple[str, Endpoint]:
+    from fl_node.place import Endpoint
+
+    name, _, addresses = text.partition("=")
+    rpc, _, store = addresses.partition(",")
+    if not name or not rpc or not store:
+        raise ConfigError(f"--node {text}: should be NAME=RPC,STORE, such as header=http://127.0.0.1:8545,/ip4/…")
+    return name, Endpoint(rpc, store)
+
+
+def _contract_in(path: Path) -> str | None:
+    """Return the address of the contract that a file names, or None while it does not."""
+    from web3 import Web3
+
+    try:
+        found = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+    except (OSError, UnicodeDecodeError):
+        return None
+    address = found.get("FL_NODE_CONTRACT", "").strip()
+    return str(Web3.to_checksum_address(address)) if Web3.is_address(address) else None
 
 
 @app.command()

@@ -85,6 +85,18 @@ def test_status_says_what_runs_and_how_far_the_run_is(provisioned: Testbed, trai
     assert "demo, ended" in status
 
 
+def test_the_live_page_has_followed_to_the_run(provisioned: Testbed, trained: Ended) -> None:
+    page = "http://127.0.0.1:8090/state"
+    ask = f"import urllib.request; print(urllib.request.urlopen('{page}', timeout=10).read().decode())"
+    seen = json.loads(provisioned.host("header").check_output("python3 -c %s", ask))
+    assert (seen["run"]["name"], seen["run"]["ended"], seen["problem"]) == ("demo", True, "")
+    assert [sorted(one["local"]) for one in seen["rounds"][:3]] == [["1", "2"]] * 3
+    nodes = {node["name"]: node["chain"] for node in seen["nodes"]}
+    assert nodes["header"]["up"]
+    assert nodes["learner-1"] is None  # its Geth listens on its own loopback
+    assert seen["rounds"][2]["local"]["1"]["accuracy"] > 0.5
+
+
 def test_on_a_host_everything_can_be_asked_for_by_hand(provisioned: Testbed, trained: Ended) -> None:
     said = provisioned.host("learner-1").check_output("fl-node status --json")
     assert json.loads(said)["ended"] is True
