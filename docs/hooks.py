@@ -1,7 +1,7 @@
-"""What the site has beyond the pages in this folder: the repository's own pages, and references made when it is built.
+"""What the site has beyond the pages in this folder: the repository's own pages, and references made at each build.
 
-The site is laid out as the repository is: ``docs/modes.md`` is at ``docs/modes.html``, the overview is ``README.md``. So
-MkDocs itself checks a link from ``docs/`` to a file elsewhere, and a link that is right on one is right on the other.
+The site is laid out as the repository is: ``docs/modes.md`` is ``docs/modes.html`` there, ``README.md`` its index.
+So MkDocs itself checks a link from ``docs/`` to a file elsewhere, and one that is right here is right on GitHub.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 BESIDE = (
@@ -42,6 +43,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     generated = {"reference/commands.md": commands(), "reference/contract.md": contract()}
     made = [File.generated(config, name, content=content) for name, content in generated.items()]
     return Files([*from_here, *beside, *made])
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001
+    """Give the theme's search a name for those who can't see it."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
 
 
 def is_ours(file: File) -> bool:

@@ -3,13 +3,13 @@
 A page's blocks, in Markdown:
 
 - ```` ```sh ````: typed in one shell that stays open for the whole page; each command must end well.
-- ```` ```sh title="first terminal" ````: stays in the foreground of another shell, until Ctrl-C at the end of the page.
+- ```` ```sh title="first terminal" ````: stays in the foreground of another shell, until Ctrl-C at the page's end.
 - ```` ```sh title="on the hosts" ````: for hosts that are up, from the machine that brought them up.
-- ```` ```text ````: what one sees after the block before. Its lines must come in that order; … stands for any text, in
-  a line of its own for any lines. Lines that are not shown may come between.
+- ```` ```text ````: what one sees after the block before. Its lines must come in that order; … stands for any text,
+  in a line of its own for any lines. Lines that are not shown may come between.
 - ```` ```text title="first terminal" ````: what one sees there by now, or after a while.
 
-Every ``sh`` block has one of these titles or none: a block that nothing carries out can't be written.
+A ``sh`` block with another title is an error, so none is left out by mistake.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ class Shell:
         """Let the shell carry a step out."""
         assert self._process.stdin is not None
         self._script.write_text(step.commands + "\n")
-        # Of a file: the commands must not read the shell's input, which is what comes next. A shell that gets Ctrl-C with
-        # its command goes on.
+        # From a file, for the commands must not read the shell's input: what is typed next. The trap lets the shell
+        # go on when it gets Ctrl-C together with its command.
         self._process.stdin.write(f"trap : INT; source {self._script} </dev/null\necho '{END}'\n")
         self._process.stdin.flush()
 

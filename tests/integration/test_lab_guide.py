@@ -1,4 +1,4 @@
-"""The lab guide's steps for one machine, typed as they are printed, in a fresh copy of the checkout with real nodes."""
+"""The lab guide's steps for one machine, typed as printed, in a fresh copy of the checkout, with real nodes."""
 
 from __future__ import annotations
 
