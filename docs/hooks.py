@@ -123,8 +123,7 @@ def _entry(entry: dict[str, Any], user: dict[str, Any], dev: dict[str, Any]) -> 
     yield notice + "\n"
     texts = details.get("params", {}) | {f"→ {name}": text for name, text in details.get("returns", {}).items()}
     if texts:
-        yield "| | |\n|---|---|"
-        yield from (f"| `{name}` | {text} |" for name, text in texts.items())
+        yield from (f"- `{name}`: {text}" for name, text in texts.items())
         yield ""
 
 
