@@ -14,7 +14,7 @@ NPM := contracts/node_modules/.installed
 FL_NODE := .venv/bin/fl-node
 
 .PHONY: help demo lab controller binaries reproduce bundle test test-testbed test-vm scenarios lint \
-	types bench bench-testbed bench-modes lock clean
+	types docs bench bench-testbed bench-modes lock clean
 
 help: ## List what can be done
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -63,6 +63,10 @@ lint: $(DEV) $(NPM) ## Style of Python, Ansible, YAML and Solidity, and the comp
 types: $(DEV) ## Types of Python
 	.venv/bin/mypy
 
+docs: $(DEV) ## The documentation as a site, in site/: docs/, the lab guide, references; a broken link fails it
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs --quiet build --strict
+	@echo "open site/index.html"
+
 bench: $(DEV) binaries ## What a round costs beyond training, beside Flower; writes results/bench.json
 	.venv/bin/python -m tests.bench $(ARGS)
 
@@ -76,7 +80,7 @@ lock: $(DEV) ## Renew the locked requirements
 		--no-emit-find-links --custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; done
 
 clean: ## Remove what was installed and built here; runs and results stay
-	rm -rf .venv contracts/node_modules .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv site contracts/node_modules .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: install one, or say make PYTHON=…"; exit 1; }

@@ -22,7 +22,9 @@ import pytest
 import testinfra
 from testinfra.host import Host
 
-ROOT = Path(__file__).parents[2]
+from tests import checkout
+
+ROOT = checkout.ROOT
 NETWORK = "192.168.58"
 NAMES = ("header", "learner-1", "learner-2")
 ADDRESSES = dict(zip(NAMES, (f"{NETWORK}.10", f"{NETWORK}.11", f"{NETWORK}.12"), strict=True))
@@ -105,22 +107,10 @@ class Testbed:
 
 
 def copy_checkout(target: Path) -> None:
-    """Copy what is under version control, or would be, as it is now."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+    """Copy the checkout, with the hosts on the tests' network."""
+    checkout.copy(target)
     inventory = target / "inventory" / "hosts.yml"
     inventory.write_text(inventory.read_text().replace("192.168.56.", f"{NETWORK}."))
-    # The controller's tools are this environment's.
-    if not (target / ".venv").exists():
-        (target / ".venv").symlink_to(ROOT / ".venv")
 
 
 def docker(*arguments: str) -> str:

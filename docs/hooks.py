@@ -1,0 +1,131 @@
+"""What the site has beyond the pages in this folder: the repository's own pages, and references made at each build.
+
+The site is laid out as the repository is: ``docs/modes.md`` is ``docs/modes.html`` there, ``README.md`` its index.
+So MkDocs itself checks a link from ``docs/`` to a file elsewhere, and one that is right here is right on GitHub.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+BESIDE = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "vagrant/README.md"),
+    *("contracts/FederatedLearning.sol", "inventory/*.yml", "plans/*.toml", "examples/**/*.*"),
+)
+"""Files outside ``docs/`` that pages may link to; those that are no pages are copied as they are."""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Put the pages where they are in the repository, and add what is generated."""
+
+    def file(path: str) -> File:
+        return File(path, str(ROOT), config.site_dir, config.use_directory_urls)
+
+    from_here = [file(f"docs/{one.src_uri}") if is_ours(one) else one for one in files]
+    beside = [
+        file(path.relative_to(ROOT).as_posix())
+        for pattern in BESIDE
+        for path in sorted(ROOT.glob(pattern))
+        if path.is_file()
+    ]
+    generated = {"reference/commands.md": commands(), "reference/contract.md": contract()}
+    made = [File.generated(config, name, content=content) for name, content in generated.items()]
+    return Files([*from_here, *beside, *made])
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001
+    """Give the theme's search a name for those who can't see it."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
+
+
+def is_ours(file: File) -> bool:
+    """Return whether a file is from ``docs/``, and not from the theme."""
+    return file.src_dir is not None and Path(file.src_dir) == ROOT / "docs"
+
+
+def commands() -> str:
+    """Return the reference of all commands, by Typer's own generator."""
+    command = [sys.executable, "-m", "typer", "fl_node.cli", "utils", "docs", "--name", "fl-node"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise PluginError(f"the reference of commands can't be made: {done.stderr}")
+    # Typer converts markup everywhere but in the lines at the end of a help text, and cuts its list of commands.
+    text = re.sub(r"\[bold\](.*?)\[/bold\]", r"**\1**", done.stdout)
+    first_lines = dict(re.findall(r"^##+ `fl-node ([^`]+)`\n\n(.+?)\n\n", text, re.MULTILINE | re.DOTALL))
+    group = ""
+
+    def whole(match: re.Match[str]) -> str:
+        name = f"{group} {match[1]}".strip()
+        return f"* [`{match[1]}`](#fl-node-{name.replace(' ', '-')}): {' '.join(first_lines[name].split())}"
+
+    lines = []
+    for line in text.splitlines():
+        heading = re.fullmatch(r"##+ `fl-node ([^`]+)`", line)
+        group = heading[1] if heading else group
+        lines.append(re.sub(r"^\* `([a-z][a-z-]*)`: .*", whole, line))
+    return "\n".join(lines).replace("# `fl-node`", "# Commands", 1)
+
+
+def contract() -> str:
+    """Return the reference of the contract: what its NatSpec says, as the compiler left it in the artifact."""
+    artifact = json.loads((ROOT / "contracts" / "FederatedLearning.json").read_text())
+    return "\n".join(_contract(artifact["abi"], artifact["userdoc"], artifact["devdoc"]))
+
+
+def _contract(abi: list[dict[str, Any]], user: dict[str, Any], dev: dict[str, Any]) -> Iterator[str]:
+    yield "# Contract\n"
+    yield "[`FederatedLearning.sol`](../contracts/FederatedLearning.sol), in the words of its source.\n"
+    yield user["notice"] + "\n"
+    yield dev["details"] + "\n"
+    calls = [one for one in abi if one["type"] == "function"]
+    groups = {
+        "Constructor": [one for one in abi if one["type"] == "constructor"],
+        "Functions that write": [one for one in calls if one["stateMutability"] != "view"],
+        "Functions that read": [one for one in calls if one["stateMutability"] == "view"],
+        "Events": [one for one in abi if one["type"] == "event"],
+        "Errors": [one for one in abi if one["type"] == "error"],
+    }
+    for title, entries in groups.items():
+        yield f"## {title}\n"
+        for entry in entries:
+            yield from _entry(entry, user, dev)
+
+
+def _entry(entry: dict[str, Any], user: dict[str, Any], dev: dict[str, Any]) -> Iterator[str]:
+    name = entry.get("name", "constructor")
+    types = ",".join(one["type"] for one in entry["inputs"])
+    kind = {"event": "events", "error": "errors"}.get(entry["type"], "methods")
+    key = name if name == "constructor" else f"{name}({types})"
+
+    def said(docs: dict[str, Any]) -> dict[str, Any]:
+        found = docs[kind].get(key, {})
+        # The compiler keeps a list for an error, whose name another contract may have too.
+        return dict(found[0] if isinstance(found, list) else found)
+
+    notice, details = said(user).get("notice"), said(dev)
+    if notice is None:
+        raise PluginError(f"the contract's {key} has no @notice")
+    yield f"### {name}\n"
+    gives = ", ".join(one["type"] for one in entry.get("outputs", []))
+    yield f"`{name}({', '.join(_typed(one) for one in entry['inputs'])}){f' → {gives}' if gives else ''}`\n"
+    yield notice + "\n"
+    texts = details.get("params", {}) | {f"→ {name}": text for name, text in details.get("returns", {}).items()}
+    if texts:
+        yield from (f"- `{name}`: {text}" for name, text in texts.items())
+        yield ""
+
+
+def _typed(value: dict[str, Any]) -> str:
+    return " ".join([value["type"], *(["indexed"] if value.get("indexed") else []), value["name"]]).strip()

@@ -1,0 +1,20 @@
+"""The lab guide's steps for one machine, typed as printed, in a fresh copy of the checkout, with real nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests import checkout, guide
+
+LAB = checkout.ROOT / "docs" / "lab"
+PAGES = sorted(page.name for page in LAB.glob("*.md") if page.name != "README.md")
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_tells_to_type_gives_what_it_shows(page: str, tmp_path: Path) -> None:
+    checkout.copy(tmp_path)
+    done = guide.follow(tmp_path, guide.steps(LAB / "README.md"), guide.steps(LAB / page))
+    assert done, "the page has no steps for one machine"

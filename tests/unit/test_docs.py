@@ -1,0 +1,114 @@
+"""The documentation: a site that builds without a complaint, complains of what is wrong, and names what there is."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from fl_node.cli import app
+from tests.checkout import ROOT, copy
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "vagrant" / "README.md"])
+
+
+def build(root: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(target)],
+        cwd=root,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, as `make docs` builds it."""
+    target = tmp_path_factory.mktemp("site")
+    done = build(ROOT, target)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def words(page: Path) -> str:
+    """Return a page's text without its tags."""
+    text = re.sub(r"<(script|style).*?</\1>", "", page.read_text(), flags=re.DOTALL)
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", text)))
+
+
+def test_every_page_of_the_repository_is_in_the_site(site: Path) -> None:
+    for page in PAGES:
+        path = page.relative_to(ROOT)
+        name = path.with_name("index.html") if path.name == "README.md" else path.with_suffix(".html")
+        assert (site / name).is_file(), path
+
+
+def test_every_command_is_in_the_reference_with_all_of_its_first_line_and_no_markup(site: Path) -> None:
+    text = words(site / "reference" / "commands.html")
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        line = " ".join((command.help or "").split("\n\n")[0].split())
+        assert f"{name}: {line}" in text, name
+    assert "Exit codes 0 all is well" in text
+    assert not re.search(r"\[/?(bold|dim|red|green)\]", text)
+
+
+def test_everything_that_the_contract_has_is_in_the_reference(site: Path) -> None:
+    text = words(site / "reference" / "contract.html")
+    artifact = json.loads((ROOT / "contracts" / "FederatedLearning.json").read_text())
+    for entry in artifact["abi"]:
+        assert f"{entry.get('name', 'constructor')}(" in text
+    for notice in artifact["userdoc"]["methods"].values():
+        assert notice["notice"].replace("`", "") in text
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("[a page](nowhere.md)", "docs/nowhere.md"),
+        ("[a part](how-it-works.md#nothing)", "does not contain an anchor '#nothing'"),
+        ("[a file](../contracts/Nothing.sol)", "contracts/Nothing.sol"),
+        ("[a file](../plans/demo.toml) [a page](modes.md)", None),
+    ],
+)
+def test_a_link_to_what_is_not_there_fails_the_build(tmp_path: Path, line: str, complaint: str | None) -> None:
+    root = tmp_path / "copy"
+    copy(root)
+    with (root / "docs" / "testbed.md").open("a") as page:
+        page.write(f"\n{line}\n")
+    done = build(root, tmp_path / "site")
+    if complaint is None:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode != 0
+        assert complaint in done.stderr
+
+
+def test_a_page_that_nobody_could_reach_fails_the_build(tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    copy(root)
+    shutil.copy(root / "docs" / "modes.md", root / "docs" / "more-modes.md")
+    done = build(root, tmp_path / "site")
+    assert done.returncode != 0
+    assert "docs/more-modes.md" in done.stderr
+
+
+FOLDERS = "ansible|contracts|docs|examples|fl_node|inventory|plans|requirements|roles|tests|vagrant"
+MADE_BY_ITS_READER = {"inventory/lab.yml"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_names_is_there(page: Path) -> None:
+    named = set(re.findall(rf"(?<![\w/.…-])(?:{FOLDERS})/[\w./-]*[\w/]", page.read_text()))
+    gone = {name for name in named if not (ROOT / name).exists() and not re.search(r"[A-Z]{4}", Path(name).stem)}
+    assert gone <= MADE_BY_ITS_READER
