@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fl_node import cli, header, lab, learner, scenarios, weights
+from fl_node import cli, header, lab, learner, place, scenarios, weights
 from fl_node.errors import ConfigError
 from fl_node.place import EmbeddedPlace, ProcessPlace
 
@@ -72,6 +72,19 @@ def _unprepared() -> None:
     header.Header._refuse = refuse  # type: ignore[assignment]
 
 
+def _look_for_ever() -> None:
+    header.LOOKS = 2**63
+
+
+def _open_swarm() -> None:
+    scenarios.strangers_key = lambda one: (one.folder / "nodes" / "swarm.key").read_text()
+
+
+def _one_sealer() -> None:
+    make = place.genesis
+    place.genesis = lambda chain, sealers, accounts: make(chain, sealers[:1], accounts)  # type: ignore[attr-defined]
+
+
 def _shared_key() -> None:
     known, load = lab.Lab.as_node, scenarios.load_key
     lab.Lab.as_node = lambda self, _node: known(self, "header")  # type: ignore[method-assign]
@@ -95,6 +108,17 @@ WITHOUT = {
     "yesterdays-file": Without("metadata is checked", "learner 2's file is refused", take_away=_trusting),
     "trespass": Without("each account has its own key", "gave up after", take_away=_shared_key),
     "stranger": Without("each account has its own key", "gave up after", take_away=_shared_key),
+    "stranger-daemon": Without(
+        "the swarm has a key that members alone have", "neither a connection nor a file", take_away=_open_swarm
+    ),
+    "flood": Without(
+        "the header looks a few times only for what was published again",
+        "the round closes while the flood goes on",
+        take_away=_look_for_ever,
+    ),
+    "sealers-gone": Without(
+        "more than half of the sealers must agree", "no block is sealed while half", take_away=_one_sealer
+    ),
     "geth-killed": Without("a daemon that ended is started again", "gave up after", take_away=_daemons_stay_down),
     "ipfs-killed": Without("a daemon that ended is started again", "gave up after", take_away=_daemons_stay_down),
 }
