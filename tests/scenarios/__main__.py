@@ -87,7 +87,7 @@ def run_undefended(name: str, place: str) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="fl-scenario-") as runs:
         command = [sys.executable, "-m", "tests.scenarios.undefended", name, str(PLAN)]
         command += ["--place", place, "--runs", runs, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = ended(command, TIMEOUT)
     if done.returncode == 0:
         return []
     try:
@@ -106,13 +106,26 @@ def run(name: str, place: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fl-scenario-") as runs:
         command = [*(sys.executable, "-m", "fl_node", "lab", str(PLAN), "--scenario", name)]
         command += ["--place", place, "--runs", runs, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = ended(command, TIMEOUT)
     try:
         found: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
         said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         return {"checks": [{"what": "the scenario ends", "held": False, "seen": said[0]}]}
     return found
+
+
+def ended(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; one that does not end by itself is ended, and says so."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = ""
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        said = f"\nit did not end within {timeout:g} s"
+        process.terminate()
+        output, errors = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors.rstrip("\n") + said)
 
 
 def names_of(place: str) -> list[str]:
@@ -127,7 +140,7 @@ def run_on_hosts(name: str, *settings: str) -> dict[str, Any]:
     """Carry a scenario out on the hosts as a user does, and return what it wrote down."""
     start = time.time()
     command = [str(Path(sys.executable).parent / "ansible-playbook"), str(PLAYBOOKS / f"{name}.yml"), *settings]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False)
+    done = ended(command, 2 * TIMEOUT)
     written = [path for path in Path("runs").glob("*/scenario.json") if path.stat().st_mtime >= start]
     if not written:
         (said,) = re.findall(r"^.*(?:FAILED|ERROR|msg:).*$", done.stdout + done.stderr, re.MULTILINE)[-1:] or [

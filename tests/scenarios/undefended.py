@@ -22,8 +22,9 @@ from fl_node import cli, header, lab, learner, place, scenarios, weights
 from fl_node.errors import ConfigError
 from fl_node.place import EmbeddedPlace, ProcessPlace
 
+GIVES_UP = "gave up after"
 PATIENCE = 20.0
-"""Seconds after which a role gives up that waits for what does not come."""
+"""Seconds after which a role gives up that waits for what does not come, where that is what is broken."""
 HASTY = {"min_learners": 1, "round_timeout": 1.0, "fetch_timeout": 0.5}
 EVERYBODY = {"min_learners": 0, "round_timeout": 0.0}
 
@@ -98,16 +99,16 @@ WITHOUT = {
     ),
     "header-killed": Without("a killed role is started again", "header was killed by", take_away=_never_again),
     "learner-away": Without("the plan wants every learner", "publishes in the same round", HASTY),
-    "learner-leaves": Without("the plan is content with fewer", "gave up after", EVERYBODY),
-    "learner-late": Without("the plan is content with fewer", "gave up after", EVERYBODY),
+    "learner-leaves": Without("the plan is content with fewer", GIVES_UP, EVERYBODY),
+    "learner-late": Without("the plan is content with fewer", GIVES_UP, EVERYBODY),
     "garbage": Without("a file is checked before it is read", "no model file", take_away=_unprepared),
     "nan": Without("numbers are checked", "values that are not finite", take_away=_any_number),
     "large-file": Without("no more is read than a model has", "learner 2's file is refused", take_away=_unlimited),
-    "missing-file": Without("a file is not waited for for ever", "gave up after", EVERYBODY),
+    "missing-file": Without("a file is not waited for for ever", GIVES_UP, EVERYBODY),
     "others-file": Without("metadata is checked", "learner 2's file is refused", take_away=_trusting),
     "yesterdays-file": Without("metadata is checked", "learner 2's file is refused", take_away=_trusting),
-    "trespass": Without("each account has its own key", "gave up after", take_away=_shared_key),
-    "stranger": Without("each account has its own key", "gave up after", take_away=_shared_key),
+    "trespass": Without("each account has its own key", GIVES_UP, take_away=_shared_key),
+    "stranger": Without("each account has its own key", GIVES_UP, take_away=_shared_key),
     "stranger-daemon": Without(
         "the swarm has a key that members alone have", "neither a connection nor a file", take_away=_open_swarm
     ),
@@ -119,8 +120,8 @@ WITHOUT = {
     "sealers-gone": Without(
         "more than half of the sealers must agree", "no block is sealed while half", take_away=_one_sealer
     ),
-    "geth-killed": Without("a daemon that ended is started again", "gave up after", take_away=_daemons_stay_down),
-    "ipfs-killed": Without("a daemon that ended is started again", "gave up after", take_away=_daemons_stay_down),
+    "geth-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
+    "ipfs-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
 }
 
 ON_HOSTS = ("learner-cut-off", "learner-killed", "disk-full", "host-rebooted", "chain-split")
@@ -137,7 +138,9 @@ class _Child(lab.Child):
 
     def __init__(self, name: str, command: Sequence[str], *arguments: Any, **options: Any) -> None:
         program, _, _, *rest = command  # python -m fl_node
-        command = [program, "-m", __spec__.name, self.without, *rest, "--patience", str(PATIENCE)]
+        command = [program, "-m", __spec__.name, self.without, *rest]
+        if WITHOUT[self.without].broken == GIVES_UP:
+            command += ["--patience", str(PATIENCE)]
         super().__init__(name, command, *arguments, **options)
 
 
