@@ -40,6 +40,8 @@ class Without:
     """Changes of the scenario's settings of the plan."""
     take_away: Callable[[], None] = lambda: None
     """Called in each process."""
+    unit: str = ""
+    """On the hosts: what the roles' units say beside their own; ROLE is header or learner."""
 
 
 def _never_again() -> None:
@@ -124,11 +126,44 @@ WITHOUT = {
     "ipfs-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
 }
 
-ON_HOSTS = ("learner-cut-off", "learner-killed", "disk-full", "host-rebooted", "chain-split")
-"""Playbooks that promise the undisturbed run's bits because their plan wants every learner."""
-HURRIED = Without(
-    "the plan wants every learner", "the undisturbed run's, bit for bit", {"min_learners": 1, "round_timeout": 8.0}
-)
+HOSTS_PATIENCE = 8
+"""The same on the hosts: longer than a round's training there, shorter than any harm."""
+_IMPATIENT = f"""[Service]
+ExecStart=
+ExecStart=/opt/fl-node/venv/bin/fl-node ROLE --patience {HOSTS_PATIENCE}
+Restart=no
+"""
+
+
+def _hurried() -> Without:
+    settings = {"min_learners": 1, "round_timeout": 8.0}
+    return Without("the plan wants every learner", "the undisturbed run's, bit for bit", settings)
+
+
+def _impatient(waiting: str) -> Without:
+    return Without("a role waits as long as it takes", f"was waiting: {waiting}", unit=_IMPATIENT)
+
+
+ON_HOSTS = {
+    "chain-split": _hurried(),
+    "disk-full": _hurried(),
+    "geth-stopped": _impatient("chain at http://127.0.0.1:8545 can't be reached"),
+    "header-cut-off": _impatient("round 1: learner"),
+    "header-killed": Without(
+        "systemd starts a killed role again", "fl-header.service failed on header", unit="[Service]\nRestart=no\n"
+    ),
+    "host-rebooted": _hurried(),
+    "ipfs-stopped": _impatient("IPFS at /ip4/127.0.0.1/tcp/5001 can't be reached"),
+    "learner-cut-off": _hurried(),
+    "learner-killed": _hurried(),
+    "sealers-gone": _impatient("chain at http://127.0.0.1:8545 can't be reached"),
+    "slow-line": Without(
+        "the plan gives a file time to come",
+        "the learner's file gets through while the line is bad",
+        {"min_learners": 1, "fetch_timeout": 1.0},
+    ),
+}
+"""The playbooks without their defences; they say which of the plan's settings are others, or how units differ."""
 
 
 class _Child(lab.Child):
