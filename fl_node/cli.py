@@ -947,16 +947,32 @@ def plan_shards(
     data_dir: DataOption = None,
     modules: ModulesOption = None,
     settings: SetOption = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw it as well: the SVG file to write, for a browser.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how many images of each label each learner gets."""
+    """Show how many images of each label each learner gets.
+
+    fl-node plan shards plans/matrix.toml --set data.alpha=0.1 --picture shards.svg
+    """
     from fl_node import partition, sources
+    from fl_node import picture as pictures
     from fl_node import plan as plans
     from fl_node.show import shards_table
 
     modules = _modules(plan, settings, modules)
     loaded = _complete(plans.load(plan, settings or ()), data_dir, modules)
     counts = partition.label_counts(loaded, sources.load(loaded, data_dir, modules, _note).labels())
+    if picture is not None:
+        title = (
+            f"{loaded.name}: {loaded.data.noun} of {loaded.data.name} by label, shared out by {loaded.data.partition}"
+        )
+        try:
+            picture.write_text(pictures.shards(counts, title), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--picture {picture}: {error.strerror}") from error
+        _note(f"picture: {picture}")
     if as_json:
         typer.echo(json.dumps({"learners": {str(n): row for n, row in counts.items()}}))
     else:

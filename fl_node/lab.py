@@ -25,6 +25,7 @@ from fl_node.conclude import conclude
 from fl_node.deploy import deploy
 from fl_node.ensemble import EnsembleTrainer, trainer_for
 from fl_node.errors import ProcessError
+from fl_node.ipfs import IpfsNode
 from fl_node.model import KerasTrainer, Score
 from fl_node.place import Endpoint, Place, ProcessPlace
 from fl_node.plan import Plan
@@ -201,6 +202,14 @@ class Lab:
         """Return the processes of the nodes, by names such as ``learner-1 geth``."""
         return self._place.children if isinstance(self._place, ProcessPlace) else {}
 
+    def swarm(self) -> Mapping[str, IpfsNode]:
+        """Return the nodes of the swarm, by the names of their nodes."""
+        return self._place.ipfs if isinstance(self._place, ProcessPlace) else {}
+
+    def seconds(self) -> float:
+        """Return the seconds since the start of the roles."""
+        return time.monotonic() - self._began
+
     def as_node(self, node: str) -> tuple[Contract, Store]:
         """Return contract and store as a node sees them, with its role's account."""
         if self._record is None:
@@ -348,11 +357,11 @@ class Lab:
     def _harm(self, node: str, event: Mapping[str, Any]) -> None:
         """Tell the story, and let the scenario do its harm when its moment has come."""
         scenario, story = self._scenario, self.story
-        story.events.append((time.monotonic() - self._began, node, event))
+        story.events.append((self.seconds(), node, event))
         if scenario is None or story.harm is not None or event.get("round") != ROUND:
             return
         if (node, event.get("event")) == scenario.moment:
-            story.harm = time.monotonic() - self._began
+            story.harm = self.seconds()
             self._step(f"scenario {scenario.name}: harm is done")
             scenario.harm(self, story)
 

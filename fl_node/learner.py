@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fl_node import partition, weights
+from fl_node import cid, partition, weights
 from fl_node.aggregate import global_shapes, local_shapes
 from fl_node.attack import poison, tamper
 from fl_node.errors import WeightsError
@@ -90,18 +90,26 @@ class Learner:
         if state.global_cid is None:
             return Waiting("the header to publish the initial weights")
         published = contract.local_weight_at(state.round, node_id, view.block)
-        if published and not self._is_of_round_before(published, state.round, node_id):
+        local = self._finished(state.round, node_id, state.global_cid)
+        if published and (published == local.cid if local else not self._is_old(published, state.round, node_id)):
             # With many learners there are many blocks; this one only needs that which closes the round.
             return Waiting(self._others(state.round, view.learners), watch=contract.round, seen=state.round)
-        local = self._finished(state.round, node_id, state.global_cid)
         if local is None:
             return self._train(state.round, node_id, state.global_cid)
         self._publish(local, view.nonce)
         return None
 
-    def _is_of_round_before(self, published: str, round_: int, node_id: int) -> bool:
-        """Return whether this is the file of the last round, which a block took only after that had ended."""
-        return round_ > 0 and published == self._site.contract.local_weight_at(round_ - 1, node_id)
+    def _is_old(self, published: str, round_: int, node_id: int) -> bool:
+        """Return whether this is the file of the last round, which a block took only after that had ended.
+
+        The block that took it in time may be gone with the chain that it was in, so the chain need not know it.
+        """
+        if not round_:
+            return False
+        before = self._path("local", round_ - 1)
+        return published == self._site.contract.local_weight_at(round_ - 1, node_id) or (
+            before.exists() and published == cid.of_file(before)
+        )
 
     def _others(self, round_: int, learners: Sequence[int]) -> str:
         """Say for whom the round is open still; who is asked for less often than blocks come."""
@@ -134,6 +142,7 @@ class Learner:
             )
             path.unlink()
             return None
+        self._local = file
         return file
 
     def _train(self, round_: int, node_id: int, parent: str) -> Waiting | None:

@@ -133,17 +133,18 @@ def measure(
     cids
         What it returned.
     """
-    shapes = global_shapes(plan, trainer.shapes())
-    rounds = []
-    for number, name in enumerate(cids):
-        tensors = weights.read(folder / "files" / name, shapes).tensors()
-        entry: dict[str, Any] = {"round": number, "cid": name, **dataclasses.asdict(trainer.evaluate(tensors))}
-        if members := trainer.members(tensors):
-            entry["members"] = {member: dataclasses.asdict(score) for member, score in members.items()}
-        if plan.attack is not None and plan.attack.data == "backdoor":
-            entry["backdoor"] = backdoor_success(plan, trainer, tensors)
-        rounds.append(entry)
-    return rounds
+    return [_measured(plan, folder / "files" / name, trainer, number) for number, name in enumerate(cids)]
+
+
+def _measured(plan: Plan, path: Path, trainer: KerasTrainer | EnsembleTrainer, number: int) -> dict[str, Any]:
+    file = weights.read(path, global_shapes(plan, trainer.shapes()))
+    tensors = file.tensors()
+    entry: dict[str, Any] = {"round": number, "cid": file.cid, **dataclasses.asdict(trainer.evaluate(tensors))}
+    if members := trainer.members(tensors):
+        entry["members"] = {member: dataclasses.asdict(score) for member, score in members.items()}
+    if plan.attack is not None and plan.attack.data == "backdoor":
+        entry["backdoor"] = backdoor_success(plan, trainer, tensors)
+    return entry
 
 
 def backdoor_success(plan: Plan, trainer: KerasTrainer | EnsembleTrainer, tensors: weights.Tensors) -> float:
@@ -165,16 +166,21 @@ def main() -> None:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--final", type=Path, help="measure these weights of the last round; carry nothing out")
     options = parser.parse_args()
     loaded = plan.load(options.plan)
     found = sources.load(loaded, options.data_dir)
     loaded = sources.complete(loaded, found)
     trainer = trainer_for(loaded, found)
     start = time.monotonic()
-    cids = simulate(loaded, options.folder, trainer, lambda number: print(f"round {number}", flush=True))
+    if options.final is not None:
+        rounds = [_measured(loaded, options.final, trainer, loaded.rounds)]
+    else:
+        cids = simulate(loaded, options.folder, trainer, lambda number: print(f"round {number}", flush=True))
+        rounds = measure(loaded, options.folder, trainer, cids)
     content = {
         "plan": loaded.model_dump(mode="json"),
-        "rounds": measure(loaded, options.folder, trainer, cids),
+        "rounds": rounds,
         "seconds": time.monotonic() - start,
         "versions": run.versions(),
     }
