@@ -701,7 +701,8 @@ def evaluate(
         who = f"{name} {number}" if name == "global weights" else f"  {name}"
         console.print(
             f"{who}: {score.accuracy:.2%} of {score.count} test {trainer.plan.data.noun} right, "
-            f"loss {score.loss:.4f}, calibration error {score.calibration_error:.4f}"
+            f"loss {score.loss:.4f}, calibration error {score.calibration_error:.4f}",
+            soft_wrap=True,
         )
 
 

@@ -102,6 +102,17 @@ def test_on_a_host_everything_can_be_asked_for_by_hand(provisioned: Testbed, tra
     assert json.loads(said)["ended"] is True
 
 
+@pytest.mark.parametrize(("mode", "rounds"), [("async", 4), ("ensemble", 2)])
+def test_other_modes_run_on_the_hosts_too(provisioned: Testbed, mode: str, rounds: int) -> None:
+    settings = json.dumps({"settings": [f"rounds={rounds}"]})
+    said = (
+        provisioned.play("train", "-e", f"plan=plans/{mode}.toml", "-e", "data=digits", "-e", settings).must().output
+    )
+    assert f"audit passed: {rounds} rounds" in said
+    audit = provisioned.host("learner-1").check_output("sudo -u fl-node fl-node audit --json")
+    assert json.loads(audit)["notes"] == []
+
+
 def test_data_and_model_of_ones_own_are_installed_and_trained_on_the_hosts(provisioned: Testbed) -> None:
     plan = ROOT / "examples" / "tabular" / "plan.toml"
     settings = json.dumps({"settings": ["rounds=2"]})
