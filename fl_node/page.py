@@ -75,6 +75,7 @@ def context(
         "comparable": report.comparable(result.plan),
         "last": last,
         "state": _state(result),
+        "data_name": "MNIST" if result.plan.data.name == "mnist" else result.plan.data.name,
         "shared_out": _shared_out(result.plan.data),
         "rounds": [(one, members(one)) for one in result.rounds],
         "left_out": left_out(result),
