@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 Samples = npt.NDArray[Any]
 
 FUNCTIONS = ("load_data", "build_model")
-MAX_SOURCE_BYTES = 1024**2
 _loaded: dict[tuple[Path, str], types.ModuleType] = {}
 
 
@@ -73,8 +72,7 @@ def load(plan: Plan, folder: Path | None = None) -> OwnModule:
 def _source(path: Path, wanted: str) -> bytes:
     remedy = f"read the plan's module, then put it there as {path.name}"
     try:
-        with path.open("rb") as file:
-            source = file.read(MAX_SOURCE_BYTES + 1)
+        source = path.read_bytes()
     except FileNotFoundError as error:
         raise ModuleError(
             f"module {path.stem}: the plan wants the one with SHA-256 {wanted}, "

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fl_node import own, partition, simulate, sources
 from fl_node import plan as plans
@@ -291,6 +293,16 @@ def test_samples_of_several_shards_come_in_the_order_of_their_numbers(make: Make
     assert x[7:].tobytes() == found.training(partition.shard(plan, 2))[0].tobytes()
     assert y.tolist() == found.labels().tolist()
     assert found.training(np.array([18]))[0].tobytes() == x[18:].tobytes()
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8))
+def test_the_shards_of_a_module_are_all_samples_each_once(sizes: list[int]) -> None:
+    content = {"name": "mine", "learners": len(sizes), "own": {"module": "mine", "sha256": "0" * 64}}
+    plan = Plan.model_validate(content | {"data": {"samples": sizes, "test": 1, "classes": 2}})
+    shards = [partition.shard(plan, node_id) for node_id in range(1, len(sizes) + 1)]
+    assert [len(shard) for shard in shards] == sizes
+    assert np.concatenate(shards).tolist() == partition.everyone(plan).tolist() == list(range(sum(sizes)))
+    assert plans.from_bytes(plan.to_bytes()) == plan
 
 
 def test_a_whole_run_of_a_module_passes_its_audit(make: Make, tmp_path: Path) -> None:
