@@ -13,7 +13,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,9 +103,10 @@ def _run(path: Path, source: bytes) -> types.ModuleType:
 
 @contextmanager
 def _blamed(path: Path, what: str) -> Iterator[None]:
-    """Make one line of whatever the module raises, with the line of its source."""
+    """Make one line of whatever the module raises, with the line of its source; what it prints is no result."""
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except ModuleError:
         raise
     except (Exception, SystemExit) as error:

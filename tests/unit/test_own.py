@@ -348,5 +348,13 @@ def test_the_shards_of_the_example_are_all_that_there_is() -> None:
     assert {len(row) for row in counts.values()} == {2}
 
 
+def test_what_a_module_prints_is_no_result_of_a_command(make: Make) -> None:
+    path = make(changed("    generator =", "    print('loading')\n    generator =") + "print('here')\n")
+    done = fl_node("plan", "shards", path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert sorted(json.loads(done.stdout)["learners"]) == ["1", "2"]
+    assert "here\nloading" in done.stderr
+
+
 def test_every_error_of_a_module_is_one_that_a_user_can_mend() -> None:
     assert issubclass(ModuleError, FLNodeError)
