@@ -13,7 +13,7 @@ import os
 import sys
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 Samples = npt.NDArray[Any]
 
 FUNCTIONS = ("load_data", "build_model")
-MAX_SOURCE_BYTES = 1024**2
 _loaded: dict[tuple[Path, str], types.ModuleType] = {}
 
 
@@ -73,8 +72,7 @@ def load(plan: Plan, folder: Path | None = None) -> OwnModule:
 def _source(path: Path, wanted: str) -> bytes:
     remedy = f"read the plan's module, then put it there as {path.name}"
     try:
-        with path.open("rb") as file:
-            source = file.read(MAX_SOURCE_BYTES + 1)
+        source = path.read_bytes()
     except FileNotFoundError as error:
         raise ModuleError(
             f"module {path.stem}: the plan wants the one with SHA-256 {wanted}, "
@@ -105,9 +103,10 @@ def _run(path: Path, source: bytes) -> types.ModuleType:
 
 @contextmanager
 def _blamed(path: Path, what: str) -> Iterator[None]:
-    """Make one line of whatever the module raises, with the line of its source."""
+    """Make one line of whatever the module raises, with the line of its source; what it prints is no result."""
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except ModuleError:
         raise
     except (Exception, SystemExit) as error:

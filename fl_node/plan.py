@@ -48,7 +48,7 @@ NodeIds = Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], BeforeVali
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Counts = Annotated[tuple[Count, ...], BeforeValidator(lambda v: _tuple(v))]
-Side = Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], BeforeValidator(lambda v: _tuple(v))]
+Side = Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], BeforeValidator(lambda v: _tuple(v))]
 
 
 def _tuple(value: object) -> object:

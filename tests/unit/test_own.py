@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fl_node import own, partition, simulate, sources
 from fl_node import plan as plans
@@ -293,6 +295,16 @@ def test_samples_of_several_shards_come_in_the_order_of_their_numbers(make: Make
     assert found.training(np.array([18]))[0].tobytes() == x[18:].tobytes()
 
 
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8))
+def test_the_shards_of_a_module_are_all_samples_each_once(sizes: list[int]) -> None:
+    content = {"name": "mine", "learners": len(sizes), "own": {"module": "mine", "sha256": "0" * 64}}
+    plan = Plan.model_validate(content | {"data": {"samples": sizes, "test": 1, "classes": 2}})
+    shards = [partition.shard(plan, node_id) for node_id in range(1, len(sizes) + 1)]
+    assert [len(shard) for shard in shards] == sizes
+    assert np.concatenate(shards).tolist() == partition.everyone(plan).tolist() == list(range(sum(sizes)))
+    assert plans.from_bytes(plan.to_bytes()) == plan
+
+
 def test_a_whole_run_of_a_module_passes_its_audit(make: Make, tmp_path: Path) -> None:
     one = trainer(make(GOOD))
     folder = tmp_path / "run"
@@ -334,6 +346,14 @@ def test_the_shards_of_the_example_are_all_that_there_is() -> None:
     counts: dict[str, Any] = json.loads(done.stdout)["learners"]
     assert sum(sum(row) for row in counts.values()) == 569 - 114
     assert {len(row) for row in counts.values()} == {2}
+
+
+def test_what_a_module_prints_is_no_result_of_a_command(make: Make) -> None:
+    path = make(changed("    generator =", "    print('loading')\n    generator =") + "print('here')\n")
+    done = fl_node("plan", "shards", path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert sorted(json.loads(done.stdout)["learners"]) == ["1", "2"]
+    assert "here\nloading" in done.stderr
 
 
 def test_every_error_of_a_module_is_one_that_a_user_can_mend() -> None:
