@@ -9,7 +9,6 @@ from typing import Any
 from fl_node.errors import ConfigError
 from fl_node.logs import say
 
-
 _SCALAR = 1
 """``DATA_CLASS_SCALAR`` of TensorBoard's format."""
 
