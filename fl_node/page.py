@@ -279,7 +279,7 @@ def tree(result: Result) -> Markup:
             refused = member.reason is not None
             look = f"stroke:{colour}" + (";stroke-dasharray:3 4" if refused else "")
             edges.append(_edge(edge + step * began, middle, at, y, look))
-            if not refused:
+            if member.share is not None:
                 edges.append(_edge(at, y, x, middle, look))
             said = "refused" if refused else f"{percent(member.entry.accuracy)} %"
             said = f"learner {member.node_id}, round {number_ - 1}: {said}"
