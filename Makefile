@@ -14,7 +14,7 @@ NPM := contracts/node_modules/.installed
 FL_NODE := .venv/bin/fl-node
 
 .PHONY: help demo lab controller binaries reproduce bundle test test-testbed test-vm scenarios lint \
-	types docs bench bench-testbed lock clean
+	types docs bench bench-testbed bench-modes lock clean
 
 help: ## List what can be done
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -69,6 +69,10 @@ docs: $(DEV) ## The documentation as a site, in site/: docs/, the lab guide, ref
 
 bench: $(DEV) binaries ## What a round costs beyond training, beside Flower; writes results/bench.json
 	.venv/bin/python -m tests.bench $(ARGS)
+
+bench-modes: $(DEV) binaries ## Asynchronous against synchronous, ensembles against their members, three seeds (two hours)
+	.venv/bin/python -m tests.bench.modes async $(ARGS)
+	.venv/bin/python -m tests.bench.modes ensemble $(ARGS)
 
 lock: $(DEV) ## Renew the locked requirements
 	cd requirements && for name in node controller dev; do ../.venv/bin/uv pip compile --quiet --upgrade --universal \

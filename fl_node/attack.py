@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fl_node.data import CLASSES, Images, Labels
-from fl_node.plan import AttackPlan
+from fl_node.data import Images, Labels
+from fl_node.plan import CLASSES, AttackPlan
 from fl_node.seeds import derive, permutation
 from fl_node.weights import Tensors
 
@@ -21,13 +21,13 @@ PATCH = 4
 """Pixels of the backdoor's white square, in the lower right corner."""
 
 
-def poison(attack: AttackPlan, seed: int) -> Poison:
+def poison(attack: AttackPlan, seed: int, classes: int = CLASSES) -> Poison:
     """Return what an attack does to the images that a learner trains on."""
 
     def poisoned(images: Images, labels: Labels) -> tuple[Images, Labels]:
         match attack.data:
             case "label_flip":
-                return images, CLASSES - 1 - labels
+                return images, classes - 1 - labels
             case "backdoor":
                 count = round((attack.fraction or 1.0) * len(images))
                 some = permutation(len(images), derive(seed, "backdoor"))[:count]

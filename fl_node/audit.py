@@ -16,16 +16,19 @@ import numpy as np
 
 from fl_node import history, weights
 from fl_node import plan as plans
-from fl_node.aggregate import FOLLOWS_PARENT, global_file, global_shapes, initial_file
+from fl_node.aggregate import ensemble as ensembles
+from fl_node.aggregate import follows_parent, global_file, global_shapes, initial_file, local_shapes
 from fl_node.aggregate.asynchronous import Update, asynchronous_file
 from fl_node.asynchronous import Publication, check_update, publications
 from fl_node.chain import Contract, LogEntry
+from fl_node.data import DataSet
 from fl_node.errors import DataError, PlanError, StoreError, StoreUnreachable, WeightsError
 from fl_node.history import History, Round
 from fl_node.model import Trainer
 from fl_node.partition import shard_size
 from fl_node.plan import ASYNCHRONOUS, Plan
 from fl_node.store import Store
+from fl_node.validation import held_out
 from fl_node.weights import GlobalMeta, Input, Refusal, WeightsFile
 
 LATE = 30
@@ -113,6 +116,7 @@ class _Auditor:
         self._shapes: weights.Shapes = {}
         self._result = Audit(contract.address)
         self._taken: dict[int, int] | None = {}
+        self._trainer: Trainer | None = None
 
     def run(self, make_trainer: MakeTrainer, progress: Callable[[int, int], None]) -> Audit:
         result = self._result
@@ -139,6 +143,7 @@ class _Auditor:
             self._find(plan.rounds + 1, "header", "round", f"the plan ends after {plan.rounds} rounds")
         trainer = make_trainer(plan)
         self._shapes = trainer.shapes()
+        self._trainer = trainer
         self._initial(past, plan, trainer)
         progress(0, result.rounds)
         for closed, opened in zip(past.rounds, past.rounds[1:], strict=False):
@@ -197,7 +202,10 @@ class _Auditor:
                     self._find(one.number, f"learner {node_id}", "localWeightAt", "differs from the log")
 
     def _fetch_global(self, name: str, plan: Plan) -> WeightsFile:
-        return self._fetch(name, plan, global_shapes(plan.aggregation, self._shapes))
+        return self._fetch(name, plan, global_shapes(plan, self._shapes))
+
+    def _fetch_local(self, one: Input | Refusal, plan: Plan) -> WeightsFile:
+        return self._fetch(one.cid, plan, local_shapes(plan, self._shapes, one.node_id))
 
     def _fetch(self, name: str, plan: Plan, shapes: weights.Shapes | None = None) -> WeightsFile:
         """Return a file of the run's model, or raise a WeightsError that says why there is none."""
@@ -253,7 +261,7 @@ class _Auditor:
         for refusal in meta.refused:
             self._refusal(past, plan, closed, entry, refusal)
         parent = self._parent(plan, closed)
-        if inputs and None not in inputs and not (parent is None and plan.aggregation.rule in FOLLOWS_PARENT):
+        if inputs and None not in inputs and not (parent is None and follows_parent(plan)):
             again = global_file(
                 self._folder / "again.safetensors",
                 plan,
@@ -262,11 +270,33 @@ class _Auditor:
                 parent=str(closed.started.cid),
                 inputs=[one for one in inputs if one is not None],
                 parent_file=parent,
+                # What the members said is taken from the file here, and measured below.
+                evidence=lambda member, _weights: file.tensor(ensembles.evidence_name(member)),
                 refused=meta.refused,
                 absent=meta.absent,
             )
             if again.cid != file.cid:
                 self._differ(number, meta, file, again, "its local files give")
+        if plan.measures_members:
+            self._evidence(number, plan, file)
+
+    def _evidence(self, number: int, plan: Plan, file: WeightsFile) -> None:
+        """Measure what an ensemble's members say of the held-out images, where they are at hand."""
+        if self._trainer is None or not isinstance(self._trainer.data, DataSet):
+            note = "what the models say of the held-out images was not measured here, for want of the data set"
+            if note not in self._result.notes:
+                self._result.notes.append(note)
+            return
+        images, labels = held_out(plan, self._trainer.data)
+        for member in plan.architectures:
+            name, prefix = ensembles.evidence_name(member), f"{member}/"
+            tensors = {name: file.tensor(name) for name in file.shapes if name.startswith(prefix)}
+            probabilities = self._trainer.predict(tensors, images)
+            wrong = ensembles.unexplained(plan.model.weighting, file.tensor(name), probabilities, labels)
+            if wrong:
+                self._find(
+                    number, "header", f"tensor {name}", f"of {wrong} images it says what {member} does not say"
+                )
 
     def _asynchronous(self, past: History, plan: Plan, closed: Round, entry: LogEntry) -> None:
         """Check the global weights that updates made, whichever round each began at."""
@@ -397,7 +427,7 @@ class _Auditor:
 
     def _parent(self, plan: Plan, closed: Round) -> WeightsFile | None:
         """Return the global weights that a round started from if its rule needs them; they were checked before."""
-        if plan.aggregation.rule not in FOLLOWS_PARENT | ASYNCHRONOUS:
+        if not follows_parent(plan) and plan.aggregation.rule not in ASYNCHRONOUS:
             return None
         try:
             return self._fetch_global(str(closed.started.cid), plan)
@@ -470,7 +500,7 @@ class _Auditor:
         if self._published(closed, entry, one, "cid") is None:
             return None
         try:
-            file = self._fetch(one.cid, plan)
+            file = self._fetch_local(one, plan)
             meta = file.local_meta
         except WeightsError as error:
             self._find(closed.number, node, "file", f"{one.cid}: {error}")
@@ -494,7 +524,7 @@ class _Auditor:
             return
         try:
             weights.check_local(
-                self._fetch(one.cid, plan),
+                self._fetch_local(one, plan),
                 plan=past.plan_cid,
                 node_id=one.node_id,
                 round_=closed.number,

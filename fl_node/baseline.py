@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from rich.table import Table
 
+from fl_node import partition
 from fl_node.model import KerasTrainer
-from fl_node.plan import DATA_SIZES, Plan
+from fl_node.plan import Plan
 from fl_node.report import comparable, paper, percent
-from fl_node.seeds import derive, permutation
+from fl_node.seeds import derive
 from fl_node.show import rounds_table
 
 
@@ -39,11 +39,10 @@ def run(plan: Plan, trainer: KerasTrainer, epochs: int, on_epoch: Callable[[int,
         Called with the number of each epoch, from 1, and its accuracy on the test images.
     """
     start = time.monotonic()
-    available, _ = DATA_SIZES[plan.data.name]
-    samples = np.sort(permutation(available, derive(plan.seed, "choose"))[: plan.data.train])
+    samples = partition.everyone(plan)
     accuracy: list[float] = []
 
-    def after(epoch: int, _: float) -> None:
+    def after(epoch: int, _accuracy: float, _loss: float) -> None:
         accuracy.append(trainer.evaluate_current().accuracy)
         on_epoch(epoch, accuracy[-1])
 

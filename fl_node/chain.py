@@ -11,7 +11,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -54,6 +54,18 @@ class Receipt:
     block: int
     gas: int
     contract: str | None = None
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What the chain keeps of a transaction: who sent it, what it cost, and when its block was sealed.
+
+    ``time`` is in seconds since 1970, by the clock of the block's sealer.
+    """
+
+    sender: str
+    gas: int
+    time: int
 
 
 @dataclass(frozen=True, order=True)
@@ -172,11 +184,11 @@ def load_key(path: Path) -> LocalAccount:
 class Chain:
     """A node's RPC, and the account that signs."""
 
-    def __init__(self, rpc: str, account: LocalAccount | None = None) -> None:
+    def __init__(self, rpc: str, account: LocalAccount | None = None, timeout: float = REQUEST_TIMEOUT) -> None:
         self.rpc = rpc
         self.account = account
         self._chain_id: int | None = None
-        self._provider = NodeProvider(rpc, REQUEST_TIMEOUT)
+        self._provider = NodeProvider(rpc, timeout)
         self.web3 = Web3(self._provider)
         # Clique keeps its signatures in a field that web3 takes for too long.
         self.web3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
@@ -211,6 +223,25 @@ class Chain:
         """Return when a block was sealed, in seconds since 1970."""
         with self.errors():
             return int(self.web3.eth.get_block(block)["timestamp"])
+
+    def sealed(self, transactions: Iterable[str]) -> dict[str, Sealed]:
+        """Return what the chain keeps of transactions, by their hashes; of one in no block it keeps nothing."""
+        names = list(dict.fromkeys(transactions))
+        try:
+            answers = self.ask(*(("eth_getTransactionReceipt", [name]) for name in names))
+        except _NotYet:
+            return {}
+        found = {name: answer for name, answer in zip(names, answers, strict=True) if answer}
+        blocks = list(dict.fromkeys(str(one["blockNumber"]) for one in found.values()))
+        headers = self.ask(*(("eth_getBlockByNumber", [number, False]) for number in blocks))
+        times = {number: self.quantity(one["timestamp"]) for number, one in zip(blocks, headers, strict=True) if one}
+        return {
+            name: Sealed(
+                Web3.to_checksum_address(one["from"]), self.quantity(one["gasUsed"]), times[one["blockNumber"]]
+            )
+            for name, one in found.items()
+            if one["blockNumber"] in times
+        }
 
     def genesis(self) -> str:
         """Return the hash of block 0."""
@@ -533,11 +564,11 @@ class Contract:
         """Publish global weights; header only. Returns as :meth:`set_local_weight` does."""
         return self._transact(self._functions.setGlobalWeight(cid.to_digest(file_cid)), nonce)
 
-    def log(self) -> list[LogEntry]:
-        """Return all events of the contract, in the order in which they came about."""
+    def log(self, first: int = 0) -> list[LogEntry]:
+        """Return all events of the contract from a block on, in the order in which they came about."""
         with self.chain.errors():
             entries = self.chain.web3.eth.get_logs(
-                {"address": Web3.to_checksum_address(self.address), "fromBlock": 0, "toBlock": "latest"}
+                {"address": Web3.to_checksum_address(self.address), "fromBlock": first, "toBlock": "latest"}
             )
             return sorted(self._entry(entry) for entry in entries)
 

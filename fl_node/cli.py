@@ -25,7 +25,9 @@ from fl_node.errors import ChainError, ConfigError, FLNodeError
 
 if TYPE_CHECKING:
     from fl_node.chain import Contract
+    from fl_node.ensemble import EnsembleTrainer
     from fl_node.model import KerasTrainer
+    from fl_node.place import Endpoint
     from fl_node.plan import Plan
     from fl_node.role import Site
     from fl_node.store import Store
@@ -38,6 +40,8 @@ EXIT_CODES = """
 """
 
 INTERRUPTED = 130
+DEPLOY_PATIENCE = 120.0
+"""Seconds in which a lab that has its folder should have deployed its run."""
 NUDGE_PATIENCE = 10.0
 """Seconds in which a block should come."""
 
@@ -70,7 +74,16 @@ DataOption = Annotated[
     typer.Option(
         "--data-dir",
         envvar="FL_NODE_DATA_DIR",
-        help="Folder with the four MNIST files; without it they are downloaded once and verified.",
+        help="Folder with the four MNIST files, without which they are downloaded once and verified; or, for a plan "
+        "with images from a folder, four such files of one's own.",
+    ),
+]
+ModulesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--modules",
+        envvar="FL_NODE_MODULES",
+        help="Folder with the Python modules that this node may run for plans that name one (docs/own.md).",
     ),
 ]
 RpcOption = Annotated[str, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL of this node's Ethereum RPC.")]
@@ -96,6 +109,15 @@ FolderOption = Annotated[
 ]
 PatienceOption = Annotated[
     float, typer.Option("--patience", help="Give up after so many seconds without any change; 0 means never.")
+]
+TensorboardOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--tensorboard",
+        envvar="FL_NODE_TENSORBOARD",
+        metavar="DIR",
+        help="Write accuracy and loss to DIR/learner-N, as event files of TensorBoard; one DIR for each run.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, for scripts.")]
 RunArgument = Annotated[
@@ -197,6 +219,7 @@ def lab(
     name: Annotated[str | None, typer.Option("--name", help="Name of the run; the plan's if not given.")] = None,
     runs: Annotated[Path, typer.Option("--runs", help="Where the folders of runs are.")] = Path("runs"),
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     settings: SetOption = None,
     fallback: Annotated[
         bool,
@@ -208,6 +231,15 @@ def lab(
     scenario: Annotated[
         str | None,
         typer.Option("--scenario", help="Do harm to the run and check what must hold; list names those there are."),
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            "--tensorboard",
+            envvar="FL_NODE_TENSORBOARD",
+            metavar="DIR",
+            help="Write each learner's accuracy and loss to DIR/learner-N below the run's folder, for TensorBoard.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -234,18 +266,20 @@ def lab(
         console.print(scenarios_table(scenarios.SCENARIOS.values()))
         return
     harm = scenarios.get(scenario, place) if scenario else None
-    loaded = _with_data(plans.load(plan, settings or ()), data_dir, fallback=fallback)
+    modules = _modules(plan, settings, modules)
+    loaded = plans.load(plan, settings or ())
     if harm is not None:
         loaded = scenarios.planned(harm, loaded)
+    loaded = _with_data(loaded, data_dir, modules, fallback=fallback)
     folder = run.new_folder(runs, name or (loaded.name if harm is None else f"{loaded.name}-{harm.name}"))
     show = Show(errors if as_json else console, loaded, folder)
     with show:
-        one = Lab(loaded, place, folder, data_dir, show.update, harm)
+        one = Lab(loaded, place, folder, data_dir, show.update, harm, modules, tensorboard)
         outcome = one.run(stay=show.stay if stay else None)
     found: list[scenarios.Check] = []
     if harm is not None:
         _note("the same plan without harm, to compare")
-        found = scenarios.checks(harm, one.story, outcome, _undisturbed(one.plan, data_dir))
+        found = scenarios.checks(harm, one.story, outcome, _undisturbed(one.plan, data_dir, modules))
     if as_json:
         content = {
             "run": str(outcome.folder),
@@ -266,11 +300,11 @@ def lab(
         raise typer.Exit(1)
 
 
-def _undisturbed(plan: Plan, data_dir: Path | None) -> tuple[str, float]:
+def _undisturbed(plan: Plan, data_dir: Path | None, modules: Path | None) -> tuple[str, float]:
     """Carry a plan out in this process without harm, and return CID and accuracy of its final weights."""
     from fl_node import simulate
 
-    trainer = _trainer(plan, data_dir)
+    trainer = _trainer(plan, data_dir, modules)
     with tempfile.TemporaryDirectory() as name:
         cids = simulate.simulate(plan, Path(name), trainer)
         last = simulate.measure(plan, Path(name), trainer, cids)[-1]
@@ -288,6 +322,7 @@ def deploy(
     store: StoreOption = DEFAULT_STORE,
     key: KeyOption = Path("role.key"),
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -298,25 +333,24 @@ def deploy(
 
         fl-node deploy plans/paper.toml --learner 1=0x… --learner 2=0x… --key header.key
     """
-    from fl_node import data
     from fl_node import plan as plans
     from fl_node import store as stores
     from fl_node.chain import Chain, load_key
     from fl_node.deploy import deploy as start
     from fl_node.logs import configure
-    from fl_node.model import KerasTrainer
-    from fl_node.validation import with_held_out
 
+    modules = _modules(plan, settings, modules)
     loaded = plans.load(plan, settings or ())
-    if loaded.data.validation:
-        loaded = with_held_out(loaded, data.load(loaded.data.name, data_dir, _note))
+    if loaded.data.validation or loaded.data.unknown:
+        loaded = _complete(loaded, data_dir, modules)
     learners = dict(_learner(text) for text in learner)
     if len(learners) < len(learner):
         raise ConfigError("--learner: a nodeId is given twice")
     chain = Chain(rpc, load_key(key))
     configure("deploy", verbose=_verbose)
     with tempfile.TemporaryDirectory() as name:
-        contract = start(chain, stores.connect(store), Path(name), loaded, learners, KerasTrainer(loaded))
+        trainer = _trainer(loaded, modules=modules, with_data=False)
+        contract = start(chain, stores.connect(store), Path(name), loaded, learners, trainer)
     if as_json:
         content = {"contract": contract.address, "plan": contract.plan(), "header": contract.header()}
         typer.echo(json.dumps(content | {"learners": {str(n): a for n, a in learners.items()}}))
@@ -332,6 +366,7 @@ def header(
     key: KeyOption = Path("role.key"),
     folder: FolderOption = Path("work"),
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     evaluate: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Measure each round's global weights on the test images.")
     ] = True,
@@ -345,12 +380,10 @@ def header(
     """
     site = _site("header", rpc, store, key, contract, folder, patience, as_json=as_json)
     # What comes now takes some seconds: TensorFlow.
-    from fl_node import data
     from fl_node import header as role
-    from fl_node.model import KerasTrainer
 
-    def make(plan: Plan) -> KerasTrainer:
-        return KerasTrainer(plan, data.load(plan.data.name, data_dir, _note) if evaluate else None)
+    def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
+        return _trainer(plan, data_dir, modules, with_data=evaluate or plan.measures_members)
 
     _play(lambda: role.run(site, make, evaluate=evaluate))
 
@@ -363,7 +396,9 @@ def learner(
     key: KeyOption = Path("role.key"),
     folder: FolderOption = Path("work"),
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     patience: PatienceOption = 0.0,
+    tensorboard: TensorboardOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Play a learner of a run: train each round's global weights on this node's images, publish the result.
@@ -372,11 +407,11 @@ def learner(
     time. What it says goes to standard error; --json writes each event to standard output as well.
     """
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
-    from fl_node import data
     from fl_node import learner as role
-    from fl_node.model import KerasTrainer
+    from fl_node.tensorboard import EventFiles
 
-    _play(lambda: role.run(site, lambda plan: KerasTrainer(plan, data.load(plan.data.name, data_dir, _note))))
+    record: role.Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
+    _play(lambda: role.run(site, lambda plan: _trainer(plan, data_dir, modules), record))
 
 
 @app.command()
@@ -409,11 +444,122 @@ def status(
 
 
 @app.command()
-def audit(
+def dashboard(
     run: RunArgument = None,
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen", metavar="ADDRESS", help="0.0.0.0 lets everybody in who reaches this machine: they can look."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 means a free one.")] = 8090,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="A name that browsers may call this machine by; more than once."),
+    ] = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option("--node", metavar="NAME=RPC,STORE", help="A node to ask, such as header=…; once for each."),
+    ] = None,
     rpc: RpcChoice = None,
     store: StoreChoice = None,
     contract: ContractChoice = None,
+    contract_file: Annotated[
+        Path | None,
+        typer.Option("--contract-file", help="A file with FL_NODE_CONTRACT=0x…; read again when it changes."),
+    ] = None,
+    evaluate: Annotated[
+        bool,
+        typer.Option("--evaluate", help="Measure each new global model on the test images; loads TensorFlow."),
+    ] = False,
+    data_dir: DataOption = None,
+) -> None:
+    """Show a run as it goes on, in a browser: nodes, rounds, blocks, and the model to be tried on a digit.
+
+    It only reads: no key is needed, and nothing is written. Prometheus finds the same at /metrics. A run that has
+    ended can be looked at too; its nodes are brought up for it. Ctrl-C ends it.
+
+        fl-node dashboard runs/demo
+        fl-node dashboard --contract 0x… --rpc http://127.0.0.1:8545 --store /ip4/127.0.0.1/tcp/5001
+    """
+    import threading
+
+    from fl_node import dashboard as page
+    from fl_node import run as runs
+    from fl_node.chain import wait_until
+    from fl_node.logs import configure
+    from fl_node.observer import Observer
+    from fl_node.place import Endpoint
+    from fl_node.predictor import Predictor
+
+    configure("dashboard", verbose=_verbose)
+    with contextlib.ExitStack() as stack:
+        folder, address = None, contract
+        if run is not None:
+            if (run / "nodes").is_dir() and not (run / runs.FILE).exists():
+                _note(f"waiting for the lab to deploy {run.name}")
+                wait_until((run / runs.FILE).exists, DEPLOY_PATIENCE, 0.5)
+            nodes = stack.enter_context(runs.endpoints(run, _note))
+            address = runs.load(run).contract
+            folder = run if run.is_dir() else run.parent
+        else:
+            if contract_file is None and contract is None:
+                raise ConfigError("which run? Name its folder, or its contract by --contract or --contract-file")
+            here = Endpoint(rpc or DEFAULT_RPC, store or DEFAULT_STORE)
+            nodes = dict(_endpoint(text) for text in node or []) or {"this node": here}
+            address = _address("--contract", contract) if contract else None
+        listener = stack.enter_context(page.bind(listen, port))
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        observer = stack.enter_context(
+            Observer(
+                nodes,
+                lambda: _contract_in(contract_file) if contract_file and run is None else address,
+                work,
+                logs=folder / "logs" if folder else None,
+                report=folder / "report.json" if folder else None,
+            )
+        )
+        predictor = stack.enter_context(Predictor(data_dir))
+        if evaluate:
+            ending = threading.Event()
+            stack.callback(ending.set)
+            threading.Thread(target=page.measure, args=(observer, predictor, ending), daemon=True).start()
+        shown, bound = listener.getsockname()[:2]
+        typer.echo(f"http://{f'[{shown}]' if ':' in shown else shown}:{bound}/")
+        with contextlib.suppress(KeyboardInterrupt):  # its proper end
+            page.serve(observer, predictor, listener, name or ())
+
+
+def _endpoint(text: str) -> tuple[str, Endpoint]:
+    from fl_node.place import Endpoint
+
+    name, _, addresses = text.partition("=")
+    rpc, _, store = addresses.partition(",")
+    if not name or not rpc or not store:
+        raise ConfigError(f"--node {text}: should be NAME=RPC,STORE, such as header=http://127.0.0.1:8545,/ip4/…")
+    return name, Endpoint(rpc, store)
+
+
+def _contract_in(path: Path) -> str | None:
+    """Return the address of the contract that a file names, or None while it does not."""
+    from web3 import Web3
+
+    try:
+        found = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+    except (OSError, UnicodeDecodeError):
+        return None
+    address = found.get("FL_NODE_CONTRACT", "").strip()
+    return str(Web3.to_checksum_address(address)) if Web3.is_address(address) else None
+
+
+@app.command()
+def audit(
+    run: RunArgument = None,
+    data_dir: DataOption = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    modules: ModulesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a whole run: fetch every file, compare it with the chain, recompute every global file bit for bit.
@@ -422,12 +568,19 @@ def audit(
     a line for each finding (round, node, field) if not. The nodes of a lab that has ended are brought up for it.
     """
     from fl_node.audit import audit as check
-    from fl_node.model import KerasTrainer
+    from fl_node.errors import DataError
+
+    def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
+        try:
+            return _trainer(plan, data_dir, modules, with_data=plan.measures_members)
+        except DataError as error:
+            _note(f"note: {error}")
+            return _trainer(plan, modules=modules, with_data=False)
 
     with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
         show = errors.status("auditing") if errors.is_terminal else contextlib.nullcontext()
         with show:
-            result = check(found, place, Path(name), KerasTrainer)
+            result = check(found, place, Path(name), make)
     if as_json:
         typer.echo(json.dumps(asdict(result) | {"passed": result.passed}, indent=2))
     else:
@@ -452,6 +605,7 @@ def report_(
         bool, typer.Option("--evaluate/--no-evaluate", help="Measure each round's global weights on the test images.")
     ] = True,
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     rpc: RpcChoice = None,
     store: StoreChoice = None,
     contract: ContractChoice = None,
@@ -459,7 +613,10 @@ def report_(
 ) -> None:
     """Audit a run and write its report, plan and final model to a folder, from chain and store alone.
 
-    Anybody can do this on any node, during a run (of the rounds so far) or long after it.
+    Anybody can do this on any node, during a run (of the rounds so far) or long after it. report.html is for people:
+    one file, which loads nothing from anywhere; report.md and report.json say the same as text and for scripts.
+
+        fl-node report runs/demo -o DIR
     """
     from fl_node import run as runs
     from fl_node.conclude import conclude
@@ -467,7 +624,7 @@ def report_(
     from fl_node.show import rounds_table
 
     with _reach(run, rpc, store, contract) as (found, place):
-        trainer = _trainer(_plan_of(found, place), data_dir, with_data=evaluate)
+        trainer = _trainer(_plan_of(found, place), data_dir, modules, with_data=evaluate)
         _make_folder(output)
         title = name or (run.resolve().name if run else trainer.plan.name)
         versions = runs.load(run).versions if run else runs.versions()
@@ -492,7 +649,7 @@ def report_(
             )
         verdict = "passed" if passed else f"FAILED with {len(made.audit.findings)} findings"
         console.print(f"audit {verdict}: {made.audit.rounds} rounds, {made.audit.files} files")
-        console.print(f"report: {made.report}", soft_wrap=True)
+        console.print(f"report: {made.report} (as text: report.md)", soft_wrap=True)
     if not passed:
         raise typer.Exit(1)
 
@@ -507,11 +664,12 @@ def export(
     rpc: RpcChoice = None,
     store: StoreChoice = None,
     contract: ContractChoice = None,
+    modules: ModulesOption = None,
 ) -> None:
     """Write a round's global weights as a .keras model, which Keras alone can load."""
     if output.suffix != ".keras":
         raise ConfigError(f"--output {output}: should end in .keras")
-    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_)
+    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, modules=modules)
     trainer.save(tensors, output)
     console.print(f"wrote the global weights {number} to {output}")
 
@@ -521,19 +679,30 @@ def evaluate(
     run: RunArgument = None,
     round_: RoundOption = None,
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     rpc: RpcChoice = None,
     store: StoreChoice = None,
     contract: ContractChoice = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a round's global weights on the test images."""
-    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, measure=True, data_dir=data_dir)
-    score = trainer.evaluate(tensors)
+    trainer, tensors, number = _global_weights(
+        run, rpc, store, contract, round_, measure=True, data_dir=data_dir, modules=modules
+    )
+    scores = {"global weights": trainer.evaluate(tensors)} | trainer.members(tensors)
     if as_json:
-        typer.echo(json.dumps({"round": number, **asdict(score)}))
-    else:
+        whole, *members = (asdict(score) for score in scores.values())
+        content = {"round": number, **whole}
+        if members:
+            content["members"] = dict(zip(list(scores)[1:], members, strict=True))
+        typer.echo(json.dumps(content))
+        return
+    for name, score in scores.items():
+        who = f"{name} {number}" if name == "global weights" else f"  {name}"
         console.print(
-            f"global weights {number}: {score.accuracy:.2%} of {score.count} test images right, loss {score.loss:.4f}"
+            f"{who}: {score.accuracy:.2%} of {score.count} test {trainer.plan.data.noun} right, "
+            f"loss {score.loss:.4f}, calibration error {score.calibration_error:.4f}",
+            soft_wrap=True,
         )
 
 
@@ -557,7 +726,7 @@ def predict(
     from fl_node.images import read
 
     pixels = read(image, invert=invert)
-    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_)
+    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, images=pixels.shape)
     (probabilities,) = trainer.predict(tensors, pixels[None])
     digit = int(probabilities.argmax())
     if as_json:
@@ -574,19 +743,27 @@ def baseline(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the result as JSON.")] = None,
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the plan's model on all its images on this node alone: what a run is compared with."""
     from fl_node import baseline as single
     from fl_node import plan as plans
+    from fl_node import sources
+    from fl_node.model import KerasTrainer
 
+    modules = _modules(plan, settings, modules)
     loaded = plans.load(plan, settings or ())
-    trainer = _trainer(loaded, data_dir)
+    if loaded.mode == "ensemble":
+        raise ConfigError(f"plan {plan}: an ensemble is no single model; take a plan of one of its architectures")
+    found = sources.load(loaded, data_dir, modules, _note)
+    loaded = sources.complete(loaded, found)
+    trainer = KerasTrainer(loaded, found, modules)
     count = epochs or loaded.rounds * loaded.training.epochs
 
     def on_epoch(epoch: int, accuracy: float) -> None:
-        errors.print(f"epoch {epoch} of {count}: {accuracy:.2%} of the test images right")
+        errors.print(f"epoch {epoch} of {count}: {accuracy:.2%} of the test {loaded.data.noun} right")
 
     result = single.run(loaded, trainer, count, on_epoch)
     content = {"plan": loaded.model_dump(), **asdict(result)}
@@ -731,23 +908,24 @@ def contribution(
         fl-node contribution runs/demo
     """
     from fl_node import contribution as work
-    from fl_node import data
-    from fl_node.model import KerasTrainer
+    from fl_node import sources
+    from fl_node.ensemble import trainer_for
     from fl_node.show import contribution_table
-    from fl_node.validation import held_out
+    from fl_node.validation import evidence, held_out
 
     with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
         plan = _plan_of(found, place)
-        dataset = data.load(plan.data.name, data_dir, _note)
+        dataset = sources.load_images(plan, data_dir, _note)
         images, labels = held_out(plan, dataset)
-        trainer = KerasTrainer(plan, dataset)
+        trainer = trainer_for(plan, dataset)
+        measure = evidence(plan, trainer)
 
         def right(tensors: Tensors) -> int:
             return int((trainer.predict(tensors, images).argmax(axis=1) == labels).sum())
 
         show = errors.status("measuring") if errors.is_terminal else contextlib.nullcontext()
         with show:
-            values = work.contributions(found, place, Path(name), plan, trainer.shapes(), right)
+            values = work.contributions(found, place, Path(name), plan, trainer.shapes(), right, measure)
     if as_json:
         typer.echo(json.dumps(work.as_content(values, len(labels)), indent=2))
     else:
@@ -766,16 +944,36 @@ def _seeds(text: str) -> list[int]:
 
 @plan_app.command("shards")
 def plan_shards(
-    plan: PlanArgument, data_dir: DataOption = None, settings: SetOption = None, as_json: JsonOption = False
+    plan: PlanArgument,
+    data_dir: DataOption = None,
+    modules: ModulesOption = None,
+    settings: SetOption = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw it as well: the SVG file to write, for a browser.")
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Show how many images of each label each learner gets."""
-    from fl_node import data, partition
+    """Show how many images of each label each learner gets.
+
+    fl-node plan shards plans/matrix.toml --set data.alpha=0.1 --picture shards.svg
+    """
+    from fl_node import partition, sources
+    from fl_node import picture as pictures
     from fl_node import plan as plans
     from fl_node.show import shards_table
 
-    loaded = plans.load(plan, settings or ())
-    labels = data.load(loaded.data.name, data_dir, _note).train_labels
-    counts = partition.label_counts(loaded, labels)
+    modules = _modules(plan, settings, modules)
+    loaded = _complete(plans.load(plan, settings or ()), data_dir, modules)
+    counts = partition.label_counts(loaded, sources.load(loaded, data_dir, modules, _note).labels())
+    if picture is not None:
+        title = (
+            f"{loaded.name}: {loaded.data.noun} of {loaded.data.name} by label, shared out by {loaded.data.partition}"
+        )
+        try:
+            picture.write_text(pictures.shards(counts, title), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"--picture {picture}: {error.strerror}") from error
+        _note(f"picture: {picture}")
     if as_json:
         typer.echo(json.dumps({"learners": {str(n): row for n, row in counts.items()}}))
     else:
@@ -793,7 +991,20 @@ def plan_check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOpti
         typer.echo(loaded.to_bytes().decode())
         return
     console.print_json(loaded.model_dump_json())
+    if loaded.data.unknown:
+        missing = ", ".join(f"data.{key}" for key in loaded.data.unknown)
+        console.print(f"{plan} is a valid plan; when it is deployed, {missing} are filled in", soft_wrap=True)
+        return
     console.print(f"{plan} is a valid plan; published it is {cid.of_bytes(loaded.to_bytes())}", soft_wrap=True)
+
+
+@plan_app.command("module")
+def plan_module(plan: PlanArgument, settings: SetOption = None) -> None:
+    """Print the file of the module of one's own that a plan names; nothing if it names none by its path."""
+    from fl_node import plan as plans
+
+    if file := plans.module_file(plan, settings or ()):
+        typer.echo(file.absolute())
 
 
 @app.command()
@@ -924,10 +1135,17 @@ def binaries(
 
 @app.command("data")
 def data_set(data_dir: DataOption = None, as_json: JsonOption = False) -> None:
-    """Get MNIST: find or download its four files, verify them, and say where they are."""
+    """Get MNIST: find or download its four files, verify them, and say where they are.
+
+    A folder with four such files of one's own is checked likewise, for plans with images from a folder.
+    """
     from fl_node import data
 
-    folder = str(Path(data.load("mnist", data_dir, _note).source).absolute())
+    found = data.at_hand(data_dir, _note)
+    folder = str(Path(found.source).absolute())
+    if found.name == "folder":
+        counts = f"{len(found.train_images)} training and {len(found.test_images)} test images"
+        _note(f"note: this is not MNIST: {counts} of {_pixels(found.train_images.shape[1:])}")
     typer.echo(json.dumps({"folder": folder}) if as_json else folder)
 
 
@@ -1020,8 +1238,13 @@ def _global_weights(
     *,
     measure: bool = False,
     data_dir: Path | None = None,
-) -> tuple[KerasTrainer, dict[str, Any], int]:
-    """Return a run's model, with data if it is to be measured, and the global weights of a round with its number."""
+    modules: Path | None = None,
+    images: tuple[int, ...] | None = None,
+) -> tuple[KerasTrainer | EnsembleTrainer, dict[str, Any], int]:
+    """Return a run's model, with data if it is to be measured, and the global weights of a round with its number.
+
+    With ``images``, the model is one for images of this size.
+    """
     from fl_node import weights
     from fl_node.aggregate import global_shapes
 
@@ -1031,11 +1254,18 @@ def _global_weights(
         if file_cid is None:
             raise ConfigError(f"there are no global weights {number}; the newest are {found.state().round}")
         plan = _plan_of(found, place)
-        trainer = _trainer(plan, data_dir, with_data=measure)
+        if images is not None and (plan.own is not None or plan.data.image_size != images):
+            takes = "what its own module loads" if plan.own else _pixels(plan.data.image_size)
+            raise ConfigError(f"this makes an image of {_pixels(images)}, and the run's model takes {takes}")
+        trainer = _trainer(plan, data_dir, modules, with_data=measure)
         path = Path(name) / "global.safetensors"
-        shapes = global_shapes(plan.aggregation, trainer.shapes())
+        shapes = global_shapes(plan, trainer.shapes())
         place.fetch(file_cid, path, weights.size_of(shapes), plan.fetch_timeout)
         return trainer, weights.read(path, shapes).tensors(), number
+
+
+def _pixels(size: tuple[int, ...]) -> str:
+    return f"{' × '.join(map(str, size))} pixels"
 
 
 def _plan_of(contract: Contract, store: Store) -> Plan:
@@ -1055,25 +1285,42 @@ def _make_folder(path: Path) -> None:
         raise ConfigError(f"folder {path}: {error.strerror}") from error
 
 
-def _trainer(plan: Plan, data_dir: Path | None = None, *, with_data: bool = True) -> KerasTrainer:
-    from fl_node import data
-    from fl_node.model import KerasTrainer
+def _trainer(
+    plan: Plan, data_dir: Path | None = None, modules: Path | None = None, *, with_data: bool = True
+) -> KerasTrainer | EnsembleTrainer:
+    from fl_node import sources
+    from fl_node.ensemble import trainer_for
 
-    return KerasTrainer(plan, data.load(plan.data.name, data_dir, _note) if with_data else None)
+    data = sources.load(plan, data_dir, modules, _note) if with_data else None
+    return trainer_for(plan, data, modules)
 
 
-def _with_data(plan: Plan, data_dir: Path | None, *, fallback: bool) -> Plan:
-    """Return the plan, for digits instead of MNIST if that can't be had and the user allows it."""
-    from fl_node import data
+def _modules(plan: Path, settings: list[str] | None, modules: Path | None) -> Path | None:
+    """Return where modules are: if not said, the folder of the one that the user's own plan file names."""
+    from fl_node import plan as plans
+
+    if modules is None and (file := plans.module_file(plan, settings or ())):
+        return file.parent
+    return modules
+
+
+def _complete(plan: Plan, data_dir: Path | None, modules: Path | None) -> Plan:
+    """Return the plan with what only those know who have its data."""
+    from fl_node import sources
+
+    return sources.complete(plan, sources.load(plan, data_dir, modules, _note))
+
+
+def _with_data(plan: Plan, data_dir: Path | None, modules: Path | None, *, fallback: bool) -> Plan:
+    """Return the complete plan, for digits instead of MNIST if that can't be had and the user allows it."""
     from fl_node import plan as plans
     from fl_node.errors import DataError
 
     try:
-        data.load(plan.data.name, data_dir, _note)
+        return _complete(plan, data_dir, modules)
     except DataError as error:
-        if not fallback or data_dir is not None:
+        if not fallback or data_dir is not None or plan.data.name != "mnist":
             raise
         _note(f"note: using scikit-learn's digits: {error}")
         content = plan.model_dump() | {"data": plan.data.model_dump() | {"name": "digits", "train": 0, "test": 0}}
         return plans.Plan.model_validate(content)
-    return plan

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_node import report, weights
+from fl_node import partition, report, weights
 from fl_node.aggregate import global_shapes
 from fl_node.audit import Audit, audit
 from fl_node.chain import Contract
+from fl_node.data import DataSet
+from fl_node.ensemble import EnsembleTrainer
 from fl_node.errors import WeightsError
+from fl_node.examination import Examination, examine
 from fl_node.model import KerasTrainer, Score
 from fl_node.report import Result
 from fl_node.store import Store
@@ -35,14 +38,16 @@ def conclude(
     store: Store,
     folder: Path,
     name: str,
-    trainer: KerasTrainer,
+    trainer: KerasTrainer | EnsembleTrainer,
     versions: Mapping[str, str],
     *,
     scores: Mapping[str, Score] | None = None,
     evaluate: bool = True,
     step: Callable[[str], None] = lambda _text: None,
 ) -> Conclusion:
-    """Audit a run and write ``report.md``, ``report.json``, ``plan.json`` and, if it has ended, the final model.
+    """Audit a run and write its report, ``plan.json`` and, if it has ended, the final model.
+
+    The report is ``report.html``, ``report.md`` and ``report.json``.
 
     Parameters
     ----------
@@ -74,8 +79,12 @@ def conclude(
             lambda done, every: step(f"auditing: {done} of {every} rounds"),
         )
         step("writing the report")
-        result = report.collect(contract, store, work, scores, trainer.evaluate if evaluate else None)
-    path = report.write(folder, name, result, audited, versions)
+        result = report.collect(contract, store, work, scores, trainer.evaluate if evaluate else None, traced=True)
+        # Of a module's samples nothing is known but that a model takes them.
+        data = trainer.data if evaluate and isinstance(trainer.data, DataSet) else None
+        split = partition.label_counts(result.plan, data.train_labels) if data else None
+        examination = _examine(result, work, trainer) if data else None
+    path = report.write(folder, name, result, audited, versions, examination, split)
     (folder / "plan.json").write_bytes(result.plan.to_bytes())
     model = None
     # What is wrong with a file stands in the report, which is all that then can be had.
@@ -88,10 +97,24 @@ def conclude(
     return Conclusion(result, audited, path, model)
 
 
-def _save(result: Result, store: Store, folder: Path, trainer: KerasTrainer) -> Path:
+def _examine(result: Result, work: Path, trainer: KerasTrainer | EnsembleTrainer) -> Examination | None:
+    """Examine the newest global weights that are any good; they were read already."""
+    newest = result.rounds[-1].result if result.rounds else result.initial
+    if newest is None or newest.problem is not None:
+        return None
+    shapes = global_shapes(result.plan, trainer.shapes())
+    try:
+        tensors = weights.read(work / f"{newest.cid}.safetensors", shapes, newest.cid).tensors()
+    except WeightsError:
+        return None  # of another model, which the audit says
+    images, labels = trainer.tests()
+    return examine(result.round, lambda some: trainer.predict(tensors, some), images, labels)
+
+
+def _save(result: Result, store: Store, folder: Path, trainer: KerasTrainer | EnsembleTrainer) -> Path:
     """Write the final weights as they are in the store and as a model; they appear whole or not at all."""
     model, partial = folder / "final.keras", folder / "final.safetensors.partial"
-    shapes = global_shapes(result.plan.aggregation, trainer.shapes())
+    shapes = global_shapes(result.plan, trainer.shapes())
     try:
         store.fetch(result.rounds[-1].result.cid, partial, weights.size_of(shapes), result.plan.fetch_timeout)
         trainer.save(weights.read(partial, shapes).tensors(), model)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_node import history, weights
-from fl_node.aggregate import FOLLOWS_PARENT, global_file, global_shapes
+from fl_node.aggregate import Evidence, follows_parent, global_file, global_shapes, local_shapes
 from fl_node.chain import Contract
 from fl_node.errors import ConfigError, WeightsError
 from fl_node.plan import Plan
@@ -72,6 +72,7 @@ def contributions(
     plan: Plan,
     shapes: Shapes,
     value: Value,
+    evidence: Evidence | None = None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> list[RoundContribution]:
     """Return what each learner contributed in each closed round.
@@ -86,6 +87,8 @@ def contributions(
         The run's plan, and its model's tensors.
     value
         Counts the held-out images that weights get right.
+    evidence
+        Of an ensemble whose plan measures its members: what a member's weights say of the held-out images.
     progress
         Called after each round with the number of rounds done and of all.
 
@@ -97,7 +100,7 @@ def contributions(
         A file is not what the audit would have it be.
     """
     past = history.read(contract)
-    wide = global_shapes(plan.aggregation, shapes)
+    wide = global_shapes(plan, shapes)
 
     def fetch(name: str, expected: Shapes) -> WeightsFile:
         path = folder / f"{name}.safetensors"
@@ -115,12 +118,13 @@ def contributions(
                 f"round {closed.number} was made of {len(meta.inputs)} files; exact values are for up to "
                 f"{MOST_LEARNERS}, the effort doubles with each"
             )
-        files = {one.node_id: fetch(one.cid, shapes) for one in meta.inputs}
+        files = {one.node_id: fetch(one.cid, local_shapes(plan, shapes, one.node_id)) for one in meta.inputs}
         worth = {frozenset[int](): value(parent.tensors())}
 
         def of(some: frozenset[int], number: int = closed.number) -> int:
             if some not in worth:  # noqa: B023 - called within this round alone
-                made = _made(folder, plan, past.plan_cid, number, parent, [files[n] for n in sorted(some)], meta)  # noqa: B023
+                mine = [files[n] for n in sorted(some)]  # noqa: B023
+                made = _made(folder, plan, past.plan_cid, number, parent, mine, meta, evidence)  # noqa: B023
                 if len(some) == len(files) and made.cid != result.cid:  # noqa: B023
                     raise WeightsError(f"global weights {number + 1} are not made of their files; see fl-node audit")
                 worth[some] = value(made.tensors())  # noqa: B023
@@ -169,6 +173,7 @@ def _made(
     parent: WeightsFile,
     inputs: Sequence[WeightsFile],
     meta: GlobalMeta,
+    evidence: Evidence | None,
 ) -> WeightsFile:
     """Return the global file that the plan's rule makes of some of a round's files."""
     rule = plan.aggregation
@@ -183,7 +188,8 @@ def _made(
         round_=number + 1,
         parent=parent.cid,
         inputs=inputs,
-        parent_file=parent if rule.rule in FOLLOWS_PARENT else None,
+        parent_file=parent if follows_parent(plan) else None,
+        evidence=evidence,
         refused=meta.refused,
         absent=meta.absent,
     )

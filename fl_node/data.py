@@ -2,7 +2,8 @@
 
 MNIST is looked for in the folder given (``--data-dir`` or ``FL_NODE_DATA_DIR``), then in the user's cache, and
 else downloaded there. Wherever it comes from, the uncompressed content is verified, so that a mirror that
-compressed the files anew will do and one that changed an image will not.
+compressed the files anew will do and one that changed an image will not. A folder with images of one's own has
+four files of the same names; their hashes stand in the plan.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import os
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +24,14 @@ import platformdirs
 import requests
 
 from fl_node.errors import DataError
+from fl_node.plan import SIDE
 from fl_node.seeds import permutation
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 Report = Callable[[str], None]
 
-SIDE = 28
-CLASSES = 10
 MNIST_SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -40,15 +42,24 @@ MNIST_MIRRORS = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
 )
+FOLDER_FILES = {
+    "train_images_sha256": "train-images-idx3-ubyte",
+    "train_labels_sha256": "train-labels-idx1-ubyte",
+    "test_images_sha256": "t10k-images-idx3-ubyte",
+    "test_labels_sha256": "t10k-labels-idx1-ubyte",
+}
+"""The files of images of one's own, by the setting of the plan that has the hash of their content."""
 MAX_FILE_BYTES = 64 * 1024**2
+MAX_FOLDER_FILE_BYTES = 1024**3
 DIGITS_TEST = 360
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Grey images of 28 × 28 pixels with their labels.
+    """Grey images with their labels.
 
-    Images have shape ``(count, 28, 28)`` and values 0 to 255; labels have shape ``(count,)`` and values 0 to 9.
+    Images have shape ``(count, height, width)``, 28 × 28 unless they are one's own, and values 0 to 255; labels have
+    shape ``(count,)`` and values from 0, up to 9 unless they are one's own.
     """
 
     name: str
@@ -57,6 +68,20 @@ class DataSet:
     train_labels: Labels
     test_images: Images
     test_labels: Labels
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Of the content of each file of one's own, by the setting of the plan that has it."""
+
+    def training(self, samples: Indices) -> tuple[Images, Labels]:
+        """Return the training images with these indices, and their labels."""
+        return self.train_images[samples], self.train_labels[samples]
+
+    def labels(self) -> Labels:
+        """Return the labels of all training images."""
+        return self.train_labels
+
+    def tests(self, count: int) -> tuple[Images, Labels]:
+        """Return the first test images, and their labels."""
+        return self.test_images[:count], self.test_labels[:count]
 
 
 def load(name: str, folder: Path | None = None, report: Report = lambda _: None) -> DataSet:
@@ -84,6 +109,29 @@ def load(name: str, folder: Path | None = None, report: Report = lambda _: None)
     raise DataError(f"no data set is called {name!r}; there are mnist and digits")
 
 
+def at_hand(folder: Path | None = None, report: Report = lambda _: None) -> DataSet:
+    """Return MNIST, or the images of one's own that are in its place; arguments as for :func:`load`.
+
+    Raises
+    ------
+    DataError
+        Neither can be had. A folder of which some files are MNIST's holds a damaged MNIST.
+    """
+    try:
+        return _mnist(folder, report)
+    except DataError:
+        place = folder or (Path(os.environ["FL_NODE_DATA_DIR"]) if os.environ.get("FL_NODE_DATA_DIR") else None)
+        if place is None:
+            raise
+        try:
+            found = from_folder(place, {})
+        except DataError:
+            found = None
+        if found is None or set(found.sha256.values()) & set(MNIST_SHA256.values()):
+            raise
+        return found
+
+
 def cache_dir() -> Path:
     """Return the folder that downloads are kept in (``FL_NODE_CACHE``, else the user's cache)."""
     root = os.environ.get("FL_NODE_CACHE")
@@ -102,6 +150,65 @@ def _mnist(folder: Path | None, report: Report) -> DataSet:
     return DataSet("mnist", str(folder), images["train"], labels["train"], images["t10k"], labels["t10k"])
 
 
+def from_folder(path: Path | None, wanted: Mapping[str, str | None]) -> DataSet:
+    """Return images of one's own from a folder with four files in IDX format, as MNIST's are.
+
+    Parameters
+    ----------
+    path
+        The folder, else the one that ``FL_NODE_DATA_DIR`` names; each file compressed by gzip or not.
+    wanted
+        The SHA-256 that the content of each file should have, by the keys of :data:`FOLDER_FILES`; None for any.
+
+    Raises
+    ------
+    DataError
+        A file is missing, has another content, or is not in this format.
+    """
+    if path is None:
+        given = os.environ.get("FL_NODE_DATA_DIR")
+        if not given:
+            raise DataError("the plan takes images from a folder: name it by --data-dir or FL_NODE_DATA_DIR")
+        path = Path(given)
+    content, found = {}, {}
+    for key, name in FOLDER_FILES.items():
+        content[name], file = _read(path, name, MAX_FOLDER_FILE_BYTES)
+        found[key] = hashlib.sha256(content[name]).hexdigest()
+        if wanted.get(key) not in (None, found[key]):
+            raise DataError(
+                f"{file} is not the plan's: its content has SHA-256 {found[key][:16]}…, the plan says "
+                f"{str(wanted[key])[:16]}…"
+            )
+    train, test = (_pairs(path, content, part) for part in ("train", "t10k"))
+    if train[0].shape[1:] != test[0].shape[1:]:
+        sizes = " and ".join(" × ".join(map(str, images.shape[1:])) for images, _ in (train, test))
+        raise DataError(f"data folder {path}: training and test images differ in size, {sizes}")
+    return DataSet("folder", str(path), *train, *test, sha256=found)
+
+
+def _pairs(path: Path, content: Mapping[str, bytes], part: str) -> tuple[Images, Labels]:
+    names = f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
+    images, labels = (_idx(content[name], 3 - 2 * n, path / name) for n, name in enumerate(names))
+    if len(images) != len(labels):
+        raise DataError(f"{path / names[1]} has {len(labels)} labels for {len(images)} images")
+    if not images.size:
+        raise DataError(f"{path / names[0]} has no images")
+    return images, labels.astype(np.int64)
+
+
+def _idx(content: bytes, dimensions: int, path: Path) -> Images:
+    """Return the array of bytes in a file in IDX format (http://yann.lecun.com/exdb/mnist/)."""
+    start = 4 + 4 * dimensions
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < start:
+        wanted = bytes([0, 0, 8, dimensions]).hex()
+        raise DataError(f"{path} is not in IDX format: it begins with {content[:4].hex()}, should with {wanted}")
+    shape = tuple(np.frombuffer(content, ">u4", dimensions, 4).tolist())
+    if len(content) - start != math.prod(shape):
+        size = " × ".join(map(str, shape))
+        raise DataError(f"{path} should hold {size} bytes after its {start} first, it holds {len(content) - start}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
 def _images(content: bytes) -> Images:
     return np.frombuffer(content, np.uint8, offset=16).reshape(-1, SIDE, SIDE)
 
@@ -111,16 +218,24 @@ def _labels(content: bytes) -> Labels:
 
 
 def _verified(folder: Path, name: str) -> bytes:
+    content, path = _read(folder, name, MAX_FILE_BYTES)
+    _verify(content, name, str(path))
+    return content
+
+
+def _read(folder: Path, name: str, most: int) -> tuple[bytes, Path]:
+    """Return the content of a file that may be compressed, and the path it was found at."""
     path = next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
     if path is None:
         raise DataError(f"data folder {folder}: neither {name}.gz nor {name} is there")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
+            content = file.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} can't be read: {error}") from error
-    _verify(content, name, str(path))
-    return content
+    if len(content) > most:
+        raise DataError(f"{path} has more than {most} bytes")
+    return content, path
 
 
 def _verify(content: bytes, name: str, source: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from fl_node import plan as plans
 from fl_node.aggregate import initial_file
 from fl_node.chain import Chain, Contract
 from fl_node.errors import ChainError, ConfigError
@@ -41,7 +42,10 @@ def deploy(
     ------
     ConfigError
         The plan has no shard for a nodeId.
+    PlanError
+        The plan lacks what is known where its data are.
     """
+    plans.check_complete(plan, f"plan {plan.name}")
     if extra := sorted(node_id for node_id in learners if not 1 <= node_id <= plan.learners):
         raise ConfigError(f"learner {extra[0]}: the plan has shards for learners 1 to {plan.learners}")
     folder.mkdir(parents=True, exist_ok=True)

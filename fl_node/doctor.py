@@ -207,5 +207,6 @@ def _public(files: stores.Store) -> str:
 def _data(folder: Path | None) -> str:
     if folder is None and not any(data.cache_dir().glob("*.gz")):
         raise _Skip("no data folder given; MNIST will be downloaded when it is needed")
-    found = data.load("mnist", folder)
-    return f"MNIST in {found.source}, {len(found.train_images)} training images"
+    found = data.at_hand(folder)
+    name = "MNIST" if found.name == "mnist" else "images of one's own"
+    return f"{name} in {found.source}, {len(found.train_images)} training images"

@@ -97,6 +97,7 @@ class EmbeddedChain:
             "eth_chainId": lambda: hex(CHAIN_ID),
             "eth_getBalance": lambda address, at="latest": hex(self._state(at).get_balance(decode_hex(address))),
             "eth_getBlockByNumber": self._block,
+            "eth_getBlockReceipts": self._block_receipts,
             "eth_getBlockTransactionCountByNumber": self._count_transactions,
             "eth_getCode": lambda address, at="latest": encode_hex(self._state(at).get_code(decode_hex(address))),
             "eth_getLogs": self._get_logs,
@@ -264,7 +265,11 @@ class EmbeddedChain:
         block = self._block(at)
         return None if block is None else hex(0 if at == "pending" else len(block["transactions"]))
 
-    def _block(self, at: str, _full: bool = False) -> dict[str, Any] | None:
+    def _block_receipts(self, at: str) -> list[dict[str, Any]] | None:
+        block = self._block(at)
+        return None if block is None else [self._receipts[name] for name in block["transactions"]]
+
+    def _block(self, at: str, full: bool = False) -> dict[str, Any] | None:
         header = self._header(at)
         if header is None:
             return None
@@ -282,7 +287,7 @@ class EmbeddedChain:
             "parentHash": encode_hex(header.parent_hash),
             "stateRoot": encode_hex(header.state_root),
             "timestamp": hex(header.timestamp),
-            "transactions": [encode_hex(transaction.hash) for transaction in block.transactions],
+            "transactions": [_shown(one) if full else encode_hex(one.hash) for one in block.transactions],
         }
 
     def _get_logs(self, query: dict[str, Any]) -> list[dict[str, Any]]:
@@ -298,6 +303,18 @@ class EmbeddedChain:
 
     def _number(self, at: str) -> int:
         return int(self._head.block_number) if at in LATEST else 0 if at == "earliest" else int(at, 16)
+
+
+def _shown(transaction: Any) -> dict[str, Any]:
+    return {
+        "from": to_checksum_address(transaction.sender),
+        "gas": hex(transaction.gas),
+        "hash": encode_hex(transaction.hash),
+        "input": encode_hex(transaction.data),
+        "nonce": hex(transaction.nonce),
+        "to": to_checksum_address(transaction.to) if transaction.to else None,
+        "value": hex(transaction.value),
+    }
 
 
 class _Handler(BaseHTTPRequestHandler):

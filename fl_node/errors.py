@@ -21,6 +21,10 @@ class ConfigError(FLNodeError):
     exit_code = 2
 
 
+class ModuleError(ConfigError):
+    """A module of one's own that is not installed, is not the plan's, or does not do what it should."""
+
+
 class DataError(FLNodeError):
     """A data set that can't be had, or whose content is not what it should be."""
 

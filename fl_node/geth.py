@@ -60,6 +60,8 @@ class GethNode:
         self._password_file = folder / "password"
         self.p2p_port = 0
         self.http_port = 0
+        self.metrics_port = 0
+        """Where Geth serves its metrics for Prometheus; 0 means nowhere."""
 
     def prepare(self) -> None:
         """Make the node's keys, unless it has them."""
@@ -140,6 +142,11 @@ class GethNode:
             # Refused otherwise once there is HTTP; the RPC is on loopback, and the account can't be spent.
             "--allow-insecure-unlock",
             *("--verbosity", "3"),
+            *(
+                ("--metrics", "--metrics.addr", "127.0.0.1", "--metrics.port", str(self.metrics_port))
+                if self.metrics_port
+                else ()
+            ),
         ]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl_node import cid, weights
-from fl_node.aggregate import FOLLOWS_PARENT, global_file, global_shapes, initial_file
+from fl_node.aggregate import follows_parent, global_file, global_shapes, initial_file, local_shapes
 from fl_node.deploy import start
 from fl_node.errors import ConfigError, FLNodeError, StoreError, StoreUnreachable, WeightsError
 from fl_node.logs import say
@@ -19,6 +19,7 @@ from fl_node.partition import shard_size
 from fl_node.plan import Plan
 from fl_node.role import Done, Site, Waiting, fetch_plan, reconcile
 from fl_node.store import TooLarge, WrongContent
+from fl_node.validation import evidence
 from fl_node.weights import Refusal, WeightsFile
 
 MakeTrainer = Callable[[Plan], Trainer]
@@ -100,7 +101,7 @@ class Header:
         self._plan_cid = site.contract.plan()
         self._trainer = trainer
         self._shapes = trainer.shapes()
-        self._follows_parent = plan.aggregation.rule in FOLLOWS_PARENT
+        self._evidence = evidence(plan, trainer)
         self._round: _Round | None = None
         self._evaluated: int | None = None
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
@@ -167,7 +168,9 @@ class Header:
         def fetch(key: tuple[int, str]) -> None:
             left = self._plan.fetch_timeout if missing else allowed(key) - time.monotonic()
             timeout = max(min(FETCH_TRY, left), 0.1)
-            self._site.store.fetch(key[1], self._local_path(*key), weights.size_of(self._shapes), timeout)
+            self._site.store.fetch(
+                key[1], self._local_path(*key), weights.size_of(self._local_shapes(key[0])), timeout
+            )
 
         keys = sorted(published.items())
         new = [key for key in keys if (current.is_missing(key) if missing else key not in current.taken)]
@@ -176,7 +179,7 @@ class Header:
             key, path = (node_id, name), self._local_path(node_id, name)
             try:
                 fetched.result()
-                file = weights.read(path, self._shapes, name)
+                file = weights.read(path, self._local_shapes(node_id), name)
                 weights.check_local(
                     file,
                     plan=self._plan_cid,
@@ -216,6 +219,9 @@ class Header:
                     loss=meta.loss,
                 )
         return current.taken != known
+
+    def _local_shapes(self, node_id: int) -> weights.Shapes:
+        return local_shapes(self._plan, self._shapes, node_id)
 
     def _local_path(self, node_id: int, name: str) -> Path:
         # By learner too: two may publish one hash, and only one of them rightly.
@@ -269,7 +275,8 @@ class Header:
             round_=current.number + 1,
             parent=current.parent,
             inputs=inputs,
-            parent_file=self._global(current.number, current.parent) if self._follows_parent else None,
+            parent_file=self._global(current.number, current.parent) if follows_parent(self._plan) else None,
+            evidence=self._evidence,
             refused=refused,
             absent=[node_id for node_id in learners if node_id not in spoken_for],
         )
@@ -305,7 +312,7 @@ class Header:
     def _global(self, round_: int, name: str) -> WeightsFile:
         """Return the file of global weights; that which this header made is still there, another is fetched."""
         path = self._site.folder / f"global-{round_}.safetensors"
-        shapes = global_shapes(self._plan.aggregation, self._shapes)
+        shapes = global_shapes(self._plan, self._shapes)
         if not path.exists() or cid.of_file(path) != name:
             self._site.store.fetch(name, path, weights.size_of(shapes), self._plan.fetch_timeout)
         return weights.read(path, shapes, name)
@@ -324,11 +331,12 @@ class Header:
                 return
             say(
                 "evaluated",
-                f"global weights {round_}: {score.accuracy:.2%} of {score.count} test images right",
+                f"global weights {round_}: {score.accuracy:.2%} of {score.count} test {self._plan.data.noun} right",
                 round=round_,
                 cid=name,
                 accuracy=score.accuracy,
                 loss=score.loss,
+                calibration_error=score.calibration_error,
             )
 
         self._evaluator.submit(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from fl_node.chain import Contract, LogEntry
@@ -32,10 +33,15 @@ class History:
 
 def read(contract: Contract) -> History:
     """Read a run's history from the log of its contract."""
+    return arrange(contract.plan(), contract.header(), contract.log())
+
+
+def arrange(plan_cid: str, header: str, log: Iterable[LogEntry]) -> History:
+    """Put the events of a run, which come in the order of the chain, in order by rounds."""
     learners: dict[int, LogEntry] = {}
     started: list[LogEntry] = []
     published: dict[int, list[LogEntry]] = {}
-    for entry in contract.log():
+    for entry in log:
         if entry.name == "LearnerRegistered" and entry.node_id is not None:
             learners[entry.node_id] = entry
         elif entry.name == "GlobalWeightSet":
@@ -43,4 +49,4 @@ def read(contract: Contract) -> History:
         elif entry.round is not None:
             published.setdefault(entry.round, []).append(entry)
     rounds = tuple(Round(number, entry, tuple(published.get(number, ()))) for number, entry in enumerate(started))
-    return History(contract.plan(), contract.header(), dict(sorted(learners.items())), rounds)
+    return History(plan_cid, header, dict(sorted(learners.items())), rounds)

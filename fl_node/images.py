@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fl_node.data import SIDE, Images
+from fl_node.data import Images
 from fl_node.errors import DataError
+from fl_node.plan import SIDE
 
 DIGIT_SIDE = 20
 
@@ -42,15 +43,27 @@ def read(path: Path, *, invert: bool | None = None) -> Images:
             grey = _grey(image)
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         raise DataError(f"image {path}: not a picture that can be read: {error}") from error
-    pixels = np.asarray(grey)
+    return as_mnist(np.asarray(grey), f"image {path}", invert=invert)
+
+
+def as_mnist(pixels: Images, name: str, *, invert: bool | None = None) -> Images:
+    """Return grey pixels of one digit as MNIST has them; arguments and errors are those of :func:`read`.
+
+    Parameters
+    ----------
+    pixels
+        uint8, shape ``(height, width)``.
+    name
+        What to call the image in an error.
+    """
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     if invert if invert is not None else border.mean() > 127:
         pixels = 255 - pixels
     if pixels.max() == pixels.min():
-        raise DataError(f"image {path} shows nothing: all of its pixels are alike")
+        raise DataError(f"{name} shows nothing: all of its pixels are alike")
     fitted = pixels if pixels.shape == (SIDE, SIDE) else _fit(pixels)
     if fitted is None:
-        raise DataError(f"image {path} shows nothing: specks that are too small for a digit")
+        raise DataError(f"{name} shows nothing: specks that are too small for a digit")
     return fitted
 
 

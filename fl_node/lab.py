@@ -15,15 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fl_node import data, run
 from fl_node import place as places
+from fl_node import run, sources
 from fl_node import store as stores
 from fl_node.audit import Audit
 from fl_node.binaries import GETH, KUBO
 from fl_node.chain import Chain, Contract, create_key, load_key
 from fl_node.conclude import conclude
 from fl_node.deploy import deploy
+from fl_node.ensemble import EnsembleTrainer, trainer_for
 from fl_node.errors import ProcessError
+from fl_node.ipfs import IpfsNode
 from fl_node.model import KerasTrainer, Score
 from fl_node.place import Endpoint, Place, ProcessPlace
 from fl_node.plan import Plan
@@ -32,7 +34,6 @@ from fl_node.report import Result
 from fl_node.run import HEADER, Node, Run
 from fl_node.scenarios import ROUND, Scenario, Story
 from fl_node.store import Store
-from fl_node.validation import with_held_out
 from fl_node.weights import Shapes
 
 RESTARTS = 20
@@ -88,10 +89,14 @@ class Lab:
         The run's folder, which must be there.
     data_dir
         Where the data set is; looked for as :func:`fl_node.data.load` does if None.
+    modules
+        Where modules of one's own are; else ``FL_NODE_MODULES`` counts.
     watch
         Called as the lab goes on.
     scenario
         Does harm to the run, and tells afterwards what came of it in :attr:`story`.
+    tensorboard
+        Where learners write event files, below the run's folder; nowhere if None.
     """
 
     def __init__(
@@ -102,6 +107,8 @@ class Lab:
         data_dir: Path | None,
         watch: Watch,
         scenario: Scenario | None = None,
+        modules: Path | None = None,
+        tensorboard: Path | None = None,
     ) -> None:
         self.folder = folder
         self.story = Story()
@@ -115,6 +122,8 @@ class Lab:
         self._record: Run | None = None
         self._plan = plan
         self._data_dir = data_dir
+        self._modules = modules
+        self._tensorboard = folder / tensorboard if tensorboard else None
         self._watch = watch
         self._progress = Progress(plan)
         self._nodes = [HEADER, *(learner_name(n) for n in range(1, plan.learners + 1))]
@@ -193,6 +202,14 @@ class Lab:
         """Return the processes of the nodes, by names such as ``learner-1 geth``."""
         return self._place.children if isinstance(self._place, ProcessPlace) else {}
 
+    def swarm(self) -> Mapping[str, IpfsNode]:
+        """Return the nodes of the swarm, by the names of their nodes."""
+        return self._place.ipfs if isinstance(self._place, ProcessPlace) else {}
+
+    def seconds(self) -> float:
+        """Return the seconds since the start of the roles."""
+        return time.monotonic() - self._began
+
     def as_node(self, node: str) -> tuple[Contract, Store]:
         """Return contract and store as a node sees them, with its role's account."""
         if self._record is None:
@@ -207,17 +224,18 @@ class Lab:
     def _key(self, node: str) -> Path:
         return self.folder / "nodes" / node / "role.key"
 
-    def _trainer(self) -> KerasTrainer:
-        dataset = data.load(self._plan.data.name, self._data_dir, self._step)
-        return KerasTrainer(self._plan, dataset)
+    def _trainer(self) -> KerasTrainer | EnsembleTrainer:
+        found = sources.load(self._plan, self._data_dir, self._modules, self._step)
+        self._plan = sources.complete(self._plan, found)
+        return trainer_for(self._plan, found, self._modules)
 
-    def _deploy(self, endpoints: Mapping[str, Endpoint], trainer: KerasTrainer) -> tuple[Contract, Store, Run]:
+    def _deploy(
+        self, endpoints: Mapping[str, Endpoint], trainer: KerasTrainer | EnsembleTrainer
+    ) -> tuple[Contract, Store, Run]:
         self._step("deploying the contract")
         end = endpoints[HEADER]
         chain = Chain(end.rpc, load_key(self._key(HEADER)))
         store = stores.connect(end.store)
-        if trainer.data is not None:
-            self._plan = with_held_out(self._plan, trainer.data)
         learners = {n: self._accounts[learner_name(n)] for n in range(1, self._plan.learners + 1)}
         work = self._work(HEADER)
         contract = deploy(chain, store, work, self._plan, learners, trainer)
@@ -262,6 +280,10 @@ class Lab:
             ]
             if self._data_dir is not None:
                 command += ["--data-dir", str(self._data_dir)]
+            if self._modules is not None:
+                command += ["--modules", str(self._modules)]
+            if self._tensorboard is not None and node != HEADER:
+                command += ["--tensorboard", str(self._tensorboard)]
             self._commands[node] = command
             self._progress.doing[node] = "starting"
             if node not in self._held:
@@ -319,7 +341,8 @@ class Lab:
         progress.doing[node] = str(event.get("message", ""))
         if kind == "evaluated" and node == HEADER:
             progress.globals_[int(event["round"])] = event["accuracy"]
-            self._scores[event["cid"]] = Score(event["accuracy"], event["loss"], self._plan.data.test)
+            count, error = self._plan.data.test, event.get("calibration_error")
+            self._scores[event["cid"]] = Score(event["accuracy"], event["loss"], count, error)
         elif kind == "took":
             progress.local.setdefault(int(event["round"]), {})[int(event["learner"])] = event["accuracy"]
         elif kind == "published" and node == HEADER and number is not None:
@@ -334,16 +357,16 @@ class Lab:
     def _harm(self, node: str, event: Mapping[str, Any]) -> None:
         """Tell the story, and let the scenario do its harm when its moment has come."""
         scenario, story = self._scenario, self.story
-        story.events.append((time.monotonic() - self._began, node, event))
+        story.events.append((self.seconds(), node, event))
         if scenario is None or story.harm is not None or event.get("round") != ROUND:
             return
         if (node, event.get("event")) == scenario.moment:
-            story.harm = time.monotonic() - self._began
+            story.harm = self.seconds()
             self._step(f"scenario {scenario.name}: harm is done")
             scenario.harm(self, story)
 
     def _finish(
-        self, contract: Contract, store: Store, record: Run, trainer: KerasTrainer, seconds: float
+        self, contract: Contract, store: Store, record: Run, trainer: KerasTrainer | EnsembleTrainer, seconds: float
     ) -> Outcome:
         found = conclude(
             contract,

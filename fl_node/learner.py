@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fl_node import partition, weights
-from fl_node.aggregate import global_shapes
+from fl_node import cid, partition, weights
+from fl_node.aggregate import global_shapes, local_shapes
 from fl_node.attack import poison, tamper
 from fl_node.errors import WeightsError
 from fl_node.logs import say
@@ -22,12 +22,14 @@ from fl_node.seeds import derive
 from fl_node.weights import LocalMeta, Tensors, WeightsFile
 
 MakeTrainer = Callable[[Plan], Trainer]
+Record = Callable[[int, str, float, int], None]
+"""Keeps a figure for whoever looks at curves: a learner's nodeId, the figure's name, its value, and its step."""
 
 ASK_OTHERS = 1.0
 """Seconds after which a learner that waits asks again for whom."""
 
 
-def run(site: Site, make_trainer: MakeTrainer) -> None:
+def run(site: Site, make_trainer: MakeTrainer, record: Record = lambda *_: None) -> None:
     """Take part in a run until it ends.
 
     Parameters
@@ -36,6 +38,8 @@ def run(site: Site, make_trainer: MakeTrainer) -> None:
         The learner's node, with the account that it is registered by.
     make_trainer
         Called with the plan, once; returns the plan's model with the data to train it on.
+    record
+        Called with accuracy and loss in training, by epoch of the whole run, and on the test images, by global epoch.
 
     Raises
     ------
@@ -47,24 +51,25 @@ def run(site: Site, make_trainer: MakeTrainer) -> None:
     def step() -> Waiting | None:
         if not learner:
             plan = fetch_plan(site)
-            learner.append(of_mode(site, plan, make_trainer(plan)))
+            learner.append(of_mode(site, plan, make_trainer(plan), record))
         return learner[0].step()
 
     reconcile(site, step)
 
 
-def of_mode(site: Site, plan: Plan, trainer: Trainer) -> Learner:
+def of_mode(site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_: None) -> Learner:
     """Return the learner that the plan's mode wants."""
     from fl_node.asynchronous import AsynchronousLearner
 
-    return (AsynchronousLearner if plan.mode == "async" else Learner)(site, plan, trainer)
+    return (AsynchronousLearner if plan.mode == "async" else Learner)(site, plan, trainer, record)
 
 
 class Learner:
     """One learner in one run."""
 
-    def __init__(self, site: Site, plan: Plan, trainer: Trainer) -> None:
+    def __init__(self, site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_: None) -> None:
         self._site = site
+        self._record = record
         self._plan = plan
         self._plan_cid = site.contract.plan()
         self._trainer = trainer
@@ -85,18 +90,26 @@ class Learner:
         if state.global_cid is None:
             return Waiting("the header to publish the initial weights")
         published = contract.local_weight_at(state.round, node_id, view.block)
-        if published and not self._is_of_round_before(published, state.round, node_id):
+        local = self._finished(state.round, node_id, state.global_cid)
+        if published and (published == local.cid if local else not self._is_old(published, state.round, node_id)):
             # With many learners there are many blocks; this one only needs that which closes the round.
             return Waiting(self._others(state.round, view.learners), watch=contract.round, seen=state.round)
-        local = self._finished(state.round, node_id, state.global_cid)
         if local is None:
             return self._train(state.round, node_id, state.global_cid)
         self._publish(local, view.nonce)
         return None
 
-    def _is_of_round_before(self, published: str, round_: int, node_id: int) -> bool:
-        """Return whether this is the file of the last round, which a block took only after that had ended."""
-        return round_ > 0 and published == self._site.contract.local_weight_at(round_ - 1, node_id)
+    def _is_old(self, published: str, round_: int, node_id: int) -> bool:
+        """Return whether this is the file of the last round, which a block took only after that had ended.
+
+        The block that took it in time may be gone with the chain that it was in, so the chain need not know it.
+        """
+        if not round_:
+            return False
+        before = self._path("local", round_ - 1)
+        return published == self._site.contract.local_weight_at(round_ - 1, node_id) or (
+            before.exists() and published == cid.of_file(before)
+        )
 
     def _others(self, round_: int, learners: Sequence[int]) -> str:
         """Say for whom the round is open still; who is asked for less often than blocks come."""
@@ -119,7 +132,7 @@ class Learner:
         if self._local and (self._local.local_meta.round, self._local.local_meta.parent) == (round_, parent):
             return self._local  # this very process has just written it
         try:
-            file = weights.read(path, self._trainer.shapes())
+            file = weights.read(path, local_shapes(self._plan, self._trainer.shapes(), node_id))
             weights.check_local(file, plan=self._plan_cid, node_id=node_id, round_=round_, parent=parent)
         except WeightsError as error:
             say(
@@ -129,12 +142,13 @@ class Learner:
             )
             path.unlink()
             return None
+        self._local = file
         return file
 
     def _train(self, round_: int, node_id: int, parent: str) -> Waiting | None:
         plan, trainer = self._plan, self._trainer
         path = self._path("global", round_)
-        shapes = global_shapes(plan.aggregation, trainer.shapes())
+        shapes = global_shapes(plan, trainer.shapes())
         self._site.store.fetch(parent, path, weights.size_of(shapes), plan.fetch_timeout)
         try:
             file = weights.read(path, shapes, parent)
@@ -142,15 +156,21 @@ class Learner:
         except WeightsError as error:
             return Waiting(f"good global weights; those of round {round_} ({parent}) are refused: {error}")
         samples = self._shard(node_id)
+        # Nothing can be learned from models that know nothing yet.
+        teacher = file.mapped() if plan.distillation is not None and round_ > 0 else None
+        taught = f" and on what all models say of {plan.data.shared} shared images" if teacher is not None else ""
         say(
             "training",
-            f"round {round_}: training {plan.training.epochs} epochs on {len(samples)} images",
+            f"round {round_}: training {plan.training.epochs} epochs on {len(samples)} {plan.data.noun}{taught}",
             round=round_,
             epochs=plan.training.epochs,
         )
         start = time.monotonic()
 
-        def on_epoch(epoch: int, accuracy: float) -> None:
+        def on_epoch(epoch: int, accuracy: float, loss: float) -> None:
+            step = round_ * plan.training.epochs + epoch
+            self._record(node_id, "training/accuracy", accuracy, step)
+            self._record(node_id, "training/loss", loss, step)
             say(
                 "epoch",
                 f"round {round_}: epoch {epoch} of {plan.training.epochs}, accuracy {accuracy:.2%} in training",
@@ -159,9 +179,9 @@ class Learner:
                 accuracy=accuracy,
             )
 
-        # Of a global file the weights alone, not what the rule carries along.
-        weights_ = {name: file.tensor(name) for name in trainer.shapes()}
-        trained = self._trained(weights_, node_id, round_, on_epoch)
+        # Of a global file the weights of this learner's model alone, not what else is in it.
+        weights_ = {name: file.tensor(name) for name in local_shapes(plan, trainer.shapes(), node_id)}
+        trained = self._trained(weights_, node_id, round_, on_epoch, teacher)
         if plan.slow is not None and node_id in plan.slow.learners:
             time.sleep((plan.slow.factor - 1) * (time.monotonic() - start))
         say("trained", f"round {round_}: trained in {time.monotonic() - start:.1f} s", round=round_)
@@ -174,12 +194,14 @@ class Learner:
             )
         say(
             "evaluated",
-            f"round {round_}: {score.accuracy:.2%} of {score.count} test images right "
+            f"round {round_}: {score.accuracy:.2%} of {score.count} test {plan.data.noun} right "
             f"({time.monotonic() - start:.1f} s)",
             round=round_,
             accuracy=score.accuracy,
             loss=score.loss,
         )
+        self._record(node_id, "test/accuracy", score.accuracy, round_ + 1)
+        self._record(node_id, "test/loss", score.loss, round_ + 1)
         meta = LocalMeta(
             plan=self._plan_cid,
             node_id=node_id,
@@ -194,14 +216,17 @@ class Learner:
         self._forget(round_)
         return None
 
-    def _trained(self, parent: Tensors, node_id: int, round_: int, on_epoch: OnEpoch) -> Tensors:
+    def _trained(
+        self, parent: Tensors, node_id: int, round_: int, on_epoch: OnEpoch, teacher: Tensors | None
+    ) -> Tensors:
         """Train, and do what the plan has this learner do to the run."""
         attack, seed = self._plan.attack, derive(self._plan.seed, node_id, round_)
         if attack is None or node_id not in attack.learners:
-            return self._trainer.train(parent, self._shard(node_id), seed, on_epoch)
+            return self._trainer.train(parent, self._shard(node_id), seed, on_epoch, teacher=teacher)
         kinds = " and ".join(kind for kind in (attack.data, attack.update) if kind)
         say("attacks", f"round {round_}: attacks by {kinds}, as the plan says", round=round_, kinds=kinds)
-        trained = self._trainer.train(parent, self._shard(node_id), seed, on_epoch, poison=poison(attack, seed))
+        dirty = poison(attack, seed, self._plan.data.class_count)
+        trained = self._trainer.train(parent, self._shard(node_id), seed, on_epoch, poison=dirty, teacher=teacher)
         return tamper(attack, parent, trained, seed)
 
     def _publish(self, local: WeightsFile, nonce: int) -> None:

@@ -20,31 +20,55 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_node.attack import Poison
-from fl_node.data import CLASSES, SIDE, DataSet, Images, Labels
-from fl_node.errors import DataError
-from fl_node.plan import Plan
+from fl_node.data import Images, Labels
+from fl_node.errors import DataError, PlanError
+from fl_node.plan import Architecture, Plan
 from fl_node.seeds import derive, permutation
 from fl_node.weights import Shapes, Tensor, Tensors
 
 if TYPE_CHECKING:
     import keras
 
+    from fl_node.own import OwnModule
+    from fl_node.sources import Data
+
 EVALUATION_BATCH = 1000
 Probabilities = npt.NDArray[np.float32]
-OnEpoch = Callable[[int, float], None]
+OnEpoch = Callable[[int, float, float], None]
+"""Called with the number of an epoch, from 1, and accuracy and loss on the images trained on."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a model reached on the test images: accuracy as a fraction, loss as cross-entropy in nats."""
+    """What a model reached on the test images.
+
+    Accuracy is a fraction, loss the cross-entropy in nats; ``calibration_error`` is how far a model's confidence is
+    from how often it is right, on average, a fraction too (see :func:`calibration_error`).
+    """
 
     accuracy: float
     loss: float
     count: int
+    calibration_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Images without labels, and what others say of them, for a model to learn from.
+
+    ``images`` has shape ``(count, 28, 28)``, ``probabilities`` ``(count, classes)``, softened by the temperature.
+    """
+
+    images: Images
+    probabilities: Probabilities
+    weight: float
+    temperature: float
 
 
 class Trainer(Protocol):
     """What a role needs of a model."""
+
+    data: Data | None
 
     def initial(self) -> Tensors:
         """Return the weights that a run starts from."""
@@ -63,8 +87,15 @@ class Trainer(Protocol):
         on_epoch: OnEpoch,
         *,
         poison: Poison | None = None,
+        teacher: Tensors | None = None,
     ) -> Tensors:
-        """Train from ``weights`` on the training images with these indices; return the new weights."""
+        """Train from ``weights`` on the training images with these indices; return the new weights.
+
+        With a teacher, the global weights of an ensemble, also on what it says of the shared images.
+        """
+
+    def predict(self, weights: Tensors, images: Images) -> Probabilities:
+        """Return the probability of each class for each image, shape ``(count, classes)``."""
 
     def evaluate(self, weights: Tensors) -> Score:
         """Return what ``weights`` reach on the plan's test images."""
@@ -148,27 +179,67 @@ def separable_cnn() -> list[keras.Layer]:
 ARCHITECTURES = {"cnn": cnn, "deep_cnn": deep_cnn, "mlp": mlp, "separable_cnn": separable_cnn}
 
 
+def build(plan: Plan, architecture: Architecture | None = None) -> Any:
+    """Return the plan's model for images, or one of its models, with the weights that its seed gives.
+
+    They are drawn as Glorot & Bengio (2010) do.
+
+    Raises
+    ------
+    PlanError
+        The images are too small for the architecture.
+    """
+    import keras
+
+    name = architecture or plan.architecture_of(1)
+    height, width = plan.data.image_size
+    keras.utils.set_random_seed(derive(plan.seed, "initial") % 2**32)
+    try:
+        return keras.Sequential(
+            [
+                keras.Input((height, width, 1), name="image"),
+                *ARCHITECTURES[name](),
+                keras.layers.Dense(plan.data.class_count, activation="softmax", name="output"),
+            ],
+            name=name,
+        )
+    except ValueError as error:
+        raise PlanError(f"model.name: {name} is not for images of {height} × {width} pixels") from error
+
+
 class KerasTrainer:
-    """The plan's model, compiled once, and the data to train and test it on.
+    """One model, compiled once, and the data to train and test it on.
 
     The number of threads is set for the whole process, so one process trains for one plan.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    data
+        The plan's data, for whoever trains or measures.
+    modules
+        Where modules of one's own are.
+    architecture
+        The model's; the plan's if not given.
     """
 
-    def __init__(self, plan: Plan, data: DataSet | None = None) -> None:
-        _prepare(plan.training.threads)
+    def __init__(
+        self,
+        plan: Plan,
+        data: Data | None = None,
+        modules: Path | None = None,
+        architecture: Architecture | None = None,
+    ) -> None:
+        prepare(plan.training.threads)
         import keras
+
+        from fl_node import own
 
         self.plan = plan
         self.data = data
-        keras.utils.set_random_seed(derive(plan.seed, "initial") % 2**32)
-        self._model: Any = keras.Sequential(
-            [
-                keras.Input((SIDE, SIDE, 1), name="image"),
-                *ARCHITECTURES[plan.model.name](),
-                keras.layers.Dense(CLASSES, activation="softmax", name="output"),
-            ],
-            name=plan.model.name,
-        )
+        self._own: OwnModule | None = own.load(plan, modules) if plan.own is not None else None
+        self._model: Any = self._own.build() if self._own else build(plan, architecture)
         self._anchors: list[Any] = []
         # XLA is slower than oneDNN's kernels on a CPU.
         self._model.compile(
@@ -183,9 +254,10 @@ class KerasTrainer:
                 keras.Variable(variable, trainable=False) for variable in self._model.trainable_variables
             ]
         self._initial = {name: np.asarray(v) for name, v in self._variables().items()}
+        self._student: Any = None
 
     def initial(self) -> Tensors:
-        """Return the weights that a run with this plan starts from (Glorot & Bengio 2010, seeded)."""
+        """Return the weights that a run with this plan starts from."""
         return self._initial
 
     def shapes(self) -> Shapes:
@@ -197,10 +269,12 @@ class KerasTrainer:
         weights: Tensors,
         samples: npt.NDArray[np.int64],
         seed: int,
-        on_epoch: OnEpoch = lambda _epoch, _accuracy: None,
+        on_epoch: OnEpoch = lambda _epoch, _accuracy, _loss: None,
         *,
         epochs: int | None = None,
         poison: Poison | None = None,
+        teacher: Tensors | None = None,  # noqa: ARG002 - of an ensemble
+        lesson: Lesson | None = None,
     ) -> Tensors:
         """Train from ``weights`` with a fresh optimizer.
 
@@ -213,42 +287,51 @@ class KerasTrainer:
         seed
             Decides the order of the images in each epoch and what dropout drops.
         on_epoch
-            Called after each epoch with its number, from 1, and the accuracy on the images trained on.
+            Called after each epoch with its number, from 1, and accuracy and loss on the images trained on.
         epochs
             How often each image is seen; the plan's local epochs if None.
         poison
             Changes images and labels first, as an attack does.
+        teacher
+            Not used by a model alone.
+        lesson
+            Shared images that are mixed among these, with what others say of them in place of labels.
 
         Returns
         -------
         dict of float32 arrays
             The new weights, bit-identical for the same arguments, threads and TensorFlow build.
         """
-        data = self._data()
-        images, labels = data.train_images[samples], data.train_labels[samples]
+        images, labels = self._data().training(samples)
         if poison is not None:
             images, labels = poison(images, labels)
-        inputs = _scale(images)
+        model, inputs, answers, counts = self._model, self._inputs(images), labels, None
+        if lesson is not None:
+            model = self._learning()
+            inputs = np.concatenate([inputs, self._inputs(lesson.images)])
+            answers = np.concatenate([_certain(labels, lesson.probabilities.shape[1]), _softened(lesson)])
+            counts = np.repeat(np.array([1, lesson.weight], np.float32), [len(labels), len(lesson.images)])
         self._load(weights)
         for anchor, variable in zip(self._anchors, self._model.trainable_variables, strict=False):
             anchor.assign(variable)
-        self._reset(seed)
+        self._reset(model, seed)
         for epoch in range(epochs or self.plan.training.epochs):
-            order = permutation(len(samples), derive(seed, "order", epoch))
-            history = self._model.fit(
+            order = permutation(len(inputs), derive(seed, "order", epoch))
+            history = model.fit(
                 inputs[order],
-                labels[order],
+                answers[order],
+                sample_weight=None if counts is None else counts[order],
                 batch_size=self.plan.training.batch_size,
                 epochs=1,
                 shuffle=False,
                 verbose=0,
             )
-            on_epoch(epoch + 1, float(history.history["accuracy"][0]))
+            on_epoch(epoch + 1, float(history.history["accuracy"][0]), float(history.history["loss"][0]))
         return {name: np.array(v) for name, v in self._variables().items()}
 
     def labels(self) -> Labels:
         """Return the labels of all training images, shape ``(count,)``."""
-        return self._data().train_labels
+        return self._data().labels()
 
     def evaluate(self, weights: Tensors) -> Score:
         """Return what ``weights`` reach on the plan's test images."""
@@ -260,46 +343,80 @@ class KerasTrainer:
         images, labels = self.tests()
         return score(self._predict(images), labels)
 
+    def members(self, weights: Tensors) -> dict[str, Score]:  # noqa: ARG002
+        """Return what each model of an ensemble reaches; this is none."""
+        return {}
+
     def tests(self) -> tuple[Images, Labels]:
         """Return the plan's test images and their labels."""
-        data, count = self._data(), self.plan.data.test
-        return data.test_images[:count], data.test_labels[:count]
+        return self._data().tests(self.plan.data.test)
 
     def predict(self, weights: Tensors, images: Images) -> Probabilities:
-        """Return the probability of each class for each image, shape ``(count, 10)``."""
+        """Return the probability of each class for each image, shape ``(count, classes)``."""
         self._load(weights)
         return self._predict(images)
 
     def _predict(self, images: Images) -> Probabilities:
-        result: Probabilities = self._model.predict(_scale(images), batch_size=EVALUATION_BATCH, verbose=0)
+        result: Probabilities = self._model.predict(self._inputs(images), batch_size=EVALUATION_BATCH, verbose=0)
         return result
+
+    def _inputs(self, images: Images) -> Tensor:
+        return self._own.inputs(self._model, images) if self._own else _scale(images)
 
     def save(self, weights: Tensors, path: Path) -> None:
         """Write ``weights`` as a ``.keras`` model that Keras alone can load."""
+        self.loaded(weights).save(path)
+
+    def loaded(self, weights: Tensors) -> Any:
+        """Return the compiled Keras model with these weights, until it is used for others."""
         self._load(weights)
-        self._model.save(path)
+        return self._model
 
     @property
     def model(self) -> Any:
         """The compiled Keras model, whose weights are whatever was done last."""
         return self._model
 
-    def _data(self) -> DataSet:
+    def _data(self) -> Data:
         if self.data is None:
             raise DataError(f"this needs the data set {self.plan.data.name}")
         return self.data
 
     def _variables(self) -> dict[str, Any]:
+        if self._own:
+            # Keras numbers layers without a name through the whole process; what does not train (such as the
+            # averages of batch normalisation) is part of the model too.
+            return {f"{number:03}/{v.name}": v for number, v in enumerate(self._model.weights)}
         return {v.path.removeprefix(f"{self._model.name}/"): v for v in self._model.trainable_variables}
 
     def _load(self, weights: Tensors) -> None:
         for name, variable in self._variables().items():
             variable.assign(weights[name])
 
-    def _reset(self, seed: int) -> None:
-        for variable in self._model.optimizer.variables:
-            if variable is not self._model.optimizer.learning_rate:
+    def _learning(self) -> Any:
+        """Return the same layers, to be trained on what others say as well as on labels."""
+        if self._student is None:
+            import keras
+
+            self._student = keras.Model(self._model.inputs, self._model.outputs, name="student")
+            self._student.compile(
+                optimizer=_optimizer(self.plan, self._anchors),
+                loss=_distillation,
+                metrics=[_agreement],
+                jit_compile=False,
+            )
+            self._student.optimizer.build(self._student.trainable_variables)
+        return self._student
+
+    def _reset(self, model: Any, seed: int) -> None:
+        for variable in model.optimizer.variables:
+            if variable is not model.optimizer.learning_rate:
                 variable.assign(np.zeros(variable.shape, variable.dtype))
+        if self._own:
+            states = [v for v in self._model.non_trainable_variables if v.name == "seed_generator_state"]
+            for number, state in enumerate(states):
+                state.assign(np.array([derive(seed, "dropout", number) % 2**32, 0], np.uint32))
+            return
         for layer in self._model.layers:
             generator = getattr(layer, "seed_generator", None)
             if generator is not None:
@@ -312,7 +429,72 @@ def score(probabilities: Probabilities, labels: Labels) -> Score:
     right = int((probabilities.argmax(axis=1) == labels).sum())
     of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     loss = float(-np.log(np.maximum(of_label, 1e-12)).mean())
-    return Score(right / len(labels), max(loss, 0.0), len(labels))
+    return Score(right / len(labels), max(loss, 0.0), len(labels), calibration_error(probabilities, labels))
+
+
+def calibration_error(probabilities: Probabilities, labels: Labels, bins: int = 15) -> float:
+    """Return the expected calibration error: how far confidence is from accuracy, on average over the images.
+
+    Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 2: images are put into bins of equal width by the
+    probability of the class that is chosen; in each bin the mean of these is compared with the share that is right.
+
+    Parameters
+    ----------
+    probabilities
+        Shape ``(count, classes)``.
+    labels
+        Shape ``(count,)``.
+    bins
+        How many.
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    where = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    gaps = [abs(confidence[where == one].sum() - right[where == one].sum()) for one in range(bins)]
+    return float(sum(gaps) / len(labels))
+
+
+def soften(probabilities: Probabilities, temperature: float) -> Probabilities:
+    """Return probabilities, shape ``(count, classes)``, as their model would give them at another temperature."""
+    logarithms = np.log(np.maximum(probabilities.astype(np.float64), 1e-30)) / temperature
+    raised = np.exp(logarithms - logarithms.max(axis=1, keepdims=True))
+    softened: Probabilities = (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+    return softened
+
+
+def _certain(labels: Labels, classes: int) -> Tensor:
+    """Return labels as the loss of distillation takes them: probabilities and, last, the temperature."""
+    answers = np.zeros((len(labels), classes + 1), np.float32)
+    answers[np.arange(len(labels)), labels] = 1
+    answers[:, -1] = 1
+    return answers
+
+
+def _softened(lesson: Lesson) -> Tensor:
+    temperatures = np.full((len(lesson.images), 1), lesson.temperature, np.float32)
+    return np.concatenate([lesson.probabilities, temperatures], axis=1)
+
+
+def _distillation(answers: Any, said: Any) -> Any:
+    """Return the cross-entropy at each image's temperature T, times T², as in Hinton et al. 2015.
+
+    https://arxiv.org/abs/1503.02531, section 2; with T = 1 and a certain answer it is that of a label.
+    """
+    from keras import ops
+
+    temperature = answers[:, -1:]
+    logits = ops.log(ops.maximum(said, 1e-7)) / temperature
+    entropy = -ops.sum(answers[:, :-1] * ops.log_softmax(logits), axis=-1)
+    return ops.squeeze(temperature, -1) ** 2 * entropy
+
+
+def _agreement(answers: Any, said: Any) -> Any:
+    from keras import ops
+
+    return ops.cast(ops.equal(ops.argmax(answers[:, :-1], -1), ops.argmax(said, -1)), "float32")
+
+
+_agreement.__name__ = "accuracy"
 
 
 def _scale(images: Images) -> Tensor:
@@ -341,7 +523,8 @@ def _optimizer(plan: Plan, anchors: Sequence[Any]) -> Any:
     return (Proximal if strength else kind)(learning_rate=plan.training.learning_rate)
 
 
-def _prepare(threads: int) -> None:
+def prepare(threads: int) -> None:
+    """Load TensorFlow, which then takes so many threads and deterministic operations alone."""
     # TensorFlow reads these when it is imported: no chatter about what the CPU could do, no search for a GPU.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")

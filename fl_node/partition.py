@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fl_node.data import CLASSES, Labels
+from fl_node.data import Labels
 from fl_node.errors import DataError
-from fl_node.plan import DATA_SIZES, Plan
+from fl_node.plan import CLASSES, Plan
 from fl_node.seeds import derive, permutation
 
 Indices = npt.NDArray[np.int64]
@@ -63,15 +63,15 @@ def by_labels(labels: Labels, learners: int, each: int, seed: int) -> list[Indic
     return [np.sort(np.concatenate(part)) for part in parts]
 
 
-def by_dirichlet(labels: Labels, learners: int, alpha: float, seed: int) -> list[Indices]:
+def by_dirichlet(labels: Labels, learners: int, alpha: float, seed: int, classes: int = CLASSES) -> list[Indices]:
     """Share out images in equal parts, in which labels are mixed as drawn from a Dirichlet distribution.
 
     Hsu et al. 2019, https://arxiv.org/abs/1909.06335, section 3.1, here with the concentration ``alpha`` for each
     label. A learner draws its labels one after the other from Pólya's urn, which is the same distribution and needs
     no random numbers but whole ones; a label of which none is left is drawn again.
     """
-    left = [list(permutation(int((labels == c).sum()), derive(seed, "images", c))) for c in range(CLASSES)]
-    where = [np.flatnonzero(labels == c) for c in range(CLASSES)]
+    left = [list(permutation(int((labels == c).sum()), derive(seed, "images", c))) for c in range(classes)]
+    where = [np.flatnonzero(labels == c) for c in range(classes)]
     sizes = _sizes(len(labels), learners)
     draws = [_draws(derive(seed, "labels", learner)) for learner in range(learners)]
     seen: list[list[int]] = [[] for _ in range(learners)]
@@ -80,7 +80,7 @@ def by_dirichlet(labels: Labels, learners: int, alpha: float, seed: int) -> list
     for turn in range(max(sizes, default=0)):
         for learner in range(learners):
             if turn < sizes[learner]:
-                there = [c for c in range(CLASSES) if left[c]]
+                there = [c for c in range(classes) if left[c]]
                 label = _polya(draws[learner], seen[learner], there, alpha)
                 if not left[label]:
                     label = there[draws[learner](len(there))]
@@ -153,7 +153,7 @@ def label_counts(plan: Plan, labels: Labels) -> dict[int, list[int]]:
     chosen = _chosen(plan)
     parts = _parts(plan, len(chosen), lambda: labels[chosen])
     return {
-        node_id: np.bincount(labels[chosen[part]], minlength=CLASSES).tolist()
+        node_id: np.bincount(labels[chosen[part]], minlength=plan.data.class_count).tolist()
         for node_id, part in enumerate(parts, 1)
     }
 
@@ -163,8 +163,22 @@ def held_out(plan: Plan) -> Indices:
     return np.sort(_order(plan)[plan.data.train : plan.data.train + (plan.data.validation or 0)])
 
 
+def shared(plan: Plan) -> Indices:
+    """Return the indices of the training images that all nodes have, in ascending order; none unless planned."""
+    first = plan.data.train + (plan.data.validation or 0)
+    return np.sort(_order(plan)[first : first + (plan.data.shared or 0)])
+
+
+def everyone(plan: Plan) -> Indices:
+    """Return the indices of the training images that all learners have together, in ascending order."""
+    return np.sort(_chosen(plan))
+
+
 def _order(plan: Plan) -> Indices:
-    return permutation(DATA_SIZES[plan.data.name][0], derive(plan.seed, "choose"))
+    available, _ = plan.data.available
+    if plan.own is not None:
+        return np.arange(available)
+    return permutation(available, derive(plan.seed, "choose"))
 
 
 def _chosen(plan: Plan) -> Indices:
@@ -188,11 +202,14 @@ def _parts(plan: Plan, count: int, labels: Callable[[], Labels]) -> list[Indices
     seed = derive(plan.seed, "partition")
     match plan.data.partition:
         case "dirichlet":
-            return by_dirichlet(labels(), plan.learners, plan.data.alpha or 1.0, seed)
+            alpha = plan.data.alpha or 1.0
+            return by_dirichlet(labels(), plan.learners, alpha, seed, plan.data.class_count)
         case "labels":
             return by_labels(labels(), plan.learners, plan.data.labels_each or 1, seed)
         case "quantity":
             return by_quantity(_quantities(plan), seed)
+        case "module":
+            return np.split(np.arange(count), np.cumsum(plan.data.samples or ())[:-1])
     return equal(count, plan.learners, seed)
 
 
@@ -205,5 +222,9 @@ def _quantities(plan: Plan) -> list[int]:
 def shard_size(plan: Plan, node_id: int) -> int:
     """Return how many images :func:`shard` gives a learner."""
     _known(plan, node_id)
-    sizes = _quantities(plan) if plan.data.partition == "quantity" else _sizes(plan.data.train, plan.learners)
-    return sizes[node_id - 1]
+    match plan.data.partition:
+        case "quantity":
+            return _quantities(plan)[node_id - 1]
+        case "module":
+            return (plan.data.samples or ())[node_id - 1]
+    return _sizes(plan.data.train, plan.learners)[node_id - 1]

@@ -8,12 +8,13 @@ as Krum's number of liars) stands in the plans that make this choice, and in no 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args
 
 from pydantic import (
     BaseModel,
@@ -30,16 +31,24 @@ from fl_node.errors import PlanError
 
 MAX_PLAN_BYTES = 64 * 1024
 
+SIDE = 28
+CLASSES = 10
+"""Of the data sets whose plan doesn't say otherwise."""
 DATA_SIZES = {"mnist": (60_000, 10_000), "digits": (1_437, 360)}
-"""Training and test images of each data set."""
-
+"""Training and test images of each data set that is the same everywhere."""
 
 REQUIRED = None
 """In :attr:`_Section.CHOICES`: a setting that has no sensible default."""
+LATER = object()
+"""In :attr:`_Section.CHOICES`: a setting that is filled in where the data are at hand when a run is deployed."""
 
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1, le=10_000_000)]
 NodeIds = Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], BeforeValidator(lambda v: _tuple(v))]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Counts = Annotated[tuple[Count, ...], BeforeValidator(lambda v: _tuple(v))]
+Side = Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], BeforeValidator(lambda v: _tuple(v))]
 
 
 def _tuple(value: object) -> object:
@@ -64,7 +73,11 @@ class _Section(BaseModel):
         for key, choices in cls.CHOICES.items():
             chosen = filled.get(key, cls.model_fields[key].default)
             settings = choices.get(chosen, {}) if isinstance(chosen, str) else {}
-            filled |= {name: value for name, value in settings.items() if value is not None and name not in content}
+            filled |= {
+                name: value
+                for name, value in settings.items()
+                if value is not REQUIRED and value is not LATER and name not in content
+            }
         return filled
 
     @model_serializer(mode="wrap")
@@ -100,31 +113,80 @@ class _Section(BaseModel):
         return problems
 
 
+def _available(data: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many training and test images there are; 0 where that is not known yet."""
+    name = data.get("name", "mnist")
+    if name == "folder":
+        train, test = (_whole(data.get(key)) for key in ("all_train", "all_test"))
+        return train, test
+    if name == "own":
+        samples = data.get("samples")
+        return (sum(map(_whole, samples)) if isinstance(samples, list | tuple) else 0), 0
+    return DATA_SIZES.get(str(name), (0, 0))
+
+
+def _whole(value: object) -> int:
+    return value if type(value) is int else 0
+
+
 class DataPlan(_Section):
     """Which images, how many of them, and how the learners share them."""
 
-    name: Literal["mnist", "digits"] = "mnist"
+    name: Literal["mnist", "digits", "folder", "own"] = "mnist"
+    """`folder`: four files like MNIST's with images of one's own; `own`: what the module of one's own loads."""
     train: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Training images shared out among all learners; 0 takes all there are."""
     test: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Test images; 0 takes all there are."""
-    partition: Literal["equal", "dirichlet", "labels", "quantity"] = "equal"
+    partition: Literal["equal", "dirichlet", "labels", "quantity", "module"] = "equal"
+    """`module`: as the module of one's own does."""
     alpha: Positive | None = None
     """Of `dirichlet` and `quantity`: the smaller, the less even."""
     labels_each: Annotated[int, Field(ge=1, le=10)] | None = None
     """Of `labels`: how many parts of the images sorted by label a learner has, hence about as many labels."""
     validation: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Training images that no learner has, for whoever measures models before the end."""
+    shared: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Training images that all nodes have, without their labels; learners of different models learn from each other
+    on them."""
     validation_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """What these images and their labels are; filled in where the data set is at hand when a run is deployed."""
+    all_train: Count | None = None
+    """Of `folder`: the training images there are."""
+    all_test: Count | None = None
+    """Of `folder`: the test images there are."""
+    size: Side | None = None
+    """Of `folder`: height and width of the images."""
+    train_images_sha256: Sha256 | None = None
+    """Of `folder`: what the file train-images-idx3-ubyte holds, and so on."""
+    train_labels_sha256: Sha256 | None = None
+    test_images_sha256: Sha256 | None = None
+    test_labels_sha256: Sha256 | None = None
+    samples: Counts | None = None
+    """Of `own`: the training samples of each learner, in the order of nodeId."""
+    classes: Annotated[int, Field(ge=2, le=100_000)] | None = None
+    """Of `folder` and `own`: labels are 0 to one less."""
 
     CHOICES = {
+        "name": {
+            "folder": {
+                "all_train": LATER,
+                "all_test": LATER,
+                "size": LATER,
+                "classes": LATER,
+                "train_images_sha256": LATER,
+                "train_labels_sha256": LATER,
+                "test_images_sha256": LATER,
+                "test_labels_sha256": LATER,
+            },
+            "own": {"samples": LATER, "classes": LATER},
+        },
         "partition": {
             "equal": {},
             "dirichlet": {"alpha": 0.5},
             "labels": {"labels_each": 2},
             "quantity": {"alpha": 0.5},
-        }
+        },
     }
 
     @model_validator(mode="before")
@@ -133,19 +195,69 @@ class DataPlan(_Section):
         """Put a number where the plan says "all", so that whoever reads the plan needs no data set to know."""
         if not isinstance(content, dict):
             return content
-        sizes = DATA_SIZES.get(str(content.get("name", "mnist")), (0, 0))
-        held = content.get("validation")
-        kept = held if isinstance(held, int) and 0 < held < sizes[0] else 0
-        known = {"train": max(sizes[0] - kept, 0), "test": sizes[1]}
+        sizes = _available(content)
+        known = {"train": max(sizes[0] - _kept(content), 0), "test": sizes[1]}
         given = {key: content.get(key, 0) for key in known}
         # Of its type too: false and 0.0 equal 0, and are wrong.
         return content | {key: known[key] for key, value in given.items() if type(value) is int and value == 0}
 
+    @property
+    def available(self) -> tuple[int, int]:
+        """Training and test images there are; the plan may take fewer."""
+        return _available(self.model_dump())
+
+    @property
+    def noun(self) -> str:
+        """What the data are called in a sentence."""
+        return "samples" if self.name == "own" else "images"
+
+    @property
+    def class_count(self) -> int:
+        """How many classes there are."""
+        return self.classes or CLASSES
+
+    @property
+    def image_size(self) -> tuple[int, ...]:
+        """Height and width of the images."""
+        return self.size or (SIDE, SIDE)
+
+    @property
+    def unknown(self) -> list[str]:
+        """The settings that are still to be filled in, by whoever has the data."""
+        later = [key for key in self.CHOICES["name"].get(self.name, {}) if getattr(self, key) is None]
+        return later + [key for key in ("train", "test") if not getattr(self, key)]
+
+
+def _kept(data: Mapping[str, Any]) -> int:
+    """Return how many training images a plan keeps from the learners' shards; wrong types are left to others."""
+    counts = [data.get("validation"), data.get("shared")]
+    return sum(count for count in counts if isinstance(count, int) and count > 0)
+
+
+Architecture = Literal["cnn", "deep_cnn", "mlp", "separable_cnn"]
+
 
 class ModelPlan(_Section):
-    """Which architecture every node builds."""
+    """Which architecture every node builds, or which each learner."""
 
-    name: Literal["cnn", "deep_cnn", "mlp", "separable_cnn"] = "cnn"
+    name: Literal[Architecture, "ensemble", "own"] = "cnn"
+    """`own`: what the module of one's own builds."""
+    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1), BeforeValidator(_tuple)] | None = None
+    """Of `ensemble`: the architectures of learners 1, 2, …; with more learners from the beginning again."""
+    weighting: Literal["uniform", "accuracy", "convex"] | None = None
+    """Of `ensemble`: what each architecture counts for. `accuracy`: by how many held-out images it gets right;
+    `convex`: what makes their labels most likely."""
+
+    CHOICES = {"name": {"ensemble": {"architectures": REQUIRED, "weighting": "uniform"}}}
+
+
+class OwnPlan(_Section):
+    """A Python module with data and model of one's own; see docs/own.md."""
+
+    module: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+    """In a file of a person: the path of the module, relative to the plan's; published: its name alone."""
+    sha256: Sha256
+    """Of the module's source; filled in from the file."""
 
 
 class TrainingPlan(_Section):
@@ -268,6 +380,15 @@ class AttackPlan(_Section):
     }
 
 
+class DistillationPlan(_Section):
+    """How learners of different models learn from what all of them together say of the shared images."""
+
+    weight: Positive = 1.0
+    """What a shared image counts for beside one of the learner's own."""
+    temperature: Annotated[float, Field(ge=1, le=100)] = 2.0
+    """Softens what models say; 1 leaves it as it is."""
+
+
 class SlowPlan(_Section):
     """Learners that take longer than they need; for the laboratory alone."""
 
@@ -283,8 +404,9 @@ ASYNCHRONOUS = frozenset({"fedasync", "fedbuff"})
 class Plan(_Section):
     """The settings of one run."""
 
-    mode: Literal["async"] | None = None
-    """`sync` (if not given): a round closes with everybody's weights; `async`: with those that came first."""
+    mode: Literal["async", "ensemble"] | None = None
+    """`sync` (if not given): a round closes with everybody's weights; `async`: with those that came first;
+    `ensemble`: learners have different models, and the global weights are all of them and what each counts for."""
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 5
@@ -299,20 +421,22 @@ class Plan(_Section):
     model: ModelPlan = ModelPlan()
     training: TrainingPlan = TrainingPlan()
     aggregation: AggregationPlan = AggregationPlan()
+    distillation: DistillationPlan | None = None
+    own: OwnPlan | None = None
     attack: AttackPlan | None = None
     slow: SlowPlan | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _by_mode(cls, content: object) -> object:
-        """Leave out the mode that needs no word, and fill in the rule of the other."""
-        if not isinstance(content, dict):
-            return content
-        filled = {key: value for key, value in content.items() if (key, value) != ("mode", "sync")}
-        rule = filled.get("aggregation", {})
-        if filled.get("mode") == "async" and isinstance(rule, dict) and "rule" not in rule:
-            filled["aggregation"] = {"rule": "fedasync", **rule}
-        return filled
+        """Leave out the mode that needs no word, and fill in what the others imply."""
+        return _implied(content) if isinstance(content, dict) else content
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_module(cls, content: object) -> object:
+        """Take data and model from the module of one's own, if there is one."""
+        return _of_module(content) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -325,6 +449,22 @@ class Plan(_Section):
         """Local weights without which a round does not close."""
         return self.min_learners or self.learners
 
+    def architecture_of(self, node_id: int) -> Architecture:
+        """Return the architecture of a learner's model."""
+        if self.model.architectures is None:
+            return cast(Architecture, self.model.name)
+        return self.model.architectures[(node_id - 1) % len(self.model.architectures)]
+
+    @property
+    def architectures(self) -> tuple[Architecture, ...]:
+        """The architectures that some learner has, in the order of their names."""
+        return tuple(sorted({self.architecture_of(node_id) for node_id in range(1, self.learners + 1)}))
+
+    @property
+    def measures_members(self) -> bool:
+        """Whether what an architecture counts for is measured on the held-out images."""
+        return self.model.weighting in {"accuracy", "convex"}
+
     def to_bytes(self) -> bytes:
         """Return the canonical form that is published: JSON, sorted keys, no spaces, UTF-8."""
         return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":")).encode()
@@ -332,6 +472,7 @@ class Plan(_Section):
 
 SECTIONS: Mapping[str, type[_Section]] = {
     "data": DataPlan,
+    "model": ModelPlan,
     "aggregation": AggregationPlan,
     "attack": AttackPlan,
 }
@@ -353,6 +494,16 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Plan:
     PlanError
         The file can't be read or the plan is not valid; the message lists everything that is wrong.
     """
+    content = _read(path, overrides)
+    return validate(_with_hash(content, _module(path, content)), str(path))
+
+
+def module_file(path: Path, overrides: Iterable[str] = ()) -> Path | None:
+    """Return the file of the module that a plan in TOML names by its path, or None; arguments as for :func:`load`."""
+    return None if str(path) == "-" else _module(path, _read(path, overrides))
+
+
+def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
     piped = str(path) == "-"
     form = "JSON" if path.suffix == ".json" else "TOML"
     try:
@@ -368,7 +519,28 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Plan:
         raise PlanError(f"plan {path} should be a table of settings")
     for override in overrides:
         _override(content, override)
-    return validate(content, str(path))
+    return content
+
+
+def _module(path: Path, content: Mapping[str, Any]) -> Path | None:
+    """Return the file that `own.module` names, if it names one and not only a module."""
+    own = content.get("own")
+    named = own.get("module") if isinstance(own, Mapping) else None
+    return path.parent / named if isinstance(named, str) and named.endswith(".py") else None
+
+
+def _with_hash(content: dict[str, Any], module: Path | None) -> dict[str, Any]:
+    """Put the name and the hash of a module in the place of its path."""
+    if module is None:
+        return content
+    try:
+        found = hashlib.sha256(module.read_bytes()).hexdigest()
+    except OSError as error:
+        raise PlanError(f"own.module: {module}: {error.strerror or error}") from error
+    own = {"sha256": found, **content["own"], "module": module.stem}
+    if own["sha256"] != found:
+        raise PlanError(f"own.module: {module} has SHA-256 {found}, the plan says {own['sha256']}")
+    return content | {"own": own}
 
 
 def from_bytes(content: bytes, source: str = "published plan") -> Plan:
@@ -388,7 +560,21 @@ def from_bytes(content: bytes, source: str = "published plan") -> Plan:
     plan = validate(decoded, source)
     if plan.to_bytes() != content:
         raise PlanError(f"{source} is not in canonical form (JSON with sorted keys, no spaces, all settings)")
+    check_complete(plan, source)
     return plan
+
+
+def check_complete(plan: Plan, source: str) -> None:
+    """Check that nothing is left to be filled in, so that a run can be audited without its data.
+
+    Raises
+    ------
+    PlanError
+        Something is; the message names it.
+    """
+    if plan.data.unknown:
+        missing = ", ".join(f"data.{key}" for key in plan.data.unknown)
+        raise PlanError(f"{source} lacks what whoever has the data fills in: {missing}")
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -419,9 +605,25 @@ def validate(content: object, source: str) -> Plan:
         return Plan.model_validate(content)
     except ValidationError as error:
         problems = [_problem(dict(e)) for e in error.errors(include_url=False) if e["loc"]]
-        problems += _inconsistencies(content) if isinstance(content, dict) else ["should be a table of settings"]
+        if isinstance(content, dict):
+            problems += _inconsistencies(_of_module(_implied(content)))
+        else:
+            problems.append("should be a table of settings")
         lines = "".join(f"\n  {problem}" for problem in problems)
         raise PlanError(f"{source} is not a valid plan:{lines}") from error
+
+
+def _implied(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan's settings without the mode that needs no word, and with what the others imply."""
+    filled = {key: value for key, value in content.items() if (key, value) != ("mode", "sync")}
+    for mode, section, key, implied in (
+        ("async", "aggregation", "rule", "fedasync"),
+        ("ensemble", "model", "name", "ensemble"),
+    ):
+        given = filled.get(section, {})
+        if filled.get("mode") == mode and isinstance(given, dict) and key not in given:
+            filled[section] = {key: implied, **given}
+    return filled
 
 
 def _inconsistencies(content: Mapping[str, Any]) -> list[str]:
@@ -431,7 +633,7 @@ def _inconsistencies(content: Mapping[str, Any]) -> list[str]:
     required = content.get("min_learners", 0)
     data = content.get("data", {})
     data = data if isinstance(data, Mapping) else {}
-    sizes = DATA_SIZES.get(str(data.get("name", "mnist")), (0, 0))
+    sizes = _available(data)
     for key, size in zip(("train", "test"), sizes, strict=True):
         count = data.get(key, 0)
         if isinstance(count, int) and count > size > 0:
@@ -439,15 +641,14 @@ def _inconsistencies(content: Mapping[str, Any]) -> list[str]:
     for key, section in SECTIONS.items():
         if isinstance(given := content.get(key, {}), Mapping):
             problems += [f"{key}.{problem}" for problem in section.problems(given)]
-    images = data.get("train", 0)
-    held = data.get("validation")
-    if data.get("validation_sha256") is not None and held is None:
+    images, kept = data.get("train", 0), _kept(data)
+    if data.get("validation_sha256") is not None and data.get("validation") is None:
         problems.append("data.validation_sha256: only used with data.validation")
-    if isinstance(images, int) and isinstance(held, int) and images + held > sizes[0] > 0:
-        problems.append(
-            f"data.validation: should be at most {sizes[0] - images}, what is left of {sizes[0]} (is {held})"
-        )
+    if isinstance(images, int) and kept and images + kept > sizes[0] > 0:
+        keys = " and ".join(f"data.{key}" for key in ("validation", "shared") if data.get(key) is not None)
+        problems.append(f"{keys}: should be at most {sizes[0] - images}, what is left of {sizes[0]} (is {kept})")
     problems += _rule_problems(content, required or learners) + _attack_problems(content, learners)
+    problems += _ensemble_problems(content, data) + _own_problems(content, data, learners)
     if isinstance(learners, int) and isinstance(required, int) and required > learners:
         problems.append(f"min_learners: should be at most learners, which is {learners} (is {required})")
     if isinstance(learners, int) and isinstance(images, int) and 0 < images < learners:
@@ -481,6 +682,35 @@ def _rule_problems(content: Mapping[str, Any], files: object) -> list[str]:
     return problems
 
 
+def _ensemble_problems(content: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    try:
+        model = ModelPlan.model_validate(content.get("model", {}))
+        rule = AggregationPlan.model_validate(content.get("aggregation", {})).rule
+    except ValidationError:
+        return []
+    problems = []
+    mode = content.get("mode") == "ensemble"
+    if mode != (model.name == "ensemble") and "name" in content.get("model", {}):
+        wanted = "ensemble, or not given" if mode else 'one architecture; an ensemble needs mode = "ensemble"'
+        problems.append(f"model.name: should be {wanted} (is {model.name!r})")
+    if mode and rule != "fedavg":
+        problems.append(f"aggregation.rule: should be fedavg, the average within an architecture (is {rule!r})")
+    if model.weighting not in (None, "uniform") and data.get("validation") is None:
+        problems.append(
+            f"data.validation: missing; model.weighting {model.weighting!r} is measured on images that no learner has"
+        )
+    if mode and content.get("own") is not None:
+        problems.append('own: not used with mode = "ensemble", whose models are those of model.architectures')
+    distils, shares = content.get("distillation") is not None, data.get("shared") is not None
+    if distils and not mode:
+        problems.append('distillation: only used with mode = "ensemble"')
+    if distils and not shares:
+        problems.append("data.shared: missing; distillation needs images that all have")
+    if shares and not distils:
+        problems.append("data.shared: only used with distillation")
+    return problems
+
+
 def _attack_problems(content: Mapping[str, Any], learners: object) -> list[str]:
     attack = content.get("attack")
     if not isinstance(attack, Mapping):
@@ -498,6 +728,49 @@ def _attack_problems(content: Mapping[str, Any], learners: object) -> list[str]:
     return problems
 
 
+def _of_module(content: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with data and model from the module of one's own, if there is one."""
+    if not isinstance(content.get("own"), dict | OwnPlan):
+        return content
+    chosen = {"data": {"name": "own", "partition": "module"}, "model": {"name": "own"}}
+    given = {key: content.get(key, {}) for key in chosen}
+    return content | {key: chosen[key] | value for key, value in given.items() if isinstance(value, dict)}
+
+
+def _own_problems(content: Mapping[str, Any], data: Mapping[str, Any], learners: object) -> list[str]:
+    """Return what is wrong about data of one's own."""
+    problems = []
+    size, samples, classes = data.get("size"), data.get("samples"), data.get("classes")
+    if isinstance(size, list | tuple) and len(size) != 2:
+        problems.append(f"data.size: should be height and width (is {list(size)})")
+    attack = content.get("attack")
+    attack = attack if isinstance(attack, Mapping) else {}
+    if isinstance(target := attack.get("target"), int) and isinstance(classes, int) and target >= classes:
+        problems.append(f"attack.target: should be below {classes}, the number of classes (is {target})")
+    if content.get("own") is None:
+        if data.get("partition") == "module":
+            problems.append("data.partition: module is for a module of one's own, which [own] names")
+        model = content.get("model")
+        named = {"data": data.get("name"), "model": model.get("name") if isinstance(model, Mapping) else None}
+        problems += [f"{key}.name: own needs [own] with a module" for key, name in named.items() if name == "own"]
+        return problems
+    model = content.get("model", {})
+    for key, wanted, section in (("name", "own", data), ("partition", "module", data), ("name", "own", model)):
+        found = section.get(key, wanted) if isinstance(section, Mapping) else wanted
+        where = "model" if section is model else "data"
+        if found != wanted:
+            problems.append(f"{where}.{key}: should be left out, the module decides it (is {found!r})")
+    if data.get("validation") is not None:
+        problems.append("data.validation: should be left out, a module's samples all belong to learners")
+    if attack.get("data") == "backdoor":
+        problems.append("attack.data: backdoor puts a patch on images, and a module's samples may be anything")
+    if isinstance(samples, list | tuple) and isinstance(learners, int) and len(samples) != learners:
+        problems.append(f"data.samples: should be a number for each of {learners} learners (is {list(samples)})")
+    if isinstance(train := data.get("train", 0), int) and 0 < train != _available(data)[0]:
+        problems.append(f"data.train: should be left out, it is the sum of the samples (is {train})")
+    return problems
+
+
 def _problem(error: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"])
     kind, given = error["type"], error.get("input")
@@ -510,6 +783,10 @@ def _problem(error: Mapping[str, Any]) -> str:
         return f"{key}: missing"
     if kind in {"model_type", "model_attributes_type"}:
         return f"{key or 'plan'}: should be a section with keys (is {given!r})"
+    if kind == "string_pattern_mismatch" and key.endswith("sha256"):
+        return f"{key}: should be a SHA-256, 64 hexadecimal digits (is {given!r})"
+    if key == "own.module":
+        return f"{key}: should be a Python file such as tabular.py, relative to the plan (is {given!r})"
     if kind == "string_pattern_mismatch":
         return (
             f"{key}: should be up to 63 lower-case letters, digits, '.', '_' or '-', "

@@ -9,13 +9,16 @@ import jinja2
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template of this package with its values filled in."""
+    """Return a template of this package with its values filled in.
+
+    In a page every value is escaped that does not say that it is markup.
+    """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - these are configuration files, not pages
+        autoescape=template.endswith(".html.j2"),  # the others are configuration files and texts
     )
     text = (resources.files("fl_node") / "templates" / template).read_text(encoding="utf-8")
     return environment.from_string(text).render(**values)

@@ -1,9 +1,9 @@
-"""What came out of a run, from the chain and the store: as a value, as JSON and as Markdown."""
+"""What came out of a run, from the chain and the store: as a value, as JSON, as Markdown and as a page."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import resources
@@ -13,9 +13,11 @@ from typing import Any
 from fl_node import history, weights
 from fl_node import plan as plans
 from fl_node.aggregate import local_shapes
+from fl_node.aggregate.ensemble import WEIGHTS
 from fl_node.audit import Audit
-from fl_node.chain import Contract, LogEntry
+from fl_node.chain import Contract, LogEntry, Sealed
 from fl_node.errors import StoreError, WeightsError
+from fl_node.examination import Examination
 from fl_node.model import Score
 from fl_node.plan import Plan
 from fl_node.render import render
@@ -26,15 +28,53 @@ Evaluate = Callable[[weights.Tensors], Score]
 
 @dataclass(frozen=True)
 class Entry:
-    """One model file of a run. Accuracy is a fraction; it is None where nobody measured it."""
+    """One model file of a run, and the transaction that published it.
+
+    Accuracy is a fraction; it is None where nobody measured it. ``sender``, ``gas`` and ``time`` (seconds since 1970,
+    by the chain's clock) are None where the chain was not asked for them.
+    """
 
     cid: str
     block: int
     transaction: str
     accuracy: float | None = None
     loss: float | None = None
+    calibration_error: float | None = None
     samples: int | None = None
     problem: str | None = None
+    bytes: int | None = None
+    sender: str | None = None
+    gas: int | None = None
+    time: int | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """A local file that a global file speaks of: taken with a share, or refused for a reason.
+
+    ``began`` is the round whose global weights it was trained from, where that is known.
+    """
+
+    node_id: int
+    entry: Entry
+    share: float | None = None
+    began: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a round cost: the gas of its publications, and the bytes of those files that could be read.
+
+    ``round`` is None for what came before the first: the registrations and the initial weights.
+    """
+
+    round: int | None
+    published: int
+    local_gas: int
+    global_gas: int
+    local_bytes: int
+    global_bytes: int
 
 
 @dataclass(frozen=True)
@@ -46,6 +86,10 @@ class RoundResult:
     result: Entry
     refused: dict[int, str] = field(default_factory=dict)
     absent: tuple[int, ...] = ()
+    members: tuple[Member, ...] = ()
+    """The local files that the global file speaks of, in its order; an asynchronous one may name a learner twice."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """Of an ensemble: what each architecture counts for in its answers."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +106,8 @@ class Result:
     rounds: tuple[RoundResult, ...]
     open_round: dict[int, Entry]
     """What was published in the round that is going on."""
+    costs: tuple[Cost, ...] = ()
+    """Of each round, the open one too; empty where the chain was not asked for them."""
 
     @property
     def ended(self) -> bool:
@@ -75,6 +121,8 @@ def collect(
     folder: Path,
     scores: Mapping[str, Score] | None = None,
     evaluate: Evaluate | None = None,
+    *,
+    traced: bool = False,
 ) -> Result:
     """Read a run from the chain and the store.
 
@@ -88,6 +136,8 @@ def collect(
         What is known already of global weights, by CID.
     evaluate
         Measures those of which nothing is known; without it their accuracy stays open.
+    traced
+        Ask the chain for every transaction's sender, gas and time as well.
     """
     past = history.read(contract)
     plan_path = folder / "plan.json"
@@ -95,32 +145,49 @@ def collect(
     plan = plans.from_bytes(plan_path.read_bytes(), f"plan {past.plan_cid}")
 
     shapes: weights.Shapes | None = None  # of the initial weights, once they are read
+    events = [*past.learners.values(), *(log for one in past.rounds for log in (one.started, *one.published))]
+    sealed = contract.chain.sealed(log.transaction for log in events) if traced else {}
+    sizes: dict[str, int] = {}
+
+    def plain(log: LogEntry) -> Entry:
+        entry = Entry(str(log.cid), log.block, log.transaction)
+        of_chain = sealed.get(log.transaction)
+        return replace(entry, **asdict(of_chain)) if of_chain else entry
 
     def read(log: LogEntry, expected: weights.Shapes | None) -> weights.WeightsFile:
         path = folder / f"{log.cid}.safetensors"
         limit = weights.MAX_GLOBAL_BYTES if expected is None else weights.size_of(expected)
         store.fetch(str(log.cid), path, limit, plan.fetch_timeout)
+        sizes[str(log.cid)] = path.stat().st_size
         return weights.read(path, expected)
 
+    @cache  # a file that is missing is waited for once
     def local_entry(log: LogEntry) -> Entry:
-        plain = Entry(str(log.cid), log.block, log.transaction)
+        entry = plain(log)
         try:
-            meta = read(log, local_shapes(plan.aggregation, shapes) if shapes else None).local_meta
+            expected = local_shapes(plan, shapes, log.node_id) if shapes and log.node_id else None
+            meta = read(log, expected).local_meta
         except (StoreError, WeightsError) as error:
-            return replace(plain, problem=str(error))
-        return replace(plain, accuracy=meta.accuracy, loss=meta.loss, samples=meta.samples)
+            return replace(entry, problem=str(error), bytes=sizes.get(entry.cid))
+        return replace(
+            entry, accuracy=meta.accuracy, loss=meta.loss, samples=meta.samples, bytes=sizes.get(entry.cid)
+        )
 
     def global_entry(log: LogEntry) -> tuple[Entry, weights.WeightsFile | None]:
-        plain = Entry(str(log.cid), log.block, log.transaction)
+        entry = plain(log)
         try:
             file = read(log, shapes)
             _ = file.global_meta
         except (StoreError, WeightsError) as error:
-            return replace(plain, problem=str(error)), None
-        score = (scores or {}).get(plain.cid)
+            return replace(entry, problem=str(error), bytes=sizes.get(entry.cid)), None
+        entry = replace(entry, bytes=sizes.get(entry.cid))
+        score = (scores or {}).get(entry.cid)
         if score is None and evaluate is not None:
             score = evaluate(file.tensors())
-        return (replace(plain, accuracy=score.accuracy, loss=score.loss) if score else plain), file
+        if score is None:
+            return entry, file
+        measured = replace(entry, accuracy=score.accuracy, loss=score.loss)
+        return replace(measured, calibration_error=score.calibration_error), file
 
     initial: Entry | None = None
     closed: list[RoundResult] = []
@@ -139,6 +206,17 @@ def collect(
         chosen = ({} if plan.mode == "async" else last.latest()) | {
             p.node_id: p for p in some if p.node_id is not None and (p.node_id, p.cid) in spoken_of
         }
+        published = {(p.node_id, p.cid): p for p in some}
+
+        def member(
+            one: weights.Input | weights.Refusal, began: int, by: Mapping[Any, LogEntry] = published
+        ) -> Member:
+            log = by.get((one.node_id, one.cid))
+            entry = local_entry(log) if log else Entry(one.cid, 0, "", problem="was not published")
+            if isinstance(one, weights.Refusal):
+                return Member(one.node_id, entry, reason=one.reason)
+            return Member(one.node_id, entry, one.share, began if one.started is None else one.started)
+
         closed.append(
             RoundResult(
                 number - 1,
@@ -146,6 +224,10 @@ def collect(
                 globals_,
                 {r.node_id: r.reason for r in meta.refused} if meta else {},
                 meta.absent if meta else (),
+                tuple(member(one, number - 1) for one in named),
+                dict(zip(plan.architectures, file.tensor(WEIGHTS).tolist(), strict=True))
+                if file and WEIGHTS in file.shapes
+                else {},
             )
         )
     current = past.rounds[-1].latest() if past.rounds else {}
@@ -159,7 +241,28 @@ def collect(
         initial=initial,
         rounds=tuple(closed),
         open_round={node_id: local_entry(log) for node_id, log in sorted(current.items())},
+        costs=_costs(past, sealed, sizes) if traced else (),
     )
+
+
+def _costs(past: history.History, sealed: Mapping[str, Sealed], sizes: Mapping[str, int]) -> tuple[Cost, ...]:
+    def gas(logs: Iterable[LogEntry]) -> int:
+        # One transaction, one event; what the node does not know of counts for nothing.
+        return sum(sealed[log.transaction].gas for log in logs if log.transaction in sealed)
+
+    def size(logs: Iterable[LogEntry]) -> int:
+        return sum(sizes.get(str(log.cid), 0) for log in logs)
+
+    first = [one.started for one in past.rounds[:1]]
+    costs = [Cost(None, 0, 0, gas([*past.learners.values(), *first]), 0, size(first))]
+    for one in past.rounds:
+        closing = [after.started for after in past.rounds[one.number + 1 : one.number + 2]]
+        costs.append(
+            Cost(one.number, len(one.published), gas(one.published), gas(closing), size(one.published), size(closing))
+        )
+    if past.rounds and not past.rounds[-1].published:
+        costs.pop()  # a round in which nothing has happened, as after the last
+    return tuple(costs)
 
 
 def as_json(result: Result, **more: Any) -> str:
@@ -175,6 +278,7 @@ def as_json(result: Result, **more: Any) -> str:
         "initial": asdict(result.initial) if result.initial else None,
         "rounds": [asdict(one) for one in result.rounds],
         "open_round": {node_id: asdict(one) for node_id, one in result.open_round.items()},
+        "costs": [asdict(one) for one in result.costs],
     }
     return json.dumps(content | more, indent=2)
 
@@ -198,46 +302,78 @@ def comparable(plan: Plan) -> bool:
     )
 
 
-def write(folder: Path, name: str, result: Result, audit: Audit, versions: Mapping[str, str]) -> Path:
-    """Write ``report.md`` and ``report.json`` and return the former's path."""
-    rows = table(result)
-    (folder / "report.json").write_text(
-        as_json(result, name=name, versions=dict(versions), audit=asdict(audit) | {"passed": audit.passed}) + "\n"
-    )
-    path = folder / "report.md"
-    path.write_text(
-        render("report.md.j2", name=name, result=result, audit=audit, versions=versions, rows=rows, paper=paper()),
-        encoding="utf-8",
-    )
+def write(
+    folder: Path,
+    name: str,
+    result: Result,
+    audit: Audit,
+    versions: Mapping[str, str],
+    examination: Examination | None = None,
+    split: Mapping[int, list[int]] | None = None,
+) -> Path:
+    """Write ``report.html``, ``report.md`` and ``report.json`` and return the first's path.
+
+    Parameters
+    ----------
+    folder
+        Where they go.
+    name, result, audit, versions
+        The run, and what was found.
+    examination
+        Of the newest global weights on the test images, if these are at hand.
+    split
+        How many images of each label each learner has, if the labels are at hand.
+    """
+    from fl_node import page
+
+    more = {
+        "name": name,
+        "versions": dict(versions),
+        "audit": asdict(audit) | {"passed": audit.passed},
+        "examination": examination.as_content() if examination else None,
+        "split": split,
+    }
+    (folder / "report.json").write_text(as_json(result, **more) + "\n")
+    context = page.context(name, result, audit, versions, examination, split)
+    (folder / "report.md").write_text(render("report.md.j2", **context), encoding="utf-8")
+    path = folder / "report.html"
+    path.write_text(render("report.html.j2", **context, **page.pictures(result, split)), encoding="utf-8")
     return path
 
 
-def table(result: Result) -> list[list[str]]:
-    """Return the table of rounds as texts: the heads, then a row a round.
+def table(result: Result, *, loss: bool = False) -> list[list[str]]:
+    """Return the table of rounds as texts: the heads, then a row a round with accuracies in percent, or losses.
 
-    Beside the paper's experiment stand the paper's own figures.
+    Beside the accuracies of the paper's experiment stand the paper's own.
     """
     nodes = sorted(result.learners)
-    beside = comparable(result.plan) and [str(n) for n in nodes] == list(paper()["local_accuracy"])
-    heads = ["global epoch", *(f"learner {n}" for n in nodes), "global"]
+    beside = not loss and comparable(result.plan) and [str(n) for n in nodes] == list(paper()["local_accuracy"])
+    kinds = {n: f", {result.plan.architecture_of(n)}" if result.plan.mode == "ensemble" else "" for n in nodes}
+    heads = ["global epoch", *(f"learner {n}{kinds[n]}" for n in nodes), "global"]
     if beside:
         heads += [*(f"paper {n}" for n in nodes), "paper global"]
     rows = [heads]
+
+    def value(entry: Entry) -> str:
+        if loss:
+            return "–" if entry.loss is None else f"{entry.loss:.4f}"
+        return percent(entry.accuracy)
+
     for one in result.rounds:
         row = [str(one.round + 1)]
         for node_id in nodes:
             if node_id in one.refused:
                 row.append("refused")
             elif node_id in one.local:
-                row.append(percent(one.local[node_id].accuracy))
+                row.append(value(one.local[node_id]))
             else:
                 row.append("absent" if node_id in one.absent else "–")
-        row.append(percent(one.result.accuracy))
-        if beside:
+        row.append(value(one.result))
+        if beside and one.round < result.plan.rounds:
             row += [percent(paper()["local_accuracy"][str(n)][one.round]) for n in nodes]
             last = one.round + 1 == result.plan.rounds
             row.append(percent(paper()["final_global_accuracy"]) if last else "")
-        rows.append(row)
+        rows.append(row + [""] * (len(heads) - len(row)))
     return rows
 
 

@@ -8,7 +8,7 @@ import importlib.metadata
 import itertools
 import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,22 +89,28 @@ def new_folder(runs: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def reach(folder: Path, report: Callable[[str], None]) -> Iterator[tuple[Contract, Store]]:
-    """Give the contract and the store of a run, bringing its nodes up for as long as that takes.
+    """Give the contract and the store of a run, bringing its nodes up for as long as that takes."""
+    with endpoints(folder, report) as found:
+        header = found[HEADER]
+        yield Chain(header.rpc).contract(load(folder).contract), stores.connect(header.store)
 
-    Nodes that are up, because the run goes on or was kept with ``--stay``, are used as they are.
+
+@contextlib.contextmanager
+def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[str, Endpoint]]:
+    """Give where chain and store of a run's nodes are, bringing them up for as long as that takes.
+
+    Nodes of which one is up, because the run goes on or was kept with ``--stay``, are used as they are.
     """
     run = load(folder)
     folder = folder if folder.is_dir() else folder.parent
-    node = run.nodes[HEADER]
-    if _is_up(node.rpc, run.genesis):
-        yield Chain(node.rpc).contract(run.contract), stores.connect(node.store)
+    if any(_is_up(node.rpc, run.genesis) for node in run.nodes.values()):
+        yield {name: Endpoint(node.rpc, node.store) for name, node in run.nodes.items()}
         return
     report("bringing the run's nodes up again to read from them")
     accounts = {name: one.account for name, one in run.nodes.items()}
     place = places.of(run.place, folder / "nodes", accounts, report)
     try:
-        endpoint: Endpoint = place.start()[HEADER]
-        yield Chain(endpoint.rpc).contract(run.contract), stores.connect(endpoint.store)
+        yield place.start()
     finally:
         place.stop()
 

@@ -7,7 +7,7 @@ checks what it promises. What needs hosts of their own (networks cut, disks full
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import math
 import signal
 import tempfile
@@ -19,14 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fl_node import cid, weights
-from fl_node.chain import Chain, Contract, create_key, load_key
-from fl_node.errors import ConfigError, ContractError
+from fl_node import binaries, cid, weights
+from fl_node.chain import Chain, Contract, create_key, load_key, wait_until
+from fl_node.errors import ConfigError, ContractError, ProcessError, StoreError
+from fl_node.ipfs import IpfsNode
 from fl_node.partition import shard_size
+from fl_node.place import free_ports
 from fl_node.plan import Plan
+from fl_node.process import Child
 from fl_node.run import HEADER
 from fl_node.seeds import derive
-from fl_node.store import Store
+from fl_node.store import IpfsStore, Store
 from fl_node.weights import LocalMeta, Shapes, WeightsFile
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
 ROUND = 1
 """The round in which harm is done."""
-VICTIM, LIAR = "learner-1", "learner-2"
+VICTIM, LIAR, BYSTANDER = "learner-1", "learner-2", "learner-3"
 AWAY = 6.0
 """Seconds that something is away before it comes back."""
 NEAR = 0.05
@@ -61,6 +64,12 @@ class Story:
     """CID of what was stored before the roles started, because that takes its time."""
     back: bool = False
     """Whether a daemon that was killed runs again, as another process."""
+    heights: list[int] = field(default_factory=list)
+    """Of the chain, as a scenario noted them."""
+    moments: dict[str, float] = field(default_factory=dict)
+    """When something else came about."""
+    got: list[str] = field(default_factory=list)
+    """What somebody got who should get nothing."""
 
     def said(self, node: str, kind: str, **fields: object) -> Iterator[tuple[float, Mapping[str, Any]]]:
         """Yield when a node said something of a kind, and what."""
@@ -132,14 +141,48 @@ def _kill_daemon(name: str) -> Harm:
     return harm
 
 
-def _freeze_sealers(lab: Lab, _story: Story) -> None:
-    """Stop so many Geth nodes that the others may not seal."""
-    frozen = [child for name, child in sorted(lab.daemons().items()) if name.endswith(" geth")][1:]
-    frozen = frozen[: len(lab.nodes) // 2]
-    for child in frozen:
-        child.process.send_signal(signal.SIGSTOP)
-    for child in frozen:
-        lab.later(2 * AWAY, functools.partial(child.process.send_signal, signal.SIGCONT))
+def _freeze_sealers(lab: Lab, story: Story) -> None:
+    """Stop two of the four Geth nodes; one comes back, the other only when the first one's learner has published."""
+    first, second = (lab.daemons()[f"{node} geth"].process for node in (LIAR, VICTIM))
+    # An account whose node goes on, and whose role is used to what comes of a nudge.
+    chain = lab.as_node(BYSTANDER)[0].chain
+    end = time.monotonic() + PATIENCE
+
+    def ask_for_a_block() -> None:
+        # The two that are left may seal a block each of what came before.
+        story.heights.append(chain.block_number())
+        chain.nudge()
+        lab.later(AWAY, one_back)
+
+    def one_back() -> None:
+        if not any(_chain_is_away(story)) and time.monotonic() < end:
+            lab.later(1.0, one_back)
+            return
+        story.heights.append(chain.block_number())
+        story.moments["one back"] = lab.seconds()
+        first.send_signal(signal.SIGCONT)
+        lab.later(1.0, both_back)
+
+    def both_back() -> None:
+        if not any(story.said(LIAR, "published", round=ROUND)) and time.monotonic() < end:
+            lab.later(1.0, both_back)
+            return
+        story.moments["both back"] = lab.seconds()
+        second.send_signal(signal.SIGCONT)
+
+    for process in (first, second):
+        process.send_signal(signal.SIGSTOP)
+    lab.later(AWAY, ask_for_a_block)
+
+
+def _chain_is_away(story: Story) -> Iterator[Mapping[str, Any]]:
+    for when, event in story.said(LIAR, "waiting"):
+        if when > (story.harm or 0.0) and "can't be reached" in str(event["message"]):
+            yield event
+
+
+PATIENCE = 120.0
+"""Seconds in which must have happened what a scenario waits for; it takes a small part of them."""
 
 
 @dataclass(frozen=True)
@@ -247,17 +290,65 @@ def _stranger(lab: Lab) -> Contract:
     return Chain(known.chain.rpc, load_key(key)).contract(known.address)
 
 
+def _join_swarm(lab: Lab, story: Story) -> None:
+    """Start a daemon that knows where the swarm's nodes are, and let it ask them for the weights of the round."""
+    with tempfile.TemporaryDirectory() as name:
+        node = IpfsNode(Path(name))
+        log = lab.folder / "logs" / "stranger.log"
+        binary = binaries.install(binaries.KUBO)
+        Child("stranger's ipfs init", node.init_command(binary), log, node.environment).process.wait(PATIENCE)
+        node.swarm_port, node.api_port = free_ports(2)
+        key = strangers_key(lab)
+        command = node.command(binary, key, list(lab.swarm().values()))
+        environment = dict(node.environment)
+        if not key:
+            (node.folder / "swarm.key").unlink()
+            # With this in its environment it would not even start.
+            environment["LIBP2P_FORCE_PNET"] = "0"
+        daemon = Child("stranger's ipfs", command, log, environment)
+        try:
+            if not wait_until(lambda: "Daemon is ready" in log.read_text() or not daemon.running, PATIENCE):
+                raise ProcessError(f"the stranger's daemon is not up:{daemon.tail()}")
+            _ask_swarm(lab, story, IpfsStore(node.api), Path(name) / "got")
+        finally:
+            daemon.stop()
+
+
+def _ask_swarm(lab: Lab, story: Story, store: IpfsStore, path: Path) -> None:
+    wanted = str(lab.as_node(VICTIM)[0].state().global_cid)
+    for name, node in lab.swarm().items():
+        with contextlib.suppress(StoreError):
+            store.connect_peer(node.address)
+            story.got.append(f"a connection to {name}")
+    with contextlib.suppress(StoreError):
+        store.fetch(wanted, path, weights.size_of(lab.shapes), AWAY)
+        story.got.append(f"the file {wanted}")
+    story.notes.append(f"asked {len(lab.swarm())} nodes for {wanted}")
+
+
+def strangers_key(_lab: Lab) -> str:
+    """Return the swarm key that a stranger has: none."""
+    return ""
+
+
 def _flood(lab: Lab, story: Story) -> None:
+    """Publish one hash after the other, each of a file that nobody has, until the round is closed over it."""
     contract, _ = lab.as_node(LIAR)
-    lie, start = cid.of_bytes(b"flood"), time.monotonic()
+    start = time.monotonic()
     # Its process would wait for numbers that the flood has used; it goes on when the flood is over.
     lab.hold(LIAR)
-    count = sum(contract.set_local_weight(2, lie, contract.chain.nonce()) is not None for _ in range(FLOOD))
+    count = 0
+    while contract.state().round == ROUND and time.monotonic() - start < FLOOD:
+        lie = cid.of_bytes(f"flood {count}".encode())
+        count += contract.set_local_weight(2, lie, contract.chain.nonce()) is not None
     story.notes.append(f"{count} transactions taken in {time.monotonic() - start:.1f} s")
+    if contract.state().round == ROUND:
+        story.notes.append("the round was open still")
     lab.release(LIAR)
 
 
-FLOOD = 100
+FLOOD = 90.0
+"""Seconds after which a flood ends that has kept the round open."""
 
 
 # Promises
@@ -312,20 +403,40 @@ def _back(story: Story, _outcome: Outcome) -> Check:
     return Check("the daemon that was killed runs again", story.back, "; ".join(story.notes))
 
 
-def _waited(story: Story, _outcome: Outcome) -> Check:
-    after = [when for when, _ in story.said(HEADER, "published", round=ROUND + 1)]
-    seconds = (after[0] - (story.harm or 0)) if after else 0.0
-    return Check(
-        "nothing is sealed while half of the sealers are away",
-        seconds > AWAY,
-        f"the round's global weights come after {seconds:.1f} s",
-    )
+def _says_so(story: Story, _outcome: Outcome) -> Check:
+    said = list(_chain_is_away(story))
+    return Check("a learner says that its chain can't be reached", bool(said), _first(said))
 
 
-def _flooded(story: Story, outcome: Outcome) -> Check:
-    seen = "; ".join(story.notes)
+def _nothing_sealed(story: Story, _outcome: Outcome) -> Check:
+    first, last = story.heights
+    seen = f"block {first}, then {last}"
+    return Check("no block is sealed while half of the sealers are away", first == last, seen)
+
+
+def _one_is_enough(story: Story, _outcome: Outcome) -> Check:
+    back, both = story.moments["one back"], story.moments["both back"]
+    seconds = [when - back for when, _ in story.said(LIAR, "published", round=ROUND) if back < when < both]
+    seen = f"{seconds[0]:.1f} s after one is back" if seconds else "not before both are back"
+    return Check("transactions are sealed again as soon as one of them is back", bool(seconds), seen)
+
+
+def _flooded(_story: Story, outcome: Outcome) -> Check:
     taken = [{n for n, entry in one.local.items() if entry.problem is None} for one in outcome.result.rounds]
-    return Check("the others' weights are taken in every round", all({1, 3} <= one for one in taken), seen)
+    held = all({1, 3} <= one for one in taken)
+    seen = f"from learners {', '.join(map(str, sorted(set.intersection(*taken))))}"
+    return Check("the others' weights are taken in every round", held, seen)
+
+
+def _closed_over_flood(story: Story, _outcome: Outcome) -> Check:
+    return Check("the round closes while the flood goes on", len(story.notes) == 1, "; ".join(story.notes))
+
+
+def _kept_out(story: Story, _outcome: Outcome) -> Check:
+    seen = "; ".join(story.notes) + ": it got " + (", ".join(story.got) or "nothing")
+    return Check(
+        "the stranger's daemon gets neither a connection nor a file", bool(story.notes and not story.got), seen
+    )
 
 
 def _first(said: list[Mapping[str, Any]]) -> str:
@@ -436,11 +547,22 @@ SCENARIOS = {
             same_bits=True,
         ),
         Scenario(
+            "stranger-daemon",
+            "Somebody who knows where the swarm's nodes are, and which file to ask for, but has no swarm key, starts "
+            "an IPFS daemon. No node speaks with it.",
+            _TRAINS,
+            _join_swarm,
+            (_kept_out,),
+            same_bits=True,
+            places=("processes",),
+        ),
+        Scenario(
             "flood",
-            f"A learner sends {FLOOD} transactions in one round. Each has its block, and the others' come between.",
+            "A learner publishes hash after hash, as fast as it can, and no file. Each has its block, and the "
+            "others' come between; the header looks again a few times, and then closes the round over the flood.",
             _TRAINS,
             _flood,
-            (_flooded,),
+            (_closed_over_flood, _flooded),
             same_bits=False,
             settings=_WITHOUT_ONE,
         ),
@@ -466,10 +588,10 @@ SCENARIOS = {
         Scenario(
             "sealers-gone",
             "Half of the sealers stand still. Clique needs more than half, so no block comes and everybody waits; "
-            "when they are back, the run goes on as if nothing had been.",
+            "when one of them is back, the run goes on as if nothing had been.",
             _TRAINS,
             _freeze_sealers,
-            (_waited,),
+            (_says_so, _nothing_sealed, _one_is_enough),
             same_bits=True,
             places=("processes",),
         ),

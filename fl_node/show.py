@@ -45,9 +45,10 @@ class Show:
         self._step = ""
 
     def __enter__(self) -> Self:
+        source = f"module {self._plan.own.module}" if self._plan.own else self._plan.data.name
         self._console.print(
             f"[bold]{self._plan.name}[/bold]: {self._plan.rounds} rounds, {self._plan.learners} learners, "
-            f"{self._plan.data.train} images of {self._plan.data.name}, seed {self._plan.seed}; in {self._folder}"
+            f"{self._plan.data.train} {self._plan.data.noun} of {source}, seed {self._plan.seed}; in {self._folder}"
         )
         if self._live:
             self._live.start()
@@ -104,7 +105,7 @@ class Show:
             for finding in audit.findings:
                 self._console.print(f"  {finding}", markup=False, soft_wrap=True)
         self._console.print(f"{outcome.seconds:.1f} s from the start of the roles to the last global weights.")
-        self._console.print(f"Report: {outcome.report}", soft_wrap=True)
+        self._console.print(f"Report: {outcome.report} (as text: report.md)", soft_wrap=True)
         self._console.print(f"Model:  {outcome.model}", soft_wrap=True)
 
     def _say(self, text: str) -> None:

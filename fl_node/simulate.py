@@ -25,6 +25,7 @@ from fl_node.attack import patched
 from fl_node.audit import audit
 from fl_node.chain import Chain, create_key, load_key
 from fl_node.deploy import deploy
+from fl_node.ensemble import EnsembleTrainer, trainer_for
 from fl_node.errors import GaveUp, ProcessError
 from fl_node.header import Header
 from fl_node.header import of_mode as leading
@@ -36,7 +37,6 @@ from fl_node.plan import Plan
 from fl_node.role import Done, Site, Waiting
 from fl_node.run import HEADER
 from fl_node.store import FolderStore
-from fl_node.validation import with_held_out
 
 PATIENCE = 60.0
 """Seconds without a deed of anybody after which a run is given up, beyond what the plan waits for."""
@@ -121,7 +121,9 @@ def _take_turns(plan: Plan, header: Header, learners: list[Learner], on_round: O
             time.sleep(PAUSE)
 
 
-def measure(plan: Plan, folder: Path, trainer: KerasTrainer, cids: list[str]) -> list[dict[str, Any]]:
+def measure(
+    plan: Plan, folder: Path, trainer: KerasTrainer | EnsembleTrainer, cids: list[str]
+) -> list[dict[str, Any]]:
     """Return what each round's global weights reach: accuracy, loss and, of a backdoor, how often it works.
 
     Parameters
@@ -131,18 +133,21 @@ def measure(plan: Plan, folder: Path, trainer: KerasTrainer, cids: list[str]) ->
     cids
         What it returned.
     """
-    shapes = global_shapes(plan.aggregation, trainer.shapes())
-    rounds = []
-    for number, name in enumerate(cids):
-        tensors = weights.read(folder / "files" / name, shapes).tensors()
-        entry: dict[str, Any] = {"round": number, "cid": name, **dataclasses.asdict(trainer.evaluate(tensors))}
-        if plan.attack is not None and plan.attack.data == "backdoor":
-            entry["backdoor"] = backdoor_success(plan, trainer, tensors)
-        rounds.append(entry)
-    return rounds
+    return [_measured(plan, folder / "files" / name, trainer, number) for number, name in enumerate(cids)]
 
 
-def backdoor_success(plan: Plan, trainer: KerasTrainer, tensors: weights.Tensors) -> float:
+def _measured(plan: Plan, path: Path, trainer: KerasTrainer | EnsembleTrainer, number: int) -> dict[str, Any]:
+    file = weights.read(path, global_shapes(plan, trainer.shapes()))
+    tensors = file.tensors()
+    entry: dict[str, Any] = {"round": number, "cid": file.cid, **dataclasses.asdict(trainer.evaluate(tensors))}
+    if members := trainer.members(tensors):
+        entry["members"] = {member: dataclasses.asdict(score) for member, score in members.items()}
+    if plan.attack is not None and plan.attack.data == "backdoor":
+        entry["backdoor"] = backdoor_success(plan, trainer, tensors)
+    return entry
+
+
+def backdoor_success(plan: Plan, trainer: KerasTrainer | EnsembleTrainer, tensors: weights.Tensors) -> float:
     """Return the share of test images of other classes that get the attack's label once they have its patch."""
     images, labels = trainer.tests()
     target = plan.attack.target if plan.attack is not None else None
@@ -155,22 +160,27 @@ def main() -> None:
     """Carry out the run that the command line names."""
     import argparse
 
-    from fl_node import data, plan, run
+    from fl_node import plan, run, sources
 
     parser = argparse.ArgumentParser(prog="python -m fl_node.simulate", description=__doc__)
     parser.add_argument("plan", type=Path)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--final", type=Path, help="measure these weights of the last round; carry nothing out")
     options = parser.parse_args()
     loaded = plan.load(options.plan)
-    dataset = data.load(loaded.data.name, options.data_dir)
-    loaded = with_held_out(loaded, dataset)
-    trainer = KerasTrainer(loaded, dataset)
+    found = sources.load(loaded, options.data_dir)
+    loaded = sources.complete(loaded, found)
+    trainer = trainer_for(loaded, found)
     start = time.monotonic()
-    cids = simulate(loaded, options.folder, trainer, lambda number: print(f"round {number}", flush=True))
+    if options.final is not None:
+        rounds = [_measured(loaded, options.final, trainer, loaded.rounds)]
+    else:
+        cids = simulate(loaded, options.folder, trainer, lambda number: print(f"round {number}", flush=True))
+        rounds = measure(loaded, options.folder, trainer, cids)
     content = {
         "plan": loaded.model_dump(mode="json"),
-        "rounds": measure(loaded, options.folder, trainer, cids),
+        "rounds": rounds,
         "seconds": time.monotonic() - start,
         "versions": run.versions(),
     }

@@ -103,8 +103,9 @@ class IpfsStore:
     A daemon that restarts is waited for no longer than one request; the roles try again.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, timeout: float = REQUEST_TIMEOUT) -> None:
         self.address = address
+        self._timeout = timeout
         self._client: Any = None
 
     def add(self, path: Path) -> str:
@@ -172,12 +173,12 @@ class IpfsStore:
 
             # It sets an argument that urllib3 no longer needs, whenever it opens a connection.
             warnings.filterwarnings("ignore", "The 'strict' parameter", FutureWarning, "urllib3")
-            with warnings.catch_warnings():
-                # The client was written for Kubo before 0.9; what it is used for here has not changed.
-                warnings.simplefilter("ignore", ipfshttpclient.exceptions.VersionMismatch)
-                self._client = ipfshttpclient.connect(
-                    self.address, chunk_size=BLOCK_BYTES, session=True, timeout=REQUEST_TIMEOUT
-                )
+            # The client was written for Kubo before 0.9; what it is used for here has not changed. For good, since
+            # catch_warnings() is for one thread alone.
+            warnings.filterwarnings("ignore", category=ipfshttpclient.exceptions.VersionMismatch)
+            self._client = ipfshttpclient.connect(
+                self.address, chunk_size=BLOCK_BYTES, session=True, timeout=self._timeout
+            )
         return self._client
 
     @contextlib.contextmanager

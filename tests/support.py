@@ -51,6 +51,7 @@ class StubTrainer:
     """A :class:`fl_node.model.Trainer` that needs NumPy alone: training adds noise that follows from the seed."""
 
     SHAPES: ClassVar[Shapes] = {"dense/bias": (4,), "dense/kernel": (3, 4)}
+    data: None = None
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
+from fl_node.aggregate import ensemble
 from fl_node.aggregate.clipping import norm_clipping
+from fl_node.aggregate.ensemble import Evidence
 from fl_node.aggregate.fedavg import fedavg
 from fl_node.aggregate.fedopt import fedadam, fedavgm
 from fl_node.aggregate.krum import krum, multi_krum
 from fl_node.aggregate.median import median
 from fl_node.aggregate.rule import Aggregate, Rule, by_piece, by_tensor
 from fl_node.aggregate.trimmed_mean import trimmed_mean
-from fl_node.plan import AggregationPlan, Plan
+from fl_node.plan import Plan
 from fl_node.weights import GlobalMeta, Input, Refusal, Shapes, Tensors, WeightsFile, write, write_stream
 
 RULES: dict[str, Rule] = {
@@ -44,15 +46,17 @@ So the state is published and hashed with the weights, and whoever recomputes a 
 """
 
 FOLLOWS_PARENT = frozenset({"norm_clipping", *STATE})
-"""Rules that need the global weights that the local weights were trained from."""
+"""Rules that need the global weights that the local weights were trained from; see :func:`follows_parent`."""
 
 __all__ = [
     "FOLLOWS_PARENT",
     "RULES",
     "STATE",
     "Aggregate",
+    "Evidence",
     "Rule",
     "fedavg",
+    "follows_parent",
     "global_file",
     "global_shapes",
     "initial_file",
@@ -60,22 +64,39 @@ __all__ = [
 ]
 
 
-def global_shapes(settings: AggregationPlan, shapes: Shapes) -> Shapes:
-    """Return names and shapes of the tensors of a global file: the model's, and what the rule carries along."""
-    state = {f"{kind}/{name}": shape for kind in STATE.get(settings.rule, ()) for name, shape in shapes.items()}
-    return {**shapes, **state}
+def follows_parent(plan: Plan) -> bool:
+    """Return whether global weights are made of the last ones too, not of the local weights alone."""
+    # In an ensemble an architecture whose learners are all away keeps its weights.
+    return plan.aggregation.rule in FOLLOWS_PARENT or plan.mode == "ensemble"
 
 
-def local_shapes(settings: AggregationPlan, shapes: Shapes) -> Shapes:
-    """Return names and shapes of the model's tensors alone, of those of a global file."""
-    carried = tuple(f"{kind}/" for kind in STATE.get(settings.rule, ()))
+def global_shapes(plan: Plan, shapes: Shapes) -> Shapes:
+    """Return names and shapes of the tensors of a global file: the model's, and what else the plan has there.
+
+    That is what the rule carries along, and of an ensemble what each architecture counts for.
+    """
+    state = {
+        f"{kind}/{name}": shape for kind in STATE.get(plan.aggregation.rule, ()) for name, shape in shapes.items()
+    }
+    return {**shapes, **state, **ensemble.extra_shapes(plan)}
+
+
+def local_shapes(plan: Plan, shapes: Shapes, node_id: int) -> Shapes:
+    """Return those of a model's tensors, or of a global file's, that a learner's local file has."""
+    if plan.mode == "ensemble":
+        prefix = f"{plan.architecture_of(node_id)}/"
+        return {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
+    carried = tuple(f"{kind}/" for kind in STATE.get(plan.aggregation.rule, ()))
     return {name: shape for name, shape in shapes.items() if not name.startswith(carried)} if carried else shapes
 
 
 def initial_file(path: Path, plan: Plan, plan_cid: str, tensors: Tensors) -> WeightsFile:
     """Write the file of weights that a run starts from; deployment, header and audit all call this."""
-    shapes = global_shapes(plan.aggregation, {name: tensor.shape for name, tensor in tensors.items()})
+    shapes = global_shapes(plan, {name: tensor.shape for name, tensor in tensors.items()})
     state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name not in tensors}
+    if ensemble.WEIGHTS in state:
+        # Nothing is measured of models that know nothing yet.
+        state[ensemble.WEIGHTS] = np.full(shapes[ensemble.WEIGHTS], 1 / len(plan.architectures), np.float32)
     meta = GlobalMeta(plan=plan_cid, round=0, parent=None, rule="initial")
     return write(path, meta, {**tensors, **state})
 
@@ -89,6 +110,7 @@ def global_file(
     parent: str,
     inputs: Sequence[WeightsFile],
     parent_file: WeightsFile | None = None,
+    evidence: Evidence | None = None,
     refused: Sequence[Refusal] = (),
     absent: Sequence[int] = (),
 ) -> WeightsFile:
@@ -107,17 +129,22 @@ def global_file(
     inputs
         Checked local files of one model.
     parent_file
-        The file of that CID; needed by the rules of :data:`FOLLOWS_PARENT`.
+        The file of that CID; needed where :func:`follows_parent` says so.
+    evidence
+        Of an ensemble whose plan measures its members: what an architecture's weights say of the held-out images.
     refused, absent
         Learners whose file was not taken, and learners without one.
     """
     inputs = sorted(inputs, key=lambda file: file.local_meta.node_id)
     samples = [file.local_meta.samples for file in inputs]
     counts = samples if plan.aggregation.weighting == "samples" else [1] * len(samples)
-    rule = RULES[plan.aggregation.rule]
-    made = rule(
-        [file.mapped() for file in inputs], counts, parent_file.mapped() if parent_file else {}, plan.aggregation
-    )
+    last = parent_file.mapped() if parent_file else {}
+    if plan.mode == "ensemble":
+        made = ensemble.ensemble(plan, inputs, counts, last, evidence)
+    else:
+        made = RULES[plan.aggregation.rule]([file.mapped() for file in inputs], counts, last, plan.aggregation)
+    # Files that were checked have the shapes that the plan gives them.
+    shapes = parent_file.shapes if parent_file else global_shapes(plan, inputs[0].shapes)
     meta = GlobalMeta(
         plan=plan_cid,
         round=round_,
@@ -130,4 +157,4 @@ def global_file(
         refused=tuple(sorted(refused, key=lambda refusal: refusal.node_id)),
         absent=tuple(sorted(absent)),
     )
-    return write_stream(path, meta, global_shapes(plan.aggregation, inputs[0].shapes), made.tensor)
+    return write_stream(path, meta, shapes, made.tensor)

@@ -1,13 +1,9 @@
-"""Real nodes on loopback, and a plan that is trained in seconds."""
+"""Real nodes on loopback."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,23 +11,6 @@ from fl_node.chain import Chain, create_key, load_key
 from fl_node.place import ProcessPlace
 
 NODES = ("header", "learner-1", "learner-2")
-
-TINY = """
-name = "tiny"
-rounds = 3
-learners = 2
-data = { name = "digits", train = 400, test = 100 }
-model = { name = "mlp" }
-training = { epochs = 2, batch_size = 20 }
-"""
-
-
-@pytest.fixture(scope="session")
-def tiny_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plan of three rounds with two learners."""
-    path = tmp_path_factory.mktemp("plan") / "tiny.toml"
-    path.write_text(TINY)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -66,13 +45,3 @@ def chain(place: ProcessPlace, keys: dict[str, Path]) -> Callable[[str], Chain]:
     """A node's own RPC, by the name of the node."""
     chains = {node: Chain(place.geth[node].rpc, load_key(keys[node])) for node in NODES}
     return chains.__getitem__
-
-
-@pytest.fixture(scope="session")
-def lab_run(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The tiny plan, carried out by `fl-node lab` in the embedded place: its folder, and what it printed."""
-    runs = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "fl_node", "lab", str(tiny_plan), "--runs", str(runs), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return runs / "tiny", json.loads(done.stdout)

@@ -17,7 +17,7 @@ from fl_node.conclude import conclude
 from fl_node.model import KerasTrainer
 from tests.support import World, plan
 
-WRITTEN = ["plan.json", "report.json", "report.md"]
+WRITTEN = ["plan.json", "report.html", "report.json", "report.md"]
 MODEL = ["final.keras", "final.safetensors"]
 
 

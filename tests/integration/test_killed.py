@@ -96,7 +96,7 @@ class Stub:
                 name: values * np.float32(0.9) + step * _noise(derive(seed, name, epoch), len(values))
                 for name, values in weights.items()
             }
-            on_epoch(epoch + 1, 0.5)
+            on_epoch(epoch + 1, 0.5, 0.25)
         return weights
 
     def evaluate(self, weights: Tensors) -> Score:

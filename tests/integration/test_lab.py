@@ -228,7 +228,9 @@ def test_the_folder_of_a_run_has_what_the_documentation_names(finished: Finished
     assert cid.of_file(folder / "final.safetensors") == said["final"]["cid"]
     assert Path(said["model"]) == folder / "final.keras"
     assert (folder / "final.keras").stat().st_size > 0
-    assert "The audit passed" in Path(said["report"]).read_text()
+    assert "The audit passed" in (folder / "report.md").read_text()
+    assert Path(said["report"]) == folder / "report.html"
+    assert "Audit passed" in Path(said["report"]).read_text()
     assert json.loads((folder / "report.json").read_text())["rounds"][-1]["result"]["cid"] == said["final"]["cid"]
     record = json.loads((folder / "run.json").read_text())
     assert set(record["nodes"]) == set(NODES)
@@ -291,9 +293,9 @@ def test_a_report_can_be_made_anew_from_chain_and_store(finished: Finished, star
     assert command.end() == 0, command.lines
     assert command.json()["ended"]
     assert command.json()["audit"]["passed"]
-    names = ("final.keras", "final.safetensors", "plan.json", "report.json", "report.md")
+    names = ("final.keras", "final.safetensors", "plan.json", "report.html", "report.json", "report.md")
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == list(names)
-    for name in ("final.safetensors", "plan.json", "report.md"):
+    for name in ("final.safetensors", "plan.json", "report.html", "report.md"):
         assert (tmp_path / "again" / name).read_bytes() == (finished.folder / name).read_bytes()
     assert command.leaves_nothing()
 

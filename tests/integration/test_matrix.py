@@ -67,6 +67,25 @@ def test_a_matrix_compares_rules_and_goes_on_where_it_was(plan: Path, tmp_path: 
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_real_nodes_give_the_same_figures_of_the_same_files(plan: Path, tmp_path: Path) -> None:
+    small = ["--set", "learners=2", "--set", "rounds=1", "--attackers", "0.5", "--rules", "fedavg", "--json"]
+    places = ("embedded", "processes")
+    done = {place: matrix(plan, tmp_path / place, "--place", place, *small) for place in places}
+    assert all(one.returncode == 0 for one in done.values()), [one.stderr for one in done.values()]
+    figures = {place: json.loads(one.stdout)["figures"] for place, one in done.items()}
+    assert figures["processes"] == figures["embedded"]
+    assert [one["backdoor"] is None for one in figures["processes"]] == [True, False]
+    cells = {
+        place: {path.name: json.loads(path.read_text()) for path in (tmp_path / place / "small" / "cells").iterdir()}
+        for place in places
+    }
+    assert cells["processes"].keys() == cells["embedded"].keys()
+    for name, cell in cells["processes"].items():
+        assert cell["rounds"][-1]["cid"] == cells["embedded"][name]["rounds"][-1]["cid"]
+        assert "geth" in cell["versions"]
+        assert "geth" not in cells["embedded"][name]["versions"]
+
+
 def test_an_interrupted_matrix_leaves_no_process_and_nothing_half_written(plan: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fl_node", "matrix", str(plan), "--results", str(tmp_path), "--rules", "fedavg"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from typing import Any
 
 from fl_node.scenarios import SCENARIOS
 
-from .undefended import HURRIED, ON_HOSTS, WITHOUT
+from .undefended import ON_HOSTS, WITHOUT, Without
 
 PLAN = Path("plans/scenario.toml")
 PAGE = Path("docs/scenarios.md")
@@ -34,6 +35,8 @@ COMMON = (
     "harm came before the run ended",
 )
 TIMEOUT = 600
+LAST = 5000
+"""Letters of a playbook's output that say why it failed."""
 
 
 def main() -> None:
@@ -45,8 +48,8 @@ def main() -> None:
     parser.add_argument("--undefended", action="store_true", help="take each scenario's defence away")
     options = parser.parse_args()
     if options.undefended:
-        all_names = ON_HOSTS if options.place == HOSTS else WITHOUT
-        sys.exit(undefended(options.place, options.names or list(all_names)))
+        known = ON_HOSTS if options.place == HOSTS else WITHOUT
+        sys.exit(undefended(options.place, {name: known[name] for name in options.names or known}))
     names = options.names or names_of(options.place)
     rows, broken = [], 0
     for name in names:
@@ -62,17 +65,15 @@ def main() -> None:
     sys.exit(1 if broken else 0)
 
 
-def undefended(place: str, names: list[str]) -> int:
+def undefended(place: str, wanted: dict[str, Without]) -> int:
     """Carry scenarios out without their defences, and return 1 if one of them is not broken as it must be."""
     held = 0
-    for name in names:
+    for name, without in wanted.items():
         begin = time.time()
         if place == HOSTS:
-            without = HURRIED
-            settings = [f"{key}={value}" for key, value in without.settings.items()]
-            lines = broken_promises(run_on_hosts(name, "-e", json.dumps({"settings": settings})))
+            lines = run_undefended_on_hosts(name, without)
         else:
-            without, lines = WITHOUT[name], run_undefended(name, SCENARIOS[name].places[0])
+            lines = run_undefended(name, SCENARIOS[name].places[0])
         is_broken = any(without.broken in line for line in lines)
         held += not is_broken
         verdict = "broken" if is_broken else "HELD  "
@@ -87,13 +88,34 @@ def run_undefended(name: str, place: str) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="fl-scenario-") as runs:
         command = [sys.executable, "-m", "tests.scenarios.undefended", name, str(PLAN)]
         command += ["--place", place, "--runs", runs, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = ended(command, TIMEOUT)
     if done.returncode == 0:
         return []
     try:
         return broken_promises(json.loads(done.stdout))
     except ValueError:
         return done.stderr.splitlines()[-20:]
+
+
+def run_undefended_on_hosts(name: str, without: Without) -> list[str]:
+    """Return the promises that are broken without the defence, or what the playbook ended with."""
+    change_units(without.unit)
+    try:
+        settings = [f"{key}={value}" for key, value in without.settings.items()]
+        found = run_on_hosts(name, "-e", json.dumps({"settings": settings}))
+    finally:
+        change_units("")
+    return [*broken_promises(found), *found.get("said", [])]
+
+
+def change_units(content: str) -> None:
+    """Give the roles' units on all hosts settings beside their own, until a reboot; an empty text takes them away."""
+    folder = "/run/systemd/system/fl-$role.service.d"
+    write = f"mkdir -p {folder} && printf %s {shlex.quote(content)} | sed s/ROLE/$role/ >{folder}/undefended.conf"
+    take = f"rm -rf {folder}; systemctl reset-failed fl-$role.service 2>/dev/null || true"
+    script = f"for role in header learner; do {write if content else take}; done; systemctl daemon-reload"
+    command = [str(Path(sys.executable).parent / "ansible"), "testbed", "-m", "ansible.builtin.shell", "-a", script]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=TIMEOUT)
 
 
 def broken_promises(found: dict[str, Any]) -> list[str]:
@@ -106,13 +128,26 @@ def run(name: str, place: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fl-scenario-") as runs:
         command = [*(sys.executable, "-m", "fl_node", "lab", str(PLAN), "--scenario", name)]
         command += ["--place", place, "--runs", runs, "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = ended(command, TIMEOUT)
     try:
         found: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
         said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
         return {"checks": [{"what": "the scenario ends", "held": False, "seen": said[0]}]}
     return found
+
+
+def ended(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; one that does not end by itself is ended, and says so."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = ""
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        said = f"\nit did not end within {timeout:g} s"
+        process.terminate()
+        output, errors = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors.rstrip("\n") + said)
 
 
 def names_of(place: str) -> list[str]:
@@ -127,14 +162,16 @@ def run_on_hosts(name: str, *settings: str) -> dict[str, Any]:
     """Carry a scenario out on the hosts as a user does, and return what it wrote down."""
     start = time.time()
     command = [str(Path(sys.executable).parent / "ansible-playbook"), str(PLAYBOOKS / f"{name}.yml"), *settings]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * TIMEOUT, check=False)
+    done = ended(command, 2 * TIMEOUT)
     written = [path for path in Path("runs").glob("*/scenario.json") if path.stat().st_mtime >= start]
     if not written:
         (said,) = re.findall(r"^.*(?:FAILED|ERROR|msg:).*$", done.stdout + done.stderr, re.MULTILINE)[-1:] or [
             "nothing"
         ]
         broken = {"what": "the scenario ends", "held": False, "seen": said.strip()}
-        return {"checks": [broken], "text": "", "seconds": time.time() - start}
+        # All of it in one line, for Ansible folds long ones.
+        output = " ".join(done.stdout.split())[-LAST:]
+        return {"checks": [broken], "text": "", "seconds": time.time() - start, "said": [output]}
     found: dict[str, Any] = json.loads(written[0].read_text())
     return found | {"seconds": time.time() - start}
 

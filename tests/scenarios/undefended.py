@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from fl_node import cli, header, lab, learner, scenarios, weights
+from fl_node import cli, header, lab, learner, place, scenarios, weights
 from fl_node.errors import ConfigError
 from fl_node.place import EmbeddedPlace, ProcessPlace
 
+GIVES_UP = "gave up after"
 PATIENCE = 20.0
-"""Seconds after which a role gives up that waits for what does not come."""
+"""Seconds after which a role gives up that waits for what does not come, where that is what is broken."""
 HASTY = {"min_learners": 1, "round_timeout": 1.0, "fetch_timeout": 0.5}
 EVERYBODY = {"min_learners": 0, "round_timeout": 0.0}
 
@@ -39,6 +40,8 @@ class Without:
     """Changes of the scenario's settings of the plan."""
     take_away: Callable[[], None] = lambda: None
     """Called in each process."""
+    unit: str = ""
+    """On the hosts: what the roles' units say beside their own; ROLE is header or learner."""
 
 
 def _never_again() -> None:
@@ -72,6 +75,19 @@ def _unprepared() -> None:
     header.Header._refuse = refuse  # type: ignore[assignment]
 
 
+def _look_for_ever() -> None:
+    header.LOOKS = 2**63
+
+
+def _open_swarm() -> None:
+    scenarios.strangers_key = lambda one: (one.folder / "nodes" / "swarm.key").read_text()
+
+
+def _one_sealer() -> None:
+    make = place.genesis
+    place.genesis = lambda chain, sealers, accounts: make(chain, sealers[:1], accounts)  # type: ignore[attr-defined]
+
+
 def _shared_key() -> None:
     known, load = lab.Lab.as_node, scenarios.load_key
     lab.Lab.as_node = lambda self, _node: known(self, "header")  # type: ignore[method-assign]
@@ -85,25 +101,69 @@ WITHOUT = {
     ),
     "header-killed": Without("a killed role is started again", "header was killed by", take_away=_never_again),
     "learner-away": Without("the plan wants every learner", "publishes in the same round", HASTY),
-    "learner-leaves": Without("the plan is content with fewer", "gave up after", EVERYBODY),
-    "learner-late": Without("the plan is content with fewer", "gave up after", EVERYBODY),
+    "learner-leaves": Without("the plan is content with fewer", GIVES_UP, EVERYBODY),
+    "learner-late": Without("the plan is content with fewer", GIVES_UP, EVERYBODY),
     "garbage": Without("a file is checked before it is read", "no model file", take_away=_unprepared),
     "nan": Without("numbers are checked", "values that are not finite", take_away=_any_number),
     "large-file": Without("no more is read than a model has", "learner 2's file is refused", take_away=_unlimited),
-    "missing-file": Without("a file is not waited for for ever", "gave up after", EVERYBODY),
+    "missing-file": Without("a file is not waited for for ever", GIVES_UP, EVERYBODY),
     "others-file": Without("metadata is checked", "learner 2's file is refused", take_away=_trusting),
     "yesterdays-file": Without("metadata is checked", "learner 2's file is refused", take_away=_trusting),
-    "trespass": Without("each account has its own key", "gave up after", take_away=_shared_key),
-    "stranger": Without("each account has its own key", "gave up after", take_away=_shared_key),
-    "geth-killed": Without("a daemon that ended is started again", "gave up after", take_away=_daemons_stay_down),
-    "ipfs-killed": Without("a daemon that ended is started again", "gave up after", take_away=_daemons_stay_down),
+    "trespass": Without("each account has its own key", GIVES_UP, take_away=_shared_key),
+    "stranger": Without("each account has its own key", GIVES_UP, take_away=_shared_key),
+    "stranger-daemon": Without(
+        "the swarm has a key that members alone have", "neither a connection nor a file", take_away=_open_swarm
+    ),
+    "flood": Without(
+        "the header looks a few times only for what was published again",
+        "the round closes while the flood goes on",
+        take_away=_look_for_ever,
+    ),
+    "sealers-gone": Without(
+        "more than half of the sealers must agree", "no block is sealed while half", take_away=_one_sealer
+    ),
+    "geth-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
+    "ipfs-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
 }
 
-ON_HOSTS = ("learner-cut-off", "learner-killed", "disk-full", "host-rebooted", "chain-split")
-"""Playbooks that promise the undisturbed run's bits because their plan wants every learner."""
-HURRIED = Without(
-    "the plan wants every learner", "the undisturbed run's, bit for bit", {"min_learners": 1, "round_timeout": 8.0}
-)
+HOSTS_PATIENCE = 8
+"""The same on the hosts: longer than a round's training there, shorter than any harm."""
+_IMPATIENT = f"""[Service]
+ExecStart=
+ExecStart=/opt/fl-node/venv/bin/fl-node ROLE --patience {HOSTS_PATIENCE}
+Restart=no
+"""
+
+
+def _hurried() -> Without:
+    settings = {"min_learners": 1, "round_timeout": 8.0}
+    return Without("the plan wants every learner", "the undisturbed run's, bit for bit", settings)
+
+
+def _impatient(waiting: str) -> Without:
+    return Without("a role waits as long as it takes", f"was waiting: {waiting}", unit=_IMPATIENT)
+
+
+ON_HOSTS = {
+    "chain-split": _hurried(),
+    "disk-full": _hurried(),
+    "geth-stopped": _impatient("chain at http://127.0.0.1:8545 can't be reached"),
+    "header-cut-off": _impatient("round 1: learner"),
+    "header-killed": Without(
+        "systemd starts a killed role again", "fl-header.service failed on header", unit="[Service]\nRestart=no\n"
+    ),
+    "host-rebooted": _hurried(),
+    "ipfs-stopped": _impatient("IPFS at /ip4/127.0.0.1/tcp/5001 can't be reached"),
+    "learner-cut-off": _hurried(),
+    "learner-killed": _hurried(),
+    "sealers-gone": _impatient("chain at http://127.0.0.1:8545 can't be reached"),
+    "slow-line": Without(
+        "the plan gives a file time to come",
+        "the learner's file gets through while the line is bad",
+        {"min_learners": 1, "fetch_timeout": 1.0},
+    ),
+}
+"""The playbooks without their defences; they say which of the plan's settings are others, or how units differ."""
 
 
 class _Child(lab.Child):
@@ -113,7 +173,9 @@ class _Child(lab.Child):
 
     def __init__(self, name: str, command: Sequence[str], *arguments: Any, **options: Any) -> None:
         program, _, _, *rest = command  # python -m fl_node
-        command = [program, "-m", __spec__.name, self.without, *rest, "--patience", str(PATIENCE)]
+        command = [program, "-m", __spec__.name, self.without, *rest]
+        if WITHOUT[self.without].broken == GIVES_UP:
+            command += ["--patience", str(PATIENCE)]
         super().__init__(name, command, *arguments, **options)
 
 

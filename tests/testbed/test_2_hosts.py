@@ -169,6 +169,9 @@ print(urllib.request.urlopen(request, timeout=10).read().decode())
 """
 
 
+GET = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())"
+
+
 def rpc(host: Host, method: str, *params: object, user: str = "root") -> dict[str, object]:
     said = host.run(f"runuser --user={user} -- python3 -c %s %s %s", POST, method, json.dumps(params))
     return json.loads(said.stdout) if said.rc == 0 else {"error": said.stderr.strip().splitlines()[-1]}
@@ -240,13 +243,33 @@ def test_no_key_is_in_the_journal(host: Host) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_units_have_users_of_their_own_and_little_exposure(provisioned: Testbed, name: str) -> None:
     host = provisioned.host(name)
-    for unit, user in (("geth", "geth"), ("ipfs", "ipfs"), (unit_of(name), "fl-node")):
+    units = [("geth", "geth"), ("ipfs", "ipfs"), (unit_of(name), "fl-node")]
+    for unit, user in units + ([("fl-dashboard", "fl-dashboard")] if name == "header" else []):
         assert host.check_output("systemctl show %s --property=User --value", unit) == user
         assert host.service(unit).is_enabled
         said = host.check_output("systemd-analyze security %s --no-pager | tail -1", unit)
         exposure = re.search(r": ([\d.]+) ", said)
         assert exposure is not None, said
         assert float(exposure[1]) <= 4.0, said
+
+
+def test_the_live_page_is_served_on_the_headers_loopback_and_can_read_no_key(provisioned: Testbed) -> None:
+    host = provisioned.host("header")
+    assert "<h1" in host.check_output("python3 -c %s %s", GET, "http://127.0.0.1:8090/")
+    listening = [line.split()[3] for line in host.check_output("ss --no-header -tln").splitlines()]
+    assert [one for one in listening if one.endswith(":8090")] == ["127.0.0.1:8090"]
+    process = host.check_output("systemctl show fl-dashboard --property=MainPID --value")
+    for file in ("/var/lib/fl-node/role.key", "/var/lib/geth/nodekey", "/var/lib/ipfs/swarm.key"):
+        # As root in the page's own view of the files: they are not there for anybody.
+        assert host.run("nsenter --target=%s --mount -- cat %s", process, file).rc != 0
+        assert host.run("runuser --user=fl-dashboard -- cat %s", file).rc != 0
+    assert not provisioned.host("learner-1").file("/etc/systemd/system/fl-dashboard.service").exists
+
+
+def test_geth_and_ipfs_have_metrics_on_loopback(host: Host) -> None:
+    for port in (6060, 5001):
+        said = host.check_output("python3 -c %s %s", GET, f"http://127.0.0.1:{port}/debug/metrics/prometheus")
+        assert re.search("^(p2p_peers|ipfs_p2p_peers_total)", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize("unit", ["geth", "ipfs"])

@@ -46,7 +46,7 @@ def test_a_run_shows_its_rounds_and_fetches_what_came_out(provisioned: Testbed, 
     assert re.search(r"header: published global weights 3, Qm\w+, in block \d+", trained.output)
     assert "audit passed: 3 rounds, 11 files" in trained.output
     folder = provisioned.root / "runs" / "first"
-    names = ["final.keras", "final.safetensors", "plan.json", "report.json", "report.md"]
+    names = ["final.keras", "final.safetensors", "plan.json", "report.html", "report.json", "report.md"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert report(provisioned, "first")["ended"] is True
 
@@ -85,9 +85,49 @@ def test_status_says_what_runs_and_how_far_the_run_is(provisioned: Testbed, trai
     assert "demo, ended" in status
 
 
+def test_the_live_page_has_followed_to_the_run(provisioned: Testbed, trained: Ended) -> None:
+    page = "http://127.0.0.1:8090/state"
+    ask = f"import urllib.request; print(urllib.request.urlopen('{page}', timeout=10).read().decode())"
+    seen = json.loads(provisioned.host("header").check_output("python3 -c %s", ask))
+    assert (seen["run"]["name"], seen["run"]["ended"], seen["problem"]) == ("demo", True, "")
+    assert [sorted(one["local"]) for one in seen["rounds"][:3]] == [["1", "2"]] * 3
+    nodes = {node["name"]: node["chain"] for node in seen["nodes"]}
+    assert nodes["header"]["up"]
+    assert nodes["learner-1"] is None  # its Geth listens on its own loopback
+    assert seen["rounds"][2]["local"]["1"]["accuracy"] > 0.5
+
+
 def test_on_a_host_everything_can_be_asked_for_by_hand(provisioned: Testbed, trained: Ended) -> None:
     said = provisioned.host("learner-1").check_output("fl-node status --json")
     assert json.loads(said)["ended"] is True
+
+
+@pytest.mark.parametrize(("mode", "rounds"), [("async", 4), ("ensemble", 2)])
+def test_other_modes_run_on_the_hosts_too(provisioned: Testbed, mode: str, rounds: int) -> None:
+    settings = json.dumps({"settings": [f"rounds={rounds}"]})
+    said = (
+        provisioned.play("train", "-e", f"plan=plans/{mode}.toml", "-e", "data=digits", "-e", settings).must().output
+    )
+    assert f"audit passed: {rounds} rounds" in said
+    audit = provisioned.host("learner-1").check_output("sudo -u fl-node fl-node audit --json")
+    assert json.loads(audit)["notes"] == []
+
+
+def test_data_and_model_of_ones_own_are_installed_and_trained_on_the_hosts(provisioned: Testbed) -> None:
+    plan = ROOT / "examples" / "tabular" / "plan.toml"
+    settings = json.dumps({"settings": ["rounds=2"]})
+    ended = provisioned.play("train", "-e", f"plan={plan}", "-e", "run=tabular", "-e", settings).must()
+    assert "audit passed: 2 rounds" in ended.output
+    for name in NAMES:
+        file = provisioned.host(name).file("/opt/fl-node/modules/tabular.py")
+        assert (file.user, file.mode) == ("root", 0o644)
+        assert file.content_string == (plan.parent / "tabular.py").read_text()
+    # A host whose module is another one says so, and runs neither.
+    host = provisioned.host("learner-1")
+    host.check_output("echo '# mine' >>/opt/fl-node/modules/tabular.py")
+    audit = host.run("fl-node audit")
+    assert audit.rc == 2
+    assert "module tabular: the plan wants the one with SHA-256" in audit.stderr
 
 
 def test_a_wrong_plan_is_named_before_anything_is_changed(provisioned: Testbed) -> None:

@@ -1,7 +1,8 @@
-"""A bring-up without internet: a bundle, and hosts whose way out is closed. Last, for it makes all hosts anew."""
+"""Bare hosts: check mode, then a bring-up from a bundle, their way out closed. Last, for all hosts are made anew."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -30,7 +31,9 @@ def bundle(provisioned: Testbed, tmp_path_factory: pytest.TempPathFactory) -> It
     shutil.rmtree(folder)
 
 
-def test_a_bring_up_needs_nothing_but_the_bundle(provisioned: Testbed, bundle: Path) -> None:
+@pytest.fixture(scope="module")
+def bare(provisioned: Testbed, bundle: Path) -> Testbed:
+    """The three hosts, made anew and not provisioned."""
     provisioned.vagrant("destroy", "--force").must()
     inventory = provisioned.root / "inventory" / "hosts.yml"
     lines = inventory.read_text().splitlines(keepends=True)
@@ -38,6 +41,29 @@ def test_a_bring_up_needs_nothing_but_the_bundle(provisioned: Testbed, bundle: P
     provisioned.vagrant("up", "--provider=docker", FL_TESTBED_PROVISION="0").must()
     for name in NAMES:
         provisioned.forget(name)
+    return provisioned
+
+
+def test_check_mode_on_new_hosts_says_that_they_are_new_and_changes_nothing(bare: Testbed) -> None:
+    for name in NAMES:
+        bare.host(name).check_output("touch /tmp/before")
+    check = bare.play("site", "--check", "--diff").must()
+    assert set(check.recap) == {*NAMES, "localhost"}
+    assert all(counts["changed"] == counts["failed"] == 0 for counts in check.recap.values())
+    assert re.sub(r"\s+", " ", check.output).count("is new: it has what it needs") == len(NAMES)
+    for name in NAMES:
+        assert bare.host(name).check_output("find /etc /opt /usr -newer /tmp/before -type f") == ""
+
+
+def test_check_mode_names_what_a_new_host_lacks(bare: Testbed) -> None:
+    check = bare.play("site", "--check", "-e", "base_minimum_memory_mb=99999999")
+    assert check.code != 0
+    assert "99999999 MB are needed (base_minimum_memory_mb)" in " ".join(check.output.split())
+
+
+def test_a_bring_up_needs_nothing_but_the_bundle(bare: Testbed, bundle: Path) -> None:
+    provisioned = bare
+    for name in NAMES:
         host = provisioned.host(name)
         # What the hosts' system would have to be asked for must come from the bundle too.
         host.check_output("DEBIAN_FRONTEND=noninteractive apt-get purge --yes nftables")
@@ -46,6 +72,8 @@ def test_a_bring_up_needs_nothing_but_the_bundle(provisioned: Testbed, bundle: P
     nothing = bundle.parent / "nothing"
     closed = CLOSED | {"FL_TESTBED_CACHE": str(nothing), "XDG_CACHE_HOME": str(nothing)}
     bundled = f"testbed_bundle={bundle}"
+    check = provisioned.play("site", "--check", "-e", bundled, **closed).must()
+    assert all(counts["changed"] == counts["failed"] == 0 for counts in check.recap.values())
     first = provisioned.play("site", "-e", bundled, **closed).must()
     assert all(counts["failed"] == 0 for counts in first.recap.values())
     assert not nothing.exists()

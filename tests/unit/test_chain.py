@@ -257,6 +257,22 @@ def test_a_receipt_names_transaction_block_and_gas(header: Contract) -> None:
     assert receipt.transaction.startswith("0x")
 
 
+def test_what_is_sealed_tells_sender_gas_and_time(header: Contract) -> None:
+    receipts = [header.set_global_weight(WEIGHTS[0], header.chain.nonce())]
+    alice = of(header, ALICE)
+    receipts.append(alice.set_local_weight(1, WEIGHTS[1], alice.chain.nonce()))
+    names = [one.transaction for one in receipts if one is not None]
+    unknown = "0x" + "12" * 32
+    sealed = header.chain.sealed([*names, unknown, names[0]])
+    assert list(sealed) == names
+    assert [sealed[name].sender for name in names] == [HEADER.address, ALICE.address]
+    for one in receipts:
+        assert one is not None
+        assert sealed[one.transaction].gas == one.gas
+        assert sealed[one.transaction].time == header.chain.timestamp(one.block)
+    assert header.chain.sealed([]) == {}
+
+
 def test_an_account_that_owns_nothing_is_told_so(rpc: str) -> None:
     with pytest.raises(ChainError, match="balance 0"):
         Chain(rpc, POOR).deploy(PLAN)

@@ -402,3 +402,29 @@ cli.main()
         f"fl-node: this needs the Python package web3, which is not in {sys.prefix}; "
         "install requirements/node.txt there"
     ]
+
+
+UNEVEN = """
+name = "some"
+learners = 3
+data = { name = "digits", partition = "labels", labels_each = 1 }
+"""
+
+
+def test_a_plan_gives_the_same_picture_of_its_shards_each_time(fl_node: FlNode, tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(UNEVEN)
+    pictures = [tmp_path / "first.svg", tmp_path / "second.svg"]
+    for path in pictures:
+        ended = fl_node("plan", "shards", tmp_path / "plan.toml", "--picture", path)
+        assert ended.code == 0
+        assert "images by label" in ended.out
+    first, second = (path.read_text() for path in pictures)
+    assert first == second
+    assert "some: images of digits by label, shared out by labels" in first
+
+
+def test_a_picture_that_can_not_be_written_is_named(fl_node: FlNode, tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(UNEVEN)
+    path = tmp_path / "nowhere" / "picture.svg"
+    ended = fl_node("plan", "shards", tmp_path / "plan.toml", "--picture", path)
+    assert is_one_line(ended, 2, f"--picture {path}: No such file or directory")

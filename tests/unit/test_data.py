@@ -13,13 +13,18 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fl_node import data
+from fl_node import data, partition, sources
+from fl_node import plan as plans
 from fl_node.data import DataSet
-from fl_node.errors import DataError
+from fl_node.errors import DataError, PlanError
 from fl_node.plan import DATA_SIZES
 
 TRAIN, TEST = 7, 3
@@ -260,6 +265,118 @@ def test_another_data_set_is_refused() -> None:
         data.load("cifar")
 
 
+# Images of one's own
+
+
+def own_folder(folder: Path, side: int = 9, classes: int = 4, counts: tuple[int, int] = (40, 12)) -> Path:
+    rng = np.random.default_rng(2)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in zip(("train", "t10k"), counts, strict=True):
+        images = rng.integers(0, 256, (count, side, side + 1), np.uint8)
+        (folder / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+        (folder / f"{name}-labels-idx1-ubyte").write_bytes(idx(np.arange(count, dtype=np.uint8) % classes))
+    return folder
+
+
+PLAN = {"name": "mine", "data": {"name": "folder"}, "model": {"name": "mlp"}, "training": {"epochs": 1}}
+
+
+def own_plan(folder: Path, **settings: object) -> plans.Plan:
+    plan = plans.validate(PLAN | {"data": {"name": "folder", **settings}}, "plan")
+    return sources.complete(plan, sources.load(plan, folder))
+
+
+def test_the_plan_says_what_a_folder_holds_and_needs_it_no_more(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path / "mine")
+    published = own_plan(folder)
+    files = {key: data.FOLDER_FILES[key] for key in data.FOLDER_FILES}
+    hashes = {}
+    for key, name in files.items():
+        path = folder / name if "labels" in name else folder / f"{name}.gz"
+        content = path.read_bytes()
+        hashes[key] = hashlib.sha256(gzip.decompress(content) if path.suffix else content).hexdigest()
+    facts = {"all_train": 40, "all_test": 12, "train": 40, "test": 12, "classes": 4, "size": [9, 10]}
+    content = json.loads(published.to_bytes())["data"]
+    assert content == {"name": "folder", "partition": "equal", **facts, **hashes}
+    assert plans.from_bytes(published.to_bytes()) == published
+    assert [partition.shard_size(published, node_id) for node_id in (1, 2)] == [20, 20]
+
+
+def test_a_plan_that_was_not_told_what_the_folder_holds_is_not_published() -> None:
+    plan = plans.validate(PLAN, "plan")
+    with pytest.raises(PlanError, match=r"lacks .*data\.all_train, .*data\.train_images_sha256"):
+        plans.from_bytes(plan.to_bytes())
+
+
+def test_some_of_the_images_can_be_taken_and_some_held_out(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path / "mine")
+    some = own_plan(folder, train=30, test=5, validation=10)
+    assert (some.data.train, some.data.test, some.data.all_train) == (30, 5, 40)
+    assert own_plan(folder, validation=10).data.train == 30
+    with pytest.raises(PlanError, match=r"data\.train: should be at most 40, all there are"):
+        own_plan(folder, train=41)
+
+
+@pytest.mark.parametrize("key", list(data.FOLDER_FILES))
+def test_a_folder_with_another_content_is_refused_with_the_file_and_both_hashes(tmp_path: Path, key: str) -> None:
+    folder = own_folder(tmp_path / "mine")
+    published = own_plan(folder)
+    (path,) = folder.glob(f"{data.FOLDER_FILES[key]}*")
+    content = gzip.decompress(path.read_bytes()) if path.suffix else path.read_bytes()
+    other = content[:-1] + bytes([content[-1] ^ 1])
+    path.write_bytes(gzip.compress(other) if path.suffix else other)
+    found = hashlib.sha256(other).hexdigest()[:16]
+    planned = getattr(published.data, key)[:16]
+    with pytest.raises(DataError, match=f"^{path} is not the plan's: .*{found}…, the plan says {planned}…$"):
+        sources.load(published, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t10k-labels-idx1-ubyte", b"", "begins with , should with 00000801"),
+        ("t10k-labels-idx1-ubyte", idx(np.zeros((3, 3), np.uint8)), "begins with 00000802, should with 00000801"),
+        ("t10k-labels-idx1-ubyte", idx(np.zeros(12, np.uint8))[:-1], "should hold 12 bytes after its 8 first"),
+        ("t10k-labels-idx1-ubyte", idx(np.zeros(11, np.uint8)), "has 11 labels for 12 images"),
+        (
+            "t10k-images-idx3-ubyte.gz",
+            gzip.compress(idx(np.zeros((12, 8, 8), np.uint8))),
+            "differ in size, 9 × 10 and 8 × 8",
+        ),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x0d\3" + bytes(12)), "begins with 00000d03"),
+        ("t10k-images-idx3-ubyte.gz", b"not gzip", "can't be read"),
+    ],
+)
+def test_a_folder_in_another_format_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    folder = own_folder(tmp_path / "mine")
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        own_plan(folder)
+
+
+def test_without_a_folder_the_plan_says_what_it_wants() -> None:
+    with pytest.raises(DataError, match="name it by --data-dir or FL_NODE_DATA_DIR"):
+        sources.load(plans.validate(PLAN, "plan"))
+
+
+@given(
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.lists(st.integers(0, 255), min_size=1, max_size=20),
+    st.randoms(use_true_random=False),
+)
+def test_what_is_written_as_idx_is_read_as_it_was(height: int, width: int, labels: list[int], random: Random) -> None:
+    images = np.frombuffer(random.randbytes(len(labels) * height * width), np.uint8).reshape(-1, height, width)
+    with TemporaryDirectory() as name:
+        for part in ("train", "t10k"):
+            (Path(name) / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+            (Path(name) / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.array(labels, np.uint8)))
+        found = data.from_folder(Path(name), {})
+    assert found.train_images.tobytes() == found.test_images.tobytes() == images.tobytes()
+    assert found.train_images.shape == images.shape
+    assert found.train_labels.tolist() == found.test_labels.tolist() == labels
+
+
 # The command
 
 
@@ -301,3 +418,10 @@ def test_the_command_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
     done = command(tmp_path, "--data-dir", "mine")
     assert (done.returncode, done.stdout) == (3, "")
     assert f"is not MNIST's {FIRST}" in done.stderr
+
+
+def test_the_command_takes_a_folder_of_ones_own_and_says_that_it_is_not_mnist(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path / "mine")
+    done = command(tmp_path, "--data-dir", "mine")
+    assert (done.returncode, done.stdout) == (0, f"{folder}\n")
+    assert "note: this is not MNIST: 40 training and 12 test images of 9 × 10 pixels" in done.stderr

@@ -45,7 +45,7 @@ class Adder:
         self, given: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch, **_: object
     ) -> Tensors:
         self.trainings.append((len(samples), seed))
-        on_epoch(1, 0.5)
+        on_epoch(1, 0.5, 0.25)
         return {"a": given["a"] + np.float32(self._trained)}
 
     def evaluate(self, _: Tensors) -> Score:
@@ -134,6 +134,33 @@ def test_a_file_that_a_block_took_only_in_the_next_round_is_followed_by_that_rou
     with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
         learner.run(site, lambda _: Adder())
     assert header.local_weight_at(1, 1) not in {None, late}
+
+
+@pytest.mark.parametrize("trained", [False, True], ids=["before it trains", "when it has trained"])
+def test_a_file_that_a_reorganisation_moved_into_the_next_round_is_followed_by_that_rounds_own(
+    run: Run, rpc: str, tmp_path: Path, trained: bool
+) -> None:
+    plan = PLAN.model_copy(update={"rounds": 2})
+    names = {1: ALICE.address, 2: BOB.address}
+    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, Adder())
+    site = Site(run.site.chain, run.site.chain.contract(header.address), run.store, tmp_path / "other", patience=0.1)
+    site.folder.mkdir()
+    local = weights.LocalMeta(header.plan(), 1, 0, str(header.global_weight_at(0)), 1, 0.5, 0.5)
+    moved = weights.write(site.folder / "local-0.safetensors", local, {"a": np.full(3, 5, np.float32)})
+    run.store.add(moved.path)
+    meta = GlobalMeta(header.plan(), 1, header.global_weight_at(0), "fedavg")
+    file = weights.write(tmp_path / "global", meta, {"a": np.full(3, 7, np.float32)})
+    run.store.add(file.path)
+    # The block that closes round 0 has not the transaction, which the learner saw in another block.
+    header.set_global_weight(file.cid, header.chain.nonce())
+    if trained:
+        with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
+            learner.run(site, lambda _: Adder())
+    site.contract.set_local_weight(1, moved.cid, site.chain.nonce())
+    assert (header.local_weight_at(0, 1), header.local_weight_at(1, 1)) == (None, moved.cid)
+    with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
+        learner.run(site, lambda _: Adder())
+    assert header.local_weight_at(1, 1) not in {None, moved.cid}
 
 
 def killed(run: Run) -> Path:

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from fl_node import baseline, data, partition, weights
-from fl_node.errors import DataError
+from fl_node.errors import DataError, PlanError
 from fl_node.model import ARCHITECTURES, KerasTrainer, score
 from fl_node.plan import Plan
 from fl_node.report import paper
@@ -121,9 +121,10 @@ print(hashlib.sha256(b"".join(trained[name].tobytes() for name in sorted(trained
 
 def test_training_reports_each_epoch_and_learns() -> None:
     one, epochs = trainer(), []
-    trained = one.train(one.initial(), SAMPLES, 7, lambda epoch, accuracy: epochs.append((epoch, accuracy)))
-    assert [epoch for epoch, _ in epochs] == [1, 2]
+    trained = one.train(one.initial(), SAMPLES, 7, lambda *epoch: epochs.append(epoch))
+    assert [epoch for epoch, *_ in epochs] == [1, 2]
     assert 0 < epochs[0][1] < epochs[1][1] <= 1
+    assert epochs[0][2] > epochs[1][2] > 0
     before, after = one.evaluate(one.initial()), one.evaluate(trained)
     assert before.count == after.count == PLAN.data.test
     assert after.accuracy > 0.6 > before.accuracy
@@ -251,3 +252,22 @@ def test_poison_changes_what_is_trained_on_and_not_the_data_set() -> None:
     assert not same(honest, poisoned)
     assert (one.labels() == labels).all()
     assert same(one.train(one.initial(), SAMPLES, 7, epochs=1), honest)
+
+
+def own_images(size: tuple[int, int], classes: int, model: str) -> Plan:
+    hashes = dict.fromkeys(data.FOLDER_FILES, "0" * 64)
+    counts = {"all_train": 20, "all_test": 10, "size": list(size), "classes": classes}
+    content = {"name": "folder", **counts, **hashes}
+    return Plan.model_validate({"name": "own", "data": content, "model": {"name": model}})
+
+
+def test_a_model_for_images_of_ones_own_has_their_size_and_their_classes() -> None:
+    one = KerasTrainer(own_images((9, 12), 33, "mlp"))
+    assert one.shapes()["dense1/kernel"] == (9 * 12, 64)
+    assert one.shapes()["output/kernel"] == (64, 33)
+    assert one.predict(one.initial(), np.zeros((3, 9, 12), np.uint8)).shape == (3, 33)
+
+
+def test_images_that_are_too_small_for_an_architecture_are_named_with_it() -> None:
+    with pytest.raises(PlanError, match="cnn is not for images of 8 × 9 pixels"):
+        KerasTrainer(own_images((8, 9), 4, "cnn"))

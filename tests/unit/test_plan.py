@@ -112,7 +112,7 @@ weighting = "mean"
     assert found["model"] == "should be a section with keys (is 5)"
     assert found["min_learners"] == "should be at most learners, which is 2 (is 3)"
     assert found["data.train"] == "should be 0 (all) or at least one a learner, 2 (is 1)"
-    assert found["data.name"] == "should be 'mnist' or 'digits' (is 'cifar')"
+    assert found["data.name"] == "should be 'mnist', 'digits', 'folder' or 'own' (is 'cifar')"
 
 
 @pytest.mark.parametrize(
@@ -354,3 +354,58 @@ def test_a_plan_that_uses_nothing_new_is_published_as_ever() -> None:
     assert "attack" not in content
     assert set(content["aggregation"]) == {"rule", "weighting"}
     assert set(content["training"]) == {"optimizer", "learning_rate", "epochs", "batch_size", "threads"}
+
+
+# Learners with different models
+
+ENSEMBLE = 'mode = "ensemble"\n[model]\narchitectures = ["mlp", "cnn"]\n'
+
+
+def test_learners_have_their_architecture_in_turns(tmp_path: Path) -> None:
+    loaded = plans.load(write(tmp_path, "learners = 3\n" + ENSEMBLE))
+    assert [loaded.architecture_of(node_id) for node_id in (1, 2, 3)] == ["mlp", "cnn", "mlp"]
+    assert (loaded.architectures, loaded.model.name, loaded.model.weighting) == (
+        ("cnn", "mlp"),
+        "ensemble",
+        "uniform",
+    )
+    assert plans.from_bytes(loaded.to_bytes()) == loaded
+
+
+def test_an_architecture_that_no_learner_has_is_no_member(tmp_path: Path) -> None:
+    loaded = plans.load(write(tmp_path, "learners = 1\n" + ENSEMBLE))
+    assert loaded.architectures == ("mlp",)
+
+
+def test_all_images_are_those_that_are_neither_held_out_nor_shared(tmp_path: Path) -> None:
+    text = ENSEMBLE + "[data]\nvalidation = 1000\nshared = 2000\n[distillation]\n"
+    assert plans.load(write(tmp_path, text)).data.train == 57_000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('mode = "ensemble"', ["model.architectures: ensemble needs it"]),
+        (
+            '[model]\nname = "ensemble"\narchitectures = ["mlp"]',
+            ["model.name: should be one architecture; an ensemble needs mode = \"ensemble\" (is 'ensemble')"],
+        ),
+        (
+            ENSEMBLE + '[aggregation]\nrule = "median"',
+            ["aggregation.rule: should be fedavg, the average within an architecture (is 'median')"],
+        ),
+        (
+            ENSEMBLE + 'weighting = "convex"',
+            ["data.validation: missing; model.weighting 'convex' is measured on images that no learner has"],
+        ),
+        (ENSEMBLE + "[distillation]", ["data.shared: missing; distillation needs images that all have"]),
+        ("[data]\nshared = 10", ["data.shared: only used with distillation"]),
+        ("[data]\nshared = 10\n[distillation]", ['distillation: only used with mode = "ensemble"']),
+    ],
+)
+def test_what_an_ensemble_needs_is_said(tmp_path: Path, text: str, expected: list[str]) -> None:
+    assert problems(tmp_path, text) == expected
+
+
+def test_every_plan_of_the_project_is_valid() -> None:
+    assert {plans.load(path).name for path in PLANS.glob("*.toml")} == {path.stem for path in PLANS.glob("*.toml")}

@@ -205,7 +205,8 @@ def test_a_run_is_read_from_chain_and_store_alone(lab: Lab, tmp_path: Path) -> N
     assert found.rounds[0].result.block < found.rounds[1].result.block
 
     path = report.write(tmp_path, "small", found, Audit("0xc", rounds=2, files=8, bytes=9), {"python": "3.11"})
-    text = path.read_text()
+    assert path == tmp_path / "report.html"
+    text = (tmp_path / "report.md").read_text()
     assert "The audit passed: 2 rounds, 8 files" in text
     assert "| 2 | 10.00 | 20.00 | 30.00 | 23.33 |" in text
     assert "Paper" not in text
@@ -257,7 +258,8 @@ def test_the_history_of_a_run_is_in_order(lab: Lab) -> None:
 def test_a_report_says_first_what_an_audit_found(tmp_path: Path) -> None:
     found = result(PAPER, [RoundResult(r, {1: entry(0.99), 2: entry(0.98)}, entry(0.991)) for r in range(5)])
     audit = Audit("0xc", rounds=5, findings=[Finding(2, "learner 1", "samples", "is 5, should be 30000")])
-    text = report.write(tmp_path, "paper", found, audit, {}).read_text()
+    report.write(tmp_path, "paper", found, audit, {})
+    text = (tmp_path / "report.md").read_text()
     assert "The audit FAILED" in text
     assert "bit for bit" not in text
     assert "- **round 2, learner 1, samples: is 5, should be 30000**" in text

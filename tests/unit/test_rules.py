@@ -188,8 +188,8 @@ def test_the_global_file_of_a_rule_has_the_tensors_that_it_should(rule: str, tmp
     plan_cid, (model,) = cid.of_bytes(plan.to_bytes()), models((1, 2, 3))
     shapes = {name: tensor.shape for name, tensor in model.items()}
     initial = initial_file(tmp_path / "0", plan, plan_cid, model)
-    assert initial.shapes == dict(sorted(global_shapes(plan.aggregation, shapes).items()))
-    assert local_shapes(plan.aggregation, initial.shapes) == shapes
+    assert initial.shapes == dict(sorted(global_shapes(plan, shapes).items()))
+    assert local_shapes(plan, initial.shapes, 1) == shapes
     inputs = [
         weights.write(tmp_path / f"{n}", LocalMeta(plan_cid, n, 0, initial.cid, 10, 0.5, 1.0), model)
         for n in range(1, 6)

@@ -27,6 +27,7 @@ cat <<JSON
 {"id": "$ID", "version": "${VERSION_ID:-0}", "codename": "${VERSION_CODENAME-}", "machine": "$(uname -m)", "init": "$(cat /proc/1/comm)",
  "memory_mb": $(awk '/^MemTotal/ {print int($2 / 1000)}' /proc/meminfo), "disk_mb": $((other < room ? other : room)),
  "provisioned": $([ -e /etc/fl-testbed/firewall.nft ] && echo true || echo false), "unreachable": [$list],
+ "complete": $([ -e /etc/systemd/system/geth.service ] && [ -e /var/lib/geth/geth/chaindata ] && echo true || echo false),
  "container": $(systemd-detect-virt --container --quiet && echo true || echo false),
  "python": "$python", "epoch": $(date +%s)}
 JSON

@@ -1,0 +1,309 @@
+"""The page of a run: what it says, that nothing in it comes to life, and that it stays small."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fl_node import cid, page, report
+from fl_node.audit import Audit, Finding
+from fl_node.examination import examine
+from fl_node.page import Turn
+from fl_node.plan import Plan
+from fl_node.report import Cost, Entry, Member, Result, RoundResult
+
+START = 1_700_000_000
+HOSTILE = (
+    "</pre></style><script>alert(1)</script><img src=http://evil.invalid/x onerror=alert(1)>|`*[a](javascript:x)"
+)
+
+
+def plan(**settings: Any) -> Plan:
+    common = {"name": "small", "rounds": 2, "learners": 2, "data": {"name": "digits"}, "model": {"name": "mlp"}}
+    return Plan.model_validate(common | settings)
+
+
+def entry(text: str, time: int | None = None, accuracy: float | None = 0.9) -> Entry:
+    return Entry(
+        cid.of_bytes(text.encode()),
+        7,
+        "0x" + "ab" * 32,
+        accuracy,
+        None if accuracy is None else 1 - accuracy,
+        100,
+        bytes=1000,
+        sender="0x" + "cd" * 20,
+        gas=53_000,
+        time=None if time is None else START + time,
+    )
+
+
+def run(plan: Plan, rounds: int, *, seconds: int = 10, refused: dict[tuple[int, int], str] | None = None) -> Result:
+    """A synchronous run in which learner n publishes n seconds after a round began, and a round takes ``seconds``."""
+    closed = []
+    for number in range(rounds):
+        begin = number * seconds
+        members = []
+        for node_id in range(1, plan.learners + 1):
+            reason = (refused or {}).get((number, node_id))
+            file = entry(f"{number} {node_id}", begin + node_id)
+            share = None if reason else 1 / plan.learners
+            members.append(Member(node_id, file, share, None if reason else number, reason))
+        closed.append(
+            RoundResult(
+                number,
+                {one.node_id: one.entry for one in members},
+                entry(f"global {number}", begin + seconds, 0.8 + number / 1000),
+                {one.node_id: one.reason for one in members if one.reason},
+                (),
+                tuple(members),
+            )
+        )
+    learners = {n: f"0x{n:040x}" for n in range(1, plan.learners + 1)}
+    costs = tuple(Cost(r, plan.learners, 1000, 500, 4000, 2000) for r in range(rounds))
+    initial = entry("initial", 0, 0.1)
+    return Result(plan, "Qm", "0xc", "0xh", learners, rounds, initial, tuple(closed), {}, costs)
+
+
+class Tags(HTMLParser):
+    """All elements of a page with their attributes, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def ids(self) -> list[str]:
+        return [str(attributes["id"]) for _, attributes in self.found if "id" in attributes]
+
+
+def write(folder: Path, result: Result, audit: Audit | None = None, name: str = "small", **more: Any) -> Tags:
+    audit = audit or Audit("0xc", rounds=len(result.rounds), files=9)
+    path = report.write(folder, name, result, audit, more.pop("versions", {}), **more)
+    return Tags(path.read_text())
+
+
+# What it says
+
+
+def test_the_headline_says_how_a_run_ended(tmp_path: Path) -> None:
+    text = write(tmp_path, run(plan(), 2)).text
+    for said in ("Run small", "ended after 2 rounds", "Audit passed", "80.10 %", "none left out"):
+        assert said in text, said
+    assert "FAILED" not in text
+
+
+def test_a_run_that_goes_on_says_its_round_and_shows_who_has_published(tmp_path: Path) -> None:
+    result = replace(run(plan(), 1), open_round={2: entry("open", 14)})
+    text = write(tmp_path, result).text
+    for said in ("goes on, in round 1 of 2", "accuracy so far", "Round 1 goes on: 1 local file so far", "80.00 %"):
+        assert said in text, said
+    assert page.turns(result)[-1] == Turn(2, 1, 1, 10, 14, None, None, Member(2, entry("open", 14), began=1))
+
+
+def test_a_run_that_has_not_begun_has_a_page_too(tmp_path: Path) -> None:
+    result = replace(run(plan(), 0), initial=None, costs=())
+    text = write(tmp_path, result).text
+    assert "No round is closed yet" in text
+    assert "Nothing has been published yet" in text
+
+
+def test_what_an_audit_found_is_told_at_the_top_and_in_full(tmp_path: Path) -> None:
+    audit = Audit("0xc", rounds=2, findings=[Finding(1, "learner 1", "samples", "is 5, should be 30000")])
+    audit.notes.append("round 0: learner 2 published as it closed")
+    text = write(tmp_path, run(plan(), 2), audit).text
+    assert "Audit FAILED" in text
+    assert "1 finding:" in text
+    assert "round 1, learner 1, samples: is 5, should be 30000" in text
+    assert "round 0: learner 2 published as it closed" in text
+    assert "bit for bit" not in text
+
+
+def test_a_file_that_could_not_be_read_is_shown_with_its_problem(tmp_path: Path) -> None:
+    result = run(plan(), 1)
+    bad = replace(result.rounds[0].result, problem="not a safetensors file", accuracy=None, loss=None)
+    result = replace(result, rounds=(replace(result.rounds[0], result=bad, members=()),))
+    text = write(tmp_path, result).text
+    assert "not a safetensors file" in text
+    assert "not measured" in text
+    assert "Learner 1" in text  # what was published is shown all the same
+
+
+def test_refused_and_absent_learners_are_named_with_the_reason(tmp_path: Path) -> None:
+    result = run(plan(), 2, refused={(1, 2): "tensor a has values that are not finite"})
+    first = replace(result.rounds[0], members=result.rounds[0].members[:1], absent=(2,))
+    result = replace(result, rounds=(first, result.rounds[1]))
+    assert [(one.round, one.node_id, one.what) for one in page.left_out(result)] == [
+        (0, 2, "absent"),
+        (1, 2, "refused"),
+    ]
+    text = write(tmp_path, result).text
+    assert "refused: tensor a has values that are not finite" in text
+    assert "2 times left out" in text
+    assert "| 1 | 2 | refused | tensor a has values that are not finite |" in (tmp_path / "report.md").read_text()
+
+
+def test_without_a_data_set_it_says_so(tmp_path: Path) -> None:
+    text = write(tmp_path, run(plan(), 1)).text
+    assert "No confusion matrix and no images: the data set digits was not at hand" in text
+    assert "How the labels are shared out is not shown" in text
+
+
+def test_mistakes_and_labels_are_shown_where_the_data_set_is_at_hand(tmp_path: Path) -> None:
+    probabilities = np.eye(10, dtype=np.float32)[[1, 1, 7]]
+    images, labels = np.zeros((3, 28, 28), np.uint8), np.array([1, 1, 9])
+    found = examine(1, lambda _: probabilities, images, labels)
+    made = write(tmp_path, run(plan(), 1), examination=found, split={1: [3] * 10, 2: [4] * 10})
+    assert "take 1 of 3 test images for something else" in made.text
+    assert [attributes["alt"] for tag, attributes in made.found if tag == "img"] == ["Test image 2, a 9"]
+    assert "taken for 7" in made.text
+    assert "|  | 0 | 1 | 2 |" in (tmp_path / "report.md").read_text()
+    assert "| 2 | 4 | 4 | 4 |" in (tmp_path / "report.md").read_text()
+
+
+def test_every_file_that_the_picture_leads_to_is_there(tmp_path: Path) -> None:
+    made = write(tmp_path, run(plan(rounds=3, learners=3), 3, refused={(1, 3): "late"}))
+    ids = made.ids()
+    assert len(ids) == len(set(ids))
+    links = {str(attributes["href"])[1:] for tag, attributes in made.found if tag == "a"}
+    assert {"global-0", "global-3", "local-0-0", "local-2-2"} <= links <= set(ids)
+
+
+# The paper
+
+
+def test_the_papers_lines_stand_beside_every_run_on_mnist_and_no_other(tmp_path: Path) -> None:
+    mnist = run(plan(data={"name": "mnist", "train": 1000, "test": 100}, rounds=7), 7)
+    labels = [one.label for one in page.paper_lines(mnist)]
+    assert labels == ["paper, learner 1", "paper, learner 2", "paper, single node", "paper, final global"]
+    single = page.paper_lines(mnist)[2].points
+    assert (len(single), single[0], single[-1]) == (25, (0.2, 98.77), (5.0, 99.48))
+    assert "This run is not the paper's experiment" in " ".join(write(tmp_path, mnist).text.split())
+    assert page.paper_lines(run(plan(), 2)) == []
+    assert "paper's experiment" not in write(tmp_path, run(plan(), 2)).text
+
+
+def test_the_papers_lines_end_where_the_run_does() -> None:
+    lines = page.paper_lines(run(plan(data={"name": "mnist"}), 2))
+    assert [len(one.points) for one in lines] == [2, 2, 10]
+
+
+# Time
+
+
+def test_a_learner_works_until_it_publishes_and_waits_until_the_round_closes() -> None:
+    turns = page.turns(run(plan(), 2))
+    assert [(one.node_id, one.round, one.start, one.ready, one.end, one.free) for one in turns] == [
+        (1, 0, 0, 1, 10, 10),
+        (1, 1, 10, 11, 20, 20),
+        (2, 0, 0, 2, 10, 10),
+        (2, 1, 10, 12, 20, 20),
+    ]
+
+
+def test_an_asynchronous_learner_begins_at_weights_of_any_round_and_is_not_held_up_by_those_who_take() -> None:
+    one = plan(mode="async", rounds=3)
+    first, second, third = entry("a", 3), entry("b", 5), entry("c", 9)
+    rounds = (
+        RoundResult(0, {}, entry("g1", 4), members=(Member(1, first, 0.6, 0),)),
+        RoundResult(1, {}, entry("g2", 6), members=(Member(2, second, 0.4, 0),)),
+        RoundResult(2, {}, entry("g3", 10), members=(Member(1, third, 0.6, 2),)),
+    )
+    result = replace(run(one, 0), rounds=rounds, round=3)
+    assert [(t.node_id, t.began, t.start, t.ready, t.free) for t in page.turns(result)] == [
+        (1, 0, 0, 3, 6),
+        (1, 2, 6, 9, None),
+        (2, 0, 0, 5, None),
+    ]
+
+
+def test_staleness_and_weight_of_each_update_are_shown(tmp_path: Path) -> None:
+    one = plan(mode="async", rounds=2)
+    rounds = (
+        RoundResult(0, {}, entry("g1", 4), members=(Member(1, entry("a", 3), 0.6, 0),)),
+        RoundResult(1, {}, entry("g2", 6), members=(Member(2, entry("b", 5), 0.4243, 0),)),
+    )
+    write(tmp_path, replace(run(one, 0), rounds=rounds, round=2))
+    text = (tmp_path / "report.md").read_text()
+    assert "| 2 | 2 | 0 | 1 | 0.4243 | 90.00 |" in text
+    assert "Staleness of each update" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("seconds", [2**63, -(2**62), 253_402_300_800])
+def test_a_moment_that_no_calendar_has_is_shown_as_it_is(seconds: int) -> None:
+    assert page.clock(seconds) == f"{seconds} s since 1970"
+
+
+# What must not be
+
+
+def test_nothing_that_comes_from_chain_or_store_comes_to_life(tmp_path: Path) -> None:
+    result = run(plan(), 2, refused={(0, 1): HOSTILE})
+    bad = replace(result.rounds[1].result, problem=HOSTILE, cid=HOSTILE, transaction=HOSTILE, sender=HOSTILE)
+    result = replace(
+        result,
+        contract=HOSTILE,
+        header=HOSTILE,
+        plan_cid=HOSTILE,
+        learners={1: HOSTILE, 2: HOSTILE},
+        rounds=(result.rounds[0], replace(result.rounds[1], result=bad)),
+    )
+    audit = Audit("0xc", rounds=2, findings=[Finding(1, HOSTILE, HOSTILE, HOSTILE)], notes=[HOSTILE])
+    made = write(tmp_path, result, audit, HOSTILE, versions={HOSTILE: HOSTILE})
+    assert HOSTILE in made.text
+    assert not {tag for tag, _ in made.found} & {"script", "iframe", "object", "embed", "link", "base", "form", "img"}
+    for tag, attributes in made.found:
+        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
+        for name in ("src", "href", "xlink:href"):
+            assert str(attributes.get(name) or "#").startswith("#"), (tag, attributes)
+    text = (tmp_path / "report.md").read_text()
+    assert "\\<script\\>" in text
+    prose = [line for line in text.splitlines() if "alert" in line and "`" + HOSTILE not in line]
+    assert prose
+    assert not [line for line in prose if "<script" in line.replace("\\<", "")]
+
+
+def test_a_page_allows_itself_nothing_from_elsewhere(tmp_path: Path) -> None:
+    made = write(tmp_path, run(plan(), 1))
+    (policy,) = [a["content"] for tag, a in made.found if tag == "meta" and "http-equiv" in a]
+    assert str(policy).startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+    assert "url(http" not in (tmp_path / "report.html").read_text()
+
+
+def test_twenty_learners_and_fifty_rounds_stay_below_three_megabytes(tmp_path: Path) -> None:
+    result = run(plan(rounds=50, learners=20), 50)
+    write(tmp_path, result, split={n: [7] * 10 for n in range(1, 21)})
+    assert (tmp_path / "report.html").stat().st_size < 3_000_000
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, run(plan(), 2))
+    for file in ("report.html", "report.md", "report.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_without_matplotlib_all_but_the_diagrams_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a)
+    )
+    made = write(tmp_path, run(plan(), 2))
+    assert "matplotlib is not installed" in made.text
+    assert "80.10" in made.text
+    assert [attributes["class"] for tag, attributes in made.found if tag == "svg"] == ["tree"]

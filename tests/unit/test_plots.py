@@ -1,0 +1,98 @@
+"""Pictures as SVG that stands in a page."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from fl_node import plots
+from fl_node.plots import Line, Span
+
+PICTURES = {
+    "lines": lambda name: plots.lines(
+        name,
+        "Accuracy",
+        [
+            Line("learner 1", [(1, 90.0), (2, 92.0)]),
+            Line("learner 2", [(1, 91.0), (2, 91.5)]),
+            Line("global", [(1, 91.0), (2, 93.0)], "global"),
+            Line("paper", [(1, 98.9), (2, 99.1)], "paper"),
+        ],
+        "accuracy, %",
+        "global epoch",
+    ),
+    "timeline": lambda name: plots.timeline(
+        name, "Time", [("learner 1", [Span(0, 3, "work"), Span(3, 5, "wait")]), ("learner 2", [])], [0, 5]
+    ),
+    "stacks": lambda name: plots.stacks(
+        name, "Gas", {"learners": [1.0, 2.0], "header": [3.0, 4.0]}, ["1", "2"], "gas", "global epoch"
+    ),
+    "bubbles": lambda name: plots.bubbles(name, "Labels", {1: [3, 0, 4], 2: [0, 0, 0]}),
+    "points": lambda name: plots.points(name, "Staleness", [Line("learner 1", [(1, 0), (2, 3)])], "rounds", "epoch"),
+}
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_the_same_figures_give_the_same_bytes(kind: str) -> None:
+    assert PICTURES[kind]("a") == PICTURES[kind]("a")
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_picture_is_an_element_with_a_title_and_text_and_colours_of_the_page(kind: str) -> None:
+    text = PICTURES[kind]("a")
+    root = ET.fromstring(text.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.get("role") == "img"
+    title = root.find("{http://www.w3.org/2000/svg}title")
+    assert title is not None
+    assert title.get("id") == root.get("aria-labelledby")
+    assert "<text" in text
+    assert "currentColor" in text
+    for colour in (plots.INK, plots.MUTED, plots.GRID, plots.BACKGROUND, "font-family", "<style", "<?xml", "http"):
+        assert colour not in text, colour
+
+
+def test_pictures_in_one_page_share_no_id_and_refer_to_their_own() -> None:
+    page = "".join(PICTURES[kind](f"{kind}-{n}") for kind in PICTURES for n in (1, 2))
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    referred = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)|aria-labelledby="([^"]+)"', page)
+    assert {"".join(one) for one in referred} == set(ids)
+
+
+def test_a_title_is_escaped() -> None:
+    text = plots.bubbles("a", "<script>&", {1: [1]})
+    assert "&lt;script&gt;&amp;" in text
+    assert "<script" not in text
+
+
+def test_each_of_a_few_learners_is_told_apart_by_colour_marker_and_dash() -> None:
+    assert [len({style[position] for style in plots.STYLES}) for position in range(3)] == [plots.MANY] * 3
+
+
+def test_of_many_learners_the_range_is_named() -> None:
+    lines = [Line(f"learner {n}", [(1, 90.0 + n / 10), (2, 91.0 + n / 10)]) for n in range(20)]
+    text = plots.lines("a", "Accuracy", lines, "accuracy, %", "global epoch")
+    assert "20 learners, lowest to highest" in text
+    assert "learner 3" not in text
+
+
+def test_what_a_person_has_set_for_their_own_pictures_does_not_matter() -> None:
+    import matplotlib as mpl
+
+    before = PICTURES["lines"]("a")
+    with mpl.rc_context({"font.size": 30, "axes.grid": False, "svg.fonttype": "path"}):
+        assert PICTURES["lines"]("a") == before
+        assert mpl.rcParams["font.size"] == 30
+
+
+def test_matplotlib_is_loaded_when_something_is_drawn_and_not_before() -> None:
+    script = (
+        "import sys, fl_node.cli, fl_node.report, fl_node.page; print([m for m in sys.modules if 'matplotlib' in m])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
