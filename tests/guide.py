@@ -32,7 +32,7 @@ HOSTS = "on the hosts"
 TITLES = ("", FOREGROUND, HOSTS)
 HANG = 600.0
 """Seconds after which a step has hung."""
-STOP = 60.0
+STOP = 120.0
 END = "-- the step has ended --"
 
 _FENCE = re.compile(r'^( *)```(\w*)(?: title="([^"]*)")?\n(.*?)^\1```$', re.MULTILINE | re.DOTALL)
@@ -101,7 +101,8 @@ class Shell:
         self._script.parent.mkdir(exist_ok=True)
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._process = subprocess.Popen(
-            ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail"],
+            # A shell that is started in the background would hear nothing of Ctrl-C, nor would its commands.
+            ["env", "--default-signal=INT", "bash", "--noprofile", "--norc", "-e", "-o", "pipefail"],
             cwd=root,
             # The copy's own package, and nothing of a data set: the guide does without MNIST.
             env={k: v for k, v in os.environ.items() if k != "FL_NODE_DATA_DIR"}

@@ -17,7 +17,9 @@ import typer.main
 from fl_node.cli import app
 from tests.checkout import ROOT, copy
 
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "vagrant" / "README.md"])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md"), ROOT / "vagrant" / "README.md"]
+)
 
 
 def build(root: Path, target: Path) -> subprocess.CompletedProcess[str]:
