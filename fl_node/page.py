@@ -361,6 +361,8 @@ def _shared_out(data: DataPlan) -> str:
             return "shared out at random in equal parts"
         case "labels":
             return f"sorted by label and shared out in {data.labels_each} parts a learner"
+        case "module":
+            return "shared out by the plan's module"
         case _:
             what = "labels" if data.partition == "dirichlet" else "numbers"
             return f"shared out with {what} from a Dirichlet distribution (α = {data.alpha:g})"

@@ -164,6 +164,16 @@ def test_without_a_data_set_it_says_so(tmp_path: Path) -> None:
     assert "How the labels are shared out is not shown" in text
 
 
+def test_of_a_module_of_ones_own_it_shows_no_images_and_says_why(tmp_path: Path) -> None:
+    own = {"own": {"module": "tabular", "sha256": "0" * 64}, "model": {"name": "own"}}
+    data = {"name": "own", "partition": "module", "samples": [7, 12], "test": 9, "classes": 2}
+    text = write(tmp_path, run(plan(**own, data=data), 1)).text
+    assert "19 samples of module tabular shared out by the plan's module, model own" in text
+    assert "what a module of one's own loads need not be images" in text
+    assert "How the labels are shared out is not shown: only the module knows" in text
+    assert "What a module of one's own loads need not be images" in (tmp_path / "report.md").read_text()
+
+
 def test_mistakes_and_labels_are_shown_where_the_data_set_is_at_hand(tmp_path: Path) -> None:
     probabilities = np.eye(10, dtype=np.float32)[[1, 1, 7]]
     images, labels = np.zeros((3, 28, 28), np.uint8), np.array([1, 1, 9])
