@@ -260,7 +260,7 @@ def tree(result: Result) -> Markup:
     nodes = sorted(result.learners)
     if result.initial is None or len(nodes) * len(result.rounds) > MORE_THAN_A_PICTURE:
         return Markup("")
-    step, lane, edge = 112, 40, 30
+    step, lane, edge = 112, 40 if len(nodes) <= MANY else 32, 30
     asynchronous = result.plan.mode == "async"
     width, height = 2 * edge + step * len(result.rounds), edge + lane * (len(nodes) + asynchronous)
     # Edges that skip a round would run through the global weights between, but for a lane of their own.

@@ -117,7 +117,7 @@ def timeline(name: str, title: str, rows: Sequence[tuple[str, Sequence[Span]]], 
         for mark in marks:
             axes.axvline(mark, color=MUTED, linewidth=0.8, zorder=0.5)
         axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.01)
         axes.set_xlabel("seconds since the first global weights, by the chain's clock")
