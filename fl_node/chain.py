@@ -227,10 +227,16 @@ class Chain:
     def sealed(self, transactions: Iterable[str]) -> dict[str, Sealed]:
         """Return what the chain keeps of transactions, by their hashes; of one in no block it keeps nothing."""
         names = list(dict.fromkeys(transactions))
-        try:
-            answers = self.ask(*(("eth_getTransactionReceipt", [name]) for name in names))
-        except _NotYet:
-            return {}
+        answers: list[Any] = []
+
+        def look() -> bool:
+            with contextlib.suppress(_NotYet):
+                answers[:] = self.ask(*(("eth_getTransactionReceipt", [name]) for name in names))
+                return True
+            return False
+
+        if not wait_until(look, RECEIPT_PATIENCE):
+            return {}  # a node that has not indexed its blocks yet can't tell
         found = {name: answer for name, answer in zip(names, answers, strict=True) if answer}
         blocks = list(dict.fromkeys(str(one["blockNumber"]) for one in found.values()))
         headers = self.ask(*(("eth_getBlockByNumber", [number, False]) for number in blocks))

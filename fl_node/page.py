@@ -15,7 +15,7 @@ from fl_node import report
 from fl_node.audit import Audit
 from fl_node.examination import Examination
 from fl_node.partition import shard_size
-from fl_node.plan import DataPlan
+from fl_node.plan import DataPlan, Plan
 from fl_node.plots import MANY, STYLES, Line, Span
 from fl_node.report import Cost, Entry, Member, Result, RoundResult, percent
 
@@ -75,7 +75,8 @@ def context(
         "comparable": report.comparable(result.plan),
         "last": last,
         "state": _state(result),
-        "data_name": "MNIST" if result.plan.data.name == "mnist" else result.plan.data.name,
+        "data_name": _data_name(result.plan),
+        "trained_on": sum(shard_size(result.plan, n) for n in range(1, result.plan.learners + 1)),
         "shared_out": _shared_out(result.plan.data),
         "rounds": [(one, members(one)) for one in result.rounds],
         "left_out": left_out(result),
@@ -278,7 +279,7 @@ def tree(result: Result) -> Markup:
             refused = member.reason is not None
             look = f"stroke:{colour}" + (";stroke-dasharray:3 4" if refused else "")
             edges.append(_edge(edge + step * began, middle, at, y, look))
-            if not refused:
+            if member.share is not None:
                 edges.append(_edge(at, y, x, middle, look))
             said = "refused" if refused else f"{percent(member.entry.accuracy)} %"
             said = f"learner {member.node_id}, round {number_ - 1}: {said}"
@@ -346,8 +347,16 @@ def _state(result: Result) -> str:
     return f"goes on, in round {result.round} of {result.plan.rounds}"
 
 
+def _data_name(plan: Plan) -> str:
+    if plan.own is not None:
+        return f"the module {plan.own.module}"
+    return {"mnist": "MNIST", "folder": "a folder"}.get(plan.data.name, plan.data.name)
+
+
 def _shared_out(data: DataPlan) -> str:
     match data.partition:
+        case "module":
+            return "shared out by the module"
         case "equal":
             return "shared out at random in equal parts"
         case "labels":

@@ -86,9 +86,8 @@ def test_status_says_what_runs_and_how_far_the_run_is(provisioned: Testbed, trai
 
 
 def test_the_live_page_has_followed_to_the_run(provisioned: Testbed, trained: Ended) -> None:
-    page = "http://127.0.0.1:8090/state"
-    ask = f"import urllib.request; print(urllib.request.urlopen('{page}', timeout=10).read().decode())"
-    seen = json.loads(provisioned.host("header").check_output("python3 -c %s", ask))
+    ask = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8090/state').read().decode())"
+    seen = json.loads(provisioned.host("header").check_output("timeout 20 python3 -c %s", ask))
     assert (seen["run"]["name"], seen["run"]["ended"], seen["problem"]) == ("demo", True, "")
     assert [sorted(one["local"]) for one in seen["rounds"][:3]] == [["1", "2"]] * 3
     nodes = {node["name"]: node["chain"] for node in seen["nodes"]}

@@ -411,6 +411,28 @@ def test_what_is_no_answer_of_a_node_is_an_error_of_one_line(
         assert "\n" not in str(caught.value)
 
 
+def test_a_node_that_has_not_indexed_its_blocks_is_asked_again_for_what_is_sealed(
+    odd_node: tuple[str, Callable[..., None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rpc, say = odd_node
+    asked: list[str] = []
+    receipt = {"blockNumber": "0x5", "from": ALICE.address.lower(), "gasUsed": "0xcf08"}
+
+    def answer(request: Any) -> Any:
+        asked.append(request["method"])
+        if asked == ["eth_getTransactionReceipt"]:
+            return with_error(-32000, "transaction indexing is in progress")(request)
+        return with_result(receipt if request["method"] == asked[0] else {"timestamp": "0x10"})(request)
+
+    say(200, answer)
+    assert Chain(rpc).sealed(["0x12"]) == {"0x12": chains.Sealed(ALICE.address, 53_000, 16)}
+    assert asked == ["eth_getTransactionReceipt"] * 2 + ["eth_getBlockByNumber"]
+
+    monkeypatch.setattr(chains, "RECEIPT_PATIENCE", 0.1)
+    say(200, with_error(-32000, "transaction indexing is in progress"))
+    assert Chain(rpc).sealed(["0x12"]) == {}
+
+
 def test_an_error_that_the_node_gives_is_passed_on(odd_node: tuple[str, Callable[..., None]]) -> None:
     rpc, say = odd_node
     say(200, with_error(-32000, "missing trie node"))

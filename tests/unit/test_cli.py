@@ -197,7 +197,7 @@ def test_a_key_that_cannot_be_made_or_used_is_one_line(fl_node: FlNode) -> None:
 # Which run?
 
 
-@pytest.mark.parametrize("command", ["audit", "status", "evaluate", "export", "predict"])
+@pytest.mark.parametrize("command", ["audit", "dashboard", "status", "evaluate", "export", "predict"])
 def test_a_command_about_a_run_asks_which(fl_node: FlNode, command: str) -> None:
     from PIL import Image
 
@@ -205,6 +205,34 @@ def test_a_command_about_a_run_asks_which(fl_node: FlNode, command: str) -> None
     arguments = ["digit.png"] if command == "predict" else []
     assert is_one_line(fl_node(command, *arguments), 2, "which run? Name its folder, or its contract by --contract")
     assert is_one_line(fl_node(command, *arguments, "runs/none"), 2, "is it the folder of a run?")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--node", "header", "should be NAME=RPC,STORE"),
+        ("--listen", "lab.example", "should be an address"),
+        ("--contract", "0x12", "should be an address"),
+    ],
+)
+def test_what_is_wrong_with_a_dashboards_options_is_one_line(
+    fl_node: FlNode, option: str, value: str, said: str
+) -> None:
+    where = [] if option == "--contract" else ["--contract", HEADER.address]
+    assert is_one_line(fl_node("dashboard", *where, option, value), 2, said)
+
+
+def test_the_contract_in_a_file_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "run.env"
+    assert cli._contract_in(path) is None
+    for text, found in (
+        ("", None),
+        (f"FL_NODE_CONTRACT={HEADER.address.lower()}\n", HEADER.address),
+        ("FL_NODE_CONTRACT=0x12\n", None),
+        (f"OTHER=1\nFL_NODE_CONTRACT={ALICE.address}\n", ALICE.address),
+    ):
+        path.write_text(text)
+        assert cli._contract_in(path) == found
 
 
 def test_a_damaged_run_is_one_line(fl_node: FlNode) -> None:

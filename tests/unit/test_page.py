@@ -127,7 +127,7 @@ def test_what_an_audit_found_is_told_at_the_top_and_in_full(tmp_path: Path) -> N
     audit.notes.append("round 0: learner 2 published as it closed")
     text = write(tmp_path, run(plan(), 2), audit).text
     assert "Audit FAILED" in text
-    assert "1 finding:" in text
+    assert "1 finding, the first: round 1, learner 1" in text
     assert "round 1, learner 1, samples: is 5, should be 30000" in text
     assert "round 0: learner 2 published as it closed" in text
     assert "bit for bit" not in text
@@ -139,6 +139,7 @@ def test_a_file_that_could_not_be_read_is_shown_with_its_problem(tmp_path: Path)
     result = replace(result, rounds=(replace(result.rounds[0], result=bad, members=()),))
     text = write(tmp_path, result).text
     assert "not a safetensors file" in text
+    assert "can't be read" in text
     assert "not measured" in text
     assert "Learner 1" in text  # what was published is shown all the same
 
