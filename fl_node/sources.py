@@ -46,8 +46,11 @@ def load(
     if plan.data.name != "folder":
         return data.load(plan.data.name, folder, report)
     found = data.from_folder(folder, {key: getattr(plan.data, key) for key in FOLDER_FILES})
-    if not plan.data.unknown and _facts(found) != {key: getattr(plan.data, key) for key in _facts(found)}:
-        raise DataError(f"data folder {found.source}: the plan's own numbers are not those of its files")
+    for key, value in _facts(found).items():
+        planned = getattr(plan.data, key)
+        # More classes than labels are right: a set may lack the highest.
+        if planned is not None and planned != value and not (key == "classes" and planned > value):
+            raise DataError(f"data folder {found.source}: data.{key} is {value}, the plan says {planned}")
     return found
 
 
@@ -78,7 +81,8 @@ def complete(plan: Plan, found: Data) -> Plan:
     """
     if isinstance(found, DataSet):
         facts = _facts(found) if plan.data.name == "folder" else {}
-        return with_held_out(_with(plan, facts), found)
+        unknown = {key: value for key, value in facts.items() if getattr(plan.data, key) is None}
+        return with_held_out(_with(plan, unknown), found)
     return _with(plan, _own_facts(plan, found)) if plan.data.unknown else plan
 
 

@@ -317,6 +317,15 @@ def test_some_of_the_images_can_be_taken_and_some_held_out(tmp_path: Path) -> No
         own_plan(folder, train=41)
 
 
+def test_a_plan_may_know_more_classes_than_a_folder_has_labels_and_not_fewer(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path / "mine", classes=4)
+    assert own_plan(folder, classes=6).data.classes == 6
+    with pytest.raises(DataError, match=r"data\.classes is 4, the plan says 3"):
+        own_plan(folder, classes=3)
+    with pytest.raises(DataError, match=r"data\.size is \(9, 10\), the plan says \(9, 9\)"):
+        own_plan(folder, size=[9, 9])
+
+
 @pytest.mark.parametrize("key", list(data.FOLDER_FILES))
 def test_a_folder_with_another_content_is_refused_with_the_file_and_both_hashes(tmp_path: Path, key: str) -> None:
     folder = own_folder(tmp_path / "mine")
