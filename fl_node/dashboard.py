@@ -86,6 +86,7 @@ def serve(observer: Observer, predictor: Predictor, listener: socket.socket, nam
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=3,
+        limit_concurrency=4 * STREAMS,
         h11_max_incomplete_event_size=16 * 1024,
     )
     _Server(config, page).run(sockets=[listener])
@@ -151,6 +152,7 @@ class Page:
         self._observer = observer
         self._predictor = predictor
         self._streams = 0
+        self._told: tuple[Snapshot, dict[str, Any]] = (Snapshot(), content(Snapshot()))
 
     def app(self, names: Collection[str]) -> ASGIApp:
         """Return the application."""
@@ -166,7 +168,7 @@ class Page:
 
     async def state(self, _request: Request) -> Response:
         """Answer with all that is seen, for scripts."""
-        return JSONResponse(content(self._observer.snapshot))
+        return JSONResponse(self._content())
 
     async def metrics(self, _request: Request) -> Response:
         """Answer with the metrics."""
@@ -195,7 +197,7 @@ class Page:
                 yield "retry: 1000\n\n"
                 while not self.ending:
                     changed.clear()
-                    for name, value in pushed.news(self._observer.snapshot):
+                    for name, value in pushed.news(self._content()):
                         yield _event(name, value)
                         spoke = time.monotonic()
                     if time.monotonic() - spoke > ALIVE:
@@ -244,6 +246,13 @@ class Page:
                 "seen": base64.b64encode(pixels.tobytes()).decode(),
             }
         )
+
+    def _content(self) -> dict[str, Any]:
+        """Return what is seen now, put into words once for all pages."""
+        now = self._observer.snapshot
+        if now is not self._told[0]:
+            self._told = now, content(now)
+        return self._told[1]
 
     def _newest(self) -> Newest:
         newest = self._observer.newest
@@ -313,18 +322,16 @@ class Pushed:
         self._said: dict[str, object] = {}
         self._rounds: dict[int, Mapping[str, Any]] = {}
 
-    def news(self, now: Snapshot) -> Iterator[tuple[str, Any]]:
+    def news(self, now: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Return what the page does not know yet, as names and values; of rounds only those that changed."""
-        everything = content(now)
-        rounds = {one["round"]: one for one in everything.pop("rounds")}
-        if self._said.get("contract") != (contract := now.run.contract if now.run else None) or (
-            self._rounds.keys() - rounds.keys()
-        ):
+        rounds = {one["round"]: one for one in now["rounds"]}
+        contract = now["run"] and now["run"]["contract"]
+        if self._said.get("contract") != contract or self._rounds.keys() - rounds.keys():
             self._rounds = {}
             self._said["contract"] = contract
             yield "reset", {}
-        for name, value in everything.items():
-            if name not in self._said or self._said[name] != value:
+        for name, value in now.items():
+            if name != "rounds" and (name not in self._said or self._said[name] != value):
                 self._said[name] = value
                 yield name, value
         changed = [one for number, one in rounds.items() if self._rounds.get(number) != one]

@@ -39,6 +39,7 @@ BUSY = 30.0
 FILES_PAUSE = 5.0
 PROBE_TIMEOUT = 2.0
 """Seconds in which a node has to answer; one that is slower is as good as down for whoever needs it."""
+READ_TIMEOUT = 5.0
 LOOK_AGAIN = 2.0
 BLOCKS = 40
 """Blocks kept."""
@@ -124,7 +125,8 @@ class Observer:
         self._news = threading.Event()
         self._files_wanted = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._chains = {name: Chain(end.rpc) for name, end in self._nodes.items()}
+        self._chains = {name: Chain(end.rpc, timeout=READ_TIMEOUT) for name, end in self._nodes.items()}
+        self._stores = {name: stores.connect(end.store) for name, end in self._nodes.items()}
         self._chain_parts: dict[str, Part] = {}
         self._file_parts: dict[str, Part] = {}
         self._says: dict[str, str] = {}
@@ -335,12 +337,14 @@ class Observer:
         name = self._wanted(reading)
         if name is None:
             return False
-        store = stores.connect(self._nodes[up[0]].store)
+        store = self._stores[up[0]]
         path = self._folder / f"{name}.part"
         try:
             if name == reading.past.plan_cid:
                 store.fetch(name, path, plans.MAX_PLAN_BYTES, FETCH_TIMEOUT)
                 reading.plan = plans.from_bytes(path.read_bytes(), f"plan {name}")
+                if reading.past.rounds:  # should they have been read before, they were of no use without the plan
+                    reading.tries.pop(str(reading.past.rounds[-1].started.cid), None)
                 facts = FileFacts("read")
             else:
                 store.fetch(name, path, MAX_BYTES, FETCH_TIMEOUT)
@@ -394,27 +398,29 @@ class Observer:
             for path in sorted(self._logs.glob("*.log")) if self._logs else []:
                 with contextlib.suppress(OSError):
                     size = path.stat().st_size
-                    if size == places.get(path):
-                        continue
                     start = places.get(path, 0 if path.stem == HEADER else max(size - _TAIL_BYTES, 0))
-                    places[path] = size
-                    changed |= self._heard(path, start)
+                    if size > start:
+                        end = self._heard(path, start)
+                        changed |= end > start
+                        places[path] = end
             if changed:
                 with self._lock:
                     self._arrange()
                 self._show()
             self._ending.wait(BUSY_PAUSE)
 
-    def _heard(self, path: Path, start: int) -> bool:
+    def _heard(self, path: Path, start: int) -> int:
+        """Read the whole lines from a place in a log on, and return the place after them."""
         with path.open("rb") as file:
             file.seek(start)
-            lines = file.read().decode(errors="replace").splitlines()
-        for line in lines:
+            text = file.read()
+        text = text[: text.rfind(b"\n") + 1]
+        for line in text.decode(errors="replace").splitlines():
             if found := _SCORE.match(line):
                 self._logged_accuracies[int(found[1])] = float(found[2]) / 100
             if said := _SAID.match(line):
                 self._says[path.stem] = said[2][:200]
-        return bool(lines)
+        return start + len(text)
 
     # Snapshots
 

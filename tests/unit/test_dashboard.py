@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fl_node import dashboard
-from fl_node.dashboard import CANVAS, Page, Pushed, bind, is_own
+from fl_node.dashboard import CANVAS, Page, Pushed, bind, content, is_own
 from fl_node.errors import ConfigError
 from fl_node.observer import Observer
 from fl_node.predictor import Predictor
@@ -144,27 +144,27 @@ SEEN = Snapshot(run=RUN, nodes=(NodeView("header"),), rounds=(RoundView(0), Roun
 
 
 def test_the_first_push_tells_everything() -> None:
-    news = dict(Pushed().news(SEEN))
+    news = dict(Pushed().news(content(SEEN)))
     assert set(news) == {"reset", "run", "nodes", "blocks", "problem", "rounds"}
     assert [one["round"] for one in news["rounds"]] == [0, 1]
 
 
 def test_afterwards_only_what_changed_is_told() -> None:
     pushed = Pushed()
-    list(pushed.news(SEEN))
-    assert list(pushed.news(SEEN)) == []
+    list(pushed.news(content(SEEN)))
+    assert list(pushed.news(content(SEEN))) == []
     later = replace(SEEN, rounds=(RoundView(0), RoundView(1, absent=(2,)), RoundView(2)))
-    ((name, rounds),) = pushed.news(later)
+    ((name, rounds),) = pushed.news(content(later))
     assert name == "rounds"
     assert [one["round"] for one in rounds] == [1, 2]
 
 
 def test_another_run_and_a_round_that_is_no_more_begin_anew() -> None:
     pushed = Pushed()
-    list(pushed.news(SEEN))
-    fewer = dict(pushed.news(replace(SEEN, rounds=(RoundView(0),))))
+    list(pushed.news(content(SEEN)))
+    fewer = dict(pushed.news(content(replace(SEEN, rounds=(RoundView(0),)))))
     assert set(fewer) == {"reset", "rounds"}
-    other = dict(pushed.news(replace(SEEN, run=replace(RUN, contract="0xd"))))
+    other = dict(pushed.news(content(replace(SEEN, run=replace(RUN, contract="0xd")))))
     assert set(other) == {"reset", "run", "rounds"}
 
 
