@@ -204,7 +204,7 @@ class Run:
                 {name: parent.tensor(name) for name in self.trainer.shapes()},
                 np.arange(1),
                 derive(self.plan.seed, learner_id, number),
-                lambda _e, _a: None,
+                lambda _e, _a, _l: None,
             )
         meta = LocalMeta(
             plan=self.plan_cid,
