@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fl_node import cli, header, lab, learner, place, scenarios, weights
+from fl_node import cli, header, lab, learner, scenarios, weights
 from fl_node.errors import ConfigError
 from fl_node.place import EmbeddedPlace, ProcessPlace
 
@@ -83,11 +83,6 @@ def _open_swarm() -> None:
     scenarios.strangers_key = lambda one: (one.folder / "nodes" / "swarm.key").read_text()
 
 
-def _one_sealer() -> None:
-    make = place.genesis
-    place.genesis = lambda chain, sealers, accounts: make(chain, sealers[:1], accounts)  # type: ignore[attr-defined]
-
-
 def _shared_key() -> None:
     known, load = lab.Lab.as_node, scenarios.load_key
     lab.Lab.as_node = lambda self, _node: known(self, "header")  # type: ignore[method-assign]
@@ -118,9 +113,6 @@ WITHOUT = {
         "the header looks a few times only for what was published again",
         "the round closes while the flood goes on",
         take_away=_look_for_ever,
-    ),
-    "sealers-gone": Without(
-        "more than half of the sealers must agree", "no block is sealed while half", take_away=_one_sealer
     ),
     "geth-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
     "ipfs-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
