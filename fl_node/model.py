@@ -533,6 +533,8 @@ def prepare(threads: int) -> None:
         import keras  # noqa: F401
         import tensorflow as tf
 
+    # It warns of several models in one process, as if they were one that changes.
+    tf.get_logger().setLevel("ERROR")
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()

@@ -216,7 +216,8 @@ def rounds_table(rows: Sequence[Sequence[str]]) -> Table:
     """Return the table of rounds for a console; accuracies in percent."""
     grid = Table(title="accuracy on the test images, %", title_justify="left", title_style="")
     for head in rows[0]:
-        grid.add_column(head, justify="right", no_wrap=True)
+        # A learner and its model, in an ensemble.
+        grid.add_column(head.replace(", ", "\n"), justify="right", no_wrap=True)
     for row in rows[1:]:
         grid.add_row(*row)
     return grid
