@@ -27,7 +27,7 @@ from fl_node.plan import Plan
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "modes"
 TARGET = 0.99
-EPOCHS = 5
+EPOCHS = 8
 """Synchronous rounds; the asynchronous run takes as many updates."""
 
 
