@@ -349,14 +349,12 @@ def _state(result: Result) -> str:
 
 def _data_name(plan: Plan) -> str:
     if plan.own is not None:
-        return f"the module {plan.own.module}"
+        return f"module {plan.own.module}"
     return {"mnist": "MNIST", "folder": "a folder"}.get(plan.data.name, plan.data.name)
 
 
 def _shared_out(data: DataPlan) -> str:
     match data.partition:
-        case "module":
-            return "shared out by the module"
         case "equal":
             return "shared out at random in equal parts"
         case "labels":
