@@ -47,7 +47,7 @@ def matrix(plan: Path, results: Path, *more: str) -> subprocess.CompletedProcess
 
 
 def test_a_matrix_compares_rules_and_goes_on_where_it_was(plan: Path, tmp_path: Path) -> None:
-    first = matrix(plan, tmp_path, "--rules", "fedavg", "--json")
+    first = matrix(plan, tmp_path, "--rules", "fedavg", "--jobs", "1", "--json")
     assert first.returncode == 0, first.stderr
     assert "2 of 2: fedavg, backdoor+scale:10 by 20%, seed 1: " in first.stderr
     second = matrix(plan, tmp_path, "--rules", "fedavg,median", "--json")
