@@ -30,9 +30,10 @@ LOOK_AGAIN = 2.0
 STUCK = 2.0
 """Seconds that a transaction may wait on the node for a block before the role nudges the chain."""
 QUIET = 45.0
-"""Seconds after which a role that waits nudges the chain once, whatever its node says.
+"""Seconds after which a role that waits nudges the chain, whatever its node says; then after twice as many, and on.
 
-By then a peer that was lost has been dialled again.
+By then a peer that was lost has been dialled again; but if the line was still cut, only a later block brings two
+chains together, for a node looks at another's chain when it hears of a new block there.
 """
 
 
@@ -81,7 +82,7 @@ def reconcile(site: Site, step: Step) -> None:
         Nothing changed for ``site.patience`` seconds.
     """
     said: str | None = None
-    nudged = False
+    quiet = QUIET
     height = functools.partial(_height, site.chain)
     acted = changed = time.monotonic()
     while True:
@@ -98,7 +99,7 @@ def reconcile(site: Site, step: Step) -> None:
         except OSError as error:  # such as a disk that is full
             waiting, trouble = Waiting(f"{error.filename or site.folder}: {error.strerror or error}"), True
         if waiting is None:
-            said, nudged, acted = None, False, time.monotonic()
+            said, quiet, acted = None, QUIET, time.monotonic()
             changed = acted
             continue
         if waiting.what != said:
@@ -108,8 +109,8 @@ def reconcile(site: Site, step: Step) -> None:
         watch, seen = (waiting.watch, waiting.seen) if waiting.watch else (height, before)
         if _wait(watch, seen, acted, waiting.until) or height() != before:
             changed = time.monotonic()
-        elif (time.monotonic() - acted > QUIET and not nudged) or _is_stuck(site.chain, changed):
-            nudged = True
+        elif (long := time.monotonic() - acted > quiet) or _is_stuck(site.chain, changed):
+            quiet *= 2 if long else 1
             with contextlib.suppress(ChainError):
                 site.chain.nudge()
         if site.patience and time.monotonic() - changed > site.patience:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -146,13 +147,27 @@ def test_a_chain_that_is_stuck_is_nudged(monkeypatch: pytest.MonkeyPatch, site: 
     assert chain.block_number() == before + 1, "one nudge: the block that it made ended that"
 
 
-def test_a_role_that_waits_for_long_nudges_the_chain_once(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
+def test_a_role_that_waits_for_long_nudges_the_chain_again_and_again_ever_more_seldom(
+    monkeypatch: pytest.MonkeyPatch, site: Site
+) -> None:
+    # One nudge may come while a line is still cut; then only another brings two chains together.
     monkeypatch.setattr(role, "LOOK_AGAIN", 0.05)
     monkeypatch.setattr(role, "QUIET", 0.1)
-    before = site.chain.block_number()
-    step, _ = steps(*[Waiting("learner 1 to publish")] * 10, None, *[Waiting("learner 2 to publish")] * 10)
+    before, start = site.chain.block_number(), time.monotonic()
+    step, _ = steps(*[Waiting("learner 1 to publish")] * 30)
     reconcile(site, step)
-    assert site.chain.block_number() == before + 2
+    assert 2 <= site.chain.block_number() - before <= 1 + math.log2((time.monotonic() - start) / 0.1)
+
+
+def test_a_role_that_acts_between_waits_nudges_as_soon_in_the_second(
+    monkeypatch: pytest.MonkeyPatch, site: Site
+) -> None:
+    monkeypatch.setattr(role, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(role, "QUIET", 0.15)
+    before = site.chain.block_number()
+    step, _ = steps(*[Waiting("learner 1 to publish")] * 6, None, *[Waiting("learner 2 to publish")] * 6)
+    reconcile(site, step)
+    assert site.chain.block_number() >= before + 2
 
 
 def test_what_is_waited_for_is_said_once_until_it_changes(
