@@ -13,7 +13,7 @@ DEV := .venv/dev-installed
 NPM := contracts/node_modules/.installed
 FL_NODE := .venv/bin/fl-node
 
-.PHONY: help demo lab controller binaries reproduce bundle test test-testbed test-vm scenarios lint \
+.PHONY: help demo lab controller binaries reproduce bundle test test-testbed test-vm nightly scenarios lint \
 	types docs bench bench-testbed bench-modes lock clean
 
 help: ## List what can be done
@@ -47,6 +47,9 @@ test-vm: $(DEV) ## The same roles on three virtual machines (libvirt): bring up,
 
 bench-testbed: $(DEV) ## How long the hosts take to come up, to be looked at again, and what train.yml adds to a run
 	.venv/bin/python -m tests.bench.testbed $(ARGS)
+
+nightly: $(DEV) binaries ## Tests that take too long for each change: all of the lab guide, here and on three hosts
+	.venv/bin/python -m pytest -m nightly --timeout=1800 $(ARGS)
 
 scenarios: $(DEV) binaries ## Faults and lies on real Geth and IPFS, a line each; writes the table of docs/scenarios.md
 	.venv/bin/python -m tests.scenarios $(ARGS)

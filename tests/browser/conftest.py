@@ -21,9 +21,9 @@ FLAGS = (
 SERIOUS = ("serious", "critical")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, as the machine has it."""
+    """Chromium, as the machine has it; a module's alone, as no other test can run an event loop while Playwright has its own."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert program, "no Chromium is installed (Debian: apt-get install chromium)"
     with sync_playwright() as playwright:

@@ -10,10 +10,14 @@ from tests import checkout, guide
 
 LAB = checkout.ROOT / "docs" / "lab"
 PAGES = sorted(page.name for page in LAB.glob("*.md") if page.name != "README.md")
+LONG = ("3-break-it.md", "4-lie-to-it.md", "5-nobody-waits.md")
+"""Pages that take minutes each; what they show is tested elsewhere as well."""
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.nightly if page in LONG else ()) for page in PAGES]
+)
 def test_what_a_page_tells_to_type_gives_what_it_shows(page: str, tmp_path: Path) -> None:
     checkout.copy(tmp_path)
     done = guide.follow(tmp_path, guide.steps(LAB / "README.md"), guide.steps(LAB / page))

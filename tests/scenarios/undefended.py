@@ -79,6 +79,10 @@ def _look_for_ever() -> None:
     header.LOOKS = 2**63
 
 
+def _away_too_long() -> None:
+    scenarios.AWAY = 2 * PATIENCE
+
+
 def _open_swarm() -> None:
     scenarios.strangers_key = lambda one: (one.folder / "nodes" / "swarm.key").read_text()
 
@@ -116,6 +120,7 @@ WITHOUT = {
     ),
     "geth-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
     "ipfs-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
+    "sealers-gone": Without("a role waits as long as it takes", GIVES_UP, take_away=_away_too_long),
 }
 
 HOSTS_PATIENCE = 8
