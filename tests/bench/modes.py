@@ -85,8 +85,8 @@ def reached(rounds: Iterable[Mapping[str, Any]]) -> float | None:
 def asynchronous(seeds: list[int]) -> list[str]:
     """Measure, and return the lines of the table."""
     lines = [
-        f"| seed | 99.0 % synchronous, s | asynchronous, s | ratio | {4 * ROUNDS} updates synchronous, % | asynchronous, % |"
-        f" after {UPDATES}, % |",
+        "| seed | 99.0 % synchronous, s | asynchronous, s | ratio "
+        f"| after {4 * ROUNDS} updates synchronous, % | asynchronous, % | after {UPDATES}, % |",
         "|--:|--:|--:|--:|--:|--:|--:|",
     ]
     ratios = []
