@@ -23,7 +23,7 @@ SERIOUS = ("serious", "critical")
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, as the machine has it; for a module alone, for while Playwright has its loop no test can run another."""
+    """Chromium, as the machine has it; for a module alone, as while Playwright has its loop none else runs."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert program, "no Chromium is installed (Debian: apt-get install chromium)"
     with sync_playwright() as playwright:
