@@ -12,17 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fl_node import weights
-from fl_node.aggregate import initial_file
 from fl_node.aggregate.asynchronous import Update, asynchronous_file
-from fl_node.chain import Contract, LogEntry
-from fl_node.deploy import start
+from fl_node.chain import Contract, LogEntry, View
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.header import FETCH_TRY, MISSING, Header
 from fl_node.learner import Learner
 from fl_node.logs import say
 from fl_node.partition import shard_size
 from fl_node.plan import Plan
-from fl_node.role import Done, Waiting
+from fl_node.role import Waiting
 from fl_node.store import TooLarge, WrongContent
 from fl_node.weights import Refusal, WeightsFile
 
@@ -89,28 +87,14 @@ class AsynchronousHeader(Header):
         """The round that was looked at last; -1 before the first."""
         return self._said_round
 
-    def step(self) -> Waiting | None:
-        """Look at the contract and do the next thing."""
-        contract, plan = self._site.contract, self._plan
-        view = contract.look(self._site.chain.address)
-        state = view.state
-        if state.global_cid is None:
-            path = self._site.folder / "global-0.safetensors"
-            start(contract, self._site.store, initial_file(path, plan, self._plan_cid, self._trainer.initial()))
-            return None
-        if self._evaluated != state.round:
-            self._evaluate(state.round, state.global_cid)
-        if state.round >= plan.rounds:
-            if self._evaluator:
-                self._evaluator.shutdown()
-            say("finished", f"the run has ended after {plan.rounds} rounds", round=state.round)
-            raise Done
+    def _lead(self, view: View, global_cid: str) -> Waiting | None:
+        contract, plan, state = self._site.contract, self._plan, view.state
         if self._said_round != state.round:
             if self._said_round < 0:
                 self._seen, self._missing = {}, {}
             self._said_round, self._round_start = state.round, time.monotonic()
-            say("round", f"round {state.round} begins with {state.global_cid}", round=state.round)
-        parent = self._global(state.round, state.global_cid)
+            say("round", f"round {state.round} begins with {global_cid}", round=state.round)
+        parent = self._global(state.round, global_cid)
         taken = dict(parent.global_meta.taken or ())
         everything = publications(contract.log())
         new = [one for one in everything if one.number > taken.get(one.node_id, 0)]
@@ -251,18 +235,8 @@ class AsynchronousLearner(Learner):
 
     _last: int | None = None
 
-    def step(self) -> Waiting | None:
-        """Look at the contract and do the next thing."""
-        contract, plan = self._site.contract, self._plan
-        view = contract.look(self._site.chain.address)
-        state, node_id = view.state, view.node_id
-        if state.round >= plan.rounds:
-            say("finished", f"the run has ended after {plan.rounds} rounds", round=state.round)
-            raise Done
-        if node_id is None:
-            return Waiting(f"the header to register {self._site.chain.address}")
-        if state.global_cid is None:
-            return Waiting("the header to publish the initial weights")
+    def _work(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
+        contract, state = self._site.contract, view.state
         if self._last is None:
             self._last = self._began_last(node_id)
         local = self._ready(node_id)
@@ -275,7 +249,7 @@ class AsynchronousLearner(Learner):
         if state.round <= self._last:
             text = f"global weights newer than {state.round}"
             return Waiting(text, watch=contract.round, seen=state.round)
-        return self._train(state.round, node_id, state.global_cid)
+        return self._train(state.round, node_id, global_cid)
 
     def _is_published(self, node_id: int, name: str) -> bool:
         return any(one.node_id == node_id and one.cid == name for one in publications(self._site.contract.log()))

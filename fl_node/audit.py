@@ -236,19 +236,27 @@ class _Auditor:
         if file.cid != expected.cid:
             self._differ(0, meta, file, expected, "the plan's seed gives")
 
-    def _global(self, past: History, plan: Plan, closed: Round, entry: LogEntry) -> None:
-        """Check the global weights that closed a round."""
+    def _closing(self, past: History, plan: Plan, closed: Round, entry: LogEntry) -> WeightsFile | None:
+        """Return the global file that closed a round, if it is one, and check that it says of which run and round."""
         number, name = closed.number + 1, str(entry.cid)
         try:
             file = self._fetch_global(name, plan)
             meta = file.global_meta
         except WeightsError as error:
             self._find(number, "header", "file", f"{name}: {error}")
-            return
+            return None
         self._compare(number, "header", "plan", meta.plan, past.plan_cid)
         self._compare(number, "header", "round", meta.round, number)
         self._compare(number, "header", "parent", meta.parent, closed.started.cid)
         self._compare(number, "header", "rule", meta.rule, plan.aggregation.rule)
+        return file
+
+    def _global(self, past: History, plan: Plan, closed: Round, entry: LogEntry) -> None:
+        """Check the global weights that closed a round."""
+        number, file = closed.number + 1, self._closing(past, plan, closed, entry)
+        if file is None:
+            return
+        meta = file.global_meta
         if len(meta.inputs) < plan.required_learners:
             self._find(
                 number,
@@ -300,18 +308,11 @@ class _Auditor:
 
     def _asynchronous(self, past: History, plan: Plan, closed: Round, entry: LogEntry) -> None:
         """Check the global weights that updates made, whichever round each began at."""
-        number, name = closed.number + 1, str(entry.cid)
-        try:
-            file = self._fetch_global(name, plan)
-            meta = file.global_meta
-        except WeightsError as error:
-            self._find(number, "header", "file", f"{name}: {error}")
+        number, file = closed.number + 1, self._closing(past, plan, closed, entry)
+        if file is None:
             self._taken = None
             return
-        self._compare(number, "header", "plan", meta.plan, past.plan_cid)
-        self._compare(number, "header", "round", meta.round, number)
-        self._compare(number, "header", "parent", meta.parent, closed.started.cid)
-        self._compare(number, "header", "rule", meta.rule, plan.aggregation.rule)
+        meta = file.global_meta
         wanted = plan.aggregation.buffer or 1
         if len(meta.inputs) != wanted and not (0 < len(meta.inputs) < wanted and self._late(plan, closed, entry)):
             self._find(number, "header", "inputs", f"{len(meta.inputs)} updates, the plan asks for {wanted}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fl_node import cid, weights
 from fl_node.aggregate import follows_parent, global_file, global_shapes, initial_file, local_shapes
+from fl_node.chain import View
 from fl_node.deploy import start
 from fl_node.errors import ConfigError, FLNodeError, StoreError, StoreUnreachable, WeightsError
 from fl_node.logs import say
@@ -122,7 +123,7 @@ class Header:
         """Look at the contract and do the next thing."""
         contract, plan = self._site.contract, self._plan
         view = contract.look(self._site.chain.address)
-        state, learners = view.state, list(view.learners)
+        state = view.state
         if state.global_cid is None:
             path = self._site.folder / "global-0.safetensors"
             start(contract, self._site.store, initial_file(path, plan, self._plan_cid, self._trainer.initial()))
@@ -134,11 +135,17 @@ class Header:
                 self._evaluator.shutdown()
             say("finished", f"the run has ended after {plan.rounds} rounds", round=state.round)
             raise Done
+        return self._lead(view, state.global_cid)
+
+    def _lead(self, view: View, global_cid: str) -> Waiting | None:
+        """Bring the round on that starts from these global weights."""
+        contract, plan = self._site.contract, self._plan
+        state, learners = view.state, list(view.learners)
         if len(learners) < plan.required_learners:
             return Waiting(f"{plan.required_learners - len(learners)} more learners to be registered")
-        if self._round is None or self._round.number != state.round or self._round.parent != state.global_cid:
-            self._round = _Round(state.global_cid, state.round)
-            say("round", f"round {state.round} begins with {state.global_cid}", round=state.round)
+        if self._round is None or self._round.number != state.round or self._round.parent != global_cid:
+            self._round = _Round(global_cid, state.round)
+            say("round", f"round {state.round} begins with {global_cid}", round=state.round)
         current = self._round
         published = contract.local_weights(current.number, learners)
         self._take(current, published)

@@ -13,6 +13,7 @@ import numpy as np
 from fl_node import cid, partition, weights
 from fl_node.aggregate import global_shapes, local_shapes
 from fl_node.attack import poison, tamper
+from fl_node.chain import View
 from fl_node.errors import WeightsError
 from fl_node.logs import say
 from fl_node.model import OnEpoch, Trainer
@@ -89,13 +90,18 @@ class Learner:
             return Waiting(f"the header to register {self._site.chain.address}")
         if state.global_cid is None:
             return Waiting("the header to publish the initial weights")
+        return self._work(view, node_id, state.global_cid)
+
+    def _work(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
+        """Train from these global weights and publish, unless that is done."""
+        contract, state = self._site.contract, view.state
         published = contract.local_weight_at(state.round, node_id, view.block)
-        local = self._finished(state.round, node_id, state.global_cid)
+        local = self._finished(state.round, node_id, global_cid)
         if published and (published == local.cid if local else not self._is_old(published, state.round, node_id)):
             # With many learners there are many blocks; this one only needs that which closes the round.
             return Waiting(self._others(state.round, view.learners), watch=contract.round, seen=state.round)
         if local is None:
-            return self._train(state.round, node_id, state.global_cid)
+            return self._train(state.round, node_id, global_cid)
         self._publish(local, view.nonce)
         return None
 
