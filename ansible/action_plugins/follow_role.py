@@ -51,6 +51,11 @@ options:
 """
 
 POLL = 0.7
+"""Seconds between two looks, on a host that answers at once."""
+REST = 4
+"""How many times as long as a look has taken the host has peace afterwards; a slow one has to work, not to answer."""
+MOST = 15.0
+"""Seconds between two looks at the most."""
 LAST_LINES = 8
 _STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z \S+: ")
 """How a role's own lines begin; libraries write others, which are shown if the unit fails."""
@@ -78,6 +83,7 @@ class ActionModule(ActionBase):
         while not flag.exists():
             if until_host and reached.exists():
                 return result | {"msg": f"{until_host} has come to {until_says!r}", "cursor": cursor}
+            looked = time.monotonic()
             try:
                 state, cursor, lines = self._look(unit, cursor)
                 heard = time.monotonic()
@@ -108,7 +114,7 @@ class ActionModule(ActionBase):
                 flag.write_text(host)
                 said = "".join(f"\n    {line}" for line in shown)
                 return result | {"problem": f"{unit} on {host} has not ended after {limit} s:{said}"}
-            time.sleep(POLL)
+            time.sleep(min(max(POLL, REST * (heard - looked)), MOST))
         return result | {
             "changed": False,
             "cursor": cursor,
