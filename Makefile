@@ -43,7 +43,7 @@ test-testbed: $(DEV) ## Tests of Vagrantfile, roles and playbooks on three real 
 	.venv/bin/python -m pytest --timeout=1800 tests/testbed $(ARGS)
 
 test-vm: $(DEV) ## The same roles on three virtual machines (libvirt): bring up, train, audit, reboot
-	tests/vm/run
+	tests/vm/run $(ARGS)
 
 bench-testbed: $(DEV) ## How long the hosts take to come up, to be looked at again, and what train.yml adds to a run
 	.venv/bin/python -m tests.bench.testbed $(ARGS)

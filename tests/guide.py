@@ -27,6 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from tests import checkout
+
+LAB = checkout.ROOT / "docs" / "lab"
 FOREGROUND = "first terminal"
 HOSTS = "on the hosts"
 TITLES = ("", FOREGROUND, HOSTS)

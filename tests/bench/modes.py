@@ -30,7 +30,9 @@ TARGET = 0.99
 ROUNDS = 6
 """Synchronous rounds, each with an update of every learner."""
 UPDATES = 32
-"""Of the asynchronous run: more than the other's 24, to see it get there; the two are compared after as many."""
+"""Of the asynchronous run: more than the other's 24, to see it get there."""
+COMPARED = 4 * ROUNDS
+"""Updates after which the two are compared: the synchronous run's."""
 
 
 def changed(name: str, seed: int, *settings: str) -> Plan:
@@ -86,7 +88,7 @@ def asynchronous(seeds: list[int]) -> list[str]:
     """Measure, and return the lines of the table."""
     lines = [
         "| seed | 99.0 % synchronous, s | asynchronous, s | ratio "
-        f"| after {4 * ROUNDS} updates synchronous, % | asynchronous, % | after {UPDATES}, % |",
+        f"| after {COMPARED} updates synchronous, % | asynchronous, % | after {UPDATES}, % |",
         "|--:|--:|--:|--:|--:|--:|--:|",
     ]
     ratios = []
@@ -94,11 +96,11 @@ def asynchronous(seeds: list[int]) -> list[str]:
         found = {name: kept(f"{name}-{seed}", plan, lambda plan=plan: lab(plan)) for name, plan in both(seed).items()}
         times = [reached(found[name]["rounds"]) for name in ("sync", "async")]
         accuracy = {name: {one["round"]: one["accuracy"] for one in found[name]["rounds"]} for name in found}
-        ends = (accuracy["sync"][ROUNDS], accuracy["async"][4 * ROUNDS], accuracy["async"][UPDATES])
+        ends = (accuracy["sync"][ROUNDS], accuracy["async"][COMPARED], accuracy["async"][UPDATES])
         ratio = times[0] / times[1] if times[0] and times[1] else None
         ratios += [ratio] if ratio else []
         cells = [str(seed), *(f"{time:.0f}" if time else "not reached" for time in times)]
-        cells += [f"{ratio:.2f}" if ratio else "–", *(f"{one:.2%}".rstrip("%") for one in ends)]
+        cells += [f"{ratio:.2f}" if ratio else "–", *(f"{100 * one:.2f}" for one in ends)]
         lines.append(f"| {' | '.join(cells)} |")
     if ratios:
         lines += ["", f"{statistics.fmean(ratios):.2f} times as soon on average."]

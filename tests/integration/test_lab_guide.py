@@ -8,8 +8,7 @@ import pytest
 
 from tests import checkout, guide
 
-LAB = checkout.ROOT / "docs" / "lab"
-PAGES = sorted(page.name for page in LAB.glob("*.md") if page.name != "README.md")
+PAGES = sorted(page.name for page in guide.LAB.glob("*.md") if page.name != "README.md")
 LONG = ("3-break-it.md", "4-lie-to-it.md", "5-nobody-waits.md")
 """Pages that take minutes each; what they show is tested elsewhere as well."""
 
@@ -20,5 +19,5 @@ LONG = ("3-break-it.md", "4-lie-to-it.md", "5-nobody-waits.md")
 )
 def test_what_a_page_tells_to_type_gives_what_it_shows(page: str, tmp_path: Path) -> None:
     checkout.copy(tmp_path)
-    done = guide.follow(tmp_path, guide.steps(LAB / "README.md"), guide.steps(LAB / page))
+    done = guide.follow(tmp_path, guide.steps(guide.LAB / "README.md"), guide.steps(guide.LAB / page))
     assert done, "the page has no steps for one machine"

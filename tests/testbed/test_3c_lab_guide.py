@@ -8,12 +8,13 @@ import pytest
 
 from tests import guide
 
-from .conftest import ROOT, Testbed
+from .conftest import Testbed
 
-LAB = ROOT / "docs" / "lab"
 pytestmark = pytest.mark.nightly
 
-PAGES = [page for page in sorted(LAB.glob("*.md")) if any(step.title == guide.HOSTS for step in guide.steps(page))]
+PAGES = [
+    page for page in sorted(guide.LAB.glob("*.md")) if any(step.title == guide.HOSTS for step in guide.steps(page))
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
