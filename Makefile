@@ -17,7 +17,7 @@ FL_NODE := .venv/bin/fl-node
 	types docs bench bench-testbed bench-modes lock clean
 
 help: ## List what can be done
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 demo: $(NODE) ## A small whole run: chain and store in Python, a header, two learners (3 minutes)
 	$(FL_NODE) lab $(PLAN) --or-digits $(ARGS)
