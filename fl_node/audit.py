@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,11 @@ from fl_node.validation import held_out
 from fl_node.weights import GlobalMeta, Input, Refusal, WeightsFile
 
 LATE = 30
-"""Seconds, by the chain's clock, before a round closed in which a publication may have crossed its closing."""
+"""Seconds, by the chain's clock, in which a publication and the closing of a round may have crossed.
+
+The header need not have seen what stands before its closing. And it may have seen what stands after it: sealers
+replace a block by another now and then, and what was in the one is sealed again, perhaps behind what came of it.
+"""
 PLAN_PATIENCE = 30.0
 """Seconds in which the plan must come out of the swarm; those for other files stand in the plan."""
 LOOKS = 3
@@ -316,8 +321,8 @@ class _Auditor:
         wanted = plan.aggregation.buffer or 1
         if len(meta.inputs) != wanted and not (0 < len(meta.inputs) < wanted and self._late(plan, closed, entry)):
             self._find(number, "header", "inputs", f"{len(meta.inputs)} updates, the plan asks for {wanted}")
-        everything = publications([one for round_ in past.rounds for one in round_.published if one < entry])
-        self._sequence(number, everything, meta)
+        everything = publications([one for round_ in past.rounds for one in round_.published])
+        self._sequence(number, everything, meta, entry)
         updates = [self._update(past, plan, number, everything, one) for one in meta.inputs]
         for one in meta.refused:
             self._refused_update(past, plan, closed, entry, everything, one)
@@ -336,19 +341,22 @@ class _Auditor:
             if again.cid != file.cid:
                 self._differ(number, meta, file, again, "its updates give")
 
-    def _sequence(self, number: int, everything: Sequence[Publication], meta: GlobalMeta) -> None:
+    def _sequence(self, number: int, everything: Sequence[Publication], meta: GlobalMeta, closing: LogEntry) -> None:
         """Check that nothing is counted twice or left out: of each learner the next publications, in order."""
         before, after = self._taken or {}, dict(meta.taken or ())
-        known, self._taken = self._taken is not None, after
-        if not known:
+        was_read, self._taken = self._taken is not None, after
+        if not was_read:
             return  # the last global file could not be read, which is found already
         named_at_all = {one.node_id for one in meta.inputs} | {one.node_id for one in meta.refused}
         for node_id in sorted({*before, *after} | named_at_all):
             node = f"learner {node_id}"
             mine = [one for one in everything if one.node_id == node_id]
             first, last = before.get(node_id, 0), after.get(node_id, 0)
-            if not first <= last <= len(mine):
-                self._find(number, node, "taken", f"is {last}, should be {first} to {len(mine)}")
+            known = sum(one.entry < closing for one in mine)
+            if known < last <= len(mine) and self._crossed(closing, mine[last - 1].entry):
+                self._note_crossed(number - 1, node)
+            elif not first <= last <= known:
+                self._find(number, node, "taken", f"is {last}, should be {first} to {known}")
                 continue
             next_ = [one.cid for one in mine[first:last]]
             named = [one.cid for one in meta.inputs if one.node_id == node_id]
@@ -363,8 +371,11 @@ class _Auditor:
                 )
         place = {(one.node_id, one.cid): one.entry for one in reversed(everything)}
         order = [place[one.node_id, one.cid] for one in meta.inputs if (one.node_id, one.cid) in place]
-        if order != sorted(order):
+        swapped = [(first, second) for first, second in pairwise(order) if second < first]
+        if any(self._before(second, first) for first, second in swapped):
             self._find(number, "header", "inputs", "are not in the order in which they were published")
+        elif swapped:
+            self._result.notes.append(f"round {number - 1}: some updates changed places when a block was replaced")
 
     def _update(
         self, past: History, plan: Plan, number: int, everything: Sequence[Publication], one: Input
@@ -372,7 +383,7 @@ class _Auditor:
         """Check one input of an asynchronous global file, and return it with the weights that it began at."""
         node = f"learner {one.node_id}"
         if (one.node_id, one.cid) not in {(other.node_id, other.cid) for other in everything}:
-            self._find(number - 1, node, "cid", f"did not publish {one.cid} before")
+            self._find(number - 1, node, "cid", f"did not publish {one.cid}")
             return None
         try:
             file = self._fetch(one.cid, plan)
@@ -407,7 +418,7 @@ class _Auditor:
         node = f"learner {one.node_id}"
         mine = [other for other in everything if (other.node_id, other.cid) == (one.node_id, one.cid)]
         if not mine:
-            self._find(closed.number, node, "refused", f"did not publish {one.cid} before")
+            self._find(closed.number, node, "refused", f"did not publish {one.cid}")
             return
         if len(mine) > 1:
             return  # published again, for which the second is refused
@@ -476,16 +487,33 @@ class _Auditor:
         """Return whether an event came long enough before the closing of a round to be known to the header."""
         return self._seconds(entry, closing) > LATE
 
+    def _crossed(self, closing: LogEntry, entry: LogEntry) -> bool:
+        """Return whether an event came so soon after the closing of a round that the header may have known it."""
+        return 0 <= self._seconds(closing, entry) <= LATE
+
+    def _note_crossed(self, round_: int, node: str) -> None:
+        self._result.notes.append(
+            f"round {round_}: {node}'s weights were sealed again after the round that they are counted in, "
+            "as a block was replaced"
+        )
+
     def _late(self, plan: Plan, closed: Round, closing: LogEntry) -> bool:
         """Return whether a round was open for so long that it need not wait for everybody."""
         return bool(plan.round_timeout) and self._seconds(closed.started, closing) + LATE >= plan.round_timeout
 
-    def _published(self, closed: Round, closing: LogEntry, one: Input | Refusal, field_: str) -> LogEntry | None:
+    def _published(
+        self, past: History, closed: Round, closing: LogEntry, one: Input | Refusal, field_: str
+    ) -> LogEntry | None:
         """Check that a hash is a learner's last in a round, as far as the header could know; return its event."""
         node = f"learner {one.node_id}"
         mine = [p for p in closed.published if p.node_id == one.node_id and p < closing]
         found = [p for p in mine if p.cid == one.cid]
         if not found:
+            after = past.rounds[closed.number + 1].published
+            crossed = [p for p in after if (p.node_id, p.cid) == (one.node_id, one.cid) and self._crossed(closing, p)]
+            if crossed:
+                self._note_crossed(closed.number, node)
+                return crossed[0]
             self._find(closed.number, node, field_, f"did not publish {one.cid} in this round")
             return None
         later = [p for p in mine if p > found[-1]]
@@ -498,7 +526,7 @@ class _Auditor:
     def _local(self, past: History, plan: Plan, closed: Round, entry: LogEntry, one: Input) -> WeightsFile | None:
         """Check one input of a global file, and return it if it can be read."""
         node = f"learner {one.node_id}"
-        if self._published(closed, entry, one, "cid") is None:
+        if self._published(past, closed, entry, one, "cid") is None:
             return None
         try:
             file = self._fetch_local(one, plan)
@@ -520,7 +548,7 @@ class _Auditor:
     def _refusal(self, past: History, plan: Plan, closed: Round, entry: LogEntry, one: Refusal) -> None:
         """Check that a file that the header refused deserved it."""
         node = f"learner {one.node_id}"
-        published = self._published(closed, entry, one, "refused")
+        published = self._published(past, closed, entry, one, "refused")
         if published is None:
             return
         try:

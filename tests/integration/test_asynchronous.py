@@ -14,6 +14,7 @@ import pytest
 from fl_node import cid, weights
 from fl_node.aggregate.asynchronous import Update, asynchronous_file, discount
 from fl_node.asynchronous import publications
+from fl_node.audit import LATE
 from fl_node.plan import AggregationPlan, Plan
 from fl_node.weights import GlobalMeta, LocalMeta, Refusal, WeightsFile
 from tests.support import Run, World, plan
@@ -208,6 +209,28 @@ def test_a_lie_of_the_header_is_found_with_round_node_and_field(world: World, li
     first, _ = run.publish_locals(1, 2)
     run.publish_global(rewrite(run, made(run, [first], {1: 1}), change, add))
     assert {(one.round, one.node, one.field) for one in run.audit().findings} == found
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_update_that_stands_behind_the_weights_it_made_is_a_note_if_a_block_was_replaced(
+    world: World, late: bool
+) -> None:
+    run = world.deploy(asynchronous(rounds=1))
+    first = run.local(1)
+    run.publish_global(made(run, [first], {1: 1}))
+    if late:
+        world.pass_time(LATE + 2)
+    run.publish_local(1, first)
+    audited = run.audit()
+    if late:
+        assert [str(one) for one in audited.findings] == ["round 1, learner 1, taken: is 1, should be 0 to 0"]
+        return
+    assert audited.findings == []
+    assert audited.notes == [
+        "round 0: learner 1's weights were sealed again after the round that they are counted in, "
+        "as a block was replaced"
+    ]
+    assert run.collect().rounds[0].local[1].cid == first.cid
 
 
 def test_an_update_that_is_counted_twice_is_found(world: World) -> None:

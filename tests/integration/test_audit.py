@@ -137,6 +137,24 @@ def test_a_learner_that_published_again_as_the_round_closed_is_a_note(world: Wor
     assert audited.notes[0] == "round 0: learner 3 published again as it closed"
 
 
+def test_what_a_replaced_block_put_behind_the_closing_of_its_round_is_a_note(world: World) -> None:
+    run = world.deploy(plan(learners=3, rounds=2))
+    files = [*run.publish_locals(1, 2), run.local(3)]
+    run.publish_global(run.average(files))
+    # The header saw this in a block that another took the place of.
+    run.publish_local(3, files[2])
+    run.close_round()
+    audited = run.audit()
+    assert audited.passed, audited.findings
+    assert audited.notes == [
+        "round 0: learner 3's weights were sealed again after the round that they are counted in, "
+        "as a block was replaced"
+    ]
+    first, second = run.collect().rounds
+    assert (first.local[3].cid, first.local[3].problem) == (files[2].cid, None)
+    assert second.local[3].cid != files[2].cid
+
+
 def test_a_learner_may_publish_the_same_again(world: World) -> None:
     run = world.deploy(plan(rounds=1))
     files = run.publish_locals()
@@ -306,6 +324,7 @@ def adds_what_was_not_published(run: Run) -> None:
 def takes_what_came_too_late(run: Run) -> None:
     late = run.local(3)
     run.publish_global(run.average([*run.publish_locals(1, 2), late]))
+    run.world.pass_time(LONG)
     run.publish_local(3, late)
 
 
