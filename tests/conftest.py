@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,11 @@ data = { name = "digits", train = 400, test = 100 }
 model = { name = "mlp" }
 training = { epochs = 2, batch_size = 20 }
 """
+
+
+def pytest_configure() -> None:
+    """What the tests start can be interrupted, even if they were started to ignore that themselves (`nohup … &`)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,7 @@ def test_a_matrix_compares_rules_and_goes_on_where_it_was(plan: Path, tmp_path: 
     assert "http" not in page.replace("http-equiv", "")
 
 
+@pytest.mark.nightly
 def test_real_nodes_give_the_same_figures_of_the_same_files(plan: Path, tmp_path: Path) -> None:
     small = ["--set", "learners=2", "--set", "rounds=1", "--attackers", "0.5", "--rules", "fedavg", "--json"]
     places = ("embedded", "processes")

@@ -54,7 +54,10 @@ cli.main()
     assert broken == ["the contract refuses everything that the account may not do"]
 
 
-@pytest.mark.parametrize("name", ["learner-killed", "others-file", "learner-away"])
+@pytest.mark.parametrize(
+    "name",
+    ["learner-killed", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("others-file", "learner-away"))],
+)
 def test_without_its_defence_a_promise_is_broken(tiny_plan: Path, tmp_path: Path, name: str) -> None:
     """`make scenarios ARGS=--undefended` does so with all that can lose theirs on one machine."""
     command = [sys.executable, "-m", "tests.scenarios.undefended", name, str(tiny_plan), "--runs", str(tmp_path)]

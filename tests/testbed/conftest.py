@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ ROOT = checkout.ROOT
 NETWORK = "192.168.58"
 NAMES = ("header", "learner-1", "learner-2")
 ADDRESSES = dict(zip(NAMES, (f"{NETWORK}.10", f"{NETWORK}.11", f"{NETWORK}.12"), strict=True))
+PLAN = "plans/demo.toml"
+SMALL = ["data.train=2000", "data.test=500", "rounds=2"]
+"""Settings of a run that is soon over."""
 HANG = 1500.0
 """Seconds after which a command has hung."""
 
@@ -174,6 +178,32 @@ def provisioned(testbed: Testbed) -> Testbed:
     assert testbed.up is not None
     testbed.up.must()
     return testbed
+
+
+@pytest.fixture(scope="session")
+def data_set() -> str:
+    """MNIST where it can be had, else the digits that scikit-learn ships; the same for hosts and lab."""
+    command = [sys.executable, "-m", "fl_node", "data"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        print(f"MNIST is left out: {found.stderr.strip()}")
+        return "digits"
+    return "mnist"
+
+
+@pytest.fixture(scope="session")
+def trained(provisioned: Testbed, data_set: str) -> Ended:
+    """What `train.yml` said of a run under the name first."""
+    return provisioned.play("train", "-e", f"plan={PLAN}", "-e", "run=first", *choice(data_set)).must()
+
+
+def choice(data_set: str) -> list[str]:
+    return ["-e", "data=digits"] if data_set == "digits" else []
+
+
+def report(testbed: Testbed, name: str) -> dict[str, object]:
+    content: dict[str, object] = json.loads((testbed.root / "runs" / name / "report.json").read_text())
+    return content
 
 
 @pytest.fixture(params=NAMES)

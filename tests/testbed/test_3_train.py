@@ -9,36 +9,7 @@ import sys
 
 import pytest
 
-from .conftest import NAMES, ROOT, Ended, Testbed
-
-PLAN = "plans/demo.toml"
-SMALL = ["data.train=2000", "data.test=500", "rounds=2"]
-
-
-@pytest.fixture(scope="session")
-def data_set() -> str:
-    """MNIST where it can be had, else the digits that scikit-learn ships; the same for hosts and lab."""
-    command = [sys.executable, "-m", "fl_node", "data"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if found.returncode != 0:
-        print(f"MNIST is left out: {found.stderr.strip()}")
-        return "digits"
-    return "mnist"
-
-
-@pytest.fixture(scope="session")
-def trained(provisioned: Testbed, data_set: str) -> Ended:
-    """What `train.yml` said of a run under the name first."""
-    return provisioned.play("train", "-e", f"plan={PLAN}", "-e", "run=first", *choice(data_set)).must()
-
-
-def choice(data_set: str) -> list[str]:
-    return ["-e", "data=digits"] if data_set == "digits" else []
-
-
-def report(testbed: Testbed, name: str) -> dict[str, object]:
-    content: dict[str, object] = json.loads((testbed.root / "runs" / name / "report.json").read_text())
-    return content
+from .conftest import NAMES, PLAN, ROOT, SMALL, Ended, Testbed, report
 
 
 def test_a_run_shows_its_rounds_and_fetches_what_came_out(provisioned: Testbed, trained: Ended) -> None:
@@ -101,7 +72,7 @@ def test_on_a_host_everything_can_be_asked_for_by_hand(provisioned: Testbed, tra
     assert json.loads(said)["ended"] is True
 
 
-@pytest.mark.parametrize(("mode", "rounds"), [("async", 4), ("ensemble", 2)])
+@pytest.mark.parametrize(("mode", "rounds"), [("async", 4), pytest.param("ensemble", 2, marks=pytest.mark.nightly)])
 def test_other_modes_run_on_the_hosts_too(provisioned: Testbed, mode: str, rounds: int) -> None:
     settings = json.dumps({"settings": [f"rounds={rounds}"]})
     said = (
@@ -112,6 +83,7 @@ def test_other_modes_run_on_the_hosts_too(provisioned: Testbed, mode: str, round
     assert json.loads(audit)["notes"] == []
 
 
+@pytest.mark.nightly
 def test_data_and_model_of_ones_own_are_installed_and_trained_on_the_hosts(provisioned: Testbed) -> None:
     plan = ROOT / "examples" / "tabular" / "plan.toml"
     settings = json.dumps({"settings": ["rounds=2"]})

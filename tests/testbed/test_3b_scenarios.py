@@ -8,10 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .conftest import NAMES, Ended, Testbed
-from .test_3_train import choice, data_set
-
-__all__ = ["data_set"]
+from .conftest import NAMES, Ended, Testbed, choice
 
 
 def scenario(testbed: Testbed, name: str, data: str) -> Ended:
@@ -53,6 +50,7 @@ def test_a_learner_that_was_cut_off_is_waited_for_and_comes_back(provisioned: Te
     assert len(list((provisioned.root / "runs").glob("undisturbed*"))) == 1
 
 
+@pytest.mark.nightly
 def test_a_header_that_is_not_started_again_breaks_its_promise(provisioned: Testbed, data_set: str) -> None:
     host = provisioned.host("header")
     folder = "/run/systemd/system/fl-header.service.d"

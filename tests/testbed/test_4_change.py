@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 
-from .conftest import NAMES, NETWORK, Testbed
-from .test_3_train import SMALL, choice, data_set, report, trained
-
-__all__ = ["data_set", "trained"]
+from .conftest import NAMES, NETWORK, SMALL, Testbed, choice, report
 
 
 def signers(testbed: Testbed, name: str) -> set[str]:

@@ -12,6 +12,8 @@ import pytest
 
 from .conftest import NAMES, Testbed
 
+pytestmark = pytest.mark.nightly
+
 CLOSED = {
     "PIP_NO_INDEX": "1",
     "GOPROXY": "off",
