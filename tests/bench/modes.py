@@ -1,6 +1,6 @@
 """What the modes give, on MNIST: asynchronous against synchronous, and ensembles against their members.
 
-    python -m tests.bench.modes async [--seeds 1,2,3]       # real Geth and IPFS, on an idle machine; an hour and a half
+    python -m tests.bench.modes async [--seeds 1,2,3]       # real Geth and IPFS, idle machine; an hour and a half
     python -m tests.bench.modes ensemble [--seeds 1,2,3]    # one process a run, as many runs as cores; an hour
 
 What is done is kept in results/modes/, and not done again. Each ends with a table in Markdown, results/modes/NAME.md.
