@@ -40,7 +40,7 @@ bundle: $(CONTROLLER) ## All that a bring-up needs in one archive, from hosts th
 test: $(DEV) binaries ## Tests on this machine alone: units, contract, real Geth and IPFS (JOBS=2 at a time)
 	.venv/bin/python -m pytest --ignore=tests/testbed -n $(JOBS) --dist loadfile $(ARGS)
 
-test-testbed: $(DEV) ## Tests of Vagrantfile, roles and playbooks on three real hosts (docker provider; a quarter of an hour)
+test-testbed: $(DEV) ## Tests of Vagrantfile, roles and playbooks on three real hosts (docker provider; half an hour)
 	.venv/bin/python -m pytest --timeout=1800 tests/testbed $(ARGS)
 
 test-vm: $(DEV) ## The same roles on three virtual machines (libvirt): bring up, train, audit, reboot

@@ -151,9 +151,10 @@ class _Auditor:
         self._trainer = trainer
         self._initial(past, plan, trainer)
         progress(0, result.rounds)
+        everything = publications([one for round_ in past.rounds for one in round_.published])
         for closed, opened in zip(past.rounds, past.rounds[1:], strict=False):
             if plan.mode == "async":
-                self._asynchronous(past, plan, closed, opened.started)
+                self._asynchronous(past, plan, closed, opened.started, everything)
             else:
                 self._global(past, plan, closed, opened.started)
             self._remove()
@@ -311,7 +312,9 @@ class _Auditor:
                     number, "header", f"tensor {name}", f"of {wrong} images it says what {member} does not say"
                 )
 
-    def _asynchronous(self, past: History, plan: Plan, closed: Round, entry: LogEntry) -> None:
+    def _asynchronous(
+        self, past: History, plan: Plan, closed: Round, entry: LogEntry, everything: Sequence[Publication]
+    ) -> None:
         """Check the global weights that updates made, whichever round each began at."""
         number, file = closed.number + 1, self._closing(past, plan, closed, entry)
         if file is None:
@@ -321,7 +324,6 @@ class _Auditor:
         wanted = plan.aggregation.buffer or 1
         if len(meta.inputs) != wanted and not (0 < len(meta.inputs) < wanted and self._late(plan, closed, entry)):
             self._find(number, "header", "inputs", f"{len(meta.inputs)} updates, the plan asks for {wanted}")
-        everything = publications([one for round_ in past.rounds for one in round_.published])
         self._sequence(number, everything, meta, entry)
         updates = [self._update(past, plan, number, everything, one) for one in meta.inputs]
         for one in meta.refused:
@@ -353,11 +355,12 @@ class _Auditor:
             mine = [one for one in everything if one.node_id == node_id]
             first, last = before.get(node_id, 0), after.get(node_id, 0)
             known = sum(one.entry < closing for one in mine)
-            if known < last <= len(mine) and self._crossed(closing, mine[last - 1].entry):
-                self._note_crossed(number - 1, node)
-            elif not first <= last <= known:
+            crossed = known < last <= len(mine) and self._crossed(closing, mine[last - 1].entry)
+            if last < first or (last > known and not crossed):
                 self._find(number, node, "taken", f"is {last}, should be {first} to {known}")
                 continue
+            if crossed and last > first:
+                self._note_crossed(number - 1, node)
             next_ = [one.cid for one in mine[first:last]]
             named = [one.cid for one in meta.inputs if one.node_id == node_id]
             named += [one.cid for one in meta.refused if one.node_id == node_id]

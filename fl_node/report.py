@@ -201,14 +201,13 @@ def collect(
         named: list[weights.Input | weights.Refusal] = [*meta.inputs, *meta.refused] if meta else []
         spoken_of = {(one.node_id, one.cid) for one in named}
         last = past.rounds[number - 1]
-        # In an asynchronous run it may have been published in any round before, and most have no part in one. In the
-        # round that follows is what crossed the closing.
-        first = 0 if plan.mode == "async" else number - 1
-        published: dict[tuple[int | None, str | None], LogEntry] = {}
-        for log in (log for one in past.rounds[first : number + 1] for log in one.published):
-            published.setdefault((log.node_id, log.cid), log)
+        # In an asynchronous run it may have been published in any round before, and most have no part in one. Behind
+        # the closing is what crossed it.
+        some = [p for one in past.rounds[:number] for p in one.published] if plan.mode == "async" else last.published
+        crossed = [p for one in past.rounds[number : number + 1] for p in one.published]
+        published = {(p.node_id, p.cid): p for p in (*crossed, *some)}
         chosen = ({} if plan.mode == "async" else last.latest()) | {
-            log.node_id: log for key, log in published.items() if log.node_id is not None and key in spoken_of
+            p.node_id: p for key, p in published.items() if p.node_id is not None and key in spoken_of
         }
 
         def member(

@@ -233,6 +233,19 @@ def test_an_update_that_stands_behind_the_weights_it_made_is_a_note_if_a_block_w
     assert run.collect().rounds[0].local[1].cid == first.cid
 
 
+def test_what_crossed_a_closing_can_not_be_given_back_to_be_counted_again(world: World) -> None:
+    run = world.deploy(asynchronous(rounds=2))
+    before, first, second = run.publish_locals(2)[0], run.local(1), run.local(1, accuracy=0.75)
+    for file in (first, second):
+        run.store.add(file.path)
+    run.publish_global(made(run, [before], {1: 2, 2: 1}, (Refusal(1, first.cid, "x"), Refusal(1, second.cid, "x"))))
+    third = run.publish_locals(3)[0]
+    run.publish_global(made(run, [third], {1: 1, 2: 1, 3: 1}))
+    run.publish_local(1, first)
+    run.publish_local(1, second)
+    assert "round 2, learner 1, taken: is 1, should be 2 to 0" in map(str, run.audit().findings)
+
+
 def test_an_update_that_is_counted_twice_is_found(world: World) -> None:
     run = world.deploy(asynchronous(rounds=2))
     (first,) = run.publish_locals(1)
