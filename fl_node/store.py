@@ -137,8 +137,11 @@ class IpfsStore:
             opts = {"length": max_bytes + 1, "timeout": f"{max(int(timeout * 1000), 1)}ms"}
             with self._connect().cat(file_cid, opts=opts, timeout=timeout + 1.0, stream=True) as stream:
                 # The daemon sends 4 KB at a time; the response underneath puts them together much faster.
-                raw = stream._closables[0].raw
-                _receive(file_cid, path, max_bytes, iter(lambda: raw.read(BLOCK_BYTES), b""), deadline)
+                response = stream._closables[0]
+                blocks = iter(lambda: response.raw.read(BLOCK_BYTES), b"")
+                # Once a part is sent, trouble in the daemon just ends its answer; its length is said first.
+                length = response.headers.get("X-Content-Length")
+                _receive(file_cid, path, max_bytes, blocks, deadline, int(length) if length else None)
 
     def peers(self) -> list[str]:
         """Return the multiaddresses of the peers connected now."""
@@ -204,7 +207,12 @@ class IpfsStore:
 
 
 def _receive(
-    file_cid: str, path: Path, max_bytes: int, blocks: Iterable[bytes], deadline: float | None = None
+    file_cid: str,
+    path: Path,
+    max_bytes: int,
+    blocks: Iterable[bytes],
+    deadline: float | None = None,
+    length: int | None = None,
 ) -> None:
     received = 0
     with _replacing(path) as file:
@@ -216,6 +224,8 @@ def _receive(
                 raise FileMissing(f"{file_cid} came too slowly: {received} bytes in the time allowed")
             file.write(block)
         file.flush()
+        if length is not None and received < length:
+            raise FileMissing(f"{file_cid} came in part only: {received} of {length} bytes")
         if (found := cid.of_file(Path(file.name))) != file_cid:
             raise WrongContent(f"what the store gave for {file_cid} is {found}")
 

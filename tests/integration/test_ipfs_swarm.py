@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from fl_node import binaries, cid
 from fl_node.chain import wait_until
@@ -230,6 +231,26 @@ def test_a_daemon_that_ends_in_the_middle_of_a_file_leaves_no_part_of_it(
     assert "\n" not in str(caught.value)
     assert list(folder.iterdir()) == []
     assert fetch(stores["header"], name, folder / "file") == path.read_bytes()
+
+
+def test_a_file_of_which_the_end_does_not_come_is_missing_and_not_another_file(
+    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    # The daemon has sent the beginning with a code of 200 when its time is up; its answer just ends then.
+    store = stores["header"]
+    path = make_file(8 * CHUNK)
+    name = store.add(path)
+    _, _, host, _, port = place.ipfs["header"].api.split("/")
+    api = f"http://{host}:{port}/api/v0"
+    leaves = requests.post(f"{api}/ls", params={"arg": name}, timeout=HANG).json()["Objects"][0]["Links"]
+    for call, arguments in (("pin/rm", {"arg": name}), ("block/rm", {"arg": leaves[6]["Hash"], "force": "true"})):
+        requests.post(f"{api}/{call}", params=arguments, timeout=HANG).raise_for_status()
+    with pytest.raises(FileMissing, match=f"{name} .* of {8 * CHUNK} bytes"):
+        store.fetch(name, tmp_path / "got", 100 * MEBIBYTE, 1.0)
+    assert not (tmp_path / "got").exists()
+    # Whoever has it gives what is missing, and then it comes whole.
+    stores["learner-1"].add(path)
+    assert fetch(store, name, tmp_path / "got") == path.read_bytes()
 
 
 def test_a_daemon_that_stands_still_is_not_waited_for_longer_than_allowed(
