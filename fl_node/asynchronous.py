@@ -242,7 +242,9 @@ class AsynchronousLearner(Learner):
         local = self._ready(node_id)
         if local is not None:
             began = local.local_meta.round
-            self._publish(local, view.nonce)
+            # What was sent may have come into a block since.
+            if not self._is_published(node_id, local.cid):
+                self._publish(local, view.nonce)
             # Whether a block took it is seen on chain, after a restart as well.
             self._last = began if self._is_published(node_id, local.cid) else self._last
             return None

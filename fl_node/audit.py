@@ -8,6 +8,7 @@ reports is true; its weights are there for whoever wants to measure them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -21,9 +22,9 @@ from fl_node.aggregate import ensemble as ensembles
 from fl_node.aggregate import follows_parent, global_file, global_shapes, initial_file, local_shapes
 from fl_node.aggregate.asynchronous import Update, asynchronous_file
 from fl_node.asynchronous import Publication, check_update, publications
-from fl_node.chain import Contract, LogEntry
+from fl_node.chain import Contract, LogEntry, State
 from fl_node.data import DataSet
-from fl_node.errors import DataError, PlanError, StoreError, StoreUnreachable, WeightsError
+from fl_node.errors import DataError, LogError, PlanError, StoreError, StoreUnreachable, WeightsError
 from fl_node.history import History, Round
 from fl_node.model import Trainer
 from fl_node.partition import shard_size
@@ -40,6 +41,8 @@ replace a block by another now and then, and what was in the one is sealed again
 """
 PLAN_PATIENCE = 30.0
 """Seconds in which the plan must come out of the swarm; those for other files stand in the plan."""
+PATIENCE = 3
+"""Times ``fetch_timeout`` that an update may be passed over; a header that starts again is patient anew."""
 LOOKS = 3
 """How often the log is read again because the run went on in the meantime."""
 MAX_TEXT = 500
@@ -82,6 +85,15 @@ class Audit:
         return not self.findings
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """A learner's next publication, passed over for so many seconds up to the last closing."""
+
+    publication: Publication
+    closing: LogEntry
+    seconds: float = 0.0
+
+
 MakeTrainer = Callable[[Plan], Trainer]
 
 
@@ -122,18 +134,24 @@ class _Auditor:
         self._result = Audit(contract.address)
         self._taken: dict[int, int] | None = {}
         self._trainer: Trainer | None = None
+        self._waiting: dict[int, _Waiting] = {}
 
     def run(self, make_trainer: MakeTrainer, progress: Callable[[int, int], None]) -> Audit:
         result = self._result
-        past = self._history()
-        result.plan_cid = past.plan_cid
-        result.rounds = max(len(past.rounds) - 1, 0)
         if not self._contract.has_known_code():
             self._find(None, "header", "contract", "its code is not that of FederatedLearning.sol")
+        try:
+            past, state = self._history()
+        except LogError as error:
+            self._find(None, "header", "log", str(error))
+            return result
+        result.plan_cid = past.plan_cid
+        result.rounds = max(len(past.rounds) - 1, 0)
         plan = self._plan(past)
         if plan is None:
             return result
-        self._compare_state(past)
+        self._compare_state(past, state)
+        self._senders(past)
         for node_id in past.learners:
             if not 1 <= node_id <= plan.learners:
                 # Nothing bounds its number of samples, hence its share.
@@ -159,6 +177,10 @@ class _Auditor:
                 self._global(past, plan, closed, opened.started)
             self._remove()
             progress(opened.number, result.rounds)
+        for one in self._waiting.values():
+            node, name = f"learner {one.publication.node_id}", one.publication.cid
+            if not any(finding.message.startswith(name) for finding in result.findings):
+                result.notes.append(f"{node}'s {name} was neither counted nor refused, and later ones were counted")
         return result
 
     def _find(self, round_: int | None, node: str, field_: str, message: str) -> None:
@@ -171,14 +193,13 @@ class _Auditor:
         if found != right:
             self._find(round_, node, field_, f"is {found}, should be {right}")
 
-    def _history(self) -> History:
-        """Read the log, and again if the run has gone on since."""
-        past = history.read(self._contract)
+    def _history(self) -> tuple[History, State]:
+        """Read the log, and again if the run has gone on since, and what the contract says of its round."""
         for _ in range(LOOKS):
-            if self._contract.state().round <= max(len(past.rounds) - 1, 0):
+            past, state = history.read(self._contract), self._contract.state()
+            if state.round <= max(len(past.rounds) - 1, 0):
                 break
-            past = history.read(self._contract)
-        return past
+        return past, state
 
     def _plan(self, past: History) -> Plan | None:
         path = self._folder / "plan.json"
@@ -193,9 +214,8 @@ class _Auditor:
         self._result.files += 1
         return plan
 
-    def _compare_state(self, past: History) -> None:
+    def _compare_state(self, past: History, state: State) -> None:
         """Compare what the contract's functions answer with the log that the audit goes by."""
-        state = self._contract.state()
         if past.rounds and state.round != len(past.rounds) - 1:
             self._find(None, "header", "round", f"the contract says {state.round}, its log {len(past.rounds) - 1}")
         for one in past.rounds:
@@ -206,6 +226,29 @@ class _Auditor:
             for node_id, entry in one.latest().items():
                 if self._contract.local_weight_at(one.number, node_id) != entry.cid:
                     self._find(one.number, f"learner {node_id}", "localWeightAt", "differs from the log")
+
+    def _senders(self, past: History) -> None:
+        """Check that each event comes of a call that was signed by who may make it.
+
+        A contract that is deployed by other code than its own can have written anything into its log before.
+        """
+        learners = {node_id: str(entry.account) for node_id, entry in past.learners.items()}
+        events = [(entry, "header", past.header) for entry in past.learners.values()]
+        for one in past.rounds:
+            events.append((one.started, "header", past.header))
+            events += [(p, f"learner {n}", learners[n]) for p in one.published if (n := p.node_id) in learners]
+        sealed = self._contract.chain.sealed(entry.transaction for entry, _, _ in events)
+        for entry, node, account in events:
+            known = sealed.get(entry.transaction)
+            if known and (known.sender, known.receiver) != (account, self._contract.address):
+                seen = f"{entry.name}'s transaction is of {known.sender}, to {known.receiver}"
+                self._find(
+                    entry.round, node, "sender", f"{seen}; should be of {account}, to {self._contract.address}"
+                )
+        if unknown := sum(entry.transaction not in sealed for entry, _, _ in events):
+            self._result.notes.append(
+                f"who signed {unknown} transactions was not checked: the node has no index of them"
+            )
 
     def _fetch_global(self, name: str, plan: Plan) -> WeightsFile:
         return self._fetch(name, plan, global_shapes(plan, self._shapes))
@@ -275,7 +318,8 @@ class _Auditor:
         for refusal in meta.refused:
             self._refusal(past, plan, closed, entry, refusal)
         parent = self._parent(plan, closed)
-        if inputs and None not in inputs and not (parent is None and follows_parent(plan)):
+        enough = len(inputs) >= max(plan.aggregation.least(), 1)
+        if enough and None not in inputs and not (parent is None and follows_parent(plan)):
             again = global_file(
                 self._folder / "again.safetensors",
                 plan,
@@ -295,7 +339,11 @@ class _Auditor:
             self._evidence(number, plan, file)
 
     def _evidence(self, number: int, plan: Plan, file: WeightsFile) -> None:
-        """Measure what an ensemble's members say of the held-out images, where they are at hand."""
+        """Check what an ensemble's members say of the held-out images, where these are at hand by measuring it."""
+        for member in plan.architectures:
+            name = ensembles.evidence_name(member)
+            if not ensembles.is_evidence(plan.model.weighting, file.tensor(name)):
+                self._find(number, "header", f"tensor {name}", "has values that nothing says of an image")
         if self._trainer is None or not isinstance(self._trainer.data, DataSet):
             note = "what the models say of the held-out images was not measured here, for want of the data set"
             if note not in self._result.notes:
@@ -324,11 +372,19 @@ class _Auditor:
         wanted = plan.aggregation.buffer or 1
         if len(meta.inputs) != wanted and not (0 < len(meta.inputs) < wanted and self._late(plan, closed, entry)):
             self._find(number, "header", "inputs", f"{len(meta.inputs)} updates, the plan asks for {wanted}")
-        self._sequence(number, everything, meta, entry)
+        first = self._sequence(past, plan, number, everything, meta, entry)
         updates = [self._update(past, plan, number, everything, one) for one in meta.inputs]
-        for one in meta.refused:
-            self._refused_update(past, plan, closed, entry, everything, one)
+        for one in meta.inputs:
+            first[one.node_id, one.cid] -= 1
+            if first[one.node_id, one.cid] < 0:
+                self._find(closed.number, f"learner {one.node_id}", "cid", f"{one.cid} was published before")
+        for refusal in meta.refused:
+            first[refusal.node_id, refusal.cid] -= 1
+            repeated = first[refusal.node_id, refusal.cid] < 0
+            self._refused_update(past, plan, closed, entry, everything, refusal, repeated=repeated)
         parent = self._parent(plan, closed)
+        if parent is not None and parent.global_meta.round != closed.number:
+            return  # found where these global weights were checked; how old an update is goes by it
         good = [one for one in updates if one is not None]
         if parent is not None and good and len(good) == len(updates):
             again = asynchronous_file(
@@ -343,27 +399,43 @@ class _Auditor:
             if again.cid != file.cid:
                 self._differ(number, meta, file, again, "its updates give")
 
-    def _sequence(self, number: int, everything: Sequence[Publication], meta: GlobalMeta, closing: LogEntry) -> None:
-        """Check that nothing is counted twice or left out: of each learner the next publications, in order."""
+    def _sequence(
+        self,
+        past: History,
+        plan: Plan,
+        number: int,
+        everything: Sequence[Publication],
+        meta: GlobalMeta,
+        closing: LogEntry,
+    ) -> Counter[tuple[int, str]]:
+        """Check that nothing is counted twice or left out: of each learner the next publications, in order.
+
+        Returns by nodeId and hash how many of these publications are the first of their hash, which may be counted;
+        what its learner published again is to be refused.
+        """
         before, after = self._taken or {}, dict(meta.taken or ())
         was_read, self._taken = self._taken is not None, after
+        all_named = [(i.node_id, i.cid) for i in meta.inputs] + [(r.node_id, r.cid) for r in meta.refused]
         if not was_read:
-            return  # the last global file could not be read, which is found already
-        named_at_all = {one.node_id for one in meta.inputs} | {one.node_id for one in meta.refused}
-        for node_id in sorted({*before, *after} | named_at_all):
+            return Counter(all_named)  # the last global file could not be read, which is found already
+        place = {(one.node_id, one.cid): one.entry for one in reversed(everything)}
+        order = [place[one.node_id, one.cid] for one in meta.inputs if (one.node_id, one.cid) in place]
+        firsts: Counter[tuple[int, str]] = Counter()
+        nodes = {*before, *after} | {node_id for node_id, _ in all_named} | {one.node_id for one in everything}
+        for node_id in sorted(nodes):
             node = f"learner {node_id}"
             mine = [one for one in everything if one.node_id == node_id]
             first, last = before.get(node_id, 0), after.get(node_id, 0)
             known = sum(one.entry < closing for one in mine)
             crossed = known < last <= len(mine) and self._crossed(closing, mine[last - 1].entry)
+            named = [name for other, name in all_named if other == node_id]
             if last < first or (last > known and not crossed):
                 self._find(number, node, "taken", f"is {last}, should be {first} to {known}")
+                firsts.update((node_id, name) for name in named)
                 continue
             if crossed and last > first:
                 self._note_crossed(number - 1, node)
             next_ = [one.cid for one in mine[first:last]]
-            named = [one.cid for one in meta.inputs if one.node_id == node_id]
-            named += [one.cid for one in meta.refused if one.node_id == node_id]
             if sorted(next_) != sorted(named):
                 self._find(
                     number,
@@ -372,13 +444,51 @@ class _Auditor:
                     f"its publications {first + 1} to {last} are {', '.join(next_) or 'none'}, "
                     f"the file names {', '.join(named) or 'none'}",
                 )
-        place = {(one.node_id, one.cid): one.entry for one in reversed(everything)}
-        order = [place[one.node_id, one.cid] for one in meta.inputs if (one.node_id, one.cid) in place]
+                firsts.update((node_id, name) for name in named)
+                continue
+            earlier = {one.cid for one in mine[:first]}
+            firsts.update((node_id, name) for name in set(next_) - earlier)
+            if last < len(mine):
+                self._passed_over(past, plan, number, mine[last], order, closing)
+            else:
+                self._waiting.pop(node_id, None)
         swapped = [(first, second) for first, second in pairwise(order) if second < first]
         if any(self._before(second, first) for first, second in swapped):
             self._find(number, "header", "inputs", "are not in the order in which they were published")
         elif swapped:
             self._result.notes.append(f"round {number - 1}: some updates changed places when a block was replaced")
+        return firsts
+
+    def _passed_over(
+        self,
+        past: History,
+        plan: Plan,
+        number: int,
+        one: Publication,
+        counted: Sequence[LogEntry],
+        closing: LogEntry,
+    ) -> None:
+        """Check that a learner's next publication is not left lying while later ones of others are counted.
+
+        The header may wait for a file that is missing, and longer if it was killed in the meantime.
+        """
+        node_id = one.node_id
+        if not any(self._before(one.entry, other) for other in counted):
+            self._waiting.pop(node_id, None)
+            return
+        known = self._waiting.get(node_id)
+        if known is None or known.publication != one:
+            known = _Waiting(one, closing)
+        seconds = known.seconds + min(self._seconds(known.closing, closing), plan.fetch_timeout + LATE)
+        self._waiting[node_id] = _Waiting(one, closing, seconds)
+        if seconds <= PATIENCE * plan.fetch_timeout + LATE:
+            return
+        try:
+            check_update(self._fetch(one.cid, plan), self._contract, plan, past.plan_cid, node_id, number - 1)
+        except (WeightsError, DataError):
+            return
+        what = "was neither counted nor refused while later ones were"
+        self._find(one.entry.round, f"learner {node_id}", "inputs", f"{one.cid} {what}")
 
     def _update(
         self, past: History, plan: Plan, number: int, everything: Sequence[Publication], one: Input
@@ -405,8 +515,9 @@ class _Auditor:
             self._compare(number - 1, node, "samples", meta.samples, samples)
         try:
             return Update(file, self._fetch_global(str(began.started.cid), plan))
-        except WeightsError:
-            return None  # found where these global weights were checked
+        except WeightsError as error:
+            self._find(began.number, "header", "file", f"{began.started.cid}: {error}")
+            return None
 
     def _refused_update(
         self,
@@ -416,15 +527,17 @@ class _Auditor:
         entry: LogEntry,
         everything: Sequence[Publication],
         one: Refusal,
+        *,
+        repeated: bool,
     ) -> None:
-        """Check that an update that the header refused deserved it."""
+        """Check that an update that the header refused deserved it; what was published again does."""
         node = f"learner {one.node_id}"
         mine = [other for other in everything if (other.node_id, other.cid) == (one.node_id, one.cid)]
         if not mine:
             self._find(closed.number, node, "refused", f"did not publish {one.cid}")
             return
-        if len(mine) > 1:
-            return  # published again, for which the second is refused
+        if repeated:
+            return
         try:
             check_update(self._fetch(one.cid, plan), self._contract, plan, past.plan_cid, one.node_id, closed.number)
         except (WeightsError, DataError) as error:
@@ -444,9 +557,11 @@ class _Auditor:
         """Return the global weights that a round started from if its rule needs them; they were checked before."""
         if not follows_parent(plan) and plan.aggregation.rule not in ASYNCHRONOUS:
             return None
+        name = str(closed.started.cid)
         try:
-            return self._fetch_global(str(closed.started.cid), plan)
-        except WeightsError:
+            return self._fetch_global(name, plan)
+        except WeightsError as error:
+            self._find(closed.number, "header", "file", f"{name}: {error}")
             return None
 
     def _members(self, past: History, plan: Plan, closed: Round, entry: LogEntry, meta: GlobalMeta) -> None:
@@ -543,7 +658,8 @@ class _Auditor:
         self._compare(closed.number, node, "parent", meta.parent, closed.started.cid)
         if (samples := self._samples(plan, one.node_id)) is not None:
             self._compare(closed.number, node, "samples", meta.samples, samples)
-        return file
+        # In an ensemble its architecture goes by the node that it says; of another's nothing can be made.
+        return file if plan.mode != "ensemble" or meta.node_id == one.node_id else None
 
     def _samples(self, plan: Plan, node_id: int) -> int | None:
         return shard_size(plan, node_id) if 1 <= node_id <= plan.learners else None

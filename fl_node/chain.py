@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import urllib3
+from eth_abi.exceptions import DecodingError
 from eth_account import Account
 from eth_account.datastructures import SignedTransaction
 from eth_account.signers.local import LocalAccount
@@ -27,7 +28,7 @@ from web3.contract.contract import ContractFunction
 from web3.middleware import ExtraDataToPOAMiddleware
 
 from fl_node import cid
-from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError
+from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError, LogError
 from fl_node.rpc import NodeProvider, Request
 
 ARTIFACT = "FederatedLearning.json"
@@ -42,6 +43,8 @@ RECEIPT_PATIENCE = 10.0
 """Seconds after which a transaction that is in no block is given back to the caller, who looks again."""
 SEAL_PATIENCE = 2.0
 """Seconds that a node has to seal before a transaction is given back to the caller unsent."""
+BATCH = 500
+"""Requests that are made at once; Geth answers 1,000 (``--rpc.batch-request-limit``)."""
 _REVERTED = 3
 """The code of the RPC's error when a contract refuses."""
 
@@ -58,12 +61,14 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Sealed:
-    """What the chain keeps of a transaction: who sent it, what it cost, and when its block was sealed.
+    """What the chain keeps of a transaction: who sent it, to whom, what it cost, and when its block was sealed.
 
-    ``time`` is in seconds since 1970, by the clock of the block's sealer.
+    ``receiver`` is None where a contract was deployed; ``time`` is in seconds since 1970, by the clock of the block's
+    sealer.
     """
 
     sender: str
+    receiver: str | None
     gas: int
     time: int
 
@@ -231,7 +236,7 @@ class Chain:
 
         def look() -> bool:
             with contextlib.suppress(_NotYet):
-                answers[:] = self.ask(*(("eth_getTransactionReceipt", [name]) for name in names))
+                answers[:] = self._ask_each("eth_getTransactionReceipt", [[name] for name in names])
                 return True
             return False
 
@@ -239,11 +244,14 @@ class Chain:
             return {}  # a node that has not indexed its blocks yet can't tell
         found = {name: answer for name, answer in zip(names, answers, strict=True) if answer}
         blocks = list(dict.fromkeys(str(one["blockNumber"]) for one in found.values()))
-        headers = self.ask(*(("eth_getBlockByNumber", [number, False]) for number in blocks))
+        headers = self._ask_each("eth_getBlockByNumber", [[number, False] for number in blocks])
         times = {number: self.quantity(one["timestamp"]) for number, one in zip(blocks, headers, strict=True) if one}
         return {
             name: Sealed(
-                Web3.to_checksum_address(one["from"]), self.quantity(one["gasUsed"]), times[one["blockNumber"]]
+                Web3.to_checksum_address(one["from"]),
+                Web3.to_checksum_address(one["to"]) if one["to"] else None,
+                self.quantity(one["gasUsed"]),
+                times[one["blockNumber"]],
             )
             for name, one in found.items()
             if one["blockNumber"] in times
@@ -312,6 +320,11 @@ class Chain:
             if "error" in answer:
                 _refused(self.rpc, answer["error"])
         return [answer.get("result") for answer in answers]
+
+    def _ask_each(self, method: str, parameters: Sequence[list[Any]]) -> list[Any]:
+        """Make one request for each, no more at once than a node answers."""
+        parts = [parameters[first : first + BATCH] for first in range(0, len(parameters), BATCH)]
+        return [answer for part in parts for answer in self.ask(*((method, one) for one in part))]
 
     def deploy(self, plan_cid: str, nonce: int | None = None) -> Receipt:
         """Deploy the contract for a plan; the account that signs becomes its header."""
@@ -579,10 +592,14 @@ class Contract:
             return sorted(self._entry(entry) for entry in entries)
 
     def _entry(self, entry: Any) -> LogEntry:
+        strange = f"contract {self.address} has an event of another kind in block {entry['blockNumber']}"
         for name in ("LocalWeightSet", "GlobalWeightSet", "LearnerRegistered"):
             event = self._contract.events[name]()
-            if bytes(entry["topics"][0]) == bytes.fromhex(event.topic.removeprefix("0x")):
-                args = event.process_log(entry)["args"]
+            if entry["topics"] and bytes(entry["topics"][0]) == bytes.fromhex(event.topic.removeprefix("0x")):
+                try:
+                    args = event.process_log(entry)["args"]
+                except (web3_errors.Web3Exception, DecodingError, ValueError) as error:
+                    raise LogError(f"{strange}: {error}") from error
                 return LogEntry(
                     block=entry["blockNumber"],
                     index=entry["logIndex"],
@@ -593,7 +610,7 @@ class Contract:
                     cid=cid.from_digest(args["hash"]) if "hash" in args else None,
                     account=args.get("account"),
                 )
-        raise ChainError(f"contract {self.address} has an event of another kind in block {entry['blockNumber']}")
+        raise LogError(strange)
 
     def _read(self, name: str, *arguments: Any, at: str | None = None) -> Any:
         return self._read_all((name, arguments), at=at)[0]

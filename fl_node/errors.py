@@ -45,6 +45,10 @@ class ContractError(ChainError):
     """The contract reverted a call; the message holds its custom error."""
 
 
+class LogError(ChainError):
+    """A contract's log has what the contract of a run never says."""
+
+
 class StoreError(FLNodeError):
     """The file store (IPFS or folder) can't be reached or failed."""
 

@@ -59,6 +59,14 @@ def evidence(weighting: str | None, probabilities: npt.NDArray[np.float32], labe
     return np.maximum(np.rint(likelihood / GRAIN), 1).astype(np.float32) * np.float32(GRAIN)
 
 
+def is_evidence(weighting: str | None, said: Tensor) -> bool:
+    """Return whether all values of a tensor are such as :func:`evidence` gives."""
+    if weighting == "accuracy":
+        return bool(np.isin(said, (0, 1)).all())
+    steps = said.astype(np.float64) / GRAIN
+    return bool(((steps == np.rint(steps)) & (steps >= 1) & (said <= 1)).all())
+
+
 def unexplained(
     weighting: str | None, said: Tensor, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
 ) -> int:

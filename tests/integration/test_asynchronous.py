@@ -16,7 +16,7 @@ from fl_node.aggregate.asynchronous import Update, asynchronous_file, discount
 from fl_node.asynchronous import publications
 from fl_node.audit import LATE
 from fl_node.plan import AggregationPlan, Plan
-from fl_node.weights import GlobalMeta, LocalMeta, Refusal, WeightsFile
+from fl_node.weights import GlobalMeta, Input, LocalMeta, Refusal, WeightsFile
 from tests.support import Run, World, plan
 
 MODES: dict[str, dict[str, Any]] = {
@@ -252,6 +252,72 @@ def test_an_update_that_is_counted_twice_is_found(world: World) -> None:
     run.publish_global(made(run, [first], {1: 1}))
     run.publish_global(made(run, [first], {1: 1}))
     assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(2, "learner 1", "taken")}
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_what_is_published_again_counts_once(world: World, counted: bool) -> None:
+    run = world.deploy(asynchronous(rounds=2))
+    first = run.local(1)
+    again = (Refusal(1, first.cid, "was published before"),)
+    run.publish_local(1, first)
+    run.publish_local(1, first)
+    (other,) = run.publish_locals(2)
+    if counted:
+        run.publish_global(made(run, [first], {1: 1}))
+        run.publish_global(made(run, [first], {1: 2}))
+        assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(1, "learner 1", "cid")}
+    else:
+        run.publish_global(made(run, [other], {1: 2, 2: 1}, again * 2))
+        assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(0, "learner 1", "refused")}
+
+
+def test_an_honest_header_refuses_what_is_published_again(world: World) -> None:
+    run = world.deploy(asynchronous(rounds=2))
+    first = run.local(1)
+    run.publish_local(1, first)
+    run.publish_local(1, first)
+    with run.header() as header:
+        header.wait_for("published")
+        header.wait_for("waiting", "round 1")
+        run.publish_locals(2)
+        header.wait_for("finished")
+    assert run.audit().findings == []
+
+
+@pytest.mark.parametrize("long", [True, False])
+def test_a_learner_that_is_passed_over_is_found_where_it_lasts_and_else_noted(world: World, long: bool) -> None:
+    run = world.deploy(asynchronous(rounds=4))
+    (left_out,) = run.publish_locals(1)
+    for number in range(3):
+        world.pass_time(LATE + 2 if long or not number else 1)
+        (other,) = run.publish_locals(2)
+        run.publish_global(made(run, [other], {2: number + 1}))
+    audited = run.audit()
+    if long:
+        assert [str(one) for one in audited.findings] == [
+            f"round 0, learner 1, inputs: {left_out.cid} was neither counted nor refused while later ones were"
+        ]
+    else:
+        assert audited.findings == []
+        assert (
+            f"learner 1's {left_out.cid} was neither counted nor refused, and later ones were counted"
+            in audited.notes
+        )
+
+
+def test_global_weights_that_say_another_round_are_found(world: World) -> None:
+    # An update that began there would be as old as minus two rounds.
+    run = world.deploy(asynchronous(rounds=3))
+    for number in (1, 2):
+        (file,) = run.publish_locals(1)
+        wrong = {"round": 0} if number == 2 else {}
+        run.publish_global(rewrite(run, made(run, [file], {1: number}), lambda meta, w=wrong: replace(meta, **w)))
+    parent, last = run.current(), run.local(1, round=2)
+    run.publish_local(1, last)
+    inputs = (Input(1, last.cid, last.local_meta.samples, 0.6, 2),)
+    meta = replace(parent.global_meta, round=3, parent=parent.cid, inputs=inputs, taken=((1, 3),))
+    run.publish_global(weights.write(run.path(), meta, parent.tensors()))
+    assert (2, "header", "round") in {(one.round, one.node, one.field) for one in run.audit().findings}
 
 
 def test_a_good_update_that_is_refused_is_found(world: World) -> None:

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from fl_node.audit import LATE
 from fl_node.chain import DEPLOY_GAS, Contract, artifact, load_key
 from fl_node.errors import StoreUnreachable
 from fl_node.history import History
-from fl_node.plan import Plan
+from fl_node.plan import AggregationPlan, Plan
 from fl_node.store import FolderStore
 from fl_node.weights import Input, Refusal, Tensors, WeightsFile
 from tests.support import GivenTrainer, Run, StubTrainer, World, noise, plan
@@ -110,6 +110,21 @@ def test_a_round_that_closes_while_the_audit_reads_is_no_finding(
     audited = run.audit()
     assert audited.passed, audited.findings
     assert audited.rounds == 2
+
+
+def test_a_round_that_closes_while_the_plan_is_fetched_is_no_finding(world: World) -> None:
+    run = world.deploy(plan(rounds=3))
+    run.close_round()
+
+    class Slow(FolderStore):
+        def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float) -> None:
+            super().fetch(file_cid, path, max_bytes, timeout)
+            if path.name == "plan.json":
+                run.close_round()
+
+    audited = run.audit(store=Slow(run.files))
+    assert audited.passed, audited.findings
+    assert audited.rounds == 1
 
 
 def test_a_learner_that_published_as_the_round_closed_is_a_note(world: World) -> None:
@@ -560,6 +575,18 @@ def test_a_lie_is_found_where_it_was_told(world: World, kind: str) -> None:
     assert all("\n" not in str(one) for one in audited.findings)
 
 
+@pytest.mark.parametrize("rule", ["trimmed_mean", "multi_krum"])
+def test_a_rule_that_has_too_few_files_is_found(world: World, rule: str) -> None:
+    run = world.deploy(plan(learners=5, rounds=1, aggregation=AggregationPlan(rule=rule, byzantine=1)))
+    files = run.publish_locals(1, 2)
+    # The rule itself makes nothing of them.
+    parent = run.current().global_meta
+    inputs = tuple(Input(one.local_meta.node_id, one.cid, one.local_meta.samples, 0.5) for one in files)
+    meta = replace(parent, round=1, parent=run.current().cid, inputs=inputs, absent=(3, 4, 5))
+    run.publish_global(weights.write(run.path(), meta, files[0].tensors()))
+    assert (1, "header", "inputs") in places(run)
+
+
 def test_an_honest_round_after_a_lie_is_not_accused(world: World) -> None:
     run = world.deploy(plan(learners=3, rounds=3))
     run.close_round()
@@ -707,6 +734,58 @@ def test_a_contract_with_other_code_is_found(world: World) -> None:
     )
     run.close_round()
     assert places(run) == {(None, "header", "contract")}
+
+
+def push(value: bytes) -> bytes:
+    return bytes([0x5F + len(value)]) + value
+
+
+def word(number: int) -> bytes:
+    return push(number.to_bytes(32, "big"))
+
+
+def forging(world: World, plan_cid: str, topics: Sequence[bytes], data: bytes) -> str:
+    """Return code that deploys the genuine contract, after it has put an event of the deployer's own into its log."""
+    genuine = world.chain("header").contract(str(world.chain("header").deploy(plan_cid).contract))
+    runtime = bytes(genuine.chain.web3.eth.get_code(genuine.chain.web3.to_checksum_address(genuine.address)))
+    mstore, log, codecopy, return_ = b"\x52", bytes([0xA0 + len(topics)]), b"\x39", b"\xf3"
+    event = push(data) + word(0) + mstore if data else b""
+    event += b"".join(push(one) for one in reversed(topics)) + word(len(data)) + word(0) + log
+
+    def copying(at: int) -> bytes:
+        return word(len(runtime)) + word(at) + word(0) + codecopy + word(len(runtime)) + word(0) + return_
+
+    return "0x" + (event + copying(len(event) + len(copying(0))) + runtime).hex()
+
+
+def topic(run: Run, name: str) -> bytes:
+    return bytes.fromhex(str(run.contract._contract.events[name]().topic).removeprefix("0x"))
+
+
+def test_an_event_that_nobody_signed_is_found(world: World) -> None:
+    # What other code than the contract's own wrote as it deployed it: it looks as if learner 2 had published.
+    given = plan(rounds=1)
+    honest = founded(world, given)
+    start = initial_file(honest.folder / "global-0.safetensors", given, honest.plan_cid, honest.trainer.initial())
+    honest.publish_global(start)
+    invented = honest.local(2)
+    topics = [topic(honest, "LocalWeightSet"), *(number.to_bytes(32, "big") for number in (0, 2))]
+    code = forging(world, honest.plan_cid, topics, cid.to_digest(invented.cid))
+    run = founded(world, given, bytecode=code)
+    run.publish_global(start)
+    run.store.add(invented.path)
+    run.publish_global(run.average([*run.publish_locals(1), invented]))
+    assert run.contract.has_known_code()
+    assert (0, "learner 2", "sender") in places(run)
+
+
+@pytest.mark.parametrize("topics", [[], [bytes(32)], ["LocalWeightSet"]], ids=["no topic", "unknown", "too few"])
+def test_a_log_that_no_run_has_is_found(world: World, topics: list[Any]) -> None:
+    given = plan(rounds=1)
+    honest = founded(world, given)
+    some = [topic(honest, one) if isinstance(one, str) else one for one in topics]
+    run = founded(world, given, bytecode=forging(world, honest.plan_cid, some, b""))
+    assert places(run) == {(None, "header", "log")}
 
 
 class _LyingNode(Contract):

@@ -416,7 +416,7 @@ def test_a_node_that_has_not_indexed_its_blocks_is_asked_again_for_what_is_seale
 ) -> None:
     rpc, say = odd_node
     asked: list[str] = []
-    receipt = {"blockNumber": "0x5", "from": ALICE.address.lower(), "gasUsed": "0xcf08"}
+    receipt = {"blockNumber": "0x5", "from": ALICE.address.lower(), "to": None, "gasUsed": "0xcf08"}
 
     def answer(request: Any) -> Any:
         asked.append(request["method"])
@@ -425,7 +425,7 @@ def test_a_node_that_has_not_indexed_its_blocks_is_asked_again_for_what_is_seale
         return with_result(receipt if request["method"] == asked[0] else {"timestamp": "0x10"})(request)
 
     say(200, answer)
-    assert Chain(rpc).sealed(["0x12"]) == {"0x12": chains.Sealed(ALICE.address, 53_000, 16)}
+    assert Chain(rpc).sealed(["0x12"]) == {"0x12": chains.Sealed(ALICE.address, None, 53_000, 16)}
     assert asked == ["eth_getTransactionReceipt"] * 2 + ["eth_getBlockByNumber"]
 
     monkeypatch.setattr(chains, "RECEIPT_PATIENCE", 0.1)
