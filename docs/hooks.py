@@ -6,22 +6,27 @@ So MkDocs itself checks a link from ``docs/`` to a file elsewhere, and one that 
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from pydantic import BaseModel
+
+from fl_node.plan import LATER, REQUIRED, Plan
 
 ROOT = Path(__file__).parents[1]
 BESIDE = (
-    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "vagrant/README.md"),
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "vagrant/README.md", "roles/*/README.md"),
     *("contracts/FederatedLearning.sol", "inventory/*.yml", "plans/*.toml", "examples/**/*.*"),
 )
 """Files outside ``docs/`` that pages may link to; those that are no pages are copied as they are."""
@@ -40,7 +45,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for path in sorted(ROOT.glob(pattern))
         if path.is_file()
     ]
-    generated = {"reference/commands.md": commands(), "reference/contract.md": contract()}
+    generated = {
+        "reference/commands.md": commands(),
+        "reference/plan.md": plan(),
+        "reference/contract.md": contract(),
+    }
     made = [File.generated(config, name, content=content) for name, content in generated.items()]
     return Files([*from_here, *beside, *made])
 
@@ -76,6 +85,94 @@ def commands() -> str:
         group = heading[1] if heading else group
         lines.append(re.sub(r"^\* `([a-z][a-z-]*)`: .*", whole, line))
     return "\n".join(lines).replace("# `fl-node`", "# Commands", 1)
+
+
+def plan() -> str:
+    """Return the reference of a plan's settings: what the source says of each, with its type, limits and default."""
+    return "\n".join(_plan())
+
+
+def _plan() -> Iterator[str]:
+    yield "# Plan\n"
+    yield "A run's settings, in a TOML file such as [plans/demo.toml](../plans/demo.toml)."
+    yield "`--set section.setting=value` changes one; `fl-node plan check` says whether a plan is right, and all that it implies.\n"
+    sections = {key: section for key, field in Plan.model_fields.items() if (section := _section(field.annotation))}
+    for key, section in {"": Plan, **sections}.items():
+        if key:
+            yield f"## [{key}]\n\n{inspect.getdoc(section)}\n"
+        yield "| setting | value | if not said | what it is |\n|---|---|---|---|"
+        said = _docstrings(section)
+        for name, setting in section.model_json_schema()["properties"].items():
+            if section is Plan and name in sections:
+                continue
+            if name not in said:
+                raise PluginError(f"the plan's setting {key}.{name} has no docstring")
+            yield f"| `{name}` | {_value(setting)} | {_default(section, name)} | {said[name]} |"
+        yield ""
+
+
+def _section(annotation: object) -> type[BaseModel] | None:
+    """Return which section of a plan a setting is, if it is one."""
+    some = (one for one in (annotation, *get_args(annotation)) if isinstance(one, type))
+    return next((one for one in some if issubclass(one, BaseModel)), None)
+
+
+def _docstrings(section: type[BaseModel]) -> dict[str, str]:
+    """Return what stands below each setting in the source."""
+    (definition,) = ast.parse(inspect.getsource(section)).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for one, after in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and isinstance(after, ast.Expr):
+            found[one.target.id] = " ".join(ast.literal_eval(after.value).split())
+    return found
+
+
+def _value(setting: Mapping[str, Any]) -> str:
+    """Return a setting's type and limits in words."""
+    one = next((part for part in setting.get("anyOf", ()) if part.get("type") != "null"), setting)
+    if "enum" in one:
+        return ", ".join(f"`{choice}`" for choice in one["enum"])
+    if one["type"] == "array":
+        return f"a list: {_value(one['items'])}"
+    if one["type"] == "string":
+        return "a SHA-256" if "64" in one["pattern"] else "a text"
+    limits = [
+        f"{word} {one[key] if isinstance(one[key], int) else format(one[key], '.15g')}"
+        for key, word in (
+            ("minimum", "from"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "to"),
+            ("exclusiveMaximum", "below"),
+        )
+        if key in one
+    ]
+    return " ".join([{"integer": "whole number", "number": "number"}[one["type"]], *limits])
+
+
+def _default(section: type[BaseModel], name: str) -> str:
+    """Return what counts if a setting is not given, with the choices that it belongs to."""
+    field = section.model_fields[name]
+    texts = (
+        ["must be said"]
+        if field.is_required()
+        else [f"`{_toml(field.default)}`"]
+        if field.default is not None
+        else []
+    )
+    users: dict[str, list[str]] = {}
+    for choices in getattr(section, "CHOICES", {}).values():
+        for choice, settings in choices.items():
+            if name in settings:
+                given = settings[name]
+                text = "filled in" if given is LATER else "must be said" if given is REQUIRED else f"`{_toml(given)}`"
+                users.setdefault(text, []).append(f"`{choice}`")
+    texts += [f"{text} ({', '.join(some)})" for text, some in users.items() if text not in texts]
+    return "; ".join(texts) or "–"
+
+
+def _toml(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def contract() -> str:

@@ -602,8 +602,13 @@ def report_(
         str | None, typer.Option("--name", help="What to call the run; the plan's name if not given.")
     ] = None,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate/--no-evaluate", help="Measure each round's global weights on the test images.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--evaluate/--no-evaluate",
+            help="Measure each round's global weights on the test images; if not said, where they are there.",
+            show_default=False,
+        ),
+    ] = None,
     data_dir: DataOption = None,
     modules: ModulesOption = None,
     rpc: RpcChoice = None,
@@ -620,15 +625,23 @@ def report_(
     """
     from fl_node import run as runs
     from fl_node.conclude import conclude
+    from fl_node.errors import DataError
     from fl_node.report import table
     from fl_node.show import rounds_table
 
     with _reach(run, rpc, store, contract) as (found, place):
-        trainer = _trainer(_plan_of(found, place), data_dir, modules, with_data=evaluate)
+        plan = _plan_of(found, place)
+        try:
+            trainer = _trainer(plan, data_dir, modules, with_data=evaluate is not False)
+        except DataError as error:
+            if evaluate:
+                raise
+            _note(f"note: nothing is measured: {error}")
+            evaluate, trainer = False, _trainer(plan, modules=modules, with_data=False)
         _make_folder(output)
         title = name or (run.resolve().name if run else trainer.plan.name)
         versions = runs.load(run).versions if run else runs.versions()
-        made = conclude(found, place, output, title, trainer, versions, evaluate=evaluate)
+        made = conclude(found, place, output, title, trainer, versions, evaluate=evaluate is not False)
     passed = made.audit.passed
     if as_json:
         content = {
@@ -643,7 +656,6 @@ def report_(
         for finding in made.audit.findings:
             console.print(str(finding), markup=False, soft_wrap=True)
         if not made.result.ended:
-            plan = made.result.plan
             console.print(
                 f"the run goes on, in round {made.result.round} of {plan.rounds}: there is no final model yet"
             )
@@ -903,9 +915,10 @@ def contribution(
     """Say what each learner's weights were worth: exact Shapley values, by round and in total, without training.
 
     For each set of learners the model that their files alone would have made is measured on the images that the plan
-    holds out (data.validation). Up to 8 learners a round. Anybody with chain, store and data set gets the same.
+    holds out (data.validation). Up to 8 learners a round, and no asynchronous runs. Anybody with chain, store and
+    data set gets the same.
 
-        fl-node contribution runs/demo
+        fl-node contribution runs/valued
     """
     from fl_node import contribution as work
     from fl_node import sources

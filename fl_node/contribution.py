@@ -95,10 +95,12 @@ def contributions(
     Raises
     ------
     ConfigError
-        A round has more than :data:`MOST_LEARNERS` inputs.
+        The run is asynchronous, or a round has more than :data:`MOST_LEARNERS` inputs.
     WeightsError
         A file is not what the audit would have it be.
     """
+    if plan.mode == "async":
+        raise ConfigError(f"the plan {plan.name} is asynchronous; values are of rounds that a set of learners made")
     past = history.read(contract)
     wide = global_shapes(plan, shapes)
 

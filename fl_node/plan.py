@@ -133,13 +133,16 @@ class DataPlan(_Section):
     """Which images, how many of them, and how the learners share them."""
 
     name: Literal["mnist", "digits", "folder", "own"] = "mnist"
-    """`folder`: four files like MNIST's with images of one's own; `own`: what the module of one's own loads."""
+    """`digits`: the small set that scikit-learn ships; `folder`: four files like MNIST's with images of one's own;
+    `own`: what the module of one's own loads."""
     train: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Training images shared out among all learners; 0 takes all there are."""
     test: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Test images; 0 takes all there are."""
     partition: Literal["equal", "dirichlet", "labels", "quantity", "module"] = "equal"
-    """`module`: as the module of one's own does."""
+    """How the learners share the training images: `equal`, the paper's, the same number each; `dirichlet`: labels in
+    unequal shares; `labels`: a few labels each; `quantity`: unequal numbers; `module`: as the module of one's own
+    does."""
     alpha: Positive | None = None
     """Of `dirichlet` and `quantity`: the smaller, the less even."""
     labels_each: Annotated[int, Field(ge=1, le=10)] | None = None
@@ -158,10 +161,13 @@ class DataPlan(_Section):
     size: Side | None = None
     """Of `folder`: height and width of the images."""
     train_images_sha256: Sha256 | None = None
-    """Of `folder`: what the file train-images-idx3-ubyte holds, and so on."""
+    """Of `folder`: what the file train-images-idx3-ubyte holds."""
     train_labels_sha256: Sha256 | None = None
+    """Of `folder`: what train-labels-idx1-ubyte holds."""
     test_images_sha256: Sha256 | None = None
+    """Of `folder`: what t10k-images-idx3-ubyte holds."""
     test_labels_sha256: Sha256 | None = None
+    """Of `folder`: what t10k-labels-idx1-ubyte holds."""
     samples: Counts | None = None
     """Of `own`: the training samples of each learner, in the order of nodeId."""
     classes: Annotated[int, Field(ge=2, le=100_000)] | None = None
@@ -241,7 +247,8 @@ class ModelPlan(_Section):
     """Which architecture every node builds, or which each learner."""
 
     name: Literal[Architecture, "ensemble", "own"] = "cnn"
-    """`own`: what the module of one's own builds."""
+    """`cnn` is the paper's; `ensemble`: each learner has one of `architectures`; `own`: what the module of one's own
+    builds."""
     architectures: Annotated[tuple[Architecture, ...], Field(min_length=1), BeforeValidator(_tuple)] | None = None
     """Of `ensemble`: the architectures of learners 1, 2, …; with more learners from the beginning again."""
     weighting: Literal["uniform", "accuracy", "convex"] | None = None
@@ -264,9 +271,13 @@ class TrainingPlan(_Section):
     """What a learner does in one round."""
 
     optimizer: Literal["adam", "sgd"] = "adam"
+    """It begins each round anew."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.001
+    """The optimizer's."""
     epochs: Annotated[int, Field(ge=1, le=1000)] = 5
+    """How many times a learner goes through its images in a round."""
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 64
+    """Images in one step."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Threads of one learner. A result depends on it, bit for bit, so it belongs to the plan."""
     proximal: Positive | None = None
@@ -288,6 +299,8 @@ class AggregationPlan(_Section):
         "fedasync",
         "fedbuff",
     ] = "fedavg"
+    """The last two are those of `mode = "async"`, all others those of `sync`; see docs/adversaries.md and
+    docs/modes.md."""
     weighting: Literal["samples", "uniform"] = "samples"
     """What a file counts for; the median, the trimmed mean, Krum and the asynchronous rules know no weights."""
     byzantine: Annotated[int, Field(ge=1, le=500)] | None = None
@@ -295,7 +308,7 @@ class AggregationPlan(_Section):
     clip: Positive | None = None
     """Of `norm_clipping`: the longest that an update (local less global weights) may be, in the Euclidean norm."""
     server_learning_rate: Positive | None = None
-    """Of `fedavgm` and `fedadam`: by how much the global weights follow."""
+    """Of `fedavgm`, `fedadam` and `fedbuff`: by how much the global weights follow."""
     momentum: Fraction | None = None
     """Of `fedavgm` and `fedadam` (there β₁): the share of the last direction that is kept."""
     second_momentum: Fraction | None = None
@@ -393,6 +406,7 @@ class SlowPlan(_Section):
     """Learners that take longer than they need; for the laboratory alone."""
 
     learners: NodeIds
+    """The nodeIds of those who are slow; one that the run does not have slows nobody."""
     factor: Annotated[float, Field(ge=1, le=1000)] = 4.0
     """They pause after training until it has taken so many times as long."""
 
@@ -408,9 +422,13 @@ class Plan(_Section):
     """`sync` (if not given): a round closes with everybody's weights; `async`: with those that came first;
     `ensemble`: learners have different models, and the global weights are all of them and what each counts for."""
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    """What the run is called, and its folder."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Of all chance: initial weights, shards, the order of images."""
     rounds: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+    """Global weights that are made. Asynchronously a round is one update (`fedasync`) or `buffer` of them."""
     learners: Annotated[int, Field(ge=1, le=1000)] = 2
+    """How many there are, nodeIds from 1."""
     min_learners: Annotated[int, Field(ge=0, le=1000)] = 0
     """Local weights a round needs; 0 means every learner's."""
     round_timeout: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0

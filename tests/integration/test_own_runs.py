@@ -103,6 +103,13 @@ def test_a_folder_of_ones_own_is_trained_on_audited_and_valued(tmp_path: Path, p
     assert (published["size"], published["classes"], published["all_train"]) == ([24, 20], 7, published["train"] + 50)
     assert must("audit", run)["passed"]
     assert must("contribution", run, "--data-dir", folder)["images"] == 50
+    elsewhere = fl_node("report", run, "--output", tmp_path / "report")
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert "note: nothing is measured: " in elsewhere.stderr
+    rounds = json.loads((tmp_path / "report" / "report.json").read_text())["rounds"]
+    assert [one["result"]["accuracy"] for one in rounds] == [None, None]
+    assert fl_node("report", run, "--output", tmp_path / "measured", "--evaluate").returncode == 3
+    assert not (tmp_path / "measured").exists()
     predicted = fl_node("predict", picture, run)
     assert predicted.returncode == 2
     assert "this makes an image of 28 × 28 pixels, and the run's model takes 24 × 20 pixels" in predicted.stderr

@@ -15,10 +15,13 @@ import pytest
 import typer.main
 
 from fl_node.cli import app
+from fl_node.plan import Plan
 from tests.checkout import ROOT, copy
 
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md"), ROOT / "vagrant" / "README.md"]
+    path
+    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "vagrant/README.md", "roles/*/README.md")
+    for path in ROOT.glob(pattern)
 )
 
 
@@ -63,6 +66,16 @@ def test_every_command_is_in_the_reference_with_all_of_its_first_line_and_no_mar
         assert f"{name}: {line}" in text, name
     assert "Exit codes 0 all is well" in text
     assert not re.search(r"\[/?(bold|dim|red|green)\]", text)
+
+
+def test_every_setting_of_a_plan_is_in_the_reference(site: Path) -> None:
+    text = words(site / "reference" / "plan.html")
+    schema = Plan.model_json_schema()
+    for part in (schema, *schema["$defs"].values()):
+        for name in part["properties"]:
+            assert re.search(rf"\b{name}\b", text), name
+    assert "rounds whole number from 1 to 1000000 5" in text
+    assert re.search(r"momentum number from 0 below 1 0.9 \(\s?fedavgm\s?, fedadam\s?\)", text)
 
 
 def test_everything_that_the_contract_has_is_in_the_reference(site: Path) -> None:
