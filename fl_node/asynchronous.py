@@ -263,11 +263,13 @@ class AsynchronousLearner(Learner):
             return -1
         path = self._site.folder / "published.safetensors"
         shapes = self._trainer.shapes()
-        self._site.store.fetch(mine[-1].cid, path, weights.size_of(shapes), self._plan.fetch_timeout)
         try:
+            self._site.store.fetch(mine[-1].cid, path, weights.size_of(shapes), self._plan.fetch_timeout)
             return weights.read(path, shapes).local_meta.round
-        except WeightsError:
-            # Not this program's work; what it publishes next is newer than whatever that was.
+        except StoreUnreachable:
+            raise
+        except (StoreError, WeightsError):
+            # Not this program's work, or lost with this host's store; what it publishes next is newer than that was.
             return mine[-1].entry.round or 0
         finally:
             path.unlink(missing_ok=True)

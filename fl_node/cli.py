@@ -190,6 +190,12 @@ def main() -> None:
             soft_wrap=True,
         )
         sys.exit(ConfigError.exit_code)
+    except OSError as error:
+        # A folder that is not there, a full disk; what has no file is no trouble of the user's.
+        if _verbose or error.filename is None:
+            raise
+        errors.print(f"fl-node: {error.filename}: {error.strerror}", markup=False, soft_wrap=True)
+        sys.exit(ConfigError.exit_code)
     except SystemExit as end:
         # typer makes this of KeyboardInterrupt, and says nothing.
         if end.code == INTERRUPTED:
@@ -681,6 +687,7 @@ def export(
     """Write a round's global weights as a .keras model, which Keras alone can load."""
     if output.suffix != ".keras":
         raise ConfigError(f"--output {output}: should end in .keras")
+    _check_output(output)
     trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, modules=modules)
     trainer.save(tensors, output)
     console.print(f"wrote the global weights {number} to {output}")
@@ -769,6 +776,8 @@ def baseline(
     loaded = plans.load(plan, settings or ())
     if loaded.mode == "ensemble":
         raise ConfigError(f"plan {plan}: an ensemble is no single model; take a plan of one of its architectures")
+    if output is not None:
+        _check_output(output)
     found = sources.load(loaded, data_dir, modules, _note)
     loaded = sources.complete(loaded, found)
     trainer = KerasTrainer(loaded, found, modules)
@@ -780,7 +789,6 @@ def baseline(
     result = single.run(loaded, trainer, count, on_epoch)
     content = {"plan": loaded.model_dump(), **asdict(result)}
     if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(content, indent=2) + "\n")
     if as_json:
         typer.echo(json.dumps(content, indent=2))
@@ -1289,6 +1297,13 @@ def _plan_of(contract: Contract, store: Store) -> Plan:
         path = Path(name) / "plan.json"
         store.fetch(contract.plan(), path, plans.MAX_PLAN_BYTES, 30.0)
         return plans.from_bytes(path.read_bytes(), f"plan {contract.plan()}")
+
+
+def _check_output(path: Path) -> None:
+    """Make the folder of a file that is to be written at the end, before the work is done."""
+    if path.is_dir():
+        raise ConfigError(f"--output {path}: is a folder, should be a file")
+    _make_folder(path.parent)
 
 
 def _make_folder(path: Path) -> None:

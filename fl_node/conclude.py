@@ -79,7 +79,9 @@ def conclude(
             lambda done, every: step(f"auditing: {done} of {every} rounds"),
         )
         step("writing the report")
-        result = report.collect(contract, store, work, scores, trainer.evaluate if evaluate else None, traced=True)
+        measure = trainer.evaluate if evaluate else None
+        shapes = global_shapes(trainer.plan, trainer.shapes())
+        result = report.collect(contract, store, work, scores, measure, shapes=shapes, traced=True)
         # Of a module's samples nothing is known but that a model takes them.
         data = trainer.data if evaluate and isinstance(trainer.data, DataSet) else None
         split = partition.label_counts(result.plan, data.train_labels) if data else None

@@ -19,7 +19,7 @@ from fl_node.aggregate.ensemble import WEIGHTS
 from fl_node.attack import Poison
 from fl_node.data import DataSet, Images, Labels
 from fl_node.errors import DataError
-from fl_node.model import KerasTrainer, Lesson, OnEpoch, Probabilities, Score, score, soften
+from fl_node.model import KerasTrainer, Lesson, OnEpoch, Probabilities, Score, save_whole, score, soften
 from fl_node.plan import Plan
 from fl_node.sources import Data
 from fl_node.weights import Shapes, Tensor, Tensors
@@ -121,7 +121,7 @@ class EnsembleTrainer:
                 model = self._members[name].loaded(_own(weights, name))
                 counted.append(keras.layers.Rescaling(float(count), name=f"counts_{name}")(model(image)))
             answer = counted[0] if len(counted) == 1 else keras.layers.Add(name="together")(counted)
-            keras.Model(image, answer, name="ensemble").save(path)
+            save_whole(keras.Model(image, answer, name="ensemble"), path)
 
     @property
     def _any(self) -> KerasTrainer:

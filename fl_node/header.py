@@ -312,6 +312,9 @@ class Header:
         self._forget(file)
 
     def _forget(self, current: WeightsFile) -> None:
+        if self._round is not None:
+            # Should the block be replaced and the round be open again, they are fetched anew.
+            self._round.taken.clear()
         for path in self._site.folder.glob("*.safetensors"):
             if path != current.path:
                 path.unlink(missing_ok=True)

@@ -207,6 +207,16 @@ def build(plan: Plan, architecture: Architecture | None = None) -> Any:
         raise PlanError(f"model.name: {name} is not for images of {height} × {width} pixels") from error
 
 
+def save_whole(model: Any, path: Path) -> None:
+    """Write a Keras model to a ``.keras`` file, which appears whole or stays as it was."""
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        model.save(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 class KerasTrainer:
     """One model, compiled once, and the data to train and test it on.
 
@@ -365,7 +375,7 @@ class KerasTrainer:
 
     def save(self, weights: Tensors, path: Path) -> None:
         """Write ``weights`` as a ``.keras`` model that Keras alone can load."""
-        self.loaded(weights).save(path)
+        save_whole(self.loaded(weights), path)
 
     def loaded(self, weights: Tensors) -> Any:
         """Return the compiled Keras model with these weights, until it is used for others."""

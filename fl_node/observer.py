@@ -371,7 +371,12 @@ class Observer:
         """Keep the newest global weights and those before, and no other file."""
         meta = facts.meta
         newest = reading.newest
-        if isinstance(meta, GlobalMeta) and reading.plan and (newest is None or newest.round < meta.round):
+        # Whatever a file says of itself, the chain says what the global weights of a round are.
+        known = [(str(one.started.cid), one.number) for one in reading.past.rounds] if reading.past else []
+        if not (isinstance(meta, GlobalMeta) and (name, meta.round) in known):
+            path.unlink(missing_ok=True)
+            return
+        if reading.plan and (newest is None or newest.round < meta.round):
             kept = self._folder / f"{name}.safetensors"
             path.replace(kept)
             reading.newest, older, reading.older = Newest(kept, name, meta.round, reading.plan), reading.older, newest

@@ -122,6 +122,7 @@ def collect(
     scores: Mapping[str, Score] | None = None,
     evaluate: Evaluate | None = None,
     *,
+    shapes: weights.Shapes | None = None,
     traced: bool = False,
 ) -> Result:
     """Read a run from the chain and the store.
@@ -136,6 +137,8 @@ def collect(
         What is known already of global weights, by CID.
     evaluate
         Measures those of which nothing is known; without it their accuracy stays open.
+    shapes
+        Of the run's global weights; those of the initial ones if not given.
     traced
         Ask the chain for every transaction's sender, gas and time as well.
     """
@@ -144,7 +147,6 @@ def collect(
     store.fetch(past.plan_cid, plan_path, plans.MAX_PLAN_BYTES, 30.0)
     plan = plans.from_bytes(plan_path.read_bytes(), f"plan {past.plan_cid}")
 
-    shapes: weights.Shapes | None = None  # of the initial weights, once they are read
     events = [*past.learners.values(), *(log for one in past.rounds for log in (one.started, *one.published))]
     sealed = contract.chain.sealed(log.transaction for log in events) if traced else {}
     sizes: dict[str, int] = {}
@@ -152,7 +154,9 @@ def collect(
     def plain(log: LogEntry) -> Entry:
         entry = Entry(str(log.cid), log.block, log.transaction)
         of_chain = sealed.get(log.transaction)
-        return replace(entry, **asdict(of_chain)) if of_chain else entry
+        if of_chain is None:
+            return entry
+        return replace(entry, sender=of_chain.sender, gas=of_chain.gas, time=of_chain.time)
 
     def read(log: LogEntry, expected: weights.Shapes | None) -> weights.WeightsFile:
         path = folder / f"{log.cid}.safetensors"
@@ -194,7 +198,7 @@ def collect(
     for number, begun in enumerate(past.rounds):
         globals_, file = global_entry(begun.started)
         if number == 0:
-            initial, shapes = globals_, file.shapes if file else None
+            initial, shapes = globals_, shapes or (file.shapes if file else None)
             continue
         meta = file.global_meta if file else None
         # Of one who published more than once: what the header speaks of, else the last.

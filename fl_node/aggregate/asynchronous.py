@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fl_node.aggregate.rule import rounded
 from fl_node.plan import AggregationPlan, Plan
 from fl_node.weights import GlobalMeta, Input, Refusal, Tensor, WeightsFile, write_stream
 
@@ -96,7 +97,7 @@ def asynchronous_file(
     def mixed(name: str) -> Tensor:
         """Return (1 - α) · global + α · local."""
         share = np.float64(shares[0])
-        return _rounded((1 - share) * parent.tensor(name) + share * updates[0].local.tensor(name))
+        return rounded((1 - share) * parent.tensor(name) + share * updates[0].local.tensor(name))
 
     def buffered(name: str) -> Tensor:
         """Return global + rate · Σ share · (local - start)."""
@@ -105,10 +106,6 @@ def asynchronous_file(
             change += np.float64(share) * np.subtract(
                 update.local.tensor(name), update.start.tensor(name), dtype=np.float64
             )
-        return _rounded(parent.tensor(name) + np.float64(settings.server_learning_rate or 1.0) * change)
+        return rounded(parent.tensor(name) + np.float64(settings.server_learning_rate or 1.0) * change)
 
     return write_stream(path, meta, parent.shapes, mixed if settings.rule == "fedasync" else buffered)
-
-
-def _rounded(values: object) -> Tensor:
-    return np.asarray(values).astype(np.float32)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fl_node.aggregate.rule import Aggregate, names_of, shares, squared_distance
+from fl_node.aggregate.rule import Aggregate, names_of, rounded, shares, squared_distance
 from fl_node.plan import AggregationPlan
 from fl_node.weights import Tensor, Tensors
 
@@ -36,6 +36,6 @@ def norm_clipping(
         total = start.copy()
         for one, factor in zip(inputs, factors, strict=True):
             total += (one[name] - start) * factor
-        return total.astype(np.float32)
+        return rounded(total)
 
     return Aggregate(parts, tensor)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fl_node.aggregate.fedavg import fedavg
-from fl_node.aggregate.rule import Aggregate, Wide, shares
+from fl_node.aggregate.rule import Aggregate, Wide, rounded, shares
 from fl_node.plan import AggregationPlan
 from fl_node.weights import Tensor, Tensors
 
@@ -33,7 +33,7 @@ def fedavgm(
         kind, _, rest = name.partition("/")
         own = rest if kind == "momentum" else name
         direction = kept * parent[f"momentum/{own}"] + _update(inputs, counts, parent, own)
-        return _rounded(direction if kind == "momentum" else parent[own] + rate * direction)
+        return rounded(direction if kind == "momentum" else parent[own] + rate * direction)
 
     return Aggregate(shares(counts), tensor)
 
@@ -55,8 +55,8 @@ def fedadam(
         direction = first * parent[f"momentum/{own}"] + (1 - first) * update
         squares = second * parent[f"second_momentum/{own}"] + (1 - second) * (update * update)
         if own != name:
-            return _rounded(direction if kind == "momentum" else squares)
-        return _rounded(parent[own] + rate * direction / (np.sqrt(squares) + adaptivity))
+            return rounded(direction if kind == "momentum" else squares)
+        return rounded(parent[own] + rate * direction / (np.sqrt(squares) + adaptivity))
 
     return Aggregate(shares(counts), tensor)
 
@@ -64,7 +64,3 @@ def fedadam(
 def _update(inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors, name: str) -> Wide:
     """Return the average of the local weights less the global weights, float64, of one tensor."""
     return np.subtract(fedavg((one[name] for one in inputs), counts), parent[name], dtype=np.float64)
-
-
-def _rounded(values: Wide) -> Tensor:
-    return np.asarray(values).astype(np.float32)

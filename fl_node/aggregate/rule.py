@@ -33,6 +33,12 @@ class Rule(Protocol):
         """Return what the inputs make."""
 
 
+def rounded(values: Wide) -> Tensor:
+    """Return values as float32, those beyond its range as its largest: finite weights make finite weights."""
+    largest = float(np.finfo(np.float32).max)
+    return np.asarray(np.clip(values, -largest, largest)).astype(np.float32)
+
+
 TensorRule = Callable[[Iterable[Tensor], Sequence[int], AggregationPlan], Tensor]
 
 BLOCK = 2**18

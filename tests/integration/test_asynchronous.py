@@ -140,6 +140,17 @@ def test_a_learner_that_starts_again_does_not_publish_an_update_twice(world: Wor
     assert len(publications(run.contract.log())) == 1
 
 
+def test_a_learner_whose_last_update_nobody_has_any_more_goes_on(world: World) -> None:
+    run = world.deploy(asynchronous(rounds=2))
+    (lost,) = run.publish_locals(1)
+    (run.files / lost.cid).unlink()
+    with run.learner(1) as learner:
+        learner.wait_for("waiting", "global weights newer than 0")
+        (other,) = run.publish_locals(2)
+        run.publish_global(made(run, [other], {2: 1}))
+        learner.wait_for("published")
+
+
 def test_a_bad_update_is_refused_and_the_run_goes_on(world: World, tmp_path: Path) -> None:
     run = world.deploy(asynchronous(rounds=2))
     junk = tmp_path / "junk"

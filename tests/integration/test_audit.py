@@ -668,6 +668,15 @@ def test_wrong_initial_weights_are_found(world: World, kind: str) -> None:
     assert places(run) == found
 
 
+def test_a_report_of_a_run_that_began_with_another_model_says_so(world: World) -> None:
+    run = founded(world, plan())
+    other = GivenTrainer(run.plan, {"dense/bias": np.zeros(9, np.float32)})
+    run.publish_global(initial_file(run.folder / "global-0.safetensors", run.plan, run.plan_cid, other.initial()))
+    initial = run.collect().initial
+    assert initial is not None
+    assert initial.problem == "tensor dense/kernel is missing"
+
+
 def test_rounds_beyond_the_plan_are_found(world: World) -> None:
     run = world.deploy(plan(rounds=1))
     for _ in range(3):

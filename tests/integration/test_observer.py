@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fl_node import cid
+from fl_node import cid, weights
 from fl_node.chain import Chain, create_key, load_key, wait_until
 from fl_node.observer import Observer
 from fl_node.place import EmbeddedPlace, Endpoint
@@ -206,6 +207,19 @@ def test_only_the_newest_global_weights_are_kept(world: World, tmp_path: Path) -
         assert newest.path.exists()
         assert newest.plan == run.plan
         assert len(list((tmp_path / "w").iterdir())) <= 2
+
+
+def test_a_learners_file_that_says_it_is_global_is_not_kept_as_such(world: World, tmp_path: Path) -> None:
+    run = world.deploy(plan(rounds=2))
+    false = weights.write(run.path(), replace(run.current().global_meta, round=10**6), run.current().tensors())
+    run.publish_local(1, false)
+    run.close_round()
+    last = str(run.contract.state().global_cid)
+    with watching(run, tmp_path / "w") as observer:
+        sees(observer, lambda now: now.rounds and {one.state for one in now.rounds[0].local.values()} == {"read"})
+        newest = observer.newest
+    assert newest is not None
+    assert (newest.cid, newest.round) == (last, 1)
 
 
 def test_what_roles_say_in_their_logs_is_told_and_the_headers_measurements_are_taken(

@@ -451,6 +451,17 @@ def test_a_plan_gives_the_same_picture_of_its_shards_each_time(fl_node: FlNode, 
     assert "some: images of digits by label, shared out by labels" in first
 
 
+def test_an_output_that_can_not_be_written_is_one_line_before_the_work(fl_node: FlNode, tmp_path: Path) -> None:
+    (tmp_path / "model.keras").mkdir()
+    (tmp_path / "file").write_text("")
+    for arguments in (
+        ["export", "runs/none", "-o"],
+        ["baseline", PAPER, "-o"],
+    ):
+        for output in (tmp_path / "model.keras", tmp_path / "file" / "model.keras"):
+            assert is_one_line(fl_node(*arguments, str(output)), 2, str(tmp_path)), arguments
+
+
 def test_a_picture_that_can_not_be_written_is_named(fl_node: FlNode, tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(UNEVEN)
     path = tmp_path / "nowhere" / "picture.svg"

@@ -207,6 +207,18 @@ def test_the_global_file_of_a_rule_has_the_tensors_that_it_should(rule: str, tmp
     assert sum(one.share for one in file.global_meta.inputs) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "ensemble"])
+def test_weights_as_large_as_there_are_make_finite_weights(rule: str, tmp_path: Path) -> None:
+    # Else one liar could have the header publish what nobody can read.
+    largest = float(np.finfo(np.float32).max)
+    inputs = models([largest] * 3, [-largest] * 3, [largest] * 3, [-largest] * 3, [0, 0, 0])
+    start = parent(rule, [-largest] * 3)
+    for _ in range(3):
+        made = RULES[rule](inputs, [1] * 5, start, settings(rule))
+        start = {name: made.tensor(name) for name in start}
+        assert all(np.isfinite(tensor).all() for tensor in start.values())
+
+
 def test_a_sum_is_taken_one_after_the_other() -> None:
     values = np.array([1e16, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1e16])
     assert in_order(values) == 0.0
