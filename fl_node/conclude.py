@@ -80,8 +80,7 @@ def conclude(
         )
         step("writing the report")
         measure = trainer.evaluate if evaluate else None
-        shapes = global_shapes(trainer.plan, trainer.shapes())
-        result = report.collect(contract, store, work, scores, measure, shapes=shapes, traced=True)
+        result = report.collect(contract, store, work, scores, measure, model=trainer.shapes(), traced=True)
         # Of a module's samples nothing is known but that a model takes them.
         data = trainer.data if evaluate and isinstance(trainer.data, DataSet) else None
         split = partition.label_counts(result.plan, data.train_labels) if data else None

@@ -12,7 +12,7 @@ from typing import Any
 
 from fl_node import history, weights
 from fl_node import plan as plans
-from fl_node.aggregate import local_shapes
+from fl_node.aggregate import global_shapes, local_shapes
 from fl_node.aggregate.ensemble import WEIGHTS
 from fl_node.audit import Audit
 from fl_node.chain import Contract, LogEntry, Sealed
@@ -122,7 +122,7 @@ def collect(
     scores: Mapping[str, Score] | None = None,
     evaluate: Evaluate | None = None,
     *,
-    shapes: weights.Shapes | None = None,
+    model: weights.Shapes | None = None,
     traced: bool = False,
 ) -> Result:
     """Read a run from the chain and the store.
@@ -137,8 +137,8 @@ def collect(
         What is known already of global weights, by CID.
     evaluate
         Measures those of which nothing is known; without it their accuracy stays open.
-    shapes
-        Of the run's global weights; those of the initial ones if not given.
+    model
+        Names and shapes of its tensors; as the initial weights have them if not given.
     traced
         Ask the chain for every transaction's sender, gas and time as well.
     """
@@ -147,6 +147,7 @@ def collect(
     store.fetch(past.plan_cid, plan_path, plans.MAX_PLAN_BYTES, 30.0)
     plan = plans.from_bytes(plan_path.read_bytes(), f"plan {past.plan_cid}")
 
+    shapes = global_shapes(plan, model) if model else None
     events = [*past.learners.values(), *(log for one in past.rounds for log in (one.started, *one.published))]
     sealed = contract.chain.sealed(log.transaction for log in events) if traced else {}
     sizes: dict[str, int] = {}

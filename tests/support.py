@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_node import header, learner, weights
-from fl_node.aggregate import global_file, global_shapes
+from fl_node.aggregate import global_file
 from fl_node.audit import Audit, audit
 from fl_node.chain import Chain, Contract, create_key, load_key
 from fl_node.deploy import deploy
@@ -293,8 +293,7 @@ class Run:
         """Return what a report would say, with every global file measured."""
         folder = self.folder / f"report-{time.monotonic_ns()}"
         folder.mkdir()
-        shapes = global_shapes(self.plan, self.trainer.shapes())
-        return collect(self.contract, self.store, folder, evaluate=self.trainer.evaluate, shapes=shapes)
+        return collect(self.contract, self.store, folder, evaluate=self.trainer.evaluate, model=self.trainer.shapes())
 
     @contextlib.contextmanager
     def header(self) -> Iterator[Role]:
