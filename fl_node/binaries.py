@@ -3,7 +3,7 @@
 A binary is taken from the first of these that has it:
 
 1. one that is installed already, of exactly the pinned version: ``FL_NODE_GETH`` or ``FL_NODE_IPFS``, then
-   the cache, then ``PATH``;
+   the cache, then, unless it is for hosts, ``PATH``: what is there may want a newer C library than theirs;
 2. the official release, or the same file on a mirror, checked against the digest below before it is unpacked;
 3. the pinned Go module in ``fl_node/gomod``, whose every source file is checked against its ``go.sum``.
 
@@ -231,7 +231,8 @@ def install(
     name
         ``geth``, ``kubo`` (or ``ipfs``), or a pin.
     machine
-        System and architecture that it is for, such as ``linux-arm64``; this machine's if not given.
+        System and architecture of the hosts that it is for, such as ``linux-arm64``; if not given, it is for this
+        machine, and may be one on its ``PATH``.
     cache
         Root of the cache; `cache_folder` if not given.
     report
@@ -251,6 +252,7 @@ def install(
     """
     binary, cache = _pin(name), cache or cache_folder()
     say: Report = report or (lambda _line: None)
+    for_hosts = machine is not None
     machine = machine or _platform()
     foreign = machine != _platform()
     if machine not in PLATFORMS:
@@ -259,7 +261,7 @@ def install(
     reasons: list[str] = []
 
     try:
-        return _kept(folder / binary.file_name) if foreign else _installed(binary, cache)
+        return _kept(folder / binary.file_name) if foreign else _installed(binary, cache, on_path=not for_hosts)
     except _SkippedError as reason:
         reasons.append(str(reason))
         say(f"{binary}: {reason}")
@@ -375,15 +377,16 @@ def _pin(name: str | Binary) -> Binary:
 # Step 1: what is there already
 
 
-def _installed(binary: Binary, cache: Path) -> Path:
+def _installed(binary: Binary, cache: Path, *, on_path: bool = True) -> Path:
     named = os.environ.get(binary.path_variable)
     cached = cache / "bin" / binary.file_name
-    on_path = shutil.which(binary.command)
     candidates = [
         (binary.path_variable, Path(named).expanduser() if named else None),
         (str(cached), cached if os.access(cached, os.F_OK) else None),
-        (f"{binary.command} on PATH", Path(on_path) if on_path else None),
     ]
+    if on_path:
+        found = shutil.which(binary.command)
+        candidates.append((f"{binary.command} on PATH", Path(found) if found else None))
     reasons = []
     for where, path in candidates:
         if path is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -48,6 +49,36 @@ def test_a_learner_that_was_cut_off_is_waited_for_and_comes_back(provisioned: Te
     assert all(found.values())
     # The run to compare with is taken once.
     assert len(list((provisioned.root / "runs").glob("undisturbed*"))) == 1
+
+
+def test_an_undo_that_failed_is_left_to_the_host_which_runs_the_same(provisioned: Testbed) -> None:
+    undo = 'if mkdir /run/fl-scenario-test; then exit 1; fi; word=AB; echo "${word,,}" >/run/fl-scenario-test/said'
+    step = {"what": "Do nothing", "hosts": ["learner-1"], "do": "true", "undo": undo}
+    path = provisioned.root / "ansible" / "step.yml"
+    path.write_text(
+        "- hosts: testbed\n  gather_facts: false\n  tasks: [ansible.builtin.include_tasks: tasks/harm_step.yml]\n"
+    )
+    ended = provisioned.play("step", "-e", json.dumps({"step": step, "scenario_limit": 600}))
+    path.unlink()
+    host = provisioned.host("learner-1")
+    try:
+        assert {name: counts["failed"] for name, counts in ended.recap.items()} == {
+            name: int(name == "learner-1") for name in NAMES
+        }
+        host.check_output("systemctl is-active fl-scenario-undo.timer")
+        host.check_output("systemctl start fl-scenario-undo.service")
+        assert host.check_output("cat /run/fl-scenario-test/said") == "ab"
+    finally:
+        host.check_output("systemctl stop fl-scenario-undo.timer; rm -r /run/fl-scenario-test")
+
+
+@pytest.mark.nightly
+def test_a_host_without_a_clock_of_its_own_is_left_alone(provisioned: Testbed, data_set: str) -> None:
+    before = time.time() - time.monotonic()
+    ended = scenario(provisioned, "wrong-clock", data_set)
+    assert ended.code != 0
+    assert "is a container and has no clock of its own" in re.sub(r"\s+", " ", ended.output)
+    assert abs(time.time() - time.monotonic() - before) < 60
 
 
 @pytest.mark.nightly

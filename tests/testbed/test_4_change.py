@@ -69,10 +69,16 @@ def test_reset_wants_a_yes(provisioned: Testbed) -> None:
 
 def test_reset_clears_chain_and_store_and_all_is_up_again(provisioned: Testbed, trained: object) -> None:
     final = report(provisioned, "first")["rounds"][-1]["result"]["cid"]  # type: ignore[index]
+    # One host lacks a unit, another had the other role once.
+    less = "systemctl disable --now ipfs && rm /etc/systemd/system/ipfs.service && systemctl daemon-reload"
+    other = "cd /etc/systemd/system && cp fl-learner.service fl-header.service && systemctl enable fl-header"
+    provisioned.host("learner-1").check_output(less)
+    provisioned.host("learner-2").check_output(other)
     ended = provisioned.play("reset", "-e", "confirm=yes").must()
     assert all(counts["failed"] == 0 for counts in ended.recap.values())
     assert provisioned.ask("header", "eth.blockNumber") == 0
     assert signers(provisioned, "header") >= {sealer(provisioned, name) for name in NAMES}
+    assert provisioned.host("learner-2").check_output("find /etc/systemd/system -name 'fl-header*'") == ""
     ipfs = "runuser --user=ipfs -- env IPFS_PATH=/var/lib/ipfs timeout 5 ipfs"
     for name in NAMES:
         assert provisioned.host(name).run(f"{ipfs} cat {final}").rc != 0

@@ -90,15 +90,24 @@ def test_a_damaged_bundle_is_refused_before_a_host_is_touched(provisioned: Testb
     with tarfile.open(bundle) as tar:
         member = next(one for one in tar if one.name.startswith("bin/"))
     damaged = bundle.rename(bundle.with_name("damaged.tar"))
-    with damaged.open("r+b") as file:
-        file.seek(member.offset_data + 1000)
-        (byte,) = file.read(1)
-        file.seek(-1, 1)
-        file.write(bytes([byte ^ 1]))
-    ended = provisioned.play("site", "-e", f"testbed_bundle={damaged}", **CLOSED)
+
+    def flip_a_bit() -> None:
+        with damaged.open("r+b") as file:
+            file.seek(member.offset_data + 1000)
+            (byte,) = file.read(1)
+            file.seek(-1, 1)
+            file.write(bytes([byte ^ 1]))
+
+    flip_a_bit()
+    bundled = f"testbed_bundle={damaged}"
+    ended = provisioned.play("site", "-e", bundled, **CLOSED)
     assert ended.code != 0
     assert f"is damaged: {member.name}: FAILED" in " ".join(ended.output.split())
     assert set(ended.recap) == {"localhost"}
+    # A whole one of the same name is taken, so the hosts are looked at.
+    flip_a_bit()
+    ended = provisioned.play("site", "-e", bundled, "-e", "base_minimum_memory_mb=99999999", **CLOSED)
+    assert "99999999 MB are needed" in " ".join(ended.output.split())
 
 
 def test_a_bundle_that_is_not_there_is_named(provisioned: Testbed, tmp_path: Path) -> None:

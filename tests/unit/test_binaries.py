@@ -113,6 +113,14 @@ def test_a_binary_on_the_path_comes_before_a_download(tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+def test_hosts_get_no_binary_from_the_path(tmp_path: Path) -> None:
+    pin = write_release(tmp_path / "mirror")
+    write_program(tmp_path / "path" / "geth", geth_script())
+    cached = tmp_path / "cache" / "bin" / "geth-1.13.15"
+    assert install(pin, machine="linux-amd64") == cached
+    assert install(pin, machine="linux-amd64") == cached
+
+
 def test_kubo_answers_to_both_of_its_names(tmp_path: Path) -> None:
     ipfs = write_program(tmp_path / "path" / "ipfs", b"#!/bin/sh\necho 0.40.1\n")
     assert find("kubo") == find("ipfs") == ipfs

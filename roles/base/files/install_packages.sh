@@ -2,6 +2,7 @@
 # Installs packages, with what they depend on, from a folder of .deb files and from nowhere else. Arguments: folder, packages.
 # The folder is made a repository of its own, so that apt takes what is missing and leaves what is there as it is.
 set -euo pipefail
+umask 022 # the host's own may be stricter, and apt reads it as a user of its own
 cd "$1"
 shift
 for file in *.deb; do

@@ -7,9 +7,14 @@ mkdir -p "$folder"
 cd "$folder"
 rm -f ./*.deb
 apt-get update --quiet
-mapfile -t all < <(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces \
+all=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces \
 	--no-enhances "$@" | grep '^[a-z0-9]' | sort -u)
-# Some names are virtual, and have no package of their own.
-for package in "${all[@]}"; do
-	apt-get download --quiet "$package" 2>/dev/null || echo "no package of its own: $package"
+for package in $all; do
+	# Some names are virtual, and have no package of their own.
+	candidate=$(LC_ALL=C apt-cache policy "$package" | sed -n 's/^  Candidate: \([^(]\)/\1/p')
+	if [ -n "$candidate" ]; then
+		apt-get download --quiet "$package"
+	else
+		echo "no package of its own: $package"
+	fi
 done

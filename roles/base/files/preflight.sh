@@ -1,8 +1,10 @@
 #!/bin/bash
-# Says, as JSON, what this host is; changes nothing. Arguments: port of SSH, addresses of the other hosts.
+# Says, as JSON, what this host is; changes nothing.
+# Arguments: the controller's time, port of SSH, addresses of the other hosts.
+now=$(date +%s)
 set -eu
-port=$1
-shift
+asked=$1 port=$2
+shift 2
 . /etc/os-release
 unreachable=()
 for peer in "$@"; do
@@ -29,5 +31,5 @@ cat <<JSON
  "provisioned": $([ -e /etc/fl-testbed/firewall.nft ] && echo true || echo false), "unreachable": [$list],
  "complete": $([ -e /etc/systemd/system/geth.service ] && [ -e /var/lib/geth/geth/chaindata ] && echo true || echo false),
  "container": $(systemd-detect-virt --container --quiet && echo true || echo false),
- "python": "$python", "epoch": $(date +%s)}
+ "python": "$python", "asked": $asked, "epoch": $now}
 JSON

@@ -3,6 +3,7 @@
 # package in it, if it is not this one. Says what it did; says nothing if all was there.
 # Arguments: name of the archive of wheels, which Python (its name, or "own"), the package's wheel.
 set -euo pipefail
+umask 022 # the host's own may be stricter, and others than root run this
 archive=$1 python=$2 package=$3
 root=/opt/fl-node
 uv=$root/uv
