@@ -1132,7 +1132,7 @@ def fund(
 def binaries(
     platform: Annotated[
         str | None,
-        typer.Option("--platform", help="For hosts of another kind, such as linux-arm64; else for this machine."),
+        typer.Option("--platform", help="For hosts, such as linux-arm64: none from PATH; else for this machine."),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy them here, as geth and ipfs.")] = None,
     as_json: JsonOption = False,
