@@ -8,6 +8,7 @@ reports is true; its weights are there for whoever wants to measure them.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -483,6 +484,7 @@ class _Auditor:
         self._waiting[node_id] = _Waiting(one, closing, seconds)
         if seconds <= PATIENCE * plan.fetch_timeout + LATE:
             return
+        self._waiting[node_id] = _Waiting(one, closing, -math.inf)  # judged once
         try:
             check_update(self._fetch(one.cid, plan), self._contract, plan, past.plan_cid, node_id, number - 1)
         except (WeightsError, DataError):
