@@ -93,7 +93,7 @@ def serve(observer: Observer, predictor: Predictor, listener: socket.socket, nam
 
 
 def bind(address: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address of this machine.
+    """Return a socket that listens at an address of this machine.
 
     Raises
     ------
@@ -108,6 +108,7 @@ def bind(address: str, port: int) -> socket.socket:
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind((address, port))
+        one.listen()  # whoever comes as soon as the address is told waits a moment, and is not refused
     except (OSError, OverflowError) as error:
         one.close()
         reason = error.strerror if isinstance(error, OSError) else "no such port"

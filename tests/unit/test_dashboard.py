@@ -171,6 +171,11 @@ def test_another_run_and_a_round_that_is_no_more_begin_anew() -> None:
 # Addresses
 
 
+def test_a_visitor_who_comes_before_the_server_waits_for_it() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        socket.create_connection(listener.getsockname(), 5.0).close()
+
+
 def test_an_address_that_is_none_is_named() -> None:
     with pytest.raises(ConfigError, match="should be an address"):
         bind("lab.example", 0)
