@@ -95,7 +95,8 @@ def plan() -> str:
 def _plan() -> Iterator[str]:
     yield "# Plan\n"
     yield "A run's settings, in a TOML file such as [plans/demo.toml](../plans/demo.toml)."
-    yield "`--set section.setting=value` changes one; `fl-node plan check` says whether a plan is right, and all that it implies.\n"
+    yield "`--set section.setting=value` changes one; `fl-node plan check` says whether a plan is right,"
+    yield "and all that it implies.\n"
     sections = {key: section for key, field in Plan.model_fields.items() if (section := _section(field.annotation))}
     for key, section in {"": Plan, **sections}.items():
         if key:
