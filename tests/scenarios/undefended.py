@@ -123,8 +123,10 @@ WITHOUT = {
     "sealers-gone": Without("a role waits as long as it takes", GIVES_UP, take_away=_away_too_long),
 }
 
-HOSTS_PATIENCE = 8
-"""The same on the hosts: longer than a round's training there, shorter than any harm."""
+HOSTS_PATIENCE = 60
+"""The same on the hosts: longer than a learner takes to start and to train, shorter than :data:`HOLD`."""
+HOLD = 75
+"""Seconds for which a harm is held on hosts without their defence."""
 _IMPATIENT = f"""[Service]
 ExecStart=
 ExecStart=/opt/fl-node/venv/bin/fl-node ROLE --patience {HOSTS_PATIENCE}
