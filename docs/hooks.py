@@ -154,13 +154,11 @@ def _value(setting: Mapping[str, Any]) -> str:
 def _default(section: type[BaseModel], name: str) -> str:
     """Return what counts if a setting is not given, with the choices that it belongs to."""
     field = section.model_fields[name]
-    texts = (
-        ["must be said"]
-        if field.is_required()
-        else [f"`{_toml(field.default)}`"]
-        if field.default is not None
-        else []
-    )
+    texts = []
+    if field.is_required():
+        texts.append("must be said")
+    elif field.default is not None:
+        texts.append(f"`{_toml(field.default)}`")
     users: dict[str, list[str]] = {}
     for choices in getattr(section, "CHOICES", {}).values():
         for choice, settings in choices.items():

@@ -241,12 +241,11 @@ class AsynchronousLearner(Learner):
             self._last = self._began_last(node_id)
         local = self._ready(node_id)
         if local is not None:
-            began = local.local_meta.round
-            # What was sent may have come into a block since.
-            if not self._is_published(node_id, local.cid):
-                self._publish(local, view.nonce)
             # Whether a block took it is seen on chain, after a restart as well.
-            self._last = began if self._is_published(node_id, local.cid) else self._last
+            if self._is_published(node_id, local.cid):
+                self._last = local.local_meta.round
+            else:
+                self._publish(local, view.nonce)
             return None
         if state.round <= self._last:
             text = f"global weights newer than {state.round}"

@@ -8,7 +8,6 @@ reports is true; its weights are there for whoever wants to measure them.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -93,6 +92,8 @@ class _Waiting:
     publication: Publication
     closing: LogEntry
     seconds: float = 0.0
+    wrongly: bool | None = None
+    """Whether it should have been counted; None as long as that is not judged."""
 
 
 MakeTrainer = Callable[[Plan], Trainer]
@@ -179,8 +180,8 @@ class _Auditor:
             self._remove()
             progress(opened.number, result.rounds)
         for one in self._waiting.values():
-            node, name = f"learner {one.publication.node_id}", one.publication.cid
-            if not any(finding.message.startswith(name) for finding in result.findings):
+            if not one.wrongly:
+                node, name = f"learner {one.publication.node_id}", one.publication.cid
                 result.notes.append(f"{node}'s {name} was neither counted nor refused, and later ones were counted")
         return result
 
@@ -481,16 +482,17 @@ class _Auditor:
         if known is None or known.publication != one:
             known = _Waiting(one, closing)
         seconds = known.seconds + min(self._seconds(known.closing, closing), plan.fetch_timeout + LATE)
-        self._waiting[node_id] = _Waiting(one, closing, seconds)
-        if seconds <= PATIENCE * plan.fetch_timeout + LATE:
-            return
-        self._waiting[node_id] = _Waiting(one, closing, -math.inf)  # judged once
-        try:
-            check_update(self._fetch(one.cid, plan), self._contract, plan, past.plan_cid, node_id, number - 1)
-        except (WeightsError, DataError):
-            return
-        what = "was neither counted nor refused while later ones were"
-        self._find(one.entry.round, f"learner {node_id}", "inputs", f"{one.cid} {what}")
+        wrongly = known.wrongly
+        if wrongly is None and seconds > PATIENCE * plan.fetch_timeout + LATE:
+            try:
+                check_update(self._fetch(one.cid, plan), self._contract, plan, past.plan_cid, node_id, number - 1)
+            except (WeightsError, DataError):
+                wrongly = False
+            else:
+                wrongly = True
+                what = "was neither counted nor refused while later ones were"
+                self._find(one.entry.round, f"learner {node_id}", "inputs", f"{one.cid} {what}")
+        self._waiting[node_id] = _Waiting(one, closing, seconds, wrongly)
 
     def _update(
         self, past: History, plan: Plan, number: int, everything: Sequence[Publication], one: Input

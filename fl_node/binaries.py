@@ -252,7 +252,7 @@ def install(
     """
     binary, cache = _pin(name), cache or cache_folder()
     say: Report = report or (lambda _line: None)
-    for_hosts = machine is not None
+    on_path = machine is None
     machine = machine or _platform()
     foreign = machine != _platform()
     if machine not in PLATFORMS:
@@ -261,7 +261,7 @@ def install(
     reasons: list[str] = []
 
     try:
-        return _kept(folder / binary.file_name) if foreign else _installed(binary, cache, on_path=not for_hosts)
+        return _kept(folder / binary.file_name) if foreign else _installed(binary, cache, on_path=on_path)
     except _SkippedError as reason:
         reasons.append(str(reason))
         say(f"{binary}: {reason}")

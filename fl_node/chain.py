@@ -236,7 +236,7 @@ class Chain:
 
         def look() -> bool:
             with contextlib.suppress(_NotYet):
-                answers[:] = self._ask_each("eth_getTransactionReceipt", [[name] for name in names])
+                answers[:] = self.ask(*(("eth_getTransactionReceipt", [name]) for name in names))
                 return True
             return False
 
@@ -244,7 +244,7 @@ class Chain:
             return {}  # a node that has not indexed its blocks yet can't tell
         found = {name: answer for name, answer in zip(names, answers, strict=True) if answer}
         blocks = list(dict.fromkeys(str(one["blockNumber"]) for one in found.values()))
-        headers = self._ask_each("eth_getBlockByNumber", [[number, False] for number in blocks])
+        headers = self.ask(*(("eth_getBlockByNumber", [number, False]) for number in blocks))
         times = {number: self.quantity(one["timestamp"]) for number, one in zip(blocks, headers, strict=True) if one}
         return {
             name: Sealed(
@@ -310,21 +310,17 @@ class Chain:
             raise ChainError(f"chain at {self.rpc}: {answer!r} is not a number; is this an Ethereum node?") from error
 
     def ask(self, *requests: Request) -> list[Any]:
-        """Make requests of the node's RPC at once and return their results.
+        """Make requests of the node's RPC, as many at once as it answers, and return their results.
 
         The shortest way there, since roles ask all the time; web3 does what is rare.
         """
         with self.errors():
-            answers = self._provider.batch(requests)
+            parts = [requests[first : first + BATCH] for first in range(0, len(requests), BATCH)]
+            answers = [answer for part in parts for answer in self._provider.batch(part)]
         for answer in answers:
             if "error" in answer:
                 _refused(self.rpc, answer["error"])
         return [answer.get("result") for answer in answers]
-
-    def _ask_each(self, method: str, parameters: Sequence[list[Any]]) -> list[Any]:
-        """Make one request for each, no more at once than a node answers."""
-        parts = [parameters[first : first + BATCH] for first in range(0, len(parameters), BATCH)]
-        return [answer for part in parts for answer in self.ask(*((method, one) for one in part))]
 
     def deploy(self, plan_cid: str, nonce: int | None = None) -> Receipt:
         """Deploy the contract for a plan; the account that signs becomes its header."""

@@ -574,14 +574,11 @@ def audit(
     a line for each finding (round, node, field) if not. The nodes of a lab that has ended are brought up for it.
     """
     from fl_node.audit import audit as check
-    from fl_node.errors import DataError
 
     def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
-        try:
-            return _trainer(plan, data_dir, modules, with_data=plan.measures_members)
-        except DataError as error:
-            _note(f"note: {error}")
-            return _trainer(plan, modules=modules, with_data=False)
+        if plan.measures_members:
+            return _trainer_with_data_if_there(plan, data_dir, modules, "")
+        return _trainer(plan, modules=modules, with_data=False)
 
     with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
         show = errors.status("auditing") if errors.is_terminal else contextlib.nullcontext()
@@ -631,23 +628,19 @@ def report_(
     """
     from fl_node import run as runs
     from fl_node.conclude import conclude
-    from fl_node.errors import DataError
     from fl_node.report import table
     from fl_node.show import rounds_table
 
     with _reach(run, rpc, store, contract) as (found, place):
         plan = _plan_of(found, place)
-        try:
-            trainer = _trainer(plan, data_dir, modules, with_data=evaluate is not False)
-        except DataError as error:
-            if evaluate:
-                raise
-            _note(f"note: nothing is measured: {error}")
-            evaluate, trainer = False, _trainer(plan, modules=modules, with_data=False)
+        if evaluate is None:
+            trainer = _trainer_with_data_if_there(plan, data_dir, modules, "nothing is measured: ")
+        else:
+            trainer = _trainer(plan, data_dir, modules, with_data=evaluate)
         _make_folder(output)
         title = name or (run.resolve().name if run else trainer.plan.name)
         versions = runs.load(run).versions if run else runs.versions()
-        made = conclude(found, place, output, title, trainer, versions, evaluate=evaluate is not False)
+        made = conclude(found, place, output, title, trainer, versions, evaluate=trainer.data is not None)
     passed = made.audit.passed
     if as_json:
         content = {
@@ -1321,6 +1314,19 @@ def _trainer(
 
     data = sources.load(plan, data_dir, modules, _note) if with_data else None
     return trainer_for(plan, data, modules)
+
+
+def _trainer_with_data_if_there(
+    plan: Plan, data_dir: Path | None, modules: Path | None, without: str
+) -> KerasTrainer | EnsembleTrainer:
+    """Return a trainer with the plan's data, or one without and a note of why, which begins with what that means."""
+    from fl_node.errors import DataError
+
+    try:
+        return _trainer(plan, data_dir, modules)
+    except DataError as error:
+        _note(f"note: {without}{error}")
+        return _trainer(plan, modules=modules, with_data=False)
 
 
 def _modules(plan: Path, settings: list[str] | None, modules: Path | None) -> Path | None:

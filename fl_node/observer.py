@@ -373,10 +373,12 @@ class Observer:
         newest = reading.newest
         # Whatever a file says of itself, the chain says what the global weights of a round are.
         known = [(str(one.started.cid), one.number) for one in reading.past.rounds] if reading.past else []
-        if not (isinstance(meta, GlobalMeta) and (name, meta.round) in known):
-            path.unlink(missing_ok=True)
-            return
-        if reading.plan and (newest is None or newest.round < meta.round):
+        if (
+            isinstance(meta, GlobalMeta)
+            and (name, meta.round) in known
+            and reading.plan
+            and (newest is None or newest.round < meta.round)
+        ):
             kept = self._folder / f"{name}.safetensors"
             path.replace(kept)
             reading.newest, older, reading.older = Newest(kept, name, meta.round, reading.plan), reading.older, newest

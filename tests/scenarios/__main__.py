@@ -20,7 +20,7 @@ from typing import Any
 
 from fl_node.scenarios import SCENARIOS
 
-from .undefended import HOLD, ON_HOSTS, WITHOUT, Without
+from .undefended import ON_HOSTS, WITHOUT, Without
 
 PLAN = Path("plans/scenario.toml")
 PAGE = Path("docs/scenarios.md")
@@ -35,8 +35,6 @@ COMMON = (
     "harm came before the run ended",
 )
 TIMEOUT = 600
-SHORT = {"training.epochs": 20}
-"""On the hosts without defence: training that is over before an impatient role gives up, and not before the harm."""
 LAST = 5000
 """Letters of a playbook's output that say why it failed."""
 
@@ -103,12 +101,8 @@ def run_undefended_on_hosts(name: str, without: Without) -> list[str]:
     """Return the promises that are broken without the defence, or what the playbook ended with."""
     change_units(without.unit)
     try:
-        # A role that gives up must have the time to train, and the harm must last longer.
-        impatient = "--patience" in without.unit
-        chosen = {**SHORT, **without.settings} if impatient else without.settings
-        settings = [f"{key}={value}" for key, value in chosen.items()]
-        longer = ["-e", f"plan={PLAN} hold={HOLD}"] if impatient else []
-        found = run_on_hosts(name, *longer, "-e", json.dumps({"settings": settings}))
+        settings = [f"{key}={value}" for key, value in without.settings.items()]
+        found = run_on_hosts(name, "-e", json.dumps({"settings": settings, **without.variables}))
     finally:
         change_units("")
     return [*broken_promises(found), *found.get("said", [])]

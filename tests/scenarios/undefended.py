@@ -42,6 +42,8 @@ class Without:
     """Called in each process."""
     unit: str = ""
     """On the hosts: what the roles' units say beside their own; ROLE is header or learner."""
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    """On the hosts: variables of the playbook."""
 
 
 def _never_again() -> None:
@@ -140,7 +142,14 @@ def _hurried() -> Without:
 
 
 def _impatient(waiting: str) -> Without:
-    return Without("a role waits as long as it takes", f"was waiting: {waiting}", unit=_IMPATIENT)
+    return Without(
+        "a role waits as long as it takes",
+        f"was waiting: {waiting}",
+        # Training that is over before a role gives up, and not before the harm.
+        {"training.epochs": 20},
+        unit=_IMPATIENT,
+        variables={"plan": "plans/scenario.toml", "hold": HOLD},
+    )
 
 
 ON_HOSTS = {
