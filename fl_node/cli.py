@@ -929,6 +929,7 @@ def contribution(
 
     with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
         plan = _plan_of(found, place)
+        work.check(plan)
         dataset = sources.load_images(plan, data_dir, _note)
         images, labels = held_out(plan, dataset)
         trainer = trainer_for(plan, dataset)

@@ -65,6 +65,12 @@ def shapley(players: Sequence[int], value: Callable[[frozenset[int]], int]) -> d
     }
 
 
+def check(plan: Plan) -> None:
+    """Raise a ConfigError if there is no value of a learner in a plan's rounds, before anything is read for it."""
+    if plan.mode == "async":
+        raise ConfigError(f"the plan {plan.name} is asynchronous; values are of rounds that a set of learners made")
+
+
 def contributions(
     contract: Contract,
     store: Store,
@@ -99,8 +105,7 @@ def contributions(
     WeightsError
         A file is not what the audit would have it be.
     """
-    if plan.mode == "async":
-        raise ConfigError(f"the plan {plan.name} is asynchronous; values are of rounds that a set of learners made")
+    check(plan)
     past = history.read(contract)
     wide = global_shapes(plan, shapes)
 
