@@ -23,8 +23,15 @@ def test_it_says_what_runs_where_and_what_to_type_next(provisioned: Testbed) -> 
     assert "ansible-playbook ansible/train.yml" in output
 
 
+NOISE = "while sleep 0.1; do for terminal in /dev/pts/[0-9]*; do echo Broadcast message >$terminal; done; done"
+"""What a host may say to all terminals at any time, as its kernel does when it is short of processor time."""
+
+
 def test_a_second_time_changes_nothing_and_shows_no_secret(provisioned: Testbed) -> None:
+    noisy = provisioned.host("learner-1")
+    noisy.check_output("systemd-run --quiet --unit=noise --property=RuntimeMaxSec=600 sh -c %s", NOISE)
     again = provisioned.play("site", "-vv").must()
+    noisy.check_output("systemctl stop noise")
     assert {host: counts["changed"] for host, counts in again.recap.items()} == dict.fromkeys(
         [*NAMES, "localhost"], 0
     )
