@@ -1,6 +1,7 @@
 """Which wheels hosts get: those of the lock that hold for their platform and Python, whatever the controller is."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,8 @@ def test_uv_is_pinned_for_the_hosts():
         if one.startswith("uv==")
     ]
     assert "--hash=sha256:" in entry
+
+
+def test_a_controller_can_make_wheels_of_what_is_published_as_source_alone():
+    pins = dict(re.findall(r"^([\w-]+)==(\d+)", (ROOT / "requirements" / "controller.txt").read_text(), re.MULTILINE))
+    assert int(pins["setuptools"]) > 70  # those before 70.1 want a package more
