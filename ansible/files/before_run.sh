@@ -1,6 +1,6 @@
 #!/bin/sh
 # Stops a role's unit and prints, as JSON, what train.yml must know of a host: the role's account, where the journal
-# ends, how many files of MNIST there are. No account, if the host was never provisioned. One script, since each task
+# ends, how many files of MNIST there are. No account, if the host is not provisioned. One script, since each task
 # costs a host most of a second.
 # before_run.sh UNIT
 set -eu
