@@ -63,6 +63,13 @@ def test_check_mode_names_what_a_new_host_lacks(bare: Testbed) -> None:
     assert "99999999 MB are needed (base_minimum_memory_mb)" in " ".join(check.output.split())
 
 
+def test_a_host_that_is_not_provisioned_is_called_so(bare: Testbed) -> None:
+    for playbook, host in (("train", "header"), ("audit", "learner-2")):
+        ended = bare.play(playbook, "-e", "data=digits")
+        assert ended.code != 0
+        assert f"{host} is not provisioned: vagrant provision" in " ".join(ended.output.split())
+
+
 def test_a_bring_up_needs_nothing_but_the_bundle(bare: Testbed, bundle: Path) -> None:
     provisioned = bare
     for name in NAMES:
