@@ -108,7 +108,7 @@ FolderOption = Annotated[
     ),
 ]
 PatienceOption = Annotated[
-    float, typer.Option("--patience", help="Give up after so many seconds without any change; 0 means never.")
+    float, typer.Option("--patience", help="Give up after waiting so many seconds for the same; 0 means never.")
 ]
 TensorboardOption = Annotated[
     Path | None,

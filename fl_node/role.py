@@ -47,7 +47,7 @@ class Site:
     folder: Path
     """For copies of files; what is lost there is fetched or made again."""
     patience: float = 0.0
-    """Seconds without any change after which the role gives up; 0 means never."""
+    """Seconds after which a role that waits for the same gives up; 0 means never."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,13 @@ def reconcile(site: Site, step: Step) -> None:
     Raises
     ------
     GaveUp
-        Nothing changed for ``site.patience`` seconds.
+        For ``site.patience`` seconds it did nothing and waited for the same. Blocks alone are no change: roles that
+        wait nudge the chain.
     """
     said: str | None = None
     quiet = QUIET
     height = functools.partial(_height, site.chain)
-    acted = changed = time.monotonic()
+    acted = changed = went_on = time.monotonic()
     while True:
         before = height()
         trouble = False
@@ -100,12 +101,12 @@ def reconcile(site: Site, step: Step) -> None:
             waiting, trouble = Waiting(f"{error.filename or site.folder}: {error.strerror or error}"), True
         if waiting is None:
             said, quiet, acted = None, QUIET, time.monotonic()
-            changed = acted
+            changed = went_on = acted
             continue
         if waiting.what != said:
             level = logging.WARNING if trouble else logging.INFO
             say("waiting", f"waiting: {waiting.what}", level=level, what=waiting.what)
-            said = waiting.what
+            said, went_on = waiting.what, time.monotonic()
         watch, seen = (waiting.watch, waiting.seen) if waiting.watch else (height, before)
         if _wait(watch, seen, acted, waiting.until) or height() != before:
             changed = time.monotonic()
@@ -113,7 +114,7 @@ def reconcile(site: Site, step: Step) -> None:
             quiet *= 2 if long else 1
             with contextlib.suppress(ChainError):
                 site.chain.nudge()
-        if site.patience and time.monotonic() - changed > site.patience:
+        if site.patience and time.monotonic() - went_on > site.patience:
             raise GaveUp(f"gave up after {site.patience:g} s without any change; was waiting: {waiting.what}")
 
 

@@ -232,6 +232,20 @@ def test_patience_begins_anew_with_each_change(monkeypatch: pytest.MonkeyPatch, 
     assert called[-1] - called[0] > 0.5
 
 
+def test_blocks_that_bring_nothing_are_no_change(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
+    """Roles that wait nudge the chain, so that blocks come whatever is amiss."""
+    monkeypatch.setattr(role, "LOOK_AGAIN", 0.05)
+    end = time.monotonic() + 10
+
+    def step() -> Waiting:
+        assert time.monotonic() < end
+        site.chain.nudge()
+        raise StoreUnreachable("IPFS can't be reached")
+
+    with pytest.raises(GaveUp, match=r"gave up after 0\.3 s .*waiting: IPFS can't be reached"):
+        reconcile(patient(site, 0.3), step)
+
+
 def test_a_chain_that_is_down_is_given_up_too(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
