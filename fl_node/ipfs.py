@@ -81,7 +81,7 @@ class IpfsNode:
         # TCP alone: a private network has neither QUIC nor WebRTC.
         swarm = f"/ip4/127.0.0.1/tcp/{self.swarm_port}"
         settings = json.loads(
-            render("ipfs.json.j2", api=self.api, swarm=swarm, peers=[peer.address for peer in peers])
+            render("ipfs.json.j2", api=self.api, swarm=swarm, announce=swarm, peers=[peer.address for peer in peers])
         )
         for section, values in settings.items():
             config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values

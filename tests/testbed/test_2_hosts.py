@@ -95,6 +95,12 @@ def test_no_host_knows_a_public_peer(host: Host) -> None:
     assert {peer.split("/")[2] for peer in peers} < set(ADDRESSES.values())
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_node_tells_others_its_address_of_the_inventory_alone(provisioned: Testbed, name: str) -> None:
+    told = json.loads(ipfs(provisioned.host(name), "id"))["Addresses"]
+    assert {one.rpartition("/p2p/")[0] for one in told} == {f"/ip4/{ADDRESSES[name]}/tcp/4001"}
+
+
 def test_a_daemon_without_the_swarm_key_gets_nothing(provisioned: Testbed) -> None:
     cid = add(provisioned.host("header"), "for members alone")
     host = provisioned.host("learner-1")
