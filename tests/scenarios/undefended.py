@@ -142,7 +142,6 @@ def _hurried() -> Without:
 
 
 def _impatient(waiting: str) -> Without:
-    # No apostrophe in it: Ansible doubles them.
     return Without(
         "a role waits as long as it takes",
         f"was waiting: {waiting}",
@@ -156,16 +155,16 @@ def _impatient(waiting: str) -> Without:
 ON_HOSTS = {
     "chain-split": _hurried(),
     "disk-full": _hurried(),
-    "geth-stopped": _impatient("chain at http://127.0.0.1:8545 can"),
+    "geth-stopped": _impatient("chain at http://127.0.0.1:8545 can't be reached"),
     "header-cut-off": _impatient("round 1: learner"),
     "header-killed": Without(
         "systemd starts a killed role again", "fl-header.service failed on header", unit="[Service]\nRestart=no\n"
     ),
     "host-rebooted": _hurried(),
-    "ipfs-stopped": _impatient("IPFS at /ip4/127.0.0.1/tcp/5001 can"),
+    "ipfs-stopped": _impatient("IPFS at /ip4/127.0.0.1/tcp/5001 can't be reached"),
     "learner-cut-off": _hurried(),
     "learner-killed": _hurried(),
-    "sealers-gone": _impatient("chain at http://127.0.0.1:8545 can"),
+    "sealers-gone": _impatient("chain at http://127.0.0.1:8545 can't be reached"),
     "slow-line": Without(
         "the plan gives a file time to come",
         "the learner's file gets through while the line is bad",
