@@ -80,8 +80,9 @@ class IpfsNode:
         config = self._config()
         # TCP alone: a private network has neither QUIC nor WebRTC.
         swarm = f"/ip4/127.0.0.1/tcp/{self.swarm_port}"
+        addresses = [peer.address for peer in peers]
         settings = json.loads(
-            render("ipfs.json.j2", api=self.api, swarm=swarm, announce=swarm, peers=[peer.address for peer in peers])
+            render("ipfs.json.j2", api=self.api, swarm=swarm, address=self.address, peers=addresses)
         )
         for section, values in settings.items():
             config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
