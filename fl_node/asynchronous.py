@@ -81,6 +81,7 @@ class AsynchronousHeader(Header):
     _missing: dict[tuple[int, int], float]
     _said_round: int = -1
     _round_start: float = 0.0
+    _made: str = ""
 
     @property
     def round(self) -> int:
@@ -117,11 +118,12 @@ class AsynchronousHeader(Header):
             refused=[Refusal(one.node_id, one.cid, self._reason(one)) for one in refused],
             taken=list(taken.items()),
         )
-        names = ", ".join(str(one.node_id) for one in good)
-        say("aggregated", f"round {state.round}: took the update of learner {names}", round=state.round, cid=file.cid)
+        if self._made != file.cid:
+            names, number = ", ".join(str(one.node_id) for one in good), state.round
+            say("aggregated", f"round {number}: took the update of learner {names}", round=number, cid=file.cid)
+            self._made = file.cid
         self._site.store.add(file.path)
-        self._publish(file, view.nonce)
-        return None
+        return self._publish(file, view.nonce)
 
     def _choose(
         self, new: Sequence[Publication], everything: Sequence[Publication], newest: int, wanted: int
@@ -242,10 +244,9 @@ class AsynchronousLearner(Learner):
         local = self._ready(node_id)
         if local is not None:
             # Whether a block took it is seen on chain, after a restart as well.
-            if self._is_published(node_id, local.cid):
-                self._last = local.local_meta.round
-            else:
-                self._publish(local, view.nonce)
+            if not self._is_published(node_id, local.cid):
+                return self._publish(local, view.nonce)
+            self._last = local.local_meta.round
             return None
         if state.round <= self._last:
             text = f"global weights newer than {state.round}"

@@ -86,6 +86,8 @@ class _Round:
     taken: dict[tuple[int, str], WeightsFile | Refusal] = field(default_factory=dict)
     missing_since: dict[tuple[int, str], float] = field(default_factory=dict)
     looks: int = 0
+    stored: str = ""
+    """The CID that it was said of: a file that no block takes is made, stored and published again."""
 
     def is_missing(self, key: tuple[int, str]) -> bool:
         """Return whether a file was refused because nobody had it."""
@@ -154,13 +156,14 @@ class Header:
             return None if self._take(current, published, missing=True) else waiting
         file = self._aggregate(current, published, learners)
         self._site.store.add(file.path)
-        say("stored", f"round {current.number}: stored {file.cid}", round=current.number, cid=file.cid)
+        if current.stored != file.cid:
+            say("stored", f"round {current.number}: stored {file.cid}", round=current.number, cid=file.cid)
+            current.stored = file.cid
         if current.looks < LOOKS and contract.local_weights(current.number, learners) != published:
             # Take it in; but one that publishes again and again must not keep a round open.
             current.looks += 1
             return None
-        self._publish(file, view.nonce)
-        return None
+        return self._publish(file, view.nonce)
 
     def _take(self, current: _Round, published: dict[int, str], *, missing: bool = False) -> bool:
         """Fetch and check what was published and is not taken or refused yet, or once more what was missing.
@@ -287,20 +290,21 @@ class Header:
             refused=refused,
             absent=[node_id for node_id in learners if node_id not in spoken_for],
         )
-        say(
-            "aggregated",
-            f"round {current.number}: averaged {len(inputs)} local files in {time.monotonic() - start:.2f} s",
-            round=current.number,
-            cid=file.cid,
-            inputs=len(inputs),
-        )
+        if current.stored != file.cid:
+            say(
+                "aggregated",
+                f"round {current.number}: averaged {len(inputs)} local files in {time.monotonic() - start:.2f} s",
+                round=current.number,
+                cid=file.cid,
+                inputs=len(inputs),
+            )
         return file
 
-    def _publish(self, file: WeightsFile, nonce: int) -> None:
+    def _publish(self, file: WeightsFile, nonce: int) -> Waiting | None:
         number = file.global_meta.round
         receipt = self._site.contract.set_global_weight(file.cid, nonce)
         if receipt is None:
-            return
+            return Waiting(f"a block that takes global weights {number}")
         say(
             "published",
             f"published global weights {number}, {file.cid}, in block {receipt.block} ({receipt.gas} gas)",
@@ -310,6 +314,7 @@ class Header:
             gas=receipt.gas,
         )
         self._forget(file)
+        return None
 
     def _forget(self, current: WeightsFile) -> None:
         if self._round is not None:

@@ -75,6 +75,7 @@ class Learner:
         self._plan_cid = site.contract.plan()
         self._trainer = trainer
         self._local: WeightsFile | None = None
+        self._stored = ""
         self._open = (-1, 0.0, "")
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
 
@@ -102,8 +103,7 @@ class Learner:
             return Waiting(self._others(state.round, view.learners), watch=contract.round, seen=state.round)
         if local is None:
             return self._train(state.round, node_id, global_cid)
-        self._publish(local, view.nonce)
-        return None
+        return self._publish(local, view.nonce)
 
     def _is_old(self, published: str, round_: int, node_id: int) -> bool:
         """Return whether this is the file of the last round, which a block took only after that had ended.
@@ -235,20 +235,24 @@ class Learner:
         trained = self._trainer.train(parent, self._shard(node_id), seed, on_epoch, poison=dirty, teacher=teacher)
         return tamper(attack, parent, trained, seed)
 
-    def _publish(self, local: WeightsFile, nonce: int) -> None:
+    def _publish(self, local: WeightsFile, nonce: int) -> Waiting | None:
         meta = local.local_meta
         self._site.store.add(local.path)
-        say("stored", f"round {meta.round}: stored {local.cid}", round=meta.round, cid=local.cid)
+        if self._stored != local.cid:
+            say("stored", f"round {meta.round}: stored {local.cid}", round=meta.round, cid=local.cid)
+            self._stored = local.cid
         receipt = self._site.contract.set_local_weight(meta.node_id, local.cid, nonce)
-        if receipt is not None:
-            say(
-                "published",
-                f"round {meta.round}: published {local.cid} in block {receipt.block} ({receipt.gas} gas)",
-                round=meta.round,
-                cid=local.cid,
-                block=receipt.block,
-                gas=receipt.gas,
-            )
+        if receipt is None:
+            return Waiting(f"a block that takes the local weights of round {meta.round}")
+        say(
+            "published",
+            f"round {meta.round}: published {local.cid} in block {receipt.block} ({receipt.gas} gas)",
+            round=meta.round,
+            cid=local.cid,
+            block=receipt.block,
+            gas=receipt.gas,
+        )
+        return None
 
     def _forget(self, round_: int) -> None:
         for path in self._site.folder.glob("*-*.safetensors"):

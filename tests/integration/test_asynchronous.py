@@ -15,6 +15,7 @@ from fl_node import cid, weights
 from fl_node.aggregate.asynchronous import Update, asynchronous_file, discount
 from fl_node.asynchronous import publications
 from fl_node.audit import LATE
+from fl_node.chain import Contract, Receipt
 from fl_node.plan import AggregationPlan, Plan
 from fl_node.weights import GlobalMeta, Input, LocalMeta, Refusal, WeightsFile
 from tests.support import Run, World, plan
@@ -103,6 +104,33 @@ def test_roles_carry_an_asynchronous_run_out_and_anybody_can_recompute_it(world:
     collected = run.collect()
     # One learner may have two updates in a buffer.
     assert all(1 <= len(one.local) <= len(last.inputs) for one in collected.rounds)
+
+
+@pytest.mark.parametrize("made", [plan(rounds=1), asynchronous(rounds=1)], ids=["sync", "async"])
+def test_a_header_says_once_what_it_made_and_that_no_block_takes_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, made: Plan
+) -> None:
+    monkeypatch.setattr("fl_node.role.LOOK_AGAIN", 0.05)
+    run = world.deploy(made)
+    run.publish_locals()
+    publish, tries = Contract.set_global_weight, []
+
+    def never_at_first(contract: Contract, file_cid: str, nonce: int) -> Receipt | None:
+        tries.append(file_cid)
+        return None if len(tries) < 4 else publish(contract, file_cid, nonce)
+
+    monkeypatch.setattr(Contract, "set_global_weight", never_at_first)
+    with run.header() as header:
+        header.finish()
+    assert len(tries) == 4
+    assert len(set(tries)) == 1
+    assert [event.name for event in header.events if event.name in ("aggregated", "waiting", "published")] == [
+        "aggregated",
+        "waiting",
+        "published",
+    ]
+    assert header.of("waiting")[0].message == "waiting: a block that takes global weights 1"
+    assert run.audit().passed
 
 
 def test_no_update_is_lost_or_counted_twice_when_the_header_is_replaced(world: World) -> None:

@@ -11,7 +11,7 @@ import pytest
 from accounts import ALICE, BOB, HEADER
 
 from fl_node import learner, partition, weights
-from fl_node.chain import Chain, Contract
+from fl_node.chain import Chain, Contract, Receipt
 from fl_node.deploy import deploy
 from fl_node.errors import GaveUp, WeightsError
 from fl_node.model import OnEpoch, Score
@@ -161,6 +161,35 @@ def test_a_file_that_a_reorganisation_moved_into_the_next_round_is_followed_by_t
     with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
         learner.run(site, lambda _: Adder())
     assert header.local_weight_at(1, 1) not in {None, moved.cid}
+
+
+def test_a_learner_says_once_that_no_block_takes_its_weights_and_publishes_when_one_does(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fl_node.role.LOOK_AGAIN", 0.005)
+    lines: list[str] = []
+    for module in ("fl_node.role.say", "fl_node.learner.say"):
+        monkeypatch.setattr(module, lambda _event, message, **_: lines.append(message))
+    publish, tries = run.contract.set_local_weight, []
+
+    def never_at_first(node_id: int, file_cid: str, nonce: int) -> Receipt | None:
+        tries.append(nonce)
+        return None if len(tries) < 3 else publish(node_id, file_cid, nonce)
+
+    monkeypatch.setattr(run.contract, "set_local_weight", never_at_first)
+    run.play(Adder())
+    assert len(tries) == 3
+    name = published(run).cid
+    last = lines[lines.index("round 0: wrote local-0.safetensors") + 1 :]
+    assert last[:2] == [f"round 0: stored {name}", "waiting: a block that takes the local weights of round 0"]
+    assert last[2].startswith(f"round 0: published {name} in block")
+    assert last[3:] == ["waiting: round 0 to close; learner 2 is not done"]
+
+
+def test_a_learner_whose_weights_no_block_takes_gives_up_in_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.contract, "set_local_weight", lambda *_: None)
+    with pytest.raises(GaveUp, match="was waiting: a block that takes the local weights of round 0"):
+        learner.run(run.site, lambda _: Adder())
 
 
 def killed(run: Run) -> Path:
