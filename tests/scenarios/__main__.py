@@ -183,8 +183,8 @@ def row(name: str, result: dict[str, Any]) -> str:
     # What all scenarios promise says little of one.
     own = [check for check in checks if check["what"] not in COMMON]
     seen = "<br>".join(f"{check['what']}: *{check['seen']}*" for check in own).replace("|", r"\|")
-    # Of CIDs and addresses the beginning: nobody reads the rest of them in a table.
-    seen = re.sub(r"\b(Qm\w{6})\w{38}\b", r"\1…", re.sub(r"\b(0x\w{6})\w{34}\b", r"\1…", seen))
+    # Of CIDs, addresses and Geth's peers the beginning: nobody reads the rest of them in a table.
+    seen = re.sub(r"\b(Qm\w{6}|0x\w{6}|[0-9a-f]{8})\w{34,}\b", r"\1…", seen)
     text = SCENARIOS[name].text if "text" not in result else result["text"].strip()
     return f"| {name} | {text} | {seen} | {held} |"
 

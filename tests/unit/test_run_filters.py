@@ -72,7 +72,7 @@ def test_the_run_without_harm_has_the_same_plan_and_ended_well(tmp_path: Path) -
         ({"host": "header", "says": "took", "after": "restored"}, True, "10.5 s after the end of the harm: "),
         ({"host": "header", "says": "took", "after": "restored", "absent": True}, False, "10.5 s after"),
         ({"host": "header", "says": "begins"}, False, "nothing"),
-        ({"host": "header", "says": "begins", "after": "start"}, True, "-1.5 s after the harm: "),
+        ({"host": "header", "says": "begins", "after": "start"}, True, "1.5 s before the harm: "),
         ({"host": "any", "says": "reorg"}, True, "24.5 s after the harm: "),
         ({"host": "header", "says": "reorg"}, False, "nothing"),
         ({"host": "learner-9", "says": "reorg"}, False, "nothing"),
