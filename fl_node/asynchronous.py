@@ -81,7 +81,6 @@ class AsynchronousHeader(Header):
     _missing: dict[tuple[int, int], float]
     _said_round: int = -1
     _round_start: float = 0.0
-    _made: str = ""
 
     @property
     def round(self) -> int:
@@ -118,10 +117,10 @@ class AsynchronousHeader(Header):
             refused=[Refusal(one.node_id, one.cid, self._reason(one)) for one in refused],
             taken=list(taken.items()),
         )
-        if self._made != file.cid:
-            names, number = ", ".join(str(one.node_id) for one in good), state.round
-            say("aggregated", f"round {number}: took the update of learner {names}", round=number, cid=file.cid)
-            self._made = file.cid
+        if file.cid != self._pending:
+            names = ", ".join(str(one.node_id) for one in good)
+            took = f"round {state.round}: took the update of learner {names}"
+            say("aggregated", took, round=state.round, cid=file.cid)
         self._site.store.add(file.path)
         return self._publish(file, view.nonce)
 

@@ -9,7 +9,7 @@ from fl_node import plan as plans
 from fl_node.aggregate import initial_file
 from fl_node.chain import Chain, Contract
 from fl_node.errors import ChainError, ConfigError
-from fl_node.logs import say
+from fl_node.logs import say, say_sealed
 from fl_node.model import Trainer
 from fl_node.plan import Plan
 from fl_node.store import Store
@@ -55,13 +55,7 @@ def deploy(
     say("stored", f"stored the plan {plan.name} as {plan_cid}", cid=plan_cid)
     receipt = chain.deploy(plan_cid)
     contract = chain.contract(str(receipt.contract))
-    say(
-        "deployed",
-        f"deployed the contract {contract.address} in block {receipt.block} ({receipt.gas} gas)",
-        contract=contract.address,
-        block=receipt.block,
-        gas=receipt.gas,
-    )
+    say_sealed("deployed", f"deployed the contract {contract.address}", receipt, contract=contract.address)
     for node_id, account in sorted(learners.items()):
         register(contract, node_id, account)
     start(contract, store, initial_file(folder / "global-0.safetensors", plan, plan_cid, trainer.initial()))

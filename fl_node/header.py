@@ -14,7 +14,7 @@ from fl_node.aggregate import follows_parent, global_file, global_shapes, initia
 from fl_node.chain import View
 from fl_node.deploy import start
 from fl_node.errors import ConfigError, FLNodeError, StoreError, StoreUnreachable, WeightsError
-from fl_node.logs import say
+from fl_node.logs import say, say_sealed
 from fl_node.model import Trainer
 from fl_node.partition import shard_size
 from fl_node.plan import Plan
@@ -86,8 +86,6 @@ class _Round:
     taken: dict[tuple[int, str], WeightsFile | Refusal] = field(default_factory=dict)
     missing_since: dict[tuple[int, str], float] = field(default_factory=dict)
     looks: int = 0
-    stored: str = ""
-    """The CID that it was said of: a file that no block takes is made, stored and published again."""
 
     def is_missing(self, key: tuple[int, str]) -> bool:
         """Return whether a file was refused because nobody had it."""
@@ -106,6 +104,7 @@ class Header:
         self._shapes = trainer.shapes()
         self._evidence = evidence(plan, trainer)
         self._round: _Round | None = None
+        self._pending = ""  # the file that no block has taken yet: made again, it is not spoken of again
         self._evaluated: int | None = None
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
         self._fetchers = ThreadPoolExecutor(FETCHES)
@@ -156,9 +155,8 @@ class Header:
             return None if self._take(current, published, missing=True) else waiting
         file = self._aggregate(current, published, learners)
         self._site.store.add(file.path)
-        if current.stored != file.cid:
+        if file.cid != self._pending:
             say("stored", f"round {current.number}: stored {file.cid}", round=current.number, cid=file.cid)
-            current.stored = file.cid
         if current.looks < LOOKS and contract.local_weights(current.number, learners) != published:
             # Take it in; but one that publishes again and again must not keep a round open.
             current.looks += 1
@@ -290,7 +288,7 @@ class Header:
             refused=refused,
             absent=[node_id for node_id in learners if node_id not in spoken_for],
         )
-        if current.stored != file.cid:
+        if file.cid != self._pending:
             say(
                 "aggregated",
                 f"round {current.number}: averaged {len(inputs)} local files in {time.monotonic() - start:.2f} s",
@@ -302,17 +300,13 @@ class Header:
 
     def _publish(self, file: WeightsFile, nonce: int) -> Waiting | None:
         number = file.global_meta.round
+        self._pending = file.cid
         receipt = self._site.contract.set_global_weight(file.cid, nonce)
         if receipt is None:
             return Waiting(f"a block that takes global weights {number}")
-        say(
-            "published",
-            f"published global weights {number}, {file.cid}, in block {receipt.block} ({receipt.gas} gas)",
-            round=number,
-            cid=file.cid,
-            block=receipt.block,
-            gas=receipt.gas,
-        )
+        self._pending = ""
+        published = f"published global weights {number}, {file.cid},"
+        say_sealed("published", published, receipt, round=number, cid=file.cid)
         self._forget(file)
         return None
 

@@ -15,7 +15,7 @@ from fl_node.aggregate import global_shapes, local_shapes
 from fl_node.attack import poison, tamper
 from fl_node.chain import View
 from fl_node.errors import WeightsError
-from fl_node.logs import say
+from fl_node.logs import say, say_sealed
 from fl_node.model import OnEpoch, Trainer
 from fl_node.plan import Plan
 from fl_node.role import Done, Site, Waiting, fetch_plan, reconcile
@@ -244,14 +244,8 @@ class Learner:
         receipt = self._site.contract.set_local_weight(meta.node_id, local.cid, nonce)
         if receipt is None:
             return Waiting(f"a block that takes the local weights of round {meta.round}")
-        say(
-            "published",
-            f"round {meta.round}: published {local.cid} in block {receipt.block} ({receipt.gas} gas)",
-            round=meta.round,
-            cid=local.cid,
-            block=receipt.block,
-            gas=receipt.gas,
-        )
+        published = f"round {meta.round}: published {local.cid}"
+        say_sealed("published", published, receipt, round=meta.round, cid=local.cid)
         return None
 
     def _forget(self, round_: int) -> None:

@@ -6,7 +6,10 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from fl_node.chain import Receipt
 
 _log = logging.getLogger("fl_node")
 
@@ -41,6 +44,12 @@ def _handler(stream: TextIO, formatter: logging.Formatter) -> logging.Handler:
 def say(event: str, message: str, *, level: int = logging.INFO, **fields: Any) -> None:
     """Log one event: its name for programs, a sentence for people, and values that belong to it."""
     _log.log(level, message, extra={"event": event, "fields": fields})
+
+
+def say_sealed(event: str, message: str, receipt: Receipt, **fields: Any) -> None:
+    """Log what a transaction did: also in which block it is, and what it cost."""
+    sealed = f"{message} in block {receipt.block} ({receipt.gas} gas)"
+    say(event, sealed, **fields, block=receipt.block, gas=receipt.gas)
 
 
 class _TextFormatter(logging.Formatter):

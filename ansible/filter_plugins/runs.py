@@ -52,10 +52,11 @@ def promises_kept(
         ]
         since = times["harm"] if promise.get("after", "harm") == "start" else begin
         name = {times["harm"]: "harm", times["restored"]: "end of the harm"}.get(since, "start")
-        text = _STAMP.sub("", lines[0][1]) if lines else ""
-        seconds = lines[0][0] - since if lines else 0.0
-        time = f"{abs(seconds):.1f} s {'before' if seconds < 0 else 'after'} the {name}"
-        seen = f"{time}: {text}" if lines else "nothing of the kind"
+        seen = "nothing of the kind"
+        if lines:
+            when, text = lines[0]
+            side = "before" if when < since else "after"
+            seen = f"{abs(when - since):.1f} s {side} the {name}: {_STAMP.sub('', text)}"
         found.append({"what": promise["what"], "held": bool(lines) != promise.get("absent", False), "seen": seen})
     return found
 

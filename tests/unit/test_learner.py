@@ -168,7 +168,7 @@ def test_a_learner_says_once_that_no_block_takes_its_weights_and_publishes_when_
 ) -> None:
     monkeypatch.setattr("fl_node.role.LOOK_AGAIN", 0.005)
     lines: list[str] = []
-    for module in ("fl_node.role.say", "fl_node.learner.say"):
+    for module in ("fl_node.role.say", "fl_node.learner.say", "fl_node.logs.say"):
         monkeypatch.setattr(module, lambda _event, message, **_: lines.append(message))
     publish, tries = run.contract.set_local_weight, []
 
