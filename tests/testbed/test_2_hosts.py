@@ -259,6 +259,13 @@ def test_units_have_users_of_their_own_and_little_exposure(provisioned: Testbed,
         assert float(exposure[1]) <= 4.0, said
 
 
+def test_libraries_are_compiled_already_for_a_role_can_not_keep_what_it_compiles(host: Host) -> None:
+    for module in ("tensorflow/python/framework/ops", "keras/src/models/model", "fl_node/header"):
+        folder, _, name = module.rpartition("/")
+        found = f"/opt/fl-node/venv/lib/python3*/site-packages/{folder}/__pycache__/{name}.*.pyc"
+        host.check_output(f"ls {found}")
+
+
 def test_the_live_page_is_served_on_the_headers_loopback_and_can_read_no_key(provisioned: Testbed) -> None:
     host = provisioned.host("header")
     assert "<h1" in host.check_output("python3 -c %s %s", GET, "http://127.0.0.1:8090/")

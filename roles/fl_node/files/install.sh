@@ -34,7 +34,9 @@ sum=$(sha256sum "$package" | cut -d' ' -f1)
 if [ "$(cat $root/venv/package 2>/dev/null)" != "$sum" ]; then
 	$uv pip install --quiet --python $root/venv/bin/python --no-index --no-deps --reinstall "$package"
 	# Once as root, so that what is compiled can be kept; and a processor that TensorFlow can't run on shows now.
-	(cd / && TF_CPP_MIN_LOG_LEVEL=2 $root/venv/bin/python -c "import fl_node.cli, fl_node.dashboard, fl_node.deploy, fl_node.header, fl_node.model")
+	# The package loads TensorFlow late: it has to be named here.
+	(cd / && TF_CPP_MIN_LOG_LEVEL=2 $root/venv/bin/python -c "import keras, tensorflow
+import fl_node.cli, fl_node.dashboard, fl_node.deploy, fl_node.header, fl_node.model")
 	echo "$sum" >$root/venv/package
 	echo "installed ${package##*/}"
 fi
