@@ -104,12 +104,12 @@ class Child:
             self.process.stdout.close()
 
 
-def stop_all(children: Sequence[Child]) -> None:
+def stop_all(children: Sequence[Child], patience: float = STOP_PATIENCE) -> None:
     """End processes side by side."""
     for child in children:
         child.terminate()
     for child in children:
-        child.stop()
+        child.stop(patience)
 
 
 def _guard() -> list[str]:

@@ -30,7 +30,7 @@ from fl_node.store import FolderStore, Store
 from fl_node.weights import LocalMeta, Refusal, Shapes, Tensors, WeightsFile
 
 LEARNERS = 5
-PATIENCE = 20.0
+PATIENCE = 120.0
 """Seconds that a test waits for what a role should do; a role that does it is never waited for as long."""
 
 

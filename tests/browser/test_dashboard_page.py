@@ -20,7 +20,7 @@ from fl_node.place import Endpoint, ProcessPlace
 from fl_node.store import FolderStore, IpfsStore
 from tests.support import Run, World, plan
 
-PATIENCE = 60_000
+PATIENCE = 120_000
 """Milliseconds after which something has hung; the first prediction has to load TensorFlow."""
 PLAN = plan(name="seen-live", rounds=50)
 NODES = ("header", "learner-1", "learner-2")
@@ -111,7 +111,7 @@ class Served:
         assert self._process is not None
         self._process.terminate()
         try:
-            return self._process.wait(30)
+            return self._process.wait(120)
         finally:
             self._process.kill()
 

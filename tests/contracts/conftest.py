@@ -24,7 +24,7 @@ from fl_node.place import free_ports
 from fl_node.process import Child
 
 BALANCE = 10**24
-GETH_PATIENCE = 60
+GETH_PATIENCE = 240
 
 
 class _Provider(EthereumTesterProvider):

@@ -28,7 +28,7 @@ from fl_node.geth import CHAIN_ID, GethNode, genesis
 from fl_node.place import ProcessPlace, free_ports
 from fl_node.process import Child, stop_all
 
-HANG = 60.0
+HANG = 240.0
 """Seconds after which something has hung; what is tested takes a small part of it."""
 REDIAL = 120.0
 """The same where Geth dials a lost peer again, which it does after half a minute at the earliest."""

@@ -47,9 +47,9 @@ from fl_node.role import Site
 from fl_node.seeds import derive, permutation
 from fl_node.weights import Shapes, Tensors
 
-HANG = 60.0
+HANG = 240.0
 """Seconds after which something has hung; what is tested takes a small part of it."""
-RUN_HANG = 150.0
+RUN_HANG = 600.0
 """The same for a whole run with many kills."""
 AWAY = 1.0
 """Seconds in which a node under a role is away."""

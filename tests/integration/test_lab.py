@@ -24,7 +24,7 @@ import pytest
 from fl_node import cid
 from fl_node.chain import wait_until
 
-HANG = 150.0
+HANG = 600.0
 """Seconds after which something has hung; what is tested takes a small part of it."""
 MARK = "FL_NODE_TEST_MARK"
 NODES = ("header", "learner-1", "learner-2")

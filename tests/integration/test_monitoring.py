@@ -20,13 +20,13 @@ from fl_node.place import Endpoint, ProcessPlace, free_ports
 from tests.support import World, plan
 
 FOLDER = Path(__file__).parents[2] / "docs" / "monitoring"
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which something has hung."""
 FUNCTIONS = {"by", "increase", "rate", "sum", "time"}
 
 
 def fetched(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
         return str(answer.read().decode())
 
 

@@ -18,7 +18,7 @@ from fl_node.place import EmbeddedPlace, Endpoint
 from fl_node.snapshot import NodeView, Part, Snapshot
 from tests.support import Run, World, plan
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 """Seconds after which something has hung."""
 
 

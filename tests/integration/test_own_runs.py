@@ -16,7 +16,7 @@ from PIL import Image
 from fl_node import data
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tabular"
-HANG = 280.0
+HANG = 600.0
 
 
 def fl_node(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

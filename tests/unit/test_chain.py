@@ -464,6 +464,6 @@ def test_a_revert_without_a_custom_error_is_a_refusal_all_the_same(
 
 def test_waiting_ends_with_the_answer_or_the_time() -> None:
     answers = iter([False, False, True])
-    assert wait_until(lambda: next(answers), 10.0, 0.001)
+    assert wait_until(lambda: next(answers), 120.0, 0.001)
     assert not wait_until(lambda: False, 0.02, 0.001)
     assert wait_until(lambda: True, 0.0)

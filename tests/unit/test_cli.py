@@ -377,7 +377,7 @@ def test_ctrl_c_is_code_130_without_a_traceback(tmp_path: Path, free_port: Calla
             assert process.stderr is not None
             assert "waiting: chain at" in process.stderr.readline()
             process.send_signal(number)
-            _, err = process.communicate(timeout=20)
+            _, err = process.communicate(timeout=120)
             assert process.returncode == 130
             assert err == "fl-node: stopped\n"
 

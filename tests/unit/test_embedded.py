@@ -331,7 +331,7 @@ def _shared(factory: pytest.TempPathFactory) -> EmbeddedChain:
 
 
 def post(rpc: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(rpc.removeprefix("http://"), timeout=10)
+    connection = http.client.HTTPConnection(rpc.removeprefix("http://"), timeout=120)
     try:
         connection.request("POST", "/", body, headers or {})
         response = connection.getresponse()
@@ -404,5 +404,5 @@ def test_as_a_process_it_prints_its_url_on_loopback_and_keeps_what_it_acknowledg
     chain.web3.eth.send_raw_transaction(sign(1))
     latest = chain.web3.eth.get_block("latest")["hash"]
     process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    process.wait(120)
     assert head(EmbeddedChain(blocks, ACCOUNTS))["hash"] == "0x" + bytes(latest).hex()

