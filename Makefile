@@ -5,7 +5,7 @@ SHELL := /bin/bash
 PLAN ?= plans/demo.toml
 SEEDS ?= 1,2,3
 ARGS ?=
-JOBS ?= 2
+JOBS ?= 4
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
 	$(p) -c 'import sys; (3,11) <= sys.version_info[:2] <= (3,13) and print("$(p)")' 2>/dev/null)))
 NODE := .venv/node-installed
@@ -13,6 +13,8 @@ CONTROLLER := .venv/controller-installed
 DEV := .venv/dev-installed
 NPM := contracts/node_modules/.installed
 FL_NODE := .venv/bin/fl-node
+# Without the variables of this make, which would reach each make that a test calls.
+PYTEST := env -u MAKEFLAGS -u MAKELEVEL .venv/bin/python -m pytest
 
 .PHONY: help demo lab controller binaries reproduce bundle test test-testbed test-vm nightly scenarios lint \
 	types docs bench bench-testbed bench-modes lock clean
@@ -37,11 +39,11 @@ reproduce: binaries ## The paper's experiment and its baseline, three seeds (an 
 bundle: $(CONTROLLER) ## All that a bring-up needs in one archive, from hosts that are up, for rooms without internet
 	.venv/bin/ansible-playbook ansible/bundle.yml $(ARGS)
 
-test: $(DEV) binaries ## Tests on this machine alone: units, contract, real Geth and IPFS (JOBS=2 at a time)
-	.venv/bin/python -m pytest --ignore=tests/testbed -n $(JOBS) --dist loadfile $(ARGS)
+test: $(DEV) binaries ## Tests on this machine alone: units, contract, real Geth and IPFS (JOBS=4 modules at a time)
+	$(PYTEST) --ignore=tests/testbed -n $(JOBS) --dist loadfile $(ARGS)
 
-test-testbed: $(DEV) ## Tests of Vagrantfile, roles and playbooks on three real hosts (docker provider; half an hour)
-	.venv/bin/python -m pytest --timeout=1800 tests/testbed $(ARGS)
+test-testbed: $(DEV) binaries ## Tests of Vagrantfile, roles and playbooks on three real hosts (docker provider; half an hour)
+	$(PYTEST) --timeout=1800 tests/testbed $(ARGS)
 
 test-vm: $(DEV) ## The same roles on three virtual machines (libvirt): bring up, train, audit, reboot
 	tests/vm/run $(ARGS)
@@ -50,7 +52,7 @@ bench-testbed: $(DEV) ## How long the hosts take to come up, to be looked at aga
 	.venv/bin/python -m tests.bench.testbed $(ARGS)
 
 nightly: $(DEV) binaries ## Tests that take too long for each change: all of the lab guide, a bundle, what else takes minutes
-	.venv/bin/python -m pytest -m nightly --timeout=1800 $(ARGS)
+	$(PYTEST) -m nightly --timeout=1800 $(ARGS)
 
 scenarios: $(DEV) binaries ## Faults and lies on real Geth and IPFS, a line each; writes the table of docs/scenarios.md
 	.venv/bin/python -m tests.scenarios $(ARGS)

@@ -20,10 +20,18 @@ model = { name = "mlp" }
 training = { epochs = 2, batch_size = 20 }
 """
 
+SLOWEST_FIRST = ("integration", "browser", "contracts", "unit")
+"""Kinds of tests, by their folder."""
+
 
 def pytest_configure() -> None:
     """What the tests start can be interrupted, even if they were started to ignore that themselves (`nohup … &`)."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the modules that take long first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: next((n for n, kind in enumerate(SLOWEST_FIRST) if kind in item.path.parts), 0))
 
 
 @pytest.fixture(scope="session")
