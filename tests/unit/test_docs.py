@@ -87,35 +87,25 @@ def test_everything_that_the_contract_has_is_in_the_reference(site: Path) -> Non
         assert notice["notice"].replace("`", "") in text
 
 
-@pytest.mark.parametrize(
-    ("line", "complaint"),
-    [
-        ("[a page](nowhere.md)", "docs/nowhere.md"),
-        ("[a part](how-it-works.md#nothing)", "does not contain an anchor '#nothing'"),
-        ("[a file](../contracts/Nothing.sol)", "contracts/Nothing.sol"),
-        ("[a file](../plans/demo.toml) [a page](modes.md)", None),
-    ],
-)
-def test_a_link_to_what_is_not_there_fails_the_build(tmp_path: Path, line: str, complaint: str | None) -> None:
+def test_links_to_what_is_missing_and_pages_that_nobody_can_reach_fail_the_build(tmp_path: Path) -> None:
     root = tmp_path / "copy"
     copy(root)
+    links = {
+        "nowhere.md": "docs/nowhere.md",
+        "how-it-works.md#nothing": "does not contain an anchor '#nothing'",
+        "../contracts/Nothing.sol": "contracts/Nothing.sol",
+        "../plans/demo.toml": None,
+        "modes.md": None,
+    }
     with (root / "docs" / "testbed.md").open("a") as page:
-        page.write(f"\n{line}\n")
-    done = build(root, tmp_path / "site")
-    if complaint is None:
-        assert done.returncode == 0, done.stderr
-    else:
-        assert done.returncode != 0
-        assert complaint in done.stderr
-
-
-def test_a_page_that_nobody_could_reach_fails_the_build(tmp_path: Path) -> None:
-    root = tmp_path / "copy"
-    copy(root)
-    shutil.copy(root / "docs" / "modes.md", root / "docs" / "more-modes.md")
+        page.write("".join(f"\n[a link]({link})\n" for link in links))
+    shutil.copy(root / "docs" / "modes.md", root / "docs" / "unreachable.md")
     done = build(root, tmp_path / "site")
     assert done.returncode != 0
-    assert "docs/more-modes.md" in done.stderr
+    for complaint in filter(None, [*links.values(), "docs/unreachable.md"]):
+        assert complaint in done.stderr
+    assert "demo.toml" not in done.stderr
+    assert "'modes.md'" not in done.stderr
 
 
 FOLDERS = "ansible|contracts|docs|examples|fl_node|inventory|plans|requirements|roles|tests|vagrant"
