@@ -1,0 +1,75 @@
+"""Compatibility: plans, model files and runs written by earlier versions stay readable, and old runs still audit.
+
+``tests/compatibility/VERSION`` is the folder of a run on the embedded chain, as that version wrote it, with the plan
+and the module it was started from. A new version adds a folder and leaves those of the others as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fl_node import audit, cid, ensemble, report, run, sources, weights
+from fl_node import plan as plans
+from fl_node.errors import WeightsError
+from fl_node.plan import Plan
+
+ROOT = Path(__file__).parents[2]
+RUNS = sorted((ROOT / "tests" / "compatibility").iterdir())
+PLANS = {
+    "async": "QmUAfqPXJR5dT67PALcKgjYxKEmZ9STB7FjymDBLiJYk3m",
+    "demo": "QmYSFnrcorCByRwvmyQy5UtbisW1WZdX57jgvsxjiZszg5",
+    "ensemble": "QmVSdWMCxvejqydXgKxCqr9fkPAjT913QiLGuPivquyzcR",
+    "matrix": "QmSdv6FnAKqZqCoTuCJizokwWq2aVQdoJukZYH9NdRb2Tn",
+    "paper": "QmUjkPFQrqeRLakWf7C9Gdf4dFgU2MFK5UMtF9vm37K2cs",
+    "scenario": "QmUUkyZKQM2NMAguavsr1EtYoTy2xnAj1g89AukYhm3akU",
+}
+"""The CID of each plan in ``plans/``, as it is published with all defaults filled in."""
+
+
+@pytest.fixture(params=RUNS, ids=lambda path: path.name)
+def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of an old run's folder."""
+    copy = tmp_path / "old"
+    shutil.copytree(request.param, copy)
+    return copy
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_is_published_under_the_same_cid_as_before(name: str) -> None:
+    assert cid.of_bytes(plans.load(ROOT / "plans" / f"{name}.toml").to_bytes()) == PLANS[name]
+
+
+def test_the_plan_file_of_an_old_run_still_gives_the_plan_it_published(old: Path) -> None:
+    plan = plans.load(old / "plan.toml")
+    complete = sources.complete(plan, sources.load(plan, modules=old))
+    assert cid.of_bytes(complete.to_bytes()) == run.load(old).plan
+
+
+def test_each_file_of_an_old_run_is_read_and_written_again_byte_for_byte(old: Path, tmp_path: Path) -> None:
+    kinds = set()
+    for path in sorted((old / "nodes" / "files").iterdir()):
+        try:
+            file = weights.read(path)
+        except WeightsError:
+            assert plans.from_bytes(path.read_bytes()).to_bytes() == path.read_bytes()
+            kinds.add(Plan)
+        else:
+            kinds.add(type(file.meta))
+            again = weights.write(tmp_path / "again", file.meta, file.tensors())
+            assert again.cid == file.cid == path.name
+    assert kinds == {Plan, weights.LocalMeta, weights.GlobalMeta}
+
+
+def test_an_old_run_still_audits_and_reports(old: Path, tmp_path: Path) -> None:
+    with run.reach(old, print) as (contract, store):
+        found = audit.audit(contract, store, tmp_path, lambda plan: ensemble.trainer_for(plan, modules=old))
+        assert found.passed, found.findings
+        assert (found.rounds, found.files) == (2, 8)
+        result = report.collect(contract, store, tmp_path)
+    final = result.rounds[-1].result
+    assert final.cid == "QmPPUSPo74vMrBZnjJCpFsu1jSGE2uhdvcxrzJ3AbM5UZ9"
+    assert json.loads((old / "run.json").read_text())["contract"] == result.contract
