@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -44,9 +46,19 @@ def tiny_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def lab_run(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The tiny plan, carried out by `fl-node lab` in the embedded place: its folder, and what it printed."""
-    runs = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "fl_node", "lab", str(tiny_plan), "--runs", str(runs), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    return runs / "tiny", json.loads(done.stdout)
+    """The tiny plan, carried out by `fl-node lab` in the embedded place: its folder, and what it printed.
+
+    All workers of one session share it: the first that needs it makes it while the others wait. Tests only read it.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    runs, printed = folder / "shared-runs", folder / "shared-run.json"
+    with (folder / "shared-run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            command = [sys.executable, "-m", "fl_node", "lab", str(tiny_plan), "--runs", str(runs), "--json"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+            assert done.returncode == 0, done.stderr
+            printed.write_text(done.stdout)
+    return runs / "tiny", json.loads(printed.read_text())
