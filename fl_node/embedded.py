@@ -4,6 +4,11 @@ It seals a block for each transaction, as Clique with period 0 does, speaks the 
 ``fl-node`` uses (https://ethereum.github.io/execution-apis/), and listens on loopback alone. Blocks are kept in a
 file, one a line, so that a chain that was stopped or killed goes on where it was.
 
+It answers programs on this machine, not web pages: a request with a foreign ``Host`` (DNS rebinding), with an
+``Origin``, or with another type than JSON is refused. Gas, processor time, batches, answers, connections and the
+time that a request may take to arrive are bounded. There are no precompiled contracts for large numbers and curves
+(addresses 5 to 9): their gas says little about the time that they take in Python.
+
     python -m fl_node.embedded --blocks FILE --accounts 0x…,0x… [--port N]
 
 prints its URL once it answers.
@@ -12,15 +17,19 @@ prints its URL once it answers.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from time import monotonic, thread_time
+from typing import Any, ClassVar
 
 import rlp
 from eth.abc import BlockAPI, ReceiptAPI
@@ -30,6 +39,8 @@ from eth.constants import ZERO_ADDRESS, ZERO_HASH32
 from eth.db.atomic import AtomicDB
 from eth.exceptions import HeaderNotFound, InsufficientFunds, PyEVMError, Revert, VMError
 from eth.vm.forks.london import LondonVM
+from eth.vm.forks.london.computation import LondonComputation
+from eth.vm.forks.london.state import LondonState
 from eth.vm.spoof import SpoofTransaction
 from eth_keys.exceptions import BadSignature
 from eth_utils import ValidationError, decode_hex, encode_hex, keccak, to_checksum_address
@@ -41,12 +52,21 @@ BALANCE = 10**24
 GENESIS_TIME = 1_700_000_000
 MAX_REQUEST_BYTES = 4 * 1024**2
 
+MAX_GAS = 4_000_000
+"""Gas of one transaction or call; the contract's deployment takes less than 3,000,000."""
+MAX_SECONDS = 5.0
+"""Processor time of one request, a batch as well."""
+MAX_BATCH = 1000
+MAX_ANSWER_BYTES = 25 * 1000**2
+"""Of one request, a batch as well. These two are Geth's."""
+CONNECTIONS = 128
+PATIENCE = 10.0
+"""Seconds in which a request must have arrived after its first byte, and an answer must be taken."""
+IDLE = 120.0
+"""Seconds that a connection stays open without a request."""
+
 LATEST = ("latest", "pending", "safe", "finalized")
-
-
-class _Chain(MiningChain):
-    chain_id = CHAIN_ID
-    vm_configuration = ConsensusApplier(NoProofConsensus).amend_vm_configuration(((0, LondonVM),))
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 class RpcError(Exception):
@@ -55,6 +75,59 @@ class RpcError(Exception):
     def __init__(self, code: int, message: str, data: str | None = None) -> None:
         super().__init__(message)
         self.body = {"code": code, "message": message} | ({"data": data} if data is not None else {})
+
+
+class _Budget(threading.local):
+    """The processor time that this thread may use; without end where nobody has set one."""
+
+    end = float("inf")
+    steps = 0
+
+    @contextmanager
+    def of(self, seconds: float) -> Iterator[None]:
+        self.end = thread_time() + seconds
+        try:
+            yield
+        finally:
+            self.end = float("inf")
+
+    def check(self) -> None:
+        if thread_time() > self.end:
+            # No VMError: that would make a transaction fail in a block, at another place on each machine.
+            raise RpcError(-32002, f"the request takes more than {MAX_SECONDS:g} s of processor time")
+
+
+_budget = _Budget()
+
+
+def _refuse(_computation: Any) -> Any:
+    raise VMError("this chain has no precompiled contracts for large numbers and curves")
+
+
+class _Computation(LondonComputation):
+    _precompiles: ClassVar[dict[Any, Any]] = {
+        address: _refuse if int.from_bytes(address, "big") > 4 else function
+        for address, function in LondonComputation.get_precompiles().items()
+    }
+
+    def consume_gas(self, amount: int, reason: str) -> None:
+        _budget.steps += 1
+        if _budget.steps % 256 == 0:
+            _budget.check()
+        super().consume_gas(amount, reason)
+
+
+class _State(LondonState):
+    computation_class = _Computation
+
+
+class _Vm(LondonVM):
+    _state_class = _State
+
+
+class _Chain(MiningChain):
+    chain_id = CHAIN_ID
+    vm_configuration = ConsensusApplier(NoProofConsensus).amend_vm_configuration(((0, _Vm),))
 
 
 class EmbeddedChain:
@@ -114,7 +187,7 @@ class EmbeddedChain:
     def request(self, method: str, params: Sequence[Any]) -> Any:
         """Answer one JSON-RPC request; what is wrong with it is an :class:`RpcError`."""
         if method not in self._methods:
-            raise RpcError(-32601, f"the method {method} does not exist")
+            raise RpcError(-32601, f"the method {method[:100]} does not exist")
         try:
             return self._methods[method](*params)
         except (TypeError, ValueError, KeyError, AttributeError, ValidationError, PyEVMError) as error:
@@ -153,6 +226,8 @@ class EmbeddedChain:
             raise RpcError(-32000, "already known")
         if transaction.chain_id != CHAIN_ID:
             raise RpcError(-32000, f"invalid chain id for signer: have {transaction.chain_id} want {CHAIN_ID}")
+        if transaction.gas > MAX_GAS:
+            raise RpcError(-32000, f"exceeds the gas limit: have {transaction.gas}, at most {MAX_GAS}")
         nonce = self._state("latest").get_nonce(sender)
         if transaction.nonce < nonce:
             raise RpcError(-32000, f"nonce too low: next nonce {nonce}, tx nonce {transaction.nonce}")
@@ -247,7 +322,7 @@ class EmbeddedChain:
         unsigned = vm.get_transaction_builder().create_unsigned_transaction(
             nonce=vm.state.get_nonce(sender),
             gas_price=header.base_fee_per_gas,
-            gas=int(request.get("gas", hex(GAS_LIMIT)), 16),
+            gas=min(int(request.get("gas", hex(MAX_GAS)), 16), MAX_GAS),
             to=decode_hex(request["to"]),
             value=int(request.get("value", "0x0"), 16),
             data=decode_hex(request.get("data", request.get("input", "0x"))),
@@ -317,27 +392,120 @@ def _shown(transaction: Any) -> dict[str, Any]:
     }
 
 
+class _Incoming(io.RawIOBase):
+    """What comes from a socket until a deadline, however slowly."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self.deadline = monotonic() + PATIENCE
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1
     disable_nagle_algorithm = True
     server: _Server
 
-    def do_POST(self) -> None:
-        text = self.headers.get("Content-Length", "")
-        length = int(text) if text.isdecimal() else 0
-        if not 0 < length <= MAX_REQUEST_BYTES:
-            self.send_error(413)
-            return
+    def setup(self) -> None:
+        super().setup()
+        self._incoming = _Incoming(self.connection)
+        self.rfile = io.BufferedReader(self._incoming)
+
+    def handle_one_request(self) -> None:
+        """Wait for a request, read it and answer it; what comes too late or breaks off ends the connection."""
         try:
-            requests = json.loads(self.rfile.read(length))
+            self._incoming.deadline = monotonic() + IDLE
+            self.rfile.peek(1)
+            self._incoming.deadline = monotonic() + PATIENCE
+            super().handle_one_request()
+            self.server.note(self.connection, answering=False)
+        except OSError:
+            self.close_connection = True
+
+    def _refuse(self) -> None:
+        self.send_response(405)
+        self.send_header("Allow", "POST")
+        self.send_header("Content-Length", "0")
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+    do_GET = do_HEAD = do_OPTIONS = do_PUT = do_DELETE = do_PATCH = _refuse  # noqa: N815 - http.server's names
+
+    def do_POST(self) -> None:
+        """Answer a JSON-RPC request of a program on this machine."""
+        length = self.headers.get("Content-Length", "")
+        if self._count("Host") != 1 or not _is_loopback(self.headers["Host"]):
+            self.send_error(403, "Use the address 127.0.0.1")
+        elif any(name in self.headers for name in ("Origin", "Sec-Fetch-Site")):
+            self.send_error(403, "Web pages get no answer")
+        elif self.headers.get_content_type() != "application/json" or self._count("Content-Type") != 1:
+            self.send_error(415, "The Content-Type should be application/json")
+        elif "Transfer-Encoding" in self.headers or not length:
+            self.send_error(411)
+        elif not (length.isascii() and length.isdecimal()) or self._count("Content-Length") != 1:
+            self.send_error(400)
+        elif len(length) > 9 or not 0 < int(length) <= MAX_REQUEST_BYTES:
+            self.send_error(413)
+        else:
+            body = self.rfile.read(int(length))
+            if len(body) < int(length):
+                self.close_connection = True
+                return
+            self.server.note(self.connection, answering=True)
+            self._answer_with(self._answers(body))
+
+    def _count(self, header: str) -> int:
+        return len(self.headers.get_all(header, []))
+
+    def _answers(self, body: bytes) -> bytes:
+        try:
+            requests = json.loads(body)
         except ValueError:
             requests = None
-        with self.server.lock:
-            answers = (
-                [self._answer(one) for one in requests] if isinstance(requests, list) else self._answer(requests)
-            )
-        content = json.dumps(answers).encode()
+        with _budget.of(MAX_SECONDS):
+            if not isinstance(requests, list):
+                return self._answer(requests, MAX_ANSWER_BYTES)
+            if len(requests) > MAX_BATCH:
+                return _as_bytes(_failure(None, -32600, f"batch too large: at most {MAX_BATCH} requests"))
+            left = MAX_ANSWER_BYTES
+            answers = []
+            for one in requests:
+                answers.append(self._answer(one, left))
+                left -= len(answers[-1])
+            return b"[" + b",".join(answers) + b"]"
+
+    def _answer(self, request: Any, most: int) -> bytes:
+        """Return the answer to one request as JSON, which has no more than these bytes unless it is an error."""
+        if not isinstance(request, dict):
+            return _as_bytes(_failure(None, -32700, "not a JSON-RPC request"))
+        name = request.get("id")
+        if not isinstance(name, str | int | None) or len(str(name)) > 100:
+            return _as_bytes(_failure(None, -32600, "the id should be a number or a short text"))
+        try:
+            with self.server.lock:
+                _budget.check()
+                result = self.server.chain.request(str(request["method"]), request.get("params", []))
+        except RpcError as error:
+            return _as_bytes({"jsonrpc": "2.0", "id": name, "error": error.body})
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return _as_bytes(_failure(name, -32700, "not a JSON-RPC request"))
+        answer = _as_bytes({"jsonrpc": "2.0", "id": name, "result": result})
+        if len(answer) > most:
+            return _as_bytes(_failure(name, -32003, f"response too large: more than {MAX_ANSWER_BYTES} bytes"))
+        return answer
+
+    def _answer_with(self, content: bytes) -> None:
+        self.connection.settimeout(PATIENCE)
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -345,29 +513,71 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
         self.wfile.flush()
 
-    def _answer(self, request: Any) -> dict[str, Any]:
-        body: dict[str, Any] = {"jsonrpc": "2.0", "id": None}
-        try:
-            body["id"] = request.get("id")
-            body["result"] = self.server.chain.request(str(request["method"]), request.get("params", []))
-        except RpcError as error:
-            body["error"] = error.body
-        except (ValueError, KeyError, AttributeError, TypeError):
-            body["error"] = {"code": -32700, "message": "not a JSON-RPC request"}
-        return body
-
     def log_message(self, *_: Any) -> None:
         """Log no requests."""
 
 
+def _is_loopback(host: str) -> bool:
+    name, colon, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
+    return name.lower() in LOOPBACK and (not colon or (port.isascii() and port.isdecimal()))
+
+
+def _failure(name: Any, code: int, message: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": name, "error": {"code": code, "message": message}}
+
+
+def _as_bytes(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer).encode()
+
+
 class _Server(ThreadingHTTPServer):
+    """Serves a bounded number of connections; who comes when all are taken replaces who has waited the longest.
+
+    A connection waits that has sent no whole request. One that is being answered is not closed.
+    """
+
     daemon_threads = True
     address_family = socket.AF_INET
+    request_queue_size = 1024
 
     def __init__(self, port: int, chain: EmbeddedChain) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
         self.chain = chain
         self.lock = threading.Lock()
+        self._waiting: dict[socket.socket, bool] = {}
+        """Open connections, in the order in which they began to wait; false for one that is being answered."""
+        self._guard = threading.RLock()
+
+    def note(self, connection: socket.socket, *, answering: bool) -> None:
+        """Remember that a connection is being answered, or waits from now on."""
+        with self._guard:
+            if self._waiting.pop(connection, None) is not None:
+                self._waiting[connection] = not answering
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a new connection, in the place of another if there are too many."""
+        with self._guard:
+            if len(self._waiting) >= CONNECTIONS:
+                oldest = next((one for one, waits in self._waiting.items() if waits), None)
+                if oldest is None:
+                    self.shutdown_request(request)
+                    return
+                del self._waiting[oldest]
+                with suppress(OSError):  # its thread closes it
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._waiting[request] = True
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        with self._guard:
+            self._waiting.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing about a client that went away."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

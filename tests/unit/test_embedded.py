@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -333,7 +337,7 @@ def _shared(factory: pytest.TempPathFactory) -> EmbeddedChain:
 def post(rpc: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, Any]:
     connection = http.client.HTTPConnection(rpc.removeprefix("http://"), timeout=120)
     try:
-        connection.request("POST", "/", body, headers or {})
+        connection.request("POST", "/", body, {"Content-Type": "application/json"} | (headers or {}))
         response = connection.getresponse()
         content = response.read()
         return response.status, json.loads(content) if response.status == 200 else content
@@ -378,11 +382,198 @@ def test_a_batch_is_answered_one_by_one_in_order(rpc: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("length", ["0", "-1", "many", str(embedded.MAX_REQUEST_BYTES + 1)])
+@pytest.mark.parametrize("length", ["0", "-1", "many", "²", str(embedded.MAX_REQUEST_BYTES + 1), "9" * 5000])
 def test_a_request_of_a_wrong_length_is_refused_and_the_chain_goes_on(rpc: str, length: str) -> None:
     status, _ = post(rpc, b"", {"Content-Length": length})
     assert status in {400, 413}
     assert post(rpc, json.dumps(GOOD).encode())[0] == 200
+
+
+# What is no program on this machine, or asks for too much
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:8545"},
+        {"Host": "127.0.0.1.evil.example"},
+        {"Host": "localhost.evil.example"},
+        {"Host": "127.0.0.1:"},
+        {"Host": "10.0.0.1:8545"},
+        {"Host": ""},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1:8080"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-origin"},
+    ],
+    ids=str,
+)
+def test_a_web_page_gets_no_answer(rpc: str, headers: dict[str, str]) -> None:
+    status, _ = post(rpc, json.dumps(GOOD).encode(), headers)
+    assert status == 403
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:9000", "[::1]:8545", "[::1]"])
+def test_loopback_may_be_called_by_each_of_its_names_and_any_forwarded_port(rpc: str, host: str) -> None:
+    assert post(rpc, json.dumps(GOOD).encode(), {"Host": host})[0] == 200
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "text/plain; application/json", "application/x-www-form-urlencoded", "", "json"]
+)
+def test_what_a_page_may_send_without_asking_is_no_request(rpc: str, kind: str) -> None:
+    assert post(rpc, json.dumps(GOOD).encode(), {"Content-Type": kind})[0] == 415
+
+
+def test_the_type_may_name_a_character_set(rpc: str) -> None:
+    assert post(rpc, json.dumps(GOOD).encode(), {"Content-Type": "application/json; charset=utf-8"})[0] == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "X"])
+def test_nothing_but_post_is_answered_and_no_page_is_allowed_in(rpc: str, method: str) -> None:
+    answer = raw(rpc, f"{method} / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    assert answer.startswith((b"HTTP/1.1 405 ", b"HTTP/1.1 501 "))
+    assert b"access-control" not in answer.lower()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "POST / HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2",
+        "POST / HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: 2",
+        "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: evil.example\r\nContent-Type: application/json\r\n"
+        "Content-Length: 2",
+        "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Type: text/plain\r\n"
+        "Content-Length: 2",
+        "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+        "Content-Length: 3",
+        "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked",
+        "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json",
+    ],
+    ids=["no host", "HTTP/1.0", "two hosts", "two types", "two lengths", "chunked", "no length"],
+)
+def test_a_head_that_can_be_understood_in_two_ways_is_refused(rpc: str, head: str) -> None:
+    answer = raw(rpc, head.encode() + b"\r\n\r\n{}")
+    assert answer.startswith(b"HTTP/1.1 4")
+    assert answer.count(b"HTTP/1.1 ") == 1  # the rest is no second request
+
+
+def raw(rpc: str, content: bytes) -> bytes:
+    """Return what comes back for bytes, until the chain ends the connection."""
+    host, port = rpc.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 10.0) as one:
+        one.sendall(content)
+        return b"".join(iter(lambda: one.recv(65536), b""))
+
+
+LOOP = "5b600056"
+"""A loop without end: JUMPDEST, PUSH1 0, JUMP."""
+MODEXP = (5, "0x" + "".join(f"{size:064x}" for size in (4096, 4096, 4096)) + "ff" * 12288)
+PAIRING = (8, "0x" + "00" * 192 * 40)
+
+
+@pytest.fixture
+def cheap(chain: EmbeddedChain) -> tuple[EmbeddedChain, str]:
+    """A chain with a contract that loops without end, and its address."""
+    size = len(LOOP) // 2
+    deploy = f"0x60{size:02x}600c60003960{size:02x}6000f3{LOOP}"
+    name = chain.request("eth_sendRawTransaction", [sign(0, to=None, data=deploy, value=0)])
+    return chain, chain.request("eth_getTransactionReceipt", [name])["contractAddress"]
+
+
+@pytest.mark.parametrize(("number", "data"), [MODEXP, PAIRING, (6, "0x"), (7, "0x"), (9, "0x")])
+def test_arithmetic_whose_gas_says_little_about_its_time_is_not_done(
+    chain: EmbeddedChain, number: int, data: str
+) -> None:
+    request = {"to": f"0x{number:040x}", "data": data, "gas": hex(2**63)}
+    assert "no precompiled contracts" in error(chain, "eth_call", request)["message"]
+    name = chain.request("eth_sendRawTransaction", [sign(0, to=request["to"], data=data[:200], value=0)])
+    assert chain.request("eth_getTransactionReceipt", [name])["status"] == "0x0"
+
+
+@pytest.mark.parametrize("gas", [{}, {"gas": hex(2**64)}, {"gas": "0x" + "f" * 1000}])
+def test_a_call_without_end_runs_out_of_gas(cheap: tuple[EmbeddedChain, str], gas: dict[str, str]) -> None:
+    chain, address = cheap
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "MAX_GAS", 200_000)
+        assert "gas" in error(chain, "eth_call", {"to": address} | gas)["message"].lower()
+
+
+def test_a_transaction_with_more_gas_than_any_of_fl_node_needs_is_refused(chain: EmbeddedChain) -> None:
+    message = error(chain, "eth_sendRawTransaction", sign(0, gas=embedded.MAX_GAS + 1))["message"]
+    assert "exceeds the gas limit" in message
+
+
+def test_what_takes_too_much_processor_time_is_stopped_and_changes_nothing(
+    cheap: tuple[EmbeddedChain, str], blocks: Path
+) -> None:
+    chain, address = cheap
+    before = head(chain)
+    with embedded._budget.of(0.0):
+        assert error(chain, "eth_call", {"to": address})["code"] == -32002
+        assert error(chain, "eth_sendRawTransaction", sign(1, to=address, value=0))["code"] == -32002
+    assert head(chain) == before
+    chain.request("eth_sendRawTransaction", [sign(1)])
+    assert head(EmbeddedChain(blocks, ACCOUNTS)) == head(chain)
+
+
+def test_a_batch_is_bounded_in_number_and_in_what_it_answers(rpc: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, answer = post(rpc, json.dumps([GOOD] * (embedded.MAX_BATCH + 1)).encode())
+    assert answer["error"]["message"].startswith("batch too large")
+    monkeypatch.setattr(embedded, "MAX_ANSWER_BYTES", 200)
+    _, answers = post(rpc, json.dumps([GOOD] * 10).encode())
+    assert "result" in answers[0]
+    assert answers[-1]["error"]["code"] == -32003
+
+
+def test_a_request_whose_time_is_over_answers_the_rest_of_its_batch_with_an_error(
+    rpc: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "MAX_SECONDS", 0.0)
+    _, answers = post(rpc, json.dumps([GOOD] * 3).encode())
+    assert [answer["error"]["code"] for answer in answers] == [-32002] * 3
+
+
+@pytest.mark.parametrize("name", [[], {}, "x" * 1000, 1.5])
+def test_an_id_that_is_none_is_not_repeated(rpc: str, name: object) -> None:
+    assert post(rpc, json.dumps(GOOD | {"id": name}).encode())[1]["id"] is None
+
+
+UNFINISHED = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+
+
+@pytest.mark.parametrize("content", [b"", b"POST / HT", UNFINISHED], ids=["nothing", "a head", "a body"])
+def test_unfinished_requests_keep_nobody_out(chain: EmbeddedChain, serve: Any, content: bytes) -> None:
+    url = serve(chain)
+    host, port = url.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(2 * embedded.CONNECTIONS):
+            one = stack.enter_context(socket.create_connection((host, int(port)), 10.0))
+            one.sendall(content)
+        for _ in range(3):
+            assert post(url, json.dumps(GOOD).encode())[0] == 200
+        assert threading.active_count() < 2 * embedded.CONNECTIONS
+
+
+@pytest.mark.parametrize("content", [b"P", UNFINISHED], ids=["a head", "a body"])
+def test_a_request_that_does_not_come_in_time_ends_its_connection(
+    rpc: str, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(embedded, "PATIENCE", 0.05)
+    assert b"HTTP/1.1 200" not in raw(rpc, content)
+
+
+def test_a_client_that_goes_away_is_no_error(rpc: str, capfd: pytest.CaptureFixture[str]) -> None:
+    host, port = rpc.removeprefix("http://").split(":")
+    for content in (b"", b"POST /", UNFINISHED, UNFINISHED + b"        "):
+        one = socket.create_connection((host, int(port)), 10.0)
+        one.sendall(content)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        one.close()
+    assert post(rpc, json.dumps(GOOD).encode())[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.fixture
