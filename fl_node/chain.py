@@ -356,7 +356,7 @@ class Chain:
         ChainError
             There is no contract of this kind at the address.
         """
-        if not Web3.is_address(address):
+        if not address.startswith("0x") or not Web3.is_address(address):
             raise ConfigError(f"contract {address!r} is not an address: 0x and 40 hexadecimal digits")
         with self.errors():
             code = self.web3.eth.get_code(Web3.to_checksum_address(address))

@@ -90,7 +90,9 @@ RpcOption = Annotated[str, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL
 StoreOption = Annotated[
     str,
     typer.Option(
-        "--store", envvar="FL_NODE_STORE", help="This node's IPFS API as a multiaddress, or a folder for files."
+        "--store",
+        envvar="FL_NODE_STORE",
+        help="This node's IPFS API as a multiaddress, or an existing folder for files; file:FOLDER makes a new one.",
     ),
 ]
 KeyOption = Annotated[
@@ -126,7 +128,8 @@ RunArgument = Annotated[
 ]
 RpcChoice = Annotated[str | None, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL of a node's RPC.")]
 StoreChoice = Annotated[
-    str | None, typer.Option("--store", envvar="FL_NODE_STORE", help="A node's IPFS API, or a folder for files.")
+    str | None,
+    typer.Option("--store", envvar="FL_NODE_STORE", help="A node's IPFS API as a multiaddress, or a folder."),
 ]
 ContractChoice = Annotated[
     str | None, typer.Option("--contract", envvar="FL_NODE_CONTRACT", help="Address of the run's contract.")
@@ -352,11 +355,11 @@ def deploy(
     learners = dict(_learner(text) for text in learner)
     if len(learners) < len(learner):
         raise ConfigError("--learner: a nodeId is given twice")
-    chain = Chain(rpc, load_key(key))
+    chain, place = Chain(rpc, load_key(key)), stores.connect(store)
     configure("deploy", verbose=_verbose)
     with tempfile.TemporaryDirectory() as name:
         trainer = _trainer(loaded, modules=modules, with_data=False)
-        contract = start(chain, stores.connect(store), Path(name), loaded, learners, trainer)
+        contract = start(chain, place, Path(name), loaded, learners, trainer)
     if as_json:
         content = {"contract": contract.address, "plan": contract.plan(), "header": contract.header()}
         typer.echo(json.dumps(content | {"learners": {str(n): a for n, a in learners.items()}}))
@@ -511,7 +514,7 @@ def dashboard(
         else:
             if contract_file is None and contract is None:
                 raise ConfigError("which run? Name its folder, or its contract by --contract or --contract-file")
-            here = Endpoint(rpc or DEFAULT_RPC, store or DEFAULT_STORE)
+            here = Endpoint(_else(rpc, DEFAULT_RPC), _else(store, DEFAULT_STORE))
             nodes = dict(_endpoint(text) for text in node or []) or {"this node": here}
             address = _address("--contract", contract) if contract else None
         listener = stack.enter_context(page.bind(listen, port))
@@ -534,6 +537,10 @@ def dashboard(
         typer.echo(f"http://{f'[{shown}]' if ':' in shown else shown}:{bound}/")
         with contextlib.suppress(KeyboardInterrupt):  # its proper end
             page.serve(observer, predictor, listener, name or ())
+
+
+def _else(given: str | None, default: str) -> str:
+    return default if given is None else given  # an empty text is a mistake
 
 
 def _endpoint(text: str) -> tuple[str, Endpoint]:
@@ -1197,7 +1204,7 @@ def _site(
     from fl_node.role import Site
 
     configure(name, as_json=as_json, verbose=_verbose)
-    chain = Chain(rpc, load_key(key))
+    chain, files = Chain(rpc, load_key(key)), stores.connect(store)
     found: list[Contract] = []
 
     def look() -> bool:
@@ -1215,7 +1222,7 @@ def _site(
     work = folder / contract.lower()
     work.mkdir(parents=True, exist_ok=True)
     say("starting", f"{name} of contract {contract}, with account {chain.address}", account=chain.address)
-    return Site(chain, found[0], stores.connect(store), work, patience)
+    return Site(chain, found[0], files, work, patience)
 
 
 def _play(role: Any) -> None:
@@ -1241,7 +1248,8 @@ def _reach(
         return
     if contract is None:
         raise ConfigError("which run? Name its folder, or its contract by --contract (with --rpc and --store)")
-    yield Chain(rpc or DEFAULT_RPC).contract(contract), stores.connect(store or DEFAULT_STORE)
+    files = stores.connect(_else(store, DEFAULT_STORE))
+    yield Chain(_else(rpc, DEFAULT_RPC)).contract(contract), files
 
 
 def _global_weights(

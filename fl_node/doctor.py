@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+import os
 import stat
 import string
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from fl_node import data
 from fl_node import store as stores
 from fl_node.binaries import GETH, KUBO
 from fl_node.chain import Chain, load_key
-from fl_node.errors import ChainUnreachable, FLNodeError, StoreUnreachable
+from fl_node.errors import ChainUnreachable, ConfigError, FLNodeError, StoreUnreachable
 from fl_node.store import IpfsStore
 
 ENOUGH_WEI = 10**16
@@ -54,19 +56,19 @@ def run(
     data_dir: Path | None = None,
 ) -> list[Check]:
     """Ask all questions and return the answers, in the order in which one would mend things."""
-    chain = Chain(rpc)
-    files = stores.connect(store)
+    chain = functools.cache(lambda: Chain(rpc))
+    files = functools.cache(lambda: stores.connect(store))
     questions: list[tuple[str, Callable[[], str]]] = [
-        ("chain", lambda: _chain(chain)),
-        ("genesis", lambda: _genesis(chain, genesis)),
-        ("sealing", lambda: _sealing(chain)),
-        ("chain peers", lambda: _chain_peers(chain, peers)),
-        ("account", lambda: _account(chain, key)),
-        ("contract", lambda: _contract(chain, contract, key)),
-        ("store", lambda: _store(files)),
+        ("chain", lambda: _chain(chain())),
+        ("genesis", lambda: _genesis(chain(), genesis)),
+        ("sealing", lambda: _sealing(chain())),
+        ("chain peers", lambda: _chain_peers(chain(), peers)),
+        ("account", lambda: _account(chain(), key)),
+        ("contract", lambda: _contract(chain(), contract, key)),
+        ("store", lambda: _store(files())),
         ("swarm key", lambda: _swarm_key(swarm_key)),
-        ("swarm peers", lambda: _swarm_peers(files, peers)),
-        ("no public peers", lambda: _public(files)),
+        ("swarm peers", lambda: _swarm_peers(files(), peers)),
+        ("no public peers", lambda: _public(files())),
         ("data", lambda: _data(data_dir)),
     ]
     checks: list[Check] = []
@@ -76,25 +78,29 @@ def run(
         if part in down and what not in APART:
             checks.append(Check(what, "skipped", f"the {part} can't be reached"))
             continue
-        checks.append(_ask(what, question))
-        if what in ("chain", "store") and checks[-1].state == "wrong" and "can't be reached" in checks[-1].found:
+        check, reached = _ask(what, question)
+        checks.append(check)
+        if what in ("chain", "store") and not reached:
             down.add(part)
     return checks
 
 
-def _ask(what: str, question: Callable[[], str]) -> Check:
+def _ask(what: str, question: Callable[[], str]) -> tuple[Check, bool]:
+    """Return the answer to a question, and whether what was asked could be reached."""
     try:
-        return Check(what, "ok", question())
+        return Check(what, "ok", question()), True
     except _Wrong as wrong:
-        return Check(what, "wrong", wrong.found, wrong.remedy)
+        return Check(what, "wrong", wrong.found, wrong.remedy), True
     except _Skip as skip:
-        return Check(what, "skipped", str(skip))
+        return Check(what, "skipped", str(skip)), True
     except ChainUnreachable as error:
-        return Check(what, "wrong", str(error), "start Geth, or name the right URL by --rpc")
+        return Check(what, "wrong", str(error), "start Geth, or name the right URL by --rpc"), False
     except StoreUnreachable as error:
-        return Check(what, "wrong", str(error), "start IPFS, or name the right address by --store")
+        return Check(what, "wrong", str(error), "start IPFS, or name the right address by --store"), False
+    except ConfigError as error:
+        return Check(what, "wrong", str(error)), False
     except FLNodeError as error:
-        return Check(what, "wrong", str(error))
+        return Check(what, "wrong", str(error)), True
 
 
 def _chain(chain: Chain) -> str:
@@ -154,7 +160,10 @@ def _contract(chain: Chain, address: str | None, key: Path) -> str:
 
 def _store(files: stores.Store) -> str:
     if not isinstance(files, IpfsStore):
-        return f"folder {files.address}"
+        folder = Path(files.address)
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise _Wrong(f"folder {folder} can't be read and written", "give this user the rights, or name another")
+        return f"folder {folder}" + ("" if folder.is_dir() else ", which the first file makes")
     version = files.version()
     if version != KUBO.version:
         raise _Wrong(f"IPFS {version}", f"install Kubo {KUBO.version}, which this was tested with")

@@ -219,8 +219,8 @@ class Observer:
             self._ending.wait(BUSY_PAUSE if time.monotonic() - changed < BUSY else IDLE_PAUSE)
 
     def _watch_files(self, name: str) -> None:
-        address = self._nodes[name].store
-        store = stores.connect(address)
+        store = self._stores[name]
+        address = store.address
         probe = IpfsStore(address, PROBE_TIMEOUT) if isinstance(store, IpfsStore) else None
         while not self._ending.is_set():
             try:

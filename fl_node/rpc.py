@@ -8,8 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import urllib3
+from urllib3.exceptions import LocationParseError
+from urllib3.util import Url, parse_url
 from web3.providers.base import JSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
+
+from fl_node.errors import ConfigError
 
 MAX_BATCH = 500
 """Requests at once; Geth takes 1,000."""
@@ -22,15 +26,23 @@ class NodeProvider(JSONBaseProvider):
 
     A third of the time of web3's ``HTTPProvider``, for roles that wait ask all the time. Proxies that the environment
     names are for the world outside and not used. A request that failed is the caller's to repeat.
+
+    Raises
+    ------
+    ConfigError
+        The URL is none, or not of HTTP.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
         super().__init__()
+        parsed = _parsed(url)
         self._url = url
         self._timeout = timeout
         self._pool: urllib3.HTTPConnectionPool | None = None
-        self._path = "/"
+        self._path = parsed.request_uri
         self._headers = {"Content-Type": "application/json"}
+        if parsed.auth:
+            self._headers |= urllib3.util.make_headers(basic_auth=parsed.auth)
         self._numbers = itertools.count()
 
     def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
@@ -67,12 +79,6 @@ class NodeProvider(JSONBaseProvider):
 
     def _post(self, body: bytes) -> bytes:
         if self._pool is None:
-            url = urllib3.util.parse_url(self._url)
-            if url.scheme not in {"http", "https"} or not url.host:
-                raise ValueError(f"{self._url!r} is not the URL of an RPC, such as http://127.0.0.1:8545")
-            if url.auth:
-                self._headers |= urllib3.util.make_headers(basic_auth=url.auth)
-            self._path = url.request_uri
             self._pool = urllib3.connection_from_url(self._url, timeout=self._timeout)
         response = self._pool.urlopen(
             "POST", self._path, body=body, headers=self._headers, retries=False, redirect=False
@@ -80,3 +86,15 @@ class NodeProvider(JSONBaseProvider):
         if response.status != 200:
             raise ValueError(f"HTTP status {response.status}")
         return response.data
+
+
+def _parsed(url: str) -> Url:
+    wrong = ConfigError(f"RPC {url!r}: should be a URL such as http://127.0.0.1:8545")
+    try:
+        parsed = parse_url(url)
+    except LocationParseError as error:
+        raise wrong from error
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if not plain or parsed.scheme not in ("http", "https") or not parsed.host or parsed.port == 0:
+        raise wrong
+    return parsed

@@ -7,6 +7,8 @@ store is checked against its CID here, so that neither an IPFS daemon nor a fold
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import shutil
 import tempfile
 import time
@@ -14,9 +16,10 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 from fl_node import cid
-from fl_node.errors import FileMissing, StoreError, StoreUnreachable
+from fl_node.errors import ConfigError, FileMissing, StoreError, StoreUnreachable
 
 BLOCK_BYTES = 256 * 1024
 REQUEST_TIMEOUT = 30.0
@@ -53,11 +56,86 @@ class WrongContent(StoreError):
 def connect(address: str) -> Store:
     """Return the store at an address: a folder, or the multiaddress of an IPFS API.
 
-    ``/ip4/127.0.0.1/tcp/5001`` is the latter; anything else is a folder.
+    ``/ip4/127.0.0.1/tcp/5001`` is the latter. A folder must exist, unless ``file:`` stands before it: then the first
+    file that is added makes it.
+
+    Raises
+    ------
+    ConfigError
+        The address is neither, such as a URL, ``host:port``, or the path of a folder that is not there.
     """
-    if address.startswith(("/ip4/", "/ip6/", "/dns/", "/dns4/", "/unix/")):
+    if address.startswith("file:"):
+        return FolderStore(Path(_explicit(address)))
+    if address.startswith(_MULTIADDRESS):
+        _check_multiaddress(address)
         return IpfsStore(address)
+    # These may even exist as folders: other versions of this program made them.
+    if _URL.match(address) or _HOST_AND_PORT.match(address) or f"/{address}".startswith(_MULTIADDRESS):
+        raise _no_store(address, f"is neither a folder nor a multiaddress{_meant(address)}")
+    if not os.path.isdir(address):  # noqa: PTH112 - Path raises where a name is too long
+        there = os.path.lexists(address) if "\0" not in address else False
+        raise _no_store(address, "is no folder" if there else "is not there")
     return FolderStore(Path(address))
+
+
+_MULTIADDRESS = ("/ip4/", "/ip6/", "/dns/", "/dns4/", "/dns6/", "/unix/")
+_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/")
+_HOST_AND_PORT = re.compile(r"\s*(\[[^/]*\]|[^/:]*):[0-9]*\s*/?\s*$")
+
+
+def _no_store(address: str, problem: str) -> ConfigError:
+    return ConfigError(
+        f"store {address!r} {problem}; it should be the multiaddress of an IPFS API, such as "
+        "/ip4/127.0.0.1/tcp/5001, or an existing folder (file:FOLDER makes a new one)"
+    )
+
+
+def _explicit(address: str) -> str:
+    path = address.removeprefix("file:")
+    if path.startswith("//"):
+        parts = urlsplit(address)
+        if parts.netloc not in ("", "localhost"):
+            raise _no_store(address, f"names the host {parts.netloc!r}")
+        path = unquote(parts.path)
+    if not path.strip() or not path.isprintable() or path != path.strip():
+        raise _no_store(address, "names no folder")
+    if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112 - as above
+        raise _no_store(address, "is no folder")
+    return path
+
+
+def _check_multiaddress(address: str) -> None:
+    from ipfshttpclient.exceptions import AddressError
+    from ipfshttpclient.http_common import multiaddr_to_url_data
+
+    try:
+        url, *_ = multiaddr_to_url_data(address, "")
+    except (AddressError, ValueError) as error:
+        raise _no_store(address, "is not the multiaddress of an IPFS API") from error
+    # The parser takes spaces around a number, other scripts' digits, and port 0.
+    plain = address.isprintable() and address == address.strip()
+    if not address.startswith("/unix/"):
+        plain = plain and address.isascii() and " " not in address and urlsplit(url).port != 0
+    if not plain:
+        raise _no_store(address, "is not the multiaddress of an IPFS API")
+
+
+def _meant(address: str) -> str:
+    """Return the multiaddress that a URL or host and port stands for, as a question; nothing if it is not clear."""
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return ""
+    if (
+        not host
+        or not port
+        or parts.scheme not in ("", "http", "https")
+        or not re.fullmatch(r"[A-Za-z0-9.:-]+", host)
+    ):
+        return ""
+    kind = "ip6" if ":" in host else "ip4" if re.fullmatch(r"[0-9.]+", host) else "dns"
+    return f" (is it /{kind}/{host}/tcp/{port}{'/https' if parts.scheme == 'https' else ''}?)"
 
 
 class FolderStore:
@@ -176,12 +254,11 @@ class IpfsStore:
 
             # It sets an argument that urllib3 no longer needs, whenever it opens a connection.
             warnings.filterwarnings("ignore", "The 'strict' parameter", FutureWarning, "urllib3")
-            # The client was written for Kubo before 0.9; what it is used for here has not changed. For good, since
-            # catch_warnings() is for one thread alone.
-            warnings.filterwarnings("ignore", category=ipfshttpclient.exceptions.VersionMismatch)
-            self._client = ipfshttpclient.connect(
-                self.address, chunk_size=BLOCK_BYTES, session=True, timeout=self._timeout
-            )
+            client = ipfshttpclient.Client(self.address, chunk_size=BLOCK_BYTES, timeout=self._timeout)
+            # The node's own daemon is reached directly: proxies and passwords (~/.netrc) are for the world outside.
+            client._client._session_props["trust_env"] = False
+            client._client.open_session()
+            self._client = client
         return self._client
 
     @contextlib.contextmanager

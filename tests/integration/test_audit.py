@@ -849,7 +849,7 @@ def test_the_command_line_tells_honest_runs_from_lies_by_its_exit_code(world: Wo
     deployed = subprocess.run(
         [
             *(sys.executable, "-m", "fl_node", "deploy", str(tmp_path / "tiny.toml"), "--json"),
-            *("--rpc", world.rpc, "--store", str(files), "--key", str(world.keys["header"])),
+            *("--rpc", world.rpc, "--store", f"file:{files}", "--key", str(world.keys["header"])),
             *(f"--learner=1={world.accounts['learner-1']}", f"--learner=2={world.accounts['learner-2']}"),
         ],
         capture_output=True,

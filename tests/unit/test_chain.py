@@ -322,11 +322,20 @@ def test_a_node_that_is_down_is_named(free_port: Callable[[], int]) -> None:
             attempt()
 
 
-@pytest.mark.parametrize("rpc", ["", "localhost:8545", "ftp://127.0.0.1", "http://", "8545"])
-def test_what_is_no_url_is_named(rpc: str) -> None:
-    with pytest.raises(ChainError) as caught:
-        Chain(rpc).block_number()
-    assert rpc in str(caught.value)
+@pytest.mark.parametrize(
+    "rpc",
+    [
+        *("", " ", "localhost:8545", "127.0.0.1:8545", "8545", "/ip4/127.0.0.1/tcp/8545", "files"),
+        *("ftp://127.0.0.1", "ws://127.0.0.1:8545", "http://", "http:/127.0.0.1:8545", "http://:8545"),
+        *("http://127.0.0.1:0", "http://127.0.0.1:65536", "http://127.0.0.1:x"),
+        *("http://127.0.0.1:8545\r", " http://127.0.0.1:8545", "http://127.0.0.1:8545 ", "http://127.0.0.1:\u0668"),
+    ],
+    ids=ascii,
+)
+def test_what_is_no_url_is_named_with_the_right_form(rpc: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Chain(rpc)
+    assert str(caught.value) == f"RPC {rpc!r}: should be a URL such as http://127.0.0.1:8545"
 
 
 @pytest.fixture

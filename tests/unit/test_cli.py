@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import typer
-from accounts import ALICE, HEADER
+from accounts import ALICE, HEADER, POOR
 
 from fl_node import __version__, cid, cli
 from fl_node import plan as plans
@@ -242,15 +242,15 @@ def test_a_damaged_run_is_one_line(fl_node: FlNode) -> None:
 
 def test_a_chain_that_is_down_is_code_four(fl_node: FlNode, free_port: Callable[[], int]) -> None:
     rpc = f"http://127.0.0.1:{free_port()}"
-    ended = fl_node("audit", "--rpc", rpc, "--store", "files", "--contract", HEADER.address)
+    ended = fl_node("audit", "--rpc", rpc, "--store", "file:files", "--contract", HEADER.address)
     assert is_one_line(ended, 4, f"chain at {rpc} can't be reached")
 
 
 def test_a_contract_that_is_not_there_is_code_four_and_no_address_is_code_two(fl_node: FlNode, rpc: str) -> None:
     for command in ("audit", "status", "export"):
-        ended = fl_node(command, "--rpc", rpc, "--store", "files", "--contract", ALICE.address)
+        ended = fl_node(command, "--rpc", rpc, "--store", "file:files", "--contract", ALICE.address)
         assert is_one_line(ended, 4, "there is no contract at")
-        ended = fl_node(command, "--rpc", rpc, "--store", "files", "--contract", "0x12")
+        ended = fl_node(command, "--rpc", rpc, "--store", "file:files", "--contract", "0x12")
         assert is_one_line(ended, 2, "'0x12' is not an address")
 
 
@@ -276,7 +276,7 @@ def test_a_plan_that_no_store_has_is_said_by_audit_and_is_code_five_elsewhere(
 def test_global_weights_that_are_not_there_are_one_line(fl_node: FlNode, rpc: str) -> None:
     chain = Chain(rpc, HEADER)
     contract = str(chain.deploy(cid.of_bytes(b"plan")).contract)
-    ended = fl_node("evaluate", "--rpc", rpc, "--store", "files", "--contract", contract, "--round", "3")
+    ended = fl_node("evaluate", "--rpc", rpc, "--store", "file:files", "--contract", contract, "--round", "3")
     assert is_one_line(ended, 2, "there are no global weights 3")
 
 
@@ -326,17 +326,65 @@ def test_a_learner_that_waits_too_long_for_its_chain_is_code_seven(
 ) -> None:
     fl_node("key", "role.key")
     rpc = f"http://127.0.0.1:{free_port()}"
-    ended = fl_node("learner", "--rpc", rpc, "--store", "files", "--contract", ALICE.address, "--patience", "0.1")
+    ended = fl_node(
+        "learner", "--rpc", rpc, "--store", "file:files", "--contract", ALICE.address, "--patience", "0.1"
+    )
     assert ended.code == 7
     assert "Traceback" not in ended.err
     assert ended.err.splitlines()[-1].startswith("fl-node: gave up after 0.1 s: ")
 
 
+NO_STORES = [
+    "",
+    " ",
+    "nowhere",
+    "a-file",
+    "file:",
+    "file:a-file",
+    "file://host/files",
+    "http://127.0.0.1:5001",
+    "127.0.0.1:5001",
+    "/ip4/127.0.0.1",
+    "/ip4/127.0.0.1/tcp/5001\r",
+    "/ip4/127.0.0.1/tcp/99999",
+]
+
+
+@pytest.mark.parametrize("store", NO_STORES)
+def test_a_store_that_is_none_is_refused_before_anything_is_on_the_chain(
+    fl_node: FlNode, rpc: str, tmp_path: Path, store: str
+) -> None:
+    Path("a-file").write_text("")
+    (tmp_path / "role.key").write_text(HEADER.key.hex() + "\n")
+    (tmp_path / "role.key").chmod(0o600)
+    chain = Chain(rpc)
+    before = chain.block_number()
+    options = ["--rpc", rpc, "--store", store]
+    deploy = ["deploy", PAPER, "--learner", f"1={ALICE.address}", "--learner", f"2={POOR.address}"]
+    for command in ([*deploy, "--key", tmp_path / "role.key"], ["status", "--contract", ALICE.address]):
+        assert is_one_line(fl_node(*command, *options), 2, f"store {store!r} ", "/ip4/127.0.0.1/tcp/5001")
+    ended = fl_node("doctor", "--json", *options)
+    answers = {answer["what"]: answer for answer in json.loads(ended.out)}
+    assert ended.code == 1
+    assert (answers["store"]["state"], answers["swarm peers"]["state"]) == ("wrong", "skipped")
+    assert chain.block_number() == before
+    assert sorted(path.name for path in Path().iterdir()) == ["a-file"]
+
+
+@pytest.mark.parametrize("rpc", ["", "127.0.0.1:8545", "/ip4/127.0.0.1/tcp/8545", "http://127.0.0.1:8545\r"])
+def test_an_rpc_that_is_none_is_one_line(fl_node: FlNode, rpc: str) -> None:
+    fl_node("key", "role.key")
+    for command in ("status", "learner"):
+        ended = fl_node(command, "--rpc", rpc, "--store", "file:files", "--contract", ALICE.address)
+        assert is_one_line(ended, 2, f"RPC {rpc!r}: should be a URL such as http://127.0.0.1:8545")
+    assert fl_node("doctor", "--rpc", rpc).code == 1
+
+
 def test_doctor_says_what_is_wrong_and_ends_with_code_one(fl_node: FlNode, rpc: str) -> None:
-    ended = fl_node("doctor", "--rpc", rpc, "--store", "files")
+    ended = fl_node("doctor", "--rpc", rpc, "--store", "file:files")
     assert ended.code == 1
     assert "account: there is no key file role.key; make one: fl-node key role.key" in ended.out
-    answers = json.loads(fl_node("doctor", "--json", "--rpc", rpc, "--store", "files").out)
+    answers = json.loads(fl_node("doctor", "--json", "--rpc", rpc, "--store", "file:files").out)
     assert {answer["what"]: answer["state"] for answer in answers}["account"] == "wrong"
 
 
@@ -364,7 +412,7 @@ def test_a_run_of_nodes_that_are_up_is_reached_by_its_folder(fl_node: FlNode, rp
 
 def test_ctrl_c_is_code_130_without_a_traceback(tmp_path: Path, free_port: Callable[[], int]) -> None:
     create_key(tmp_path / "role.key")
-    command = [sys.executable, "-m", "fl_node", "learner", "--key", "role.key", "--store", "files"]
+    command = [sys.executable, "-m", "fl_node", "learner", "--key", "role.key", "--store", "file:files"]
     command += ["--rpc", f"http://127.0.0.1:{free_port()}", "--contract", ALICE.address]
     with contextlib.ExitStack() as stack:
         processes = [

@@ -28,7 +28,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, rpc: str, tmp_path: Path) -> Ask:
     monkeypatch.setenv("FL_NODE_CACHE", str(tmp_path / "cache"))
 
     def questions(**changes: Any) -> dict[str, Check]:
-        given = {"rpc": rpc, "store": str(tmp_path / "store"), "key": key_file(tmp_path, ALICE)} | changes
+        given = {"rpc": rpc, "store": f"file:{tmp_path / 'store'}", "key": key_file(tmp_path, ALICE)} | changes
         return {check.what: check for check in doctor.run(**given)}
 
     return questions

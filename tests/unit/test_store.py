@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import re
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_node import cid, store
-from fl_node.errors import FileMissing, StoreError
+from fl_node.chain import Chain
+from fl_node.errors import ChainUnreachable, ConfigError, FileMissing, StoreError
 from fl_node.store import FolderStore, IpfsStore, TooLarge, WrongContent
 
 CONTENT = b"local weights\n" * 30_000
@@ -185,11 +187,155 @@ def test_a_multiaddress_is_an_ipfs_daemon(address: str) -> None:
     assert connected.address == address
 
 
-@pytest.mark.parametrize("address", ["files", "./files", "/srv/files", os.devnull])
-def test_any_other_address_is_a_folder(address: str) -> None:
+@pytest.mark.parametrize("address", ["files", "./files", "file:files", "file:./files", "here/.."])
+def test_a_folder_that_is_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("files", "here"):
+        Path(name).mkdir()
     connected = store.connect(address)
     assert isinstance(connected, FolderStore)
-    assert connected.address == str(Path(address))
+    assert connected.address == str(Path(address.removeprefix("file:")))
+
+
+@pytest.mark.parametrize("form", ["file:{}", "file://{}", "file://localhost{}"])
+def test_a_folder_that_was_asked_for_comes_with_its_first_file(tmp_path: Path, source: Path, form: str) -> None:
+    folder = tmp_path / "new" / "files"
+    connected = store.connect(form.format(folder))
+    assert not folder.exists()
+    assert connected.add(source) == NAME
+    assert files(folder) == [NAME]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "  ",
+        "nowhere",
+        "nowhere/files",
+        "~/files",
+        "plain",
+        "plain/files",
+        "files\r",
+        "files ",
+        "a\0b",
+        "x" * 5000,
+        "file:",
+        "file: ",
+        "file:files\r",
+        "file:plain",
+        "file://host/files",
+        "http://127.0.0.1:5001",
+        " http://127.0.0.1:5001",
+        "HTTP://127.0.0.1:5001/",
+        "http:/127.0.0.1:5001",
+        "https://node.example:5001/api/v0",
+        "tcp://127.0.0.1:5001",
+        "ipfs://QmPlan",
+        "127.0.0.1",
+        "127.0.0.1:5001",
+        "localhost:5001",
+        "node:5001/",
+        "[::1]:5001",
+        "ip4/127.0.0.1/tcp/5001",
+        "/ip4/127.0.0.1",
+        "/ip4/127.0.0.1/tcp",
+        "/ip4/127.0.0.1/tcp/",
+        "/ip4/127.0.0.1/tcp/0",
+        "/ip4/127.0.0.1/tcp/65536",
+        "/ip4/127.0.0.1/tcp/5001\r",
+        "/ip4/127.0.0.1/tcp/5001 ",
+        "/ip4/127.0.0.1/tcp/\u0665",
+        "/ip4/127.0.0.1/udp/5001",
+        "/ip4/127.0.0.1/tcp/5001/p2p/QmPeer",
+        "/ip4/127.0.0.300/tcp/5001",
+        "/ip6/127.0.0.1/tcp/5001",
+        "/ip5/127.0.0.1/tcp/5001",
+        "/IP4/127.0.0.1/tcp/5001",
+        "/dns//tcp/5001",
+        "/dns/a b/tcp/5001",
+        "/dnsaddr/node/tcp/5001",
+        "/tcp/5001",
+        "/unix/",
+    ],
+    ids=ascii,
+)
+def test_what_is_neither_is_refused_with_the_right_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("plain").write_text("")
+    # What earlier mistakes left behind is no folder that was asked for.
+    for name in ("http:/127.0.0.1:5001", "127.0.0.1:5001", "ip4/127.0.0.1/tcp/5001", "files"):
+        Path(name).mkdir(parents=True)
+    with pytest.raises(ConfigError) as caught:
+        store.connect(address)
+    message = str(caught.value)
+    assert message.startswith(f"store {address!r} ")
+    assert "such as /ip4/127.0.0.1/tcp/5001, or an existing folder (file:FOLDER makes a new one)" in message
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("address", "meant"),
+    [
+        ("http://127.0.0.1:5001", "/ip4/127.0.0.1/tcp/5001"),
+        ("https://node:5001/api/v0", "/dns/node/tcp/5001/https"),
+        ("[::1]:5001", "/ip6/::1/tcp/5001"),
+    ],
+)
+def test_a_url_is_told_as_the_multiaddress_that_it_means(address: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"(is it {meant}?)")):
+        store.connect(address)
+    assert isinstance(store.connect(meant), IpfsStore)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[socket.socket]:
+    """A proxy that the environment names, and a password for 127.0.0.1 in a .netrc."""
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0)
+        url = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, url)
+            monkeypatch.setenv(name.upper(), url)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password secret\n")
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        yield proxy
+
+
+def test_the_nodes_own_daemon_is_asked_directly_and_told_no_password(elsewhere: socket.socket) -> None:
+    heard = []
+
+    def answer() -> None:
+        one, _ = api.accept()
+        with one:
+            heard.append(one.recv(65536))
+            body = b'{"Version": "0.1"}'
+            one.sendall(
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+            )
+            one.sendall(body)
+
+    with socket.create_server(("127.0.0.1", 0)) as api:
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        daemon = IpfsStore(f"/ip4/127.0.0.1/tcp/{api.getsockname()[1]}", 10.0)
+        assert daemon.version() == "0.1"
+        thread.join(10.0)
+    assert heard[0].startswith(b"POST /api/v0/version")
+    assert b"authorization" not in heard[0].lower()
+    with pytest.raises(BlockingIOError):
+        elsewhere.accept()
+
+
+def test_the_nodes_own_rpc_is_asked_directly(elsewhere: socket.socket, free_port: Callable[[], int]) -> None:
+    with pytest.raises(ChainUnreachable):
+        Chain(f"http://127.0.0.1:{free_port()}").chain_id()
+    with pytest.raises(BlockingIOError):
+        elsewhere.accept()
 
 
 def test_a_daemon_that_is_down_is_named(tmp_path: Path, source: Path, free_port: Callable[[], int]) -> None:
