@@ -22,14 +22,16 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
+import h11
 import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fl_node import metrics
 from fl_node.errors import ConfigError, DataError, FLNodeError
@@ -45,6 +47,10 @@ CANVAS = 280
 """Width and height in pixels of what is drawn on the page."""
 STREAMS = 50
 """Pages that can be open at a time."""
+CONNECTIONS = 200
+"""Connections that can be open at a time, those of the pages too."""
+PATIENCE = 10.0
+"""Seconds in which a whole request must arrive, and in which a browser must take a part of an answer."""
 ALIVE = 5.0
 """Seconds after which a page hears that the server is there still."""
 GATHER = 0.05
@@ -78,18 +84,23 @@ def serve(observer: Observer, predictor: Predictor, listener: socket.socket, nam
     names
         Names of this machine that a browser may call it by; addresses always do.
     """
-    page = Page(observer, predictor)
+    server(Page(observer, predictor), names).run(sockets=[listener])
+
+
+def server(page: Page, names: Collection[str]) -> uvicorn.Server:
+    """Return a server of the page."""
     config = uvicorn.Config(
         page.app(names),
         access_log=False,
-        log_level="warning",
+        log_level="error",  # what is wrong with a request is told to who made it
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=3,
-        limit_concurrency=4 * STREAMS,
         h11_max_incomplete_event_size=16 * 1024,
+        http=_Connection,
+        ws="none",
     )
-    _Server(config, page).run(sockets=[listener])
+    return _Server(config, page)
 
 
 def bind(address: str, port: int) -> socket.socket:
@@ -133,12 +144,76 @@ def measure(observer: Observer, predictor: Predictor, ending: threading.Event) -
             say("not evaluated", f"global weights {newest.round}: {error}", level=logging.WARNING, round=newest.round)
 
 
+class _Connection(H11Protocol):
+    """A connection that is ended if it waits too long for its browser.
+
+    It waits while no whole request has come, and while the browser takes nothing of an answer. If there are too many
+    connections, a new one replaces the one that has waited the longest.
+    """
+
+    since: float | None = None
+    """When it began to wait; None while its request is being answered."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self.since = self.loop.time()
+        if len(self.connections) > CONNECTIONS:
+            others = [one for one in self.connections if isinstance(one, _Connection) and one is not self]
+            waiting = [(since, one) for one in others if (since := one.waits_since()) is not None]
+            _, oldest = min(waiting, key=lambda one: one[0], default=(0.0, self))
+            oldest.end()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, also where an answer to its beginning is on its way."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.end()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        self.since = self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Wait until the browser takes what was sent."""
+        self._stuck = self.loop.call_later(PATIENCE, self.end)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Go on to send."""
+        self._stuck.cancel()
+        super().resume_writing()
+
+    def waits_since(self) -> float | None:
+        """Return when it began to wait for a whole request, or None if it has one that is being answered."""
+        answering = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        return None if answering else self.since
+
+    def end(self) -> None:
+        """Drop the connection at once."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+
 class _Server(uvicorn.Server):
-    """Ends the streams of open pages first, which would keep it from ending."""
+    """Ends connections that wait too long, and the streams of open pages first, which would keep it from ending."""
 
     def __init__(self, config: uvicorn.Config, page: Page) -> None:
         super().__init__(config)
         self._page = page
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the connections; uvicorn calls this ten times a second."""
+        late = asyncio.get_running_loop().time() - PATIENCE
+        for one in list(self.server_state.connections):
+            if isinstance(one, _Connection) and (since := one.waits_since()) is not None and since < late:
+                one.end()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self._page.ending = True
@@ -169,18 +244,24 @@ class Page:
 
     async def state(self, _request: Request) -> Response:
         """Answer with all that is seen, for scripts."""
-        return JSONResponse(self._content())
+        return _Json(self._content())
 
     async def metrics(self, _request: Request) -> Response:
         """Answer with the metrics."""
         text = await run_in_threadpool(metrics.exposition, lambda: self._observer.snapshot)
         return Response(text, media_type=metrics.CONTENT_TYPE)
 
-    async def events(self, _request: Request) -> Response:
+    async def events(self, request: Request) -> Response:
         """Answer with all that is seen and, as long as the browser listens, what becomes of it."""
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         if self._streams >= STREAMS:
             return _sorry(503, f"{STREAMS} pages are open already")
-        return StreamingResponse(self._stream(), media_type="text/event-stream")
+        self._streams += 1
+        return _Stream(self._stream(), self._stream_ended)
+
+    def _stream_ended(self) -> None:
+        self._streams -= 1
 
     async def _stream(self) -> AsyncIterator[str]:
         changed = asyncio.Event()
@@ -190,25 +271,21 @@ class Page:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(changed.set)
 
-        self._streams += 1
         pushed = Pushed()
         spoke = 0.0
-        try:
-            with self._observer.listening(wake):
-                yield "retry: 1000\n\n"
-                while not self.ending:
-                    changed.clear()
-                    for name, value in pushed.news(self._content()):
-                        yield _event(name, value)
-                        spoke = time.monotonic()
-                    if time.monotonic() - spoke > ALIVE:
-                        yield _event("alive", {})
-                        spoke = time.monotonic()
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(changed.wait(), 0.5)
-                        await asyncio.sleep(GATHER)
-        finally:
-            self._streams -= 1
+        with self._observer.listening(wake):
+            yield "retry: 1000\n\n"
+            while not self.ending:
+                changed.clear()
+                for name, value in pushed.news(self._content()):
+                    yield _event(name, value)
+                    spoke = time.monotonic()
+                if time.monotonic() - spoke > ALIVE:
+                    yield _event("alive", {})
+                    spoke = time.monotonic()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), 0.5)
+                    await asyncio.sleep(GATHER)
 
     async def image(self, _request: Request) -> Response:
         """Answer with one of the run's test images."""
@@ -272,6 +349,20 @@ class Page:
             return newer, self._predictor.predict(newer, pixels)
 
 
+class _Stream(StreamingResponse):
+    """A stream of events that says when it has ended, even if it never began."""
+
+    def __init__(self, events: AsyncIterator[str], ended: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
+
+
 class NothingYet(FLNodeError):
     """There is no model to ask yet."""
 
@@ -295,12 +386,17 @@ class Guard:
             await send(message)
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        host, origin = headers.get("host", ""), headers.get("origin")
+        site = headers.get("sec-fetch-site", "none")
         problem = None
-        if not is_own(headers.get("host", ""), self._names):
+        if not is_own(host, self._names):
             problem = _sorry(421, "this server is not called that; use its address, or say --name when it is started")
-        elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and scope["path"] != "/":
+        elif scope["path"] != "/" and (
+            site not in ("none", "same-origin") or origin not in (None, f"http://{host}", f"https://{host}")
+        ):
             problem = _sorry(403, "this is for the page of this server alone")
-        await (problem or self._app)(scope, receive, guarded)
+        with contextlib.suppress(ClientDisconnect):  # nobody is there to be answered
+            await (problem or self._app)(scope, receive, guarded)
 
 
 def is_own(host: str, names: Collection[str]) -> bool:
@@ -357,8 +453,16 @@ def _event(name: str, value: object) -> str:
     return f"event: {name}\ndata: {json.dumps({'now': time.time(), 'value': value})}\n\n"
 
 
+class _Json(JSONResponse):
+    """JSON in ASCII: texts from the chain may hold halves of characters, which have no UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content).encode()
+
+
 def _sorry(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": message}, status)
+    return _Json({"error": message}, status)
 
 
 def _status(error: FLNodeError) -> int:
@@ -375,7 +479,13 @@ def _asset(name: str, kind: str) -> Callable[[Request], Any]:
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """Return the body, or a byte more than the most, whatever comes after."""
+    """Return the body, or a byte more than the most, whatever comes after.
+
+    Raises
+    ------
+    ClientDisconnect
+        The client went away.
+    """
     body = b""
     async for part in request.stream():
         body += part

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
-from collections.abc import Callable, Mapping
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,6 +114,13 @@ def test_another_sites_page_gets_no_answer(ask: Ask) -> None:
     assert ask("/state", sec_fetch_site="same-origin").status == 200
 
 
+@pytest.mark.parametrize("origin", ["null", "http://evil.example", "http://127.0.0.1:1", "http://127.0.0.1"])
+def test_a_page_that_hides_where_it_is_from_gets_no_answer(ask: Ask, origin: str) -> None:
+    assert ask("/state", origin=origin).status == 403
+    assert ask("/predict", "POST", origin=origin).status == 403
+    assert ask("/state", origin="http://127.0.0.1:8090").status == 200
+
+
 PIXELS = {"content_type": "application/octet-stream"}
 
 
@@ -187,3 +198,113 @@ def test_a_port_that_is_taken_is_named() -> None:
         one.listen()
         with pytest.raises(ConfigError, match="in use"):
             bind("127.0.0.1", one.getsockname()[1])
+
+
+# Who keeps others out
+
+
+class Served:
+    """The page on loopback, and connections to it."""
+
+    def __init__(self, page: Page, port: int, stack: contextlib.ExitStack) -> None:
+        self.page = page
+        self._port = port
+        self._stack = stack
+
+    def connect(self, content: bytes = b"") -> socket.socket:
+        one = self._stack.enter_context(socket.create_connection(("127.0.0.1", self._port), 10.0))
+        one.sendall(content)
+        return one
+
+    def ask(self, method: str = "GET", path: str = "/state") -> bytes:
+        """Return the first line of an answer."""
+        with self.connect(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()) as one:
+            return one.makefile("rb").readline().strip()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    page = Page(Observer({}, lambda: None, tmp_path), Predictor())
+    server = dashboard.server(page, [])
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(bind("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        stack.callback(thread.join, 30.0)
+        stack.callback(setattr, server, "should_exit", True)
+        stack.callback(setattr, page, "ending", True)
+        yield Served(page, listener.getsockname()[1], stack)
+
+
+HEAD = (
+    b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/octet-stream\r\nContent-Length: 784\r\n"
+)
+UNFINISHED = [b"", b"GET / HT", HEAD, HEAD + b"\r\n", HEAD + b"\r\n" + bytes(783)]
+EVENTS = b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
+
+def test_unfinished_requests_keep_nobody_out(served: Served) -> None:
+    held = [served.connect(UNFINISHED[number % len(UNFINISHED)]) for number in range(2 * dashboard.CONNECTIONS)]
+    for _ in range(3):
+        assert served.ask() == b"HTTP/1.1 200 OK"
+    assert held
+
+
+@pytest.mark.parametrize("content", UNFINISHED, ids=["nothing", "a line", "a head", "no body", "a part of a body"])
+def test_a_request_that_does_not_come_in_time_ends_its_connection(
+    served: Served, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(dashboard, "PATIENCE", 0.05)
+    one = served.connect(content)
+    with contextlib.suppress(ConnectionError):
+        assert one.recv(1) == b""
+
+
+def test_no_more_pages_are_open_than_may_be_and_those_that_close_make_room(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dashboard, "STREAMS", 5)
+    some = [served.connect(EVENTS) for _ in range(15)]  # all at once: nobody waits for an answer
+    lines = [one.makefile("rb").readline() for one in some]
+    assert sorted(lines) == [b"HTTP/1.1 200 OK\r\n"] * 5 + [b"HTTP/1.1 503 Service Unavailable\r\n"] * 10
+    assert served.ask("HEAD", "/events") == b"HTTP/1.1 200 OK"  # and holds no place
+    for one in some:
+        one.shutdown(socket.SHUT_RDWR)
+        one.close()
+    deadline = time.monotonic() + 20
+    while served.page._streams and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert served.page._streams == 0
+    assert served.connect(EVENTS).makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *UNFINISHED,
+        EVENTS,
+        b"\x16\x03\x01 what TLS sends",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n",
+        EVENTS + b"no request\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"POST /state HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99999999\r\n\r\n",
+    ],
+    ids=lambda content: content[:30].decode("latin-1"),
+)
+def test_what_breaks_off_or_is_no_request_is_no_error_of_the_page(
+    served: Served, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    for reset in (True, False):
+        one = served.connect(content)
+        if reset:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        one.close()
+    assert served.ask() == b"HTTP/1.1 200 OK"
+    assert served.ask() == b"HTTP/1.1 200 OK"
+    assert capfd.readouterr().err == ""
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_a_text_with_half_a_character_is_told(ask: Ask) -> None:
+    assert json.loads(dashboard._sorry(400, "\ud800 é").body) == {"error": "\ud800 é"}
