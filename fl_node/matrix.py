@@ -313,8 +313,8 @@ def write(folder: Path, plan: Plan, made: Sequence[Figure], seeds: Sequence[int]
     }
     try:
         (folder / "matrix.json").write_text(json.dumps(content, indent=2) + "\n")
-        (folder / "matrix.md").write_text(render("matrix.md.j2", **context))
-        (folder / "matrix.html").write_text(render("matrix.html.j2", **context))
+        (folder / "matrix.md").write_text(render("matrix.md.j2", **context), encoding="utf-8")
+        (folder / "matrix.html").write_text(render("matrix.html.j2", **context), encoding="utf-8")
     except OSError as error:
         raise FLNodeError(f"results {folder}: {error.strerror}") from error
     return folder / "matrix.html"

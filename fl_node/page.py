@@ -14,6 +14,7 @@ from markupsafe import Markup
 from fl_node import report
 from fl_node.audit import Audit
 from fl_node.examination import Examination
+from fl_node.markdown import block, code, grid
 from fl_node.partition import shard_size
 from fl_node.plan import DataPlan, Plan
 from fl_node.plots import MANY, STYLES, Line, Span
@@ -98,8 +99,11 @@ def context(
         "percent": percent,
         "clock": clock,
         "number": number,
-        "line": line,
         "grid": grid,
+        "code": code,
+        "block": block,
+        "file_rows": _file_rows(result),
+        "run_rows": _run_rows(result, versions),
         "shade": shade,
     }
 
@@ -322,17 +326,6 @@ def number(value: int | None) -> str:
     return "–" if value is None else f"{value:,}".replace(",", "\u202f")
 
 
-def line(text: object) -> str:
-    """Return a text that stands in Markdown as it is, in one line."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#|!&~" else c for c in " ".join(str(text).split()))
-
-
-def grid(rows: Sequence[Sequence[object]]) -> str:
-    """Return a table in Markdown; the first row is its head."""
-    texts = [f"| {' | '.join(line(cell) for cell in row)} |" for row in rows]
-    return "\n".join([texts[0], "|" + "---:|" * len(rows[0]), *texts[1:]])
-
-
 def shade(value: int, most: int, *, right: bool = False) -> str:
     """Return the background of a cell of the confusion matrix, as CSS: blue where it is right, else vermillion."""
     if not value:
@@ -463,3 +456,29 @@ def _cost_row(one: Cost) -> list[object]:
         one.published,
         *map(number, (one.local_gas, one.global_gas, one.local_bytes, one.global_bytes)),
     ]
+
+
+def _file_rows(result: Result) -> list[list[object]]:
+    def row(round_: int, what: str, entry: Entry) -> list[object]:
+        what += f": {entry.problem}" if entry.problem is not None else ""
+        sealed = (entry.block, code(entry.transaction), number(entry.gas), clock(entry.time))
+        return [round_, what, code(entry.cid), number(entry.bytes), *sealed]
+
+    rows = [row(0, "initial weights", result.initial)] if result.initial else []
+    for one in result.rounds:
+        for member in members(one):
+            refused = ", refused" if member.reason is not None else ""
+            rows.append(row(one.round, f"local weights of learner {member.node_id}{refused}", member.entry))
+        rows.append(row(one.round + 1, "global weights", one.result))
+    return rows
+
+
+def _run_rows(result: Result, versions: Mapping[str, str]) -> list[list[object]]:
+    rows: list[list[object]] = [
+        ["contract", code(result.contract)],
+        ["plan", code(result.plan_cid)],
+        ["header", code(result.header)],
+    ]
+    rows += [[f"learner {node_id}", code(account)] for node_id, account in result.learners.items()]
+    rows += [[what, version] for what, version in versions.items()]
+    return rows

@@ -7,18 +7,23 @@ from typing import Any
 
 import jinja2
 
+from fl_node import markdown
+from fl_node.terminal import visible
+
 
 def render(template: str, **values: Any) -> str:
     """Return a template of this package with its values filled in.
 
-    In a page every value is escaped that does not say that it is markup.
+    In a page and in Markdown every value is escaped that does not say that it is markup.
     """
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=template.endswith(".html.j2"),  # the others are configuration files and texts
+        autoescape=template.endswith((".html.j2", ".svg.j2")),  # the others are texts and configuration files
+        finalize=markdown.escape if template.endswith(".md.j2") else None,
     )
     text = (resources.files("fl_node") / "templates" / template).read_text(encoding="utf-8")
-    return environment.from_string(text).render(**values)
+    rendered = environment.from_string(text).render(**values)
+    return visible(rendered)

@@ -293,7 +293,7 @@ def as_json(result: Result, **more: Any) -> str:
 @cache
 def paper() -> dict[str, Any]:
     """Return the figures of Hwang & Kim (2024)."""
-    content: dict[str, Any] = json.loads((resources.files("fl_node") / "paper.json").read_text())
+    content: dict[str, Any] = json.loads((resources.files("fl_node") / "paper.json").read_text(encoding="utf-8"))
     return content
 
 

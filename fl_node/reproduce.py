@@ -107,7 +107,8 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
             percent=percent,
             plain=plain["seconds"],
             cores=os.cpu_count(),
-        )
+        ),
+        encoding="utf-8",
     )
     return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -286,6 +287,34 @@ def test_nothing_that_comes_from_chain_or_store_comes_to_life(tmp_path: Path) ->
     prose = [line for line in text.splitlines() if "alert" in line and "`" + HOSTILE not in line]
     assert prose
     assert not [line for line in prose if "<script" in line.replace("\\<", "")]
+
+
+@pytest.mark.parametrize("where", ["report.md", "report.html"])
+def test_no_control_character_and_no_half_of_a_character_is_in_a_report(tmp_path: Path, where: str) -> None:
+    strange = "a\x1b[2J\r\x00\u202eb\ud800\n| c\n# d"
+    audit = Audit("0xc", rounds=2, findings=[Finding(1, strange, strange, strange)], notes=[strange])
+    result = replace(run(plan(), 2, refused={(0, 1): strange}), plan_cid=strange, contract=strange)
+    write(tmp_path, result, audit, strange, versions={strange: strange})
+    text = (tmp_path / where).read_text(encoding="utf-8")
+    assert not set(text) & set("\x1b\r\x00\u202e\ud800")
+    assert "\n# d" not in text.replace("<pre", "") or where == "report.html"
+
+
+def test_each_line_of_a_report_in_markdown_is_one_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, run(plan(), 2), versions={"python": "3.11"})
+    before = (tmp_path / "report.md").read_text().splitlines()
+    strange = "x\n\n# head\n| a | b |\n```\n<b>"
+    result = replace(run(plan(), 2), plan_cid=strange, contract=strange, header=strange)
+    write(tmp_path, result, None, strange, versions={"python": strange})
+    after = (tmp_path / "report.md").read_text().splitlines()
+    assert len(after) == len(before)
+    assert [line[:2] for line in after] == [line[:2] for line in before]
+    for one, other in zip(before, after, strict=True):
+        assert cells(one) == cells(other)
+
+
+def cells(line: str) -> int:
+    return len(re.findall(r"(?<!\\)\|", line))
 
 
 def test_a_page_allows_itself_nothing_from_elsewhere(tmp_path: Path) -> None:
