@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rich.table import Table
-
 from fl_node import partition
 from fl_node.model import KerasTrainer
 from fl_node.plan import Plan
 from fl_node.report import comparable, paper, percent
 from fl_node.seeds import derive
 from fl_node.show import rounds_table
+from fl_node.terminal import Numbers
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ def run(plan: Plan, trainer: KerasTrainer, epochs: int, on_epoch: Callable[[int,
     return Baseline(accuracy, time.monotonic() - start)
 
 
-def table(plan: Plan, result: Baseline) -> Table:
+def table(plan: Plan, result: Baseline) -> Numbers:
     """Return the table of epochs for a console, beside the paper's where the plan is the paper's."""
     figures = paper()["single_node_accuracy"]
     beside = comparable(plan) and len(result.accuracy) == len(figures)

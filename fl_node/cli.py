@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fl_node import __version__
 from fl_node.errors import ChainError, ConfigError, FLNodeError
+from fl_node.terminal import Console, prepare, styled
 
 if TYPE_CHECKING:
     from fl_node.chain import Contract
@@ -56,8 +56,8 @@ app = typer.Typer(
 plan_app = typer.Typer(no_args_is_help=True, help="Look at plans.")
 app.add_typer(plan_app, name="plan")
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Console()
+errors = Console(stderr=True)
 
 PlanArgument = Annotated[
     Path,
@@ -172,14 +172,15 @@ def options(
 
 def main() -> None:
     """Run the command line; every error that a user can mend is one line and an exit code."""
+    prepare()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)
     try:
         app(standalone_mode=True)
     except FLNodeError as error:
         if _verbose:
-            traceback.print_exc()
-        errors.print(f"fl-node: {error}", markup=False, soft_wrap=True)
+            errors.print(traceback.format_exc(), end="")
+        errors.print(f"fl-node: {error}")
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         # As on a controller, which has what it needs to reach hosts and no more.
@@ -189,15 +190,13 @@ def main() -> None:
         errors.print(
             f"fl-node: this needs the Python package {missing}, which is not in {sys.prefix}; "
             "install requirements/node.txt there",
-            markup=False,
-            soft_wrap=True,
         )
         sys.exit(ConfigError.exit_code)
     except OSError as error:
         # A folder that is not there, a full disk; what has no file is no trouble of the user's.
         if _verbose or error.filename is None:
             raise
-        errors.print(f"fl-node: {error.filename}: {error.strerror}", markup=False, soft_wrap=True)
+        errors.print(f"fl-node: {error.filename}: {error.strerror}")
         sys.exit(ConfigError.exit_code)
     except SystemExit as end:
         # typer makes this of KeyboardInterrupt, and says nothing.
@@ -441,8 +440,8 @@ def status(
         typer.echo(report.as_json(result))
         return
     state = "ended" if result.ended else f"in round {result.round} of {result.plan.rounds}"
-    console.print(f"[bold]{result.plan.name}[/bold], {state}")
-    console.print(f"contract {result.contract}, plan {result.plan_cid}", soft_wrap=True)
+    console.print(styled(result.plan.name, "bold"), f", {state}", sep="")
+    console.print(f"contract {result.contract}, plan {result.plan_cid}")
     console.print(rounds_table(report.table(result)))
     if not result.ended and result.plan.mode == "async":
         console.print(f"round {result.round}: waiting for updates")
@@ -588,16 +587,16 @@ def audit(
         return _trainer(plan, modules=modules, with_data=False)
 
     with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
-        show = errors.status("auditing") if errors.is_terminal else contextlib.nullcontext()
+        show = errors.status("auditing", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
             result = check(found, place, Path(name), make)
     if as_json:
         typer.echo(json.dumps(asdict(result) | {"passed": result.passed}, indent=2))
     else:
         for note in result.notes:
-            console.print(f"note: {note}", markup=False, soft_wrap=True)
+            console.print(f"note: {note}")
         for finding in result.findings:
-            console.print(str(finding), markup=False, soft_wrap=True)
+            console.print(str(finding))
         verdict = "passed" if result.passed else f"FAILED with {len(result.findings)} findings"
         console.print(f"audit {verdict}: {result.rounds} rounds, {result.files} files, {result.bytes / 1e6:.1f} MB")
     if not result.passed:
@@ -660,14 +659,14 @@ def report_(
     else:
         console.print(rounds_table(table(made.result)))
         for finding in made.audit.findings:
-            console.print(str(finding), markup=False, soft_wrap=True)
+            console.print(str(finding))
         if not made.result.ended:
             console.print(
                 f"the run goes on, in round {made.result.round} of {plan.rounds}: there is no final model yet"
             )
         verdict = "passed" if passed else f"FAILED with {len(made.audit.findings)} findings"
         console.print(f"audit {verdict}: {made.audit.rounds} rounds, {made.audit.files} files")
-        console.print(f"report: {made.report} (as text: report.md)", soft_wrap=True)
+        console.print(f"report: {made.report} (as text: report.md)")
     if not passed:
         raise typer.Exit(1)
 
@@ -721,7 +720,6 @@ def evaluate(
         console.print(
             f"{who}: {score.accuracy:.2%} of {score.count} test {trainer.plan.data.noun} right, "
             f"loss {score.loss:.4f}, calibration error {score.calibration_error:.4f}",
-            soft_wrap=True,
         )
 
 
@@ -835,8 +833,8 @@ def reproduce(
         typer.echo(json.dumps(content, indent=2))
     else:
         for target in content["targets"]:
-            mark = "[green]met    [/green]" if target["met"] else "[red]not met[/red]"
-            console.print(f"{mark} {target['what']}: {target['found']} (asked: {target['wanted']})")
+            mark = styled("met    ", "green") if target["met"] else styled("not met", "red")
+            console.print(mark, f"{target['what']}: {target['found']} (asked: {target['wanted']})")
         console.print(f"Report: {path}")
     if not all(target["met"] for target in content["targets"]):
         raise typer.Exit(1)
@@ -908,7 +906,7 @@ def matrix(
         typer.echo((folder / "matrix.json").read_text(), nl=False)
     else:
         console.print(matrix_table(made))
-        console.print(f"Heat map: {path}", soft_wrap=True)
+        console.print(f"Heat map: {path}")
 
 
 @app.command()
@@ -945,7 +943,7 @@ def contribution(
         def right(tensors: Tensors) -> int:
             return int((trainer.predict(tensors, images).argmax(axis=1) == labels).sum())
 
-        show = errors.status("measuring") if errors.is_terminal else contextlib.nullcontext()
+        show = errors.status("measuring", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
             values = work.contributions(found, place, Path(name), plan, trainer.shapes(), right, measure)
     if as_json:
@@ -1015,9 +1013,9 @@ def plan_check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOpti
     console.print_json(loaded.model_dump_json())
     if loaded.data.unknown:
         missing = ", ".join(f"data.{key}" for key in loaded.data.unknown)
-        console.print(f"{plan} is a valid plan; when it is deployed, {missing} are filled in", soft_wrap=True)
+        console.print(f"{plan} is a valid plan; when it is deployed, {missing} are filled in")
         return
-    console.print(f"{plan} is a valid plan; published it is {cid.of_bytes(loaded.to_bytes())}", soft_wrap=True)
+    console.print(f"{plan} is a valid plan; published it is {cid.of_bytes(loaded.to_bytes())}")
 
 
 @plan_app.command("module")
@@ -1077,11 +1075,9 @@ def doctor(
         typer.echo(json.dumps([asdict(result) for result in results], indent=2))
     else:
         for result in results:
-            mark = {"ok": "[green]ok   [/green]", "wrong": "[red]wrong[/red]", "skipped": "[dim]skip [/dim]"}
-            console.print(f"{mark[result.state]} {result.what}: ", end="")
-            console.print(
-                result.found + (f"; {result.remedy}" if result.remedy else ""), markup=False, soft_wrap=True
-            )
+            mark = {"ok": ("ok   ", "green"), "wrong": ("wrong", "red"), "skipped": ("skip ", "dim")}
+            console.print(styled(*mark[result.state]), f"{result.what}: ", end="")
+            console.print(result.found + (f"; {result.remedy}" if result.remedy else ""))
     if any(result.state == "wrong" for result in results):
         raise typer.Exit(1)
 
@@ -1172,7 +1168,7 @@ def data_set(data_dir: DataOption = None, as_json: JsonOption = False) -> None:
 
 
 def _note(line: str) -> None:
-    errors.print(line, markup=False, soft_wrap=True)
+    errors.print(line)
 
 
 def _learner(text: str) -> tuple[int, str]:

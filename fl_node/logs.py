@@ -8,6 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
+from fl_node.terminal import visible
+
 if TYPE_CHECKING:
     from fl_node.chain import Receipt
 
@@ -59,7 +61,9 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        return f"{_time(record)} {self._node}: {level}{record.getMessage()}{_trace(self, record)}"
+        # One event, one line: a text from outside can't forge another.
+        message = visible(record.getMessage(), lines=False)
+        return f"{_time(record)} {self._node}: {level}{message}{visible(_trace(self, record))}"
 
 
 class _JsonFormatter(logging.Formatter):

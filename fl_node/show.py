@@ -9,16 +9,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from fl_node.contribution import RoundContribution, totals
 from fl_node.plan import Plan
 from fl_node.report import percent, table
+from fl_node.terminal import Numbers, styled, visible
 
 if TYPE_CHECKING:
     from fl_node.lab import Outcome, Progress
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 BARS = " ▁▂▃▄▅▆▇█"
 """Eighths, from nothing up."""
+
+LINES_AROUND_ROWS = 6
+"""Of a table in the live view: its title, its head, and lines between."""
 
 SPOKEN = {"deployed", "training", "evaluated", "took", "refused", "missing", "aggregated", "finished", "discarded"}
 """Events worth a line where there is no live view."""
@@ -47,8 +50,10 @@ class Show:
     def __enter__(self) -> Self:
         source = f"module {self._plan.own.module}" if self._plan.own else self._plan.data.name
         self._console.print(
-            f"[bold]{self._plan.name}[/bold]: {self._plan.rounds} rounds, {self._plan.learners} learners, "
-            f"{self._plan.data.train} {self._plan.data.noun} of {source}, seed {self._plan.seed}; in {self._folder}"
+            styled(self._plan.name, "bold"),
+            f": {self._plan.rounds} rounds, {self._plan.learners} learners, {self._plan.data.train} "
+            f"{self._plan.data.noun} of {source}, seed {self._plan.seed}; in {self._folder}",
+            sep="",
         )
         if self._live:
             self._live.start()
@@ -65,7 +70,7 @@ class Show:
         if self._live:
             self._live.update(self._view(progress))
             if event is not None and event.get("level") == "warning":
-                self._live.console.print(f"{event['node']}: {event['message']}", style="yellow", markup=False)
+                self._live.console.print(f"{event['node']}: {event['message']}", style="yellow")
             return
         if event is None and progress.step != self._step:
             self._say(progress.step)
@@ -78,13 +83,10 @@ class Show:
         if self._live:
             self._live.stop()
         self.outcome(outcome)
-        grid = Table(box=None, padding=(0, 2, 0, 0))
-        for head in ("node", "Ethereum RPC", "store"):
-            grid.add_column(head, no_wrap=True)
-        for name, node in run.nodes.items():
-            grid.add_row(name, node.rpc, node.store)
-        self._console.print(f"The nodes stay up until Ctrl-C. Contract: {run.contract}", soft_wrap=True)
-        self._console.print(grid)
+        rows = [["node", "Ethereum RPC", "store"]]
+        rows += [[name, node.rpc, node.store] for name, node in run.nodes.items()]
+        self._console.print(f"The nodes stay up until Ctrl-C. Contract: {run.contract}")
+        self._console.print(Numbers(rows, justify="left", boxed=False))
         try:
             while True:
                 time.sleep(1)
@@ -97,28 +99,30 @@ class Show:
         audit = outcome.audit
         if audit.passed:
             self._console.print(
-                f"[green]Audit passed[/green]: {audit.files} files fetched, "
-                f"all {audit.rounds} global files recomputed bit for bit."
+                styled("Audit passed", "green"),
+                f": {audit.files} files fetched, all {audit.rounds} global files recomputed bit for bit.",
+                sep="",
             )
         else:
-            self._console.print(f"[red]Audit FAILED[/red] with {len(audit.findings)} findings:")
+            self._console.print(styled("Audit FAILED", "red"), f"with {len(audit.findings)} findings:")
             for finding in audit.findings:
-                self._console.print(f"  {finding}", markup=False, soft_wrap=True)
+                self._console.print(f"  {finding}")
         self._console.print(f"{outcome.seconds:.1f} s from the start of the roles to the last global weights.")
-        self._console.print(f"Report: {outcome.report} (as text: report.md)", soft_wrap=True)
-        self._console.print(f"Model:  {outcome.model}", soft_wrap=True)
+        self._console.print(f"Report: {outcome.report} (as text: report.md)")
+        self._console.print(f"Model:  {outcome.model}")
 
     def _say(self, text: str) -> None:
-        self._console.print(f"{time.monotonic() - self._start:6.1f} s  {text}", markup=False, soft_wrap=True)
+        self._console.print(f"{time.monotonic() - self._start:6.1f} s  {text}")
 
     def _view(self, progress: Progress) -> RenderableType:
         seconds = int(time.monotonic() - self._start)
         nodes = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         nodes.add_column(no_wrap=True, style="bold")
-        nodes.add_column(overflow="ellipsis", no_wrap=True)
+        nodes.add_column(overflow="fold")
         for name, doing in progress.doing.items():
             nodes.add_row(name, doing)
-        rows = [["global epoch", *(f"learner {n}" for n in range(1, self._plan.learners + 1)), "global"]]
+        heads = ["global epoch", *(f"learner {n}" for n in range(1, self._plan.learners + 1)), "global"]
+        rows = []
         for round_ in range(self._plan.rounds):
             local = progress.local.get(round_, {})
             if local or round_ + 1 in progress.globals_:
@@ -128,42 +132,49 @@ class Show:
         top.add_row(
             f"{seconds // 60}:{seconds % 60:02}",
             ProgressBar(total=self._plan.rounds, completed=progress.round, width=30),
-            Text(f"{progress.round} of {self._plan.rounds} rounds, {progress.step}", style="cyan"),
+            styled(f"{progress.round} of {self._plan.rounds} rounds, {progress.step}", "cyan"),
         )
         parts: list[RenderableType] = [top, nodes]
-        if len(rows) > 1:
-            parts.append(rounds_table(rows))
+        whole = rounds_table([heads, *rows])
+        if rows and whole.fits(self._console.width):
+            # The newest rounds, as many as there is room for; all of them are printed at the end.
+            height = (self._console.height - len(progress.doing) - 4) // len(whole.parts(self._console.width))
+            parts.append(rounds_table([heads, *rows[-max(height - LINES_AROUND_ROWS, 1) :]]))
         return Group(*parts)
 
 
 def scenarios_table(scenarios: Iterable[Scenario]) -> Table:
     """Return the scenarios that there are for a console."""
     grid = Table(box=None, padding=(0, 2, 0, 0))
-    for head in ("scenario", "place", "what happens"):
-        grid.add_column(head, no_wrap=head != "what happens")
-    for one in scenarios:
-        grid.add_row(one.name, "any" if len(one.places) > 1 else one.places[0], one.text)
+    rows = [(one.name, "any" if len(one.places) > 1 else one.places[0], one.text) for one in scenarios]
+    for head, *texts in zip(("scenario", "place", "what happens"), *rows, strict=True):
+        grid.add_column(head, min_width=_longest_word(texts))
+    for row in rows:
+        grid.add_row(*row)
     return grid
 
 
 def checks_table(name: str, checks: Sequence[Check]) -> Table:
     """Return what a scenario promised and whether it held, for a console."""
     grid = Table(title=f"scenario {name}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for head in ("", "what must hold", "seen"):
-        grid.add_column(head, no_wrap=not head, overflow="fold")
+    grid.add_column("", min_width=len("BROKEN"))
+    grid.add_column("what must hold", min_width=_longest_word(one.what for one in checks))
+    grid.add_column("seen", min_width=_longest_word(one.seen for one in checks))
     for one in checks:
-        grid.add_row("[green]held[/green]" if one.held else "[red]BROKEN[/red]", escape(one.what), escape(one.seen))
+        grid.add_row(styled("held", "green") if one.held else styled("BROKEN", "red"), one.what, one.seen)
     return grid
 
 
-def matrix_table(figures: Sequence[Figure]) -> Table:
+def _longest_word(texts: Iterable[str]) -> int:
+    """Return the width of a column that breaks no word; a terminal that has less wraps the line itself."""
+    return max((cell_len(word) for text in texts for word in visible(text).split()), default=1)
+
+
+def matrix_table(figures: Sequence[Figure]) -> Numbers:
     """Return what rules reach under attacks for a console: last round's accuracy in percent, mean and deviation."""
     columns = list(dict.fromkeys((one.attack, one.share) for one in figures))
     found = {(one.rule, one.attack, one.share): one for one in figures}
-    grid = Table(title="accuracy after the last round, %", title_justify="left", title_style="")
-    grid.add_column("rule", no_wrap=True)
-    for attack, share in columns:
-        grid.add_column(f"{attack}, {share:.0%}" if share else "no attack", justify="right")
+    rows = [["rule", *(f"{attack}, {share:.0%}" if share else "no attack" for attack, share in columns)]]
     for rule in dict.fromkeys(one.rule for one in figures):
         texts = []
         for attack, share in columns:
@@ -171,53 +182,42 @@ def matrix_table(figures: Sequence[Figure]) -> Table:
             door = f" (backdoor {one.backdoor:.0%})" if one and one.backdoor is not None else ""
             spread = f" ± {100 * one.deviation:.2f}" if one and len(one.values) > 1 else ""
             texts.append(f"{percent(one.mean)}{spread}{door}" if one else "–")
-        grid.add_row(rule, *texts)
-    return grid
+        rows.append([rule, *texts])
+    return Numbers(rows, "accuracy after the last round, %")
 
 
-def contribution_table(rounds: Sequence[RoundContribution], images: int) -> Table:
+def contribution_table(rounds: Sequence[RoundContribution], images: int) -> Numbers:
     """Return Shapley values for a console, in percentage points of accuracy on the held-out images."""
     total = totals(rounds)
-    grid = Table(
-        title=f"contribution to the accuracy on {images} held-out images, percentage points",
-        title_justify="left",
-        title_style="",
-    )
-    for head in ("round", *(f"learner {node_id}" for node_id in total), "all", "accuracy"):
-        grid.add_column(head, justify="right")
 
     def points(value: Fraction | int) -> str:
         return f"{float(100 * value / images):+.2f}"
 
+    rows = [["round", *(f"learner {node_id}" for node_id in total), "all", "accuracy"]]
     for one in rounds:
         values = [points(one.values[n]) if n in one.values else "–" for n in total]
-        grid.add_row(str(one.round), *values, points(one.after - one.before), percent(one.after / images))
-    grid.add_section()
-    grid.add_row("total", *(points(value) for value in total.values()), points(sum(total.values())), "")
-    return grid
+        rows.append([str(one.round), *values, points(one.after - one.before), percent(one.after / images)])
+    return Numbers(
+        rows,
+        f"contribution to the accuracy on {images} held-out images, percentage points",
+        total=["total", *(points(value) for value in total.values()), points(sum(total.values())), ""],
+    )
 
 
-def shards_table(counts: Mapping[int, Sequence[int]]) -> Table:
+def shards_table(counts: Mapping[int, Sequence[int]]) -> Numbers:
     """Return how many images of each label each learner has, with a bar beside each number."""
-    grid = Table(title="images by label", title_justify="left", title_style="", box=None, padding=(0, 1, 0, 0))
-    grid.add_column("learner", justify="right", no_wrap=True)
-    for label in range(len(next(iter(counts.values())))):
-        grid.add_column(f"{label}  ", justify="right", no_wrap=True)
-    grid.add_column("all", justify="right", style="bold", no_wrap=True)
+    labels = range(len(next(iter(counts.values()))))
     most = max(max(row) for row in counts.values())
+    rows = [["learner", *(f"{label}  " for label in labels), "all"]]
     for node_id, row in counts.items():
         # A bar beside each number shows who has what at a glance.
         cells = [f"{count} {BARS[(count * (len(BARS) - 1) + most - 1) // most] if most else ' '}" for count in row]
-        grid.add_row(str(node_id), *cells, str(sum(row)))
-    return grid
+        rows.append([str(node_id), *cells, str(sum(row))])
+    return Numbers(rows, "images by label", boxed=False)
 
 
-def rounds_table(rows: Sequence[Sequence[str]]) -> Table:
+def rounds_table(rows: Sequence[Sequence[str]]) -> Numbers:
     """Return the table of rounds for a console; accuracies in percent."""
-    grid = Table(title="accuracy on the test images, %", title_justify="left", title_style="")
-    for head in rows[0]:
-        # A learner and its model, in an ensemble.
-        grid.add_column(head.replace(", ", "\n"), justify="right", no_wrap=True)
-    for row in rows[1:]:
-        grid.add_row(*row)
-    return grid
+    # A learner and its model, in an ensemble.
+    heads = [head.replace(", ", "\n") for head in rows[0]]
+    return Numbers([heads, *rows[1:]], "accuracy on the test images, %")

@@ -92,3 +92,12 @@ def test_where_an_exception_came_from_is_part_of_its_line(capsys: pytest.Capture
     out, err = capsys.readouterr()
     assert "ValueError: inside" in json.loads(out)["message"]
     assert "Traceback" in err
+
+
+def test_a_text_from_outside_forges_no_line_and_reaches_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("header", as_json=True)
+    say("refused", "learner 1: a\n2026-01-01T00:00:00.000Z header: took\x1b[2J\r\u202e\ud800")
+    out, err = capsys.readouterr()
+    assert err.count("\n") == out.count("\n") == 1
+    assert "learner 1: a\\n2026-01-01T00:00:00.000Z header: took\\x1b[2J\\r\\u202e\\ud800\n" in err
+    assert not set(err) & set("\x1b\r\u202e\ud800")
