@@ -547,7 +547,7 @@ def _endpoint(text: str) -> tuple[str, Endpoint]:
 
     name, _, addresses = text.partition("=")
     rpc, _, store = addresses.partition(",")
-    if not name or not rpc or not store:
+    if not name or not name.isprintable() or not rpc or not store:
         raise ConfigError(f"--node {text}: should be NAME=RPC,STORE, such as header=http://127.0.0.1:8545,/ip4/…")
     return name, Endpoint(rpc, store)
 
@@ -1201,6 +1201,7 @@ def _site(
 
     configure(name, as_json=as_json, verbose=_verbose)
     chain, files = Chain(rpc, load_key(key)), stores.connect(store)
+    contract = _address("--contract", contract)
     found: list[Contract] = []
 
     def look() -> bool:

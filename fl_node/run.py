@@ -73,7 +73,15 @@ def load(folder: Path) -> Run:
 
 
 def new_folder(runs: Path, name: str) -> Path:
-    """Make and return the folder ``NAME`` below ``runs``, or ``NAME-2``, ``NAME-3``, … if there is one."""
+    """Make and return the folder ``NAME`` below ``runs``, or ``NAME-2``, ``NAME-3``, … if there is one.
+
+    Raises
+    ------
+    ConfigError
+        It can't be made, or the name is no name of a folder.
+    """
+    if name in ("", ".", "..") or "/" in name or not name.isprintable():
+        raise ConfigError(f"--name {name!r}: should be the name of a new folder, such as demo")
     folder = runs
     try:
         folder.mkdir(parents=True, exist_ok=True)

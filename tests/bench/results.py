@@ -11,15 +11,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-console = Console(highlight=False)
+from fl_node.terminal import Console, styled
+
+console = Console()
 
 
 def say(line: str) -> None:
     """Say what is going on, on standard error, so that standard output has tables alone."""
-    Console(stderr=True, highlight=False).print(line, style="dim", markup=False, soft_wrap=True)
+    Console(stderr=True).print(line, style="dim")
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ class Part:
         for column, justify in (("what", "left"), ("figure", "right"), ("target", "right"), ("", "left")):
             table.add_column(column, justify=justify)  # type: ignore[arg-type]
         for row in self.rows:
-            verdict = {True: "[green]met[/green]", False: "[red]not met[/red]", None: ""}[row.met]
+            verdict = {True: styled("met", "green"), False: styled("not met", "red"), None: ""}[row.met]
             target = "" if row.target is None else f"≤ {_number(row.target)} {row.unit}"
             table.add_row(row.name, f"{_number(row.figure)} {row.unit}", target, verdict)
         console.print(table)
         for note in self.notes:
-            console.print(note, markup=False, soft_wrap=True)
+            console.print(note)
         console.print()
 
 

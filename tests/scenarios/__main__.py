@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fl_node.markdown import escape
 from fl_node.scenarios import SCENARIOS
 
 from .undefended import ON_HOSTS, WITHOUT, Without
@@ -182,11 +183,11 @@ def row(name: str, result: dict[str, Any]) -> str:
     held = "held" if all(check["held"] for check in checks) else "**broken**"
     # What all scenarios promise says little of one.
     own = [check for check in checks if check["what"] not in COMMON]
-    seen = "<br>".join(f"{check['what']}: *{check['seen']}*" for check in own).replace("|", r"\|")
+    seen = "<br>".join(f"{escape(check['what'])}: *{escape(check['seen'])}*" for check in own)
     # Of CIDs, addresses and Geth's peers the beginning: nobody reads the rest of them in a table.
     seen = re.sub(r"\b(Qm\w{6}|0x\w{6}|[0-9a-f]{8})\w{34,}\b", r"\1…", seen)
     text = SCENARIOS[name].text if "text" not in result else result["text"].strip()
-    return f"| {name} | {text} | {seen} | {held} |"
+    return f"| {name} | {escape(text)} | {seen} | {held} |"
 
 
 def name_of(line: str) -> str:

@@ -380,6 +380,18 @@ def test_an_rpc_that_is_none_is_one_line(fl_node: FlNode, rpc: str) -> None:
     assert fl_node("doctor", "--rpc", rpc).code == 1
 
 
+@pytest.mark.parametrize(
+    "contract", ["0x12", "12" * 20, f"{ALICE.address}\r", f" {ALICE.address}", f"{ALICE.address[:-1]}A"]
+)
+def test_a_role_does_not_wait_for_a_contract_that_is_no_address(
+    fl_node: FlNode, free_port: Callable[[], int], contract: str
+) -> None:
+    fl_node("key", "role.key")
+    where = ["--rpc", f"http://127.0.0.1:{free_port()}", "--store", "file:files"]
+    ended = fl_node("learner", *where, "--contract", contract)
+    assert is_one_line(ended, 2, f"--contract {contract}".replace("\r", "\\r"), "address")
+
+
 def test_doctor_says_what_is_wrong_and_ends_with_code_one(fl_node: FlNode, rpc: str) -> None:
     ended = fl_node("doctor", "--rpc", rpc, "--store", "file:files")
     assert ended.code == 1

@@ -78,6 +78,13 @@ def test_each_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
     assert all(folder.is_dir() for folder in runs.iterdir())
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/tmp/x", "a\r", "a\0", "a\nb"], ids=ascii)
+def test_a_name_that_is_no_name_of_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="should be the name of a new folder"):
+        run.new_folder(tmp_path / "runs", name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"run folder .*file: File exists"):
