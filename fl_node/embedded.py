@@ -59,7 +59,7 @@ MAX_SECONDS = 5.0
 MAX_BATCH = 1000
 MAX_ANSWER_BYTES = 25 * 1000**2
 """Of one request, a batch as well. These two are Geth's."""
-CONNECTIONS = 128
+CONNECTIONS = 512
 PATIENCE = 10.0
 """Seconds in which a request must have arrived after its first byte, and an answer must be taken."""
 IDLE = 120.0
