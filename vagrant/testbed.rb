@@ -36,11 +36,11 @@ module Testbed
 
   def read_hosts
     found = {}
-    collect(YAML.safe_load(File.read(INVENTORY), aliases: true), {}, found)
+    collect(YAML.safe_load(File.read(INVENTORY, encoding: "bom|utf-8"), aliases: true), {}, found)
     bad("has no hosts") if found.empty?
     found.map { |name, vars| host(name, vars) }.tap { |list| check_addresses(list) }
   rescue Errno::ENOENT
-    bad("is not there")
+    bad("there is no such file")
   rescue Psych::Exception => e
     bad("is not YAML: #{e.message}")
   end

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
+import stat
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
+from ansible.errors import AnsibleError
 
 DOCUMENTATION = """
 name: inventory_problems
 short_description: Say what is wrong with the testbed's inventory
-description: One text for each mistake, naming the hosts; an empty list if all is well.
+description: One text for each mistake, naming the host or file and the remedy; an empty list if all is well.
 options:
   _input:
     description: The groups, as in C(groups).
@@ -20,21 +27,56 @@ options:
     description: The hosts' variables, each with C(testbed_address) and, for a learner, C(node_id).
     type: dict
     required: true
+  sources:
+    description: The inventory's files, as in C(ansible_inventory_sources).
+    type: list
+    default: []
 """
 
+PROJECT = Path(__file__).resolve().parents[2]
+CONTROLLER = ("localhost", "127.0.0.1", "::1")
+"""Names by which Ansible means the machine that it runs on."""
+GROUPS = {"all", "ungrouped", "testbed", "headers", "learners"}
+PORTS = ("testbed_geth_port", "testbed_ipfs_port", "testbed_rpc_port", "testbed_ipfs_api_port")
+LISTS = ("testbed_modules", "base_packages", "base_extra_open_ports")
+PATHS = ("testbed_bundle", "testbed_ca_bundle", "testbed_wheelhouse", "testbed_data_dir", "testbed_binaries_mirror")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
-def inventory_problems(groups: Mapping[str, list[str]], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
+
+def configuration_problems(used: str | None) -> list[str]:
+    """Say why Ansible does not use the project's configuration; the argument is the file that it uses."""
+    wanted = PROJECT / "ansible.cfg"
+    if used and Path(used).resolve() == wanted:
+        return []
+    if not os.environ.get("ANSIBLE_CONFIG") and _directory() == PROJECT and PROJECT.stat().st_mode & stat.S_IWOTH:
+        return [
+            f"Ansible ignores {wanted}, because every user may write to {PROJECT}: "
+            f"chmod o-w '{PROJECT}', or export ANSIBLE_CONFIG='{wanted}'"
+        ]
+    instead = f"{used} instead of {wanted}" if used else f"no configuration; the testbed's is {wanted}"
+    return [f"Ansible has read {instead}: cd '{PROJECT}', or export ANSIBLE_CONFIG='{wanted}'"]
+
+
+def inventory_problems(
+    groups: Mapping[str, list[str]], hostvars: Mapping[str, Mapping[str, Any]], sources: Sequence[str] = ()
+) -> list[str]:
     """Return one text for each mistake in the inventory.
 
     Parameters
     ----------
     groups
-        Names of hosts by group; `headers` and `learners` are the ones that count.
+        Names of hosts by group; `testbed`, `headers` and `learners` are the ones that count.
     hostvars
         The variables of each host: `testbed_address`, and `node_id` of a learner.
+    sources
+        The inventory's files. Ansible ignores one that it can't read, so they are looked at as well.
     """
+    problems = [problem for source in sources for problem in _source(source)]
+    if problems:
+        return problems
+    if not groups.get("testbed"):
+        return ["no group testbed: the groups headers and learners should be its children"]
     headers, learners = groups.get("headers", []), groups.get("learners", [])
-    problems = []
     if not headers:
         problems.append("no header: the group headers should hold one host, it holds none")
     if len(headers) > 1:
@@ -45,30 +87,160 @@ def inventory_problems(groups: Mapping[str, list[str]], hostvars: Mapping[str, M
         f"{host} is in headers and in learners: it can be one of them" for host in headers if host in learners
     ]
     hosts = list(dict.fromkeys([*headers, *learners]))
+    for host in groups["testbed"]:
+        if host not in hosts:
+            strange = [name for name in groups if name not in GROUPS and host in groups[name]]
+            where = f" (it is in {' and '.join(strange)})" if strange else ""
+            problems.append(f"{host} is in testbed, but neither in headers nor in learners{where}")
     problems += [
-        f"{host} is in testbed, but neither in headers nor in learners"
-        for host in groups.get("testbed", [])
-        if host not in hosts
+        f"{host} is in {'headers' if host in headers else 'learners'}, but not in testbed: "
+        "headers and learners should be children of the group testbed"
+        for host in hosts
+        if host not in groups["testbed"]
     ]
-    return problems + _addresses(hosts, hostvars) + _numbers(learners, hostvars)
+    problems += _names(hosts)
+    problems += _addresses(hosts, hostvars) + _numbers(learners, hostvars)
+    return problems + _settings(hosts, hostvars)
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def _source(source: str) -> list[str]:
+    """Say why a file of the inventory can't be read, or what it says twice."""
+    path = Path(source)
+    if "," in source or (path.is_file() and os.access(path, os.X_OK)):
+        return []  # a list of hosts, or a program that prints an inventory
+    if not path.exists():
+        return [f"{source}: there is no such file"]
+    if path.is_dir():
+        return _shadowed(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return [f"{source} can't be read: {error.strerror}"]
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return [f"{source} is UTF-16: save it as UTF-8"]
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        return [f"{source}, line {line}: byte {content[error.start]:#04x} is not UTF-8: save the file as UTF-8"]
+    if not text.strip():
+        return [f"{source} is empty"]
+    if path.suffix not in (".yml", ".yaml", ".json") or text.startswith("$ANSIBLE_VAULT"):
+        return _shadowed(path.parent)
+    try:
+        tree = yaml.compose(text, yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        lines = text.splitlines()
+        if line <= len(lines) and re.match(r"\s*\t", lines[line - 1]):
+            return [f"{source}, line {line} is indented by a tab: YAML wants spaces"]
+        return [f"{source}, line {line} is not YAML: {error.problem or error.context}"]
+    except yaml.YAMLError as error:
+        return [f"{source} is not YAML: {' '.join(str(error).split())}"]
+    if not isinstance(tree, yaml.MappingNode):
+        return [f"{source} is not a tree of groups: it should begin with testbed: (see inventory/ssh.example.yml)"]
+    return [f"{source}, line {line}: {what}" for line, what in _strange(tree)] + _shadowed(path.parent)
+
+
+def _strange(tree: yaml.MappingNode) -> Iterator[tuple[int, str]]:
+    """Give what Ansible overrides or ignores: keys that are there twice, groups with words it does not know."""
+    nodes: list[yaml.Node] = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in lines and isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                yield line, f"{key.value!r} stands in line {lines[key.value]} already, and Ansible takes the last alone"
+            elif isinstance(key, yaml.ScalarNode):
+                lines[key.value] = line
+            nodes.append(value)
+    yield from _unknown_words(tree)
+
+
+def _unknown_words(groups: yaml.MappingNode) -> Iterator[tuple[int, str]]:
+    for name, group in groups.value:
+        if not isinstance(group, yaml.MappingNode):
+            if group.value:
+                yield name.start_mark.line + 1, f"group {name.value} should have hosts, vars or children"
+            continue
+        for key, value in group.value:
+            line = key.start_mark.line + 1
+            if key.value not in ("hosts", "vars", "children"):
+                yield line, f"group {name.value} has {key.value!r}, it should have hosts, vars or children"
+            elif not isinstance(value, yaml.MappingNode) and value.value:
+                yield line, f"{key.value} of group {name.value} should be a mapping, each line a name and a colon"
+            elif key.value == "children" and isinstance(value, yaml.MappingNode):
+                yield from _unknown_words(value)
+
+
+def _shadowed(folder: Path) -> list[str]:
+    """Name the files of variables that Ansible ignores, since a folder of the same name is beside them."""
+    return [
+        f"{file} is ignored, because Ansible reads the folder {file.with_suffix('')} instead: move the file into it"
+        for kind in ("group_vars", "host_vars")
+        for file in sorted((folder / kind).glob("*.y*ml"))
+        if file.with_suffix("").is_dir()
+    ]
+
+
+# -- hosts ------------------------------------------------------------------------------------------------------------
+
+
+def _names(hosts: list[str]) -> list[str]:
+    problems = []
+    for host in hosts:
+        if host in CONTROLLER:
+            problems.append(f"a host is named {host}, by which Ansible means this machine: give it another name")
+        elif not _NAME.fullmatch(host):
+            problems.append(f"{host!r} is not a host name: it should have letters, digits, hyphens and dots")
+    return problems
+
+
+def _value(hostvars: Mapping[str, Mapping[str, Any]], host: str, name: str) -> Any:
+    """Return a variable of a host, or the error that its template gives."""
+    try:
+        return hostvars[host].get(name)
+    except AnsibleError as error:
+        return error
 
 
 def _addresses(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
     problems = []
     owners: dict[str, list[str]] = defaultdict(list)
     for host in hosts:
-        found = str(hostvars[host].get("testbed_address") or hostvars[host].get("ansible_host") or "")
-        try:
-            address = ipaddress.IPv4Address(found)
-        except ValueError:
-            said = f"has the address {found!r}, which is not IPv4" if found else "has no address"
-            problems.append(f"{host} {said}: give it ansible_host or testbed_address, such as 192.168.56.10")
+        address = _value(hostvars, host, "testbed_address") or _value(hostvars, host, "ansible_host")
+        if isinstance(address, AnsibleError):
+            problems.append(f"{host}: its address can't be worked out: {_line(address)}")
             continue
-        if address.is_loopback or address.is_unspecified or address.is_multicast:
+        found = str(address or "")
+        if not found or found == host and not re.fullmatch(r"[\d.]+", found):
+            problems.append(f"{host} has no address: give it ansible_host or testbed_address, such as 192.168.56.10")
+            continue
+        try:
+            parsed = ipaddress.ip_address(found)
+        except ValueError:
+            parsed = None
+        if not isinstance(parsed, ipaddress.IPv4Address):
+            what = "IPv6" if parsed else "not IPv4"
+            problems.append(
+                f"{host} has the address {found!r}, which is {what}: give it ansible_host or testbed_address, such as "
+                "192.168.56.10"
+            )
+            continue
+        if parsed.is_loopback or parsed.is_unspecified or parsed.is_multicast or found == "255.255.255.255":
             problems.append(f"{host} has the address {found}, by which other hosts can't reach it")
         owners[found].append(host)
     problems += [
-        f"{' and '.join(sharing)} have one address, {address}"
+        f"{' and '.join(sharing)} have one address, {address}: each host needs its own"
         for address, sharing in owners.items()
         if len(sharing) > 1
     ]
@@ -79,16 +251,18 @@ def _numbers(learners: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> 
     problems = []
     owners: dict[int, list[str]] = defaultdict(list)
     for host in learners:
-        node_id = hostvars[host].get("node_id")
+        node_id = _value(hostvars, host, "node_id")
+        if isinstance(node_id, AnsibleError):
+            problems.append(f"{host}: its node_id can't be worked out: {_line(node_id)}")
+            continue
         if isinstance(node_id, bool) or not isinstance(node_id, int) or node_id < 1:
-            problems.append(
-                f"{host} has {f'node_id {node_id!r}' if node_id is not None else 'no node_id'}: "
-                "learners are numbered 1, 2, 3 …"
-            )
+            what = f"node_id {node_id!r}" if node_id is not None else "no node_id"
+            quotes = ", without quotes" if isinstance(node_id, str) and node_id.strip().isdigit() else ""
+            problems.append(f"{host} has {what}: learners are numbered 1, 2, 3 …{quotes}")
             continue
         owners[node_id].append(host)
     problems += [
-        f"{' and '.join(sharing)} have one node_id, {node_id}"
+        f"{' and '.join(sharing)} have one node_id, {node_id}: each learner needs its own"
         for node_id, sharing in owners.items()
         if len(sharing) > 1
     ]
@@ -100,9 +274,67 @@ def _numbers(learners: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> 
     return problems
 
 
+# -- variables --------------------------------------------------------------------------------------------------------
+
+
+def _settings(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name variables of the wrong kind, once for all hosts that have them."""
+    problems: dict[str, None] = {}
+    for host in hosts:
+        values = {name: _value(hostvars, host, name) for name in (*PORTS, *LISTS, *PATHS, "testbed_chain_id")}
+        for name, value in values.items():
+            if isinstance(value, AnsibleError):
+                problems[f"{name} can't be worked out: {_line(value)}"] = None
+        for name in PORTS:
+            if values[name] is not None and not _whole(values[name], 1, 65535):
+                problems[f"{name} is {values[name]!r}: it should be a port, 1 to 65535"] = None
+        known = [str(values[name]) for name in PORTS if values[name] is not None]
+        for name in PORTS:
+            if values[name] is not None and known.count(str(values[name])) > 1:
+                problems[f"{name} is {values[name]}, which another port of the testbed has: each needs its own"] = None
+        chain = values["testbed_chain_id"]
+        if chain is not None and not _whole(chain, 1, 2**53 - 1):
+            problems[f"testbed_chain_id is {chain!r}: it should be a whole number from 1 on"] = None
+        for name in LISTS:
+            value = values[name]
+            if value is not None and (isinstance(value, str) or not isinstance(value, Sequence)):
+                problems[f"{name} is {value!r}: it should be a list, such as {_as_list(name, value)}"] = None
+        for name in PATHS:
+            value = values[name]
+            if isinstance(value, str) and value and value != value.strip():
+                problems[f"{name} is {value!r}: remove the space or line end around it"] = None
+        key = _value(hostvars, host, "ansible_ssh_private_key_file")
+        if isinstance(key, str) and key and not Path(key).expanduser().is_file():
+            made = " (vagrant up makes it)" if key.endswith("/.vagrant/testbed_key") else ""
+            problems[f"ansible_ssh_private_key_file is {os.path.normpath(key)}: there is no such file{made}"] = None
+    return list(problems)
+
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    """Return whether a value is a whole number; from -e it comes as text."""
+    if isinstance(value, bool) or not re.fullmatch(r"\d{1,16}", str(value)):
+        return False
+    return least <= int(value) <= most
+
+
+def _as_list(name: str, value: Any) -> str:
+    return f'-e \'{{"{name}": ["{value}"]}}\''
+
+
+def _line(error: AnsibleError) -> str:
+    return " ".join(str(error).split())
+
+
+def _directory() -> Path | None:
+    try:
+        return Path.cwd().resolve()
+    except FileNotFoundError:
+        return None
+
+
 class FilterModule:
     """What Ansible looks for."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters of this file by name."""
-        return {"inventory_problems": inventory_problems}
+        return {"configuration_problems": configuration_problems, "inventory_problems": inventory_problems}
