@@ -1,4 +1,4 @@
-# What a person does here. `make` lists it. Python 3.11 or newer and a package index are all that is needed at first.
+# What a person does here. `make` lists it. At first it needs Python 3.11, 3.12 or 3.13 with venv, bash, and a package index.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
@@ -16,7 +16,10 @@ FL_NODE := .venv/bin/fl-node
 # Without the variables of this make, which would reach each make that a test calls.
 PYTEST := env -u MAKEFLAGS -u MAKELEVEL .venv/bin/python -m pytest
 
-.PHONY: help demo lab controller binaries reproduce bundle test test-testbed test-vm nightly scenarios lint \
+# A .venv without pip (python3-venv was missing), or of a Python that was removed or upgraded since.
+VENV_IS_BROKEN := $(if $(filter-out help clean,$(MAKECMDGOALS)),$(shell .venv/bin/python -c 'import pip' 2>/dev/null || echo anew))
+
+.PHONY: anew help demo lab controller binaries reproduce bundle test test-testbed test-vm nightly scenarios lint \
 	types docs bench bench-testbed bench-modes lock clean
 
 help: ## List what can be done
@@ -88,9 +91,12 @@ lock: $(DEV) ## Renew the locked requirements
 clean: ## Remove what was installed and built here; runs and results stay
 	rm -rf .venv site contracts/node_modules .pytest_cache .mypy_cache .ruff_cache
 
-.venv/bin/python:
+.venv/bin/python: $(VENV_IS_BROKEN)
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: install one, or say make PYTHON=…"; exit 1; }
-	$(PYTHON) -m venv .venv
+	@test ! -e .venv || echo ".venv is incomplete, or its Python is gone: it is made anew"
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv && .venv/bin/python -m pip --version >/dev/null || { rm -rf .venv; \
+		echo "$(PYTHON) could not make .venv; see above. On Debian and Ubuntu: apt-get install $$(basename "$(PYTHON)")-venv"; exit 1; }
 
 $(NODE): .venv/bin/python requirements/node.txt pyproject.toml
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/node.txt

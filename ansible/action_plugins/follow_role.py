@@ -1,43 +1,44 @@
-"""Follow a role's unit until it ends, and show what it says as it says it."""
+"""Follow a role's unit until the run has ended, and show what it says as it says it."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from ansible.constants import DEFAULT_LOCAL_TMP
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 DOCUMENTATION = """
 name: follow_role
-short_description: Follow a role's unit until it ends
+short_description: Follow a role's unit until the run has ended
 description:
-  - Shows what the unit writes to the journal, a line as it comes, and ends when the unit has ended on every host.
-  - If it failed on a host, C(problem) says so there, with the unit's last lines, and the other hosts stop waiting.
+  - Shows what the unit writes to the journal, a line as it comes, and ends when the contract says that the run has ended.
+  - A host that is out of reach, boots, or has its unit stopped is waited for, for it may come back and go on.
+  - If the unit failed for good on a host, C(problem) says so there, with its last lines, and the other hosts stop waiting.
 options:
   unit:
     description: The unit to follow.
     required: true
     type: str
   cursor:
-    description: The place in the journal to begin after.
+    description: The place in the journal to begin after; empty means its end.
     required: true
     type: str
   flag:
     description: >-
-      The name of a file by which the hosts of one play learn that the unit failed on one of them. It is in the folder
-      that Ansible makes for itself on the controller and removes at its end.
+      The name of files by which the hosts of one play learn that the run has ended or that the unit failed on one of them.
+      They are in the folder that Ansible makes for itself on the controller and removes at its end.
     required: true
     type: str
-  silence:
-    description: Seconds that a host may be out of reach.
-    default: 300
-    type: int
   until_host:
     description: Follow only until this host's unit says C(until_says), and return there.
     type: str
@@ -45,7 +46,7 @@ options:
     description: What that line has in it.
     type: str
   limit:
-    description: Seconds after which it is a failure that the unit has not ended; 0 means never.
+    description: Seconds after which it is a failure that the run has not ended; 0 means never.
     default: 0
     type: int
 """
@@ -56,7 +57,13 @@ REST = 4
 """How many times as long as a look has taken the host has peace afterwards; a slow one has to work, not to answer."""
 MOST = 15.0
 """Seconds between two looks at the most."""
+NOTICE = 20.0
+"""Seconds that a host may be out of reach, or its unit stopped, before that is said."""
+LINGER = 120.0
+"""Seconds that a role has to notice that the run has ended."""
 LAST_LINES = 8
+ENDED = "timeout 120 /usr/local/bin/fl-node status --json"
+"""What says, from the contract, whether the run has ended."""
 _STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z \S+: ")
 """How a role's own lines begin; libraries write others, which are shown if the unit fails."""
 display = Display()
@@ -65,35 +72,58 @@ display = Display()
 class ActionModule(ActionBase):
     """What Ansible calls, once for each host."""
 
-    _VALID_ARGS = frozenset(("unit", "cursor", "flag", "silence", "until_host", "until_says", "limit"))
+    _VALID_ARGS = frozenset(("unit", "cursor", "flag", "until_host", "until_says", "limit"))
     _supports_check_mode = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return when the unit has ended, has failed on another host, or one has come to where it is followed to."""
+        """Return when the run has ended, a unit has failed for good, or one has come to where it is followed to."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         host = (task_vars or {})["inventory_hostname"]
         unit, cursor = self._task.args["unit"], self._task.args["cursor"]
-        flag = Path(DEFAULT_LOCAL_TMP, self._task.args["flag"])
-        silence = int(self._task.args.get("silence", 300))
         until_host, until_says = self._task.args.get("until_host"), self._task.args.get("until_says", "")
-        reached = Path(f"{flag}.reached")
-        shown: list[str] = []
         limit = int(self._task.args.get("limit", 0))
+        flag = Path(DEFAULT_LOCAL_TMP, self._task.args["flag"])
+        reached, ended = Path(f"{flag}.reached"), Path(f"{flag}.ended")
+        shown: list[str] = []
         start = heard = time.monotonic()
+        away, stopped, ended_since, ask_again = "", 0.0, 0.0, 0.0
+        away_told = stopped_told = False
+
+        def fail(problem: str, lines: list[str]) -> dict[str, Any]:
+            flag.write_text(host, encoding="utf-8")
+            return result | {"problem": problem + "".join(f"\n    {line}" for line in lines)}
+
         while not flag.exists():
             if until_host and reached.exists():
                 return result | {"msg": f"{until_host} has come to {until_says!r}", "cursor": cursor}
-            looked = time.monotonic()
+            now = time.monotonic()
+            if limit and now - start > limit:
+                if away:
+                    return fail(f"{host} is out of reach, and the run has not ended after {limit} s: {away}", shown)
+                return fail(f"{unit} on {host} has not ended after {limit} s:", shown)
+            if ended.exists():
+                ended_since = ended_since or now
+                if away or now - ended_since > LINGER:
+                    state = "is out of reach" if away else f"has not noticed it: {unit} still runs"
+                    display.display(f"  {host}: the run has ended; this host {state}")
+                    return result | {"msg": "the run has ended", "restarts": 0}
             try:
                 state, cursor, lines = self._look(unit, cursor)
-                heard = time.monotonic()
-            except AnsibleConnectionFailure as error:
-                if time.monotonic() - heard > silence:
-                    flag.write_text(host)
-                    return result | {"problem": f"{host} has been out of reach for {silence} s: {error}"}
-                self._connection.reset()
-                time.sleep(POLL)
+            except AnsibleError as error:
+                if not away:
+                    heard = now
+                away = _last_line(error)
+                if not away_told and time.monotonic() - heard > NOTICE:
+                    away_told = True
+                    display.display(f"  {host}: out of reach; its role goes on by itself. Waiting for it: {away}")
+                with contextlib.suppress(AnsibleError):
+                    self._connection.reset()
+                time.sleep(min(POLL * 4, MOST))
                 continue
+            took = time.monotonic() - now
+            if away_told:
+                display.display(f"  {host}: in reach again")
+            away, away_told = "", False
             for line in filter(_STAMP.match, lines):
                 display.display(f"  {_short(host, line)}")
             shown = [*shown, *lines][-LAST_LINES:]
@@ -101,39 +131,46 @@ class ActionModule(ActionBase):
                 reached.touch()
                 continue
             if state["ActiveState"] == "failed":
-                flag.write_text(host)
-                said = "".join(f"\n    {line}" for line in shown)
                 code = state["ExecMainStatus"]
-                return result | {"problem": f"{unit} failed on {host} with exit code {code}:{said}"}
+                return fail(f"{unit} failed on {host} with exit code {code}:", shown)
             if state["ActiveState"] == "inactive":
-                if host == until_host:
-                    flag.write_text(host)
-                    return result | {"problem": f"{unit} has ended on {host} and never said {until_says!r}"}
-                return result | {"msg": f"{unit} has ended", "restarts": int(state["NRestarts"])}
-            if limit and time.monotonic() - start > limit:
-                flag.write_text(host)
-                said = "".join(f"\n    {line}" for line in shown)
-                return result | {"problem": f"{unit} on {host} has not ended after {limit} s:{said}"}
-            time.sleep(min(max(POLL, REST * (heard - looked)), MOST))
+                # It may have ended with the run, or its host boots, or somebody has stopped it.
+                stopped = stopped or now
+                if not ended.exists() and now >= ask_again:
+                    asked = time.monotonic()
+                    if self._has_ended(ended):
+                        ended.touch()
+                    ask_again = time.monotonic() + min(max(MOST / 5, REST * (time.monotonic() - asked)), 4 * MOST)
+                if ended.exists():
+                    if host == until_host:
+                        return fail(f"{unit} has ended on {host} and never said {until_says!r}", [])
+                    return result | {"msg": f"{unit} has ended", "restarts": int(state["NRestarts"])}
+                if not stopped_told and now - stopped > NOTICE:
+                    stopped_told = True
+                    display.display(
+                        f"  {host}: {unit} is stopped, and the run has not ended. Waiting for it: sudo systemctl start {unit}"
+                    )
+            else:
+                stopped, stopped_told = 0.0, False
+            time.sleep(min(max(POLL, REST * took), MOST))
         return result | {
-            "changed": False,
             "cursor": cursor,
-            "msg": f"not waited for any longer, since a unit failed on {flag.read_text()}",
+            "msg": f"not waited for any longer, since a unit failed on {flag.read_text(encoding='utf-8')}",
         }
 
     def _look(self, unit: str, cursor: str) -> tuple[dict[str, str], str, list[str]]:
         """Return the unit's state, the new place in the journal, and the lines up to there."""
+        begin = f"--after-cursor={quote(cursor)}" if cursor else "--lines=0"
         command = (
             "export SYSTEMD_PAGER=cat SYSTEMD_COLORS=0; "
             f"systemctl show {quote(unit)} --property=ActiveState,ExecMainStatus,NRestarts; echo; "
-            f"journalctl --quiet --no-pager --output=cat --show-cursor --after-cursor={quote(cursor)} "
-            f"--unit={quote(unit)}"
+            f"journalctl --quiet --no-pager --output=cat --show-cursor {begin} --unit={quote(unit)}"
         )
         answer = self._low_level_execute_command(command, sudoable=True)
         head, _, journal = answer["stdout"].replace("\r\n", "\n").partition("\n\n")
         state = dict(line.split("=", 1) for line in head.splitlines() if "=" in line)
         if "ActiveState" not in state:
-            raise AnsibleConnectionFailure(answer["stderr"].strip() or "no answer")
+            raise AnsibleError(answer["stderr"].strip() or "no answer")
         lines = []
         for line in journal.splitlines():
             if line.startswith("-- cursor: "):
@@ -142,8 +179,37 @@ class ActionModule(ActionBase):
                 lines.append(line)
         return state, cursor, lines
 
+    def _has_ended(self, ended: Path) -> bool:
+        """Return whether the contract says, on this host, that the run has ended; one host asks at a time."""
+        with _lock(Path(f"{ended}.asking")) as free:
+            if not free or ended.exists():
+                return ended.exists()
+            try:
+                answer = self._low_level_execute_command(ENDED, sudoable=True)
+                return bool(json.loads(answer["stdout"])["ended"])
+            except (AnsibleError, ValueError, KeyError, TypeError):
+                return False  # its Geth or IPFS is not up yet
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Give whether nobody else has the lock."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        path.unlink(missing_ok=True)
+
 
 def _short(host: str, line: str) -> str:
     """Return a role's line without its date and with its host, as in ``12:01:02 learner-1: …``."""
     stamp, _, text = line.split(" ", 2)
     return f"{stamp[11:19]} {host}: {text}"
+
+
+def _last_line(error: AnsibleError) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__

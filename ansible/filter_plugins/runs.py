@@ -78,9 +78,9 @@ def undisturbed_run(runs: str, plan: str) -> dict[str, Any]:
 
 
 def free_name(base: str, runs: str) -> str:
-    """Return a name for a run that no kept run has: the base, or with -2, -3 and so on behind it."""
+    """Return a name for a run that no other has, kept or deployed: the base, or with -2, -3 and so on behind it."""
     number, name = 1, base
-    while (Path(runs) / name / "report.json").exists():
+    while any((Path(runs) / name / file).exists() for file in ("report.json", "deployed.json")):
         number += 1
         name = f"{base}-{number}"
     return name

@@ -3,11 +3,24 @@
 set -euo pipefail
 archive=$4/linux-$2-$3.tar
 [ -e "$archive" ] && exit 0
+case $2 in
+amd64) machine=x86_64 ;;
+arm64) machine=aarch64 ;;
+*)
+	echo "there is no Python for hosts of the platform $2: it should be amd64 or arm64" >&2
+	exit 1
+	;;
+esac
 mkdir -p "$4"
 folder=$(mktemp -d "$4/new.XXXXXX")
 trap 'rm -rf "$folder"' EXIT
-case $2 in amd64) machine=x86_64 ;; arm64) machine=aarch64 ;; esac
-"$1" python install --quiet --no-bin --install-dir "$folder/all" "cpython-$3-linux-$machine-gnu"
+if ! "$1" python install --no-progress --no-bin --install-dir "$folder/all" "cpython-$3-linux-$machine-gnu" >"$folder/log" 2>&1; then
+	reason=$(sed 's/^ *\(error\|Caused by\): *//' "$folder/log" | grep . | tail -n 1 || true)
+	echo "Python $3 for linux-$2 could not be fetched: ${reason:-$1 does not run}." \
+		"Set UV_PYTHON_INSTALL_MIRROR to a mirror of python-build-standalone's releases, put an archive at $archive," \
+		"or install Python 3.11 or newer on the hosts" >&2
+	exit 1
+fi
 made=("$folder"/all/cpython-*)
 tar -C "${made[0]}" -cf "$folder/archive.tar" .
 mv "$folder/archive.tar" "$archive"

@@ -1,0 +1,89 @@
+"""`make` makes its environment anew when it is incomplete, and says what is missing when it can't."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GOOD = f"""#!/bin/bash
+[ "$2" = venv ] || exec {sys.executable} "$@"
+{sys.executable} -m venv --without-pip "$3"
+site=$(echo "$3"/lib/python*/site-packages)
+mkdir "$site/pip" && touch "$site/pip/__init__.py" "$site/pip/__main__.py"
+"""
+"""A Python whose venv has a pip; an empty one, since it is not used here."""
+BAD = f"""#!/bin/bash
+[ "$2" = venv ] || exec {sys.executable} "$@"
+{sys.executable} -m venv --without-pip "$3"
+echo "The virtual environment was not created successfully because ensurepip is not available."
+exit 1
+"""
+"""Debian's without python3-venv: it leaves a .venv without pip behind."""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    shutil.copy(ROOT / "Makefile", folder)
+    for name, content in (("python3", GOOD), ("python3.12", BAD)):
+        (folder / name).write_text(content)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def make(project: Path, python: str = "./python3") -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", f"PYTHON={python}", ".venv/bin/python"],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def has_pip(project: Path) -> bool:
+    command = [project / ".venv" / "bin" / "python", "-c", "import pip"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_what_to_install_is_said_and_the_next_call_recovers(project: Path) -> None:
+    failed = make(project, "./python3.12")
+    assert failed.returncode != 0
+    assert "apt-get install python3.12-venv" in failed.stdout
+    assert not (project / ".venv").exists()
+    assert make(project).returncode == 0
+    assert has_pip(project)
+    assert "up to date" in make(project).stdout
+
+
+def test_an_environment_without_pip_is_made_anew(project: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", project / ".venv"], check=True)
+    assert make(project).returncode == 0
+    assert has_pip(project)
+
+
+def test_an_environment_of_a_python_that_was_removed_is_made_anew(project: Path) -> None:
+    assert make(project).returncode == 0
+    python = project / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to(project / "removed" / "python3")
+    assert make(project).returncode == 0
+    assert has_pip(project)
+
+
+def test_an_environment_that_is_a_link_is_not_emptied(project: Path) -> None:
+    elsewhere = project / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").touch()
+    (project / ".venv").symlink_to(elsewhere)
+    assert make(project).returncode == 0
+    assert (elsewhere / "mine").exists()
