@@ -159,7 +159,10 @@ def _strange(tree: yaml.MappingNode) -> Iterator[tuple[int, str]]:
         for key, value in node.value:
             line = key.start_mark.line + 1
             if key.value in lines and isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                yield line, f"{key.value!r} stands in line {lines[key.value]} already, and Ansible takes the last alone"
+                yield (
+                    line,
+                    f"{key.value!r} stands in line {lines[key.value]} already, and Ansible takes the last alone",
+                )
             elif isinstance(key, yaml.ScalarNode):
                 lines[key.value] = line
             nodes.append(value)
@@ -217,10 +220,11 @@ def _addresses(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> l
     problems = []
     owners: dict[str, list[str]] = defaultdict(list)
     for host in hosts:
-        address = _value(hostvars, host, "testbed_address") or _value(hostvars, host, "ansible_host")
-        if isinstance(address, AnsibleError):
-            problems.append(f"{host}: its address can't be worked out: {_line(address)}")
+        own, address = (_value(hostvars, host, name) for name in ("ansible_host", "testbed_address"))
+        if errors := [value for value in (own, address) if isinstance(value, AnsibleError)]:
+            problems.append(f"{host}: its address can't be worked out: {_line(errors[0])}")
             continue
+        address = address or own
         found = str(address or "")
         if not found or found == host and not re.fullmatch(r"[\d.]+", found):
             problems.append(f"{host} has no address: give it ansible_host or testbed_address, such as 192.168.56.10")
@@ -291,7 +295,9 @@ def _settings(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> li
         known = [str(values[name]) for name in PORTS if values[name] is not None]
         for name in PORTS:
             if values[name] is not None and known.count(str(values[name])) > 1:
-                problems[f"{name} is {values[name]}, which another port of the testbed has: each needs its own"] = None
+                problems[f"{name} is {values[name]}, which another port of the testbed has: each needs its own"] = (
+                    None
+                )
         chain = values["testbed_chain_id"]
         if chain is not None and not _whole(chain, 1, 2**53 - 1):
             problems[f"testbed_chain_id is {chain!r}: it should be a whole number from 1 on"] = None

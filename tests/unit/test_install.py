@@ -26,7 +26,9 @@ def wheel(folder: Path, name: str, version: str, content: str) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{name}.py", content)
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
     return path
 
@@ -52,7 +54,9 @@ class Machine:
             for path in folder.iterdir():
                 archive.add(path, path.name)
 
-    def install(self, archive: str, package: Path, try_: str = "import library, fl") -> subprocess.CompletedProcess[str]:
+    def install(
+        self, archive: str, package: Path, try_: str = "import library, fl"
+    ) -> subprocess.CompletedProcess[str]:
         settings = {"FL_NODE_ROOT": str(self.root), "FL_NODE_DOWNLOADS": str(self.downloads), "FL_NODE_TRY": try_}
         command = ["bash", str(SCRIPT), archive, f"python3.{sys.version_info.minor}", str(package)]
         path = f"{Path(sys.base_prefix, 'bin')}:{os.environ['PATH']}"

@@ -1,0 +1,87 @@
+"""What is said of each wrong inventory, read by Ansible's own parser; tests/integration has it from ansible-playbook."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_inventory import module
+from tests.wrong_inventories import GOOD, RIGHT, WRONG
+
+ROOT = Path(__file__).parents[2]
+Problems = Callable[[Path], list[str]]
+
+
+@pytest.fixture(scope="module")
+def problems() -> Problems:
+    """What is wrong with an inventory, with the project's defaults and configuration."""
+    before = os.environ.get("ANSIBLE_CONFIG")
+    os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")  # read once, when Ansible is imported
+    from ansible.inventory.manager import InventoryManager
+    from ansible.parsing.dataloader import DataLoader
+    from ansible.plugins.loader import init_plugin_loader
+    from ansible.vars.hostvars import HostVars
+    from ansible.vars.manager import VariableManager
+
+    init_plugin_loader()
+    if before is None:
+        del os.environ["ANSIBLE_CONFIG"]
+    else:
+        os.environ["ANSIBLE_CONFIG"] = before
+
+    def look(path: Path) -> list[str]:
+        loader = DataLoader()
+        loader.set_basedir(str(ROOT / "ansible"))
+        inventory = InventoryManager(loader=loader, sources=[str(path)])
+        variables = VariableManager(loader=loader, inventory=inventory)
+        hostvars = HostVars(inventory, variables, loader)
+        found: list[str] = module.inventory_problems(inventory.get_groups_dict(), hostvars, [str(path)])
+        return found
+
+    return look
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_each_mistake_is_named_with_what_would_be_right(wrong: str, problems: Problems, tmp_path: Path) -> None:
+    path = tmp_path / WRONG[wrong].name
+    path.write_bytes(WRONG[wrong].file())
+    said = "; ".join(problems(path))
+    for words in WRONG[wrong].says:
+        assert words in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("right", RIGHT)
+def test_a_right_inventory_passes(right: str, problems: Problems, tmp_path: Path) -> None:
+    path = tmp_path / "lab.yml"
+    path.write_bytes(RIGHT[right])
+    assert problems(path) == []
+
+
+def test_an_inventory_that_is_not_there_is_named(problems: Problems, tmp_path: Path) -> None:
+    assert problems(tmp_path / "none.yml") == [f"{tmp_path / 'none.yml'}: there is no such file"]
+
+
+def test_a_file_of_variables_that_ansible_ignores_is_named(problems: Problems, tmp_path: Path) -> None:
+    path = tmp_path / "lab.yml"
+    path.write_text(GOOD)
+    (tmp_path / "group_vars" / "testbed").mkdir(parents=True)
+    (tmp_path / "group_vars" / "testbed" / "vault.yml").write_text("ipfs_swarm_key: x\n")
+    assert problems(path) == []
+    (tmp_path / "group_vars" / "testbed.yml").write_text("testbed_chain_id: 7\n")
+    (problem,) = problems(path)
+    assert f"{tmp_path}/group_vars/testbed.yml is ignored" in problem
+    assert "move the file into it" in problem
+
+
+def test_the_configuration_that_ansible_used_is_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert module.configuration_problems(str(ROOT / "ansible.cfg")) == []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
+    (none,) = module.configuration_problems("")
+    assert f"cd '{ROOT}', or export ANSIBLE_CONFIG='{ROOT}/ansible.cfg'" in none
+    (other,) = module.configuration_problems("/etc/ansible/ansible.cfg")
+    assert "/etc/ansible/ansible.cfg instead of" in other
