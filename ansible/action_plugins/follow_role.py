@@ -21,9 +21,9 @@ DOCUMENTATION = """
 name: follow_role
 short_description: Follow a role's unit until the run has ended
 description:
-  - Shows what the unit writes to the journal, a line as it comes, and ends when the contract says that the run has ended.
+  - Shows what the unit writes to the journal, a line as it comes, until the contract says that the run has ended.
   - A host that is out of reach, boots, or has its unit stopped is waited for, for it may come back and go on.
-  - If the unit failed for good on a host, C(problem) says so there, with its last lines, and the other hosts stop waiting.
+  - If the unit failed for good, C(problem) says so there, with its last lines, and the other hosts stop waiting.
 options:
   unit:
     description: The unit to follow.
@@ -35,7 +35,7 @@ options:
     type: str
   flag:
     description: >-
-      The name of files by which the hosts of one play learn that the run has ended or that the unit failed on one of them.
+      The name of files by which the hosts of one play learn that the run has ended or that a unit failed.
       They are in the folder that Ansible makes for itself on the controller and removes at its end.
     required: true
     type: str
@@ -148,7 +148,7 @@ class ActionModule(ActionBase):
                 if not stopped_told and now - stopped > NOTICE:
                     stopped_told = True
                     display.display(
-                        f"  {host}: {unit} is stopped, and the run has not ended. Waiting for it: sudo systemctl start {unit}"
+                        f"  {host}: {unit} is stopped, the run goes on. Waiting for it: sudo systemctl start {unit}"
                     )
             else:
                 stopped, stopped_told = 0.0, False

@@ -1,4 +1,4 @@
-"""Wait until a host can be worked on: by SSH, with Python, as root; or say which of these it lacks, and what to do."""
+"""Wait until a host can be worked on: by SSH, with Python, as root; or say what it lacks, and what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ name: reach_host
 short_description: Wait until a host can be worked on
 description:
   - Tries SSH, Python and sudo, until all work. C(problem) says which does not, and what to do.
-  - What only a person can put right is said after a few seconds, what a host that boots may put right by itself after C(patience).
+  - What only a person can put right is said after a few seconds, the rest, as a host may boot, after C(patience).
 options:
   patience:
     description: Seconds to wait.
@@ -48,27 +48,27 @@ SSH = {
 SUDO = {
     "sudo_password": r"password is required|Missing sudo password|no askpass|a terminal is required",
     "sudo_wrong": r"Incorrect sudo password|Sorry, try again|incorrect password attempt",
-    "sudo_not_allowed": r"not in the sudoers|may not run sudo|is not allowed to (execute|run)|not allowed to run sudo",
+    "sudo_not_allowed": r"not in the sudoers|may not run sudo|is not allowed to (execute|run)",
     "sudo_missing": r"sudo: (command )?not found|sudo: No such file",
 }
 TEXTS = {
     "host_key": "{where} has another host key than before: if it was made anew, ssh-keygen -R {address}{known_hosts}",
-    "unknown_name": "{address}, the address of {host}, can't be resolved: correct its ansible_host, or give it an IP address",
+    "unknown_name": "{address}, the address of {host}, can't be resolved: correct ansible_host, or give an address",
     "key_open": "the private key {key} can be read by others, so SSH refuses it: chmod 600 {key}",
     "booting": "{where} still boots or shuts down",
-    "permission": "{where} refuses the login of {user} with {key}: look at ansible_user and ansible_ssh_private_key_file, "
-    "and at ~{user}/.ssh/authorized_keys on the host",
+    "permission": "{where} refuses the login of {user} with {key}: look at ansible_user, "
+    "ansible_ssh_private_key_file and, on the host, ~{user}/.ssh/authorized_keys on the host",
     "refused": "{where} answers, but nothing listens on port {port}: start its SSH server, or give it ansible_port",
-    "timeout": "{where} does not answer by SSH as {user}, the time ran out: is it up (vagrant status), is its address right, "
-    "is there a firewall?",
-    "no_route": "{where} does not answer by SSH as {user}, there is no route to it: is it up (vagrant status), is its "
-    "address right?",
+    "timeout": "{where} does not answer by SSH as {user}, the time ran out: is it up (vagrant status), is its "
+    "address right, is there a firewall?",
+    "no_route": "{where} does not answer by SSH as {user}, there is no route to it: is it up (vagrant status), is "
+    "its address right?",
     "closed": "{where} closes the connection: look at its SSH server (journalctl --unit=ssh)",
     "no_ssh": "this machine has no ssh: install OpenSSH's client (Debian, Ubuntu: apt-get install openssh-client)",
     "no_python": "{where} has no Python 3: install it (Debian, Ubuntu: apt-get install python3), or give "
     "ansible_python_interpreter",
-    "sudo_password": "sudo on {host} wants a password of {user}: --ask-become-pass, or ansible_become_password in a file "
-    "of ansible-vault, or NOPASSWD for {user}",
+    "sudo_password": "sudo on {host} wants a password of {user}: --ask-become-pass, or ansible_become_password in a "
+    "file of ansible-vault, or NOPASSWD for {user}",
     "sudo_wrong": "sudo on {host} refuses the password given for {user}",
     "sudo_not_allowed": "{user} may not use sudo on {host}: add it to the group sudo, or give another ansible_user",
     "sudo_missing": "{host} has no sudo: install it (Debian, Ubuntu: apt-get install sudo), or log in as root with "

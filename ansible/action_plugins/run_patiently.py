@@ -15,9 +15,9 @@ DOCUMENTATION = """
 name: run_patiently
 short_description: Run a command until it works, and fetch the files that it wrote
 description:
-  - A host that is out of reach, and a command that failed, are tried again for C(patience) seconds. So the command must do no
-    harm a second time.
-  - The task never fails; C(done) says whether the command worked, C(problem) why not, C(rc) and C(stdout) what it said last.
+  - A host that is out of reach, and a command that failed, are tried again for C(patience) seconds. So the command
+    must do no harm a second time.
+  - The task never fails; C(done) says whether it worked, C(problem) why not, C(rc) and C(stdout) what was said.
 options:
   command:
     description: What the host's shell is to run.
@@ -38,7 +38,7 @@ options:
     default: 600
     type: int
   folder:
-    description: A folder on the host whose files are fetched afterwards. The user who logs in must be able to read them.
+    description: A folder on the host whose files are fetched afterwards. Who logs in must be able to read them.
     type: str
   files:
     description: Names of the files to fetch; one that is not there is left out.

@@ -103,7 +103,7 @@ def inventory_problems(
     return problems + _settings(hosts, hostvars)
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
+# Files
 
 
 def _source(source: str) -> list[str]:
@@ -161,7 +161,7 @@ def _strange(tree: yaml.MappingNode) -> Iterator[tuple[int, str]]:
             if key.value in lines and isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 yield (
                     line,
-                    f"{key.value!r} stands in line {lines[key.value]} already, and Ansible takes the last alone",
+                    f"{key.value!r} stands in line {lines[key.value]} already, and Ansible takes the last",
                 )
             elif isinstance(key, yaml.ScalarNode):
                 lines[key.value] = line
@@ -195,7 +195,7 @@ def _shadowed(folder: Path) -> list[str]:
     ]
 
 
-# -- hosts ------------------------------------------------------------------------------------------------------------
+# Hosts
 
 
 def _names(hosts: list[str]) -> list[str]:
@@ -226,7 +226,7 @@ def _addresses(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> l
             continue
         address = address or own
         found = str(address or "")
-        if not found or found == host and not re.fullmatch(r"[\d.]+", found):
+        if not found or (found == host and not re.fullmatch(r"[\d.]+", found)):
             problems.append(f"{host} has no address: give it ansible_host or testbed_address, such as 192.168.56.10")
             continue
         try:
@@ -236,8 +236,8 @@ def _addresses(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> l
         if not isinstance(parsed, ipaddress.IPv4Address):
             what = "IPv6" if parsed else "not IPv4"
             problems.append(
-                f"{host} has the address {found!r}, which is {what}: give it ansible_host or testbed_address, such as "
-                "192.168.56.10"
+                f"{host} has the address {found!r}, which is {what}: give it ansible_host or testbed_address, "
+                "such as 192.168.56.10"
             )
             continue
         if parsed.is_loopback or parsed.is_unspecified or parsed.is_multicast or found == "255.255.255.255":
@@ -278,7 +278,7 @@ def _numbers(learners: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> 
     return problems
 
 
-# -- variables --------------------------------------------------------------------------------------------------------
+# Variables
 
 
 def _settings(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -295,9 +295,7 @@ def _settings(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> li
         known = [str(values[name]) for name in PORTS if values[name] is not None]
         for name in PORTS:
             if values[name] is not None and known.count(str(values[name])) > 1:
-                problems[f"{name} is {values[name]}, which another port of the testbed has: each needs its own"] = (
-                    None
-                )
+                problems[f"{name} is {values[name]}, which another port has: each needs its own"] = None
         chain = values["testbed_chain_id"]
         if chain is not None and not _whole(chain, 1, 2**53 - 1):
             problems[f"testbed_chain_id is {chain!r}: it should be a whole number from 1 on"] = None

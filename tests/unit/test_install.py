@@ -1,4 +1,4 @@
-"""A host's environment is made beside the one in use and takes its place whole; what runs keeps what it was started from."""
+"""A host's environment is made beside the one in use and takes its place whole; what runs keeps its own."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ def wheel(folder: Path, name: str, version: str, content: str) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{name}.py", content)
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
     return path
 

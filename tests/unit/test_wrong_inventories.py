@@ -1,4 +1,4 @@
-"""What is said of each wrong inventory, read by Ansible's own parser; tests/integration has it from ansible-playbook."""
+"""What is said of each wrong inventory, read by Ansible's own parser; tests/integration asks ansible-playbook."""
 
 from __future__ import annotations
 
