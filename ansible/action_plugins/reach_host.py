@@ -57,7 +57,7 @@ TEXTS = {
     "key_open": "the private key {key} can be read by others, so SSH refuses it: chmod 600 {key}",
     "booting": "{where} still boots or shuts down",
     "permission": "{where} refuses the login of {user} with {key}: look at ansible_user, "
-    "ansible_ssh_private_key_file and, on the host, ~{user}/.ssh/authorized_keys on the host",
+    "ansible_ssh_private_key_file, and at ~{user}/.ssh/authorized_keys on the host",
     "refused": "{where} answers, but nothing listens on port {port}: start its SSH server, or give it ansible_port",
     "timeout": "{where} does not answer by SSH as {user}, the time ran out: is it up (vagrant status), is its "
     "address right, is there a firewall?",
