@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
-from .conftest import NAMES, PLAN, ROOT, SMALL, Ended, Testbed, report
+from .conftest import HANG, NAMES, PLAN, ROOT, SMALL, Ended, Testbed, choice, docker, report
 
 
 def test_a_run_shows_its_rounds_and_fetches_what_came_out(provisioned: Testbed, trained: Ended) -> None:
@@ -128,3 +133,87 @@ def test_a_run_that_fails_says_which_host_and_unit_with_its_last_lines(
     for name in NAMES:
         unit = "fl-header" if name == "header" else "fl-learner"
         assert not provisioned.host(name).service(unit).is_running
+
+
+LONG = json.dumps({"settings": ["data.train=2000", "data.test=500", "rounds=6"]})
+
+
+@contextlib.contextmanager
+def running(testbed: Testbed, name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Train under a name while the block goes on; who was not waited for is stopped."""
+    command = [".venv/bin/ansible-playbook", "ansible/train.yml", "-e", f"run={name}", "-e", LONG, *arguments]
+    process = subprocess.Popen(
+        command,
+        cwd=testbed.root,
+        env=os.environ | {"NO_COLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
+    """Read what is said up to a line with these words."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if words in line:
+            return
+    pytest.fail(f"{words!r} was never said: {''.join(seen)[-3000:]}")
+
+
+@pytest.mark.nightly
+def test_a_power_cut_of_all_hosts_is_waited_out_and_the_report_is_whole(provisioned: Testbed, data_set: str) -> None:
+    with running(provisioned, "power-cut", *choice(data_set)) as process:
+        wait_for(process, "header: round 1: took learner")
+        containers = [
+            name for name in docker("ps", "--format", "{{.Names}}").split() if provisioned.root.name in name
+        ]
+        assert len(containers) == len(NAMES)
+        docker("kill", *containers)
+        docker("start", *containers)
+        said, _ = process.communicate(timeout=HANG)
+    assert process.returncode == 0, said[-3000:]
+    assert "audit passed: 6 rounds" in said
+    assert report(provisioned, "power-cut")["ended"] is True
+    assert (provisioned.root / "runs" / "power-cut" / "final.safetensors").exists()
+
+
+@pytest.mark.nightly
+def test_a_run_that_goes_on_is_left_alone_and_can_be_followed(provisioned: Testbed, data_set: str) -> None:
+    with running(provisioned, "left", *choice(data_set)) as process:
+        wait_for(process, "round 0: training")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=HANG)
+    for playbook in ("train", "site"):
+        refused = provisioned.play(playbook)
+        assert refused.code != 0
+        assert "the run left goes on" in re.sub(r"\s+", " ", refused.output)
+        assert "ansible-playbook ansible/follow.yml" in refused.output
+    provisioned.play("site", "-e", "during_run=true").must()
+    assert "audit passed: 6 rounds" in provisioned.play("follow").must().output
+    # At any later time, and without what this machine has noted.
+    shutil.rmtree(provisioned.root / "runs" / "left")
+    provisioned.play("report", "-e", "run=left").must()
+    assert report(provisioned, "left")["ended"] is True
+    unknown = provisioned.play("report", "-e", "run=nobody")
+    assert unknown.code != 0
+    assert "no host knows a run nobody; there are" in re.sub(r"\s+", " ", unknown.output)
+
+
+@pytest.mark.nightly
+def test_a_geth_that_is_killed_while_the_report_is_written_is_waited_for(provisioned: Testbed, data_set: str) -> None:
+    header = provisioned.host("header")
+    with running(provisioned, "killed", *choice(data_set)) as process:
+        wait_for(process, "TASK [Write and fetch report and final model]")
+        header.check_output("systemctl kill --signal=KILL geth")
+        said, _ = process.communicate(timeout=HANG)
+    assert process.returncode == 0, said[-3000:]
+    assert report(provisioned, "killed")["ended"] is True

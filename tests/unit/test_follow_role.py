@@ -1,0 +1,103 @@
+"""Following a role: only the contract says that a run has ended, and only a unit that is not restarted has failed."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleConnectionFailure
+
+_PATH = Path(__file__).parents[2] / "ansible" / "action_plugins" / "follow_role.py"
+_spec = importlib.util.spec_from_file_location("follow_role", _PATH)
+assert _spec is not None and _spec.loader is not None
+plugin: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(plugin)
+
+LOST = AnsibleConnectionFailure("ssh: connect to host 10.0.0.1 port 22: No route to host")
+LINE = "2026-11-27T10:00:00.000Z learner-1: round 1: training"
+
+
+class Host:
+    """A host that answers each look by the next of a list; whether the run has ended is asked for of another list."""
+
+    def __init__(self, looks: list[str | Exception], ended: list[bool] | None = None, **options: Any) -> None:
+        self.looks: Iterator[str | Exception] = iter(looks)
+        self.ended = iter(ended or [])
+        self.asked = 0
+        self.action = plugin.ActionModule.__new__(plugin.ActionModule)
+        arguments = {"unit": "fl-learner.service", "cursor": "c", "flag": "demo.failed"} | options
+        self.action._task = SimpleNamespace(args=arguments, async_val=False, check_mode=False, diff=False)
+        self.action._connection = SimpleNamespace(reset=lambda: None, _shell=SimpleNamespace(tmpdir=None))
+        self.action._look = self._look
+        self.action._has_ended = self._has_ended
+
+    def _look(self, unit: str, cursor: str) -> tuple[dict[str, str], str, list[str]]:
+        answer = next(self.looks)
+        if isinstance(answer, Exception):
+            raise answer
+        return {"ActiveState": answer, "ExecMainStatus": "3", "NRestarts": "0"}, cursor, [LINE]
+
+    def _has_ended(self, ended: Path) -> bool:
+        self.asked += 1
+        return next(self.ended)
+
+    def follow(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.action.run(task_vars={"inventory_hostname": "learner-1"})
+        return found
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(plugin, "DEFAULT_LOCAL_TMP", str(tmp_path))
+    monkeypatch.setattr(plugin.ActionModule.__mro__[1], "run", lambda self, tmp=None, task_vars=None: {})
+    monkeypatch.setattr(plugin, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic))
+    for name in ("MOST", "NOTICE"):
+        monkeypatch.setattr(plugin, name, 0.0)
+
+
+def test_a_unit_that_ended_with_the_run_is_done() -> None:
+    assert Host(["active", "inactive"], [True]).follow()["msg"] == "fl-learner.service has ended"
+
+
+def test_a_host_that_was_lost_and_boots_is_waited_for() -> None:
+    host = Host(["active", LOST, LOST, "inactive", "inactive", "active", "inactive"], [False, False, True])
+    assert "problem" not in host.follow()
+    assert host.asked == 3
+
+
+def test_a_unit_that_failed_for_good_is_said_with_its_last_lines(tmp_path: Path) -> None:
+    problem = Host(["active", "failed"]).follow()["problem"]
+    assert problem.startswith("fl-learner.service failed on learner-1 with exit code 3:")
+    assert LINE in problem
+    assert (tmp_path / "demo.failed").read_text() == "learner-1"
+
+
+def test_a_unit_that_is_restarted_has_not_failed() -> None:
+    assert "problem" not in Host(["activating", "active", "inactive"], [True]).follow()
+
+
+def test_a_host_that_stays_lost_is_left_when_the_run_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "demo.failed.ended").touch()
+    assert Host([LOST, LOST]).follow()["msg"] == "the run has ended"
+
+
+def test_others_stop_waiting_when_a_unit_has_failed(tmp_path: Path) -> None:
+    (tmp_path / "demo.failed").write_text("learner-2")
+    assert "a unit failed on learner-2" in Host([]).follow()["msg"]
+
+
+def test_a_scenario_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 50))
+    monkeypatch.setattr(plugin.time, "monotonic", lambda: float(next(clock)))  # the plugin's alone
+    problem = Host([LOST] * 50, limit=600).follow()["problem"]
+    assert problem.startswith("learner-1 is out of reach, and the run has not ended after 600 s")
+
+
+def test_a_line_that_is_waited_for_must_come_before_the_end() -> None:
+    host = Host(["inactive"], [True], until_host="learner-1", until_says="round 9")
+    assert "never said 'round 9'" in host.follow()["problem"]
