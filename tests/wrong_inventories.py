@@ -53,7 +53,7 @@ WRONG = {
     "a part of an address": Wrong(("'192.168.56', which is not IPv4",), "192.168.56.11", "192.168.56"),
     "loopback": Wrong(("127.0.0.1, by which other hosts can't reach it",), "192.168.56.11", "127.0.0.1"),
     "one address twice": Wrong(("learner-1 and learner-2 have one address",), "56.12", "56.11"),
-    "an address that is a template": Wrong(("learner-1", "nobody"), "192.168.56.11", '"{{ nobody }}"'),
+    "an address that is a template": Wrong(("learner-1", "address"), "192.168.56.11", '"{{ nobody }}"'),
     "no group testbed": Wrong(
         ("no group testbed", "headers and learners should be its children"), "testbed:", "lab:"
     ),
