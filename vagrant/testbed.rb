@@ -36,13 +36,22 @@ module Testbed
 
   def read_hosts
     found = {}
-    collect(YAML.safe_load(File.read(INVENTORY, encoding: "bom|utf-8"), aliases: true), {}, found)
+    collect(YAML.safe_load(text = read_text, aliases: true), {}, found)
     bad("has no hosts") if found.empty?
     found.map { |name, vars| host(name, vars) }.tap { |list| check_addresses(list) }
   rescue Errno::ENOENT
     bad("there is no such file")
+  rescue Psych::SyntaxError => e
+    bad("line #{e.line} is indented by a tab: YAML wants spaces") if text.lines[e.line - 1].to_s.match?(/\A\s*\t/)
+    bad("line #{e.line} is not YAML: #{e.problem}")
   rescue Psych::Exception => e
     bad("is not YAML: #{e.message}")
+  end
+
+  # As other systems may have written it: with a byte-order mark, or in another encoding.
+  def read_text
+    text = File.binread(INVENTORY).delete_prefix("\xEF\xBB\xBF".b).force_encoding(Encoding::UTF_8)
+    text.valid_encoding? ? text : bad("is not UTF-8: save it as UTF-8")
   end
 
   # Ansible's shape: a group has vars, hosts and children; the nearer variable wins.
@@ -51,6 +60,9 @@ module Testbed
     groups.each do |name, group|
       group ||= {}
       bad("group #{name} is not a mapping") unless group.is_a?(Hash)
+      %w[vars hosts children].each do |part|
+        bad("#{part} of group #{name} should be a mapping") unless group[part].nil? || group[part].is_a?(Hash)
+      end
       vars = inherited.merge(group["vars"] || {})
       (group["hosts"] || {}).each do |host, own|
         bad("host #{host}: its variables are not a mapping") unless own.nil? || own.is_a?(Hash)
