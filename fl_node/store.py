@@ -111,13 +111,13 @@ def _check_multiaddress(address: str) -> None:
     try:
         url, *_ = multiaddr_to_url_data(address, "")
     except (AddressError, ValueError) as error:
-        raise _no_store(address, "is not the multiaddress of an IPFS API") from error
+        raise _no_store(address, "is malformed") from error
     # The parser takes spaces around a number, other scripts' digits, and port 0.
     plain = address.isprintable() and address == address.strip()
     if not address.startswith("/unix/"):
         plain = plain and address.isascii() and " " not in address and urlsplit(url).port != 0
     if not plain:
-        raise _no_store(address, "is not the multiaddress of an IPFS API")
+        raise _no_store(address, "is malformed")
 
 
 def _meant(address: str) -> str:
