@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fl_node import __version__
+from fl_node.arithmetic import pin_environment
 from fl_node.errors import ChainError, ConfigError, FLNodeError
 from fl_node.terminal import Console, prepare, styled
 
@@ -172,6 +173,7 @@ def options(
 
 def main() -> None:
     """Run the command line; every error that a user can mend is one line and an exit code."""
+    pin_environment()
     prepare()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)

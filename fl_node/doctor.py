@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fl_node import data
 from fl_node import store as stores
+from fl_node.arithmetic import unpinned
 from fl_node.binaries import GETH, KUBO
 from fl_node.chain import Chain, load_key
 from fl_node.errors import ChainUnreachable, ConfigError, FLNodeError, StoreUnreachable
@@ -20,7 +21,7 @@ from fl_node.store import IpfsStore
 
 ENOUGH_WEI = 10**16
 STORE_QUESTIONS = ("store", "swarm key", "swarm peers", "no public peers")
-APART = ("swarm key", "data")
+APART = ("swarm key", "data", "arithmetic")
 """Questions that need neither chain nor store."""
 
 
@@ -70,6 +71,7 @@ def run(
         ("swarm peers", lambda: _swarm_peers(files(), peers)),
         ("no public peers", lambda: _public(files())),
         ("data", lambda: _data(data_dir)),
+        ("arithmetic", _arithmetic),
     ]
     checks: list[Check] = []
     down: set[str] = set()
@@ -219,3 +221,7 @@ def _data(folder: Path | None) -> str:
     found = data.at_hand(folder)
     name = "MNIST" if found.name == "mnist" else "images of one's own"
     return f"{name} in {found.source}, {len(found.train_images)} training images"
+
+
+def _arithmetic() -> str:
+    return f"pinned, but for this: {'; '.join(unpinned())}"

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fl_node import arithmetic
 from fl_node.attack import Poison
 from fl_node.data import Images, Labels
-from fl_node.errors import DataError, PlanError
+from fl_node.errors import ConfigError, DataError, PlanError
 from fl_node.plan import Architecture, Plan
 from fl_node.seeds import derive, permutation
 from fl_node.weights import Shapes, Tensor, Tensors
@@ -207,6 +208,20 @@ def build(plan: Plan, architecture: Architecture | None = None) -> Any:
         raise PlanError(f"model.name: {name} is not for images of {height} × {width} pixels") from error
 
 
+def not_float32(model: Any) -> str:
+    """Return what is not of type float32 in a Keras model; empty if everything is.
+
+    Half precision is refused for what is computed as well: processors round it in different ways.
+    """
+    for variable in model.weights:
+        if variable.dtype != "float32":
+            return f"has weights {variable.path} of type {variable.dtype}, all should be float32"
+    for layer in model._flatten_layers():  # layers within layers too
+        if layer.compute_dtype in ("float16", "bfloat16"):
+            return f"has a layer {layer.name} that computes in {layer.compute_dtype}, all should compute in float32"
+    return ""
+
+
 def save_whole(model: Any, path: Path) -> None:
     """Write a Keras model to a ``.keras`` file, which appears whole or stays as it was."""
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
@@ -250,6 +265,8 @@ class KerasTrainer:
         self.data = data
         self._own: OwnModule | None = own.load(plan, modules) if plan.own is not None else None
         self._model: Any = self._own.build() if self._own else build(plan, architecture)
+        if wrong := not_float32(self._model):
+            raise ConfigError(f"model {self._model.name}: {wrong}")
         self._anchors: list[Any] = []
         # XLA is slower than oneDNN's kernels on a CPU.
         self._model.compile(
@@ -534,12 +551,9 @@ def _optimizer(plan: Plan, anchors: Sequence[Any]) -> Any:
 
 
 def prepare(threads: int) -> None:
-    """Load TensorFlow, which then takes so many threads and deterministic operations alone."""
-    # TensorFlow reads these when it is imported: no chatter about what the CPU could do, no search for a GPU.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    with _quiet(), _without("sklearn"):
+    """Load TensorFlow with so many threads, deterministic operations alone and none of the user's settings."""
+    arithmetic.pin_environment()
+    with _quiet(), _without("sklearn"), arithmetic.keras_home():
         import keras  # noqa: F401
         import tensorflow as tf
 
@@ -547,7 +561,9 @@ def prepare(threads: int) -> None:
     tf.get_logger().setLevel("ERROR")
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    tf.config.experimental.enable_op_determinism()
+    # From here on neither can be changed.
+    tf.config.list_logical_devices()
+    arithmetic.hold()
 
 
 @contextlib.contextmanager

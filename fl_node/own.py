@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fl_node import arithmetic
 from fl_node.data import Indices, Labels
 from fl_node.errors import ModuleError
 from fl_node.seeds import derive
@@ -119,6 +120,14 @@ def _blamed(path: Path, what: str) -> Iterator[None]:
         text = " ".join(str(error).split())
         said = f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
         raise ModuleError(f"module {path.stem}: {what}: {where}: {said}") from error
+    finally:
+        changed = arithmetic.strayed()
+        arithmetic.hold()
+    if changed:
+        raise ModuleError(
+            f"module {path.stem}: it changes what all models in its process are computed with: {'; '.join(changed)}; "
+            "set this for single layers instead, by their arguments"
+        )
 
 
 class OwnModule:
@@ -224,6 +233,8 @@ def _wrong_model(model: Any) -> str:
     """Return what is wrong about a model; empty if nothing is."""
     import keras
 
+    from fl_node.model import not_float32
+
     if not isinstance(model, keras.Model):
         return f"is {type(model).__name__}, should be a keras.Model"
     if not model.built or len(model.inputs or ()) != 1 or len(model.outputs or ()) != 1:
@@ -231,9 +242,9 @@ def _wrong_model(model: Any) -> str:
     shape = model.output_shape
     if len(shape) != 2 or not isinstance(shape[1], int) or shape[1] < 2:
         return f"has outputs of shape {tuple(shape)}, should give a probability for each of two classes or more"
+    if wrong := not_float32(model):
+        return wrong
     for variable in model.weights:
-        if variable.dtype != "float32":
-            return f"has weights {variable.path} of type {variable.dtype}, all should be float32"
         if not np.isfinite(np.asarray(variable)).all():
             return f"has weights {variable.path} that are not finite"
     if not model.trainable_weights:

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from fl_node.arithmetic import pin_environment
 from fl_node.errors import DataError, FLNodeError, WeightsError
 from fl_node.observer import Newest
 from fl_node.plan import SIDE
@@ -226,6 +227,7 @@ class _Model:
 
 def main() -> None:
     """Answer questions from standard input on standard output, until there are no more."""
+    pin_environment()
     answers: IO[bytes] = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     model = _Model()

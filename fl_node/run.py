@@ -14,6 +14,7 @@ from pathlib import Path
 
 from fl_node import place as places
 from fl_node import store as stores
+from fl_node.arithmetic import unpinned
 from fl_node.chain import Chain, Contract
 from fl_node.errors import ChainError, ConfigError
 from fl_node.place import Endpoint
@@ -124,13 +125,13 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
+    """Return the versions that a result depends on, and what else it may depend on."""
     names = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "web3", "safetensors", "fl-node")
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found
+    return found | {"not pinned": "; ".join(unpinned())}
 
 
 def _is_up(rpc: str, genesis: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from test_arithmetic import HOSTILE, KERAS_JSON
 
 from fl_node import baseline, data, partition, weights
 from fl_node.errors import DataError, PlanError
@@ -103,20 +105,40 @@ def test_dropout_follows_from_the_seed() -> None:
     assert same(one.train(one.initial(), few, 7, epochs=1), first)
 
 
-def test_another_process_gives_the_same_weights_to_the_last_bit(tmp_path: Path) -> None:
+def test_another_process_gives_the_same_weights_to_the_last_bit_whatever_a_user_has_set(tmp_path: Path) -> None:
     script = f"""
-import hashlib, json
+import hashlib, json, sys
+from fl_node import arithmetic
+arithmetic.pin_process()
 from fl_node import data, partition
 from fl_node.model import KerasTrainer
 from fl_node.plan import Plan
 plan = Plan.model_validate(json.loads({PLAN.model_dump_json()!r}))
 trainer = KerasTrainer(plan, data.load("digits"))
 trained = trainer.train(trainer.initial(), partition.shard(plan, 1), 7)
+import tensorflow as tf
 print(hashlib.sha256(b"".join(trained[name].tobytes() for name in sorted(trained))).hexdigest())
+print(trainer.evaluate(trained))
+print(tf.config.threading.get_intra_op_parallelism_threads(), arithmetic.strayed(), sys.flags.hash_randomization)
+print(sys.modules["keras.src.backend.config"].keras_home())
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == digest(trainer().train(trainer().initial(), SAMPLES, 7))
+    settings = tmp_path / ".keras/keras.json"
+    settings.parent.mkdir()
+    settings.write_text(json.dumps(KERAS_JSON))
+    environment = os.environ | HOSTILE | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment
+    )
     assert done.stderr == ""
+    one = trainer()
+    trained = one.train(one.initial(), SAMPLES, 7)
+    assert done.stdout.splitlines() == [
+        digest(trained),
+        str(one.evaluate(trained)),
+        "1 [] 0",
+        str(settings.parent),
+    ]
+    assert json.loads(settings.read_text()) == KERAS_JSON
 
 
 def test_training_reports_each_epoch_and_learns() -> None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_node import own, partition, simulate, sources
+from fl_node import arithmetic, own, partition, simulate, sources
 from fl_node import plan as plans
 from fl_node.errors import FLNodeError, ModuleError, PlanError
 from fl_node.model import KerasTrainer
@@ -228,6 +228,46 @@ def test_the_folder_of_modules_can_stand_in_the_environment(make: Make, monkeypa
             changed("keras.layers.BatchNormalization()", "keras.layers.Normalization()"),
             "type int64, all should be float32",
         ),
+        (
+            changed("Dense(6,", "Dense(6, dtype='mixed_float16',"),
+            "computes in float16, all should compute in float32",
+        ),
+        (changed("keras.layers.Flatten()", "keras.layers.Flatten(dtype='bfloat16')"), "computes in bfloat16"),
+        ("import keras\nkeras.config.set_floatx('float16')" + GOOD, "Keras's floatx is float16, should be float32"),
+        ("import keras\nkeras.config.set_epsilon(0.1)" + GOOD, "Keras's epsilon is 0.1, should be 1e-07"),
+        (
+            "import keras\nkeras.config.set_image_data_format('channels_first')" + GOOD,
+            "Keras's image_data_format is channels_first, should be channels_last",
+        ),
+        (
+            "import keras\nkeras.mixed_precision.set_global_policy('mixed_bfloat16')" + GOOD,
+            "Keras's dtype policy is mixed_bfloat16, should be float32",
+        ),
+        (
+            changed(
+                "    return keras.", "    keras.mixed_precision.set_global_policy('mixed_float16')\n    return keras."
+            ),
+            "Keras's dtype policy is mixed_float16",
+        ),
+        (
+            changed("    x = ", "    keras.config.set_max_steps_per_epoch(1)\n    x = "),
+            "Keras's max_steps_per_epoch is 1",
+        ),
+        ("import numpy\nnumpy.seterr(all='raise')" + GOOD, "NumPy's error state is"),
+        (
+            "import tensorflow as tf\ntf.config.optimizer.set_jit(True)\ntf.config.run_functions_eagerly(True)"
+            + GOOD,
+            "TensorFlow's run_functions_eagerly is True, should be False; TensorFlow's jit is True, should be False",
+        ),
+        (
+            "import tensorflow as tf\ntf.config.optimizer.set_experimental_options({'auto_mixed_precision': True})"
+            + GOOD,
+            "TensorFlow's auto_mixed_precision is True",
+        ),
+        (
+            "import tensorflow as tf\ntf.config.threading.set_intra_op_parallelism_threads(8)" + GOOD,
+            r"can't be imported: .*mine\.py:2: RuntimeError: Intra op parallelism cannot be modified",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_module_is_one_line(make: Make, source: str, message: str) -> None:
@@ -235,6 +275,7 @@ def test_what_is_wrong_with_a_module_is_one_line(make: Make, source: str, messag
         completed(make(source))
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == 2
+    assert arithmetic.strayed() == []
 
 
 def test_a_shard_of_another_size_than_the_plans_is_refused(make: Make) -> None:
