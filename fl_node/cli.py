@@ -727,7 +727,9 @@ def evaluate(
 
 @app.command()
 def predict(
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A PNG, JPEG or BMP image of one digit.")],
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="A picture of one digit, such as a photo or drawing.")
+    ],
     run: RunArgument = None,
     round_: RoundOption = None,
     invert: Annotated[

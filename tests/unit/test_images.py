@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms, ImageDraw, ImageFont
 
 from fl_node import data, images
 from fl_node.errors import DataError
@@ -155,3 +157,222 @@ def test_a_damaged_picture_is_refused_or_still_an_image(
         assert images.read(path).shape == (28, 28)
     except DataError as error:
         assert "\n" not in str(error)
+
+
+# What phones, scanners, tablets and drawing programs write: one drawn seven, and always the same image of it.
+
+SIZE = 150, 210
+BACK = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""What undoes each orientation of EXIF."""
+
+
+def drawn(digit: str = "7") -> Image.Image:
+    """Dark on light."""
+    picture = Image.new("L", SIZE, 255)
+    ImageDraw.Draw(picture).text((75, 105), digit, 0, font=ImageFont.load_default(165), anchor="mm")
+    return picture
+
+
+PAPER = drawn()
+GREY = np.asarray(PAPER)
+DEEP = GREY.astype(np.uint16) * 257
+
+
+def ink(colour: Any, mode: str = "RGBA") -> Image.Image:
+    """The same in a colour on nothing."""
+    picture = Image.new("RGBA", SIZE, colour)
+    picture.putalpha(Image.fromarray(255 - GREY))
+    return picture.convert(mode)
+
+
+def lab() -> Image.Image:
+    profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    found = ImageCms.profileToProfile(PAPER.convert("RGB"), *profiles, outputMode="LAB")
+    assert found is not None
+    return found
+
+
+def alike(tmp_path: Path, name: str, picture: Image.Image, **options: Any) -> bool:
+    picture.save(tmp_path / name, **options)
+    PAPER.save(tmp_path / "plain.png")
+    found, plain = (images.read(tmp_path / one).astype(int) for one in (name, "plain.png"))
+    return bool(np.abs(found - plain).mean() < 2)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp", "avif"])
+@pytest.mark.parametrize("orientation", BACK)
+def test_a_picture_is_turned_as_its_camera_says(tmp_path: Path, orientation: int, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    back = BACK[orientation]
+    stored = PAPER.convert("RGB") if back is None else PAPER.convert("RGB").transpose(back)
+    assert alike(tmp_path, f"turned.{suffix}", stored, exif=exif)
+
+
+def test_damaged_exif_data_turn_nothing(tmp_path: Path) -> None:
+    for number, content in enumerate([b"Exif\0\0MM\0*\0\0\0\x08\0\xff", b"Exif\0\0junk", b"Exif\0\0"]):
+        assert alike(tmp_path, f"{number}.jpg", PAPER, exif=content)
+    exif = Image.Exif()
+    exif[0x112] = 9
+    assert alike(tmp_path, "nine.jpg", PAPER, exif=exif)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_a_picture_of_any_mode_shows_the_same(tmp_path: Path, mode: str, suffix: str) -> None:
+    assert alike(tmp_path, f"seven.{suffix}", PAPER.convert(mode))
+
+
+@pytest.mark.parametrize(
+    ("name", "picture"),
+    [
+        ("cmyk.tiff", PAPER.convert("RGB").convert("CMYK")),
+        ("cmyk.jpg", PAPER.convert("RGB").convert("CMYK")),
+        ("ycbcr.tiff", PAPER.convert("RGB").convert("YCbCr")),
+        ("ycbcr.jpg", PAPER.convert("RGB").convert("YCbCr")),
+        ("lab.tiff", lab()),
+        ("deep.png", Image.fromarray(DEEP)),
+        ("deep.tiff", Image.fromarray(DEEP)),
+        ("big-endian.tiff", Image.frombytes("I;16B", SIZE, DEEP.astype(">u2").tobytes())),
+        ("twelve-bits.png", Image.fromarray(DEEP // 16)),
+        ("int.tiff", Image.fromarray(DEEP.astype(np.int32))),
+        ("int-of-a-byte.tiff", Image.fromarray(GREY.astype(np.int32))),
+        ("float-to-1.tiff", Image.fromarray((GREY / 255).astype(np.float32))),
+        ("float-to-255.tiff", Image.fromarray(GREY.astype(np.float32))),
+        ("seven.jp2", PAPER),
+        ("seven.ppm", PAPER.convert("RGB")),
+        ("seven.gif", PAPER),
+        ("photo.jpg", Image.merge("RGB", [PAPER.point(lambda v, a=a: 40 + v * a // 255) for a in (200, 190, 150)])),
+        ("blue-on-yellow.png", Image.merge("RGB", [PAPER, PAPER, Image.new("L", SIZE, 120)])),
+        ("large.jpg", PAPER.resize((3000, 4200))),
+        ("large-deep.png", Image.fromarray(DEEP).resize((1800, 2520))),
+        ("large-palette.png", PAPER.resize((1800, 2520)).convert("P")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_colours_and_depths_show_the_same(tmp_path: Path, name: str, picture: Image.Image) -> None:
+    assert alike(tmp_path, name, picture)
+
+
+@pytest.mark.parametrize("colour", ["black", "white", "grey", "red", "yellow"])
+@pytest.mark.parametrize(("suffix", "mode"), [("png", "RGBA"), ("png", "LA"), ("webp", "RGBA"), ("tiff", "RGBA")])
+def test_ink_of_any_colour_on_nothing_is_seen(tmp_path: Path, colour: str, suffix: str, mode: str) -> None:
+    assert alike(tmp_path, f"ink.{suffix}", ink(colour, mode))
+
+
+@pytest.mark.parametrize("colour", ["black", "white"])
+def test_ink_on_nothing_with_a_palette_is_seen(tmp_path: Path, colour: str) -> None:
+    assert alike(tmp_path, "ink.gif", ink(colour))
+    assert alike(tmp_path, "ink.png", ink(colour).quantize(64, Image.Quantize.FASTOCTREE))
+
+
+@pytest.mark.parametrize(
+    ("picture", "hidden"),
+    [(PAPER, 255), (PAPER.convert("1"), 255), (PAPER.convert("RGB"), (255,) * 3), (Image.fromarray(DEEP), 65535)],
+)
+def test_a_colour_that_stands_for_nothing_is_paper(tmp_path: Path, picture: Image.Image, hidden: Any) -> None:
+    assert alike(tmp_path, "key.png", picture, transparency=hidden)
+
+
+def test_a_photograph_with_round_corners_is_not_seen_as_its_frame(tmp_path: Path) -> None:
+    mask = Image.new("L", SIZE, 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, 149, 209), 25, fill=255)
+    for name, grey in (("light.png", PAPER), ("dark.png", PAPER.point(lambda value: 255 - value))):
+        picture = grey.convert("RGBA")
+        picture.putalpha(mask)
+        assert alike(tmp_path, name, picture)
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "gif", "webp", "png", "mpo"])
+def test_the_first_of_several_pictures_counts(tmp_path: Path, suffix: str) -> None:
+    first, second = PAPER.convert("RGB"), drawn("2").convert("RGB")
+    assert alike(tmp_path, f"several.{suffix}", first, save_all=True, append_images=[second])
+
+
+ACROSS, DOWN = np.meshgrid(np.linspace(0, 1, SIZE[0]), np.linspace(0, 1, SIZE[1]))
+
+
+@pytest.mark.parametrize(
+    "paper",
+    [
+        np.full_like(ACROSS, 90),
+        240 - 150 * ACROSS,
+        240 - 90 * ACROSS - 80 * DOWN,
+        230 - 210 * ((ACROSS - 0.5) ** 2 + (DOWN - 0.5) ** 2),
+        200 - 110 / (1 + np.exp(-(ACROSS - 0.5) * 12)),
+        230 - 160 * np.clip(1 - np.hypot(ACROSS - 1, DOWN - 1), 0, 1),
+    ],
+    ids=["dim", "across", "diagonal", "lamp", "shadow", "corner"],
+)
+@pytest.mark.parametrize("noise", [0, 6])
+def test_how_the_paper_is_lit_does_not_count(tmp_path: Path, paper: np.ndarray, noise: float) -> None:
+    covered = 1 - GREY / 255
+    grain = np.random.default_rng(1).normal(0, noise, GREY.shape)
+    for name, seen in (
+        ("pen.png", paper * (1 - 0.8 * covered)),
+        ("chalk.png", (255 - paper) * 0.5 * (1 - covered) + 230 * covered),
+    ):
+        assert alike(tmp_path, name, Image.fromarray(np.clip(seen + grain, 0, 255).astype(np.uint8)))
+
+
+def test_a_small_digit_on_a_large_sheet_with_dirt_on_a_dark_table_is_found(tmp_path: Path) -> None:
+    sheet = np.full((800, 700), 235, np.uint8)
+    sheet[300:510, 250:400] = np.minimum(GREY, 235)
+    sheet[:, :60] = 40
+    sheet[700:703, 500:503] = 0
+    assert alike(tmp_path, "sheet.png", Image.fromarray(sheet))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "a file of this kind can't be read|empty"),
+        (
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+            "HEIC, as iPhones save photographs, can't be read; .* as PNG or JPEG",
+        ),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42", "a video can't be read"),
+        (b"%PDF-1.7", "PDF can't be read"),
+        (b"\xef\xbb\xbf <svg>", "SVG can't be read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript can't be read"),
+        (b"P5\n0 0\n255\n", "image"),
+    ],
+)
+def test_what_is_no_picture_of_pixels_says_what_to_do(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "image.png"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as raised:
+        images.read(path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_picture_that_would_not_fit_into_memory_is_refused_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    for side in (12_000, 60_000):
+        path = tmp_path / f"{side}.bmp"
+        header = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 62, 0, 0, 62, 40, side, side, 1, 1, 0, 0, 0, 0, 2, 0)
+        path.write_bytes(header + bytes(8))
+        with pytest.raises(DataError, match=r"truncated|more than 178 million pixels; save it smaller"):
+            images.read(path)
+    assert not list(recwarn)
+
+
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(tmp_path / "nan.tiff")
+    with pytest.raises(DataError, match="not finite"):
+        images.read(tmp_path / "nan.tiff")
+
+
+def test_a_picture_without_pixels_is_named() -> None:
+    with pytest.raises(DataError, match="the drawing has no pixels"):
+        images.as_mnist(np.zeros((0, 5), np.uint8), "the drawing")
