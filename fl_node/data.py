@@ -8,6 +8,7 @@ four files of the same names; their hashes stand in the plan.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -115,7 +116,7 @@ def at_hand(folder: Path | None = None, report: Report = lambda _: None) -> Data
     Raises
     ------
     DataError
-        Neither can be had. A folder of which some files are MNIST's holds a damaged MNIST.
+        Neither can be had; the message is about MNIST if a file of it is there, else about the images of one's own.
     """
     try:
         return _mnist(folder, report)
@@ -123,13 +124,18 @@ def at_hand(folder: Path | None = None, report: Report = lambda _: None) -> Data
         place = folder or (Path(os.environ["FL_NODE_DATA_DIR"]) if os.environ.get("FL_NODE_DATA_DIR") else None)
         if place is None:
             raise
-        try:
-            found = from_folder(place, {})
-        except DataError:
-            found = None
-        if found is None or set(found.sha256.values()) & set(MNIST_SHA256.values()):
-            raise
-        return found
+        if not _has_mnist(place):
+            return from_folder(place, {})
+        raise
+
+
+def _has_mnist(folder: Path) -> bool:
+    """Return whether a file in a folder is MNIST's."""
+    for name, wanted in MNIST_SHA256.items():
+        with contextlib.suppress(DataError):
+            if hashlib.sha256(_read(folder, name, MAX_FOLDER_FILE_BYTES)[0]).hexdigest() == wanted:
+                return True
+    return False
 
 
 def cache_dir() -> Path:
@@ -199,6 +205,10 @@ def _pairs(path: Path, content: Mapping[str, bytes], part: str) -> tuple[Images,
 def _idx(content: bytes, dimensions: int, path: Path) -> Images:
     """Return the array of bytes in a file in IDX format (http://yann.lecun.com/exdb/mnist/)."""
     start = 4 + 4 * dimensions
+    if not content:
+        raise DataError(f"{path} is empty")
+    if content.startswith(b"\x1f\x8b"):
+        raise DataError(f"{path} is compressed by gzip; name it {path.name}.gz")
     if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < start:
         wanted = bytes([0, 0, 8, dimensions]).hex()
         raise DataError(f"{path} is not in IDX format: it begins with {content[:4].hex()}, should with {wanted}")
@@ -225,14 +235,21 @@ def _verified(folder: Path, name: str) -> bytes:
 
 def _read(folder: Path, name: str, most: int) -> tuple[bytes, Path]:
     """Return the content of a file that may be compressed, and the path it was found at."""
-    path = next((p for p in (folder / f"{name}.gz", folder / name) if p.is_file()), None)
+    try:
+        there = {one.name for one in folder.iterdir()}
+    except OSError as error:
+        raise DataError(f"data folder {folder}: {error.strerror or error}") from error
+    paths = [folder / one for one in (f"{name}.gz", name) if one in there]
+    path = next((one for one in paths if one.is_file()), paths[0] if paths else None)
     if path is None:
         raise DataError(f"data folder {folder}: neither {name}.gz nor {name} is there")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, should be a file")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} can't be read: {error}") from error
+        raise DataError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
     if len(content) > most:
         raise DataError(f"{path} has more than {most} bytes")
     return content, path

@@ -7,6 +7,7 @@ as Krum's number of liars) stands in the plans that make this choice, and in no 
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import hashlib
 import json
@@ -34,6 +35,7 @@ MAX_PLAN_BYTES = 64 * 1024
 SIDE = 28
 CLASSES = 10
 """Of the data sets whose plan doesn't say otherwise."""
+MAX_CLASSES = 100_000
 DATA_SIZES = {"mnist": (60_000, 10_000), "digits": (1_437, 360)}
 """Training and test images of each data set that is the same everywhere."""
 
@@ -145,7 +147,7 @@ class DataPlan(_Section):
     does."""
     alpha: Positive | None = None
     """Of `dirichlet` and `quantity`: the smaller, the less even."""
-    labels_each: Annotated[int, Field(ge=1, le=10)] | None = None
+    labels_each: Annotated[int, Field(ge=1, le=MAX_CLASSES)] | None = None
     """Of `labels`: how many parts of the images sorted by label a learner has, hence about as many labels."""
     validation: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Training images that no learner has, for whoever measures models before the end."""
@@ -170,7 +172,7 @@ class DataPlan(_Section):
     """Of `folder`: what t10k-labels-idx1-ubyte holds."""
     samples: Counts | None = None
     """Of `own`: the training samples of each learner, in the order of nodeId."""
-    classes: Annotated[int, Field(ge=2, le=100_000)] | None = None
+    classes: Annotated[int, Field(ge=2, le=MAX_CLASSES)] | None = None
     """Of `folder` and `own`: labels are 0 to one less."""
 
     CHOICES = {
@@ -370,7 +372,7 @@ class AttackPlan(_Section):
     """What they do to their images before they train."""
     update: Literal["sign_flip", "scale", "noise", "constant", "copy"] | None = None
     """What they do to their weights after they have trained."""
-    target: Annotated[int, Field(ge=0, le=9)] | None = None
+    target: Annotated[int, Field(ge=0, lt=MAX_CLASSES)] | None = None
     """Of `backdoor`: what the model shall say of an image with the patch."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Of `backdoor`: the share of their images that get the patch."""
@@ -411,6 +413,8 @@ class SlowPlan(_Section):
     """They pause after training until it has taken so many times as long."""
 
 
+LISTS = {"data.size": "[28, 28]", "data.samples": "[100, 200]", "model.architectures": '["cnn", "mlp"]'}
+"""By the settings that are lists: what one looks like, where it is not ``[1]``."""
 ASYNCHRONOUS = frozenset({"fedasync", "fedbuff"})
 """Rules by which each update counts when it comes, and nobody waits for the slowest."""
 
@@ -525,7 +529,7 @@ def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
     piped = str(path) == "-"
     form = "JSON" if path.suffix == ".json" else "TOML"
     try:
-        text = sys.stdin.read() if piped else path.read_text(encoding="utf-8")
+        text = _text(sys.stdin.buffer.read() if piped else path.read_bytes())
         if piped and text.lstrip().startswith("{"):
             form = "JSON"
         content = json.loads(text) if form == "JSON" else tomllib.loads(text)
@@ -538,6 +542,27 @@ def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
     for override in overrides:
         _override(content, override)
     return content
+
+
+def _text(content: bytes) -> str:
+    """Return the text of a plan; with ends of lines of any system, and with or without a byte-order mark.
+
+    Raises
+    ------
+    ValueError
+        It is not UTF-8; the message says where.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:4]:
+        raise ValueError("it is UTF-16 or UTF-32; save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        raise ValueError(f"line {line} has the byte 0x{byte:02x}, which is not UTF-8; save it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError(f"line {text[: text.index(chr(0))].count(chr(10)) + 1} has a NUL byte; remove it")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _module(path: Path, content: Mapping[str, Any]) -> Path | None:
@@ -659,6 +684,7 @@ def _inconsistencies(content: Mapping[str, Any]) -> list[str]:
     for key, section in SECTIONS.items():
         if isinstance(given := content.get(key, {}), Mapping):
             problems += [f"{key}.{problem}" for problem in section.problems(given)]
+    problems += _class_problems(content, data)
     images, kept = data.get("train", 0), _kept(data)
     if data.get("validation_sha256") is not None and data.get("validation") is None:
         problems.append("data.validation_sha256: only used with data.validation")
@@ -755,16 +781,30 @@ def _of_module(content: dict[str, Any]) -> dict[str, Any]:
     return content | {key: chosen[key] | value for key, value in given.items() if isinstance(value, dict)}
 
 
+def _class_problems(content: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    """Return which settings do not fit the number of classes, as far as it is known."""
+    classes = data.get("classes") or (CLASSES if data.get("name", "mnist") in DATA_SIZES else None)
+    if not isinstance(classes, int):
+        return []
+    problems = []
+    attack = content.get("attack")
+    target = attack.get("target") if isinstance(attack, Mapping) else None
+    if isinstance(target, int) and target >= classes:
+        problems.append(f"attack.target: should be at most {classes - 1}, there are {classes} classes (is {target})")
+    each = data.get("labels_each")
+    if isinstance(each, int) and each > classes:
+        problems.append(f"data.labels_each: should be at most {classes}, the number of classes (is {each})")
+    return problems
+
+
 def _own_problems(content: Mapping[str, Any], data: Mapping[str, Any], learners: object) -> list[str]:
     """Return what is wrong about data of one's own."""
     problems = []
-    size, samples, classes = data.get("size"), data.get("samples"), data.get("classes")
+    size, samples = data.get("size"), data.get("samples")
     if isinstance(size, list | tuple) and len(size) != 2:
         problems.append(f"data.size: should be height and width (is {list(size)})")
     attack = content.get("attack")
     attack = attack if isinstance(attack, Mapping) else {}
-    if isinstance(target := attack.get("target"), int) and isinstance(classes, int) and target >= classes:
-        problems.append(f"attack.target: should be below {classes}, the number of classes (is {target})")
     if content.get("own") is None:
         if data.get("partition") == "module":
             problems.append("data.partition: module is for a module of one's own, which [own] names")
@@ -803,8 +843,15 @@ def _problem(error: Mapping[str, Any]) -> str:
         return f"{key or 'plan'}: should be a section with keys (is {given!r})"
     if kind == "string_pattern_mismatch" and key.endswith("sha256"):
         return f"{key}: should be a SHA-256, 64 hexadecimal digits (is {given!r})"
+    if kind == "string_pattern_mismatch" and key == "own.module":
+        return (
+            f"{key}: should be a Python file whose name before .py has up to 63 letters (a to z), digits or '_' and "
+            f"begins with no digit, such as my_module.py (is {given!r})"
+        )
     if key == "own.module":
         return f"{key}: should be a Python file such as tabular.py, relative to the plan (is {given!r})"
+    if kind == "tuple_type":
+        return f"{key}: should be a list such as {LISTS.get(key, '[1]')} (is {given!r})"
     if kind == "string_pattern_mismatch":
         return (
             f"{key}: should be up to 63 lower-case letters, digits, '.', '_' or '-', "

@@ -527,3 +527,20 @@ def test_a_picture_that_can_not_be_written_is_named(fl_node: FlNode, tmp_path: P
     path = tmp_path / "nowhere" / "picture.svg"
     ended = fl_node("plan", "shards", tmp_path / "plan.toml", "--picture", path)
     assert is_one_line(ended, 2, f"--picture {path}: No such file or directory")
+
+
+@pytest.mark.parametrize("end", ["\r", "\x1b[2K", "\a", "\udcff"])
+def test_what_can_not_be_seen_in_a_value_is_visible_in_the_error(
+    fl_node: FlNode, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setenv("FL_NODE_DATA_DIR", f"/nowhere{end}")
+    ended = fl_node("data")
+    assert is_one_line(ended, 3, "/nowhere" + repr(end)[1:-1])
+    assert end not in ended.err
+    assert is_one_line(fl_node("plan", "check", f"plan{end}.toml"), 2, f"plan{repr(end)[1:-1]}.toml")
+    assert is_one_line(fl_node("plan", "check", PAPER, "--set", f"rounds{end}"), 2, f"rounds{repr(end)[1:-1]}")
+
+
+def test_an_end_of_line_of_another_system_does_not_change_a_setting(fl_node: FlNode) -> None:
+    found = fl_node("plan", "check", PAPER, "--json", "--set", "rounds=3\r", "--set", "name=mine \r\n")
+    assert (json.loads(found.out)["rounds"], json.loads(found.out)["name"]) == (3, "mine")

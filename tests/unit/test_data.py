@@ -343,7 +343,7 @@ def test_a_folder_with_another_content_is_refused_with_the_file_and_both_hashes(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t10k-labels-idx1-ubyte", b"", "begins with , should with 00000801"),
+        ("t10k-labels-idx1-ubyte", b"", "t10k-labels-idx1-ubyte is empty"),
         ("t10k-labels-idx1-ubyte", idx(np.zeros((3, 3), np.uint8)), "begins with 00000802, should with 00000801"),
         ("t10k-labels-idx1-ubyte", idx(np.zeros(12, np.uint8))[:-1], "should hold 12 bytes after its 8 first"),
         ("t10k-labels-idx1-ubyte", idx(np.zeros(11, np.uint8)), "has 11 labels for 12 images"),
@@ -353,14 +353,52 @@ def test_a_folder_with_another_content_is_refused_with_the_file_and_both_hashes(
             "differ in size, 9 × 10 and 8 × 8",
         ),
         ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x0d\3" + bytes(12), mtime=0), "begins with 00000d03"),
-        ("t10k-images-idx3-ubyte.gz", b"not gzip", "can't be read"),
+        ("t10k-images-idx3-ubyte.gz", b"not gzip", "can't be read: Not a gzipped file"),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(bytes(999))[:-9], "can't be read: Compressed file ended"),
+        ("t10k-labels-idx1-ubyte", gzip.compress(bytes(9)), "is compressed by gzip; name it .*ubyte.gz"),
+        ("t10k-labels-idx1-ubyte", None, "neither t10k-labels-idx1-ubyte.gz nor t10k-labels-idx1-ubyte is there"),
+        ("t10k-labels-idx1-ubyte", Path, "t10k-labels-idx1-ubyte is a folder, should be a file"),
     ],
 )
-def test_a_folder_in_another_format_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_what_is_wrong_with_a_folder_of_ones_own_is_said_and_not_that_it_is_not_mnist(
+    tmp_path: Path, name: str, content: object, message: str
+) -> None:
     folder = own_folder(tmp_path / "mine")
-    (folder / name).write_bytes(content)
-    with pytest.raises(DataError, match=message):
-        own_plan(folder)
+    (folder / name).unlink()
+    if isinstance(content, bytes):
+        (folder / name).write_bytes(content)
+    elif content is Path:
+        (folder / name).mkdir()
+    for ask in (own_plan, data.at_hand):
+        with pytest.raises(DataError, match=message) as raised:
+            ask(folder)
+        assert "MNIST" not in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for name, reason in (("nowhere", "No such file or directory"), ("file", "Not a directory")):
+        for ask in (own_plan, data.at_hand):
+            with pytest.raises(DataError, match=f"{name}: {reason}"):
+                ask(tmp_path / name)
+
+
+def test_bounds_that_depend_on_the_number_of_classes_are_those_of_the_folder(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path / "mine", classes=13)
+    attack = {"learners": [1], "data": "backdoor", "target": 12}
+    plan = plans.validate(
+        PLAN | {"data": {"name": "folder", "partition": "labels", "labels_each": 13}, "attack": attack}, "p"
+    )
+    assert sources.complete(plan, sources.load(plan, folder)).data.classes == 13
+    more = {"data": {"name": "folder", "partition": "labels", "labels_each": 14}, "attack": attack | {"target": 13}}
+    plan = plans.validate(PLAN | more, "p")
+    with pytest.raises(PlanError) as raised:
+        sources.complete(plan, sources.load(plan, folder))
+    assert [line.strip() for line in str(raised.value).splitlines()[1:]] == [
+        "attack.target: should be at most 12, there are 13 classes (is 13)",
+        "data.labels_each: should be at most 13, the number of classes (is 14)",
+    ]
 
 
 def test_without_a_folder_the_plan_says_what_it_wants() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,21 @@ def test_the_papers_plan_has_the_papers_values() -> None:
         ('[attack]\nlearners = []\nupdate = "copy"', "attack.learners: should name one or more, each once (is [])"),
         ('[attack]\nlearners = [1]\nupdate = "copy"\ntarget = 1', "attack.target: only used by backdoor"),
         (
+            '[attack]\nlearners = [1]\ndata = "backdoor"\ntarget = 10',
+            "attack.target: should be at most 9, there are 10 classes (is 10)",
+        ),
+        (
+            '[data]\nname = "digits"\npartition = "labels"\nlabels_each = 11',
+            "data.labels_each: should be at most 10, the number of classes (is 11)",
+        ),
+        ('[attack]\nlearners = 1\nupdate = "copy"', "attack.learners: should be a list such as [1] (is 1)"),
+        ('[slow]\nlearners = "1"', "slow.learners: should be a list such as [1] (is '1')"),
+        ('[data]\nname = "folder"\nsize = 28', "data.size: should be a list such as [28, 28] (is 28)"),
+        (
+            'mode = "ensemble"\n[model]\narchitectures = "cnn"',
+            """model.architectures: should be a list such as ["cnn", "mlp"] (is 'cnn')""",
+        ),
+        (
             "[data]\ntrain = 59990\nvalidation = 11",
             "data.validation: should be at most 10, what is left of 60000 (is 11)",
         ),
@@ -409,3 +425,61 @@ def test_what_an_ensemble_needs_is_said(tmp_path: Path, text: str, expected: lis
 
 def test_every_plan_of_the_project_is_valid() -> None:
     assert {plans.load(path).name for path in PLANS.glob("*.toml")} == {path.stem for path in PLANS.glob("*.toml")}
+
+
+# Files as editors of all systems write them
+
+TEXT = 'name = "test"\n# für später\nrounds = 3\n'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TEXT.encode(),
+        TEXT.encode("utf-8-sig"),
+        TEXT.replace("\n", "\r\n").encode(),
+        TEXT.replace("\n", "\r\n").encode("utf-8-sig"),
+        TEXT.replace("\n", "\r").encode(),
+    ],
+)
+def test_a_plan_may_have_a_byte_order_mark_and_ends_of_lines_of_any_system(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_bytes(content)
+    assert plans.load(path).rounds == 3
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert plans.load(Path("-")).rounds == 3
+    path = tmp_path / "plan.json"
+    path.write_bytes(b"\xef\xbb\xbf" + plans.load(tmp_path / "plan.toml").to_bytes() + b"\r\n")
+    assert plans.load(path).rounds == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (TEXT.encode("utf-16"), "it is UTF-16 or UTF-32; save it as UTF-8"),
+        (TEXT.encode("utf-16-le"), "it is UTF-16 or UTF-32"),
+        (TEXT.encode("utf-16-be"), "it is UTF-16 or UTF-32"),
+        (TEXT.encode("utf-32"), "it is UTF-16 or UTF-32"),
+        (TEXT.encode("latin-1"), "line 2 has the byte 0xfc, which is not UTF-8; save it as UTF-8"),
+        (TEXT.encode().replace(b"3", b"\0"), "line 3 has a NUL byte; remove it"),
+        (TEXT.encode() + b"\x80", "line 4 has the byte 0x80"),
+    ],
+)
+def test_a_plan_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path, content: bytes, message: str) -> None:
+    for name in ("plan.toml", "plan.json"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(PlanError, match=f"{name} .*{message}") as raised:
+            plans.load(tmp_path / name)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["my-module.py", "2nd.py", "mödule.py", "a b.py", "a.b.py"])
+def test_what_a_modules_name_may_contain_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("")
+    found = problems(tmp_path, f'[own]\nmodule = "{name}"')
+    assert found == [
+        "own.module: should be a Python file whose name before .py has up to 63 letters (a to z), digits or '_' and "
+        f"begins with no digit, such as my_module.py (is {name.removesuffix('.py')!r})"
+    ]
