@@ -67,8 +67,6 @@ def pin_process() -> None:
     before = [os.environ.get(name) for name in _AT_START]
     pin_environment()
     if before != [os.environ.get(name) for name in _AT_START] and sys.executable:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - the same program
 
 
