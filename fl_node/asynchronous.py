@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fl_node import weights
+from fl_node.aggregate import check_bounds
 from fl_node.aggregate.asynchronous import Update, asynchronous_file
 from fl_node.chain import Contract, LogEntry, View
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
@@ -183,6 +184,13 @@ class AsynchronousHeader(Header):
             if time.monotonic() < self._missing[key] + self._plan.fetch_timeout:
                 return None
             return self._refuse_update(one, newest, MISSING)
+        # Should these weights be out of reach, that is not the learner's fault.
+        start = self._global(file.local_meta.round, file.local_meta.parent)
+        try:
+            check_bounds(file, start, self._plan)
+        except WeightsError as error:
+            path.unlink(missing_ok=True)
+            return self._refuse_update(one, newest, str(error))
         self._seen[key] = file
         meta = file.local_meta
         say(

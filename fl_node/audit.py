@@ -18,8 +18,15 @@ import numpy as np
 
 from fl_node import history, weights
 from fl_node import plan as plans
+from fl_node.aggregate import (
+    check_bounds,
+    follows_parent,
+    global_file,
+    global_shapes,
+    initial_file,
+    local_shapes,
+)
 from fl_node.aggregate import ensemble as ensembles
-from fl_node.aggregate import follows_parent, global_file, global_shapes, initial_file, local_shapes
 from fl_node.aggregate.asynchronous import Update, asynchronous_file
 from fl_node.asynchronous import Publication, check_update, publications
 from fl_node.chain import Contract, LogEntry, State
@@ -28,7 +35,7 @@ from fl_node.errors import DataError, LogError, PlanError, StoreError, StoreUnre
 from fl_node.history import History, Round
 from fl_node.model import Trainer
 from fl_node.partition import shard_size
-from fl_node.plan import ASYNCHRONOUS, Plan
+from fl_node.plan import Plan
 from fl_node.store import Store
 from fl_node.validation import held_out
 from fl_node.weights import GlobalMeta, Input, Refusal, WeightsFile
@@ -137,6 +144,7 @@ class _Auditor:
         self._taken: dict[int, int] | None = {}
         self._trainer: Trainer | None = None
         self._waiting: dict[int, _Waiting] = {}
+        self._globals: dict[str, WeightsFile | WeightsError] = {}
 
     def run(self, make_trainer: MakeTrainer, progress: Callable[[int, int], None]) -> Audit:
         result = self._result
@@ -177,7 +185,7 @@ class _Auditor:
                 self._asynchronous(past, plan, closed, opened.started, everything)
             else:
                 self._global(past, plan, closed, opened.started)
-            self._remove()
+            self._remove(str(opened.started.cid))
             progress(opened.number, result.rounds)
         for one in self._waiting.values():
             if not one.wrongly:
@@ -253,7 +261,18 @@ class _Auditor:
             )
 
     def _fetch_global(self, name: str, plan: Plan) -> WeightsFile:
-        return self._fetch(name, plan, global_shapes(plan, self._shapes))
+        """Return a global file; the next round begins with it, so it is kept until then."""
+        known = self._globals.get(name)
+        if isinstance(known, WeightsError):
+            raise WeightsError(str(known))
+        if known is not None and known.path.exists():
+            return known
+        try:
+            self._globals[name] = file = self._fetch(name, plan, global_shapes(plan, self._shapes))
+        except WeightsError as error:
+            self._globals[name] = error
+            raise
+        return file
 
     def _fetch_local(self, one: Input | Refusal, plan: Plan) -> WeightsFile:
         return self._fetch(one.cid, plan, local_shapes(plan, self._shapes, one.node_id))
@@ -316,10 +335,10 @@ class _Auditor:
                 f"{len(meta.inputs)} local files, the plan asks for {plan.required_learners}",
             )
         self._members(past, plan, closed, entry, meta)
-        inputs = [self._local(past, plan, closed, entry, one) for one in meta.inputs]
-        for refusal in meta.refused:
-            self._refusal(past, plan, closed, entry, refusal)
         parent = self._parent(plan, closed)
+        inputs = [self._local(past, plan, closed, entry, one, parent) for one in meta.inputs]
+        for refusal in meta.refused:
+            self._refusal(past, plan, closed, entry, refusal, parent)
         enough = len(inputs) >= max(plan.aggregation.least(), 1)
         if enough and None not in inputs and not (parent is None and follows_parent(plan)):
             again = global_file(
@@ -485,7 +504,7 @@ class _Auditor:
         wrongly = known.wrongly
         if wrongly is None and seconds > PATIENCE * plan.fetch_timeout + LATE:
             try:
-                check_update(self._fetch(one.cid, plan), self._contract, plan, past.plan_cid, node_id, number - 1)
+                self._good_update(past, plan, one, number - 1)
             except (WeightsError, DataError):
                 wrongly = False
             else:
@@ -493,6 +512,12 @@ class _Auditor:
                 what = "was neither counted nor refused while later ones were"
                 self._find(one.entry.round, f"learner {node_id}", "inputs", f"{one.cid} {what}")
         self._waiting[node_id] = _Waiting(one, closing, seconds, wrongly)
+
+    def _good_update(self, past: History, plan: Plan, one: Publication | Refusal, newest: int) -> None:
+        """Check an update as the header does, or raise."""
+        file = self._fetch(one.cid, plan)
+        check_update(file, self._contract, plan, past.plan_cid, one.node_id, newest)
+        check_bounds(file, self._fetch_global(file.local_meta.parent, plan), plan)
 
     def _update(
         self, past: History, plan: Plan, number: int, everything: Sequence[Publication], one: Input
@@ -518,10 +543,18 @@ class _Auditor:
         if (samples := self._samples(plan, one.node_id)) is not None:
             self._compare(number - 1, node, "samples", meta.samples, samples)
         try:
-            return Update(file, self._fetch_global(str(began.started.cid), plan))
+            start = self._fetch_global(str(began.started.cid), plan)
         except WeightsError as error:
             self._find(began.number, "header", "file", f"{began.started.cid}: {error}")
             return None
+        self._within_bounds(number - 1, node, file, start, plan)
+        return Update(file, start)
+
+    def _within_bounds(self, round_: int, node: str, file: WeightsFile, start: WeightsFile, plan: Plan) -> None:
+        try:
+            check_bounds(file, start, plan)
+        except WeightsError as error:
+            self._find(round_, node, "bounds", f"{file.cid}: {error}")
 
     def _refused_update(
         self,
@@ -543,7 +576,7 @@ class _Auditor:
         if repeated:
             return
         try:
-            check_update(self._fetch(one.cid, plan), self._contract, plan, past.plan_cid, one.node_id, closed.number)
+            self._good_update(past, plan, one, closed.number)
         except (WeightsError, DataError) as error:
             self._result.notes.append(
                 f"round {closed.number}: {node}'s {one.cid} was refused ({one.reason}); here: {error}"
@@ -558,9 +591,7 @@ class _Auditor:
             )
 
     def _parent(self, plan: Plan, closed: Round) -> WeightsFile | None:
-        """Return the global weights that a round started from if its rule needs them; they were checked before."""
-        if not follows_parent(plan) and plan.aggregation.rule not in ASYNCHRONOUS:
-            return None
+        """Return the global weights that a round started from, if they can be read; they were checked before."""
         name = str(closed.started.cid)
         try:
             return self._fetch_global(name, plan)
@@ -645,7 +676,9 @@ class _Auditor:
             self._result.notes.append(f"round {closed.number}: {node} published again as it closed")
         return found[0]
 
-    def _local(self, past: History, plan: Plan, closed: Round, entry: LogEntry, one: Input) -> WeightsFile | None:
+    def _local(
+        self, past: History, plan: Plan, closed: Round, entry: LogEntry, one: Input, parent: WeightsFile | None
+    ) -> WeightsFile | None:
         """Check one input of a global file, and return it if it can be read."""
         node = f"learner {one.node_id}"
         if self._published(past, closed, entry, one, "cid") is None:
@@ -662,27 +695,40 @@ class _Auditor:
         self._compare(closed.number, node, "parent", meta.parent, closed.started.cid)
         if (samples := self._samples(plan, one.node_id)) is not None:
             self._compare(closed.number, node, "samples", meta.samples, samples)
+        if parent is not None:
+            self._within_bounds(closed.number, node, file, parent, plan)
         # In an ensemble its architecture goes by the node that it says; of another's nothing can be made.
         return file if plan.mode != "ensemble" or meta.node_id == one.node_id else None
 
     def _samples(self, plan: Plan, node_id: int) -> int | None:
         return shard_size(plan, node_id) if 1 <= node_id <= plan.learners else None
 
-    def _refusal(self, past: History, plan: Plan, closed: Round, entry: LogEntry, one: Refusal) -> None:
+    def _refusal(
+        self,
+        past: History,
+        plan: Plan,
+        closed: Round,
+        entry: LogEntry,
+        one: Refusal,
+        parent: WeightsFile | None,
+    ) -> None:
         """Check that a file that the header refused deserved it."""
         node = f"learner {one.node_id}"
         published = self._published(past, closed, entry, one, "refused")
         if published is None:
             return
         try:
+            file = self._fetch_local(one, plan)
             weights.check_local(
-                self._fetch_local(one, plan),
+                file,
                 plan=past.plan_cid,
                 node_id=one.node_id,
                 round_=closed.number,
                 parent=str(closed.started.cid),
                 samples=self._samples(plan, one.node_id),
             )
+            if parent is not None:
+                check_bounds(file, parent, plan)
         except WeightsError as error:
             self._result.notes.append(
                 f"round {closed.number}: {node}'s {one.cid} was refused ({one.reason}); here: {error}"
@@ -737,7 +783,8 @@ class _Auditor:
                 for name in ("samples", "share", "started"):
                     self._compare(number, f"learner {one.node_id}", name, getattr(one, name), getattr(other, name))
 
-    def _remove(self) -> None:
-        """Make room: nothing of a round is needed for the next."""
+    def _remove(self, kept: str) -> None:
+        """Make room: of a round only its result is needed for the next."""
         for path in self._folder.glob("*.safetensors"):
-            path.unlink(missing_ok=True)
+            if path.stem != kept:
+                path.unlink(missing_ok=True)

@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl_node import cid, weights
-from fl_node.aggregate import follows_parent, global_file, global_shapes, initial_file, local_shapes
+from fl_node.aggregate import (
+    check_bounds,
+    follows_parent,
+    global_file,
+    global_shapes,
+    initial_file,
+    local_shapes,
+)
 from fl_node.chain import View
 from fl_node.deploy import start
 from fl_node.errors import ConfigError, FLNodeError, StoreError, StoreUnreachable, WeightsError
@@ -104,6 +111,7 @@ class Header:
         self._shapes = trainer.shapes()
         self._evidence = evidence(plan, trainer)
         self._round: _Round | None = None
+        self._globals: dict[Path, WeightsFile] = {}
         self._pending = ""  # the file that no block has taken yet: made again, it is not spoken of again
         self._evaluated: int | None = None
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
@@ -180,6 +188,7 @@ class Header:
                 key[1], self._local_path(*key), weights.size_of(self._local_shapes(key[0])), timeout
             )
 
+        start = self._global(current.number, current.parent)
         keys = sorted(published.items())
         new = [key for key in keys if (current.is_missing(key) if missing else key not in current.taken)]
         fetches = [self._fetchers.submit(fetch, key) for key in new]
@@ -196,6 +205,7 @@ class Header:
                     parent=current.parent,
                     samples=shard_size(self._plan, node_id),
                 )
+                check_bounds(file, start, self._plan)
             except StoreUnreachable:
                 raise
             except (TooLarge, WrongContent, WeightsError) as error:
@@ -314,6 +324,7 @@ class Header:
         if self._round is not None:
             # Should the block be replaced and the round be open again, they are fetched anew.
             self._round.taken.clear()
+        self._globals = {current.path: current}
         for path in self._site.folder.glob("*.safetensors"):
             if path != current.path:
                 path.unlink(missing_ok=True)
@@ -321,10 +332,14 @@ class Header:
     def _global(self, round_: int, name: str) -> WeightsFile:
         """Return the file of global weights; that which this header made is still there, another is fetched."""
         path = self._site.folder / f"global-{round_}.safetensors"
+        known = self._globals.get(path)
+        if known is not None and known.cid == name and path.exists():
+            return known
         shapes = global_shapes(self._plan, self._shapes)
         if not path.exists() or cid.of_file(path) != name:
             self._site.store.fetch(name, path, weights.size_of(shapes), self._plan.fetch_timeout)
-        return weights.read(path, shapes, name)
+        self._globals[path] = weights.read(path, shapes, name)
+        return self._globals[path]
 
     def _evaluate(self, round_: int, name: str) -> None:
         self._evaluated = round_

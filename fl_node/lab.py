@@ -131,6 +131,7 @@ class Lab:
         self._place: Place = places.of(place, folder / "nodes", self._accounts, self._step)
         self._events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self._stopped: set[str] = set()
+        self._unfit: dict[int, set[str]] = {}
         self._restarts = 0
         self._commands: dict[str, list[str]] = {}
         self._scores: dict[str, Score] = {}
@@ -282,6 +283,9 @@ class Lab:
                 command += ["--data-dir", str(self._data_dir)]
             if self._modules is not None:
                 command += ["--modules", str(self._modules)]
+            if self._plan.attack is not None and node != HEADER:
+                # The user gave this plan to a laboratory.
+                command += ["--allow-attacks"]
             if self._tensorboard is not None and node != HEADER:
                 command += ["--tensorboard", str(self._tensorboard)]
             self._commands[node] = command
@@ -351,6 +355,13 @@ class Lab:
                 self._ended = time.monotonic()
         elif kind == "stopped":
             self._stopped.add(node)
+        elif kind == "unfit":
+            unfit = self._unfit.setdefault(int(event["round"]), set())
+            unfit.add(node)
+            needed = 1 if self._plan.mode == "async" else self._plan.required_learners
+            if self._plan.learners - len(unfit) < needed:
+                # They wait for better global weights, and nobody is left to make any.
+                raise ProcessError(f"{node}: {event['message']}")
         self._watch(progress, {**event, "node": node})
         self._harm(node, event)
 

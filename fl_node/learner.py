@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from fl_node import cid, partition, weights
-from fl_node.aggregate import global_shapes, local_shapes
+from fl_node.aggregate import check_bounds, global_shapes, local_shapes
 from fl_node.attack import poison, tamper
 from fl_node.chain import View
 from fl_node.errors import WeightsError
@@ -65,6 +67,14 @@ def of_mode(site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_
     return (AsynchronousLearner if plan.mode == "async" else Learner)(site, plan, trainer, record)
 
 
+@dataclass(frozen=True)
+class _Unfit:
+    """Global weights that this learner can do nothing with, and why; the same weights are not tried again."""
+
+    parent: str
+    reason: str
+
+
 class Learner:
     """One learner in one run."""
 
@@ -77,6 +87,7 @@ class Learner:
         self._local: WeightsFile | None = None
         self._stored = ""
         self._open = (-1, 0.0, "")
+        self._unfit: _Unfit | None = None
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
 
     def step(self) -> Waiting | None:
@@ -152,6 +163,8 @@ class Learner:
         return file
 
     def _train(self, round_: int, node_id: int, parent: str) -> Waiting | None:
+        if self._unfit and self._unfit.parent == parent:
+            return self._wait_for_better(round_, self._unfit)
         plan, trainer = self._plan, self._trainer
         path = self._path("global", round_)
         shapes = global_shapes(plan, trainer.shapes())
@@ -160,7 +173,7 @@ class Learner:
             file = weights.read(path, shapes, parent)
             weights.check_global(file, plan=self._plan_cid, round_=round_)
         except WeightsError as error:
-            return Waiting(f"good global weights; those of round {round_} ({parent}) are refused: {error}")
+            return self._cannot(round_, parent, f"those of round {round_} ({parent}) are refused: {error}")
         samples = self._shard(node_id)
         # Nothing can be learned from models that know nothing yet.
         teacher = file.mapped() if plan.distillation is not None and round_ > 0 else None
@@ -195,9 +208,8 @@ class Learner:
         score = trainer.evaluate(trained)
         if not math.isfinite(score.loss) or not all(np.isfinite(tensor).all() for tensor in trained.values()):
             # Trained again it would come out the same, and nobody would take it.
-            raise WeightsError(
-                f"round {round_}: training diverged to values that are not finite; lower the learning rate"
-            )
+            diverged = f"training from those of round {round_} ({parent}) diverged to values that are not finite"
+            return self._cannot(round_, parent, f"{diverged}; in round 0, lower the learning rate")
         say(
             "evaluated",
             f"round {round_}: {score.accuracy:.2%} of {score.count} test {plan.data.noun} right "
@@ -217,17 +229,41 @@ class Learner:
             accuracy=score.accuracy,
             loss=score.loss,
         )
-        self._local = local = weights.write(self._path("local", round_), meta, trained)
+        written = weights.write(self._path("trained", round_), meta, trained)
+        if not self._attacks(node_id):
+            try:
+                # As the header will.
+                weights.read(written.path, local_shapes(plan, trainer.shapes(), node_id), written.cid)
+                check_bounds(written, file, plan)
+            except WeightsError as error:
+                written.path.unlink()
+                return self._cannot(
+                    round_, parent, f"what training makes of those of round {round_} ({parent}) is no good: {error}"
+                )
+        self._local = local = replace(written, path=written.path.replace(self._path("local", round_)))
         say("written", f"round {round_}: wrote {local.path.name}", round=round_, cid=local.cid)
         self._forget(round_)
         return None
+
+    def _cannot(self, round_: int, parent: str, reason: str) -> Waiting:
+        """Remember that these global weights are of no use to this learner, and wait for others."""
+        self._unfit = _Unfit(parent, reason)
+        say("unfit", f"round {round_}: {reason}", level=logging.WARNING, round=round_, cid=parent, reason=reason)
+        return self._wait_for_better(round_, self._unfit)
+
+    def _wait_for_better(self, round_: int, unfit: _Unfit) -> Waiting:
+        text = f"good global weights; {unfit.reason}"
+        return Waiting(text, watch=self._site.contract.round, seen=round_)
+
+    def _attacks(self, node_id: int) -> bool:
+        return self._plan.attack is not None and node_id in self._plan.attack.learners
 
     def _trained(
         self, parent: Tensors, node_id: int, round_: int, on_epoch: OnEpoch, teacher: Tensors | None
     ) -> Tensors:
         """Train, and do what the plan has this learner do to the run."""
         attack, seed = self._plan.attack, derive(self._plan.seed, node_id, round_)
-        if attack is None or node_id not in attack.learners:
+        if attack is None or not self._attacks(node_id):
             return self._trainer.train(parent, self._shard(node_id), seed, on_epoch, teacher=teacher)
         kinds = " and ".join(kind for kind in (attack.data, attack.update) if kind)
         say("attacks", f"round {round_}: attacks by {kinds}, as the plan says", round=round_, kinds=kinds)

@@ -363,6 +363,26 @@ class AggregationPlan(_Section):
         return 2 * (self.byzantine or 0) + needs[self.rule] if self.rule in needs else 1
 
 
+LARGEST_VALUE = 1e6
+"""The largest size of a weight if the plan sets none."""
+LONGEST_UPDATE = 1e5
+"""The longest update if the plan sets none; an honest learner's on MNIST is about 3 long."""
+
+Bound = Annotated[float, Field(gt=0, le=1e30)]
+
+
+class BoundsPlan(_Section):
+    """How large local weights may be; a file beyond that is refused, whatever the rule.
+
+    A default is not written into the published plan, so that plans from before this section keep their CIDs.
+    """
+
+    value: Bound | None = None
+    """The largest size of a single weight; 1e6 if not given."""
+    update: Bound | None = None
+    """The longest that an update (local less global weights) may be, in the Euclidean norm; 1e5 if not given."""
+
+
 class AttackPlan(_Section):
     """What some learners do to the run; for the laboratory alone."""
 
@@ -443,6 +463,7 @@ class Plan(_Section):
     model: ModelPlan = ModelPlan()
     training: TrainingPlan = TrainingPlan()
     aggregation: AggregationPlan = AggregationPlan()
+    bounds: BoundsPlan | None = None
     distillation: DistillationPlan | None = None
     own: OwnPlan | None = None
     attack: AttackPlan | None = None
@@ -470,6 +491,18 @@ class Plan(_Section):
     def required_learners(self) -> int:
         """Local weights without which a round does not close."""
         return self.min_learners or self.learners
+
+    @property
+    def largest_value(self) -> float:
+        """The largest size of a single local weight."""
+        given = self.bounds.value if self.bounds else None
+        return LARGEST_VALUE if given is None else given
+
+    @property
+    def longest_update(self) -> float:
+        """The longest update, in the Euclidean norm."""
+        given = self.bounds.update if self.bounds else None
+        return LONGEST_UPDATE if given is None else given
 
     def architecture_of(self, node_id: int) -> Architecture:
         """Return the architecture of a learner's model."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fl_node import plan as plans
 from fl_node.chain import Chain, Contract
-from fl_node.errors import ChainError, ContractError, FileMissing, GaveUp, StoreError
+from fl_node.errors import ChainError, ContractError, FileMissing, GaveUp, StoreError, WeightsError
 from fl_node.logs import say
 from fl_node.plan import Plan
 from fl_node.store import Store
@@ -95,7 +95,8 @@ def reconcile(site: Site, step: Step) -> None:
             return
         except ContractError:
             raise
-        except (ChainError, StoreError) as error:
+        except (ChainError, StoreError, WeightsError) as error:
+            # Also what stands on the chain may be better in the next round: bad weights are no reason to end.
             waiting, trouble = Waiting(str(error)), True
         except OSError as error:  # such as a disk that is full
             waiting, trouble = Waiting(f"{error.filename or site.folder}: {error.strerror or error}"), True

@@ -34,7 +34,7 @@ from fl_node.learner import of_mode as learning
 from fl_node.model import KerasTrainer, Trainer
 from fl_node.place import EmbeddedPlace
 from fl_node.plan import Plan
-from fl_node.role import Done, Site, Waiting
+from fl_node.role import Done, Site
 from fl_node.run import HEADER
 from fl_node.store import FolderStore
 
@@ -101,22 +101,24 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
 def _take_turns(plan: Plan, header: Header, learners: list[Learner], on_round: OnRound) -> None:
     acted, seen = time.monotonic(), -1
     roles: list[Header | Learner] = [header, *learners]
+    waits: dict[int, str] = {}
     while True:
         # A learner is looked at until it waits: it trains, then publishes.
-        for role in roles:
+        for number, role in enumerate(roles):
             while True:
                 try:
-                    waiting: Waiting | None = role.step()
+                    waiting = role.step()
                 except Done:
                     return
                 if waiting is not None:
+                    waits[number] = waiting.what
                     break
                 acted = time.monotonic()
             if role is header and header.round != seen:
                 seen = header.round
                 on_round(seen)
         if time.monotonic() - acted > PATIENCE + plan.round_timeout + plan.fetch_timeout:
-            raise GaveUp(f"nobody can act; the header waits: {waiting.what if waiting else ''}")
+            raise GaveUp(f"nobody can act; waiting for: {'; '.join(dict.fromkeys(waits.values()))}")
         if time.monotonic() - acted > 1.0:
             time.sleep(PAUSE)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fl_node.aggregate import ensemble
+from fl_node.aggregate.bounds import check_bounds
 from fl_node.aggregate.clipping import norm_clipping
 from fl_node.aggregate.ensemble import Evidence
 from fl_node.aggregate.fedavg import fedavg
@@ -55,6 +56,7 @@ __all__ = [
     "Aggregate",
     "Evidence",
     "Rule",
+    "check_bounds",
     "fedavg",
     "follows_parent",
     "global_file",

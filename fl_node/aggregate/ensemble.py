@@ -51,11 +51,11 @@ def evidence(weighting: str | None, probabilities: npt.NDArray[np.float32], labe
     """Return what a member's probabilities, shape ``(images, classes)``, say about the labels, shape ``(images,)``.
 
     By ``accuracy``: 1 for each image that it gets right, else 0. By ``convex``: the probability that it gives to the
-    label, as a multiple of :data:`GRAIN` and no less than that.
+    label, as a multiple of :data:`GRAIN` and no less than that. A model that says nothing (NaN) says that much.
     """
     if weighting == "accuracy":
         return np.asarray(probabilities.argmax(axis=1) == labels, np.float32)
-    likelihood = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    likelihood = np.nan_to_num(probabilities[np.arange(len(labels)), labels].astype(np.float64))
     return np.maximum(np.rint(likelihood / GRAIN), 1).astype(np.float32) * np.float32(GRAIN)
 
 

@@ -285,6 +285,27 @@ def test_what_crossed_a_closing_can_not_be_given_back_to_be_counted_again(world:
     assert "round 2, learner 1, taken: is 1, should be 2 to 0" in map(str, run.audit().findings)
 
 
+def test_huge_updates_are_refused_by_the_header_and_found_by_the_audit_where_they_are_taken(world: World) -> None:
+    def huge(run: Run) -> WeightsFile:
+        tensors = {name: np.full(shape, -3e38, np.float32) for name, shape in run.trainer.shapes().items()}
+        return run.local(1, tensors)
+
+    run = world.deploy(asynchronous(rounds=1))
+    name = run.publish_local(1, huge(run))
+    with run.header() as header:
+        assert "has a value of size 3e+38" in header.wait_for("refused").fields["reason"]
+        run.publish_locals(2)
+        header.finish()
+    assert [one.cid for one in run.current().global_meta.refused] == [name]
+    assert run.audit().findings == []
+
+    run = world.deploy(asynchronous(rounds=1))
+    taken = huge(run)
+    run.publish_local(1, taken)
+    run.publish_global(made(run, [taken], {1: 1}))
+    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(0, "learner 1", "bounds")}
+
+
 def test_an_update_that_is_counted_twice_is_found(world: World) -> None:
     run = world.deploy(asynchronous(rounds=2))
     (first,) = run.publish_locals(1)

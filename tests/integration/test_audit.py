@@ -375,6 +375,12 @@ def takes_another_learners_file(run: Run) -> None:
     run.publish_global(rewritten(run, good, inputs=inputs))
 
 
+def takes_huge_weights(run: Run) -> None:
+    huge = run.local(3, {name: np.full(shape, 3e38, np.float32) for name, shape in run.trainer.shapes().items()})
+    run.publish_local(3, huge)
+    run.publish_global(run.average([*run.publish_locals(1, 2), huge]))
+
+
 def counts_learner_1_twice(run: Run) -> None:
     files = run.publish_locals()
     run.publish_global(run.average([files[0], *files]))
@@ -517,6 +523,7 @@ LIES = {
         adds_one_of_its_own, {(None, "learner 4", "registered")}, "the plan has shards for learners 1 to 3"
     ),
     "what was never published": Lie(adds_what_was_not_published, {(1, "learner 3", "cid")}, "did not publish"),
+    "huge weights": Lie(takes_huge_weights, {(1, "learner 3", "bounds")}, "has a value of size 3e+38"),
     "what came too late": Lie(takes_what_came_too_late, {(1, "learner 3", "cid")}, "did not publish"),
     "named twice": Lie(counts_learner_1_twice, {(2, "learner 1", "inputs")}, "is named more than once"),
     "taken and absent": Lie(

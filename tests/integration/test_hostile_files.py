@@ -209,6 +209,10 @@ FILES: dict[str, tuple[Make, str]] = {
     "NaN": (value(float("nan")), "tensor dense/kernel has values that are not finite"),
     "infinity": (value(float("inf")), "tensor dense/kernel has values that are not finite"),
     "minus infinity": (value(float("-inf")), "tensor dense/kernel has values that are not finite"),
+    "float32's largest": (value(3e38), r"tensor dense/kernel has a value of size 3e\+38; should be at most"),
+    "minus float32's largest": (value(-3e38), r"tensor dense/kernel has a value of size 3e\+38; should be at most"),
+    "a huge value": (value(1e7), r"tensor dense/kernel has a value of size 1e\+07; should be at most"),
+    "a huge update": (value(9e5), "the update has the norm 9000.*; should be at most 100000"),
     # Metadata
     "another plan": (another_plans, "metadata: plan is"),
     "another learner's file": (another_learners, "metadata: node_id is 1; should be 2"),

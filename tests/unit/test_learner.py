@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,7 @@ from accounts import ALICE, BOB, HEADER
 from fl_node import learner, partition, weights
 from fl_node.chain import Chain, Contract, Receipt
 from fl_node.deploy import deploy
-from fl_node.errors import GaveUp, WeightsError
+from fl_node.errors import GaveUp
 from fl_node.model import OnEpoch, Score
 from fl_node.plan import Plan
 from fl_node.role import Site
@@ -221,17 +223,56 @@ def test_what_was_damaged_by_a_kill_is_trained_again(run: Run, damage: Callable[
     assert published(run).tensor("a").tolist() == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
-    "trainer", [Adder(trained=float("nan")), Adder(trained=float("inf")), Adder(loss=float("nan"))]
+    ("trainer", "reason"),
+    [
+        (Adder(trained=float("nan")), "diverged to values that are not finite"),
+        (Adder(trained=float("inf")), "diverged to values that are not finite"),
+        (Adder(loss=float("nan")), "diverged to values that are not finite"),
+        (Adder(trained=3e38), "is no good: tensor a has a value of size 3e+38"),
+        (Adder(trained=9e5), "is no good: the update has the norm"),
+    ],
 )
-def test_a_training_that_diverges_ends_the_learner_with_a_reason(run: Run, trainer: Adder) -> None:
-    # It is deterministic: the same round trained again would end the same way, for ever.
-    with pytest.raises(WeightsError, match=r"round 0: training diverged.*learning rate"):
+def test_a_learner_that_can_make_nothing_of_global_weights_waits_for_others_and_says_why(
+    run: Run, trainer: Adder, reason: str
+) -> None:
+    with pytest.raises(GaveUp, match=re.escape(reason)):
         learner.run(run.site, lambda _: trainer)
+    # It is deterministic: the same round trained again would end the same way.
     assert len(trainer.trainings) == 1
     assert run.contract.local_weight_at(0, 1) is None
     assert not list(run.site.folder.glob("local-*"))
+    assert not list(run.site.folder.glob("trained-*"))
+
+
+def test_a_learner_goes_on_with_the_next_global_weights_that_it_can_train(run: Run, rpc: str, tmp_path: Path) -> None:
+    class Careful(Adder):
+        def train(self, given: Tensors, *arguments: Any, **named: Any) -> Tensors:
+            trained = super().train(given, *arguments, **named)
+            return trained if abs(given["a"]).max() < 100 else {"a": np.full(3, np.nan, np.float32)}
+
+    plan = PLAN.model_copy(update={"rounds": 3})
+    names = {1: ALICE.address, 2: BOB.address}
+    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, Adder())
+
+    def publish(round_: int, value: float) -> None:
+        meta = GlobalMeta(header.plan(), round_, header.global_weight_at(round_ - 1), "fedavg")
+        file = weights.write(tmp_path / "global", meta, {"a": np.full(3, value, np.float32)})
+        run.store.add(file.path)
+        header.set_global_weight(file.cid, header.chain.nonce())
+
+    site = Site(run.site.chain, run.site.chain.contract(header.address), run.store, tmp_path / "other", patience=0.1)
+    publish(1, 3e38)
+    trainer = Careful()
+    one = learner.of_mode(site, plan, trainer)
+    site.folder.mkdir()
+    for _ in range(3):
+        assert "good global weights; training from those of round 1" in getattr(one.step(), "what", "")
+    assert len(trainer.trainings) == 1
+    publish(2, 3.0)
+    assert one.step() is None
+    assert one.step() is None
+    assert header.local_weight_at(2, 1) is not None
 
 
 def test_a_learner_says_that_global_weights_are_bad_and_waits_for_good_ones(run: Run, rpc: str) -> None:
