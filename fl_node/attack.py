@@ -1,7 +1,8 @@
 """What a dishonest learner may do, for the laboratory: to its images before it trains, or to its weights after.
 
 Each attack is a function of arrays and a seed, so a round that is trained again is the same round. The plan says who
-attacks and how; on real hosts nobody is asked first, which is what the rules of :mod:`fl_node.aggregate` are for.
+attacks and how. A plan comes from the chain, so a learner obeys it only where its operator allows attacks, as a
+laboratory does; real attackers ask nobody, and the rules of :mod:`fl_node.aggregate` are there for them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from fl_node.data import Images, Labels
-from fl_node.plan import CLASSES, AttackPlan
+from fl_node.errors import ConfigError
+from fl_node.plan import CLASSES, AttackPlan, Plan
 from fl_node.seeds import derive, permutation
 from fl_node.weights import Tensors
 
@@ -19,6 +21,15 @@ Poison = Callable[[Images, Labels], tuple[Images, Labels]]
 
 PATCH = 4
 """Pixels of the backdoor's white square, in the lower right corner."""
+
+
+def check_allowed(plan: Plan, *, allowed: bool) -> None:
+    """Raise a ConfigError if a plan has learners attack the run and this learner's operator did not allow that."""
+    if plan.attack is not None and not allowed:
+        raise ConfigError(
+            f"the plan {plan.name} has an [attack] section, which is for laboratories; "
+            "a learner takes part in it with --allow-attacks only"
+        )
 
 
 def poison(attack: AttackPlan, seed: int, classes: int = CLASSES) -> Poison:

@@ -409,6 +409,14 @@ def learner(
     modules: ModulesOption = None,
     patience: PatienceOption = 0.0,
     tensorboard: TensorboardOption = None,
+    allow_attacks: Annotated[
+        bool,
+        typer.Option(
+            "--allow-attacks",
+            envvar="FL_NODE_ALLOW_ATTACKS",
+            help="Take part in a run whose plan has learners attack it, as a laboratory does.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Play a learner of a run: train each round's global weights on this node's images, publish the result.
@@ -418,10 +426,15 @@ def learner(
     """
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
     from fl_node import learner as role
+    from fl_node.attack import check_allowed
     from fl_node.tensorboard import EventFiles
 
+    def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
+        check_allowed(plan, allowed=allow_attacks)
+        return _trainer(plan, data_dir, modules)
+
     record: role.Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
-    _play(lambda: role.run(site, lambda plan: _trainer(plan, data_dir, modules), record))
+    _play(lambda: role.run(site, make, record))
 
 
 @app.command()

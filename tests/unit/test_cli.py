@@ -419,6 +419,28 @@ def test_a_run_of_nodes_that_are_up_is_reached_by_its_folder(fl_node: FlNode, rp
     assert (content["round"], content["ended"]) == (0, False)
 
 
+def test_a_learner_takes_part_in_attacks_only_where_its_operator_allows_them(
+    fl_node: FlNode, rpc: str, tmp_path: Path
+) -> None:
+    from fl_node.store import FolderStore
+
+    attacked = ["rounds=1", "attack={learners=[1], update='copy'}", "data.name=digits", "data.train=0", "data.test=0"]
+    (tmp_path / "plan.json").write_bytes(plans.load(Path(PAPER), attacked).to_bytes())
+    store = FolderStore(tmp_path / "store")
+    contract = str(Chain(rpc, HEADER).deploy(store.add(tmp_path / "plan.json")).contract)
+    create_key(tmp_path / "role.key")
+    command = ["learner", "--contract", contract, "--rpc", rpc, "--store", store.address, "--patience", "0.1"]
+    command += ["--key", str(tmp_path / "role.key")]
+    ended = fl_node(*command)
+    assert ended.code == 2
+    assert ended.err.splitlines()[-1] == (
+        "fl-node: the plan paper has an [attack] section, which is for laboratories; "
+        "a learner takes part in it with --allow-attacks only"
+    )
+    allowed = fl_node(*command, "--allow-attacks")
+    assert allowed.code == 7, allowed.err
+
+
 # As a program
 
 
