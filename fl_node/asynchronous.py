@@ -10,11 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from fl_node import weights
+from fl_node import history, weights
 from fl_node.aggregate import check_bounds
 from fl_node.aggregate.asynchronous import Update, asynchronous_file
 from fl_node.chain import Contract, LogEntry, View
+from fl_node.download import Arrival
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.header import FETCH_TRY, MISSING, Header
 from fl_node.learner import Learner
@@ -51,6 +53,12 @@ def publications(log: Sequence[LogEntry]) -> list[Publication]:
     return found
 
 
+def too_often(one: Publication, everything: Sequence[Publication]) -> bool:
+    """Return whether a publication is beyond those that are read of its learner in one round."""
+    earlier = (other.entry for other in everything if other.number <= one.number)
+    return history.too_often(earlier, one.node_id, one.entry.round or 0)
+
+
 def check_update(
     file: WeightsFile, contract: Contract, plan: Plan, plan_cid: str, node_id: int, newest: int
 ) -> WeightsFile:
@@ -79,7 +87,8 @@ class AsynchronousHeader(Header):
     """The header in an asynchronous run."""
 
     _seen: dict[tuple[int, int], WeightsFile | Refusal]
-    _missing: dict[tuple[int, int], float]
+    _arrivals: dict[tuple[int, int], Arrival]
+    _said_missing: set[tuple[int, int]]
     _said_round: int = -1
     _round_start: float = 0.0
 
@@ -92,21 +101,22 @@ class AsynchronousHeader(Header):
         contract, plan, state = self._site.contract, self._plan, view.state
         if self._said_round != state.round:
             if self._said_round < 0:
-                self._seen, self._missing = {}, {}
+                self._seen, self._arrivals, self._said_missing = {}, {}, set()
             self._said_round, self._round_start = state.round, time.monotonic()
             say("round", f"round {state.round} begins with {global_cid}", round=state.round)
         parent = self._global(state.round, global_cid)
         taken = dict(parent.global_meta.taken or ())
         everything = publications(contract.log())
         new = [one for one in everything if one.number > taken.get(one.node_id, 0)]
-        wanted = plan.aggregation.buffer or 1
+        wanted, seen = plan.aggregation.buffer or 1, self._changes()
         good, refused, waits = self._choose(new, everything, state.round, wanted)
         late = bool(plan.round_timeout) and time.monotonic() >= self._round_start + plan.round_timeout
         if len(good) < wanted and not (late and good):
             deadline = self._round_start + plan.round_timeout if plan.round_timeout else None
             files = f"{len(good)} of {wanted} updates are there" if wanted > 1 else "an update"
-            missing = f"; the files of learner {', '.join(map(str, waits))} are missing" if waits else ""
-            return Waiting(f"round {state.round}: {files}{missing}", None if late else deadline)
+            missing = f"; the file of learner {', '.join(waits)} is to arrive" if waits else ""
+            until = None if late else deadline
+            return Waiting(f"round {state.round}: {files}{missing}", until, self._changes, seen)
         for one in (*good, *refused):
             taken[one.node_id] = max(taken.get(one.node_id, 0), one.number)
         file = asynchronous_file(
@@ -127,14 +137,15 @@ class AsynchronousHeader(Header):
 
     def _choose(
         self, new: Sequence[Publication], everything: Sequence[Publication], newest: int, wanted: int
-    ) -> tuple[list[Publication], list[Publication], list[int]]:
-        """Return the next good updates, what is refused among what comes before them, and whose files are missing.
+    ) -> tuple[list[Publication], list[Publication], list[str]]:
+        """Return the next good updates, what is refused among what comes before them, and whose files are to arrive.
 
         What is missing holds up its own learner's later publications, and nobody else's.
         """
         good: list[Publication] = []
         refused: list[Publication] = []
-        held: list[int] = []
+        held: dict[int, str] = {}
+        self._downloads.keep([(one.node_id, one.number) for one in new])
         for one in new:
             if len(good) == wanted:
                 break
@@ -142,33 +153,39 @@ class AsynchronousHeader(Header):
                 continue
             found = self._look_at(one, everything, newest)
             if found is None:
-                held.append(one.node_id)
+                download = self._downloads.get((one.node_id, one.number))
+                held[one.node_id] = f"{one.node_id}{download.share if download else ''}"
             elif isinstance(found, Refusal):
                 refused.append(one)
             else:
                 good.append(one)
-        return good, refused, held
+        return good, refused, list(held.values())
 
     def _look_at(
         self, one: Publication, everything: Sequence[Publication], newest: int
     ) -> WeightsFile | Refusal | None:
         """Return a publication's file or why it is refused; None while it is missing."""
         key = (one.node_id, one.number)
-        if key in self._seen:
-            known = self._seen[key]
-            if isinstance(known, Refusal) or known.path.exists():
-                return known
-        folder = self._site.folder / "updates"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"learner-{one.node_id}-{one.number}.safetensors"
+        known = self._seen.get(key)
+        # What was missing may come back while the round is open.
+        if isinstance(known, Refusal) and known.reason != MISSING:
+            return known
+        if isinstance(known, WeightsFile) and known.path.exists():
+            return known
+        path = self._site.folder / "updates" / f"learner-{one.node_id}-{one.number}.safetensors"
         try:
             before = [other for other in everything if other.node_id == one.node_id and other.number < one.number]
+            if too_often(one, everything):
+                raise WeightsError(history.TOO_OFTEN)
             if one.cid in [other.cid for other in before]:
                 raise WeightsError("was published before")
             if one.node_id > self._plan.learners:
                 raise WeightsError(f"the plan has shards for learners 1 to {self._plan.learners}")
-            left = self._missing.get(key, time.monotonic()) + self._plan.fetch_timeout - time.monotonic()
-            self._site.store.fetch(one.cid, path, weights.size_of(self._shapes), max(min(FETCH_TRY, left), 0.1))
+            if not self._arrive(one, path, newest):
+                missing = key in self._arrivals and self._arrivals[key].is_missing(self._plan.fetch_timeout)
+                if known is None and missing and self._downloads.get(key) is None:
+                    return self._refuse_update(one, newest, MISSING)
+                return known if isinstance(known, Refusal) else None
             file = weights.read(path, self._shapes, one.cid)
             check_update(file, self._site.contract, self._plan, self._plan_cid, one.node_id, newest)
         except StoreUnreachable:
@@ -176,14 +193,6 @@ class AsynchronousHeader(Header):
         except (TooLarge, WrongContent, WeightsError) as error:
             path.unlink(missing_ok=True)
             return self._refuse_update(one, newest, str(error))
-        except StoreError as error:
-            if key not in self._missing:
-                self._missing[key] = time.monotonic()
-                text = f"round {newest}: learner {one.node_id}'s file is missing, trying again: {error}"
-                say("missing", text, round=newest, learner=one.node_id, cid=one.cid)
-            if time.monotonic() < self._missing[key] + self._plan.fetch_timeout:
-                return None
-            return self._refuse_update(one, newest, MISSING)
         # Should these weights be out of reach, that is not the learner's fault.
         start = self._global(file.local_meta.round, file.local_meta.parent)
         try:
@@ -204,6 +213,40 @@ class AsynchronousHeader(Header):
             loss=meta.loss,
         )
         return file
+
+    def _arrive(self, one: Publication, path: Path, newest: int) -> bool:
+        """Fetch an update; return whether it is here, or else let it go on arriving in the background."""
+        key = (one.node_id, one.number)
+        arrival = self._arrivals.setdefault(key, Arrival(time.monotonic()))
+        if self._downloads.get(key) is None and arrival.is_due():
+            path.parent.mkdir(exist_ok=True)
+            limit = weights.size_of(self._shapes)
+            self._downloads.start(key, one.cid, path, limit, self._plan.fetch_timeout)
+        self._downloads.wait([key], FETCH_TRY)
+        download = self._downloads.take(key)
+        if download is None:
+            running = self._downloads.get(key)
+            if running is not None and running.idle >= FETCH_TRY:
+                self._say_update_missing(one, newest, "nothing of it has come yet")
+            return False
+        try:
+            download.finish()
+        except StoreUnreachable:
+            arrival.failed(download, counts=False)
+            raise
+        except (TooLarge, WrongContent):
+            raise
+        except StoreError as error:
+            arrival.failed(download)
+            self._say_update_missing(one, newest, str(error))
+            return False
+        return True
+
+    def _say_update_missing(self, one: Publication, newest: int, why: str) -> None:
+        if (one.node_id, one.number) not in self._said_missing:
+            self._said_missing.add((one.node_id, one.number))
+            text = f"round {newest}: learner {one.node_id}'s file is missing, trying again: {why}"
+            say("missing", text, round=newest, learner=one.node_id, cid=one.cid)
 
     def _refuse_update(self, one: Publication, newest: int, reason: str) -> Refusal:
         refusal = Refusal(one.node_id, one.cid, reason)
@@ -234,6 +277,8 @@ class AsynchronousHeader(Header):
         for (node_id, number), known in list(self._seen.items()):
             if number <= taken.get(node_id, 0):
                 del self._seen[node_id, number]
+                self._arrivals.pop((node_id, number), None)
+                self._said_missing.discard((node_id, number))
                 if isinstance(known, WeightsFile):
                     known.path.unlink(missing_ok=True)
         super()._forget(current)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fl_node import history, weights
+from fl_node import cid, history, weights
 from fl_node import plan as plans
 from fl_node.aggregate import (
     check_bounds,
@@ -28,7 +28,7 @@ from fl_node.aggregate import (
 )
 from fl_node.aggregate import ensemble as ensembles
 from fl_node.aggregate.asynchronous import Update, asynchronous_file
-from fl_node.asynchronous import Publication, check_update, publications
+from fl_node.asynchronous import Publication, check_update, publications, too_often
 from fl_node.chain import Contract, LogEntry, State
 from fl_node.data import DataSet
 from fl_node.errors import DataError, LogError, PlanError, StoreError, StoreUnreachable, WeightsError
@@ -187,6 +187,7 @@ class _Auditor:
                 self._global(past, plan, closed, opened.started)
             self._remove(str(opened.started.cid))
             progress(opened.number, result.rounds)
+        self._remove("")
         for one in self._waiting.values():
             if not one.wrongly:
                 node, name = f"learner {one.publication.node_id}", one.publication.cid
@@ -470,7 +471,7 @@ class _Auditor:
             earlier = {one.cid for one in mine[:first]}
             firsts.update((node_id, name) for name in set(next_) - earlier)
             if last < len(mine):
-                self._passed_over(past, plan, number, mine[last], order, closing)
+                self._passed_over(past, plan, number, mine[last], order, closing, everything)
             else:
                 self._waiting.pop(node_id, None)
         swapped = [(first, second) for first, second in pairwise(order) if second < first]
@@ -488,10 +489,12 @@ class _Auditor:
         one: Publication,
         counted: Sequence[LogEntry],
         closing: LogEntry,
+        everything: Sequence[Publication],
     ) -> None:
         """Check that a learner's next publication is not left lying while later ones of others are counted.
 
-        The header may wait for a file that is missing, and longer if it was killed in the meantime.
+        The header may wait for a file that is missing, and longer if it was killed in the meantime. For one that
+        arrives slowly it waits as long as each block comes within ``fetch_timeout``.
         """
         node_id = one.node_id
         if not any(self._before(one.entry, other) for other in counted):
@@ -502,9 +505,10 @@ class _Auditor:
             known = _Waiting(one, closing)
         seconds = known.seconds + min(self._seconds(known.closing, closing), plan.fetch_timeout + LATE)
         wrongly = known.wrongly
-        if wrongly is None and seconds > PATIENCE * plan.fetch_timeout + LATE:
+        more_blocks = weights.size_of(self._shapes) // cid.CHUNK_BYTES - 1
+        if wrongly is None and seconds > (PATIENCE + more_blocks) * plan.fetch_timeout + LATE:
             try:
-                self._good_update(past, plan, one, number - 1)
+                self._good_update(past, plan, one, number - 1, everything)
             except (WeightsError, DataError):
                 wrongly = False
             else:
@@ -513,8 +517,12 @@ class _Auditor:
                 self._find(one.entry.round, f"learner {node_id}", "inputs", f"{one.cid} {what}")
         self._waiting[node_id] = _Waiting(one, closing, seconds, wrongly)
 
-    def _good_update(self, past: History, plan: Plan, one: Publication | Refusal, newest: int) -> None:
+    def _good_update(
+        self, past: History, plan: Plan, one: Publication, newest: int, everything: Sequence[Publication]
+    ) -> None:
         """Check an update as the header does, or raise."""
+        if too_often(one, everything):
+            raise WeightsError(history.TOO_OFTEN)
         file = self._fetch(one.cid, plan)
         check_update(file, self._contract, plan, past.plan_cid, one.node_id, newest)
         check_bounds(file, self._fetch_global(file.local_meta.parent, plan), plan)
@@ -576,7 +584,7 @@ class _Auditor:
         if repeated:
             return
         try:
-            self._good_update(past, plan, one, closed.number)
+            self._good_update(past, plan, mine[0], closed.number, everything)
         except (WeightsError, DataError) as error:
             self._result.notes.append(
                 f"round {closed.number}: {node}'s {one.cid} was refused ({one.reason}); here: {error}"
@@ -716,6 +724,10 @@ class _Auditor:
         node = f"learner {one.node_id}"
         published = self._published(past, closed, entry, one, "refused")
         if published is None:
+            return
+        often = history.too_often(closed.published, one.node_id, closed.number)
+        if one.reason == history.TOO_OFTEN and often:
+            self._result.notes.append(f"round {closed.number}: {node} was refused for {one.reason}")
             return
         try:
             file = self._fetch_local(one, plan)

@@ -1257,13 +1257,20 @@ def _reach(
     from fl_node.chain import Chain
 
     if folder is not None:
-        with run.reach(folder, _note) as found:
-            yield found
+        with run.reach(folder, _note) as (reached, place):
+            yield reached, _shown(place)
         return
     if contract is None:
         raise ConfigError("which run? Name its folder, or its contract by --contract (with --rpc and --store)")
     files = stores.connect(_else(store, DEFAULT_STORE))
-    yield Chain(_else(rpc, DEFAULT_RPC)).contract(contract), files
+    yield Chain(_else(rpc, DEFAULT_RPC)).contract(contract), _shown(files)
+
+
+def _shown(store: Store) -> Store:
+    """Return the store, or on a terminal one that shows how far a large file is."""
+    from fl_node.download import ShownStore
+
+    return ShownStore(store, errors) if errors.is_terminal else store
 
 
 def _global_weights(

@@ -60,7 +60,14 @@ class StoreUnreachable(StoreError):
 
 
 class FileMissing(StoreError):
-    """No file could be had for a hash within the time allowed."""
+    """For a hash no file could be had: for the time allowed nothing of it arrived.
+
+    ``received`` is how many bytes had arrived before; asking again goes on from there.
+    """
+
+    def __init__(self, message: str, received: int = 0) -> None:
+        super().__init__(message)
+        self.received = received
 
 
 class WeightsError(FLNodeError):

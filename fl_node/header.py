@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fl_node import cid, weights
+from fl_node import cid, history, weights
 from fl_node.aggregate import (
     check_bounds,
     follows_parent,
@@ -20,6 +21,7 @@ from fl_node.aggregate import (
 )
 from fl_node.chain import View
 from fl_node.deploy import start
+from fl_node.download import Arrival, Downloads, logged
 from fl_node.errors import ConfigError, FLNodeError, StoreError, StoreUnreachable, WeightsError
 from fl_node.logs import say, say_sealed
 from fl_node.model import Trainer
@@ -33,9 +35,7 @@ from fl_node.weights import Refusal, WeightsFile
 MakeTrainer = Callable[[Plan], Trainer]
 
 FETCH_TRY = 2.0
-"""Seconds for one try to fetch a file; in between, the header looks after the other learners."""
-FETCHES = 4
-"""Files fetched at a time: one waits for the swarm while another is written."""
+"""Seconds in which a file should be here; then the header looks after the other learners while it arrives."""
 LOOKS = 3
 """How often in a round the average is made again because somebody published in the meantime."""
 MISSING = "missing"
@@ -91,13 +91,24 @@ class _Round:
     number: int
     start: float = field(default_factory=time.monotonic)
     taken: dict[tuple[int, str], WeightsFile | Refusal] = field(default_factory=dict)
-    missing_since: dict[tuple[int, str], float] = field(default_factory=dict)
+    arrivals: dict[tuple[int, str], Arrival] = field(default_factory=dict)
+    newest: dict[int, str] = field(default_factory=dict)
+    """What each learner published last, as far as it was seen."""
+    changes: Counter[int] = field(default_factory=Counter)
+    """How often each learner was seen to publish something else."""
+    too_often: set[int] = field(default_factory=set)
+    """Learners of whom nothing more is read in this round."""
+    said_missing: set[tuple[int, str]] = field(default_factory=set)
     looks: int = 0
 
     def is_missing(self, key: tuple[int, str]) -> bool:
         """Return whether a file was refused because nobody had it."""
         taken = self.taken.get(key)
         return isinstance(taken, Refusal) and taken.reason == MISSING
+
+    def is_open(self, key: tuple[int, str]) -> bool:
+        """Return whether a file is still waited for: it is not here, or was refused because nobody had it."""
+        return key not in self.taken or self.is_missing(key)
 
 
 class Header:
@@ -115,11 +126,11 @@ class Header:
         self._pending = ""  # the file that no block has taken yet: made again, it is not spoken of again
         self._evaluated: int | None = None
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
-        self._fetchers = ThreadPoolExecutor(FETCHES)
+        self._downloads: Downloads[tuple[int, str | int]] = Downloads(site.store)
 
     def close(self) -> None:
         """End what goes on in the background."""
-        self._fetchers.shutdown(cancel_futures=True)
+        self._downloads.keep(())
         if self._evaluator:
             self._evaluator.shutdown(cancel_futures=True)
 
@@ -157,10 +168,10 @@ class Header:
             say("round", f"round {state.round} begins with {global_cid}", round=state.round)
         current = self._round
         published = contract.local_weights(current.number, learners)
+        seen = self._changes()
         self._take(current, published)
         if waiting := self._wait_for(current, published, learners):
-            # What was missing may have come back; its learner has done its part and has no other file to publish.
-            return None if self._take(current, published, missing=True) else waiting
+            return replace(waiting, watch=self._changes, seen=seen)
         file = self._aggregate(current, published, learners)
         self._site.store.add(file.path)
         if file.cid != self._pending:
@@ -171,72 +182,105 @@ class Header:
             return None
         return self._publish(file, view.nonce)
 
-    def _take(self, current: _Round, published: dict[int, str], *, missing: bool = False) -> bool:
-        """Fetch and check what was published and is not taken or refused yet, or once more what was missing.
+    def _changes(self) -> tuple[int, int]:
+        """Return what changes when there is something new to see: a block, or a file that has come."""
+        return self._site.chain.block_number(), self._downloads.ended
 
-        Returns whether there is anything new.
-        """
-        known = dict(current.taken)
+    def _take(self, current: _Round, published: dict[int, str]) -> None:
+        """Fetch and check what was published and is not here yet; what takes long arrives in the background."""
+        start = self._global(current.number, current.parent)
+        self._look_for_newer(current, published)
+        wanted = [key for key in sorted(published.items()) if current.is_open(key)]
+        self._downloads.keep(wanted)
+        for key in wanted:
+            arrival = current.arrivals.setdefault(key, Arrival(time.monotonic()))
+            if self._downloads.get(key) is None and arrival.is_due():
+                limit = weights.size_of(self._local_shapes(key[0]))
+                self._downloads.start(key, key[1], self._local_path(*key), limit, self._plan.fetch_timeout)
+        self._downloads.wait(wanted, FETCH_TRY)
+        away: StoreUnreachable | None = None
+        for key in wanted:
+            try:
+                self._take_one(current, key, start)
+            except StoreUnreachable as error:
+                away = error
+        if away is not None:
+            raise away
 
-        def allowed(key: tuple[int, str]) -> float:
-            return current.missing_since.get(key, time.monotonic()) + self._plan.fetch_timeout
+    def _look_for_newer(self, current: _Round, published: dict[int, str]) -> None:
+        """Forget what a learner has replaced, and read no more of one that publishes again and again."""
+        for node_id, name in published.items():
+            if current.newest.get(node_id) == name:
+                continue
+            current.newest[node_id] = name
+            current.changes[node_id] += 1
+            for key in [key for key in current.taken if key[0] == node_id and key[1] != name]:
+                del current.taken[key]
+                self._local_path(*key).unlink(missing_ok=True)
+            for key in [key for key in current.arrivals if key[0] == node_id and key[1] != name]:
+                del current.arrivals[key]
+            if (
+                current.changes[node_id] > history.MOST_PUBLICATIONS
+                and node_id not in current.too_often
+                # The chain has the last word: what was seen may be gone with a block.
+                and history.too_often(self._site.contract.log(), node_id, current.number)
+            ):
+                current.too_often.add(node_id)
+            if node_id in current.too_often:
+                self._refuse(current, node_id, name, history.TOO_OFTEN)
 
-        def fetch(key: tuple[int, str]) -> None:
-            left = self._plan.fetch_timeout if missing else allowed(key) - time.monotonic()
-            timeout = max(min(FETCH_TRY, left), 0.1)
-            self._site.store.fetch(
-                key[1], self._local_path(*key), weights.size_of(self._local_shapes(key[0])), timeout
+    def _take_one(self, current: _Round, key: tuple[int, str], start: WeightsFile) -> None:
+        """Take or refuse a file that has arrived, or say that it is missing."""
+        node_id, name = key
+        path, arrival = self._local_path(node_id, name), current.arrivals[key]
+        download = self._downloads.take(key)
+        if download is None:
+            running = self._downloads.get(key)
+            if running is not None and running.idle >= FETCH_TRY:
+                self._say_missing(current, key, "nothing of it has come yet")
+            return
+        try:
+            download.finish()
+            file = weights.read(path, self._local_shapes(node_id), name)
+            weights.check_local(
+                file,
+                plan=self._plan_cid,
+                node_id=node_id,
+                round_=current.number,
+                parent=current.parent,
+                samples=shard_size(self._plan, node_id),
+            )
+            check_bounds(file, start, self._plan)
+        except StoreUnreachable:
+            arrival.failed(download, counts=False)
+            raise
+        except (TooLarge, WrongContent, WeightsError) as error:
+            path.unlink(missing_ok=True)
+            self._refuse(current, node_id, name, str(error))
+        except StoreError as error:
+            # Nobody has it, or what the hash names is no file: either may change while the round is open.
+            arrival.failed(download)
+            self._say_missing(current, key, str(error))
+            if arrival.is_missing(self._plan.fetch_timeout) and key not in current.taken:
+                self._refuse(current, node_id, name, MISSING)
+        else:
+            current.taken[key] = file
+            meta = file.local_meta
+            say(
+                "took",
+                f"round {current.number}: took learner {node_id}'s {name} ({meta.accuracy:.2%})",
+                round=current.number,
+                learner=node_id,
+                cid=name,
+                accuracy=meta.accuracy,
+                loss=meta.loss,
             )
 
-        start = self._global(current.number, current.parent)
-        keys = sorted(published.items())
-        new = [key for key in keys if (current.is_missing(key) if missing else key not in current.taken)]
-        fetches = [self._fetchers.submit(fetch, key) for key in new]
-        for (node_id, name), fetched in zip(new, fetches, strict=True):
-            key, path = (node_id, name), self._local_path(node_id, name)
-            try:
-                fetched.result()
-                file = weights.read(path, self._local_shapes(node_id), name)
-                weights.check_local(
-                    file,
-                    plan=self._plan_cid,
-                    node_id=node_id,
-                    round_=current.number,
-                    parent=current.parent,
-                    samples=shard_size(self._plan, node_id),
-                )
-                check_bounds(file, start, self._plan)
-            except StoreUnreachable:
-                raise
-            except (TooLarge, WrongContent, WeightsError) as error:
-                path.unlink(missing_ok=True)
-                self._refuse(current, node_id, name, str(error))
-            except StoreError as error:
-                # Nobody has it, or what the hash names is no file: either may change until the time is up.
-                if key not in current.missing_since:
-                    current.missing_since[key] = time.monotonic()
-                    say(
-                        "missing",
-                        f"round {current.number}: learner {node_id}'s file is missing, trying again: {error}",
-                        round=current.number,
-                        learner=node_id,
-                        cid=name,
-                    )
-                if not missing and time.monotonic() >= allowed(key):
-                    self._refuse(current, node_id, name, MISSING)
-            else:
-                current.taken[key] = file
-                meta = file.local_meta
-                say(
-                    "took",
-                    f"round {current.number}: took learner {node_id}'s {name} ({meta.accuracy:.2%})",
-                    round=current.number,
-                    learner=node_id,
-                    cid=name,
-                    accuracy=meta.accuracy,
-                    loss=meta.loss,
-                )
-        return current.taken != known
+    def _say_missing(self, current: _Round, key: tuple[int, str], why: str) -> None:
+        if key not in current.said_missing:
+            current.said_missing.add(key)
+            text = f"round {current.number}: learner {key[0]}'s file is missing, trying again: {why}"
+            say("missing", text, round=current.number, learner=key[0], cid=key[1])
 
     def _local_shapes(self, node_id: int) -> weights.Shapes:
         return local_shapes(self._plan, self._shapes, node_id)
@@ -261,9 +305,10 @@ class Header:
         plan = self._plan
         good = [key[0] for key in published.items() if isinstance(current.taken.get(key), WeightsFile)]
         refused = [key[0] for key in published.items() if isinstance(current.taken.get(key), Refusal)]
-        silent = [node_id for node_id in learners if node_id not in good and node_id not in refused]
+        coming = [key for key in published.items() if key not in current.taken]
+        silent = [node_id for node_id in learners if node_id not in published]
         unregistered = plan.learners - len(learners)
-        everyone = not silent and unregistered <= 0
+        everyone = not silent and not coming and unregistered <= 0
         deadline = current.start + plan.round_timeout if plan.round_timeout else None
         late = deadline is not None and time.monotonic() >= deadline
         if (everyone or late) and len(good) >= plan.required_learners:
@@ -271,6 +316,10 @@ class Header:
         parts = []
         if silent:
             parts.append(f"learner {', '.join(map(str, silent))} to publish")
+        if coming:
+            shares = {key: download.share for key in coming if (download := self._downloads.get(key))}
+            files = ", ".join(f"{key[0]}{shares.get(key, '')}" for key in coming)
+            parts.append(f"the file of learner {files} to arrive")
         if unregistered > 0:
             parts.append(f"{unregistered} more to register")
         if refused and (everyone or late):
@@ -321,11 +370,13 @@ class Header:
         return None
 
     def _forget(self, current: WeightsFile) -> None:
+        self._downloads.keep(())
         if self._round is not None:
             # Should the block be replaced and the round be open again, they are fetched anew.
             self._round.taken.clear()
+            self._round.arrivals.clear()
         self._globals = {current.path: current}
-        for path in self._site.folder.glob("*.safetensors"):
+        for path in [*self._site.folder.glob("*.safetensors"), *self._site.folder.glob("*.part")]:
             if path != current.path:
                 path.unlink(missing_ok=True)
 
@@ -337,7 +388,8 @@ class Header:
             return known
         shapes = global_shapes(self._plan, self._shapes)
         if not path.exists() or cid.of_file(path) != name:
-            self._site.store.fetch(name, path, weights.size_of(shapes), self._plan.fetch_timeout)
+            limit = weights.size_of(shapes)
+            self._site.store.fetch(name, path, limit, self._plan.fetch_timeout, logged(name))
         self._globals[path] = weights.read(path, shapes, name)
         return self._globals[path]
 

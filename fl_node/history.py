@@ -7,6 +7,19 @@ from dataclasses import dataclass, field
 
 from fl_node.chain import Contract, LogEntry
 
+MOST_PUBLICATIONS = 8
+"""What a learner may publish in one round; an honest one publishes once or twice. More is refused unread."""
+TOO_OFTEN = f"more than {MOST_PUBLICATIONS} publications in one round"
+"""The reason of that refusal."""
+
+
+def too_often(published: Iterable[LogEntry], node_id: int, round_: int) -> bool:
+    """Return whether a learner published more in a round than anybody needs to read; header and audit call this."""
+    mine = (
+        one for one in published if one.name == "LocalWeightSet" and (one.node_id, one.round) == (node_id, round_)
+    )
+    return sum(1 for _ in mine) > MOST_PUBLICATIONS
+
 
 @dataclass(frozen=True)
 class Round:

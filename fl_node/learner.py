@@ -16,18 +16,22 @@ from fl_node import cid, partition, weights
 from fl_node.aggregate import check_bounds, global_shapes, local_shapes
 from fl_node.attack import poison, tamper
 from fl_node.chain import View
-from fl_node.errors import WeightsError
+from fl_node.download import logged
+from fl_node.errors import FileMissing, WeightsError
 from fl_node.logs import say, say_sealed
 from fl_node.model import OnEpoch, Trainer
 from fl_node.plan import Plan
 from fl_node.role import Done, Site, Waiting, fetch_plan, reconcile
 from fl_node.seeds import derive
+from fl_node.store import Progress
 from fl_node.weights import LocalMeta, Tensors, WeightsFile
 
 MakeTrainer = Callable[[Plan], Trainer]
 Record = Callable[[int, str, float, int], None]
 """Keeps a figure for whoever looks at curves: a learner's nodeId, the figure's name, its value, and its step."""
 
+ASK_WHETHER_OPEN = 5.0
+"""Seconds after which a learner that fetches global weights asks again whether their round is open."""
 ASK_OTHERS = 1.0
 """Seconds after which a learner that waits asks again for whom."""
 
@@ -168,7 +172,9 @@ class Learner:
         plan, trainer = self._plan, self._trainer
         path = self._path("global", round_)
         shapes = global_shapes(plan, trainer.shapes())
-        self._site.store.fetch(parent, path, weights.size_of(shapes), plan.fetch_timeout)
+        self._site.store.fetch(
+            parent, path, weights.size_of(shapes), plan.fetch_timeout, self._still_wanted(round_, parent)
+        )
         try:
             file = weights.read(path, shapes, parent)
             weights.check_global(file, plan=self._plan_cid, round_=round_)
@@ -244,6 +250,21 @@ class Learner:
         say("written", f"round {round_}: wrote {local.path.name}", round=round_, cid=local.cid)
         self._forget(round_)
         return None
+
+    def _still_wanted(self, round_: int, name: str) -> Progress:
+        """Return what logs how far a file of global weights is, and ends the fetch when its round has closed."""
+        meter = logged(name)
+        asked = time.monotonic()
+
+        def progress(received: int, length: int | None) -> None:
+            nonlocal asked
+            meter(received, length)
+            if time.monotonic() - asked >= ASK_WHETHER_OPEN:
+                asked = time.monotonic()
+                if self._plan.mode != "async" and self._site.contract.round() != round_:
+                    raise FileMissing(f"round {round_} closed before its global weights {name} were here", received)
+
+        return progress
 
     def _cannot(self, round_: int, parent: str, reason: str) -> Waiting:
         """Remember that these global weights are of no use to this learner, and wait for others."""

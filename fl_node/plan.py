@@ -458,7 +458,7 @@ class Plan(_Section):
     round_timeout: Annotated[float, Field(ge=0, le=1_000_000)] = 0.0
     """Seconds after which a round closes with `min_learners`; 0 means never."""
     fetch_timeout: Annotated[float, Field(gt=0, le=100_000)] = 30.0
-    """Seconds in which a file must come out of the swarm; after that it counts as missing."""
+    """Seconds in which something must arrive at a node that waits for a file; else the file counts as missing."""
     data: DataPlan = DataPlan()
     model: ModelPlan = ModelPlan()
     training: TrainingPlan = TrainingPlan()

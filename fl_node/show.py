@@ -32,7 +32,19 @@ BARS = " ▁▂▃▄▅▆▇█"
 LINES_AROUND_ROWS = 6
 """Of a table in the live view: its title, its head, and lines between."""
 
-SPOKEN = {"deployed", "training", "evaluated", "took", "refused", "missing", "aggregated", "finished", "discarded"}
+SPOKEN = {
+    "deployed",
+    "training",
+    "evaluated",
+    "took",
+    "refused",
+    "missing",
+    "aggregated",
+    "finished",
+    "discarded",
+    "fetching",
+    "unfit",
+}
 """Events worth a line where there is no live view."""
 
 

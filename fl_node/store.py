@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -24,6 +24,13 @@ from fl_node.errors import ConfigError, FileMissing, StoreError, StoreUnreachabl
 BLOCK_BYTES = 256 * 1024
 REQUEST_TIMEOUT = 30.0
 
+Progress = Callable[[int, int | None], None]
+"""Called as a file arrives, with the bytes that are there and those it has, if that is known; may raise to end it."""
+
+
+def silent(_received: int, _length: int | None) -> None:
+    """Tell nobody how far a file is."""
+
 
 class Store(Protocol):
     """A place for files that are named by their content."""
@@ -33,13 +40,16 @@ class Store(Protocol):
     def add(self, path: Path) -> str:
         """Store a file and return its CID."""
 
-    def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float) -> None:
+    def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
         """Write the file with this CID to ``path``, whole and checked, or raise.
+
+        It may take as long as it needs, as long as something arrives. What has arrived stays on this node, so a fetch
+        that failed goes on there when it is called again.
 
         Raises
         ------
         FileMissing
-            Nobody gave the file within ``timeout`` seconds.
+            For ``timeout`` seconds nothing arrived.
         StoreError
             The file has more than ``max_bytes``, or is not what its CID says.
         """
@@ -159,7 +169,7 @@ class FolderStore:
                 raise StoreError(f"store folder {self._folder}: {error.strerror or error}") from error
         return name
 
-    def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float) -> None:
+    def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
         """Write the file with this CID to ``path``, waiting for it up to ``timeout`` seconds."""
         source = self._folder / file_cid
         deadline = time.monotonic() + timeout
@@ -172,7 +182,8 @@ class FolderStore:
         except OSError as error:  # this one file's trouble, unlike that of the folder it is written to
             raise StoreError(f"store folder {self._folder}: {file_cid}: {error.strerror or error}") from error
         with file:
-            _receive(file_cid, path, max_bytes, iter(lambda: file.read(BLOCK_BYTES), b""))
+            length = source.stat().st_size
+            _receive(file_cid, path, max_bytes, iter(lambda: file.read(BLOCK_BYTES), b""), lambda: length, progress)
 
 
 class IpfsStore:
@@ -197,55 +208,87 @@ class IpfsStore:
             "hash": "sha2-256",
             "trickle": False,
             "inline": False,
-            "pin": True,
+            "pin": False,
         }
-        with self._errors():
+        with self.errors():
             added = self._connect().add(path, opts=opts)
         name = str(added["Hash"])
         if name != cid.of_file(path):
             raise StoreError(f"IPFS at {self.address} gave {path.name} the CID {name}, not {cid.of_file(path)}")
+        self._pin(name)
         return name
 
-    def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float) -> None:
-        """Write the file with this CID to ``path``, waiting for the swarm up to ``timeout`` seconds."""
-        deadline = time.monotonic() + timeout
-        with self._errors(file_cid):
-            # One byte more than allowed is asked for, to notice a file that is longer. The daemon's own timeout
-            # ends its search in the swarm, the client's ends a connection that says nothing.
-            opts = {"length": max_bytes + 1, "timeout": f"{max(int(timeout * 1000), 1)}ms"}
-            with self._connect().cat(file_cid, opts=opts, timeout=timeout + 1.0, stream=True) as stream:
-                # The daemon sends 4 KB at a time; the response underneath puts them together much faster.
-                response = stream._closables[0]
-                blocks = iter(lambda: response.raw.read(BLOCK_BYTES), b"")
-                # Once a part is sent, trouble in the daemon just ends its answer; its length is said first.
-                length = response.headers.get("X-Content-Length")
-                _receive(file_cid, path, max_bytes, blocks, deadline, int(length) if length else None)
+    def _pin(self, name: str) -> None:
+        """Pin a file. The daemon reads all of it, and says how far it is, so a large file is no time-out."""
+        pinned: list[str] = []
+        with (
+            self.errors(),
+            self._connect()._client.request(
+                "/pin/add", (name,), opts={"progress": "true"}, stream=True, decoder="json"
+            ) as answers,
+        ):
+            for answer in answers:
+                pinned += answer.get("Pins") or []
+        if name not in pinned:
+            raise StoreError(f"IPFS at {self.address} did not pin {name}")
+
+    def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
+        """Write the file with this CID to ``path``; give up when the swarm gives nothing for ``timeout`` seconds."""
+        received, whole = 0, ""
+
+        def count(now: int, length: int | None) -> None:
+            nonlocal received, whole
+            received, whole = now, f" of {length}" if length else ""
+            progress(now, length)
+
+        stream = _Stream(self, file_cid, max_bytes, timeout)
+        try:
+            _receive(file_cid, path, max_bytes, stream.blocks(), lambda: stream.length, count)
+        except FileMissing as error:
+            if error.received or not received:
+                raise
+            raise FileMissing(f"{error}; {received}{whole} bytes of it had arrived", received) from error
+
+    def arrived(self) -> int | None:
+        """Return how many bytes this daemon has ever got from others, or None if it does not say."""
+        try:
+            with self.errors():
+                (answer,) = self._connect()._client.request("/bitswap/stat", (), decoder="json")
+                return int(answer["DataReceived"])
+        except (StoreError, LookupError, TypeError, ValueError):
+            return None
+
+    def open(self, file_cid: str, offset: int, length: int, timeout: float) -> Any:
+        """Ask for a file from an offset on; ``timeout`` is for each read."""
+        # The daemon ends its search in the swarm when the client has gone.
+        opts = {"offset": offset, "length": length}
+        return self._connect().cat(file_cid, opts=opts, timeout=timeout, stream=True)
 
     def peers(self) -> list[str]:
         """Return the multiaddresses of the peers connected now."""
-        with self._errors():
+        with self.errors():
             answer = self._connect().swarm.peers()
         return [f"{p['Addr']}/p2p/{p['Peer']}" for p in answer["Peers"] or []]
 
     def connect_peer(self, address: str) -> None:
         """Connect to a peer at its multiaddress."""
-        with self._errors():
+        with self.errors():
             # Not swarm.connect(), which sends every letter of the address as an address of its own (0.8.0a2).
             self._connect().swarm._client.request("/swarm/connect", (address,), decoder="json")
 
     def bootstrap(self) -> list[str]:
         """Return the bootstrap peers that the daemon is configured with."""
-        with self._errors():
+        with self.errors():
             return [str(peer) for peer in self._connect().bootstrap.list()["Peers"] or []]
 
     def version(self) -> str:
         """Return the daemon's version."""
-        with self._errors():
+        with self.errors():
             return str(self._connect().version()["Version"])
 
     def identity(self) -> str:
         """Return the daemon's peer id."""
-        with self._errors():
+        with self.errors():
             return str(self._connect().id()["ID"])
 
     def _connect(self) -> Any:
@@ -262,7 +305,8 @@ class IpfsStore:
         return self._client
 
     @contextlib.contextmanager
-    def _errors(self, file_cid: str | None = None) -> Iterator[None]:
+    def errors(self, file_cid: str | None = None) -> Iterator[None]:
+        """Raise errors of client and daemon as those of this module."""
         import ipfshttpclient.exceptions as ipfs
         import requests
         import urllib3
@@ -283,13 +327,67 @@ class IpfsStore:
             raise StoreError(f"IPFS at {self.address}: {error}") from error
 
 
+class _Stream:
+    """A file as a daemon sends it, for as long as anything arrives.
+
+    A daemon asks for some blocks ahead, and on a slow line these come at once and in any order, so that for a while
+    there is nothing to send of a file that does arrive. Then what came from others tells, and the file is asked for
+    again from where it was; blocks that came in the meantime are there.
+    """
+
+    SAMPLE = 1.0
+    """Seconds between two looks at what came from others."""
+
+    def __init__(self, store: IpfsStore, file_cid: str, max_bytes: int, timeout: float) -> None:
+        self.length: int | None = None
+        self._store = store
+        self._cid = file_cid
+        self._max_bytes = max_bytes
+        self._timeout = timeout
+        self._received = 0
+        self._sampled = 0.0
+        self._arrived: int | None = None
+
+    def blocks(self) -> Iterator[bytes]:
+        """Return the file's bytes, or raise a FileMissing when nothing arrived for the time allowed."""
+        while True:
+            self._sample()
+            try:
+                with self._store.errors(self._cid):
+                    yield from self._from_here()
+                return
+            except FileMissing:
+                before = self._arrived
+                self._sample()
+                if before is None or self._arrived is None or self._arrived <= before:
+                    raise
+
+    def _from_here(self) -> Iterator[bytes]:
+        # One byte more than allowed is asked for, to notice a file that is longer.
+        left = self._max_bytes + 1 - self._received
+        with self._store.open(self._cid, self._received, left, self._timeout) as stream:
+            # The daemon sends 4 KB at a time; the response underneath puts them together much faster.
+            response = stream._closables[0]
+            # Once a part is sent, trouble in the daemon just ends its answer; its length is said first.
+            if self.length is None and (length := response.headers.get("X-Content-Length")):
+                self.length = int(length)
+            while block := response.raw.read(BLOCK_BYTES):
+                self._received += len(block)
+                if time.monotonic() - self._sampled >= self.SAMPLE:
+                    self._sample()
+                yield block
+
+    def _sample(self) -> None:
+        self._arrived, self._sampled = self._store.arrived(), time.monotonic()
+
+
 def _receive(
     file_cid: str,
     path: Path,
     max_bytes: int,
     blocks: Iterable[bytes],
-    deadline: float | None = None,
-    length: int | None = None,
+    length: Callable[[], int | None] = lambda: None,
+    progress: Progress = silent,
 ) -> None:
     received = 0
     with _replacing(path) as file:
@@ -297,12 +395,11 @@ def _receive(
             received += len(block)
             if received > max_bytes:
                 raise TooLarge(f"{file_cid} has more than the {max_bytes} bytes allowed")
-            if deadline is not None and time.monotonic() > deadline and received != length:
-                raise FileMissing(f"{file_cid} came too slowly: {received} bytes in the time allowed")
             file.write(block)
+            progress(received, length())
         file.flush()
-        if length is not None and received < length:
-            raise FileMissing(f"{file_cid} came in part only: {received} of {length} bytes")
+        if (whole := length()) is not None and received < whole:
+            raise FileMissing(f"{file_cid} came in part only: {received} of {whole} bytes", received)
         if (found := cid.of_file(Path(file.name))) != file_cid:
             raise WrongContent(f"what the store gave for {file_cid} is {found}")
 

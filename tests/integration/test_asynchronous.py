@@ -16,6 +16,7 @@ from fl_node.aggregate.asynchronous import Update, asynchronous_file, discount
 from fl_node.asynchronous import publications
 from fl_node.audit import LATE
 from fl_node.chain import Contract, Receipt
+from fl_node.history import MOST_PUBLICATIONS, TOO_OFTEN
 from fl_node.plan import AggregationPlan, Plan
 from fl_node.weights import GlobalMeta, Input, LocalMeta, Refusal, WeightsFile
 from tests.support import Run, World, plan
@@ -283,6 +284,18 @@ def test_what_crossed_a_closing_can_not_be_given_back_to_be_counted_again(world:
     run.publish_local(1, first)
     run.publish_local(1, second)
     assert "round 2, learner 1, taken: is 1, should be 2 to 0" in map(str, run.audit().findings)
+
+
+def test_of_a_learner_that_publishes_again_and_again_only_so_many_updates_count(world: World) -> None:
+    run = world.deploy(asynchronous(rounds=MOST_PUBLICATIONS + 1))
+    files = [run.publish_local(1, run.local(1, accuracy=number / 100)) for number in range(MOST_PUBLICATIONS + 2)]
+    with run.header() as header:
+        header.wait_for("refused")
+        run.publish_locals(2)
+        header.finish()
+    refused = run.current().global_meta.refused
+    assert [(one.cid, one.reason) for one in refused] == [(name, TOO_OFTEN) for name in files[MOST_PUBLICATIONS:]]
+    assert run.audit().findings == []
 
 
 def test_huge_updates_are_refused_by_the_header_and_found_by_the_audit_where_they_are_taken(world: World) -> None:

@@ -498,6 +498,12 @@ LIES = {
         "is good and was refused: tensor dense/bias has values that are not finite",
         SOME,
     ),
+    "refused for publications that are not there": Lie(
+        refuses_learner_3(history.TOO_OFTEN),
+        {(1, "learner 3", "refused")},
+        "is good and was refused: more than 8 publications in one round",
+        SOME,
+    ),
     "refused as missing at once": Lie(
         refuses_learner_3("missing"),
         {(1, "learner 3", "refused")},

@@ -100,10 +100,25 @@ def test_no_more_is_read_of_a_file_than_is_allowed(tmp_path: Path) -> None:
     assert len(read) == 11
 
 
-def test_a_file_that_comes_too_slowly_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileMissing, match="came too slowly"):
-        store._receive(NAME, tmp_path / "out", 10**6, iter([b"a"]), deadline=time.monotonic() - 1)
+def test_a_file_that_ends_too_early_is_missing_and_says_how_much_came(tmp_path: Path) -> None:
+    with pytest.raises(FileMissing, match="1 of 2 bytes") as caught:
+        store._receive(NAME, tmp_path / "out", 10**6, iter([b"a"]), lambda: 2)
+    assert caught.value.received == 1
     assert files(tmp_path) == []
+
+
+def test_progress_is_told_as_a_file_arrives_and_can_end_it(tmp_path: Path, folder: FolderStore, source: Path) -> None:
+    folder.add(source)
+    told: list[tuple[int, int | None]] = []
+    folder.fetch(NAME, tmp_path / "out", len(CONTENT), 0.0, lambda *now: told.append(now))
+    assert told[-1] == (len(CONTENT), len(CONTENT))
+
+    def end(_received: int, _length: int | None) -> None:
+        raise StoreError("enough")
+
+    with pytest.raises(StoreError, match="enough"):
+        folder.fetch(NAME, tmp_path / "other", len(CONTENT), 0.0, end)
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
