@@ -226,7 +226,7 @@ class AsynchronousHeader(Header):
         download = self._downloads.take(key)
         if download is None:
             running = self._downloads.get(key)
-            if running is not None and running.idle >= FETCH_TRY:
+            if running is not None and not running.received and running.idle >= FETCH_TRY:
                 self._say_update_missing(one, newest, "nothing of it has come yet")
             return False
         try:

@@ -236,7 +236,7 @@ class Header:
         download = self._downloads.take(key)
         if download is None:
             running = self._downloads.get(key)
-            if running is not None and running.idle >= FETCH_TRY:
+            if running is not None and not running.received and running.idle >= FETCH_TRY:
                 self._say_missing(current, key, "nothing of it has come yet")
             return
         try:

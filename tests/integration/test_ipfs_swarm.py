@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
@@ -263,6 +265,89 @@ def test_a_daemon_that_stands_still_is_not_waited_for_longer_than_allowed(
     finally:
         process.send_signal(signal.SIGCONT)
     assert fetch(stores["learner-2"], stores["header"].add(path), tmp_path / "fetched") == path.read_bytes()
+
+
+class SlowLine:
+    """A port of loopback that passes on what comes at so many bytes a second, and nothing while it is cut."""
+
+    def __init__(self, port: int, rate: float) -> None:
+        self.cut = False
+        self._rate = rate
+        self._ends: list[socket.socket] = []
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self._inside = ("127.0.0.1", port)
+        self.port = self._door.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._answer, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for end in (self._door, *self._ends):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _answer(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                here, there = self._door.accept()[0], socket.create_connection(self._inside)
+                self._ends += [here, there]
+                for pair in ((here, there), (there, here)):
+                    threading.Thread(target=self._pass, args=pair, daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while part := source.recv(16 * 1024):
+                while self.cut:
+                    time.sleep(0.05)
+                time.sleep(len(part) / self._rate)
+                target.sendall(part)
+
+
+@contextlib.contextmanager
+def newcomer(folder: Path, swarm_key: str) -> Iterator[IpfsStore]:
+    """A daemon of the swarm that knows no peer."""
+    node = IpfsNode(folder)
+    binary = binaries.install(binaries.KUBO)
+    init = Child("ipfs init", node.init_command(binary), folder / "init.log", node.environment)
+    try:
+        assert init.process.wait(HANG) == 0, init.tail()
+    finally:
+        init.stop()
+    node.swarm_port, node.api_port = free_ports(2)
+    command = node.command(binary, swarm_key, [])
+    child = Child("newcomer", command, folder / "daemon.log", {"IPFS_PATH": str(folder)})
+    try:
+        store = IpfsStore(node.api)
+        assert wait_until(lambda: is_up(store), HANG), child.tail()
+        yield store
+    finally:
+        child.stop()
+
+
+def test_a_file_may_come_slowly_but_not_stand_still(place: ProcessPlace, make_file: MakeFile, tmp_path: Path) -> None:
+    # Its first ten blocks come together and in any order: for longer than the time allowed there is nothing to read.
+    path, patience = make_file(12 * MEBIBYTE), 2.0
+    owner = IpfsStore(place.ipfs["learner-1"].api)
+    name = owner.add(path)
+    key = (place.ipfs["learner-1"].folder / "swarm.key").read_text()
+    with (
+        SlowLine(place.ipfs["learner-1"].swarm_port, 3 * MEBIBYTE) as line,
+        newcomer(tmp_path / "newcomer", key) as store,
+    ):
+        store.connect_peer(f"/ip4/127.0.0.1/tcp/{line.port}/p2p/{place.ipfs['learner-1'].peer_id}")
+        came: list[int] = []
+        store.fetch(name, tmp_path / "fetched", 100 * MEBIBYTE, patience, lambda now, _length: came.append(now))
+        assert (tmp_path / "fetched").read_bytes() == path.read_bytes()
+        assert came == sorted(came)
+        assert came[-1] == 12 * MEBIBYTE
+        other = make_file(2 * MEBIBYTE)
+        line.cut = True
+        with pytest.raises(FileMissing):
+            store.fetch(owner.add(other), tmp_path / "other", 100 * MEBIBYTE, 1.0)
+        line.cut = False
+        assert fetch(store, owner.add(other), tmp_path / "other") == other.read_bytes()
 
 
 # Doors
