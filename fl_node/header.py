@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -404,6 +405,12 @@ class Header:
                 score = self._trainer.evaluate(tensors)
             except FLNodeError as error:
                 say("not evaluated", f"global weights {round_}: {error}", level=logging.WARNING, round=round_)
+                return
+            if not math.isfinite(score.loss):
+                text = (
+                    f"global weights {round_}: what the model says of the test {self._plan.data.noun} is not finite"
+                )
+                say("not evaluated", text, level=logging.WARNING, round=round_)
                 return
             say(
                 "evaluated",

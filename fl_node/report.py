@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -189,7 +190,7 @@ def collect(
         score = (scores or {}).get(entry.cid)
         if score is None and evaluate is not None:
             score = evaluate(file.tensors())
-        if score is None:
+        if score is None or not math.isfinite(score.loss):
             return entry, file
         measured = replace(entry, accuracy=score.accuracy, loss=score.loss)
         return replace(measured, calibration_error=score.calibration_error), file
