@@ -217,10 +217,11 @@ class Arrival:
 class ShownStore:
     """A store that shows on a terminal how far a file is that takes longer than a moment."""
 
-    def __init__(self, store: Store, console: Console) -> None:
+    def __init__(self, store: Store, console: Console, every: float = 1.0) -> None:
         self.address = store.address
         self._store = store
         self._console = console
+        self._every = every
 
     def add(self, path: Path) -> str:
         """Store a file and return its CID."""
@@ -236,7 +237,7 @@ class ShownStore:
                     status.append(shown.enter_context(self._console.status("")))
                 status[0].update(f"fetching {file_cid}: {size(received, length, rate)}")
 
-            meter = Meter(tell, every=1.0)
+            meter = Meter(tell, self._every)
 
             def both(received: int, length: int | None) -> None:
                 meter(received, length)
