@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -105,6 +108,52 @@ def test_a_file_that_ends_too_early_is_missing_and_says_how_much_came(tmp_path: 
         store._receive(NAME, tmp_path / "out", 10**6, iter([b"a"]), lambda: 2)
     assert caught.value.received == 1
     assert files(tmp_path) == []
+
+
+class Daemon:
+    """What a stream asks of a daemon: each answer is what it sends before it falls silent, and what came by then."""
+
+    def __init__(self, *answers: tuple[bytes, int]) -> None:
+        self._answers = iter(answers)
+        self._arrived = 0
+        self.offsets: list[int] = []
+
+    def arrived(self) -> int:
+        return self._arrived
+
+    def errors(self, _file_cid: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def open(self, _file_cid: str, offset: int, length: int, _timeout: float) -> Iterator[Any]:
+        self.offsets.append(offset)
+        sent, self._arrived = next(self._answers)
+        parts = [sent] if sent else []
+
+        def read(_most: int) -> bytes:
+            if not parts:
+                if offset + len(sent) == len(CONTENT):
+                    return b""
+                raise FileMissing("silence")
+            return parts.pop()
+
+        headers = {"X-Content-Length": str(min(len(CONTENT) - offset, length))}
+        yield SimpleNamespace(_closables=[SimpleNamespace(headers=headers, raw=SimpleNamespace(read=read))])
+
+
+def test_a_file_is_asked_for_again_from_where_it_was_while_anything_arrives() -> None:
+    daemon = Daemon((b"", 10), (CONTENT[:2], 20), (b"", 30), (CONTENT[2:], 40))
+    stream = store._Stream(daemon, NAME, len(CONTENT), 1.0)  # type: ignore[arg-type]
+    assert b"".join(stream.blocks()) == CONTENT
+    assert daemon.offsets == [0, 0, 2, 2]
+    assert stream.length == len(CONTENT)
+
+
+def test_a_file_is_missing_when_nothing_arrives() -> None:
+    daemon = Daemon((b"", 10), (b"", 10))
+    with pytest.raises(FileMissing):
+        list(store._Stream(daemon, NAME, len(CONTENT), 1.0).blocks())  # type: ignore[arg-type]
+    assert daemon.offsets == [0, 0]
 
 
 def test_progress_is_told_as_a_file_arrives_and_can_end_it(tmp_path: Path, folder: FolderStore, source: Path) -> None:
