@@ -124,6 +124,8 @@ class Download:
         try:
             if not self._cancelled:
                 self._store.fetch(self.name, self._part, *self._limits, self._progress)
+        except _Cancelled:
+            pass
         except Exception as error:  # whoever asked for the file judges it
             self._error = error
         finally:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -243,7 +243,9 @@ class IpfsStore:
 
         stream = _Stream(self, file_cid, max_bytes, timeout)
         try:
-            _receive(file_cid, path, max_bytes, stream.blocks(), lambda: stream.length, count)
+            # Closed at once, so that the daemon asks for no more of a file that is given up.
+            with contextlib.closing(stream.blocks()) as blocks:
+                _receive(file_cid, path, max_bytes, blocks, lambda: stream.length, count)
         except FileMissing as error:
             if error.received or not received:
                 raise
@@ -348,7 +350,7 @@ class _Stream:
         self._sampled = 0.0
         self._arrived: int | None = None
 
-    def blocks(self) -> Iterator[bytes]:
+    def blocks(self) -> Generator[bytes, None, None]:
         """Return the file's bytes, or raise a FileMissing when nothing arrived for the time allowed."""
         while True:
             self._sample()
