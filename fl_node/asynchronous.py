@@ -249,7 +249,7 @@ class AsynchronousHeader(Header):
             say("missing", text, round=newest, learner=one.node_id, cid=one.cid)
 
     def _refuse_update(self, one: Publication, newest: int, reason: str) -> Refusal:
-        refusal = Refusal(one.node_id, one.cid, reason)
+        refusal = Refusal(one.node_id, one.cid, weights.as_reason(reason))
         self._seen[one.node_id, one.number] = refusal
         say(
             "refused",

@@ -27,9 +27,11 @@ from web3 import exceptions as web3_errors
 from web3.contract.contract import ContractFunction
 from web3.middleware import ExtraDataToPOAMiddleware
 
-from fl_node import cid
+from fl_node import cid, recursion
 from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError, LogError
 from fl_node.rpc import NodeProvider, Request
+
+recursion.restore()
 
 ARTIFACT = "FederatedLearning.json"
 REQUEST_TIMEOUT = 10.0
@@ -625,7 +627,10 @@ class Contract:
             if not answer or answer == "0x":
                 raise ChainError(f"contract {self.address} did not answer {name}: no result")
             outputs = _signatures()[name][2]
-            results.append(self.chain.web3.codec.decode(outputs, bytes.fromhex(answer.removeprefix("0x")))[0])
+            try:
+                results.append(self.chain.web3.codec.decode(outputs, bytes.fromhex(answer.removeprefix("0x")))[0])
+            except (DecodingError, ValueError, AttributeError, OverflowError) as error:
+                raise ChainError(f"contract {self.address} did not answer {name}: {error}") from error
         return results
 
     def _transact(self, function: ContractFunction, nonce: int) -> Receipt | None:

@@ -25,6 +25,8 @@ from fl_node.errors import ChainError, ConfigError, FLNodeError
 from fl_node.terminal import Console, prepare, styled
 
 if TYPE_CHECKING:
+    from web3 import Web3
+
     from fl_node.chain import Contract
     from fl_node.ensemble import EnsembleTrainer
     from fl_node.model import KerasTrainer
@@ -569,14 +571,14 @@ def _endpoint(text: str) -> tuple[str, Endpoint]:
 
 def _contract_in(path: Path) -> str | None:
     """Return the address of the contract that a file names, or None while it does not."""
-    from web3 import Web3
+    web3 = _web3()
 
     try:
         found = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
     except (OSError, UnicodeDecodeError):
         return None
     address = found.get("FL_NODE_CONTRACT", "").strip()
-    return str(Web3.to_checksum_address(address)) if Web3.is_address(address) else None
+    return str(web3.to_checksum_address(address)) if web3.is_address(address) else None
 
 
 @app.command()
@@ -827,7 +829,7 @@ def reproduce(
     """
     from fl_node import plan as plans
     from fl_node import reproduce as work
-    from fl_node import run
+    from fl_node import run, strict_json
     from fl_node.lab import Lab
     from fl_node.show import Show
 
@@ -841,11 +843,11 @@ def reproduce(
             outcome = Lab(seeded, "processes", folder, data_dir, show.update).run()
         if not outcome.audit.passed:
             raise FLNodeError(f"the audit of {folder} failed: {outcome.audit.findings[0]}")
-        content: dict[str, Any] = json.loads((folder / "report.json").read_text())
+        content: dict[str, Any] = strict_json.read(folder / "report.json")
         return content | {"seconds": outcome.seconds}
 
     path = work.run(loaded, numbers, results, lab, data_dir, _note)
-    content = json.loads((results / "reproduce.json").read_text())
+    content = strict_json.read(results / "reproduce.json")
     if as_json:
         typer.echo(json.dumps(content, indent=2))
     else:
@@ -1188,23 +1190,32 @@ def _note(line: str) -> None:
     errors.print(line)
 
 
-def _learner(text: str) -> tuple[int, str]:
+def _web3() -> type[Web3]:
     from web3 import Web3
 
+    from fl_node import recursion
+
+    recursion.restore()
+    return Web3
+
+
+def _learner(text: str) -> tuple[int, str]:
+    web3 = _web3()
+
     node_id, _, account = text.partition("=")
-    if not node_id.isdecimal() or not account.startswith("0x") or not Web3.is_address(account):
+    if not node_id.isdecimal() or not account.startswith("0x") or not web3.is_address(account):
         raise ConfigError(f"--learner {text}: should be nodeId=address, such as 1=0x5aAe…")
     return int(node_id), _address(f"--learner {node_id}=", account)
 
 
 def _address(option: str, text: str) -> str:
-    from web3 import Web3
+    web3 = _web3()
 
-    if not text.startswith("0x") or not Web3.is_address(text):
+    if not text.startswith("0x") or not web3.is_address(text):
         raise ConfigError(f"{option} {text}: should be an address, 0x and 40 hexadecimal digits")
-    if text != text.lower() and not Web3.is_checksum_address(text):
+    if text != text.lower() and not web3.is_checksum_address(text):
         raise ConfigError(f"{option} {text}: a digit of the address is mistaken, for its checksum is wrong")
-    return str(Web3.to_checksum_address(text))
+    return str(web3.to_checksum_address(text))
 
 
 def _site(

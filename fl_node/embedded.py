@@ -46,6 +46,11 @@ from eth_keys.exceptions import BadSignature
 from eth_utils import ValidationError, decode_hex, encode_hex, keccak, to_checksum_address
 from eth_utils.exceptions import ValidationError as EthValidationError
 
+from fl_node import recursion, strict_json
+from fl_node.errors import JsonError
+
+recursion.restore()
+
 CHAIN_ID = 20240191
 GAS_LIMIT = 30_000_000
 BALANCE = 10**24
@@ -190,8 +195,11 @@ class EmbeddedChain:
             raise RpcError(-32601, f"the method {method[:100]} does not exist")
         try:
             return self._methods[method](*params)
-        except (TypeError, ValueError, KeyError, AttributeError, ValidationError, PyEVMError) as error:
-            raise RpcError(-32602, f"invalid arguments of {method}: {error}") from error
+        except (
+            *(TypeError, ValueError, LookupError, AttributeError, OverflowError, RecursionError),
+            *(ValidationError, EthValidationError, PyEVMError, rlp.RLPException),
+        ) as error:
+            raise RpcError(-32602, f"invalid arguments of {method}: {str(error)[:300]}") from error
 
     @property
     def _head(self) -> Any:
@@ -208,7 +216,7 @@ class EmbeddedChain:
                 imported = self._chain.import_block(block, perform_validation=False).imported_block
                 if imported.hash != block.hash:
                     raise ValueError("its transactions lead to another state")
-            except (ValueError, rlp.RLPException, ValidationError) as error:
+            except Exception as error:  # a damaged block may be anything to py-evm
                 raise SystemExit(f"{blocks}, line {number}: not the next block of this chain: {error}") from error
             self._index(imported)
         # A process that was killed while it wrote may have left a part of a line; nobody was told of that block.
@@ -305,7 +313,7 @@ class EmbeddedChain:
     def _known_header(self, at: str | dict[str, str]) -> Any:
         header = self._header(at)
         if header is None:
-            raise RpcError(-32000, f"there is no block {at}")
+            raise RpcError(-32000, f"there is no block {str(at)[:100]}")
         return header
 
     def _state(self, at: str | dict[str, str]) -> Any:
@@ -469,8 +477,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answers(self, body: bytes) -> bytes:
         try:
-            requests = json.loads(body)
-        except ValueError:
+            requests = strict_json.loads(body, max_text=MAX_REQUEST_BYTES)
+        except JsonError:
             requests = None
         with _budget.of(MAX_SECONDS):
             if not isinstance(requests, list):

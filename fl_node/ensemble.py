@@ -19,7 +19,7 @@ from fl_node.aggregate.ensemble import WEIGHTS
 from fl_node.attack import Poison
 from fl_node.data import DataSet, Images, Labels
 from fl_node.errors import DataError
-from fl_node.model import KerasTrainer, Lesson, OnEpoch, Probabilities, Score, save_whole, score, soften
+from fl_node.model import KerasTrainer, Lesson, OnEpoch, Probabilities, Score, finite, save_whole, score, soften
 from fl_node.plan import Plan
 from fl_node.sources import Data
 from fl_node.weights import Shapes, Tensor, Tensors
@@ -108,7 +108,7 @@ class EnsembleTrainer:
         for name, count in zip(names, counts, strict=True):
             said = self._members[name].predict(_own(weights, name), images)
             together = together + count * (soften(said, temperature) if temperature != 1 else said)
-        return together
+        return finite(together)
 
     def save(self, weights: Tensors, path: Path) -> None:
         """Write ``weights`` of all models as one ``.keras`` model that Keras alone can load."""

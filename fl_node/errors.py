@@ -15,6 +15,12 @@ class PlanError(FLNodeError):
     exit_code = 2
 
 
+class JsonError(FLNodeError):
+    """JSON from outside that is malformed or goes beyond a bound; the caller says whose it is."""
+
+    exit_code = 2
+
+
 class ConfigError(FLNodeError):
     """An option, environment variable, key file or run folder that is missing or wrong."""
 

@@ -14,7 +14,10 @@ from pathlib import Path
 from eth_account import Account
 from eth_keys import keys
 
+from fl_node import recursion
 from fl_node.render import render
+
+recursion.restore()
 
 CHAIN_ID = 20240191
 

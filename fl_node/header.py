@@ -291,7 +291,7 @@ class Header:
         return self._site.folder / f"learner-{node_id}-{name}.safetensors"
 
     def _refuse(self, current: _Round, node_id: int, name: str, reason: str) -> None:
-        current.taken[node_id, name] = Refusal(node_id, name, reason)
+        current.taken[node_id, name] = Refusal(node_id, name, weights.as_reason(reason))
         say(
             "refused",
             f"round {current.number}: refused learner {node_id}'s {name}: {reason}",

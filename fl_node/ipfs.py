@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fl_node import strict_json
+from fl_node.errors import ConfigError, JsonError
 from fl_node.render import render
 
+MAX_CONFIG_BYTES = 1024**2
 ENVIRONMENT = {"LIBP2P_FORCE_PNET": "1", "IPFS_TELEMETRY": "off", "GOGC": "400", "GOMEMLIMIT": "512MiB"}
 """A daemon without a swarm key refuses to start, and no daemon reports to anybody.
 
@@ -90,5 +93,9 @@ class IpfsNode:
         return [str(ipfs), "daemon", "--migrate=false"]
 
     def _config(self) -> dict[str, Any]:
-        config: dict[str, Any] = json.loads((self.folder / "config").read_text())
+        path = self.folder / "config"
+        try:
+            config: dict[str, Any] = strict_json.read(path, max_bytes=MAX_CONFIG_BYTES)
+        except (OSError, JsonError) as error:
+            raise ConfigError(f"IPFS configuration: {error}") from error
         return config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
 import signal
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_node import place as places
-from fl_node import run, sources
+from fl_node import run, sources, strict_json
 from fl_node import store as stores
 from fl_node.audit import Audit
 from fl_node.binaries import GETH, KUBO
@@ -24,7 +23,7 @@ from fl_node.chain import Chain, Contract, create_key, load_key
 from fl_node.conclude import conclude
 from fl_node.deploy import deploy
 from fl_node.ensemble import EnsembleTrainer, trainer_for
-from fl_node.errors import ProcessError
+from fl_node.errors import JsonError, ProcessError
 from fl_node.ipfs import IpfsNode
 from fl_node.model import KerasTrainer, Score
 from fl_node.place import Endpoint, Place, ProcessPlace
@@ -316,8 +315,8 @@ class Lab:
     def _listen(self, node: str, child: Child) -> None:
         for line in child.output:
             try:
-                self._events.put((node, json.loads(line)))
-            except ValueError:
+                self._events.put((node, strict_json.loads(line)))
+            except JsonError:
                 continue  # a line that a library printed
 
     def _check(self) -> None:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl_node import cid
+from fl_node import cid, strict_json
 from fl_node import plan as plans
-from fl_node.errors import ConfigError, FLNodeError, ProcessError
+from fl_node.errors import ConfigError, FLNodeError, JsonError, ProcessError
 from fl_node.plan import AttackPlan, Plan
 from fl_node.process import Child
 from fl_node.render import render
@@ -202,7 +202,7 @@ def run(
     for cell in todo:
         path = kept / f"{cell.name}.json"
         if path.is_file():
-            results[cell.name] = json.loads(path.read_text())
+            results[cell.name] = _kept(path)
             done(cell, results[cell.name], True)
         else:
             missing.append(cell)
@@ -226,6 +226,22 @@ def run(
     return results
 
 
+def _kept(path: Path) -> dict[str, Any]:
+    """Return the result of a cell that ran before."""
+    remedy = "delete the file, and its cell runs again"
+    try:
+        result: dict[str, Any] = strict_json.read(path)
+        last = result["rounds"][-1]
+        [float(last[key]) for key in ("accuracy", "backdoor") if key == "accuracy" or last.get(key) is not None]
+    except JsonError as error:
+        raise ConfigError(f"{error}; {remedy}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; {remedy}") from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is not the result of a cell; {remedy}") from error
+    return result
+
+
 def _run(cell: Cell, kept: Path, data_dir: Path | None, place: str, children: dict[str, Child]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fl-matrix-") as name:
         scratch = Path(name)
@@ -236,7 +252,7 @@ def _run(cell: Cell, kept: Path, data_dir: Path | None, place: str, children: di
         start = time.monotonic()
         if place == "embedded":
             _carry_out(cell, simulate, scratch / "log", children)
-            result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+            result: dict[str, Any] = strict_json.read(folder / "result.json")
         else:
             lab = [*(sys.executable, "-m", "fl_node", "lab", str(plan), "--place", place, "--json")]
             lab += ["--runs", str(scratch), "--name", folder.name, *data]
@@ -246,7 +262,7 @@ def _run(cell: Cell, kept: Path, data_dir: Path | None, place: str, children: di
                 # A lab's report does not say how often a backdoor works.
                 final = ["--final", str(folder / "final.safetensors")]
                 _carry_out(cell, [*simulate, *final], scratch / "log", children)
-                (last,) = json.loads((folder / "result.json").read_text())["rounds"]
+                (last,) = strict_json.read(folder / "result.json")["rounds"]
                 result["rounds"][-1]["backdoor"] = last["backdoor"]
         partial = kept / f"{cell.name}.json.partial"
         partial.write_text(json.dumps(result, indent=2) + "\n")
@@ -267,7 +283,7 @@ def _carry_out(cell: Cell, command: Sequence[str], log: Path, children: dict[str
 
 def _of_lab(folder: Path, seconds: float) -> dict[str, Any]:
     """Return what a lab's report says, in the form of a simulated run's result."""
-    report = json.loads((folder / "report.json").read_text())
+    report = strict_json.read(folder / "report.json")
     rounds = [{**one["result"], "round": one["round"] + 1} for one in report["rounds"]]
     return {"plan": report["plan"], "rounds": rounds, "seconds": seconds, "versions": report.get("versions", {})}
 

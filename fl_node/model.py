@@ -385,7 +385,7 @@ class KerasTrainer:
 
     def _predict(self, images: Images) -> Probabilities:
         result: Probabilities = self._model.predict(self._inputs(images), batch_size=EVALUATION_BATCH, verbose=0)
-        return result
+        return finite(result)
 
     def _inputs(self, images: Images) -> Tensor:
         return self._own.inputs(self._model, images) if self._own else _scale(images)
@@ -457,6 +457,13 @@ def score(probabilities: Probabilities, labels: Labels) -> Score:
     of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     loss = float(-np.log(np.maximum(of_label, 1e-12)).mean())
     return Score(right / len(labels), max(loss, 0.0), len(labels), calibration_error(probabilities, labels))
+
+
+def finite(probabilities: Probabilities) -> Probabilities:
+    """Return probabilities with 0 for NaN and 1 for infinity, which huge weights in a file of somebody else give."""
+    if np.isfinite(probabilities).all():
+        return probabilities
+    return np.nan_to_num(probabilities, nan=0.0, posinf=1.0, neginf=0.0)
 
 
 def calibration_error(probabilities: Probabilities, labels: Labels, bins: int = 15) -> float:

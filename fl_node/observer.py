@@ -7,7 +7,6 @@ three short questions a second to Geth, and one to IPFS every five.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import threading
@@ -19,17 +18,19 @@ from typing import Any, Self
 
 from web3 import Web3
 
-from fl_node import history, snapshot, weights
+from fl_node import history, recursion, snapshot, strict_json, weights
 from fl_node import plan as plans
 from fl_node import store as stores
 from fl_node.chain import Chain, Contract, LogEntry
-from fl_node.errors import ChainError, PlanError, StoreError, WeightsError
+from fl_node.errors import ChainError, JsonError, PlanError, StoreError, WeightsError
 from fl_node.history import History
 from fl_node.place import Endpoint
 from fl_node.plan import Plan
 from fl_node.snapshot import HEADER, BlockView, FileFacts, NodeView, Part, RoundView, RunView, Snapshot
 from fl_node.store import IpfsStore, TooLarge, WrongContent
 from fl_node.weights import GlobalMeta
+
+recursion.restore()
 
 BUSY_PAUSE = 0.5
 IDLE_PAUSE = 1.0
@@ -524,8 +525,12 @@ def _sealer(chain: Chain) -> str | None:
 def _reported(path: Path) -> dict[str, float]:
     """Return the accuracies of global weights, by CID, that a run's report names, if there is a report."""
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = strict_json.read(path)
         entries = [content["initial"], *(one["result"] for one in content["rounds"])]
-        return {one["cid"]: one["accuracy"] for one in entries if one and one["accuracy"] is not None}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {str(one["cid"]): one["accuracy"] for one in entries if one and _is_fraction(one["accuracy"])}
+    except (OSError, JsonError, KeyError, TypeError):
         return {}
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

@@ -28,9 +28,16 @@ from pydantic import (
     model_validator,
 )
 
-from fl_node.errors import PlanError
+from fl_node import strict_json
+from fl_node.errors import JsonError, PlanError
 
 MAX_PLAN_BYTES = 64 * 1024
+MAX_FILE_BYTES = 256 * 1024
+"""The most that a person's file may have; it may be full of comments."""
+MAX_BRACKETS = 200
+"""Opening brackets of all kinds in a TOML file, in comments too; tomllib descends into each."""
+MAX_DOTS = 64
+"""Dots in a line of a TOML file; tomllib takes quadratic time for a key of many parts."""
 
 SIDE = 28
 CLASSES = 10
@@ -562,18 +569,24 @@ def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
     piped = str(path) == "-"
     form = "JSON" if path.suffix == ".json" else "TOML"
     try:
-        text = _text(sys.stdin.buffer.read() if piped else path.read_bytes())
+        given = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if piped else strict_json.read_bytes(path, MAX_FILE_BYTES)
+        if len(given) > MAX_FILE_BYTES:
+            raise JsonError(f"has more than the {MAX_FILE_BYTES} bytes allowed")
+        text = _text(given)
         if piped and text.lstrip().startswith("{"):
             form = "JSON"
-        content = json.loads(text) if form == "JSON" else tomllib.loads(text)
+        content = strict_json.loads(text) if form == "JSON" else _toml(text)
     except OSError as error:
         raise PlanError(f"plan {path}: {error.strerror or error}") from error
+    except JsonError as error:
+        raise PlanError(f"plan {path} {error}") from error
     except (ValueError, RecursionError) as error:
         raise PlanError(f"plan {path} is not valid {form}: {error}") from error
     if not isinstance(content, dict):
         raise PlanError(f"plan {path} should be a table of settings")
     for override in overrides:
         _override(content, override)
+        _check_override(content, override)
     return content
 
 
@@ -598,11 +611,31 @@ def _text(content: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def _toml(text: str) -> dict[str, Any]:
+    """Parse TOML within the bounds that JSON has."""
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise JsonError(f"has more than {MAX_BRACKETS} opening brackets")
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > MAX_DOTS and not line.lstrip().startswith("#"):
+            raise JsonError(f"has more than {MAX_DOTS} dots in line {number}")
+    content = tomllib.loads(text)
+    strict_json.check(content)
+    return content
+
+
+def _check_override(content: dict[str, Any], override: str) -> None:
+    try:
+        strict_json.check(content)
+    except JsonError as error:
+        raise PlanError(f"--set {override[:60]!r}: with it, the plan {error}") from error
+
+
 def _module(path: Path, content: Mapping[str, Any]) -> Path | None:
     """Return the file that `own.module` names, if it names one and not only a module."""
     own = content.get("own")
     named = own.get("module") if isinstance(own, Mapping) else None
-    return path.parent / named if isinstance(named, str) and named.endswith(".py") else None
+    is_path = isinstance(named, str) and named.endswith(".py") and "\0" not in named
+    return path.parent / str(named) if is_path else None
 
 
 def _with_hash(content: dict[str, Any], module: Path | None) -> dict[str, Any]:
@@ -630,9 +663,9 @@ def from_bytes(content: bytes, source: str = "published plan") -> Plan:
     if len(content) > MAX_PLAN_BYTES:
         raise PlanError(f"{source}: {len(content)} bytes, more than the {MAX_PLAN_BYTES} that a plan may have")
     try:
-        decoded = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise PlanError(f"{source} is not JSON: {error}") from error
+        decoded = strict_json.loads(content)
+    except JsonError as error:
+        raise PlanError(f"{source} {error}") from error
     plan = validate(decoded, source)
     if plan.to_bytes() != content:
         raise PlanError(f"{source} is not in canonical form (JSON with sorted keys, no spaces, all settings)")
@@ -659,8 +692,10 @@ def _override(content: dict[str, Any], override: str) -> None:
     if not separator or not all(path):
         raise PlanError(f"--set {override}: should be KEY=VALUE, such as training.epochs=1")
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = _toml(f"value = {text.strip()}")["value"]
+    except JsonError as error:
+        raise PlanError(f"--set {key.strip()[:60]!r}: the value {error}") from error
+    except ValueError:
         value = text.strip()
     for name in path[:-1]:
         content = content.setdefault(name, {})

@@ -21,8 +21,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from fl_node import strict_json
 from fl_node.arithmetic import pin_environment
-from fl_node.errors import DataError, FLNodeError, WeightsError
+from fl_node.errors import DataError, FLNodeError, JsonError, WeightsError
 from fl_node.observer import Newest
 from fl_node.plan import SIDE
 
@@ -120,8 +121,8 @@ class Predictor:
             end.cancel()
         self._rest()
         try:
-            found: dict[str, Any] = json.loads(answer)
-        except ValueError:
+            found: dict[str, Any] = strict_json.loads(answer)
+        except JsonError:
             self._end()
             raise NoAnswer(
                 "the process of the model ended or did not answer in time; is there enough memory?"
@@ -233,7 +234,7 @@ def main() -> None:
     model = _Model()
     for line in sys.stdin.buffer:
         try:
-            answer = model.answer(json.loads(line))
+            answer = model.answer(strict_json.loads(line))
         except OSError as error:
             answer = {"error": error.strerror or "the weights can't be read"}
         except (FLNodeError, ValueError, KeyError, IndexError) as error:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fl_node import baseline, data, partition
+from fl_node import baseline, data, partition, strict_json
 from fl_node.data import DataSet
 from fl_node.errors import ConfigError
 from fl_node.model import EVALUATION_BATCH, KerasTrainer
@@ -86,8 +86,11 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
         seed: _kept(folder / f"baseline-{seed}.json", one, report, lambda p: _apart(_baseline, p, data_dir))
         for seed, one in seeded.items()
     }
-    results = [_seed(seed, federated[seed], single[seed]) for seed in seeds]
-    targets = judge(results, plain["seconds"])
+    try:
+        results = [_seed(seed, federated[seed], single[seed]) for seed in seeds]
+        targets = judge(results, plain["seconds"])
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"results {folder}: one is damaged; delete it, and it is made again") from error
     content = {
         "plan": plan.model_dump(),
         "seeds": [asdict(one) for one in results],
@@ -162,8 +165,8 @@ def _kept(path: Path, plan: Plan, report: Report, work: Callable[[Plan], dict[st
     """Return a result that is there already for this plan, or do the work and keep its result."""
     wanted = plan.model_dump()
     if path.is_file():
-        kept: dict[str, Any] = json.loads(path.read_text())
-        if kept.get("plan") == wanted:
+        kept: dict[str, Any] = strict_json.read(path)
+        if isinstance(kept, dict) and kept.get("plan") == wanted:
             report(f"{path.name} is there already")
             return kept
     report(f"working on {path.name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import urllib3
 from urllib3.exceptions import LocationParseError
@@ -13,10 +13,15 @@ from urllib3.util import Url, parse_url
 from web3.providers.base import JSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
-from fl_node.errors import ConfigError
+from fl_node import recursion, strict_json
+from fl_node.errors import ConfigError, JsonError
+
+recursion.restore()
 
 MAX_BATCH = 500
 """Requests at once; Geth takes 1,000."""
+MAX_ANSWER_BYTES = 256 * 1024**2
+"""Far above the log of the longest run."""
 
 Request = tuple[str, Sequence[Any]]
 
@@ -47,7 +52,7 @@ class NodeProvider(JSONBaseProvider):
 
     def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
         """Make one request; web3 calls this."""
-        return self.decode_rpc_response(self._post(self.encode_rpc_request(method, params)))
+        return cast(RPCResponse, self._decoded(self._post(self.encode_rpc_request(method, params))))
 
     def batch(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
         """Make requests, which the node answers in their order, and return the answers in that order.
@@ -69,7 +74,7 @@ class NodeProvider(JSONBaseProvider):
             {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
             for (method, params), number in zip(requests, self._numbers, strict=False)
         ]
-        answer = json.loads(self._post(json.dumps(bodies if len(bodies) > 1 else bodies[0]).encode()))
+        answer = self._decoded(self._post(json.dumps(bodies if len(bodies) > 1 else bodies[0]).encode()))
         answers = answer if isinstance(answer, list) else [answer]
         by_id = {one.get("id"): one for one in answers if isinstance(one, dict)}
         if missing := [body for body in bodies if body["id"] not in by_id]:
@@ -77,15 +82,31 @@ class NodeProvider(JSONBaseProvider):
             raise ValueError(f"{missing[0]['method']}: {error}")
         return [by_id[body["id"]] for body in bodies]
 
+    def _decoded(self, answer: bytes) -> Any:
+        try:
+            return strict_json.loads(answer, max_bytes=MAX_ANSWER_BYTES, max_text=MAX_ANSWER_BYTES)
+        except JsonError as error:
+            raise ValueError(f"the answer {error}") from error
+
     def _post(self, body: bytes) -> bytes:
         if self._pool is None:
             self._pool = urllib3.connection_from_url(self._url, timeout=self._timeout)
         response = self._pool.urlopen(
-            "POST", self._path, body=body, headers=self._headers, retries=False, redirect=False
+            "POST",
+            self._path,
+            body=body,
+            headers=self._headers,
+            retries=False,
+            redirect=False,
+            preload_content=False,
         )
+        # Of an answer without an end no more is read than allowed; the connection can't be used again then.
+        answer = response.read(MAX_ANSWER_BYTES + 1, decode_content=False)
+        if len(answer) > MAX_ANSWER_BYTES:
+            response.close()
         if response.status != 200:
             raise ValueError(f"HTTP status {response.status}")
-        return response.data
+        return answer
 
 
 def _parsed(url: str) -> Url:

@@ -8,19 +8,25 @@ import importlib.metadata
 import itertools
 import json
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fl_node import place as places
 from fl_node import store as stores
+from fl_node import strict_json
 from fl_node.arithmetic import unpinned
 from fl_node.chain import Chain, Contract
-from fl_node.errors import ChainError, ConfigError
+from fl_node.errors import ChainError, ConfigError, JsonError
 from fl_node.place import Endpoint
 from fl_node.store import Store
 
 FILE = "run.json"
+MAX_BYTES = 1024**2
+"""The most that a ``run.json`` may have; that of a thousand nodes has a quarter of it."""
+_NAME = re.compile(r"header|learner-[1-9][0-9]{0,8}")
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 HEADER = "header"
 
 
@@ -63,14 +69,38 @@ def load(folder: Path) -> Run:
     """
     path = folder / FILE if folder.is_dir() else folder
     try:
-        content = json.loads(path.read_text())
+        content = strict_json.loads(strict_json.read_bytes(path, MAX_BYTES))
         nodes = {name: Node(**node) for name, node in content.pop("nodes").items()}
-        nodes[HEADER]  # whoever reads a run asks this node
-        return Run(nodes=nodes, **content)
+        run = Run(nodes=nodes, **content)
+        _check(run)
+        return run
     except OSError as error:
         raise ConfigError(f"run {folder}: {path.name}: {error.strerror}; is it the folder of a run?") from error
+    except JsonError as error:
+        raise ConfigError(f"run {folder}: {path.name} is damaged: it {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"run {folder}: {path.name} is damaged: {error}") from error
+
+
+def _check(run: Run) -> None:
+    """Raise a ValueError that names what is not of its kind."""
+    texts = {key: getattr(run, key) for key in ("name", "place", "plan", "contract", "genesis")}
+    for name, node in run.nodes.items():
+        texts |= {f"nodes.{name}.{key}": value for key, value in dataclasses.asdict(node).items()}
+    texts |= {f"versions.{key}": value for key, value in dict(run.versions).items()}
+    if wrong := next((key for key, value in texts.items() if not isinstance(value, str) or "\0" in value), None):
+        raise ValueError(f"{wrong} should be a text")
+    if type(run.chain_id) is not int:
+        raise ValueError("chain_id should be a whole number")
+    if HEADER not in run.nodes:  # whoever reads a run asks this node
+        raise ValueError(f"nodes has no {HEADER}")
+    if wrong := next((name for name in run.nodes if not _NAME.fullmatch(name)), None):
+        raise ValueError(f"nodes.{wrong}: a node should be called header, or learner-1 and so on")
+    for key, value in texts.items():
+        if (key == "contract" or key.endswith(".account")) and not _ADDRESS.fullmatch(value):
+            raise ValueError(f"{key} should be an address, 0x and 40 hexadecimal digits")
+    if run.place not in {"embedded", "processes"}:
+        raise ValueError("place should be embedded or processes")
 
 
 def new_folder(runs: Path, name: str) -> Path:

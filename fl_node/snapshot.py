@@ -17,12 +17,14 @@ from eth_keys.exceptions import BadSignature
 from eth_utils import ValidationError, keccak, to_checksum_address
 from web3 import Web3
 
-from fl_node import cid
+from fl_node import cid, recursion
 from fl_node.chain import artifact
 from fl_node.errors import ChainError
 from fl_node.history import History
 from fl_node.plan import Plan
 from fl_node.weights import GlobalMeta, LocalMeta
+
+recursion.restore()
 
 HEADER = "header"
 _SIGNATURE_BYTES = 65

@@ -325,7 +325,7 @@ class IpfsStore:
             if file_cid and any(text in str(error) for text in ("deadline exceeded", "timed out", "canceled")):
                 raise FileMissing(f"nobody in the swarm gave {file_cid} in time") from error
             raise StoreError(f"IPFS at {self.address}: {error}") from error
-        except (ipfs.Error, requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except (ipfs.Error, requests.RequestException, urllib3.exceptions.HTTPError, RecursionError) as error:
             raise StoreError(f"IPFS at {self.address}: {error}") from error
 
 

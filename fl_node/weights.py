@@ -20,13 +20,24 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from fl_node import cid
-from fl_node.errors import WeightsError
+from fl_node import cid, strict_json
+from fl_node.errors import JsonError, WeightsError
 
 FORMAT = "fl-node/1"
 MAX_HEADER_BYTES = 1024 * 1024
 MAX_GLOBAL_BYTES = 2 * 1024**3
 """The most that a global file may have where nothing is known yet of the model."""
+MAX_COUNT = 1_000_000_000
+"""The most that any whole number in metadata may be: nodeIds, rounds, samples."""
+MAX_LOSS = 1e6
+"""Far above any honest loss: probabilities count as 1e-12 at least, so it is 27.7 at most."""
+MAX_ENTRIES = 10_000
+"""The most entries of a list in metadata; a plan has at most 1,000 learners."""
+MAX_REASON = 1000
+"""Characters of the reason for a refusal, and of any other text in metadata."""
+MAX_NAME = 512
+"""Characters of a tensor's name."""
+MAX_DIMENSIONS = 32
 
 Tensor = npt.NDArray[np.float32]
 Tensors = Mapping[str, Tensor]
@@ -229,7 +240,9 @@ def read(path: Path, expected: Shapes | None = None, file_cid: str | None = None
             metadata = file.metadata() or {}
             # Names, shapes and dtypes first: nothing is read of a tensor that nobody wants.
             shapes = {name: _shape(file.get_slice(name), name) for name in file.keys()}  # noqa: SIM118
-            if expected is not None:
+            if expected is None:
+                _check_any(shapes)
+            else:
                 _compare(shapes, expected)
             meta = _parse(metadata)
             if header != _header(meta, shapes):
@@ -273,6 +286,16 @@ def _shape(tensor: Any, name: str) -> tuple[int, ...]:
     return tuple(tensor.get_shape())
 
 
+def _check_any(shapes: Shapes) -> None:
+    """Check names and shapes of a model that nothing is known of: they are printed, and NumPy has to take them."""
+    for name, shape in shapes.items():
+        if len(name) > MAX_NAME or not name.isprintable():
+            raise WeightsError(f"tensor {_short(name)} is not named by at most {MAX_NAME} printable characters")
+        # NumPy multiplies the sizes even where one of them is 0.
+        if len(shape) > MAX_DIMENSIONS or 4 * math.prod(max(size, 1) for size in shape) > MAX_GLOBAL_BYTES:
+            raise WeightsError(f"tensor {name} has shape {_short(shape)}, which is too large")
+
+
 def _compare(shapes: Shapes, expected: Shapes) -> None:
     if missing := sorted(set(expected) - set(shapes)):
         raise WeightsError(f"tensor {missing[0]} is missing")
@@ -313,7 +336,7 @@ def _parse(texts: Mapping[str, str]) -> LocalMeta | GlobalMeta:
             parent=_cid(texts, "parent"),
             samples=_int(_value(texts, "samples"), "samples", 1),
             accuracy=_float(_value(texts, "accuracy"), "accuracy", 1.0),
-            loss=_float(_value(texts, "loss"), "loss"),
+            loss=_float(_value(texts, "loss"), "loss", MAX_LOSS),
         )
     if kind == "global":
         _names(texts, GlobalMeta)
@@ -373,34 +396,34 @@ def _entry(entry: object, kind: type[Input] | type[Refusal]) -> dict[str, Any]:
 
 def _value(texts: Mapping[str, str], name: str) -> object:
     try:
-        return json.loads(texts[name])
-    except (ValueError, RecursionError):
-        _refuse(name, f"is {_short(texts[name])}", "JSON")
+        return strict_json.loads(texts[name], max_bytes=MAX_HEADER_BYTES, max_depth=3, max_text=MAX_REASON)
+    except JsonError as error:
+        raise WeightsError(f"metadata: {name} is {_short(texts[name])}; it {error}") from error
 
 
 def _list(texts: Mapping[str, str], name: str) -> Iterator[object]:
     value = _value(texts, name)
-    if not isinstance(value, list):
-        _refuse(name, f"is {_short(value)}", "a list")
+    if not isinstance(value, list) or len(value) > MAX_ENTRIES:
+        _refuse(name, f"is {_short(value)}", f"a list of at most {MAX_ENTRIES} entries")
     return iter(value)
 
 
 def _int(value: object, name: str, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**63:
-        _refuse(name, f"is {_short(value)}", f"a whole number from {least} up")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_COUNT:
+        _refuse(name, f"is {_short(value)}", f"a whole number from {least} to {MAX_COUNT}")
     return value
 
 
-def _float(value: object, name: str, most: float = math.inf) -> float:
-    if not isinstance(value, float) or not math.isfinite(value) or not 0 <= value <= most:
-        _refuse(name, f"is {_short(value)}", "a number from 0" + (f" to {most:g}" if most < math.inf else " up"))
+def _float(value: object, name: str, most: float) -> float:
+    if not isinstance(value, float) or not 0 <= value <= most:  # NaN is neither
+        _refuse(name, f"is {_short(value)}", f"a number from 0 to {most:g}")
     return value
 
 
 def _text(values: Mapping[str, Any], name: str) -> str:
     value = values[name]
-    if not isinstance(value, str) or not value.isprintable():
-        _refuse(name, f"is {_short(value)}", "a line of text")
+    if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_REASON:
+        _refuse(name, f"is {_short(value)}", f"a line of at most {MAX_REASON} characters")
     return value
 
 
@@ -418,9 +441,14 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _line(text: str) -> str:
+def _line(text: str, most: int = 200) -> str:
     """Return the beginning of a text that may quote the file; it gets into logs, reports and global files."""
-    return "".join(character if character.isprintable() else "?" for character in text[:200])
+    return "".join(character if character.isprintable() else "?" for character in text[:most])
+
+
+def as_reason(text: str) -> str:
+    """Return a text as a global file can have it for the reason of a refusal."""
+    return _line(text, MAX_REASON)
 
 
 def _refuse(name: str, found: str, wanted: str) -> NoReturn:

@@ -31,6 +31,8 @@ options:
     required: true
 """
 
+MAX_BYTES = 256 * 1024 * 1024
+"""Of a report; a larger file is none. Ansible's Python has its default recursion limit, so depth needs no check."""
 _LINE = re.compile(r"(\d+\.\d+) \S+ \S+: (.*)")
 """A line of ``journalctl --output=short-unix``: seconds since 1970, host, program, text."""
 _STAMP = re.compile(r"^\S+Z \S+: ")
@@ -65,6 +67,8 @@ def undisturbed_run(runs: str, plan: str) -> dict[str, Any]:
     """Return name, CID and accuracy of a run of the same plan that was kept and ended well, without harm; else {}."""
     for report in sorted(Path(runs).glob("*/report.json")):
         try:
+            if max(path.stat().st_size for path in (report, report.parent / "plan.json")) > MAX_BYTES:
+                continue
             content = json.loads(report.read_text(encoding="utf-8"))
             same = json.loads((report.parent / "plan.json").read_text(encoding="utf-8")) == json.loads(plan)
             if not same or (report.parent / "scenario.json").exists():
@@ -72,7 +76,7 @@ def undisturbed_run(runs: str, plan: str) -> dict[str, Any]:
             if content["ended"] and content["audit"]["passed"]:
                 last = content["rounds"][-1]["result"]
                 return {"name": report.parent.name, "cid": last["cid"], "accuracy": last["accuracy"]}
-        except (OSError, ValueError, KeyError, IndexError, TypeError):
+        except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
             continue  # no report of this kind
     return {}
 

@@ -232,9 +232,20 @@ FILES: dict[str, tuple[Make, str]] = {
     "samples that are no number": (said(samples='"50"'), "metadata: samples is '50'"),
     "more samples than JSON can have": (said(samples="9" * 5000), "metadata: samples is '9+"),
     "accuracy above 1": (said(accuracy="1.5"), "metadata: accuracy is 1.5"),
-    "accuracy that is no number": (said(accuracy="NaN"), "metadata: accuracy is nan"),
+    "accuracy that is no number": (
+        said(accuracy="NaN"),
+        "metadata: accuracy is 'NaN'; it has NaN, which is not JSON",
+    ),
     "negative loss": (said(loss="-0.5"), "metadata: loss is -0.5"),
-    "infinite loss": (said(loss="1e999"), "metadata: loss is inf"),
+    "infinite loss": (said(loss="1e999"), "metadata: loss is '1e999'; it has the number '1e999', which is too large"),
+    "a loss that no report can draw": (
+        said(loss="1.7e+308"),
+        "metadata: loss is 1.7e.308; should be a number from 0",
+    ),
+    "70,000 brackets": (
+        said(accuracy="[" * 70_000),
+        "metadata: accuracy is '\\[+.*; it is nested more than 3 levels deep",
+    ),
     "missing field": (said(loss=None), "metadata: loss is missing"),
     "unknown field": (said(note="hello"), "metadata: 'note' is unknown"),
     "another format": (said(format="fl-node/2"), "metadata: format is 'fl-node/2'"),

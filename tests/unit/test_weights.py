@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -73,22 +74,22 @@ def refusal(path: Path, expected: weights.Shapes | None = SHAPES) -> str:
 
 
 CIDS = st.binary(min_size=32, max_size=32).map(cid.from_digest)
-COUNTS = st.integers(1, 2**63 - 1)
+COUNTS = st.integers(1, weights.MAX_COUNT)
 LOCAL_METAS = st.builds(
     LocalMeta,
     plan=CIDS,
     node_id=COUNTS,
-    round=st.integers(0, 2**63 - 1),
+    round=st.integers(0, weights.MAX_COUNT),
     parent=CIDS,
     samples=COUNTS,
     accuracy=st.floats(0, 1),
-    loss=st.floats(0, allow_infinity=False, allow_nan=False),
+    loss=st.floats(0, weights.MAX_LOSS),
 )
 TEXTS = st.text(max_size=20).filter(str.isprintable)
 GLOBAL_METAS = st.builds(
     GlobalMeta,
     plan=CIDS,
-    round=st.integers(0, 2**63 - 1),
+    round=st.integers(0, weights.MAX_COUNT),
     parent=st.none() | CIDS,
     rule=TEXTS,
     inputs=st.lists(st.builds(Input, COUNTS, CIDS, COUNTS, st.floats(0, 1)), max_size=3).map(tuple),
@@ -372,6 +373,12 @@ SHARES = [
     "0.50",
     ".5",
     "[" * 9999,
+    "[" * 70_000,
+    '{"a":' * 70_000,
+    "9" * 5000,
+    "-" + "9" * 5000,
+    "1e999",
+    "-Infinity",
 ]
 NO_CID = ["", "null", PLAN[:-1], PLAN + " ", PLAN.lower(), "Qm" + "1" * 44, "/ipfs/" + PLAN]
 
@@ -387,7 +394,7 @@ NO_CID = ["", "null", PLAN[:-1], PLAN + " ", PLAN.lower(), "Qm" + "1" * 44, "/ip
         ("round", NUMBERS),
         ("samples", [*NUMBERS, "0"]),
         ("accuracy", SHARES),
-        ("loss", [value for value in SHARES if value != "1.5"]),
+        ("loss", [*(value for value in SHARES if value != "1.5"), "1000000.1", "1.7e+308"]),
     ],
 )
 def test_a_wrong_value_in_local_metadata_is_refused(tmp_path: Path, name: str, values: list[str]) -> None:
@@ -433,9 +440,30 @@ def entries(good: dict[str, Any], *changes: tuple[str, Any]) -> list[str]:
         ),
         (
             "refused",
-            LISTS + entries(A_REFUSAL, ("node_id", 0), ("cid", ""), ("reason", 5), ("reason", None), ("more", 1)),
+            LISTS
+            + entries(
+                A_REFUSAL,
+                ("node_id", 0),
+                ("cid", ""),
+                ("reason", 5),
+                ("reason", None),
+                ("more", 1),
+                ("reason", "x" * 1001),
+            ),
         ),
-        ("absent", [*LISTS, "[0]", "[1.0]", '["1"]', "[true]", "[1, 2]"]),
+        (
+            "absent",
+            [
+                *LISTS,
+                "[0]",
+                "[1.0]",
+                '["1"]',
+                "[true]",
+                "[1, 2]",
+                "[" + "1," * 10_000 + "1]",
+                f"[{weights.MAX_COUNT + 1}]",
+            ],
+        ),
     ],
 )
 def test_a_wrong_value_in_global_metadata_is_refused(tmp_path: Path, name: str, values: list[str]) -> None:
@@ -448,7 +476,8 @@ def test_a_wrong_value_in_global_metadata_is_refused(tmp_path: Path, name: str, 
 @pytest.mark.parametrize("text", ["\ud800", "two\nlines", "\x1b[2J"])
 def test_a_reason_that_no_terminal_or_report_can_show_is_refused(tmp_path: Path, text: str) -> None:
     (refused,) = entries(A_REFUSAL, ("reason", text))
-    assert "metadata: reason is" in with_metadata(tmp_path / "file", GLOBAL, {"refused": refused})
+    message = with_metadata(tmp_path / "file", GLOBAL, {"refused": refused})
+    assert message.startswith(("metadata: reason is", "metadata: refused is")), message
 
 
 @pytest.mark.parametrize(
@@ -563,3 +592,31 @@ def test_local_weights_are_not_taken_for_global_ones_nor_the_other_way_round(tmp
     file = weights.write(tmp_path / "global", GLOBAL, TENSORS)
     with pytest.raises(WeightsError, match="kind is global; should be local"):
         weights.check_local(file, plan=PLAN, node_id=1, round_=4, parent=PARENT)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "what"),
+    [
+        ("x" * 513, (4,), "is not named by at most 512 printable characters"),
+        ("a\x1b[2J", (4,), "is not named by at most 512 printable characters"),
+        ("two\nlines", (4,), "is not named by at most 512 printable characters"),
+        ("deep", (1,) * 65 + (4,), "which is too large"),
+        ("none", (0, 2**40), "which is too large"),
+    ],
+)
+def test_a_tensor_that_could_not_be_named_or_loaded_is_refused_in_a_file_of_any_model(
+    path: Path, name: str, shape: tuple[int, ...], what: str
+) -> None:
+    header, data = parts(path)
+    header = {"__metadata__": header["__metadata__"]}
+    size = 4 * math.prod(shape)
+    header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}
+    path.write_bytes(rebuild(header, data[:size]))
+    assert what in refusal(path, None)
+
+
+def test_a_reason_of_any_text_becomes_one_that_a_file_can_have(tmp_path: Path) -> None:
+    reason = weights.as_reason("store folder \x1b[2J\ud800\n" + "x" * 5000)
+    meta = dataclasses.replace(GLOBAL, refused=(Refusal(2, OTHER, reason),))
+    weights.write(tmp_path / "file", meta, TENSORS)
+    assert weights.read(tmp_path / "file", SHAPES).meta == meta
