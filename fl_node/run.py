@@ -87,7 +87,9 @@ def _check(run: Run) -> None:
     texts = {key: getattr(run, key) for key in ("name", "place", "plan", "contract", "genesis")}
     for name, node in run.nodes.items():
         texts |= {f"nodes.{name}.{key}": value for key, value in dataclasses.asdict(node).items()}
-    texts |= {f"versions.{key}": value for key, value in dict(run.versions).items()}
+    if not isinstance(run.versions, dict):
+        raise ValueError("versions should be names and versions")
+    texts |= {f"versions.{key}": value for key, value in run.versions.items()}
     if wrong := next((key for key, value in texts.items() if not isinstance(value, str) or "\0" in value), None):
         raise ValueError(f"{wrong} should be a text")
     if type(run.chain_id) is not int:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fl_node import matrix
-from fl_node.errors import ConfigError, PlanError
+from fl_node.errors import ConfigError, FLNodeError, PlanError
 from fl_node.matrix import CLEAN, Cell
 from fl_node.plan import Plan
 
@@ -102,6 +102,26 @@ def test_what_is_kept_is_not_run_again(tmp_path: Path) -> None:
     found = matrix.run(some, tmp_path, 1, None, done)
     assert seen == [(1, True), (2, True)]
     assert set(found) == {cell.name for cell in some}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[" * 70_000,
+        "[]",
+        "{}",
+        '{"rounds": []}',
+        '{"rounds": [{"accuracy": "x"}]}',
+        '{"rounds": [{"accuracy": NaN}]}',
+    ],
+)
+def test_a_kept_result_that_is_damaged_is_named(tmp_path: Path, content: str) -> None:
+    (cell,) = matrix.cells(PLAN, ["fedavg"], [], [], [1])
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / f"{cell.name}.json").write_text(content)
+    with pytest.raises(FLNodeError, match=rf"{cell.name}\.json .*; delete the file, and its cell runs again"):
+        matrix.run([cell], tmp_path, 1, None, lambda *_: None)
 
 
 def test_the_text_of_a_heat_map_can_be_read_on_its_colour() -> None:

@@ -14,6 +14,7 @@ from accounts import ALICE, BOB, HEADER, MALLORY, POOR
 
 from fl_node import chain as chains
 from fl_node import cid
+from fl_node import rpc as rpcs
 from fl_node.chain import Chain, Contract, State, create_key, load_key, wait_until
 from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError
 
@@ -407,6 +408,11 @@ def with_error(code: int, message: str, **more: Any) -> Callable[[Any], Any]:
         (404, b""),
         (500, b"{}"),
         (301, b""),
+        (200, b"[" * 70_000),
+        (200, b'{"id":' * 70_000),
+        (200, b'{"jsonrpc":"2.0","id":0,"id":1,"result":"0x1"}'),
+        (200, b'{"jsonrpc":"2.0","id":' + b"9" * 5000 + b',"result":"0x1"}'),
+        (200, b'{"jsonrpc":"2.0","id":0,"result":"\\ud800"}'),
     ],
 )
 def test_what_is_no_answer_of_a_node_is_an_error_of_one_line(
@@ -466,6 +472,29 @@ def test_a_revert_without_a_custom_error_is_a_refusal_all_the_same(
     say(200, with_error(3, "execution reverted", **({} if data is None else {"data": data})))
     with pytest.raises(ContractError, match=f"the contract refused: {message}"):
         Contract(Chain(rpc), ALICE.address).plan()
+
+
+@pytest.mark.parametrize("result", ["0x00", "0x" + "ff" * 64, "junk", 5, {"a": 1}])
+def test_what_is_no_answer_of_a_contract_is_an_error_of_one_line(
+    odd_node: tuple[str, Callable[..., None]], result: Any
+) -> None:
+    rpc, say = odd_node
+    say(200, with_result(result))
+    with pytest.raises(ChainError) as caught:
+        Contract(Chain(rpc), ALICE.address).learners()
+    assert "\n" not in str(caught.value)
+
+
+def test_an_answer_without_an_end_is_not_read_to_its_end(
+    odd_node: tuple[str, Callable[..., None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rpc, say = odd_node
+    monkeypatch.setattr(rpcs, "MAX_ANSWER_BYTES", 1000)
+    say(200, b" " * 5000)
+    with pytest.raises(ChainError, match="more than the 1000 allowed"):
+        Chain(rpc).block_number()
+    say(200, with_result("0x5"))
+    assert Chain(rpc).block_number() == 5
 
 
 # Waiting

@@ -495,7 +495,7 @@ def test_a_published_plan_is_a_plan_too(fl_node: FlNode, tmp_path: Path) -> None
     path.write_text("[1]")
     assert is_one_line(fl_node("plan", "check", path), 2, "should be a table of settings")
     path.write_text("{")
-    assert is_one_line(fl_node("plan", "check", path), 2, "is not valid JSON")
+    assert is_one_line(fl_node("plan", "check", path), 2, "is not JSON")
 
 
 def test_a_package_that_is_not_installed_is_one_line_that_says_what_to_install() -> None:

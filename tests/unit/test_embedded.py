@@ -360,6 +360,14 @@ GOOD = {"jsonrpc": "2.0", "id": 7, "method": "eth_chainId", "params": []}
         b'{"id": 1}',
         b'{"method": 5}',
         b'{"method": "eth_call"}',
+        b"[" * 70_000,
+        b'{"id":' * 70_000,
+        b'{"id":' + b"9" * 5000 + b',"method":"eth_chainId"}',
+        b'{"id":1,"method":"eth_chainId","method":"eth_chainId"}',
+        b'{"id":1,"method":"\\ud800"}',
+        json.dumps([5] * 1001).encode(),
+        json.dumps(GOOD | {"method": "eth_sendRawTransaction", "params": ["0x" + "c1" * 100_000]}).encode(),
+        json.dumps(GOOD | {"method": "eth_getCode", "params": ["0x" + "01" * 20, "0x" + "f" * 100_000]}).encode(),
     ]
     + [json.dumps(GOOD | {"params": params}).encode() for params in (None, 5, {"a": 1}, "x")],
 )

@@ -172,6 +172,17 @@ def test_a_score_counts_what_is_right_and_is_never_infinite() -> None:
     assert (perfect.accuracy, perfect.loss) == (1.0, 0.0)
 
 
+def test_huge_weights_of_somebody_else_give_a_finite_score_and_can_be_exported(tmp_path: Path) -> None:
+    one = trainer()
+    for value in (3e38, -3e38):
+        tensors = {name: np.full(shape, value, np.float32) for name, shape in one.shapes().items()}
+        found = one.evaluate(tensors)
+        assert all(np.isfinite([found.accuracy, found.loss, found.calibration_error]))
+        assert found.loss < weights.MAX_LOSS
+        assert np.isfinite(one.predict(tensors, data.load("digits").test_images[:5])).all()
+        one.save(tensors, tmp_path / "model.keras")
+
+
 def test_a_score_does_not_depend_on_the_batches() -> None:
     one = trainer()
     tests = data.load("digits")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,74 @@ def test_a_plan_that_is_not_there_or_no_toml_is_named(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(PlanError, match="not valid TOML"):
         plans.load(tmp_path / "plan.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("rounds = " + "[" * 100_000, "more than 200 opening brackets"),
+        ("rounds = " + "[" * 100_000 + "]" * 100_000, "more than 200 opening brackets"),
+        ("rounds = " + "{a=" * 70_000, "more than 200 opening brackets"),
+        ("a." * 50_000 + "a = 1", "more than 64 dots in line 2"),
+        ("[" + "a." * 50 + "a]\nb = 1", "nested more than 32 levels deep"),
+        ("rounds = 0x" + "f" * 5000, "a number of more than 80 digits"),
+        ("rounds = " + "9" * 5000, "not valid TOML"),
+        ('"\\u001b[2J" = 1', "the key '\\x1b[2J'"),
+        ("# " + "x" * 300_000, "more than the 262144 bytes"),
+    ],
+)
+def test_a_file_that_is_nested_deeply_or_has_endless_numbers_is_refused(tmp_path: Path, text: str, what: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        plans.load(write(tmp_path, text))
+    assert what in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("rounds=" + "[" * 100_000, "more than 200 opening brackets"),
+        ("a." * 5000 + "a=1", "nested more than 32 levels deep"),
+        ("rounds=0x" + "f" * 5000, "a number of more than 80 digits"),
+        ("data.name=\udcff", "surrogate"),
+    ],
+)
+def test_an_override_has_the_same_bounds(tmp_path: Path, override: str, what: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        plans.load(write(tmp_path, ""), [override])
+    assert what in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    with path.open("wb") as file:
+        os.truncate(file.fileno(), 2**40)
+    with pytest.raises(PlanError, match="more than the 262144 bytes"):
+        plans.load(path)
+
+
+def test_a_byte_order_mark_is_taken(tmp_path: Path) -> None:
+    path = write(tmp_path, "")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert plans.load(path).model_dump() == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"[" * 65_536, "nested more than 32 levels deep"),
+        (b'{"a":' * 13_000, "nested more than 32 levels deep"),
+        (b'{"name":"x","name":"x"}', "the key 'name' twice"),
+        (b'{"name":"\\ud800"}', "surrogate"),
+        (b'{"rounds":' + b"9" * 5000 + b"}", "a number of 5000 digits"),
+        (b'{"rounds":NaN}', "has NaN"),
+    ],
+)
+def test_a_published_plan_that_is_not_strict_json_is_refused(content: bytes, what: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        plans.from_bytes(content, "plan Qm")
+    assert what in str(caught.value)
 
 
 def test_overrides_replace_settings_and_are_read_as_toml_or_as_text(tmp_path: Path) -> None:

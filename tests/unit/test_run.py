@@ -62,6 +62,27 @@ def changed(**changes: Any) -> str:
         changed(nodes={"learner-1": {"account": "0x1", "rpc": "http://127.0.0.1:1", "store": "files"}}),
         changed(contract=None),
         changed(another="key"),
+        changed(contract={"a": 1}),
+        changed(contract="0x12"),
+        changed(name=5),
+        changed(place="elsewhere"),
+        changed(chain_id="1"),
+        changed(versions=[]),
+        changed(versions={"python": 3}),
+        changed(nodes={"header": {"account": "0x" + "01" * 20, "rpc": 5, "store": "files"}}),
+        changed(nodes={"header": {"account": "me", "rpc": "http://127.0.0.1:1", "store": "files"}}),
+        changed(nodes={"header": {"account": "0x" + "01" * 20, "rpc": "http://127.0.0.1:1", "store": "a\0b"}}),
+        changed(
+            nodes={
+                name: {"account": "0x" + "01" * 20, "rpc": "http://127.0.0.1:1", "store": "files"}
+                for name in ("header", "../../etc")
+            }
+        ),
+        changed()[:-1] + ', "name": "twice"}',
+        changed(chain_id=1)[:-1] + ', "more": ' + "9" * 5000 + "}",
+        "[" * 70_000,
+        '{"nodes":' * 70_000,
+        " " * (1024**2 + 1),
         "\ud800",
     ],
 )
