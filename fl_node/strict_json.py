@@ -19,7 +19,7 @@ from fl_node.errors import JsonError
 MAX_DEPTH = 32
 """Levels of lists and objects; what ``fl-node`` writes has fewer than ten."""
 MAX_DIGITS = 80
-"""Characters of a whole number; the largest of Ethereum has 78 digits."""
+"""Of a whole number; the largest of Ethereum has 78."""
 MAX_FLOAT_CHARACTERS = 400
 MAX_TEXT = 64 * 1024
 """Characters of one text."""
@@ -182,8 +182,9 @@ def _check_text(text: str, most: int) -> None:
 
 
 def _int(text: str) -> int:
-    if len(text) > MAX_DIGITS:
-        raise JsonError(f"has a number of {len(text)} digits, more than the {MAX_DIGITS} allowed")
+    digits = len(text.removeprefix("-"))
+    if digits > MAX_DIGITS:
+        raise JsonError(f"has a number of {digits} digits, more than the {MAX_DIGITS} allowed")
     return int(text)
 
 

@@ -119,7 +119,7 @@ def test_what_is_nested_deeply_is_refused_before_it_is_parsed(kind: str, monkeyp
         ("-1E+400", "too large"),
         ("0." + "1" * 500, "too large or too long"),
         ("1" * 5000, "has a number of 5000 digits"),
-        ("-" + "1" * 80, "has a number of 81 digits"),
+        ("-" + "1" * 81, "has a number of 81 digits"),
         ('{"a": 1, "b": 2, "a": 1}', "has the key 'a' twice"),
         ('[{"a": {"x": 1, "x": 1}}]', "has the key 'x' twice"),
         ('{"\\u001b[2J": 1}', "has the key '\\x1b[2J'"),
