@@ -1153,7 +1153,10 @@ def binaries(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy them here, as geth and ipfs.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Get Geth and IPFS: an installed one of the right version, else the verified release, else built from source."""
+    """Get Geth and IPFS: an installed one of the right version, else the verified release, else built from source.
+
+    Geth is always built, with fixes for what is known of its release. FL_NODE_GETH_UNPATCHED=1 takes the release.
+    """
     from fl_node import binaries as programs
 
     found = programs.install_all(_note, machine=platform)
@@ -1161,7 +1164,7 @@ def binaries(
         found = programs.copy(found, output)
     if as_json:
         content = {
-            name: {"path": str(path), "version": programs.BINARIES[name].version, "sha256": programs.digest(path)}
+            name: {"path": str(path), "version": programs.pin(name).full_version, "sha256": programs.digest(path)}
             for name, path in found.items()
         }
         typer.echo(json.dumps(content, indent=2))

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_node import data
+from fl_node import binaries, data
 from fl_node import store as stores
 from fl_node.arithmetic import unpinned
-from fl_node.binaries import GETH, KUBO
 from fl_node.chain import Chain, load_key
 from fl_node.errors import ChainUnreachable, ConfigError, FLNodeError, StoreUnreachable
 from fl_node.store import IpfsStore
@@ -107,8 +106,9 @@ def _ask(what: str, question: Callable[[], str]) -> tuple[Check, bool]:
 
 def _chain(chain: Chain) -> str:
     client = chain.client()
-    if client.startswith("Geth/") and not client.startswith(f"Geth/v{GETH.version}"):
-        raise _Wrong(client, f"install Geth {GETH.version}, the last version that seals Clique")
+    wanted = binaries.pin("geth")
+    if client.startswith("Geth/") and client.split("/")[1] != f"v{wanted.full_version}":
+        raise _Wrong(client, f"install Geth {wanted.full_version}, which fl-node binaries builds")
     return f"{client}, chain {chain.chain_id()}, block {chain.block_number()}"
 
 
@@ -167,8 +167,8 @@ def _store(files: stores.Store) -> str:
             raise _Wrong(f"folder {folder} can't be read and written", "give this user the rights, or name another")
         return f"folder {folder}" + ("" if folder.is_dir() else ", which the first file makes")
     version = files.version()
-    if version != KUBO.version:
-        raise _Wrong(f"IPFS {version}", f"install Kubo {KUBO.version}, which this was tested with")
+    if version != binaries.KUBO.version:
+        raise _Wrong(f"IPFS {version}", f"install Kubo {binaries.KUBO.version}, which this was tested with")
     return f"IPFS {version}, peer {files.identity()}"
 
 

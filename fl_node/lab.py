@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fl_node import binaries, run, sources, strict_json
 from fl_node import place as places
-from fl_node import run, sources, strict_json
 from fl_node import store as stores
 from fl_node.audit import Audit
-from fl_node.binaries import GETH, KUBO
 from fl_node.chain import Chain, Contract, create_key, load_key
 from fl_node.conclude import conclude
 from fl_node.deploy import deploy
@@ -241,7 +240,7 @@ class Lab:
         contract = deploy(chain, store, work, self._plan, learners, trainer)
         versions = run.versions()
         if self._place.name == "processes":
-            versions |= {"geth": GETH.version, "kubo": KUBO.version}
+            versions |= {name: binaries.pin(name).full_version for name in ("geth", "kubo")}
         record = Run(
             name=self.folder.name,
             place=self._place.name,

@@ -11,7 +11,7 @@ import pytest
 from accounts import ALICE, FUNDED, HEADER, MALLORY, POOR
 
 from fl_node import cid, doctor
-from fl_node.binaries import GETH, KUBO
+from fl_node.binaries import GETH, GETH_UNPATCHED, KUBO
 from fl_node.chain import Chain
 from fl_node.doctor import Check
 from fl_node.embedded import EmbeddedChain
@@ -77,11 +77,22 @@ def test_a_chain_that_is_down_is_said_once_and_nothing_else_asked_of_it(
 def test_another_version_of_geth_is_wrong(ask: Ask, node: Callable[..., str]) -> None:
     answer = ask(rpc=node(web3_clientVersion="Geth/v1.14.0-stable/linux"))["chain"]
     assert answer.state == "wrong"
-    assert f"install Geth {GETH.version}" in answer.remedy
+    assert f"install Geth {GETH.full_version}" in answer.remedy
+
+
+def test_a_geth_without_the_fixes_is_wrong_unless_asked_for(
+    ask: Ask, node: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rpc = node(web3_clientVersion=f"Geth/v{GETH_UNPATCHED.full_version}/linux-amd64/go1.21.6")
+    answer = ask(rpc=rpc)["chain"]
+    assert answer.state == "wrong"
+    assert "CVE-2026-22862" in answer.remedy
+    monkeypatch.setenv("FL_NODE_GETH_UNPATCHED", "1")
+    assert ask(rpc=rpc)["chain"].state == "ok"
 
 
 def test_the_pinned_version_of_geth_is_right(ask: Ask, node: Callable[..., str]) -> None:
-    assert ask(rpc=node(web3_clientVersion=f"Geth/v{GETH.version}-stable"))["chain"].state == "ok"
+    assert ask(rpc=node(web3_clientVersion=f"Geth/v{GETH.full_version}/linux-amd64/go1.26.8"))["chain"].state == "ok"
 
 
 def test_another_genesis_is_wrong(ask: Ask, rpc: str) -> None:
