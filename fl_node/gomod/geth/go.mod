@@ -1,4 +1,4 @@
-// Pins Geth for fl_node/binaries.py: go.sum holds the digest of every module that goes into the build.
+// Pins Geth for fl_node/binaries: go.sum holds the digest of every module that goes into the build.
 module fl-node/geth
 
 go 1.23

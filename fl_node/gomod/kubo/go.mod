@@ -1,4 +1,4 @@
-// Pins Kubo for fl_node/binaries.py: go.sum holds the digest of every module that goes into the build.
+// Pins Kubo for fl_node/binaries: go.sum holds the digest of every module that goes into the build.
 module fl-node/kubo
 
 go 1.25.0
