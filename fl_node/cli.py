@@ -1153,9 +1153,9 @@ def binaries(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy them here, as geth and ipfs.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Get Geth and IPFS: an installed one of the right version, else the verified release, else built from source.
+    """Get Geth and IPFS: installed ones of the right version, else built from their pinned source.
 
-    Geth is always built, with fixes for what is known of its release. FL_NODE_GETH_UNPATCHED=1 takes the release.
+    Both are built, with fixes of known faults. FL_NODE_GETH_UNPATCHED=1 or FL_NODE_KUBO_UNPATCHED=1 takes a release.
     """
     from fl_node import binaries as programs
 

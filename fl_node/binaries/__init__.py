@@ -7,13 +7,13 @@ A binary is taken from the first of these that has it:
 2. the official release, or the same file on a mirror, checked against its digest before it is unpacked;
 3. the pinned Go module in ``fl_node/gomod``, whose every source file is checked against its ``go.sum``.
 
-One packet stops Geth's release of the pinned version, and nobody maintains it any more. So Geth is always built, with
-the small edits of ``edits.py``, and its version names the advisories that they answer. Its release is used only if
-``FL_NODE_GETH_UNPATCHED=1`` asks for it.
+One packet stops Geth's release of the pinned version, one file stops Kubo's. So both are built, Geth with the small
+edits of ``edits.py``, Kubo with a newer module, and their versions name the advisories that this answers. A release
+is used only if ``FL_NODE_GETH_UNPATCHED=1`` or ``FL_NODE_KUBO_UNPATCHED=1`` asks for it.
 
 ========================================================== ===============================================
 ``FL_NODE_GETH``, ``FL_NODE_IPFS``                         a binary to use, if it has the right version
-``FL_NODE_GETH_UNPATCHED``                                 1: the release of Geth, without fixes
+``FL_NODE_GETH_UNPATCHED``, ``FL_NODE_KUBO_UNPATCHED``     1: the release, without fixes
 ``FL_NODE_CACHE``                                          the cache folder; binaries are in its ``bin``
 ``FL_NODE_BINARIES_MIRROR``                                a URL or folder that holds the release tarballs
 ``FL_NODE_GETH_SHA256``, ``FL_NODE_KUBO_SHA512``           the release's digest, instead of the pinned one
@@ -38,12 +38,13 @@ from fl_node.binaries.pins import (
     GETH,
     GETH_UNPATCHED,
     KUBO,
+    KUBO_UNPATCHED,
     PLATFORMS,
-    UNPATCHED_VARIABLE,
     Binary,
     Report,
     SkippedError,
     pin,
+    unpatched,
 )
 from fl_node.binaries.programs import OtherVersionError, check_version, this_machine
 from fl_node.binaries.release import fetch
@@ -53,6 +54,7 @@ __all__ = [
     "GETH",
     "GETH_UNPATCHED",
     "KUBO",
+    "KUBO_UNPATCHED",
     "PLATFORMS",
     "Binary",
     "cache_folder",
@@ -89,7 +91,7 @@ def find(name: str | Binary, *, cache: Path | None = None) -> Path | None:
     Raises
     ------
     BinaryError
-        ``FL_NODE_GETH`` names a Geth without the fixes.
+        ``FL_NODE_GETH`` or ``FL_NODE_IPFS`` names a program without the fixes.
     """
     try:
         return _installed(pin(name), cache or cache_folder())
@@ -265,11 +267,13 @@ def _installed(binary: Binary, cache: Path, *, on_path: bool = True) -> Path:
             check_version(binary, path)
         except OtherVersionError as reason:
             # Who names a binary wants that one. The others are passed over.
-            if where == binary.path_variable and binary.edits and reason.found == GETH_UNPATCHED.full_version:
+            without = binary.fixed and reason.found.startswith(unpatched(binary).full_version)
+            if where == binary.path_variable and without:
                 raise BinaryError(
-                    f"{where}={path} is Geth {reason.found} without the fixes of {', '.join(binary.fixed)}: "
-                    f"whoever reaches its P2P port can stop it. Unset {where} for the build with fixes, "
-                    f"or set {UNPATCHED_VARIABLE}=1 to insist"
+                    f"{where}={path} is {binary.title} {reason.found} without the fixes "
+                    f"of {', '.join(binary.fixed)}: "
+                    f"who reaches its P2P port can stop it. Unset {where} for the build with fixes, "
+                    f"or set {binary.unpatched_variable}=1 to insist"
                 ) from reason
             reasons.append(f"{where}: {reason}")
             continue

@@ -101,7 +101,7 @@ def _check_build(binary: Binary, machine: str, go: Go, path: Path) -> None:
         ["build", f"GOOS={system}"],
         ["build", f"GOARCH={architecture}"],
     ]
-    # Edits show in the version alone, which is text in the program.
+    # Fixes show in the version alone, which is text in the program.
     meta = binary.full_version.removeprefix(binary.version).encode()
-    if not all(line in lines for line in wanted) or (binary.edits and meta not in path.read_bytes()):
+    if not all(line in lines for line in wanted) or (binary.fixed and meta not in path.read_bytes()):
         raise SkippedError(f"what Go made is not from {binary.repository} v{binary.version} for {machine}")

@@ -61,9 +61,10 @@ def advisories(files: Sequence[EditedFile]) -> tuple[str, ...]:
     return tuple(sorted({edit.advisory for file in files for edit in file.edits if edit.advisory}))
 
 
-def fingerprint(files: Sequence[EditedFile]) -> str:
-    """Return a short name for the result of all edits; another edit gives another one."""
-    return hashlib.sha256("".join(f"{file.path} {file.after}\n" for file in files).encode()).hexdigest()[:8]
+def fingerprint(version: str, files: Sequence[EditedFile]) -> str:
+    """Return a short name for a version and the result of all edits; another edit gives another one."""
+    lines = [version, *(f"{file.path} {file.after}" for file in files)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 
 
 def apply(files: Sequence[EditedFile], folder: Path) -> None:

@@ -14,8 +14,6 @@ Report = Callable[[str], None]
 
 #: Systems and architectures that binaries can be had for.
 PLATFORMS = ("linux-amd64", "linux-arm64", "darwin-amd64", "darwin-arm64")
-#: If it is 1, the release of Geth is used as it is, without fixes.
-UNPATCHED_VARIABLE = "FL_NODE_GETH_UNPATCHED"
 
 _MODULES = Path(__file__).parent.parent / "gomod"
 
@@ -68,6 +66,8 @@ class Binary:
         The oldest Go that can build it.
     edits
         Edits of the module's source before it is built.
+    fixed
+        Advisories that the edits answer, or the versions of other modules in ``go.mod``.
 
     """
 
@@ -91,6 +91,7 @@ class Binary:
     ldflags: str
     go: tuple[int, int]
     edits: tuple[EditedFile, ...] = ()
+    fixed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.title} {self.version}"
@@ -101,15 +102,15 @@ class Binary:
         return f"{self.repository}/{self.command_package}"
 
     @property
-    def fixed(self) -> tuple[str, ...]:
-        """The advisories that the edits answer."""
-        return advisories(self.edits)
+    def file_name(self) -> str:
+        """Name of the file in the cache; each set of fixes has its own."""
+        name = f"{self.command}-{self.version}"
+        return f"{name}-fixed-{fingerprint(self.full_version, self.edits)}" if self.fixed else name
 
     @property
-    def file_name(self) -> str:
-        """Name of the file in the cache; each set of edits has its own."""
-        name = f"{self.command}-{self.version}"
-        return f"{name}-fixed-{fingerprint(self.edits)}" if self.edits else name
+    def unpatched_variable(self) -> str:
+        """The environment variable that asks for the release without fixes, if it is 1."""
+        return f"FL_NODE_{self.name.upper()}_UNPATCHED"
 
 
 #: The last Geth that seals Clique blocks (release of commit c5ba367e), as it was published. Nobody fixes it any more.
@@ -145,11 +146,13 @@ GETH = replace(
     urls=(),
     digests={},
     edits=GETH_EDITS,
+    fixed=advisories(GETH_EDITS),
 )
 
-KUBO = Binary(
+#: Kubo as it was published: a member's file of 2 MB stops it.
+KUBO_UNPATCHED = Binary(
     name="kubo",
-    title="Kubo",
+    title="Unpatched Kubo",
     version="0.40.1",
     full_version="0.40.1",
     command="ipfs",
@@ -182,29 +185,39 @@ KUBO = Binary(
 )
 
 
-def unpatched_wanted() -> bool:
-    """Return whether the user asked for the unpatched release of Geth by name.
+#: The Kubo of every testbed: go.mod takes a newer go-ipld-prime, which bounds how deep a block nests. Kubo's version
+#: stays as it is, for programs that ask the API; its "commit" names the fix.
+KUBO = replace(
+    KUBO_UNPATCHED,
+    title="Kubo",
+    full_version="0.40.1-fixed.CVE-2026-42328",
+    version_args=("version", "--number", "--commit"),
+    urls=(),
+    digests={},
+    ldflags="-s -w -X github.com/ipfs/kubo.CurrentCommit=fixed.CVE-2026-42328",
+    fixed=("CVE-2026-42328",),
+)
 
-    Raises
-    ------
-    BinaryError
-        The variable has a value that is neither yes nor no.
-    """
-    value = os.environ.get(UNPATCHED_VARIABLE, "").strip()
-    if value not in ("", "0", "1"):
-        raise BinaryError(f"{UNPATCHED_VARIABLE}={value}: should be 1 for the release without fixes, or 0")
-    return value == "1"
+_UNPATCHED = {"geth": GETH_UNPATCHED, "kubo": KUBO_UNPATCHED}
+
+
+def unpatched(binary: Binary) -> Binary:
+    """Return the pin of the release without the fixes."""
+    return _UNPATCHED[binary.name]
 
 
 def pin(name: str | Binary) -> Binary:
-    """Return the pin of a program: of ``geth``, ``kubo`` or ``ipfs``, and for Geth the one that the user wants.
+    """Return the pin of ``geth``, ``kubo`` or ``ipfs``; the one without fixes if the user asks for that.
 
     Raises
     ------
     BinaryError
-        There is no such program.
+        There is no such program, or the variable that asks for the release is neither yes nor no.
     """
     binary = {"geth": GETH, "kubo": KUBO, "ipfs": KUBO}.get(name) if isinstance(name, str) else name
     if binary is None:
         raise BinaryError(f"no binary is called {name!r}; there are geth, kubo, ipfs")
-    return GETH_UNPATCHED if binary == GETH and unpatched_wanted() else binary
+    value = os.environ.get(binary.unpatched_variable, "").strip()
+    if value not in ("", "0", "1"):
+        raise BinaryError(f"{binary.unpatched_variable}={value}: should be 1 for the release without fixes, or 0")
+    return unpatched(binary) if value == "1" and binary in (GETH, KUBO) else binary

@@ -152,7 +152,7 @@ def test_hosts_get_no_binary_from_the_path(tmp_path: Path) -> None:
 
 
 def test_kubo_answers_to_both_of_its_names(tmp_path: Path) -> None:
-    ipfs = write_program(tmp_path / "path" / "ipfs", b"#!/bin/sh\necho 0.40.1\n")
+    ipfs = write_program(tmp_path / "path" / "ipfs", f"#!/bin/sh\necho {KUBO.full_version}\n".encode())
     assert find("kubo") == find("ipfs") == ipfs
 
 
@@ -496,7 +496,9 @@ def fixed_pin(tmp_path: Path, fake_go: Callable[..., Path]) -> Binary:
     (module / "go.mod").write_text("module m\n")
     (module / "go.sum").write_text(f"github.com/ethereum/go-ethereum v1.13.15 h1:{h1}\n")
     fake_go(program=geth_script("1.13.15-fixed.CVE-2000-1"), source=source)
-    return replace(GETH, full_version="1.13.15-fixed.CVE-2000-1", module=module, edits=edited(ADD))
+    return replace(
+        GETH, full_version="1.13.15-fixed.CVE-2000-1", module=module, edits=edited(ADD), fixed=("CVE-2000-1",)
+    )
 
 
 def test_geth_is_built_from_an_edited_copy_of_the_verified_module(tmp_path: Path, fixed_pin: Binary) -> None:

@@ -62,10 +62,11 @@ def test_the_page_names_the_system_of_the_hosts() -> None:
     assert f"{name}:{release}" in (ROOT / "vagrant" / "image").read_text()
 
 
-def test_the_page_names_each_fix_of_geth_and_its_version() -> None:
+def test_the_page_names_each_fix_and_the_versions_that_have_it() -> None:
     assert f"Geth {GETH.full_version}" in PAGE
     edited = {line.split("|")[1].strip() for line in PAGE.splitlines() if "| edited" in line}
     assert edited == set(GETH.fixed)
+    assert f"Kubo {KUBO.full_version}" in PAGE
 
 
 def test_every_pinned_component_has_all_columns() -> None:
