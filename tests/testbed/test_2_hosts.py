@@ -15,7 +15,6 @@ from testinfra.host import Host
 
 from .conftest import ADDRESSES, NAMES, Testbed
 
-OPEN_TO_PEERS = {22, 30303, 4001}
 PORTS = [*range(1, 10_000), *range(30_300, 30_310)]
 UNITS = ["geth", "ipfs", "fl-header", "fl-learner"]
 
@@ -31,7 +30,7 @@ async def reach(port, gate):
         return port
 async def main():
     gate = asyncio.Semaphore(1000)
-    ports = list(range(1, 10000)) + list(range(30300, 30310))
+    ports = [22, 4001, 30303] if sys.argv[2] == "peers" else [*range(1, 10000), *range(30300, 30310)]
     found = await asyncio.gather(*(reach(port, gate) for port in ports))
     print(*[port for port in found if port])
 asyncio.run(main())
@@ -135,8 +134,12 @@ true
 @pytest.mark.parametrize("name", NAMES)
 def test_from_another_host_only_ssh_and_the_peers_ports_are_open(provisioned: Testbed, name: str) -> None:
     other = NAMES[(NAMES.index(name) + 1) % len(NAMES)]
-    found = provisioned.host(other).check_output("python3 -c %s %s", SCAN, ADDRESSES[name])
-    assert {int(port) for port in found.split()} == OPEN_TO_PEERS
+    scan = f"runuser --user=%s -- python3 -c %s {ADDRESSES[name]} %s"
+    found = {
+        user: provisioned.host(other).check_output(scan, user, SCAN, ports)
+        for user, ports in (("root", "all"), ("fl-node", "peers"), ("geth", "peers"), ("ipfs", "peers"))
+    }
+    assert found == {"root": "22", "fl-node": "22", "geth": "22 30303", "ipfs": "22 4001"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -195,6 +198,100 @@ def test_other_local_users_do_not_reach_the_rpc(host: Host) -> None:
     assert "error" in rpc(host, "eth_blockNumber", user="nobody")
 
 
+API = """
+import sys, urllib.request
+for command in sys.argv[1:]:
+    try:
+        urllib.request.urlopen("http://127.0.0.1:5001/api/v0/" + command, b"", timeout=20).read()
+        print(command)
+    except OSError:
+        pass
+"""
+
+
+def test_ipfs_obeys_no_local_user_but_those_of_the_testbed(host: Host) -> None:
+    harmless = ["id", "config?arg=Addresses.API", "repo/stat"]
+    for user in ("fl-node", "fl-dashboard", "ipfs", "root"):
+        asked = host.check_output(f"runuser --user={user} -- python3 -c %s %s %s %s", API, *harmless)
+        assert asked.split("\n") == harmless, user
+    before = host.check_output("systemctl show ipfs --property=MainPID --value")
+    asked = host.run("runuser --user=nobody -- python3 -c %s %s repo/gc shutdown", API, "config?arg=Bootstrap&arg=x")
+    assert (asked.rc, asked.stdout) == (0, "")
+    assert host.check_output("systemctl show ipfs --property=MainPID --value") == before
+
+
+LISTENERS = """
+import socket, subprocess
+for line in subprocess.run(["ss", "-Hltn"], stdout=subprocess.PIPE, text=True).stdout.splitlines():
+    address, _, port = line.split()[3].rpartition(":")
+    everywhere = address in ("*", "0.0.0.0", "[::]")
+    for at in ("127.0.0.1", "::1") if everywhere else (address.partition("%")[0].strip("[]"),):
+        try:
+            socket.create_connection((at, int(port)), 5).close()
+            print(port)
+        except OSError:
+            pass
+"""
+
+
+def test_another_local_user_reaches_ssh_and_nothing_else(host: Host) -> None:
+    reached = host.check_output("runuser --user=nobody -- python3 -c %s", LISTENERS).split()
+    assert set(reached) <= {"22", "53"}
+
+
+# The firewall
+
+
+FIREWALL = "/usr/local/lib/fl-testbed/fl-firewall"
+
+
+def test_the_firewall_survives_whatever_is_done_to_nftables(provisioned: Testbed) -> None:
+    host = provisioned.host("learner-1")
+    for verb in ("start", "reload", "restart", "stop"):
+        host.check_output("systemctl %s nftables", verb)
+        assert host.check_output(f"{FIREWALL} check") == "complete", verb
+    for unit in ("fl-firewall", "geth", "ipfs"):
+        assert host.service(unit).is_running
+
+
+def test_a_firewall_that_is_gone_is_said_and_comes_back(
+    provisioned: Testbed, eventually: Callable[[Callable[[], Any], float], Any]
+) -> None:
+    host = provisioned.host("learner-1")
+    # Else it may be back before anybody has looked.
+    host.check_output("systemctl stop fl-firewall-watch && nft flush ruleset")
+    try:
+        checks = json.loads(host.run("runuser --user=fl-node -- fl-node doctor --json").stdout)
+        (firewall,) = [check for check in checks if check["what"] == "firewall"]
+        assert firewall["state"] == "wrong"
+        status = provisioned.play("status")
+        assert status.code != 0
+        assert "firewall not complete: the table inet fl_testbed is missing" in re.sub(r"\s+", " ", status.output)
+    finally:
+        host.check_output("systemctl start fl-firewall-watch")
+    assert eventually(lambda: host.run(f"{FIREWALL} check").rc == 0, 120)
+
+
+def test_with_an_unknown_user_in_the_rules_nothing_starts_and_nothing_is_open(provisioned: Testbed) -> None:
+    host = provisioned.host("learner-1")
+    host.check_output(
+        "echo add rule inet fl_testbed output meta skuid stranger reject >/etc/fl-testbed/firewall.d/x.nft"
+    )
+    try:
+        # As at a boot: stopped, no table, then everything is to start.
+        host.check_output("systemctl stop fl-firewall")
+        assert host.run("nft list table inet fl_testbed").rc != 0
+        assert host.run("systemctl start geth ipfs").rc != 0
+        for unit in ("fl-firewall", "geth", "ipfs"):
+            assert not host.service(unit).is_running
+        assert host.run(f"{FIREWALL} check").stdout.startswith("not complete: the rules are not loaded")
+        found = provisioned.host("learner-2").check_output(f"python3 -c %s {ADDRESSES['learner-1']} peers", SCAN)
+        assert found == "22"
+    finally:
+        host.check_output("rm /etc/fl-testbed/firewall.d/x.nft; systemctl start fl-firewall geth ipfs")
+    assert host.check_output(f"{FIREWALL} check") == "complete"
+
+
 def test_the_sealing_account_can_not_be_spent(provisioned: Testbed) -> None:
     host = provisioned.host("learner-1")
     account = json.loads(host.file("/var/lib/geth/public.json").content_string)["sealer"]
@@ -210,6 +307,57 @@ def test_the_sealing_account_can_not_be_spent(provisioned: Testbed) -> None:
     rpc(host, "eth_sendTransaction", cheap, user="fl-node")
     host.check_output("runuser --user=fl-node -- fl-node fund --always --ether 0.001 %s", "0x" + "12" * 20)
     assert rpc(host, "eth_getTransactionCount", account, "latest")["result"] == "0x0"
+
+
+# Logins
+
+
+def test_a_key_is_the_only_way_in(host: Host) -> None:
+    offered = host.run(
+        "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o PreferredAuthentications=none "
+        "vagrant@127.0.0.1 true"
+    )
+    assert "Permission denied (publickey)." in offered.stderr
+    for user in ("vagrant", "root"):
+        assert host.check_output("passwd --status %s", user).split()[1] == "L"
+
+
+BOXES = {
+    "cloud-init's file": "echo PasswordAuthentication yes >sshd_config.d/50-cloud-init.conf",
+    "no folder of files": "sed -i '/^Include/d' sshd_config; rm -r sshd_config.d",
+    "its own first": "sed -i '1i PasswordAuthentication yes\\nPermitRootLogin yes' sshd_config",
+    "a user's own": "printf 'Match User vagrant\\nPasswordAuthentication yes\\n' >>sshd_config",
+}
+
+
+@pytest.mark.parametrize("box", BOXES)
+def test_whatever_a_box_comes_with_keys_alone_are_left(provisioned: Testbed, box: str) -> None:
+    script = (provisioned.root / "vagrant" / "authorize.sh").read_text()
+    # In its own view of /etc, so that the host stays as it is.
+    inside = f"""set -e
+mount --make-rprivate /
+cp -a /etc /tmp/box && mount --bind /tmp/box /etc && cd /etc/ssh
+systemctl() {{ :; }}
+echo vagrant:vagrant | chpasswd
+rm -f sshd_config.d/*
+{BOXES[box]}
+for time in first second; do (
+{script}
+) || exit 1; done
+passwd --status vagrant
+sshd -T -C user=vagrant,host=x,addr=192.0.2.1 | grep -E '^(password|kbdinteractive)authentication|^permitrootlogin'
+"""
+    host = provisioned.host("learner-2")
+    key = (provisioned.root / ".vagrant" / "testbed_key.pub").read_text().strip()
+    said = host.run(
+        "unshare --mount --propagation private bash -c %s authorize.sh %s; rm -rf /tmp/box", inside, key
+    ).stdout
+    assert said.split("\n")[0].startswith("vagrant L ")
+    assert set(said.strip().split("\n")[1:]) == {
+        "passwordauthentication no",
+        "kbdinteractiveauthentication no",
+        "permitrootlogin no",
+    }
 
 
 # Keys

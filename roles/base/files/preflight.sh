@@ -13,6 +13,10 @@ done
 free_mb() { df --output=avail -m "$1" | tail -1 | tr -d ' '; }
 room=$(free_mb /var)
 other=$(free_mb /opt)
+# Both close what the testbed opens. Ubuntu's unit of ufw is active on hosts where ufw itself is not.
+others=
+if LC_ALL=C ufw status 2>/dev/null | grep -qx 'Status: active'; then others='"ufw"'; fi
+if systemctl is-active --quiet firewalld.service; then others="${others:+$others, }\"firewalld\""; fi
 python=
 for version in 3.13 3.12 3.11; do
 	# Debian's may lack what makes environments; uv needs the program alone.
@@ -30,6 +34,7 @@ cat <<JSON
  "memory_mb": $(awk '/^MemTotal/ {print int($2 / 1000)}' /proc/meminfo), "disk_mb": $((other < room ? other : room)),
  "provisioned": $([ -e /etc/fl-testbed/firewall.nft ] && echo true || echo false), "unreachable": [$list],
  "complete": $([ -e /etc/systemd/system/geth.service ] && [ -e /var/lib/geth/geth/chaindata ] && echo true || echo false),
+ "login": "${SUDO_UID:-0}", "firewalls": [$others],
  "container": $(systemd-detect-virt --container --quiet && echo true || echo false),
  "python": "$python", "asked": $asked, "epoch": $now}
 JSON
