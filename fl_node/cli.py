@@ -1075,6 +1075,14 @@ def doctor(
         Path | None, typer.Option("--swarm-key", help="The swarm key file of this node's IPFS.")
     ] = None,
     data_dir: DataOption = None,
+    firewall: Annotated[
+        Path | None,
+        typer.Option(
+            "--firewall",
+            envvar="FL_NODE_FIREWALL",
+            help="On a host of the testbed, the socket that tells whether its firewall is complete.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check that all a role needs is there: a line each, with what is wrong and what to do; exit code 1 if any is."""
@@ -1089,6 +1097,7 @@ def doctor(
         genesis=genesis,
         swarm_key=swarm_key,
         data_dir=data_dir,
+        firewall=firewall,
     )
     if as_json:
         typer.echo(json.dumps([asdict(result) for result in results], indent=2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import os
+import socket
 import stat
 import string
 from collections.abc import Callable
@@ -20,8 +21,10 @@ from fl_node.store import IpfsStore
 
 ENOUGH_WEI = 10**16
 STORE_QUESTIONS = ("store", "swarm key", "swarm peers", "no public peers")
-APART = ("swarm key", "data", "arithmetic")
+APART = ("swarm key", "data", "arithmetic", "firewall")
 """Questions that need neither chain nor store."""
+FIREWALL_SECONDS = 15.0
+FIREWALL_BYTES = 2**10
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def run(
     genesis: str | None = None,
     swarm_key: Path | None = None,
     data_dir: Path | None = None,
+    firewall: Path | None = None,
 ) -> list[Check]:
     """Ask all questions and return the answers, in the order in which one would mend things."""
     chain = functools.cache(lambda: Chain(rpc))
@@ -71,6 +75,7 @@ def run(
         ("no public peers", lambda: _public(files())),
         ("data", lambda: _data(data_dir)),
         ("arithmetic", _arithmetic),
+        ("firewall", lambda: _firewall(firewall)),
     ]
     checks: list[Check] = []
     down: set[str] = set()
@@ -225,3 +230,23 @@ def _data(folder: Path | None) -> str:
 
 def _arithmetic() -> str:
     return f"pinned, but for this: {'; '.join(unpinned())}"
+
+
+def _firewall(path: Path | None) -> str:
+    """Ask the host, for its rules can be read by root alone: it answers each connection with one line."""
+    if path is None:
+        raise _Skip("this is no host of a testbed")
+    try:
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(FIREWALL_SECONDS)
+            asking.connect(str(path))
+            with asking.makefile("rb") as file:
+                answer = file.readline(FIREWALL_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _Wrong(f"no answer at {path}: {error}", "sudo systemctl restart fl-firewall-check.socket") from error
+    if answer != "complete":
+        raise _Wrong(
+            answer or f"no answer at {path}",
+            "sudo systemctl reload-or-restart fl-firewall; journalctl --unit=fl-firewall says why it fails",
+        )
+    return "its rules are complete"

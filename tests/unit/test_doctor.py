@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -271,3 +273,53 @@ def test_data_that_is_missing_or_damaged_is_wrong(monkeypatch: pytest.MonkeyPatc
     assert ask(data_dir=folder)["data"].found == f"MNIST in {folder}, 5 training images"
     (folder / "t10k-labels-idx1-ubyte").write_bytes(b"")
     assert ask(data_dir=folder)["data"].state == "wrong"
+
+
+# Firewall
+
+
+@pytest.fixture
+def host_says(tmp_path: Path) -> Iterator[Callable[[bytes], Path]]:
+    """Answer one connection to a socket, as a host does that is asked for its firewall."""
+    path = tmp_path / "firewall.sock"
+    threads = []
+
+    def answer(line: bytes) -> Path:
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(str(path))
+        listening.listen()
+
+        def serve() -> None:
+            with listening, listening.accept()[0] as connection:
+                connection.sendall(line)
+
+        threads.append(threading.Thread(target=serve))
+        threads[-1].start()
+        return path
+
+    yield answer
+    for thread in threads:
+        thread.join(10)
+
+
+def test_a_complete_firewall_is_ok(ask: Ask, host_says: Callable[[bytes], Path]) -> None:
+    assert ask(firewall=host_says(b"complete\n"))["firewall"].state == "ok"
+
+
+@pytest.mark.parametrize(
+    "line", [b"not complete: the table inet fl_testbed is missing\n", b"", b"\xff\n", b"completely\n"]
+)
+def test_any_other_answer_about_the_firewall_is_wrong(
+    ask: Ask, host_says: Callable[[bytes], Path], line: bytes
+) -> None:
+    answer = ask(firewall=host_says(line))["firewall"]
+    assert answer.state == "wrong"
+    assert "fl-firewall" in answer.remedy
+
+
+def test_a_host_that_does_not_tell_of_its_firewall_is_wrong(ask: Ask, tmp_path: Path) -> None:
+    assert ask(firewall=tmp_path / "none.sock")["firewall"].state == "wrong"
+
+
+def test_without_a_host_there_is_no_firewall_to_ask_for(ask: Ask) -> None:
+    assert ask()["firewall"].state == "skipped"
