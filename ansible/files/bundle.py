@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from fl_node import binaries
 
 IMAGE = "fl-testbed"
 
@@ -22,6 +25,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="the controller's cache")
     parser.add_argument("--output", type=Path, required=True, help="the archive")
     parser.add_argument("--controller", type=Path, required=True, help="the lock file of the controller's own tools")
+    parser.add_argument("--platform", action="append", default=[], help="of the hosts, such as linux-amd64")
     parser.add_argument("files", type=Path, nargs="*", help="archives of wheels in the cache; files of the data set")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.output.parent) as name:
@@ -34,14 +38,18 @@ def main() -> None:
             print(f"{folder}: {len(sizes)} files, {sum(sizes) / 1e6:.0f} MB")
         partial.replace(options.output)
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.0f} MB")
+    print(f"testbed_bundle_sha256={binaries.digest(options.output)}")
+    print("Keep this digest apart from the file: site.yml uses the bundle with it alone.")
 
 
 def collect(options: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Path]]:
     """Yield the archive's members, each with the file that it is."""
-    for folder in ("bin", "packages", "python"):
+    for folder in (*(f"bin/{platform}" for platform in options.platform), "packages", "python"):
         for path in sorted((options.cache / folder).rglob("*")):
             if path.is_file():
                 yield str(path.relative_to(options.cache)), path
+    (scratch / "pins.json").write_text(json.dumps(pins(options.platform), indent=2, sort_keys=True) + "\n")
+    yield "bin/pins.json", scratch / "pins.json"
     for path in options.files:
         yield (f"wheels/{path.name}" if path.suffix == ".tar" else f"mnist/{path.name}"), path
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps"]
@@ -51,6 +59,12 @@ def collect(options: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, P
     for path in sorted((scratch / "controller").iterdir()):
         yield f"controller/{path.name}", path
     yield from images(scratch)
+
+
+def pins(platforms: list[str]) -> dict[str, dict[str, str]]:
+    """Return from which pin each program was made, by platform; `fl-node binaries` has just put them there."""
+    programs = (binaries.GETH, binaries.KUBO)
+    return {platform: {binary.command: binary.file_name for binary in programs} for platform in platforms}
 
 
 def images(scratch: Path) -> Iterator[tuple[str, Path]]:
