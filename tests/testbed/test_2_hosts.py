@@ -224,6 +224,8 @@ LISTENERS = """
 import socket, subprocess
 for line in subprocess.run(["ss", "-Hltn"], stdout=subprocess.PIPE, text=True).stdout.splitlines():
     address, _, port = line.split()[3].rpartition(":")
+    if address == "127.0.0.11":
+        continue  # Docker's own names
     everywhere = address in ("*", "0.0.0.0", "[::]")
     for at in ("127.0.0.1", "::1") if everywhere else (address.partition("%")[0].strip("[]"),):
         try:
@@ -236,7 +238,7 @@ for line in subprocess.run(["ss", "-Hltn"], stdout=subprocess.PIPE, text=True).s
 
 def test_another_local_user_reaches_ssh_and_nothing_else(host: Host) -> None:
     reached = host.check_output("runuser --user=nobody -- python3 -c %s", LISTENERS).split()
-    assert set(reached) <= {"22", "53"}
+    assert set(reached) <= {"22", "53"}, "besides SSH and names"
 
 
 # The firewall
@@ -315,7 +317,7 @@ def test_the_sealing_account_can_not_be_spent(provisioned: Testbed) -> None:
 def test_a_key_is_the_only_way_in(host: Host) -> None:
     offered = host.run(
         "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o PreferredAuthentications=none "
-        "vagrant@127.0.0.1 true"
+        "vagrant@127.0.0.1 true || true"
     )
     assert "Permission denied (publickey)." in offered.stderr
     for user in ("vagrant", "root"):
