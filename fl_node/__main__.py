@@ -1,6 +1,10 @@
-"""``fl-node``, and ``python -m fl_node``."""
+"""The program ``fl-node``, which ``python -m fl_node`` is too."""
 
-from fl_node.arithmetic import pin_process
+from fl_node import safe_path
+
+safe_path.apply()  # before anything else is imported
+
+from fl_node.arithmetic import pin_process  # noqa: E402
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from fl_node.arithmetic import pin_environment
 from fl_node.errors import DataError, FLNodeError, JsonError, WeightsError
 from fl_node.observer import Newest
 from fl_node.plan import SIDE
+from fl_node.process import python
 
 PATIENCE = 120.0
 """Seconds for one answer; the first has to load TensorFlow."""
@@ -134,7 +135,7 @@ class Predictor:
         if self._data_dir is not None:
             environment["FL_NODE_DATA_DIR"] = str(self._data_dir)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "fl_node.predictor"],
+            python("fl_node.predictor"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

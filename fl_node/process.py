@@ -31,6 +31,11 @@ os.execvp(sys.argv[2], sys.argv[2:])
 Python forks is lost, and with it the lock of the parent's logs."""
 
 
+def python(module: str, *arguments: str) -> list[str]:
+    """Return the command that runs a module; Python does not look for modules in the working directory."""
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
 class Child:
     """One process with a log file.
 

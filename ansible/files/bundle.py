@@ -52,7 +52,7 @@ def collect(options: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, P
     yield "bin/pins.json", scratch / "pins.json"
     for path in options.files:
         yield (f"wheels/{path.name}" if path.suffix == ".tar" else f"mnist/{path.name}"), path
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps"]
+    pip = [sys.executable, "-P", "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps"]
     pip += ["--require-hashes", "--dest", str(scratch / "controller"), "--requirement", str(options.controller)]
     if (ended := subprocess.run(pip, capture_output=True, text=True, check=False)).returncode != 0:
         sys.exit(f"the controller's own wheels: {ended.stderr.strip().splitlines()[-1]}")

@@ -23,7 +23,7 @@ if [ ! -e "$wheels/whole" ]; then
 	rm -rf "$wheels"
 	folder=$(mktemp -d "$root/new.XXXXXX")
 	tar -xf "$downloads/wheels.tar" -C "$folder"
-	/usr/bin/python3 -m zipfile -e "$folder"/uv-*.whl "$folder/uv"
+	/usr/bin/python3 -I -m zipfile -e "$folder"/uv-*.whl "$folder/uv"
 	install -m 0755 "$folder"/uv/uv-*.data/scripts/uv "$uv"
 	mkdir "$wheels"
 	if [ "$python" = own ]; then

@@ -14,7 +14,8 @@ esac
 mkdir -p "$4"
 folder=$(mktemp -d "$4/new.XXXXXX")
 trap 'rm -rf "$folder"' EXIT
-if ! "$1" python install --no-progress --no-bin --install-dir "$folder/all" "cpython-$3-linux-$machine-gnu" >"$folder/log" 2>&1; then
+# In a folder of its own: uv obeys a uv.toml that lies in the working directory.
+if ! (cd "$folder" && "$1" python install --no-progress --no-bin --install-dir all "cpython-$3-linux-$machine-gnu") >"$folder/log" 2>&1; then
 	reason=$(sed 's/^ *\(error\|Caused by\): *//' "$folder/log" | grep . | tail -n 1 || true)
 	echo "Python $3 for linux-$2 could not be fetched: ${reason:-$1 does not run}." \
 		"Set UV_PYTHON_INSTALL_MIRROR to a mirror of python-build-standalone's releases, put an archive at $archive," \

@@ -119,7 +119,7 @@ def fetch(folder: Path, requirements: str, machine: str, options: argparse.Names
 def pip(*arguments: str) -> None:
     """Run pip; its last line is the error."""
     result = subprocess.run(
-        [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments],
+        [sys.executable, "-P", "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments],
         capture_output=True,
         text=True,
         check=False,
