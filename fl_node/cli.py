@@ -12,14 +12,14 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fl_node import __version__
+from fl_node import __version__, files, streams
 from fl_node.arithmetic import pin_environment
 from fl_node.errors import ChainError, ConfigError, FLNodeError
 from fl_node.terminal import Console, prepare, styled
@@ -39,10 +39,12 @@ if TYPE_CHECKING:
 EXIT_CODES = """
 [bold]Exit codes[/bold]  0 all is well · 1 an audit or check found something · 2 wrong option, plan or configuration ·
 3 data set · 4 chain · 5 store · 6 model file refused · 7 gave up waiting · 8 Geth or IPFS not installed ·
-9 a process of a lab ended · 130 interrupted
+9 a process of a lab ended · 130 interrupted · 141 whoever read the output has gone
 """
 
 INTERRUPTED = 130
+NO_READER = 141
+"""What a shell gives for SIGPIPE."""
 DEPLOY_PATIENCE = 120.0
 """Seconds in which a lab that has its folder should have deployed its run."""
 NUDGE_PATIENCE = 10.0
@@ -176,6 +178,7 @@ def options(
 def main() -> None:
     """Run the command line; every error that a user can mend is one line and an exit code."""
     pin_environment()
+    streams.prepare()
     prepare()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)
@@ -197,16 +200,21 @@ def main() -> None:
         )
         sys.exit(ConfigError.exit_code)
     except OSError as error:
-        # A folder that is not there, a full disk; what has no file is no trouble of the user's.
-        if _verbose or error.filename is None:
-            raise
-        errors.print(f"fl-node: {error.filename}: {error.strerror}")
+        # A folder that is not there, a full disk.
+        if _verbose:
+            traceback.print_exc()
+        errors.print(f"fl-node: {files.described(error)}")
         sys.exit(ConfigError.exit_code)
     except SystemExit as end:
+        # typer and rich make this of a broken pipe, with the code of an audit that found something.
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(NO_READER)
         # typer makes this of KeyboardInterrupt, and says nothing.
         if end.code == INTERRUPTED:
             errors.print("fl-node: stopped")
         raise
+    finally:
+        streams.finish()
 
 
 class _Terminated(KeyboardInterrupt):
@@ -283,9 +291,8 @@ def lab(
     if harm is not None:
         loaded = scenarios.planned(harm, loaded)
     loaded = _with_data(loaded, data_dir, modules, fallback=fallback)
-    folder = run.new_folder(runs, name or (loaded.name if harm is None else f"{loaded.name}-{harm.name}"))
-    show = Show(errors if as_json else console, loaded, folder)
-    with show:
+    name = name or (loaded.name if harm is None else f"{loaded.name}-{harm.name}")
+    with run.new_folder(runs, name) as folder, Show(errors if as_json else console, loaded, folder) as show:
         one = Lab(loaded, place, folder, data_dir, show.update, harm, modules, tensorboard)
         outcome = one.run(stay=show.stay if stay else None)
     found: list[scenarios.Check] = []
@@ -363,11 +370,12 @@ def deploy(
     with tempfile.TemporaryDirectory() as name:
         trainer = _trainer(loaded, modules=modules, with_data=False)
         contract = start(chain, place, Path(name), loaded, learners, trainer)
-    if as_json:
-        content = {"contract": contract.address, "plan": contract.plan(), "header": contract.header()}
-        typer.echo(json.dumps(content | {"learners": {str(n): a for n, a in learners.items()}}))
-    else:
-        typer.echo(contract.address)
+    with _never_lost(lambda: f"; the contract is {contract.address}"):
+        if as_json:
+            content = {"contract": contract.address, "plan": contract.plan(), "header": contract.header()}
+            typer.echo(json.dumps(content | {"learners": {str(n): a for n, a in learners.items()}}))
+        else:
+            typer.echo(contract.address)
 
 
 @app.command()
@@ -607,15 +615,18 @@ def audit(
         show = errors.status("auditing", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
             result = check(found, place, Path(name), make)
-    if as_json:
-        typer.echo(json.dumps(asdict(result) | {"passed": result.passed}, indent=2))
-    else:
-        for note in result.notes:
-            console.print(f"note: {note}")
-        for finding in result.findings:
-            console.print(str(finding))
-        verdict = "passed" if result.passed else f"FAILED with {len(result.findings)} findings"
-        console.print(f"audit {verdict}: {result.rounds} rounds, {result.files} files, {result.bytes / 1e6:.1f} MB")
+    text = json.dumps(asdict(result) | {"passed": result.passed}, indent=2)
+    with _never_lost(lambda: files.rescued("audit.json", text)):
+        if as_json:
+            typer.echo(text)
+        else:
+            for note in result.notes:
+                console.print(f"note: {note}")
+            for finding in result.findings:
+                console.print(str(finding))
+            verdict = "passed" if result.passed else f"FAILED with {len(result.findings)} findings"
+            size = f"{result.bytes / 1e6:.1f} MB"
+            console.print(f"audit {verdict}: {result.rounds} rounds, {result.files} files, {size}")
     if not result.passed:
         raise typer.Exit(1)
 
@@ -654,13 +665,13 @@ def report_(
     from fl_node.report import table
     from fl_node.show import rounds_table
 
+    files.check_folder(output, "--output")
     with _reach(run, rpc, store, contract) as (found, place):
         plan = _plan_of(found, place)
         if evaluate is None:
             trainer = _trainer_with_data_if_there(plan, data_dir, modules, "nothing is measured: ")
         else:
             trainer = _trainer(plan, data_dir, modules, with_data=evaluate)
-        _make_folder(output)
         title = name or (run.resolve().name if run else trainer.plan.name)
         versions = runs.load(run).versions if run else runs.versions()
         made = conclude(found, place, output, title, trainer, versions, evaluate=trainer.data is not None)
@@ -703,7 +714,7 @@ def export(
     """Write a round's global weights as a .keras model, which Keras alone can load."""
     if output.suffix != ".keras":
         raise ConfigError(f"--output {output}: should end in .keras")
-    _check_output(output)
+    files.check(output, "--output")
     trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, modules=modules)
     trainer.save(tensors, output)
     console.print(f"wrote the global weights {number} to {output}")
@@ -794,7 +805,7 @@ def baseline(
     if loaded.mode == "ensemble":
         raise ConfigError(f"plan {plan}: an ensemble is no single model; take a plan of one of its architectures")
     if output is not None:
-        _check_output(output)
+        files.check(output, "--output")
     found = sources.load(loaded, data_dir, modules, _note)
     loaded = sources.complete(loaded, found)
     trainer = KerasTrainer(loaded, found, modules)
@@ -804,13 +815,21 @@ def baseline(
         errors.print(f"epoch {epoch} of {count}: {accuracy:.2%} of the test {loaded.data.noun} right")
 
     result = single.run(loaded, trainer, count, on_epoch)
-    content = {"plan": loaded.model_dump(), **asdict(result)}
+    text = json.dumps({"plan": loaded.model_dump(), **asdict(result)}, indent=2)
+    unwritten: ConfigError | None = None
     if output is not None:
-        output.write_text(json.dumps(content, indent=2) + "\n")
-    if as_json:
-        typer.echo(json.dumps(content, indent=2))
-    else:
-        console.print(single.table(loaded, result))
+        try:
+            files.keep(output, text + "\n")
+        except ConfigError as error:
+            unwritten = error
+    in_file = output is not None and unwritten is None
+    with _never_lost(lambda: f"; the result is in {output}" if in_file else files.rescued("baseline.json", text)):
+        if as_json:
+            typer.echo(text)
+        else:
+            console.print(single.table(loaded, result))
+    if unwritten is not None:
+        raise unwritten
 
 
 @app.command()
@@ -837,9 +856,7 @@ def reproduce(
     numbers = _seeds(seeds)
 
     def lab(name: str, seeded: Plan) -> dict[str, Any]:
-        folder = run.new_folder(runs, name)
-        show = Show(errors if as_json else console, seeded, folder)
-        with show:
+        with run.new_folder(runs, name) as folder, Show(errors if as_json else console, seeded, folder) as show:
             outcome = Lab(seeded, "processes", folder, data_dir, show.update).run()
         if not outcome.audit.passed:
             raise FLNodeError(f"the audit of {folder} failed: {outcome.audit.findings[0]}")
@@ -906,7 +923,7 @@ def matrix(
             raise ConfigError(f"--attackers {attackers}: should be shares such as 0.1,0.2") from error
     todo = work.cells(loaded, _names(rules), _names(attacks), shares, numbers)
     folder = results / loaded.name
-    _make_folder(folder)
+    files.check_folder(folder, "--results")
     count = 0
 
     def done(cell: work.Cell, result: Mapping[str, Any], kept: bool) -> None:
@@ -965,10 +982,12 @@ def contribution(
         show = errors.status("measuring", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
             values = work.contributions(found, place, Path(name), plan, trainer.shapes(), right, measure)
-    if as_json:
-        typer.echo(json.dumps(work.as_content(values, len(labels)), indent=2))
-    else:
-        console.print(contribution_table(values, len(labels)))
+    text = json.dumps(work.as_content(values, len(labels)), indent=2)
+    with _never_lost(lambda: files.rescued("contribution.json", text)):
+        if as_json:
+            typer.echo(text)
+        else:
+            console.print(contribution_table(values, len(labels)))
 
 
 def _names(text: str) -> list[str]:
@@ -1001,6 +1020,8 @@ def plan_shards(
     from fl_node import plan as plans
     from fl_node.show import shards_table
 
+    if picture is not None:
+        files.check(picture, "--picture")
     modules = _modules(plan, settings, modules)
     loaded = _complete(plans.load(plan, settings or ()), data_dir, modules)
     counts = partition.label_counts(loaded, sources.load(loaded, data_dir, modules, _note).labels())
@@ -1008,10 +1029,7 @@ def plan_shards(
         title = (
             f"{loaded.name}: {loaded.data.noun} of {loaded.data.name} by label, shared out by {loaded.data.partition}"
         )
-        try:
-            picture.write_text(pictures.shards(counts, title), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"--picture {picture}: {error.strerror}") from error
+        files.write(picture, pictures.shards(counts, title))
         _note(f"picture: {picture}")
     if as_json:
         typer.echo(json.dumps({"learners": {str(n): row for n, row in counts.items()}}))
@@ -1168,6 +1186,8 @@ def binaries(
     """
     from fl_node import binaries as programs
 
+    if output is not None:
+        files.check_folder(output, "--output")
     found = programs.install_all(_note, machine=platform)
     if output is not None:
         found = programs.copy(found, output)
@@ -1345,18 +1365,15 @@ def _plan_of(contract: Contract, store: Store) -> Plan:
         return plans.from_bytes(path.read_bytes(), f"plan {contract.plan()}")
 
 
-def _check_output(path: Path) -> None:
-    """Make the folder of a file that is to be written at the end, before the work is done."""
-    if path.is_dir():
-        raise ConfigError(f"--output {path}: is a folder, should be a file")
-    _make_folder(path.parent)
-
-
-def _make_folder(path: Path) -> None:
+@contextlib.contextmanager
+def _never_lost(what: Callable[[], str]) -> Iterator[None]:
+    """Print a result that took long; if it can't be printed, the error goes on with what ``what`` returns."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise ConfigError(f"folder {path}: {error.strerror}") from error
+        raise ConfigError(f"{files.described(error)}{what()}") from error
 
 
 def _trainer(

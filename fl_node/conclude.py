@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_node import partition, report, weights
+from fl_node import files, partition, report, weights
 from fl_node.aggregate import global_shapes
 from fl_node.audit import Audit, audit
 from fl_node.chain import Contract
 from fl_node.data import DataSet
 from fl_node.ensemble import EnsembleTrainer
-from fl_node.errors import WeightsError
+from fl_node.errors import ConfigError, WeightsError
 from fl_node.examination import Examination, examine
 from fl_node.model import KerasTrainer, Score
 from fl_node.report import Result
@@ -67,6 +67,11 @@ def conclude(
         Measure the others.
     step
         Called with one line a step.
+
+    Raises
+    ------
+    ConfigError
+        The folder can't be written; the message says where the files are instead.
     """
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
@@ -85,17 +90,26 @@ def conclude(
         data = trainer.data if evaluate and isinstance(trainer.data, DataSet) else None
         split = partition.label_counts(result.plan, data.train_labels) if data else None
         examination = _examine(result, work, trainer) if data else None
-    path = report.write(folder, name, result, audited, versions, examination, split)
-    (folder / "plan.json").write_bytes(result.plan.to_bytes())
-    model = None
-    # What is wrong with a file stands in the report, which is all that then can be had.
-    if result.ended and result.rounds[-1].result.problem is None:
-        try:
-            model = _save(result, store, folder, trainer)
-        except WeightsError:
-            if audited.passed:
-                raise
-    return Conclusion(result, audited, path, model)
+
+    def write(folder: Path) -> Conclusion:
+        path = report.write(folder, name, result, audited, versions, examination, split)
+        files.write(folder / "plan.json", result.plan.to_bytes())
+        model = None
+        # What is wrong with a file stands in the report, which is all that then can be had.
+        if result.ended and result.rounds[-1].result.problem is None:
+            try:
+                model = _save(result, store, folder, trainer)
+            except WeightsError:
+                if audited.passed:
+                    raise
+        return Conclusion(result, audited, path, model)
+
+    try:
+        return write(folder)
+    except OSError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="fl-node-report-"))
+        write(elsewhere)
+        raise ConfigError(f"{files.described(error)}; the report is in {elsewhere}") from error
 
 
 def _examine(result: Result, work: Path, trainer: KerasTrainer | EnsembleTrainer) -> Examination | None:

@@ -249,8 +249,14 @@ class EmbeddedChain:
             raise RpcError(-32000, "insufficient funds for gas * price + value") from error
         except (EthValidationError, VMError) as error:
             raise RpcError(-32000, str(error)) from error
-        self._file.write(encode_hex(rlp.encode(result.imported_block)) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(encode_hex(rlp.encode(result.imported_block)) + "\n")
+            self._file.flush()
+        except OSError as error:
+            # The block is in memory and not in the file: what is kept counts, from which the chain goes on when it is
+            # started again.
+            print(f"{self._file.name}: {error.strerror}", file=sys.stderr, flush=True)
+            os._exit(1)
         self._index(result.imported_block)
         return name
 

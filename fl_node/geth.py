@@ -69,6 +69,9 @@ class GethNode:
     def prepare(self) -> None:
         """Make the node's keys, unless it has them."""
         (self.folder / "keystore").mkdir(parents=True, exist_ok=True)
+        # Geth would make it for its owner alone, and the chain is for everybody to read; the secrets have modes of
+        # their own.
+        self.chain.parent.mkdir(exist_ok=True)
         if not self._key_file.exists():
             _write_secret(self._key_file, secrets.token_hex(32))
         if not self._password_file.exists():
@@ -79,6 +82,11 @@ class GethNode:
             name = f"UTC--sealer--{sealer.address[2:].lower()}"
             _write_secret(self.folder / "keystore" / name, json.dumps(encrypted))
             _write_secret(self._password_file, password)
+
+    @property
+    def chain(self) -> Path:
+        """The folder of the chain's database."""
+        return self.folder / "geth" / "chaindata"
 
     @property
     def sealer(self) -> str:
@@ -100,7 +108,7 @@ class GethNode:
     @property
     def initialised(self) -> bool:
         """Whether the node has a chain."""
-        return (self.folder / "geth" / "chaindata").exists()
+        return self.chain.exists()
 
     def init_command(self, geth: Path, genesis_file: Path) -> list[str]:
         """Return the command that starts the node's chain from the genesis."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +26,7 @@ from fl_node.ipfs import IpfsNode
 from fl_node.model import KerasTrainer, Score
 from fl_node.place import Endpoint, Place, ProcessPlace
 from fl_node.plan import Plan
-from fl_node.process import Child, stop_all
+from fl_node.process import Child, python, stop_all
 from fl_node.report import Result
 from fl_node.run import HEADER, Node, Run
 from fl_node.scenarios import ROUND, Scenario, Story
@@ -163,10 +162,12 @@ class Lab:
                 stay(outcome, record)
             return outcome
         finally:
-            self._step("stopping")
-            # Roles first, so that none complains of a node that is gone.
-            stop_all(list(self.roles.values()))
-            self._place.stop()
+            try:
+                self._step("stopping")
+            finally:
+                # Roles first, so that none complains of a node that is gone.
+                stop_all(list(self.roles.values()))
+                self._place.stop()
 
     # What a scenario may do.
 
@@ -218,7 +219,12 @@ class Lab:
 
     def _step(self, text: str) -> None:
         self._progress.step = text
-        self._watch(self._progress, None)
+        self._tell(None)
+
+    def _tell(self, event: Mapping[str, Any] | None) -> None:
+        """Show how the lab goes on; a full disk under what it prints is no reason to give the run up."""
+        with contextlib.suppress(OSError):
+            self._watch(self._progress, event)
 
     def _key(self, node: str) -> Path:
         return self.folder / "nodes" / node / "role.key"
@@ -270,7 +276,7 @@ class Lab:
         for node in self._nodes:
             role = HEADER if node == HEADER else "learner"
             command = [
-                *(sys.executable, "-m", "fl_node", role, "--json"),
+                *python("fl_node", role, "--json"),
                 *("--rpc", endpoints[node].rpc),
                 *("--store", endpoints[node].store),
                 *("--contract", record.contract),
@@ -360,7 +366,7 @@ class Lab:
             if self._plan.learners - len(unfit) < needed:
                 # They wait for better global weights, and nobody is left to make any.
                 raise ProcessError(f"{node}: {event['message']}")
-        self._watch(progress, {**event, "node": node})
+        self._tell({**event, "node": node})
         self._harm(node, event)
 
     def _harm(self, node: str, event: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
+from fl_node import files
 from fl_node.terminal import visible
 
 if TYPE_CHECKING:
@@ -37,8 +38,22 @@ def configure(node: str, *, as_json: bool = False, verbose: bool = False) -> Non
     _log.propagate = False
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Says once that a stream can't be written to; what it should have had is lost, and the role goes on."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failed:
+            self._failed = True
+            print(f"fl-node: {files.described(error)}; events are lost, the role goes on", file=sys.stderr)
+
+
 def _handler(stream: TextIO, formatter: logging.Formatter) -> logging.Handler:
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(formatter)
     return handler
 

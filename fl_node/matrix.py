@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl_node import cid, strict_json
+from fl_node import cid, files, sources, strict_json
 from fl_node import plan as plans
-from fl_node.errors import ConfigError, FLNodeError, JsonError, ProcessError
+from fl_node.errors import ConfigError, JsonError, ProcessError
 from fl_node.plan import AttackPlan, Plan
-from fl_node.process import Child
+from fl_node.process import Child, python
 from fl_node.render import render
 from fl_node.seeds import derive, permutation
 
@@ -192,6 +191,8 @@ def run(
 
     Raises
     ------
+    DataError
+        The data set can't be had.
     ProcessError
         A run failed; the others that were going on are ended.
     """
@@ -206,6 +207,9 @@ def run(
             done(cell, results[cell.name], True)
         else:
             missing.append(cell)
+    if missing:
+        # Once, and before any child that would say so by a traceback of its own.
+        sources.load(missing[0].plan, data_dir)
     running: dict[Future[dict[str, Any]], Cell] = {}
     children: dict[str, Child] = {}
     with ThreadPoolExecutor(max(jobs, 1)) as pool:
@@ -248,13 +252,13 @@ def _run(cell: Cell, kept: Path, data_dir: Path | None, place: str, children: di
         plan, folder = scratch / "plan.json", scratch / "run"
         plan.write_bytes(cell.plan.to_bytes())
         data = [] if data_dir is None else ["--data-dir", str(data_dir)]
-        simulate = [sys.executable, "-m", "fl_node.simulate", str(plan), "--folder", str(folder), *data]
+        simulate = python("fl_node.simulate", str(plan), "--folder", str(folder), *data)
         start = time.monotonic()
         if place == "embedded":
             _carry_out(cell, simulate, scratch / "log", children)
             result: dict[str, Any] = strict_json.read(folder / "result.json")
         else:
-            lab = [*(sys.executable, "-m", "fl_node", "lab", str(plan), "--place", place, "--json")]
+            lab = python("fl_node", "lab", str(plan), "--place", place, "--json")
             lab += ["--runs", str(scratch), "--name", folder.name, *data]
             _carry_out(cell, lab, scratch / "log", children)
             result = _of_lab(folder, time.monotonic() - start)
@@ -264,9 +268,7 @@ def _run(cell: Cell, kept: Path, data_dir: Path | None, place: str, children: di
                 _carry_out(cell, [*simulate, *final], scratch / "log", children)
                 (last,) = strict_json.read(folder / "result.json")["rounds"]
                 result["rounds"][-1]["backdoor"] = last["backdoor"]
-        partial = kept / f"{cell.name}.json.partial"
-        partial.write_text(json.dumps(result, indent=2) + "\n")
-        partial.replace(kept / f"{cell.name}.json")
+        files.keep(kept / f"{cell.name}.json", json.dumps(result, indent=2) + "\n")
         return result
 
 
@@ -327,12 +329,9 @@ def write(folder: Path, plan: Plan, made: Sequence[Figure], seeds: Sequence[int]
         "seeds": list(seeds),
         "figures": [vars(one) | {"values": list(one.values)} for one in made],
     }
-    try:
-        (folder / "matrix.json").write_text(json.dumps(content, indent=2) + "\n")
-        (folder / "matrix.md").write_text(render("matrix.md.j2", **context), encoding="utf-8")
-        (folder / "matrix.html").write_text(render("matrix.html.j2", **context), encoding="utf-8")
-    except OSError as error:
-        raise FLNodeError(f"results {folder}: {error.strerror}") from error
+    files.write(folder / "matrix.json", json.dumps(content, indent=2) + "\n")
+    files.write(folder / "matrix.md", render("matrix.md.j2", **context))
+    files.write(folder / "matrix.html", render("matrix.html.j2", **context))
     return folder / "matrix.html"
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fl_node import arithmetic
+from fl_node import arithmetic, files
 from fl_node.attack import Poison
 from fl_node.data import Images, Labels
 from fl_node.errors import ConfigError, DataError, PlanError
@@ -226,8 +226,9 @@ def save_whole(model: Any, path: Path) -> None:
     """Write a Keras model to a ``.keras`` file, which appears whole or stays as it was."""
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
-        model.save(partial)
-        partial.replace(path)
+        with files.named(path):
+            model.save(partial)
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

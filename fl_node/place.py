@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from fl_node import binaries
+from fl_node import binaries, files
 from fl_node.chain import Chain, wait_until
-from fl_node.errors import FLNodeError, ProcessError
+from fl_node.errors import ConfigError, FLNodeError, ProcessError
 from fl_node.geth import CHAIN_ID, GethNode, genesis
 from fl_node.ipfs import IpfsNode, new_swarm_key
-from fl_node.process import Child, stop_all
+from fl_node.process import Child, python, stop_all
 from fl_node.store import IpfsStore
 
 START_PATIENCE = 60.0
@@ -67,23 +68,54 @@ def of(name: str, folder: Path, accounts: Mapping[str, str], report: Report) -> 
     return ProcessPlace(folder, accounts, report)
 
 
+def to_read(name: str, folder: Path, scratch: Path, accounts: Mapping[str, str], report: Report) -> Place:
+    """Return a place with the chain and the files of another, which is only read: for whoever may not write there.
+
+    Parameters
+    ----------
+    name, accounts, report
+        As for :func:`of`.
+    folder
+        The other's, none of whose nodes runs.
+    scratch
+        An empty folder, for all that the nodes write.
+
+    Raises
+    ------
+    ConfigError
+        What the nodes keep can't be read or copied.
+    """
+    try:
+        if name == "embedded":
+            os.scandir(folder / "files").close()
+            shutil.copyfile(folder / "blocks", scratch / "blocks")
+            return EmbeddedPlace(scratch, accounts, folder / "files")
+        for node in accounts:
+            files.copy_folder(GethNode(folder / node / "geth").chain, GethNode(scratch / node / "geth").chain)
+        return ProcessPlace(scratch, accounts, report, folder)
+    except OSError as error:
+        raise ConfigError(f"the run's nodes: {files.described(error)}") from error
+
+
 class EmbeddedPlace:
     """One py-evm chain and one folder of files, shared by all nodes."""
 
     name = "embedded"
 
-    def __init__(self, folder: Path, accounts: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, accounts: Mapping[str, str], store: Path | None = None) -> None:
         self._folder = folder
         self._accounts = accounts
+        self._store = store
         self._child: Child | None = None
         self._port = 0
 
     def start(self) -> Mapping[str, Endpoint]:
         """Bring the chain up."""
         rpc = self._start()
-        store = self._folder / "files"
-        store.mkdir(parents=True, exist_ok=True)
-        return {node: Endpoint(rpc, str(store)) for node in self._accounts}
+        store = self._store or self._folder / "files"
+        if self._store is None:
+            store.mkdir(parents=True, exist_ok=True)
+        return {node: Endpoint(rpc, str(store.absolute())) for node in self._accounts}
 
     def check(self) -> None:
         """Bring the chain up again, at the same port, if it has ended."""
@@ -100,7 +132,7 @@ class EmbeddedPlace:
         self._child = Child(
             "embedded chain",
             [
-                *(sys.executable, "-m", "fl_node.embedded"),
+                *python("fl_node.embedded"),
                 *("--blocks", str(self._folder / "blocks")),
                 *("--accounts", ",".join(self._accounts.values())),
                 *("--port", str(self._port)),
@@ -121,10 +153,11 @@ class ProcessPlace:
 
     name = "processes"
 
-    def __init__(self, folder: Path, accounts: Mapping[str, str], report: Report) -> None:
+    def __init__(self, folder: Path, accounts: Mapping[str, str], report: Report, source: Path | None = None) -> None:
         self._folder = folder
         self._accounts = accounts
         self._report = report
+        self._source = source
         self.geth = {node: GethNode(folder / node / "geth") for node in accounts}
         self.ipfs = {node: IpfsNode(folder / node / "ipfs") for node in accounts}
         self.children: dict[str, Child] = {}
@@ -175,7 +208,7 @@ class ProcessPlace:
         genesis_file = self._folder / "genesis.json"
         if not genesis_file.exists():
             sealers = [geth.sealer for geth in self.geth.values()]
-            genesis_file.write_text(genesis(CHAIN_ID, sealers, list(self._accounts.values())))
+            files.write(genesis_file, genesis(CHAIN_ID, sealers, list(self._accounts.values())))
         commands: list[tuple[list[str], Mapping[str, str]]] = [
             (geth.init_command(geth_binary, genesis_file), {}) for geth in self.geth.values() if not geth.initialised
         ] + [
@@ -191,6 +224,9 @@ class ProcessPlace:
             if code != 0:
                 stop_all(children)
                 raise ProcessError(f"{child.name} failed with {code}:{child.tail()}")
+        if self._source is not None:
+            for node, ipfs in self.ipfs.items():
+                files.copy_folder(self._source / node / "ipfs" / "blocks", ipfs.folder / "blocks")
 
     def _choose_ports(self) -> None:
         ports = iter(free_ports(4 * len(self._accounts)))
@@ -203,7 +239,8 @@ class ProcessPlace:
         swarm_key_file = self._folder / "swarm.key"
         if not swarm_key_file.exists():
             swarm_key_file.touch(mode=0o600)
-            swarm_key_file.write_text(new_swarm_key())
+            with files.named(swarm_key_file):
+                swarm_key_file.write_text(new_swarm_key())
         swarm_key = swarm_key_file.read_text()
         logs = self._folder / "logs"
 

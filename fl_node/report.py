@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fl_node import history, weights
+from fl_node import files, history, weights
 from fl_node import plan as plans
 from fl_node.aggregate import global_shapes, local_shapes
 from fl_node.aggregate.ensemble import WEIGHTS
@@ -341,11 +341,11 @@ def write(
         "examination": examination.as_content() if examination else None,
         "split": split,
     }
-    (folder / "report.json").write_text(as_json(result, **more) + "\n")
+    files.write(folder / "report.json", as_json(result, **more) + "\n")
     context = page.context(name, result, audit, versions, examination, split)
-    (folder / "report.md").write_text(render("report.md.j2", **context), encoding="utf-8")
+    files.write(folder / "report.md", render("report.md.j2", **context))
     path = folder / "report.html"
-    path.write_text(render("report.html.j2", **context, **page.pictures(result, split)), encoding="utf-8")
+    files.write(path, render("report.html.j2", **context, **page.pictures(result, split)))
     return path
 
 

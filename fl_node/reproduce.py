@@ -11,12 +11,12 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fl_node import baseline, data, partition, strict_json
+from fl_node import baseline, data, files, partition, strict_json
 from fl_node.data import DataSet
 from fl_node.errors import ConfigError
 from fl_node.model import EVALUATION_BATCH, KerasTrainer
@@ -70,13 +70,17 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
 
     Raises
     ------
+    DataError
+        The data set can't be had.
     ConfigError
         The plan has other learners, or more rounds or epochs, than the paper.
     """
     if plan.learners != 2 or plan.rounds > 5 or plan.rounds * plan.training.epochs > 25:
         raise ConfigError(f"plan {plan.name} can't stand beside the paper's: 2 learners, 5 rounds, 25 epochs in all")
-    folder.mkdir(parents=True, exist_ok=True)
+    files.check_folder(folder, "--results")
     seeded = {seed: plan.model_copy(update={"seed": seed}) for seed in seeds}
+    if any(_found(path, one) is None for path, one in _parts(folder, plan, seeded)):
+        data.load(plan.data.name, data_dir, report)  # without it the first run would fail, or the first baseline
     federated = {
         seed: _kept(folder / f"federated-{seed}.json", one, report, functools.partial(lab, f"{plan.name}-{seed}"))
         for seed, one in seeded.items()
@@ -98,9 +102,10 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
         "cores": os.cpu_count(),
         "targets": [asdict(one) for one in targets],
     }
-    (folder / "reproduce.json").write_text(json.dumps(content, indent=2) + "\n")
+    files.write(folder / "reproduce.json", json.dumps(content, indent=2) + "\n")
     path = folder / "reproduce.md"
-    path.write_text(
+    files.write(
+        path,
         render(
             "reproduce.md.j2",
             plan=plan,
@@ -111,7 +116,6 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
             plain=plain["seconds"],
             cores=os.cpu_count(),
         ),
-        encoding="utf-8",
     )
     return path
 
@@ -161,20 +165,30 @@ def _each(fractions: Sequence[float]) -> str:
     return ", ".join(percent(one) for one in fractions) + " %"
 
 
+def _parts(folder: Path, plan: Plan, seeded: Mapping[int, Plan]) -> Iterator[tuple[Path, Plan]]:
+    """Yield the file and the plan of each part of a reproduction."""
+    yield folder / "plain-keras.json", plan
+    for seed, one in seeded.items():
+        yield folder / f"federated-{seed}.json", one
+        yield folder / f"baseline-{seed}.json", one
+
+
 def _kept(path: Path, plan: Plan, report: Report, work: Callable[[Plan], dict[str, Any]]) -> dict[str, Any]:
     """Return a result that is there already for this plan, or do the work and keep its result."""
-    wanted = plan.model_dump()
-    if path.is_file():
-        kept: dict[str, Any] = strict_json.read(path)
-        if isinstance(kept, dict) and kept.get("plan") == wanted:
-            report(f"{path.name} is there already")
-            return kept
+    if (kept := _found(path, plan)) is not None:
+        report(f"{path.name} is there already")
+        return kept
     report(f"working on {path.name}")
-    result = {"plan": wanted} | work(plan)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n")
-    partial.replace(path)
+    result = {"plan": plan.model_dump()} | work(plan)
+    files.keep(path, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _found(path: Path, plan: Plan) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    kept: dict[str, Any] = strict_json.read(path)
+    return kept if kept.get("plan") == plan.model_dump() else None
 
 
 def _apart(work: Callable[[Plan, Path | None], dict[str, Any]], plan: Plan, data_dir: Path | None) -> dict[str, Any]:

@@ -9,13 +9,15 @@ import itertools
 import json
 import platform
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fl_node import files, strict_json
 from fl_node import place as places
 from fl_node import store as stores
-from fl_node import strict_json
 from fl_node.arithmetic import unpinned
 from fl_node.chain import Chain, Contract
 from fl_node.errors import ChainError, ConfigError, JsonError
@@ -54,9 +56,7 @@ class Run:
 
     def save(self, folder: Path) -> None:
         """Write ``run.json``; it appears whole or not at all."""
-        partial = folder / f".{FILE}.partial"
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-        partial.replace(folder / FILE)
+        files.write(folder / FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
 def load(folder: Path) -> Run:
@@ -105,8 +105,11 @@ def _check(run: Run) -> None:
         raise ValueError("place should be embedded or processes")
 
 
-def new_folder(runs: Path, name: str) -> Path:
-    """Make and return the folder ``NAME`` below ``runs``, or ``NAME-2``, ``NAME-3``, … if there is one.
+@contextlib.contextmanager
+def new_folder(runs: Path, name: str) -> Iterator[Path]:
+    """Make the folder ``NAME`` below ``runs``, or ``NAME-2``, ``NAME-3``, … if there is one, and give it.
+
+    After an error it is removed again, unless a run was deployed in it.
 
     Raises
     ------
@@ -115,6 +118,20 @@ def new_folder(runs: Path, name: str) -> Path:
     """
     if name in ("", ".", "..") or "/" in name or not name.isprintable():
         raise ConfigError(f"--name {name!r}: should be the name of a new folder, such as demo")
+    first = not runs.exists()
+    folder = _make_folder(runs, name)
+    try:
+        yield folder
+    except BaseException:
+        if not (folder / FILE).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            if first:
+                with contextlib.suppress(OSError):
+                    runs.rmdir()
+        raise
+
+
+def _make_folder(runs: Path, name: str) -> Path:
     folder = runs
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +147,7 @@ def new_folder(runs: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def reach(folder: Path, report: Callable[[str], None]) -> Iterator[tuple[Contract, Store]]:
-    """Give the contract and the store of a run, bringing its nodes up for as long as that takes."""
+    """Give the contract and the store of a run, as :func:`endpoints` finds them."""
     with endpoints(folder, report) as found:
         header = found[HEADER]
         yield Chain(header.rpc).contract(load(folder).contract), stores.connect(header.store)
@@ -138,22 +155,35 @@ def reach(folder: Path, report: Callable[[str], None]) -> Iterator[tuple[Contrac
 
 @contextlib.contextmanager
 def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[str, Endpoint]]:
-    """Give where chain and store of a run's nodes are, bringing them up for as long as that takes.
+    """Give where chain and store of a run's nodes are, bringing nodes up for as long as that takes.
 
-    Nodes of which one is up, because the run goes on or was kept with ``--stay``, are used as they are.
+    Nodes of which one is up, because the run goes on or was kept with ``--stay``, are used as they are. Else others
+    come up with what the run's nodes have kept. Nothing is written to the run's folder, which may be another's, may
+    have been moved, and may be a copy.
     """
     run = load(folder)
     folder = folder if folder.is_dir() else folder.parent
-    if any(_is_up(node.rpc, run.genesis) for node in run.nodes.values()):
+    nodes = folder / "nodes"
+    if _is_where_it_was(run, nodes) and any(_is_up(node.rpc, run.genesis) for node in run.nodes.values()):
         yield {name: Endpoint(node.rpc, node.store) for name, node in run.nodes.items()}
         return
-    report("bringing the run's nodes up again to read from them")
+    report("bringing up nodes with what the run's have kept, to read from them")
     accounts = {name: one.account for name, one in run.nodes.items()}
-    place = places.of(run.place, folder / "nodes", accounts, report)
+    with tempfile.TemporaryDirectory(prefix="fl-node-") as scratch:
+        place = places.to_read(run.place, nodes, Path(scratch), accounts, report)
+        try:
+            yield place.start()
+        finally:
+            place.stop()
+
+
+def _is_where_it_was(run: Run, nodes: Path) -> bool:
+    """Return whether a node's store, if it is a folder, is that of this run: of a copy or a moved one it is not."""
+    store = run.nodes[HEADER].store
     try:
-        yield place.start()
-    finally:
-        place.stop()
+        return run.place != "embedded" or (nodes / "files").samefile(store)
+    except OSError:
+        return False
 
 
 def versions() -> dict[str, str]:

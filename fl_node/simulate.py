@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from fl_node import history, weights
+from fl_node import files, history, weights
 from fl_node.aggregate import global_shapes
 from fl_node.attack import patched
 from fl_node.audit import audit
 from fl_node.chain import Chain, create_key, load_key
 from fl_node.deploy import deploy
 from fl_node.ensemble import EnsembleTrainer, trainer_for
-from fl_node.errors import GaveUp, ProcessError
+from fl_node.errors import ConfigError, FLNodeError, GaveUp, ProcessError
 from fl_node.header import Header
 from fl_node.header import of_mode as leading
 from fl_node.learner import Learner
@@ -159,7 +160,18 @@ def backdoor_success(plan: Plan, trainer: KerasTrainer | EnsembleTrainer, tensor
 
 
 def main() -> None:
-    """Carry out the run that the command line names."""
+    """Carry out the run that the command line names; an error is one line and the exit code of ``fl-node``."""
+    try:
+        _carry_out()
+    except FLNodeError as error:
+        print(f"fl-node: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"fl-node: {files.described(error)}", file=sys.stderr)
+        sys.exit(ConfigError.exit_code)
+
+
+def _carry_out() -> None:
     import argparse
 
     from fl_node import plan, run, sources
@@ -186,9 +198,7 @@ def main() -> None:
         "seconds": time.monotonic() - start,
         "versions": run.versions(),
     }
-    partial = options.folder / "result.json.partial"
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(options.folder / "result.json")
+    files.write(options.folder / "result.json", json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
-from fl_node import cid
+from fl_node import cid, files
 from fl_node.errors import ConfigError, FileMissing, StoreError, StoreUnreachable
 
 BLOCK_BYTES = 256 * 1024
@@ -409,8 +409,9 @@ def _receive(
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[IO[bytes]]:
     """Open a file that becomes ``target`` when all went well and vanishes when not."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-        path = Path(file.name)
+    # Not by tempfile, whose files nobody else may read: a run's are for everybody.
+    path = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    with files.named(target.parent), path.open("xb") as file:
         try:
             yield file
             file.flush()

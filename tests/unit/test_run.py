@@ -94,9 +94,32 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
 
 def test_each_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
     runs = tmp_path / "deep" / "runs"
-    assert [run.new_folder(runs, "demo").name for _ in range(3)] == ["demo", "demo-2", "demo-3"]
-    assert run.new_folder(runs, "paper").name == "paper"
-    assert all(folder.is_dir() for folder in runs.iterdir())
+    for name in ("demo", "demo-2", "demo-3"):
+        with run.new_folder(runs, "demo") as folder:
+            assert folder == runs / name
+    with run.new_folder(runs, "paper") as folder:
+        assert folder.name == "paper"
+    assert len([folder.is_dir() for folder in runs.iterdir()]) == 4
+
+
+@pytest.mark.parametrize("error", [ConfigError, OSError, KeyboardInterrupt, SystemExit])
+def test_a_run_that_fails_before_it_is_deployed_leaves_no_folder(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    (tmp_path / "others").mkdir()
+    for runs in (tmp_path / "runs", tmp_path / "others"):
+        with pytest.raises(error), run.new_folder(runs, "demo") as folder:
+            (folder / "logs").mkdir()
+            (folder / "logs" / "chain.log").write_text("no")
+            raise error
+    assert list(tmp_path.rglob("*")) == [tmp_path / "others"]
+
+
+def test_a_run_that_fails_after_it_was_deployed_keeps_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), run.new_folder(tmp_path, "demo") as folder:
+        RUN.save(folder)
+        raise KeyboardInterrupt
+    assert run.load(tmp_path / "demo") == RUN
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/tmp/x", "a\r", "a\0", "a\nb"], ids=ascii)
@@ -109,14 +132,14 @@ def test_a_name_that_is_no_name_of_a_folder_is_refused(tmp_path: Path, name: str
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"run folder .*file: File exists"):
-        run.new_folder(tmp_path / "file", "demo")
+        run.new_folder(tmp_path / "file", "demo").__enter__()
 
 
 @pytest.mark.timeout(20)
 def test_a_link_to_nowhere_in_the_place_of_the_runs_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to(tmp_path / "unmounted" / "disk")
     with pytest.raises(ConfigError, match="run folder"):
-        run.new_folder(tmp_path / "runs", "demo")
+        run.new_folder(tmp_path / "runs", "demo").__enter__()
 
 
 def test_the_versions_that_a_result_depends_on_are_named() -> None:

@@ -1,0 +1,147 @@
+"""Files that are written whole or not at all, with the path in every error; and results that are never lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fl_node.errors import ConfigError
+
+_PROBE = b"\0" * 4096
+"""So much is written to see whether a disk is full."""
+
+
+@contextlib.contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Put a path into an ``OSError`` that has none, as those of writing have none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file in UTF-8; it appears whole, or what was there before stays.
+
+    A device or a pipe is written to as it is.
+
+    Raises
+    ------
+    OSError
+        It can't be written; the error has a path.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    target = path.resolve()  # a link stays a link
+    with named(path):
+        if target.exists() and not target.is_file():
+            target.write_bytes(data)
+            return
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            partial.write_bytes(data)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def keep(path: Path, content: str | bytes) -> None:
+    """Write a file as :func:`write` does, for a result that took long: it is not lost if that fails.
+
+    Raises
+    ------
+    ConfigError
+        It can't be written; the message says where the content is instead.
+    """
+    try:
+        write(path, content)
+    except OSError as error:
+        raise ConfigError(f"{described(error)}{rescued(path.name, content)}") from error
+
+
+def rescued(name: str, content: str | bytes) -> str:
+    """Write a file where there is a place for it, and return how a message goes on that says where.
+
+    The folder for temporary files, the working directory and the home are tried.
+    """
+    places: tuple[Callable[[], Path], ...] = (lambda: Path(tempfile.gettempdir()), Path.cwd, Path.home)
+    for find in places:
+        try:
+            path = Path(tempfile.mkdtemp(prefix="fl-node-", dir=find())) / name
+            write(path, content)
+        except (OSError, RuntimeError):
+            continue
+        return f"; the result is in {path}"
+    return "; the result is lost, for there is no place for it in the temporary folder, here or at home"
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy what is in a folder into another, which may be there; without the lock files of databases.
+
+    Raises
+    ------
+    OSError
+        Something can't be read or written; the error has a path.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for name, _, files in os.walk(source, onerror=fail):
+        here = target / Path(name).relative_to(source)
+        here.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            if file != "LOCK":
+                with named(here / file):
+                    shutil.copyfile(Path(name) / file, here / file)
+
+
+def check(path: Path, what: str) -> None:
+    """Check that a file can be written later, and make its folder.
+
+    Raises
+    ------
+    ConfigError
+        It can't; the message begins with ``what``.
+    """
+    target = path.resolve()
+    if target.is_dir():
+        raise ConfigError(f"{what} {path}: is a folder, should be a file")
+    if target.exists() and not target.is_file():
+        if not os.access(target, os.W_OK):
+            raise ConfigError(f"{what} {path}: may not be written to")
+        return
+    check_folder(target.parent, f"{what} {path}: folder")
+
+
+def check_folder(path: Path, what: str) -> None:
+    """Make a folder if it is not there, and check that files can be written to it.
+
+    Raises
+    ------
+    ConfigError
+        They can't; the message begins with ``what``.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as file:
+            file.write(_PROBE)
+            file.flush()
+    except OSError as error:
+        raise ConfigError(f"{what} {path}: {reason(error)}") from error
+
+
+def described(error: OSError) -> str:
+    """Return the path of an error, if it has one, and what the system says of it."""
+    said = reason(error)
+    return said if error.filename is None else f"{error.filename}: {said}"
+
+
+def reason(error: OSError) -> str:
+    """Return what the system says of an error, without number and path."""
+    return error.strerror or str(error) or type(error).__name__

@@ -1,0 +1,90 @@
+"""Files that appear whole or not at all, and results that are not lost."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from fl_node import files
+from fl_node.errors import ConfigError
+
+
+def test_a_file_appears_whole_with_the_mode_of_any_other(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        files.write(tmp_path / "result.json", "…")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "result.json").read_bytes() == "…".encode()
+    assert stat.S_IMODE((tmp_path / "result.json").stat().st_mode) == 0o644
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_link_stays_a_link_and_a_device_a_device(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "file")
+    files.write(tmp_path / "link", "content")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far" / "file").read_text() == "content"
+    files.write(Path(os.devnull), b"content")
+    assert Path(os.devnull).is_char_device()
+
+
+def test_an_error_of_writing_has_the_path_and_leaves_no_part(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        files.write(Path("/dev/full"), "content")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        files.write(tmp_path / "folder" / "not" / "there", "content")
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_a_result_that_cannot_be_written_is_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ConfigError, match="/dev/full: No space left on device; the result is in ") as caught:
+        files.keep(Path("/dev/full"), "an hour's work")
+    where = Path(str(caught.value).rpartition(" ")[2])
+    assert where.read_text() == "an hour's work"
+    assert tmp_path in where.parents
+
+
+def test_a_result_is_kept_at_home_where_the_temporary_folder_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    monkeypatch.chdir("/proc")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(tmp_path) in files.rescued("result.json", "an hour's work")
+    assert next(tmp_path.rglob("result.json")).read_text() == "an hour's work"
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere/file", "/dev/null/file", "/"])
+def test_a_place_that_cannot_be_written_is_found_before_the_work(place: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--output {place}: "):
+        files.check(Path(place), "--output")
+
+
+def test_a_check_makes_the_folder_and_leaves_nothing_else(tmp_path: Path) -> None:
+    files.check(tmp_path / "a" / "b.json", "--output")
+    (tmp_path / "old").write_text("content")
+    files.check(tmp_path / "old", "--output")
+    files.check(Path(os.devnull), "--output")
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["a", "old"]
+    assert (tmp_path / "old").read_text() == "content"
+
+
+def test_a_folder_is_copied_without_locks_into_one_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "from" / "deep").mkdir(parents=True)
+    (tmp_path / "from" / "LOCK").write_text("")
+    (tmp_path / "from" / "deep" / "one").write_text("1")
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "two").write_text("2")
+    files.copy_folder(tmp_path / "from", tmp_path / "to")
+    found = {str(path.relative_to(tmp_path / "to")) for path in (tmp_path / "to").rglob("*")}
+    assert found == {"deep", "deep/one", "two"}
+    with pytest.raises(OSError, match="nowhere"):
+        files.copy_folder(tmp_path / "nowhere", tmp_path / "to")
