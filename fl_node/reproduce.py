@@ -188,7 +188,7 @@ def _found(path: Path, plan: Plan) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     kept: dict[str, Any] = strict_json.read(path)
-    return kept if kept.get("plan") == plan.model_dump() else None
+    return kept if isinstance(kept, dict) and kept.get("plan") == plan.model_dump() else None
 
 
 def _apart(work: Callable[[Plan, Path | None], dict[str, Any]], plan: Plan, data_dir: Path | None) -> dict[str, Any]:

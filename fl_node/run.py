@@ -178,10 +178,12 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
 
 
 def _is_where_it_was(run: Run, nodes: Path) -> bool:
-    """Return whether a node's store, if it is a folder, is that of this run: of a copy or a moved one it is not."""
-    store = run.nodes[HEADER].store
+    """Return whether the files of a run that goes on are where ``run.json`` says, which those of a copy are not."""
+    if run.place != "embedded":
+        return True  # each node's own IPFS is asked
+    store, here = Path(run.nodes[HEADER].store), nodes / "files"
     try:
-        return run.place != "embedded" or (nodes / "files").samefile(store)
+        return store.samefile(here) if here.exists() else store.is_dir()
     except OSError:
         return False
 

@@ -546,9 +546,9 @@ def test_an_output_that_can_not_be_written_is_one_line_before_the_work(fl_node: 
 
 def test_a_picture_that_can_not_be_written_is_named(fl_node: FlNode, tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(UNEVEN)
-    path = tmp_path / "nowhere" / "picture.svg"
+    path = tmp_path / "plan.toml" / "picture.svg"
     ended = fl_node("plan", "shards", tmp_path / "plan.toml", "--picture", path)
-    assert is_one_line(ended, 2, f"--picture {path}: No such file or directory")
+    assert is_one_line(ended, 2, f"--picture {path}: folder {path.parent}: File exists")
 
 
 @pytest.mark.parametrize("end", ["\r", "\x1b[2K", "\a", "\udcff"])
