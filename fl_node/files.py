@@ -11,6 +11,8 @@ from pathlib import Path
 
 from fl_node.errors import ConfigError
 
+_PROCESS = {"LOCK", "FLOCK", "diskUsage.cache"}
+"""Locks and caches that a database has while it is open."""
 _PROBE = b"\0" * 4096
 """So much is written to see whether a disk is full."""
 
@@ -81,7 +83,7 @@ def rescued(name: str, content: str | bytes) -> str:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy what is in a folder into another, which may be there; without the lock files of databases.
+    """Copy what is in a folder into another, where what is there stays; without what belongs to a running process.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def copy_folder(source: Path, target: Path) -> None:
         here = target / Path(name).relative_to(source)
         here.mkdir(parents=True, exist_ok=True)
         for file in files:
-            if file != "LOCK":
+            if file not in _PROCESS and not (here / file).exists():
                 with named(here / file):
                     shutil.copyfile(Path(name) / file, here / file)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,12 @@ class IpfsNode:
             config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
         (self.folder / "config").write_text(json.dumps(config, indent=2))
         return [str(ipfs), "daemon", "--migrate=false"]
+
+    def share(self) -> None:
+        """Let those read the blocks who may read their folder; IPFS writes them for its user alone."""
+        for block in (self.folder / "blocks").glob("*/*.data"):
+            with contextlib.suppress(OSError):
+                block.chmod(stat.S_IMODE(block.stat().st_mode) | block.parent.stat().st_mode & 0o044)
 
     def _config(self) -> dict[str, Any]:
         path = self.folder / "config"

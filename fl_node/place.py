@@ -201,6 +201,8 @@ class ProcessPlace:
     def stop(self) -> None:
         """Bring all nodes down."""
         stop_all(list(self.children.values()))
+        for ipfs in self.ipfs.values():
+            ipfs.share()
 
     def _prepare(self, geth_binary: Path, ipfs_binary: Path) -> None:
         for geth in self.geth.values():

@@ -6,10 +6,12 @@ that it was standard output that could not be written.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 OUTPUT = "standard output"
@@ -27,23 +29,40 @@ class _ClosedInput(io.RawIOBase):
         raise OSError(errno.EBADF, "standard input is closed")
 
 
-class _Output(io.FileIO):
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            error.filename = OUTPUT
-            if error.errno == errno.EBADF:
-                error.strerror = "it is closed"
-            raise
+# At the level of text: were a raw stream's method Python's, a signal could interrupt it after the write, and the
+# same bytes would be written again.
+class _Output(io.TextIOWrapper):
+    def write(self, text: str, /) -> int:
+        with _named():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _named():
+            super().flush()
 
 
-class _Errors(io.FileIO):
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError:
-            return len(data)  # there is nowhere to say it, and the work goes on
+class _Errors(io.TextIOWrapper):
+    """What can't be written is lost: there is nowhere to say so, and the work goes on."""
+
+    def write(self, text: str, /) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = OUTPUT
+        if error.errno == errno.EBADF:
+            error.strerror = "it is closed"
+        raise
 
 
 def prepare() -> None:
@@ -64,9 +83,9 @@ def prepare() -> None:
     if sys.stdin is None:
         sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BufferedReader(_ClosedInput()))  # type: ignore[misc]
     if sys.stdout is sys.__stdout__:
-        sys.stdout = sys.__stdout__ = _text(_Output(1, "w", closefd=False), sys.stdout)  # type: ignore[misc]
+        sys.stdout = sys.__stdout__ = _open(_Output, 1, sys.stdout)  # type: ignore[misc]
     if sys.stderr is sys.__stderr__:
-        sys.stderr = sys.__stderr__ = _text(_Errors(2, "w", closefd=False), sys.stderr)  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = _open(_Errors, 2, sys.stderr)  # type: ignore[misc]
 
 
 def finish() -> None:
@@ -80,8 +99,9 @@ def finish() -> None:
         os.close(nowhere)
 
 
-def _text(raw: io.FileIO, like: Any) -> io.TextIOWrapper:
+def _open(kind: type[io.TextIOWrapper], number: int, like: Any) -> io.TextIOWrapper:
     encoding, errors, by_line = "utf-8", "backslashreplace", True
     if like is not None:
         encoding, errors, by_line = like.encoding, like.errors, like.line_buffering
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=by_line)
+    raw = io.FileIO(number, "w", closefd=False)
+    return kind(io.BufferedWriter(raw), encoding, errors, line_buffering=by_line)
