@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from fl_node import files
 from fl_node import plan as plans
 from fl_node.aggregate import initial_file
 from fl_node.chain import Chain, Contract
@@ -50,7 +51,7 @@ def deploy(
         raise ConfigError(f"learner {extra[0]}: the plan has shards for learners 1 to {plan.learners}")
     folder.mkdir(parents=True, exist_ok=True)
     plan_file = folder / "plan.json"
-    plan_file.write_bytes(plan.to_bytes())
+    files.write(plan_file, plan.to_bytes())
     plan_cid = store.add(plan_file)
     say("stored", f"stored the plan {plan.name} as {plan_cid}", cid=plan_cid)
     receipt = chain.deploy(plan_cid)

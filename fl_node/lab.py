@@ -21,10 +21,10 @@ from fl_node.chain import Chain, Contract, create_key, load_key
 from fl_node.conclude import conclude
 from fl_node.deploy import deploy
 from fl_node.ensemble import EnsembleTrainer, trainer_for
-from fl_node.errors import JsonError, ProcessError
+from fl_node.errors import ChainUnreachable, JsonError, ProcessError
 from fl_node.ipfs import IpfsNode
 from fl_node.model import KerasTrainer, Score
-from fl_node.place import Endpoint, Place, ProcessPlace
+from fl_node.place import EmbeddedPlace, Endpoint, Place, ProcessPlace
 from fl_node.plan import Plan
 from fl_node.process import Child, python, stop_all
 from fl_node.report import Result
@@ -161,6 +161,10 @@ class Lab:
             if stay is not None:
                 stay(outcome, record)
             return outcome
+        except ChainUnreachable as error:
+            if isinstance(self._place, EmbeddedPlace) and (ended := self._place.ended):
+                raise ProcessError(ended) from error
+            raise
         finally:
             try:
                 self._step("stopping")

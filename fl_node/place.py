@@ -128,6 +128,14 @@ class EmbeddedPlace:
         if self._child is not None:
             self._child.stop()
 
+    @property
+    def ended(self) -> str:
+        """How the chain ended, if it did by itself."""
+        child = self._child
+        if child is None or child.running:
+            return ""
+        return f"the embedded chain ended with exit code {child.process.returncode}:{child.tail()}"
+
     def _start(self) -> str:
         self._child = Child(
             "embedded chain",

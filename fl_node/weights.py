@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from fl_node import cid, strict_json
+from fl_node import cid, files, strict_json
 from fl_node.errors import JsonError, WeightsError
 
 FORMAT = "fl-node/1"
@@ -193,7 +193,7 @@ def write_stream(
     """Write a model file in canonical form, asking for one tensor at a time, in the order of their names."""
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with files.named(path), partial.open("wb") as file:
             file.write(_header(meta, shapes))
             for name in sorted(shapes):
                 values = np.asarray(tensor(name), dtype="<f4", order="C")

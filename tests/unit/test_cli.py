@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from fl_node import __version__, cid, cli
 from fl_node import plan as plans
 from fl_node.chain import Chain, create_key, load_key
 from fl_node.run import Node, Run
+from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 PAPER = str(ROOT / "plans" / "paper.toml")
@@ -110,6 +112,7 @@ def test_the_version_is_printed(fl_node: FlNode) -> None:
 def test_help_and_plans_are_answered_without_what_takes_long_to_import(arguments: list[str]) -> None:
     script = f"""
 import sys
+import tempfile
 from fl_node import cli
 sys.argv = ["fl-node", *{arguments!r}]
 try:
@@ -501,6 +504,7 @@ def test_a_published_plan_is_a_plan_too(fl_node: FlNode, tmp_path: Path) -> None
 def test_a_package_that_is_not_installed_is_one_line_that_says_what_to_install() -> None:
     script = """
 import sys
+import tempfile
 sys.modules["web3"] = None
 from fl_node import cli
 sys.argv = ["fl-node", "fund", "0x" + "1" * 40]
@@ -566,3 +570,46 @@ def test_what_can_not_be_seen_in_a_value_is_visible_in_the_error(
 def test_an_end_of_line_of_another_system_does_not_change_a_setting(fl_node: FlNode) -> None:
     found = fl_node("plan", "check", PAPER, "--json", "--set", "rounds=3\r", "--set", "name=mine \r\n")
     assert (json.loads(found.out)["rounds"], json.loads(found.out)["name"]) == (3, "mine")
+
+
+# Without data, without space
+
+
+@pytest.mark.parametrize("command", ["matrix", "reproduce", "lab", "baseline"])
+def test_without_the_data_set_nothing_is_begun(fl_node: FlNode, tmp_path: Path, command: str) -> None:
+    rules = ["--rules", "fedavg"] if command == "matrix" else []
+    ended = fl_node(command, PAPER, "--data-dir", tmp_path / "nowhere", *rules)
+    assert (ended.code, ended.out) == (3, "")
+    assert ended.err.splitlines()[-1].startswith(f"fl-node: data folder {tmp_path / 'nowhere'}: ")
+    assert "Traceback" not in ended.err
+    assert not list((tmp_path / "here").rglob("*.log"))
+    assert not (tmp_path / "here" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["baseline", PAPER, "--output"],
+        ["report", "nowhere", "--output"],
+        ["binaries", "--output"],
+        ["plan", "shards", PAPER, "--picture"],
+        ["matrix", PAPER, "--rules", "fedavg", "--results"],
+        ["reproduce", PAPER, "--results"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_place_that_cannot_be_written_is_found_before_the_work(fl_node: FlNode, arguments: list[str]) -> None:
+    option = arguments[-1]
+    assert is_one_line(fl_node(*arguments, "/proc/nowhere/result"), 2, f"{option} /proc/nowhere/result")
+
+
+def test_a_baseline_that_cannot_be_written_is_printed_and_kept(
+    fl_node: FlNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "tiny.toml").write_text(TINY)
+    ended = fl_node("baseline", tmp_path / "tiny.toml", "--epochs", "1", "--output", "/dev/full", "--json")
+    assert ended.code == 2
+    assert ended.err.splitlines()[-1].startswith("fl-node: /dev/full: No space left on device; the result is in ")
+    kept = Path(ended.err.strip().rpartition(" ")[2])
+    assert json.loads(kept.read_text()) == json.loads(ended.out)
