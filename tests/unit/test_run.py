@@ -130,7 +130,7 @@ def test_a_run_that_fails_after_it_was_deployed_keeps_its_folder(tmp_path: Path)
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/tmp/x", "a\r", "a\0", "a\nb"], ids=ascii)
 def test_a_name_that_is_no_name_of_a_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="should be the name of a new folder"):
-        run.new_folder(tmp_path / "runs", name)
+        run.new_folder(tmp_path / "runs", name).__enter__()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,17 +15,14 @@ from tests.conftest import TINY
 DEMO = str(Path(__file__).parents[2] / "plans" / "demo.toml")
 COMMANDS = {
     "help": ["--help"],
-    "help of a command": ["plan", "shards", "--help"],
     "nothing": [],
     "version": ["--version"],
     "plan check": ["plan", "check", DEMO],
-    "plan check as JSON": ["plan", "check", DEMO, "--json"],
     "plan shards": ["plan", "shards", "tiny.toml"],
     "key": ["key", "role.key"],
     "scenarios": ["lab", DEMO, "--scenario", "list"],
     "lab": ["lab", "tiny.toml"],
     "doctor": ["doctor", "--rpc", "http://127.0.0.1:1", "--store", "/ip4/127.0.0.1/tcp/1"],
-    "doctor as JSON": ["doctor", "--rpc", "http://127.0.0.1:1", "--store", "/ip4/127.0.0.1/tcp/1", "--json"],
 }
 OUTPUTS = {
     "full": (2, "fl-node: standard output: No space left on device\n"),
