@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import shutil
 import time
 from pathlib import Path
 
+from fl_node import strict_json
 from fl_node.binaries import edits
 from fl_node.binaries.pins import Binary, Report, SkippedError
 from fl_node.binaries.programs import last_line, this_machine
 from fl_node.binaries.toolchain import Go, find_go
-from fl_node.errors import BinaryError
+from fl_node.errors import BinaryError, JsonError
 
 
 def build(binary: Binary, machine: str, scratch: Path, cache: Path, say: Report) -> Path:
@@ -56,8 +56,8 @@ def _edited_module(binary: Binary, go: Go, scratch: Path) -> Path:
     wanted = f"{binary.repository}@v{binary.version}"
     told = go.run(["mod", "download", "-json", wanted], cwd=binary.module)
     try:
-        answer = json.loads(told.stdout or "{}")
-    except ValueError as error:
+        answer = strict_json.loads(told.stdout or "{}")
+    except JsonError as error:
         raise SkippedError(f"go mod download did not answer in JSON: {last_line(told.stdout, '')}") from error
     if told.returncode != 0 or not answer.get("Dir"):
         raise SkippedError(last_line(answer.get("Error") or told.stderr, f"Go did not download {wanted}"))

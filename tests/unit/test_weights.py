@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import struct
@@ -183,7 +184,7 @@ def test_a_writer_that_fails_leaves_the_file_that_was_there(path: Path) -> None:
     before = path.read_bytes()
 
     def fail(name: str) -> weights.Tensor:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     with pytest.raises(OSError, match="disk full"):
         weights.write_stream(path, LOCAL, SHAPES, fail)
