@@ -63,7 +63,7 @@ def collect(options: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, P
 
 def pins(platforms: list[str]) -> dict[str, dict[str, str]]:
     """Return from which pin each program was made, by platform; `fl-node binaries` has just put them there."""
-    programs = (binaries.GETH, binaries.KUBO)
+    programs = (binaries.pin("geth"), binaries.pin("kubo"))
     return {platform: {binary.command: binary.file_name for binary in programs} for platform in platforms}
 
 

@@ -146,7 +146,7 @@ def check_pins(folder: Path) -> None:
     except FileNotFoundError:
         raise ValueError(f"it has no {PINS}, so it is older than the pins of this checkout: make it anew") from None
     for machine in sorted(path.name for path in (folder / "bin").iterdir() if path.is_dir()):
-        for binary in (binaries.GETH, binaries.KUBO):
+        for binary in (binaries.pin("geth"), binaries.pin("kubo")):
             path = (folder / "bin" / machine / binary.command).absolute()
             if not path.is_file():
                 raise ValueError(f"it has no bin/{machine}/{binary.command}")
@@ -159,7 +159,7 @@ def check_pins(folder: Path) -> None:
             if machine == f"linux-{_architecture()}" and sys.platform == "linux":
                 os.environ[binary.path_variable] = str(path)
                 if binaries.find(binary, cache=Path(folder, "none")) != path:
-                    raise ValueError(f"its {binary.title} for {machine} is not {binary.title} {binary.version}")
+                    raise ValueError(f"its {binary.title} for {machine} is not {binary.title} {binary.full_version}")
 
 
 def _architecture() -> str:

@@ -192,3 +192,10 @@ def test_packages_that_are_not_listed_are_not_installed(tmp_path):
     assert "good.deb: FAILED" in ended.stdout
     assert not (tmp_path / "more.deb").exists()
     assert not (tmp_path / "Packages").exists()
+
+
+def test_the_unpatched_geth_is_used_only_when_it_is_asked_for(archive, monkeypatch):
+    pack(archive, content(geth="geth-1.13.15"))
+    assert f"this checkout pins {GETH.file_name}" in unpack(archive)
+    monkeypatch.setenv("FL_NODE_GETH_UNPATCHED", "1")
+    assert unpack(archive) is None
