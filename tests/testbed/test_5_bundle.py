@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import tarfile
@@ -31,6 +32,14 @@ def bundle(provisioned: Testbed, tmp_path_factory: pytest.TempPathFactory) -> It
     provisioned.play("bundle", "-e", f"bundle={folder}/lab.tar").must()
     yield folder / "lab.tar"
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def bundled(bundle: Path) -> list[str]:
+    """The variables that name the archive and its digest."""
+    with bundle.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return ["-e", f"testbed_bundle={bundle}", "-e", f"testbed_bundle_sha256={digest}"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +79,7 @@ def test_a_host_that_is_not_provisioned_is_called_so(bare: Testbed) -> None:
         assert f"{host} is not provisioned: vagrant provision" in " ".join(ended.output.split())
 
 
-def test_a_bring_up_needs_nothing_but_the_bundle(bare: Testbed, bundle: Path) -> None:
+def test_a_bring_up_needs_nothing_but_the_bundle(bare: Testbed, bundle: Path, bundled: list[str]) -> None:
     provisioned = bare
     for name in NAMES:
         host = provisioned.host(name)
@@ -80,41 +89,47 @@ def test_a_bring_up_needs_nothing_but_the_bundle(bare: Testbed, bundle: Path) ->
         assert host.run("ip route get 192.0.2.1").rc != 0
     nothing = bundle.parent / "nothing"
     closed = CLOSED | {"FL_TESTBED_CACHE": str(nothing), "XDG_CACHE_HOME": str(nothing)}
-    bundled = f"testbed_bundle={bundle}"
-    check = provisioned.play("site", "--check", "-e", bundled, **closed).must()
+    check = provisioned.play("site", "--check", *bundled, **closed).must()
     assert all(counts["changed"] == counts["failed"] == 0 for counts in check.recap.values())
-    first = provisioned.play("site", "-e", bundled, **closed).must()
+    first = provisioned.play("site", *bundled, **closed).must()
     assert all(counts["failed"] == 0 for counts in first.recap.values())
     assert not nothing.exists()
-    again = provisioned.play("site", "-e", bundled, **closed).must()
+    again = provisioned.play("site", *bundled, **closed).must()
     assert all(counts["changed"] == 0 for counts in again.recap.values())
     data = ["-e", "data=digits"] if not list((bundle.parent / "lab" / "mnist").glob("*")) else []
     trained = provisioned.play("train", "-e", "run=offline", *data, **closed).must()
     assert "audit passed: 3 rounds, 11 files" in trained.output
 
 
-def test_a_damaged_bundle_is_refused_before_a_host_is_touched(provisioned: Testbed, bundle: Path) -> None:
+def test_a_damaged_bundle_is_refused_before_a_host_is_touched(
+    provisioned: Testbed, bundle: Path, bundled: list[str]
+) -> None:
     with tarfile.open(bundle) as tar:
         member = next(one for one in tar if one.name.startswith("bin/"))
-    damaged = bundle.rename(bundle.with_name("damaged.tar"))
 
     def flip_a_bit() -> None:
-        with damaged.open("r+b") as file:
+        with bundle.open("r+b") as file:
             file.seek(member.offset_data + 1000)
             (byte,) = file.read(1)
             file.seek(-1, 1)
             file.write(bytes([byte ^ 1]))
 
     flip_a_bit()
-    bundled = f"testbed_bundle={damaged}"
-    ended = provisioned.play("site", "-e", bundled, **CLOSED)
+    ended = provisioned.play("site", *bundled, **CLOSED)
     assert ended.code != 0
-    assert f"is damaged: {member.name}: FAILED" in " ".join(ended.output.split())
+    assert f"testbed_bundle {bundle} is refused: " in " ".join(ended.output.split())
     assert set(ended.recap) == {"localhost"}
     # A whole one of the same name is taken, so the hosts are looked at.
     flip_a_bit()
-    ended = provisioned.play("site", "-e", bundled, "-e", "base_minimum_memory_mb=99999999", **CLOSED)
+    ended = provisioned.play("site", *bundled, "-e", "base_minimum_memory_mb=99999999", **CLOSED)
     assert "99999999 MB are needed" in " ".join(ended.output.split())
+
+
+def test_a_bundle_without_its_digest_is_refused(provisioned: Testbed, bundle: Path) -> None:
+    ended = provisioned.play("site", "-e", f"testbed_bundle={bundle}", **CLOSED)
+    assert ended.code != 0
+    assert "is used only with its digest" in " ".join(ended.output.split())
+    assert set(ended.recap) == {"localhost"}
 
 
 def test_a_bundle_that_is_not_there_is_named(provisioned: Testbed, tmp_path: Path) -> None:
