@@ -24,6 +24,7 @@ def named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.filename is None:
+            error.strerror = reason(error)  # a library's error may have no more than a text
             error.filename = str(path)
         raise
 

@@ -43,6 +43,12 @@ def test_an_error_of_writing_has_the_path_and_leaves_no_part(tmp_path: Path) -> 
     assert list((tmp_path / "folder").iterdir()) == []
 
 
+def test_an_error_that_is_only_a_text_keeps_it(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="unable to write") as caught, files.named(tmp_path):
+        raise OSError("unable to write")
+    assert files.described(caught.value) == f"{tmp_path}: unable to write"
+
+
 def test_a_result_that_cannot_be_written_is_kept_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(ConfigError, match="/dev/full: No space left on device; the result is in ") as caught:
