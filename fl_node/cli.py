@@ -673,7 +673,8 @@ def report_(
         else:
             trainer = _trainer(plan, data_dir, modules, with_data=evaluate)
         title = name or (run.resolve().name if run else trainer.plan.name)
-        versions = runs.load(run).versions if run else runs.versions()
+        # A run's folder names Geth and IPFS as they were when it was made; a host's node names itself.
+        versions = runs.load(run).versions if run else runs.versions() | {"chain client": found.chain.client()}
         made = conclude(found, place, output, title, trainer, versions, evaluate=trainer.data is not None)
     passed = made.audit.passed
     if as_json:
