@@ -22,6 +22,7 @@ from fl_node.process import Child, python, stop_all
 from fl_node.store import IpfsStore
 
 START_PATIENCE = 60.0
+END_PATIENCE = 1.0
 PORT_TRIES = 3
 Report = Callable[[str], None]
 
@@ -132,7 +133,11 @@ class EmbeddedPlace:
     def ended(self) -> str:
         """How the chain ended, if it did by itself."""
         child = self._child
-        if child is None or child.running:
+        if child is None:
+            return ""
+        try:
+            child.process.wait(END_PATIENCE)  # it may have closed its connections a moment ago
+        except subprocess.TimeoutExpired:
             return ""
         return f"the embedded chain ended with exit code {child.process.returncode}:{child.tail()}"
 
