@@ -17,6 +17,7 @@ prints its URL once it answers.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -255,7 +256,8 @@ class EmbeddedChain:
         except OSError as error:
             # The block is in memory and not in the file: what is kept counts, from which the chain goes on when it is
             # started again.
-            print(f"{self._file.name}: {error.strerror}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # the log may be on the same disk
+                print(f"{self._file.name}: {error.strerror}", file=sys.stderr, flush=True)
             os._exit(1)
         self._index(result.imported_block)
         return name
