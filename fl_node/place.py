@@ -139,7 +139,8 @@ class EmbeddedPlace:
             child.process.wait(END_PATIENCE)  # it may have closed its connections a moment ago
         except subprocess.TimeoutExpired:
             return ""
-        return f"the embedded chain ended with exit code {child.process.returncode}:{child.tail()}"
+        ended = f"the embedded chain ended with exit code {child.process.returncode}"
+        return f"{ended}:{tail}" if (tail := child.tail()) else f"{ended}; is the disk full?"
 
     def _start(self) -> str:
         self._child = Child(
