@@ -143,3 +143,14 @@ def test_what_a_site_sets_overrides_the_defaults(tmp_path: Path) -> None:
         *(1, 2, 3, 5),
         5001,
     ]
+
+
+def test_a_right_inventory_and_plan_are_followed_by_a_look_at_the_hosts(inventory: Path) -> None:
+    """Nobody listens there; all that comes before, as the plan's checks, has passed."""
+    text = GOOD.replace(
+        "ansible_host: 192.168.56", "ansible_host: 127.0.0.1, ansible_port: 1, testbed_address: 192.168.56"
+    )
+    inventory.write_text(text)
+    code, said = play("train", "-i", inventory, "-e", "testbed_connect_timeout=1", "-e", "data=digits")
+    assert code != 0
+    assert "header (127.0.0.1) answers, but nothing listens on port 1" in failed(said)
