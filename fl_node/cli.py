@@ -665,8 +665,7 @@ def report_(
     from fl_node.report import table
     from fl_node.show import rounds_table
 
-    files.check_folder(output, "--output")
-    with _reach(run, rpc, store, contract) as (found, place):
+    with files.output_folder(output, "--output"), _reach(run, rpc, store, contract) as (found, place):
         plan = _plan_of(found, place)
         if evaluate is None:
             trainer = _trainer_with_data_if_there(plan, data_dir, modules, "nothing is measured: ")

@@ -139,6 +139,26 @@ def check_folder(path: Path, what: str) -> None:
         raise ConfigError(f"{what} {path}: {reason(error)}") from error
 
 
+@contextlib.contextmanager
+def output_folder(path: Path, what: str) -> Iterator[None]:
+    """Make a folder for what a command writes at its end; after an error no folder is left that is new and empty.
+
+    Raises
+    ------
+    ConfigError
+        Files can't be written to it; the message begins with ``what``.
+    """
+    is_new = not path.exists()
+    check_folder(path, what)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
 def described(error: OSError) -> str:
     """Return the path of an error, if it has one, and what the system says of it."""
     said = reason(error)

@@ -167,7 +167,7 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
     if _is_where_it_was(run, nodes) and any(_is_up(node.rpc, run.genesis) for node in run.nodes.values()):
         yield {name: Endpoint(node.rpc, node.store) for name, node in run.nodes.items()}
         return
-    report("bringing up nodes with what the run's have kept, to read from them")
+    report("bringing the run's nodes up again, on a copy of what they kept")
     accounts = {name: one.account for name, one in run.nodes.items()}
     with tempfile.TemporaryDirectory(prefix="fl-node-") as scratch:
         place = places.to_read(run.place, nodes, Path(scratch), accounts, report)
