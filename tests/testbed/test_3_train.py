@@ -49,14 +49,15 @@ def test_the_model_is_the_one_that_a_lab_on_one_machine_makes(
 def test_a_learner_audits_the_run(provisioned: Testbed, trained: Ended) -> None:
     audit = provisioned.play("audit").must()
     assert "audit passed: 3 rounds, 11 files" in audit.output
-    assert set(audit.recap) == {"learner-2"}
+    assert set(audit.recap) == {"learner-2", "localhost"}
 
 
 def test_status_says_what_runs_and_how_far_the_run_is(provisioned: Testbed, trained: Ended) -> None:
     status = re.sub(r"\s+", " ", provisioned.play("status").must().output)
     for name in NAMES:
         assert re.search(
-            rf"{name}: geth active, ipfs active, fl-\w+ inactive, block \d+, 2 Geth peers, 2 IPFS peers", status
+            rf"{name}: geth active, ipfs active, fl-\w+ inactive, firewall complete, block \d+, 2 Geth peers, 2 IPFS peers",
+            status,
         )
     assert "demo, ended" in status
 
