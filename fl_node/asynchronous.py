@@ -99,10 +99,11 @@ class AsynchronousHeader(Header):
 
     def _lead(self, view: View, global_cid: str) -> Waiting | None:
         contract, plan, state = self._site.contract, self._plan, view.state
+        clock = self._site.timing.clock
         if self._said_round != state.round:
             if self._said_round < 0:
                 self._seen, self._arrivals, self._said_missing = {}, {}, set()
-            self._said_round, self._round_start = state.round, time.monotonic()
+            self._said_round, self._round_start = state.round, clock.monotonic()
             say("round", f"round {state.round} begins with {global_cid}", round=state.round)
         parent = self._global(state.round, global_cid)
         taken = dict(parent.global_meta.taken or ())
@@ -110,7 +111,7 @@ class AsynchronousHeader(Header):
         new = [one for one in everything if one.number > taken.get(one.node_id, 0)]
         wanted, seen = plan.aggregation.buffer or 1, self._changes()
         good, refused, waits = self._choose(new, everything, state.round, wanted)
-        late = bool(plan.round_timeout) and time.monotonic() >= self._round_start + plan.round_timeout
+        late = bool(plan.round_timeout) and clock.monotonic() >= self._round_start + plan.round_timeout
         if len(good) < wanted and not (late and good):
             deadline = self._round_start + plan.round_timeout if plan.round_timeout else None
             files = f"{len(good)} of {wanted} updates are there" if wanted > 1 else "an update"

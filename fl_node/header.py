@@ -90,7 +90,8 @@ class _Round:
 
     parent: str
     number: int
-    start: float = field(default_factory=time.monotonic)
+    start: float
+    """On the role's clock, in seconds."""
     taken: dict[tuple[int, str], WeightsFile | Refusal] = field(default_factory=dict)
     arrivals: dict[tuple[int, str], Arrival] = field(default_factory=dict)
     newest: dict[int, str] = field(default_factory=dict)
@@ -165,7 +166,7 @@ class Header:
         if len(learners) < plan.required_learners:
             return Waiting(f"{plan.required_learners - len(learners)} more learners to be registered")
         if self._round is None or self._round.number != state.round or self._round.parent != global_cid:
-            self._round = _Round(global_cid, state.round)
+            self._round = _Round(global_cid, state.round, self._site.timing.clock.monotonic())
             say("round", f"round {state.round} begins with {global_cid}", round=state.round)
         current = self._round
         published = contract.local_weights(current.number, learners)
@@ -311,7 +312,7 @@ class Header:
         unregistered = plan.learners - len(learners)
         everyone = not silent and not coming and unregistered <= 0
         deadline = current.start + plan.round_timeout if plan.round_timeout else None
-        late = deadline is not None and time.monotonic() >= deadline
+        late = deadline is not None and self._site.timing.clock.monotonic() >= deadline
         if (everyone or late) and len(good) >= plan.required_learners:
             return None
         parts = []

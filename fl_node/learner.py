@@ -135,11 +135,12 @@ class Learner:
     def _others(self, round_: int, learners: Sequence[int]) -> str:
         """Say for whom the round is open still; who is asked for less often than blocks come."""
         asked_for, asked, who = self._open
-        if asked_for != round_ or time.monotonic() - asked > ASK_OTHERS:
+        now = self._site.timing.clock.monotonic()
+        if asked_for != round_ or now - asked > ASK_OTHERS:
             published = self._site.contract.local_weights(round_, learners)
             missing = [node_id for node_id in learners if node_id not in published]
             who = f"learner {', '.join(str(n) for n in missing)}" if missing else "the header"
-            self._open = (round_, time.monotonic(), who)
+            self._open = (round_, now, who)
         return f"round {round_} to close; {who} is not done"
 
     def _path(self, kind: str, round_: int) -> Path:

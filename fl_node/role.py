@@ -11,8 +11,9 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from fl_node import plan as plans
 from fl_node.chain import Chain, Contract
@@ -21,20 +22,36 @@ from fl_node.logs import say
 from fl_node.plan import Plan
 from fl_node.store import Store
 
-FIRST_PAUSE = 0.01
-LAST_PAUSE = 0.25
-PAUSE_SHARE = 0.05
-"""A pause is this share of the time waited so far: what ends a wait is seen at most 5 % late or 0.25 s."""
-LOOK_AGAIN = 2.0
-"""Seconds after which everything is read again even if there was no new block."""
-STUCK = 2.0
-"""Seconds that a transaction may wait on the node for a block before the role nudges the chain."""
-QUIET = 45.0
-"""Seconds after which a role that waits nudges the chain, whatever its node says; then after twice as many, and on.
 
-By then a peer that was lost has been dialled again; but if the line was still cut, only a later block brings two
-chains together, for a node looks at another's chain when it hears of a new block there.
-"""
+class Clock(Protocol):
+    """What tells the time and lets it pass; the module :mod:`time` is one."""
+
+    def monotonic(self) -> float:
+        """Return seconds since some moment; they never go back."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Return after so many seconds."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a role waits for what, all in seconds, and the clock that counts them."""
+
+    first_pause: float = 0.01
+    last_pause: float = 0.25
+    pause_share: float = 0.05
+    """A pause is this share of the time waited so far: what ends a wait is seen at most 5 % late or 0.25 s."""
+    look_again: float = 2.0
+    """After this everything is read again even if there was no new block."""
+    stuck: float = 2.0
+    """A transaction may wait so long on the node for a block before the role nudges the chain."""
+    quiet: float = 45.0
+    """A role that waits nudges the chain after this time, whatever its node says; then after twice as long, and on.
+
+    By then a peer that was lost has been dialled again; but if the line was still cut, only a later block brings two
+    chains together, for a node looks at another's chain when it hears of a new block there.
+    """
+    clock: Clock = time
 
 
 @dataclass(frozen=True)
@@ -48,11 +65,12 @@ class Site:
     """For copies of files; what is lost there is fetched or made again."""
     patience: float = 0.0
     """Seconds after which a role that waits for the same gives up; 0 means never."""
+    timing: Timing = field(default_factory=Timing)
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing can be done now: what is waited for, and until when (monotonic seconds) at the latest.
+    """Nothing can be done now: what is waited for, and until when (seconds on the role's clock) at the latest.
 
     Any new block ends the wait, or else only that ``watch`` returns another value than ``seen``.
     """
@@ -82,10 +100,11 @@ def reconcile(site: Site, step: Step) -> None:
         For ``site.patience`` seconds it did nothing and waited for the same. Blocks alone are no change: roles that
         wait nudge the chain.
     """
+    timing, clock = site.timing, site.timing.clock
     said: str | None = None
-    quiet = QUIET
+    quiet = timing.quiet
     height = functools.partial(_height, site.chain)
-    acted = changed = went_on = time.monotonic()
+    acted = changed = went_on = clock.monotonic()
     while True:
         before = height()
         trouble = False
@@ -101,21 +120,21 @@ def reconcile(site: Site, step: Step) -> None:
         except OSError as error:  # such as a disk that is full
             waiting, trouble = Waiting(f"{error.filename or site.folder}: {error.strerror or error}"), True
         if waiting is None:
-            said, quiet, acted = None, QUIET, time.monotonic()
+            said, quiet, acted = None, timing.quiet, clock.monotonic()
             changed = went_on = acted
             continue
         if waiting.what != said:
             level = logging.WARNING if trouble else logging.INFO
             say("waiting", f"waiting: {waiting.what}", level=level, what=waiting.what)
-            said, went_on = waiting.what, time.monotonic()
+            said, went_on = waiting.what, clock.monotonic()
         watch, seen = (waiting.watch, waiting.seen) if waiting.watch else (height, before)
-        if _wait(watch, seen, acted, waiting.until) or height() != before:
-            changed = time.monotonic()
-        elif (long := time.monotonic() - acted > quiet) or _is_stuck(site.chain, changed):
+        if _wait(timing, watch, seen, acted, waiting.until) or height() != before:
+            changed = clock.monotonic()
+        elif (long := clock.monotonic() - acted > quiet) or _is_stuck(site, changed):
             quiet *= 2 if long else 1
             with contextlib.suppress(ChainError):
                 site.chain.nudge()
-        if site.patience and time.monotonic() - went_on > site.patience:
+        if site.patience and clock.monotonic() - went_on > site.patience:
             raise GaveUp(f"gave up after {site.patience:g} s without any change; was waiting: {waiting.what}")
 
 
@@ -146,21 +165,22 @@ def _height(chain: Chain) -> int | None:
         return None
 
 
-def _is_stuck(chain: Chain, changed: float) -> bool:
+def _is_stuck(site: Site, changed: float) -> bool:
     try:
-        return time.monotonic() - changed > STUCK and chain.holds_back()
+        return site.timing.clock.monotonic() - changed > site.timing.stuck and site.chain.holds_back()
     except ChainError:
         return False
 
 
-def _wait(watch: Callable[[], object], seen: object, since: float, until: float | None) -> bool:
+def _wait(timing: Timing, watch: Callable[[], object], seen: object, since: float, until: float | None) -> bool:
     """Return True as soon as there is something new to see, False when it is time to look anyway."""
-    end = time.monotonic() + LOOK_AGAIN
+    clock = timing.clock
+    end = clock.monotonic() + timing.look_again
     if until is not None:
         end = min(end, until)
-    while (now := time.monotonic()) < end:
-        pause = min(max(PAUSE_SHARE * (now - since), FIRST_PAUSE), LAST_PAUSE)
-        time.sleep(min(pause, end - now))
+    while (now := clock.monotonic()) < end:
+        pause = min(max(timing.pause_share * (now - since), timing.first_pause), timing.last_pause)
+        clock.sleep(min(pause, end - now))
         try:
             if watch() != seen:
                 return True

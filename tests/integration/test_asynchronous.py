@@ -111,7 +111,6 @@ def test_roles_carry_an_asynchronous_run_out_and_anybody_can_recompute_it(world:
 def test_a_header_says_once_what_it_made_and_that_no_block_takes_it(
     world: World, monkeypatch: pytest.MonkeyPatch, made: Plan
 ) -> None:
-    monkeypatch.setattr("fl_node.role.LOOK_AGAIN", 0.05)
     run = world.deploy(made)
     run.publish_locals()
     publish, tries = Contract.set_global_weight, []

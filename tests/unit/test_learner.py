@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from fl_node.deploy import deploy
 from fl_node.errors import GaveUp
 from fl_node.model import OnEpoch, Score
 from fl_node.plan import Plan
-from fl_node.role import Site
+from fl_node.role import Site, Timing
 from fl_node.seeds import derive
 from fl_node.store import FolderStore
 from fl_node.weights import GlobalMeta, Shapes, Tensors
+from tests.helpers.clock import FakeClock
 
 PLAN = Plan.model_validate({"name": "test", "rounds": 1, "data": {"name": "digits"}, "fetch_timeout": 0.1})
+PATIENCE = 30.0
+"""Seconds, on the clock of the test, after which a learner gives up."""
 
 
 class Adder:
@@ -66,11 +70,17 @@ class Run:
         chain = Chain(rpc, ALICE)
         work = folder / "work"
         work.mkdir()
-        self.site = Site(chain, chain.contract(self.header.address), self.store, work, patience=0.1)
+        self.site = Site(
+            chain, chain.contract(self.header.address), self.store, work, PATIENCE, Timing(clock=FakeClock())
+        )
 
     @property
     def contract(self) -> Contract:
         return self.site.contract
+
+    def elsewhere(self, contract: Contract, folder: Path) -> Site:
+        """Return the learner's place in another run, with files of its own."""
+        return replace(self.site, contract=self.site.chain.contract(contract.address), folder=folder)
 
     def play(self, trainer: Adder) -> None:
         """Play the learner until it gives up waiting for the other."""
@@ -79,8 +89,7 @@ class Run:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, rpc: str, tmp_path: Path) -> Run:
-    monkeypatch.setattr("fl_node.role.LOOK_AGAIN", 0.05)
+def run(rpc: str, tmp_path: Path) -> Run:
     return Run(rpc, tmp_path)
 
 
@@ -123,7 +132,7 @@ def test_a_file_that_a_block_took_only_in_the_next_round_is_followed_by_that_rou
     plan = PLAN.model_copy(update={"rounds": 2})
     names = {1: ALICE.address, 2: BOB.address}
     header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, Adder())
-    site = Site(run.site.chain, run.site.chain.contract(header.address), run.store, tmp_path / "other", patience=0.1)
+    site = run.elsewhere(header, tmp_path / "other")
     with pytest.raises(GaveUp):
         learner.run(site, lambda _: Adder())
     late = str(header.local_weight_at(0, 1))
@@ -145,7 +154,7 @@ def test_a_file_that_a_reorganisation_moved_into_the_next_round_is_followed_by_t
     plan = PLAN.model_copy(update={"rounds": 2})
     names = {1: ALICE.address, 2: BOB.address}
     header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, Adder())
-    site = Site(run.site.chain, run.site.chain.contract(header.address), run.store, tmp_path / "other", patience=0.1)
+    site = run.elsewhere(header, tmp_path / "other")
     site.folder.mkdir()
     local = weights.LocalMeta(header.plan(), 1, 0, str(header.global_weight_at(0)), 1, 0.5, 0.5)
     moved = weights.write(site.folder / "local-0.safetensors", local, {"a": np.full(3, 5, np.float32)})
@@ -168,7 +177,6 @@ def test_a_file_that_a_reorganisation_moved_into_the_next_round_is_followed_by_t
 def test_a_learner_says_once_that_no_block_takes_its_weights_and_publishes_when_one_does(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fl_node.role.LOOK_AGAIN", 0.005)
     lines: list[str] = []
     for module in ("fl_node.role.say", "fl_node.learner.say", "fl_node.logs.say"):
         monkeypatch.setattr(module, lambda _event, message, **_: lines.append(message))
@@ -261,7 +269,7 @@ def test_a_learner_goes_on_with_the_next_global_weights_that_it_can_train(run: R
         run.store.add(file.path)
         header.set_global_weight(file.cid, header.chain.nonce())
 
-    site = Site(run.site.chain, run.site.chain.contract(header.address), run.store, tmp_path / "other", patience=0.1)
+    site = run.elsewhere(header, tmp_path / "other")
     publish(1, 3e38)
     trainer = Careful()
     one = learner.of_mode(site, plan, trainer)
@@ -283,7 +291,7 @@ def test_a_learner_says_that_global_weights_are_bad_and_waits_for_good_ones(run:
     file = weights.write(run.folder / "bad", meta, {"a": np.full(3, np.nan, np.float32)})
     run.store.add(file.path)
     contract.set_global_weight(file.cid, header.nonce())
-    site = Site(run.site.chain, run.site.chain.contract(contract.address), run.store, run.folder / "other", 0.1)
+    site = run.elsewhere(contract, run.folder / "other")
     trainer = Adder()
     with pytest.raises(GaveUp, match=r"those of round 0 .* are refused: tensor a has values that are not finite"):
         learner.run(site, lambda _: trainer)
@@ -293,7 +301,7 @@ def test_a_learner_says_that_global_weights_are_bad_and_waits_for_good_ones(run:
 def test_a_learner_that_is_not_registered_waits_for_that(run: Run, rpc: str) -> None:
     header = Chain(rpc, HEADER)
     contract = header.contract(str(header.deploy(run.contract.plan()).contract))
-    site = Site(run.site.chain, run.site.chain.contract(contract.address), run.store, run.folder / "other", 0.1)
+    site = run.elsewhere(contract, run.folder / "other")
     with pytest.raises(GaveUp, match=f"the header to register {ALICE.address}"):
         learner.run(site, lambda _: Adder())
 

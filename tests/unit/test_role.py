@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,45 +25,33 @@ from fl_node.errors import (
 )
 from fl_node.place import EmbeddedPlace
 from fl_node.plan import Plan
-from fl_node.role import Done, Site, Waiting, fetch_plan, reconcile
+from fl_node.role import Done, Site, Timing, Waiting, fetch_plan, reconcile
 from fl_node.store import FolderStore
+from tests.helpers.clock import FakeClock
 
 PLAN = Plan.model_validate({"name": "test", "data": {"name": "digits"}})
+TIMING = Timing()
 FOREVER = 10_000.0
 """Seconds that no test lasts."""
+HANG = 300.0
+"""Seconds after which a role that nobody kills has hung."""
 LONG = 200
 """Looks at the chain in a long wait."""
 
 
 @pytest.fixture
-def site(rpc: str, tmp_path: Path) -> Site:
-    """What a header has at hand, with a new contract."""
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def site(rpc: str, tmp_path: Path, clock: FakeClock) -> Site:
+    """What a header has at hand, with a new contract, and a clock of the test's own."""
     chain = Chain(rpc, HEADER)
     store = FolderStore(tmp_path / "store")
     (tmp_path / "plan.json").write_bytes(PLAN.to_bytes())
     contract = chain.contract(str(chain.deploy(store.add(tmp_path / "plan.json")).contract))
-    return Site(chain, contract, store, tmp_path / "work")
-
-
-class Clock:
-    """Time that passes only while a role sleeps, so that no test depends on the machine's speed."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Replace the role's clock."""
-    clock = Clock()
-    monkeypatch.setattr(role, "time", clock)
-    return clock
+    return Site(chain, contract, store, tmp_path / "work", timing=Timing(clock=clock))
 
 
 @pytest.fixture
@@ -74,15 +63,15 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def patient(site: Site, seconds: float) -> Site:
-    return Site(site.chain, site.contract, site.store, site.folder, seconds)
+    return replace(site, patience=seconds)
 
 
-def steps(*results: object) -> tuple[Callable[[], Waiting | None], list[float]]:
+def steps(clock: FakeClock, *results: object) -> tuple[Callable[[], Waiting | None], list[float]]:
     """Return a step that gives or raises these one after the other, then Done, and the times of its calls."""
     left, called = iter(results), []
 
     def step() -> Waiting | None:
-        called.append(role.time.monotonic())
+        called.append(clock.monotonic())
         result = next(left, Done())
         if isinstance(result, Exception):
             raise result
@@ -92,14 +81,14 @@ def steps(*results: object) -> tuple[Callable[[], Waiting | None], list[float]]:
     return step, called
 
 
-def test_a_step_that_did_something_is_followed_by_the_next_without_a_pause(site: Site, clock: Clock) -> None:
-    step, called = steps(*[None] * 20)
+def test_a_step_that_did_something_is_followed_by_the_next_without_a_pause(site: Site, clock: FakeClock) -> None:
+    step, called = steps(clock, *[None] * 20)
     reconcile(site, step)
     assert called == [called[0]] * 21
 
 
-def test_a_new_block_ends_a_wait(monkeypatch: pytest.MonkeyPatch, site: Site, said: list[str]) -> None:
-    monkeypatch.setattr(role, "LOOK_AGAIN", FOREVER)
+def test_a_new_block_ends_a_wait(site: Site, said: list[str]) -> None:
+    site = replace(site, timing=Timing(look_again=FOREVER))
     registered = site.chain.nonce()
     threading.Timer(0.1, site.contract.register_learner, [1, ALICE.address, registered]).start()
 
@@ -112,7 +101,7 @@ def test_a_new_block_ends_a_wait(monkeypatch: pytest.MonkeyPatch, site: Site, sa
     assert said == ["waiting: learner 1 to be registered"]
 
 
-def test_a_block_that_came_during_a_step_is_not_slept_through(site: Site, clock: Clock) -> None:
+def test_a_block_that_came_during_a_step_is_not_slept_through(site: Site, clock: FakeClock) -> None:
     def step() -> Waiting | None:
         if site.contract.learners():
             raise Done
@@ -121,19 +110,19 @@ def test_a_block_that_came_during_a_step_is_not_slept_through(site: Site, clock:
 
     start = clock.now
     reconcile(site, step)
-    assert clock.now - start <= role.FIRST_PAUSE
+    assert clock.now - start <= TIMING.first_pause
 
 
-def test_a_wait_with_an_end_ends_there_without_a_block(site: Site, clock: Clock) -> None:
-    step, called = steps(Waiting("the end of the round", clock.now + 0.2))
+def test_a_wait_with_an_end_ends_there_without_a_block(site: Site, clock: FakeClock) -> None:
+    step, called = steps(clock, Waiting("the end of the round", clock.now + 0.2))
     reconcile(site, step)
     assert called[1] - called[0] == pytest.approx(0.2)
 
 
-def test_everything_is_looked_at_again_after_a_while_without_a_block(site: Site, clock: Clock) -> None:
-    step, called = steps(*[Waiting("nothing")] * 3)
+def test_everything_is_looked_at_again_after_a_while_without_a_block(site: Site, clock: FakeClock) -> None:
+    step, called = steps(clock, *[Waiting("nothing")] * 3)
     reconcile(site, step)
-    assert np.diff(called) == pytest.approx([role.LOOK_AGAIN] * 3)
+    assert np.diff(called) == pytest.approx([TIMING.look_again] * 3)
 
 
 class _Stuck(Chain):
@@ -145,7 +134,7 @@ class _Stuck(Chain):
         return self.stuck_at == self.block_number()
 
 
-def test_a_chain_that_is_stuck_is_nudged(site: Site, clock: Clock) -> None:
+def test_a_chain_that_is_stuck_is_nudged(site: Site, clock: FakeClock) -> None:
     chain = _Stuck(site.chain.rpc, HEADER)
     chain.stuck_at = before = chain.block_number()
     calls = 0
@@ -157,33 +146,33 @@ def test_a_chain_that_is_stuck_is_nudged(site: Site, clock: Clock) -> None:
             raise Done
         return Waiting("learner 1 to publish")
 
-    reconcile(Site(chain, site.contract, site.store, site.folder), step)
+    reconcile(replace(site, chain=chain), step)
     assert chain.block_number() == before + 1, "one nudge: the block that it made ended that"
 
 
 def test_a_role_that_waits_for_long_nudges_the_chain_again_and_again_ever_more_seldom(
-    site: Site, clock: Clock
+    site: Site, clock: FakeClock
 ) -> None:
     # One nudge may come while a line is still cut; then only another brings two chains together.
     before = site.chain.block_number()
-    step, called = steps(*[Waiting("learner 1 to publish")] * LONG)
+    step, called = steps(clock, *[Waiting("learner 1 to publish")] * LONG)
     reconcile(site, step)
     waited = called[-1] - called[0]
-    assert 2 <= site.chain.block_number() - before <= 1 + math.log2(waited / role.QUIET)
+    assert 2 <= site.chain.block_number() - before <= 1 + math.log2(waited / TIMING.quiet)
 
 
-def test_a_role_that_acts_between_waits_nudges_as_soon_in_the_second(site: Site, clock: Clock) -> None:
+def test_a_role_that_acts_between_waits_nudges_as_soon_in_the_second(site: Site, clock: FakeClock) -> None:
     before = site.chain.block_number()
-    once = int(1.5 * role.QUIET / role.LOOK_AGAIN)
+    once = int(1.5 * TIMING.quiet / TIMING.look_again)
     waits = [[Waiting(f"learner {n} to publish")] * once for n in (1, 2)]
-    step, _ = steps(*waits[0], None, *waits[1])
+    step, _ = steps(clock, *waits[0], None, *waits[1])
     reconcile(site, step)
     assert site.chain.block_number() == before + 2
 
 
-def test_what_is_waited_for_is_said_once_until_it_changes(site: Site, said: list[str], clock: Clock) -> None:
+def test_what_is_waited_for_is_said_once_until_it_changes(site: Site, said: list[str], clock: FakeClock) -> None:
     one, other = Waiting("learner 1"), Waiting("learner 2")
-    step, _ = steps(one, one, other, other, one, None, one)
+    step, _ = steps(clock, one, one, other, other, one, None, one)
     reconcile(site, step)
     assert said == [f"waiting: learner {n}" for n in (1, 2, 1, 1)]
 
@@ -194,16 +183,16 @@ def test_what_is_waited_for_is_said_once_until_it_changes(site: Site, said: list
     ids=lambda error: type(error).__name__,
 )
 def test_trouble_with_chain_or_store_is_said_and_waited_for(
-    site: Site, said: list[str], clock: Clock, trouble: Exception
+    site: Site, said: list[str], clock: FakeClock, trouble: Exception
 ) -> None:
-    step, called = steps(trouble, trouble, None)
+    step, called = steps(clock, trouble, trouble, None)
     reconcile(site, step)
     assert len(called) == 4
     assert said == [f"waiting: {trouble}"]
 
 
-def test_a_full_disk_is_said_and_waited_for(site: Site, said: list[str], clock: Clock) -> None:
-    step, _ = steps(OSError(28, "No space left on device", "work/global-1"))
+def test_a_full_disk_is_said_and_waited_for(site: Site, said: list[str], clock: FakeClock) -> None:
+    step, _ = steps(clock, OSError(28, "No space left on device", "work/global-1"))
     reconcile(site, step)
     assert said == ["waiting: work/global-1: No space left on device"]
 
@@ -213,28 +202,28 @@ def test_a_full_disk_is_said_and_waited_for(site: Site, said: list[str], clock: 
     [ContractError("NotHeader"), PlanError("bad"), ConfigError("bad"), ValueError("a mistake in a program")],
     ids=lambda error: type(error).__name__,
 )
-def test_what_no_waiting_mends_ends_the_role(site: Site, error: Exception) -> None:
-    step, called = steps(error)
+def test_what_no_waiting_mends_ends_the_role(site: Site, clock: FakeClock, error: Exception) -> None:
+    step, called = steps(clock, error)
     with pytest.raises(type(error)):
         reconcile(site, step)
     assert len(called) == 1
 
 
-def test_a_role_gives_up_when_nothing_changes_and_says_what_it_waited_for(site: Site, clock: Clock) -> None:
+def test_a_role_gives_up_when_nothing_changes_and_says_what_it_waited_for(site: Site, clock: FakeClock) -> None:
     start = clock.now
     with pytest.raises(GaveUp, match=r"gave up after 30 s .*waiting: learner 2 to publish"):
         reconcile(patient(site, 30), lambda: Waiting("learner 2 to publish"))
-    assert 30 < clock.now - start <= 30 + role.LOOK_AGAIN
+    assert 30 < clock.now - start <= 30 + TIMING.look_again
 
 
-def test_patience_begins_anew_with_each_change(site: Site, clock: Clock) -> None:
+def test_patience_begins_anew_with_each_change(site: Site, clock: FakeClock) -> None:
     waits = [Waiting("something")] * 14
-    step, called = steps(*waits, None, *waits, None, *waits)
+    step, called = steps(clock, *waits, None, *waits, None, *waits)
     reconcile(patient(site, 30), step)
     assert called[-1] - called[0] > 2 * 30
 
 
-def test_blocks_that_bring_nothing_are_no_change(site: Site, clock: Clock) -> None:
+def test_blocks_that_bring_nothing_are_no_change(site: Site, clock: FakeClock) -> None:
     """Roles that wait nudge the chain, so that blocks come whatever is amiss."""
     end = clock.now + 100
 
@@ -248,9 +237,9 @@ def test_blocks_that_bring_nothing_are_no_change(site: Site, clock: Clock) -> No
         reconcile(patient(site, 3), step)
 
 
-def test_a_chain_that_is_down_is_given_up_too(clock: Clock, tmp_path: Path, free_port: Callable[[], int]) -> None:
+def test_a_chain_that_is_down_is_given_up_too(clock: FakeClock, tmp_path: Path, free_port: Callable[[], int]) -> None:
     chain = Chain(f"http://127.0.0.1:{free_port()}", ALICE)
-    site = Site(chain, Contract(chain, ALICE.address), FolderStore(tmp_path), tmp_path, 20)
+    site = Site(chain, Contract(chain, ALICE.address), FolderStore(tmp_path), tmp_path, 20, Timing(clock=clock))
     with pytest.raises(GaveUp, match="can't be reached; is the node running"):
         reconcile(site, lambda: Waiting(str(site.contract.state())))
 
@@ -268,7 +257,7 @@ def test_a_role_survives_a_chain_that_is_killed_and_comes_back(
 ) -> None:
     chain = Chain(place.start()["header"].rpc, HEADER)
     contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan")).contract))
-    site = Site(chain, contract, FolderStore(tmp_path), tmp_path, 30.0)
+    site = Site(chain, contract, FolderStore(tmp_path), tmp_path, HANG)
     seen: list[int] = []
 
     def step() -> Waiting | None:
