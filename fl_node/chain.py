@@ -43,6 +43,8 @@ MAX_FEE = 100 * 10**9
 """Fees in wei a gas: the least that a sealer takes, and a bound far above any base fee of an idle chain."""
 RECEIPT_PATIENCE = 10.0
 """Seconds after which a transaction that is in no block is given back to the caller, who looks again."""
+GIVE_PATIENCE = 120.0
+"""Seconds in which a block must take a transfer: sealers may have to find each other first."""
 SEAL_PATIENCE = 2.0
 """Seconds that a node has to seal before a transaction is given back to the caller unsent."""
 BATCH = 500
@@ -345,10 +347,18 @@ class Chain:
         """
         if (owned := self.balance(self.address)) <= wei:
             raise ChainError(f"chain at {self.rpc}: {self.address} owns {owned} wei and can't give {wei}")
-        receipt = self._send(Web3.to_checksum_address(address), "0x", TRANSFER_GAS, self.nonce(), value=wei)
-        if receipt is None:
-            raise ChainError(f"chain at {self.rpc}: the transfer to {address} was not sealed; try again")
-        return receipt
+        nonce, deadline = self.nonce(), time.monotonic() + GIVE_PATIENCE
+        while time.monotonic() < deadline:
+            is_used = self.nonce() > nonce
+            # With the same nonce, so that the ether is given once.
+            if receipt := self._send(Web3.to_checksum_address(address), "0x", TRANSFER_GAS, nonce, value=wei):
+                return receipt
+            if is_used:  # by another transaction of this account
+                nonce = self.nonce()
+        raise ChainError(
+            f"chain at {self.rpc}: no block took the transfer to {address} in {GIVE_PATIENCE:g} s; "
+            "are enough sealers running?"
+        )
 
     def contract(self, address: str) -> Contract:
         """Return the contract at an address.

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accounts import ALICE, BOB, HEADER, MALLORY, POOR
+from accounts import ALICE, BOB, HEADER, MALLORY, POOR, account
 
 from fl_node import chain as chains
 from fl_node import cid
 from fl_node import rpc as rpcs
-from fl_node.chain import Chain, Contract, State, create_key, load_key, wait_until
+from fl_node.chain import Chain, Contract, Receipt, State, create_key, load_key, wait_until
 from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError
 
 PLAN = cid.of_bytes(b"plan")
@@ -272,6 +272,37 @@ def test_what_is_sealed_tells_sender_gas_and_time(header: Contract) -> None:
         assert sealed[one.transaction].gas == one.gas
         assert sealed[one.transaction].time == header.chain.timestamp(one.block)
     assert header.chain.sealed([]) == {}
+
+
+class _Unlucky(Chain):
+    """A chain on which the first transfer is in no block in time."""
+
+    waits = 1
+
+    def _receipt(self, transaction: Any, patience: float = 0.0) -> Receipt | None:
+        if self.waits:
+            self.waits -= 1
+            return None
+        return super()._receipt(transaction, patience)
+
+
+class _Overtaken(Chain):
+    """A chain on which another transaction of the account uses the number of the first transfer."""
+
+    overtaken = False
+
+    def _send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
+        if not self.overtaken:
+            self.overtaken = True
+            Chain(self.rpc, self.account).nudge()
+        return super()._send(to, data, gas, nonce, value)
+
+
+@pytest.mark.parametrize("kind", [_Unlucky, _Overtaken])
+def test_ether_is_given_once_however_long_it_takes(rpc: str, kind: type[Chain]) -> None:
+    receiver = account(f"receiver {kind.__name__}").address
+    kind(rpc, ALICE).give(receiver, 10**15)
+    assert Chain(rpc).balance(receiver) == 10**15
 
 
 def test_an_account_that_owns_nothing_is_told_so(rpc: str) -> None:
