@@ -7,6 +7,7 @@ So MkDocs itself checks a link from ``docs/`` to a file elsewhere, and one that 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import json
 import re
@@ -22,6 +23,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 
+from fl_node import logs
+from fl_node.events import EVENTS, Event, Wait
 from fl_node.plan import LATER, REQUIRED, Plan
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +52,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/commands.md": commands(),
         "reference/plan.md": plan(),
         "reference/contract.md": contract(),
+        "reference/events.md": events(),
     }
     made = [File.generated(config, name, content=content) for name, content in generated.items()]
     return Files([*from_here, *beside, *made])
@@ -172,6 +176,27 @@ def _default(section: type[BaseModel], name: str) -> str:
 
 def _toml(value: object) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def events() -> str:
+    """Return the page of the events that header and learners log."""
+    parts = [
+        "# Events",
+        "Header and learners log an event for each step. On a terminal an event is a line of text; elsewhere it is a "
+        "JSON object on a line of its own: in a lab's `logs/`, and on a host in the journal. Each object has `time`, "
+        "`level`, `node`, `event` (its name), `message` (the text) and the fields below. Programs should match names "
+        "and fields: `message` and `detail` are for people and may change.",
+        "`fl-node logs RUN` shows the events of a run as text, `--event NAME` only some of them. "
+        f"`{logs.FORMAT}=text` or `json` overrides the choice of the format.",
+        "| Event | Fields | When |\n| --- | --- | --- |\n" + "\n".join(map(_event_row, EVENTS.values())),
+        "Why a role waits (`reason` of `waiting`): " + ", ".join(f"`{one}`" for one in get_args(Wait)) + ".",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _event_row(kind: type[Event]) -> str:
+    fields = ", ".join(f"`{one.name}`" for one in dataclasses.fields(kind))
+    return f"| `{kind.name}` | {fields} | {inspect.getdoc(kind)} |"
 
 
 def contract() -> str:

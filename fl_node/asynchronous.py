@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_node import history, weights
+from fl_node import events, history, weights
 from fl_node.aggregate import check_bounds
 from fl_node.aggregate.asynchronous import Update, asynchronous_file
 from fl_node.chain import Contract, LogEntry, View
@@ -20,7 +20,7 @@ from fl_node.download import Arrival
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.header import FETCH_TRY, MISSING, Header
 from fl_node.learner import Learner
-from fl_node.logs import say
+from fl_node.logs import emit
 from fl_node.partition import shard_size
 from fl_node.plan import Plan
 from fl_node.role import Waiting
@@ -71,7 +71,7 @@ def check_update(
     """
     began = file.local_meta.round
     if began > newest:
-        raise WeightsError(f"metadata: round is {began}; should be {newest} or before")
+        raise WeightsError(f"metadata: round is {began}; should be {newest} or before", "metadata.round")
     weights.check_local(
         file,
         plan=plan_cid,
@@ -104,7 +104,7 @@ class AsynchronousHeader(Header):
             if self._said_round < 0:
                 self._seen, self._arrivals, self._said_missing = {}, {}, set()
             self._said_round, self._round_start = state.round, clock.monotonic()
-            say("round", f"round {state.round} begins with {global_cid}", round=state.round)
+            emit(events.RoundStarted(round=state.round, cid=global_cid))
         parent = self._global(state.round, global_cid)
         taken = dict(parent.global_meta.taken or ())
         everything = publications(contract.log())
@@ -117,9 +117,11 @@ class AsynchronousHeader(Header):
             files = f"{len(good)} of {wanted} updates are there" if wanted > 1 else "an update"
             missing = f"; the file of learner {', '.join(waits)} is to arrive" if waits else ""
             until = None if late else deadline
-            return Waiting(f"round {state.round}: {files}{missing}", until, self._changes, seen)
+            detail = f"round {state.round}: {files}{missing}"
+            return Waiting("updates", detail, round=state.round, until=until, watch=self._changes, seen=seen)
         for one in (*good, *refused):
             taken[one.node_id] = max(taken.get(one.node_id, 0), one.number)
+        start = time.monotonic()
         file = asynchronous_file(
             self._site.folder / f"global-{state.round + 1}.safetensors",
             plan,
@@ -130,9 +132,14 @@ class AsynchronousHeader(Header):
             taken=list(taken.items()),
         )
         if file.cid != self._pending:
-            names = ", ".join(str(one.node_id) for one in good)
-            took = f"round {state.round}: took the update of learner {names}"
-            say("aggregated", took, round=state.round, cid=file.cid)
+            emit(
+                events.UpdatesAggregated(
+                    round=state.round,
+                    cid=file.cid,
+                    learners=tuple(one.node_id for one in good),
+                    seconds=time.monotonic() - start,
+                )
+            )
         self._site.store.add(file.path)
         return self._publish(file, view.nonce)
 
@@ -155,7 +162,8 @@ class AsynchronousHeader(Header):
             found = self._look_at(one, everything, newest)
             if found is None:
                 download = self._downloads.get((one.node_id, one.number))
-                held[one.node_id] = f"{one.node_id}{download.share if download else ''}"
+                share = download.share if download else 0.0
+                held[one.node_id] = f"{one.node_id} ({share:.0%} is here)" if share else f"{one.node_id}"
             elif isinstance(found, Refusal):
                 refused.append(one)
             else:
@@ -177,15 +185,15 @@ class AsynchronousHeader(Header):
         try:
             before = [other for other in everything if other.node_id == one.node_id and other.number < one.number]
             if too_often(one, everything):
-                raise WeightsError(history.TOO_OFTEN)
+                raise WeightsError(history.TOO_OFTEN, "too_many_publications")
             if one.cid in [other.cid for other in before]:
-                raise WeightsError("was published before")
+                raise WeightsError("was published before", "repeated")
             if one.node_id > self._plan.learners:
-                raise WeightsError(f"the plan has shards for learners 1 to {self._plan.learners}")
+                raise WeightsError(f"the plan has shards for learners 1 to {self._plan.learners}", "shard")
             if not self._arrive(one, path, newest):
                 missing = key in self._arrivals and self._arrivals[key].is_missing(self._plan.fetch_timeout)
                 if known is None and missing and self._downloads.get(key) is None:
-                    return self._refuse_update(one, newest, MISSING)
+                    return self._refuse_update(one, newest, MISSING, MISSING)
                 return known if isinstance(known, Refusal) else None
             file = weights.read(path, self._shapes, one.cid)
             check_update(file, self._site.contract, self._plan, self._plan_cid, one.node_id, newest)
@@ -193,25 +201,25 @@ class AsynchronousHeader(Header):
             raise
         except (TooLarge, WrongContent, WeightsError) as error:
             path.unlink(missing_ok=True)
-            return self._refuse_update(one, newest, str(error))
+            return self._refuse_update(one, newest, str(error), error.code)
         # Should these weights be out of reach, that is not the learner's fault.
         start = self._global(file.local_meta.round, file.local_meta.parent)
         try:
             check_bounds(file, start, self._plan)
         except WeightsError as error:
             path.unlink(missing_ok=True)
-            return self._refuse_update(one, newest, str(error))
+            return self._refuse_update(one, newest, str(error), error.code)
         self._seen[key] = file
         meta = file.local_meta
-        say(
-            "took",
-            f"round {newest}: took learner {one.node_id}'s {one.cid}, begun in round {meta.round} "
-            f"({meta.accuracy:.2%})",
-            round=newest,
-            learner=one.node_id,
-            cid=one.cid,
-            accuracy=meta.accuracy,
-            loss=meta.loss,
+        emit(
+            events.UpdateAccepted(
+                round=newest,
+                learner=one.node_id,
+                cid=one.cid,
+                accuracy=meta.accuracy,
+                loss=meta.loss,
+                base_round=meta.round,
+            )
         )
         return file
 
@@ -246,20 +254,12 @@ class AsynchronousHeader(Header):
     def _say_update_missing(self, one: Publication, newest: int, why: str) -> None:
         if (one.node_id, one.number) not in self._said_missing:
             self._said_missing.add((one.node_id, one.number))
-            text = f"round {newest}: learner {one.node_id}'s file is missing, trying again: {why}"
-            say("missing", text, round=newest, learner=one.node_id, cid=one.cid)
+            emit(events.UpdateMissing(round=newest, learner=one.node_id, cid=one.cid, detail=why))
 
-    def _refuse_update(self, one: Publication, newest: int, reason: str) -> Refusal:
+    def _refuse_update(self, one: Publication, newest: int, reason: str, code: str) -> Refusal:
         refusal = Refusal(one.node_id, one.cid, weights.as_reason(reason))
         self._seen[one.node_id, one.number] = refusal
-        say(
-            "refused",
-            f"round {newest}: refused learner {one.node_id}'s {one.cid}: {reason}",
-            round=newest,
-            learner=one.node_id,
-            cid=one.cid,
-            reason=reason,
-        )
+        emit(events.UpdateRejected(round=newest, learner=one.node_id, cid=one.cid, reason=code, detail=reason))
         return refusal
 
     def _reason(self, one: Publication) -> str:
@@ -303,7 +303,7 @@ class AsynchronousLearner(Learner):
             return None
         if state.round <= self._last:
             text = f"global weights newer than {state.round}"
-            return Waiting(text, watch=contract.round, seen=state.round)
+            return Waiting("newer_weights", text, round=state.round, watch=contract.round, seen=state.round)
         return self._train(state.round, node_id, global_cid)
 
     def _is_published(self, node_id: int, name: str) -> bool:

@@ -147,6 +147,8 @@ DEFAULT_RPC = "http://127.0.0.1:8545"
 DEFAULT_STORE = "/ip4/127.0.0.1/tcp/5001"
 
 _verbose = False
+_is_role = False
+"""Whether this process logs events, as header and learners do."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -177,6 +179,8 @@ def options(
 
 def main() -> None:
     """Run the command line; every error that a user can mend is one line and an exit code."""
+    global _is_role
+    _is_role = False
     pin_environment()
     streams.prepare()
     prepare()
@@ -187,7 +191,8 @@ def main() -> None:
     except FLNodeError as error:
         if _verbose:
             errors.print(traceback.format_exc(), end="")
-        errors.print(f"fl-node: {error}")
+        if not _log_failure(error):
+            errors.print(f"fl-node: {error}")
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         # As on a controller, which has what it needs to reach hosts and no more.
@@ -445,6 +450,35 @@ def learner(
 
     record: role.Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
     _play(lambda: role.run(site, make, record))
+
+
+@app.command()
+def logs(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN|-", help="The folder of a run, such as runs/demo, or - for standard input.")
+    ],
+    nodes: Annotated[
+        list[str] | None, typer.Option("--node", help="Only of this node, such as learner-1; may be repeated.")
+    ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--event", help="Only events of this name; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what header and learners have logged, in order of time.
+
+    Roles log JSON lines where standard error is no terminal: to the log files of a lab's run, and on a host to the
+    journal. This shows them as text. On a host: journalctl -u fl-learner -o cat --follow | fl-node logs -
+    """
+    from fl_node import events as kinds
+    from fl_node import logs as logging_
+
+    for name in names or ():
+        if name not in kinds.EVENTS:
+            raise ConfigError(f"--event {name}: there are {', '.join(kinds.EVENTS)}")
+    for event in logging_.read(source, nodes or ()):
+        if not names or event["event"] in names:
+            print(json.dumps(event) if as_json else logging_.sentence(event), flush=True)
 
 
 @app.command()
@@ -1256,7 +1290,8 @@ def _site(
     from fl_node import store as stores
     from fl_node.chain import Chain, load_key, wait_until
     from fl_node.errors import ChainUnreachable, GaveUp
-    from fl_node.logs import configure, say
+    from fl_node.events import RoleStarted, Waiting
+    from fl_node.logs import configure, emit
     from fl_node.role import Site
 
     configure(name, as_json=as_json, verbose=_verbose)
@@ -1270,25 +1305,39 @@ def _site(
         except ChainUnreachable as error:
             if not said:
                 said.append(str(error))
-                say("waiting", f"waiting: {error}", what=str(error))
+                emit(Waiting(reason="chain_unreachable", detail=str(error)))
         return bool(found)
 
     said: list[str] = []
     if not wait_until(look, patience or float("inf"), 0.5):
-        raise GaveUp(f"gave up after {patience:g} s: {said[0]}")
+        raise GaveUp(f"gave up after {patience:g} s: {said[0]}", "chain_unreachable")
     work = folder / contract.lower()
     work.mkdir(parents=True, exist_ok=True)
-    say("starting", f"{name} of contract {contract}, with account {chain.address}", account=chain.address)
+    global _is_role
+    _is_role = True  # from now on an error is an event
+    emit(RoleStarted(role=name, contract=contract, account=chain.address))
     return Site(chain, found[0], files, work, patience)
 
 
+def _log_failure(error: FLNodeError) -> bool:
+    """Log the error if a role ends with it; return whether standard error has it in its log."""
+    if not _is_role:
+        return False
+    from fl_node import logs
+    from fl_node.events import RoleFailed
+
+    logs.emit(RoleFailed(error=type(error).__name__, exit_code=error.exit_code, detail=str(error)))
+    return logs.is_json()
+
+
 def _play(role: Any) -> None:
-    from fl_node.logs import say
+    from fl_node.events import RoleStopped
+    from fl_node.logs import emit
 
     try:
         role()
     except _Terminated:
-        say("stopped", "stopped by a signal; to go on, start it again")
+        emit(RoleStopped())
 
 
 @contextlib.contextmanager

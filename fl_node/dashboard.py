@@ -12,7 +12,6 @@ import base64
 import contextlib
 import ipaddress
 import json
-import logging
 import secrets
 import socket
 import threading
@@ -33,10 +32,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fl_node import metrics
+from fl_node import events, metrics
 from fl_node.errors import ConfigError, DataError, FLNodeError
 from fl_node.images import as_mnist
-from fl_node.logs import say
+from fl_node.logs import emit
 from fl_node.observer import Newest, Observer
 from fl_node.plan import SIDE
 from fl_node.predictor import Busy, NoAnswer, Predictor
@@ -141,7 +140,7 @@ def measure(observer: Observer, predictor: Predictor, ending: threading.Event) -
             continue
         except FLNodeError as error:
             done = newest.cid
-            say("not evaluated", f"global weights {newest.round}: {error}", level=logging.WARNING, round=newest.round)
+            emit(events.EvaluationFailed(round=newest.round, detail=str(error)))
 
 
 class _Connection(H11Protocol):

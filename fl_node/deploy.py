@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fl_node import files
+from fl_node import events, files
 from fl_node import plan as plans
 from fl_node.aggregate import initial_file
 from fl_node.chain import Chain, Contract
 from fl_node.errors import ChainError, ConfigError
-from fl_node.logs import say, say_sealed
+from fl_node.logs import emit
 from fl_node.model import Trainer
 from fl_node.plan import Plan
 from fl_node.store import Store
@@ -53,10 +53,10 @@ def deploy(
     plan_file = folder / "plan.json"
     files.write(plan_file, plan.to_bytes())
     plan_cid = store.add(plan_file)
-    say("stored", f"stored the plan {plan.name} as {plan_cid}", cid=plan_cid)
+    emit(events.PlanStored(plan=plan.name, cid=plan_cid))
     receipt = chain.deploy(plan_cid)
     contract = chain.contract(str(receipt.contract))
-    say_sealed("deployed", f"deployed the contract {contract.address}", receipt, contract=contract.address)
+    emit(events.ContractDeployed(contract=contract.address, block=receipt.block, gas=receipt.gas))
     for node_id, account in sorted(learners.items()):
         register(contract, node_id, account)
     start(contract, store, initial_file(folder / "global-0.safetensors", plan, plan_cid, trainer.initial()))
@@ -71,7 +71,7 @@ def register(contract: Contract, node_id: int, account: str) -> None:
             return
         receipt = contract.register_learner(node_id, account, view.nonce)
         if receipt is not None:
-            say("registered", f"registered {account} as learner {node_id}", learner=node_id, account=account)
+            emit(events.LearnerRegistered(learner=node_id, account=account))
             return
     raise ChainError(f"no block took the registration of learner {node_id}; are enough sealers running?")
 
@@ -85,6 +85,6 @@ def start(contract: Contract, store: Store, file: WeightsFile) -> None:
             return
         receipt = contract.set_global_weight(file.cid, view.nonce)
         if receipt is not None:
-            say("published", f"published the initial weights {file.cid}", round=0, cid=file.cid)
+            emit(events.GlobalWeightsPublished(round=0, cid=file.cid, block=receipt.block, gas=receipt.gas))
             return
     raise ChainError("no block took the initial weights; are enough sealers running?")

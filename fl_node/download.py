@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from fl_node.logs import say
+from fl_node import events
+from fl_node.logs import emit
 from fl_node.store import Progress, Store, silent
 
 if TYPE_CHECKING:
@@ -45,18 +46,11 @@ class Meter:
             self._told, self._before = now, received
 
 
-def size(received: int, length: int | None, rate: float) -> str:
-    """Say how far a file is, such as ``12.0 of 930.1 MB, 3.4 MB/s``."""
-    whole = f" of {length / 1e6:.1f}" if length else ""
-    return f"{received / 1e6:.1f}{whole} MB, {rate / 1e6:.1f} MB/s"
-
-
 def logged(name: str) -> Meter:
     """Return a meter that logs how far the file with this CID is."""
 
     def tell(received: int, length: int | None, rate: float) -> None:
-        text = f"fetching {name}: {size(received, length, rate)}"
-        say("fetching", text, cid=name, received=received, length=length, rate=round(rate))
+        emit(events.FileFetching(cid=name, received=received, length=length, rate=round(rate)))
 
     return Meter(tell)
 
@@ -103,9 +97,9 @@ class Download:
         self._part.replace(self._path)
 
     @property
-    def share(self) -> str:
-        """How much is here, in steps of ten percent, such as `` (40 % is here)``; empty where nobody knows."""
-        return f" ({10 * (10 * self.received // self.length)} % is here)" if self.length and self.received else ""
+    def share(self) -> float:
+        """The share that is here, in steps of 0.1; 0 where nobody knows."""
+        return (10 * self.received // self.length) / 10 if self.length else 0.0
 
     @property
     def idle(self) -> float:
@@ -237,7 +231,7 @@ class ShownStore:
             def tell(received: int, length: int | None, rate: float) -> None:
                 if not status:
                     status.append(shown.enter_context(self._console.status("")))
-                status[0].update(f"fetching {file_cid}: {size(received, length, rate)}")
+                status[0].update(f"fetching {file_cid}: {events.size(received, length, rate)}")
 
             meter = Meter(tell, self._every)
 

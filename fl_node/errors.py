@@ -77,15 +77,41 @@ class FileMissing(StoreError):
 
 
 class WeightsError(FLNodeError):
-    """A model file that is not what it claims to be, or not what is wanted; it is refused."""
+    """A model file that is not what it claims to be, or not what is wanted; it is rejected.
+
+    Parameters
+    ----------
+    message
+        What is wrong, for people.
+    code
+        Which check failed, for programs: ``malformed``, ``too_large``, ``tensors`` (names, shapes, types),
+        ``not_finite``, ``metadata.FIELD``, ``bounds``, ``repeated``, ``too_many_publications``, ``shard``, or
+        ``invalid``.
+    """
 
     exit_code = 6
 
+    def __init__(self, message: str, code: str = "invalid") -> None:
+        super().__init__(message)
+        self.code = code
+
 
 class GaveUp(FLNodeError):
-    """A role waited as long as it was told to, and stopped."""
+    """A role waited as long as it was told to, and stopped.
+
+    Parameters
+    ----------
+    message
+        What it waited for, for people.
+    code
+        The same for programs, one of :data:`fl_node.events.Wait`.
+    """
 
     exit_code = 7
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class BinaryError(FLNodeError):

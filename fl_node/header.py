@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import Counter
@@ -11,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fl_node import cid, history, weights
+from fl_node import cid, events, history, weights
 from fl_node.aggregate import (
     check_bounds,
     follows_parent,
@@ -24,7 +23,7 @@ from fl_node.chain import View
 from fl_node.deploy import start
 from fl_node.download import Arrival, Downloads, logged
 from fl_node.errors import ConfigError, FLNodeError, StoreError, StoreUnreachable, WeightsError
-from fl_node.logs import say, say_sealed
+from fl_node.logs import emit
 from fl_node.model import Trainer
 from fl_node.partition import shard_size
 from fl_node.plan import Plan
@@ -155,7 +154,7 @@ class Header:
         if state.round >= plan.rounds:
             if self._evaluator:
                 self._evaluator.shutdown()
-            say("finished", f"the run has ended after {plan.rounds} rounds", round=state.round)
+            emit(events.RunFinished(round=state.round))
             raise Done
         return self._lead(view, state.global_cid)
 
@@ -164,10 +163,10 @@ class Header:
         contract, plan = self._site.contract, self._plan
         state, learners = view.state, list(view.learners)
         if len(learners) < plan.required_learners:
-            return Waiting(f"{plan.required_learners - len(learners)} more learners to be registered")
+            return Waiting("registration", f"{plan.required_learners - len(learners)} more learners to be registered")
         if self._round is None or self._round.number != state.round or self._round.parent != global_cid:
             self._round = _Round(global_cid, state.round, self._site.timing.clock.monotonic())
-            say("round", f"round {state.round} begins with {global_cid}", round=state.round)
+            emit(events.RoundStarted(round=state.round, cid=global_cid))
         current = self._round
         published = contract.local_weights(current.number, learners)
         seen = self._changes()
@@ -177,7 +176,7 @@ class Header:
         file = self._aggregate(current, published, learners)
         self._site.store.add(file.path)
         if file.cid != self._pending:
-            say("stored", f"round {current.number}: stored {file.cid}", round=current.number, cid=file.cid)
+            emit(events.FileStored(round=current.number, cid=file.cid))
         if current.looks < LOOKS and contract.local_weights(current.number, learners) != published:
             # Take it in; but one that publishes again and again must not keep a round open.
             current.looks += 1
@@ -229,7 +228,7 @@ class Header:
             ):
                 current.too_often.add(node_id)
             if node_id in current.too_often:
-                self._refuse(current, node_id, name, history.TOO_OFTEN)
+                self._refuse(current, node_id, name, history.TOO_OFTEN, "too_many_publications")
 
     def _take_one(self, current: _Round, key: tuple[int, str], start: WeightsFile) -> None:
         """Take or refuse a file that has arrived, or say that it is missing."""
@@ -258,31 +257,26 @@ class Header:
             raise
         except (TooLarge, WrongContent, WeightsError) as error:
             path.unlink(missing_ok=True)
-            self._refuse(current, node_id, name, str(error))
+            self._refuse(current, node_id, name, str(error), error.code)
         except StoreError as error:
             # Nobody has it, or what the hash names is no file: either may change while the round is open.
             arrival.failed(download)
             self._say_missing(current, key, str(error))
             if arrival.is_missing(self._plan.fetch_timeout) and key not in current.taken:
-                self._refuse(current, node_id, name, MISSING)
+                self._refuse(current, node_id, name, MISSING, MISSING)
         else:
             current.taken[key] = file
             meta = file.local_meta
-            say(
-                "took",
-                f"round {current.number}: took learner {node_id}'s {name} ({meta.accuracy:.2%})",
-                round=current.number,
-                learner=node_id,
-                cid=name,
-                accuracy=meta.accuracy,
-                loss=meta.loss,
+            emit(
+                events.UpdateAccepted(
+                    round=current.number, learner=node_id, cid=name, accuracy=meta.accuracy, loss=meta.loss
+                )
             )
 
     def _say_missing(self, current: _Round, key: tuple[int, str], why: str) -> None:
         if key not in current.said_missing:
             current.said_missing.add(key)
-            text = f"round {current.number}: learner {key[0]}'s file is missing, trying again: {why}"
-            say("missing", text, round=current.number, learner=key[0], cid=key[1])
+            emit(events.UpdateMissing(round=current.number, learner=key[0], cid=key[1], detail=why))
 
     def _local_shapes(self, node_id: int) -> weights.Shapes:
         return local_shapes(self._plan, self._shapes, node_id)
@@ -291,16 +285,9 @@ class Header:
         # By learner too: two may publish one hash, and only one of them rightly.
         return self._site.folder / f"learner-{node_id}-{name}.safetensors"
 
-    def _refuse(self, current: _Round, node_id: int, name: str, reason: str) -> None:
+    def _refuse(self, current: _Round, node_id: int, name: str, reason: str, code: str) -> None:
         current.taken[node_id, name] = Refusal(node_id, name, weights.as_reason(reason))
-        say(
-            "refused",
-            f"round {current.number}: refused learner {node_id}'s {name}: {reason}",
-            round=current.number,
-            learner=node_id,
-            cid=name,
-            reason=reason,
-        )
+        emit(events.UpdateRejected(round=current.number, learner=node_id, cid=name, reason=code, detail=reason))
 
     def _wait_for(self, current: _Round, published: dict[int, str], learners: list[int]) -> Waiting | None:
         """Return what the round still waits for, or None if it can close now."""
@@ -315,12 +302,15 @@ class Header:
         late = deadline is not None and self._site.timing.clock.monotonic() >= deadline
         if (everyone or late) and len(good) >= plan.required_learners:
             return None
+        downloads = {key: self._downloads.get(key) for key in coming}
+        shares = {key: download.share if download else 0.0 for key, download in downloads.items()}
         parts = []
         if silent:
             parts.append(f"learner {', '.join(map(str, silent))} to publish")
         if coming:
-            shares = {key: download.share for key in coming if (download := self._downloads.get(key))}
-            files = ", ".join(f"{key[0]}{shares.get(key, '')}" for key in coming)
+            files = ", ".join(
+                f"{key[0]} ({share:.0%} is here)" if (share := shares[key]) else f"{key[0]}" for key in coming
+            )
             parts.append(f"the file of learner {files} to arrive")
         if unregistered > 0:
             parts.append(f"{unregistered} more to register")
@@ -328,7 +318,14 @@ class Header:
             parts.append(f"learner {', '.join(map(str, refused))}, whose file was refused, to publish another")
         if late:
             parts.append(f"at least {plan.required_learners} good files, there are {len(good)}")
-        return Waiting(f"round {current.number}: {'; '.join(parts)}", None if late else deadline)
+        return Waiting(
+            "updates",
+            f"round {current.number}: {'; '.join(parts)}",
+            round=current.number,
+            learners=tuple(sorted({*silent, *(key[0] for key in coming), *(refused if everyone or late else ())})),
+            arriving={str(key[0]): share for key, share in shares.items() if share} or None,
+            until=None if late else deadline,
+        )
 
     def _aggregate(self, current: _Round, published: dict[int, str], learners: list[int]) -> WeightsFile:
         start = time.monotonic()
@@ -350,12 +347,13 @@ class Header:
             absent=[node_id for node_id in learners if node_id not in spoken_for],
         )
         if file.cid != self._pending:
-            say(
-                "aggregated",
-                f"round {current.number}: averaged {len(inputs)} local files in {time.monotonic() - start:.2f} s",
-                round=current.number,
-                cid=file.cid,
-                inputs=len(inputs),
+            emit(
+                events.UpdatesAggregated(
+                    round=current.number,
+                    cid=file.cid,
+                    learners=tuple(one.local_meta.node_id for one in inputs),
+                    seconds=time.monotonic() - start,
+                )
             )
         return file
 
@@ -364,10 +362,9 @@ class Header:
         self._pending = file.cid
         receipt = self._site.contract.set_global_weight(file.cid, nonce)
         if receipt is None:
-            return Waiting(f"a block that takes global weights {number}")
+            return Waiting("block", f"a block that takes global weights {number}", round=number)
         self._pending = ""
-        published = f"published global weights {number}, {file.cid},"
-        say_sealed("published", published, receipt, round=number, cid=file.cid)
+        emit(events.GlobalWeightsPublished(round=number, cid=file.cid, block=receipt.block, gas=receipt.gas))
         self._forget(file)
         return None
 
@@ -405,22 +402,22 @@ class Header:
             try:
                 score = self._trainer.evaluate(tensors)
             except FLNodeError as error:
-                say("not evaluated", f"global weights {round_}: {error}", level=logging.WARNING, round=round_)
+                emit(events.EvaluationFailed(round=round_, detail=str(error)))
                 return
             if not math.isfinite(score.loss):
-                text = (
-                    f"global weights {round_}: what the model says of the test {self._plan.data.noun} is not finite"
-                )
-                say("not evaluated", text, level=logging.WARNING, round=round_)
+                detail = f"the model's predictions on the test {self._plan.data.noun} are not finite"
+                emit(events.EvaluationFailed(round=round_, detail=detail))
                 return
-            say(
-                "evaluated",
-                f"global weights {round_}: {score.accuracy:.2%} of {score.count} test {self._plan.data.noun} right",
-                round=round_,
-                cid=name,
-                accuracy=score.accuracy,
-                loss=score.loss,
-                calibration_error=score.calibration_error,
+            emit(
+                events.GlobalWeightsEvaluated(
+                    round=round_,
+                    cid=name,
+                    accuracy=score.accuracy,
+                    loss=score.loss,
+                    count=score.count,
+                    noun=self._plan.data.noun,
+                    calibration_error=score.calibration_error,
+                )
             )
 
         self._evaluator.submit(work)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fl_node import binaries, run, sources, strict_json
+from fl_node import binaries, events, logs, run, sources
 from fl_node import place as places
 from fl_node import store as stores
 from fl_node.audit import Audit
@@ -21,7 +21,7 @@ from fl_node.chain import Chain, Contract, create_key, load_key
 from fl_node.conclude import conclude
 from fl_node.deploy import deploy
 from fl_node.ensemble import EnsembleTrainer, trainer_for
-from fl_node.errors import ChainUnreachable, JsonError, ProcessError
+from fl_node.errors import ChainUnreachable, ProcessError
 from fl_node.ipfs import IpfsNode
 from fl_node.model import KerasTrainer, Score
 from fl_node.place import EmbeddedPlace, Endpoint, Place, ProcessPlace
@@ -323,10 +323,8 @@ class Lab:
 
     def _listen(self, node: str, child: Child) -> None:
         for line in child.output:
-            try:
-                self._events.put((node, strict_json.loads(line)))
-            except JsonError:
-                continue  # a line that a library printed
+            if (event := logs.parse(line)) is not None:  # else a library has printed it
+                self._events.put((node, event))
 
     def _check(self) -> None:
         """Start again what was killed or stopped; a role that ended with an error of its own ends the lab."""
@@ -349,21 +347,21 @@ class Lab:
     def _take(self, node: str, event: dict[str, Any]) -> None:
         """Bring the progress up to date with what a role said."""
         progress = self._progress
-        kind, number = event.get("event"), event.get("round")
+        kind = event["event"]
         progress.doing[node] = str(event.get("message", ""))
-        if kind == "evaluated" and node == HEADER:
+        if kind == events.GlobalWeightsEvaluated.name:
             progress.globals_[int(event["round"])] = event["accuracy"]
             count, error = self._plan.data.test, event.get("calibration_error")
             self._scores[event["cid"]] = Score(event["accuracy"], event["loss"], count, error)
-        elif kind == "took":
+        elif kind == events.UpdateAccepted.name:
             progress.local.setdefault(int(event["round"]), {})[int(event["learner"])] = event["accuracy"]
-        elif kind == "published" and node == HEADER and number is not None:
-            progress.round = int(number)
+        elif kind == events.GlobalWeightsPublished.name:
+            progress.round = int(event["round"])
             if progress.round == self._plan.rounds:
                 self._ended = time.monotonic()
-        elif kind == "stopped":
+        elif kind == events.RoleStopped.name:
             self._stopped.add(node)
-        elif kind == "unfit":
+        elif kind == events.GlobalWeightsUnusable.name:
             unfit = self._unfit.setdefault(int(event["round"]), set())
             unfit.add(node)
             needed = 1 if self._plan.mode == "async" else self._plan.required_learners
@@ -379,7 +377,7 @@ class Lab:
         story.events.append((self.seconds(), node, event))
         if scenario is None or story.harm is not None or event.get("round") != ROUND:
             return
-        if (node, event.get("event")) == scenario.moment:
+        if (node, event["event"]) == scenario.moment:
             story.harm = self.seconds()
             self._step(f"scenario {scenario.name}: harm is done")
             scenario.harm(self, story)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -12,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fl_node import cid, partition, weights
+from fl_node import cid, events, partition, weights
 from fl_node.aggregate import check_bounds, global_shapes, local_shapes
 from fl_node.attack import poison, tamper
 from fl_node.chain import View
 from fl_node.download import logged
 from fl_node.errors import FileMissing, WeightsError
-from fl_node.logs import say, say_sealed
+from fl_node.logs import emit
 from fl_node.model import OnEpoch, Trainer
 from fl_node.plan import Plan
 from fl_node.role import Done, Site, Waiting, fetch_plan, reconcile
@@ -46,7 +45,7 @@ def run(site: Site, make_trainer: MakeTrainer, record: Record = lambda *_: None)
     make_trainer
         Called with the plan, once; returns the plan's model with the data to train it on.
     record
-        Called with accuracy and loss in training, by epoch of the whole run, and on the test images, by global epoch.
+        Called with accuracy and loss in training, by epoch of the whole run, and on the test images, by round.
 
     Raises
     ------
@@ -90,7 +89,7 @@ class Learner:
         self._trainer = trainer
         self._local: WeightsFile | None = None
         self._stored = ""
-        self._open = (-1, 0.0, "")
+        self._open: tuple[int, float, tuple[int, ...]] = (-1, 0.0, ())
         self._unfit: _Unfit | None = None
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
 
@@ -100,12 +99,12 @@ class Learner:
         view = contract.look(self._site.chain.address)
         state, node_id = view.state, view.node_id
         if state.round >= plan.rounds:
-            say("finished", f"the run has ended after {plan.rounds} rounds", round=state.round)
+            emit(events.RunFinished(round=state.round))
             raise Done
         if node_id is None:
-            return Waiting(f"the header to register {self._site.chain.address}")
+            return Waiting("registration", f"the header to register {self._site.chain.address}")
         if state.global_cid is None:
-            return Waiting("the header to publish the initial weights")
+            return Waiting("initial_weights", "the header to publish the initial weights")
         return self._work(view, node_id, state.global_cid)
 
     def _work(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
@@ -115,7 +114,7 @@ class Learner:
         local = self._finished(state.round, node_id, global_cid)
         if published and (published == local.cid if local else not self._is_old(published, state.round, node_id)):
             # With many learners there are many blocks; this one only needs that which closes the round.
-            return Waiting(self._others(state.round, view.learners), watch=contract.round, seen=state.round)
+            return self._wait_for_others(state.round, view.learners)
         if local is None:
             return self._train(state.round, node_id, global_cid)
         return self._publish(local, view.nonce)
@@ -132,16 +131,23 @@ class Learner:
             before.exists() and published == cid.of_file(before)
         )
 
-    def _others(self, round_: int, learners: Sequence[int]) -> str:
-        """Say for whom the round is open still; who is asked for less often than blocks come."""
+    def _wait_for_others(self, round_: int, learners: Sequence[int]) -> Waiting:
+        """Wait for the end of the round; who else is not done is asked less often than blocks come."""
         asked_for, asked, who = self._open
         now = self._site.timing.clock.monotonic()
         if asked_for != round_ or now - asked > ASK_OTHERS:
             published = self._site.contract.local_weights(round_, learners)
-            missing = [node_id for node_id in learners if node_id not in published]
-            who = f"learner {', '.join(str(n) for n in missing)}" if missing else "the header"
+            who = tuple(node_id for node_id in learners if node_id not in published)
             self._open = (round_, now, who)
-        return f"round {round_} to close; {who} is not done"
+        missing = f"learner {', '.join(map(str, who))}" if who else "the header"
+        return Waiting(
+            "round_end",
+            f"round {round_} to close; {missing} is not done",
+            round=round_,
+            learners=who,
+            watch=self._site.contract.round,
+            seen=round_,
+        )
 
     def _path(self, kind: str, round_: int) -> Path:
         return self._site.folder / f"{kind}-{round_}.safetensors"
@@ -157,11 +163,7 @@ class Learner:
             file = weights.read(path, local_shapes(self._plan, self._trainer.shapes(), node_id))
             weights.check_local(file, plan=self._plan_cid, node_id=node_id, round_=round_, parent=parent)
         except WeightsError as error:
-            say(
-                "discarded",
-                f"round {round_}: {path.name} is of no use, training again: {error}",
-                round=round_,
-            )
+            emit(events.LocalWeightsDiscarded(round=round_, file=path.name, detail=str(error)))
             path.unlink()
             return None
         self._local = file
@@ -184,12 +186,14 @@ class Learner:
         samples = self._shard(node_id)
         # Nothing can be learned from models that know nothing yet.
         teacher = file.mapped() if plan.distillation is not None and round_ > 0 else None
-        taught = f" and on what all models say of {plan.data.shared} shared images" if teacher is not None else ""
-        say(
-            "training",
-            f"round {round_}: training {plan.training.epochs} epochs on {len(samples)} {plan.data.noun}{taught}",
-            round=round_,
-            epochs=plan.training.epochs,
+        emit(
+            events.TrainingStarted(
+                round=round_,
+                epochs=plan.training.epochs,
+                samples=len(samples),
+                noun=plan.data.noun,
+                distilled=plan.data.shared if teacher is not None else None,
+            )
         )
         start = time.monotonic()
 
@@ -197,36 +201,32 @@ class Learner:
             step = round_ * plan.training.epochs + epoch
             self._record(node_id, "training/accuracy", accuracy, step)
             self._record(node_id, "training/loss", loss, step)
-            say(
-                "epoch",
-                f"round {round_}: epoch {epoch} of {plan.training.epochs}, accuracy {accuracy:.2%} in training",
-                round=round_,
-                epoch=epoch,
-                accuracy=accuracy,
-            )
+            emit(events.EpochEnded(round=round_, epoch=epoch, epochs=plan.training.epochs, accuracy=accuracy))
 
         # Of a global file the weights of this learner's model alone, not what else is in it.
         weights_ = {name: file.tensor(name) for name in local_shapes(plan, trainer.shapes(), node_id)}
         trained = self._trained(weights_, node_id, round_, on_epoch, teacher)
         if plan.slow is not None and node_id in plan.slow.learners:
             time.sleep((plan.slow.factor - 1) * (time.monotonic() - start))
-        say("trained", f"round {round_}: trained in {time.monotonic() - start:.1f} s", round=round_)
+        emit(events.TrainingEnded(round=round_, seconds=time.monotonic() - start))
         start = time.monotonic()
         score = trainer.evaluate(trained)
         if not math.isfinite(score.loss) or not all(np.isfinite(tensor).all() for tensor in trained.values()):
             # Trained again it would come out the same, and nobody would take it.
             diverged = f"training from those of round {round_} ({parent}) diverged to values that are not finite"
             return self._cannot(round_, parent, f"{diverged}; in round 0, lower the learning rate")
-        say(
-            "evaluated",
-            f"round {round_}: {score.accuracy:.2%} of {score.count} test {plan.data.noun} right "
-            f"({time.monotonic() - start:.1f} s)",
-            round=round_,
-            accuracy=score.accuracy,
-            loss=score.loss,
+        emit(
+            events.LocalWeightsEvaluated(
+                round=round_,
+                accuracy=score.accuracy,
+                loss=score.loss,
+                count=score.count,
+                noun=plan.data.noun,
+                seconds=time.monotonic() - start,
+            )
         )
-        self._record(node_id, "test/accuracy", score.accuracy, round_ + 1)
-        self._record(node_id, "test/loss", score.loss, round_ + 1)
+        self._record(node_id, "test/accuracy", score.accuracy, round_)
+        self._record(node_id, "test/loss", score.loss, round_)
         meta = LocalMeta(
             plan=self._plan_cid,
             node_id=node_id,
@@ -248,7 +248,7 @@ class Learner:
                     round_, parent, f"what training makes of those of round {round_} ({parent}) is no good: {error}"
                 )
         self._local = local = replace(written, path=written.path.replace(self._path("local", round_)))
-        say("written", f"round {round_}: wrote {local.path.name}", round=round_, cid=local.cid)
+        emit(events.LocalWeightsWritten(round=round_, cid=local.cid, file=local.path.name))
         self._forget(round_)
         return None
 
@@ -270,12 +270,12 @@ class Learner:
     def _cannot(self, round_: int, parent: str, reason: str) -> Waiting:
         """Remember that these global weights are of no use to this learner, and wait for others."""
         self._unfit = _Unfit(parent, reason)
-        say("unfit", f"round {round_}: {reason}", level=logging.WARNING, round=round_, cid=parent, reason=reason)
+        emit(events.GlobalWeightsUnusable(round=round_, cid=parent, detail=reason))
         return self._wait_for_better(round_, self._unfit)
 
     def _wait_for_better(self, round_: int, unfit: _Unfit) -> Waiting:
         text = f"good global weights; {unfit.reason}"
-        return Waiting(text, watch=self._site.contract.round, seen=round_)
+        return Waiting("valid_weights", text, round=round_, watch=self._site.contract.round, seen=round_)
 
     def _attacks(self, node_id: int) -> bool:
         return self._plan.attack is not None and node_id in self._plan.attack.learners
@@ -287,8 +287,7 @@ class Learner:
         attack, seed = self._plan.attack, derive(self._plan.seed, node_id, round_)
         if attack is None or not self._attacks(node_id):
             return self._trainer.train(parent, self._shard(node_id), seed, on_epoch, teacher=teacher)
-        kinds = " and ".join(kind for kind in (attack.data, attack.update) if kind)
-        say("attacks", f"round {round_}: attacks by {kinds}, as the plan says", round=round_, kinds=kinds)
+        emit(events.AttackStarted(round=round_, kinds=tuple(kind for kind in (attack.data, attack.update) if kind)))
         dirty = poison(attack, seed, self._plan.data.class_count)
         trained = self._trainer.train(parent, self._shard(node_id), seed, on_epoch, poison=dirty, teacher=teacher)
         return tamper(attack, parent, trained, seed)
@@ -297,13 +296,13 @@ class Learner:
         meta = local.local_meta
         self._site.store.add(local.path)
         if self._stored != local.cid:
-            say("stored", f"round {meta.round}: stored {local.cid}", round=meta.round, cid=local.cid)
+            emit(events.FileStored(round=meta.round, cid=local.cid))
             self._stored = local.cid
         receipt = self._site.contract.set_local_weight(meta.node_id, local.cid, nonce)
         if receipt is None:
-            return Waiting(f"a block that takes the local weights of round {meta.round}")
-        published = f"round {meta.round}: published {local.cid}"
-        say_sealed("published", published, receipt, round=meta.round, cid=local.cid)
+            text = f"a block that takes the local weights of round {meta.round}"
+            return Waiting("block", text, round=meta.round)
+        emit(events.LocalWeightsPublished(round=meta.round, cid=local.cid, block=receipt.block, gas=receipt.gas))
         return None
 
     def _forget(self, round_: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any, Self
 
 from web3 import Web3
 
-from fl_node import history, recursion, snapshot, strict_json, weights
+from fl_node import events, history, logs, recursion, snapshot, strict_json, weights
 from fl_node import plan as plans
 from fl_node import store as stores
 from fl_node.chain import Chain, Contract, LogEntry
@@ -52,8 +51,6 @@ MAX_BYTES = 256 * 1024**2
 FETCH_TIMEOUT = 3.0
 TRIES = 6
 """After so many a file counts as missing; it is looked for still, once a minute."""
-_SCORE = re.compile(r"^\S+ header: global weights (\d+): ([\d.]+)% of ")
-_SAID = re.compile(r"^(\S+Z) [\w-]+: (.*)$")
 _TAIL_BYTES = 4096
 
 _log = logging.getLogger("fl_node")
@@ -424,10 +421,14 @@ class Observer:
             text = file.read()
         text = text[: text.rfind(b"\n") + 1]
         for line in text.decode(errors="replace").splitlines():
-            if found := _SCORE.match(line):
-                self._logged_accuracies[int(found[1])] = float(found[2]) / 100
-            if said := _SAID.match(line):
-                self._says[path.stem] = said[2][:200]
+            event = logs.parse(line)
+            if event is None:
+                continue
+            self._says[path.stem] = str(event.get("message", ""))[:200]
+            if event["event"] == events.GlobalWeightsEvaluated.name:
+                round_, accuracy = event.get("round"), event.get("accuracy")
+                if isinstance(round_, int) and isinstance(accuracy, float) and 0 <= accuracy <= 1:
+                    self._logged_accuracies[round_] = accuracy
         return start + len(text)
 
     # Snapshots

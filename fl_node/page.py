@@ -119,26 +119,24 @@ def pictures(result: Result, split: Mapping[int, Sequence[int]] | None) -> dict[
     if result.rounds:
         accuracy = [*curves(result, loss=False), *paper_lines(result)]
         if any(one.points for one in accuracy):
-            title = "Accuracy on the test images by global epoch, of each learner and of the global weights"
-            found["accuracy"] = plots.lines("accuracy", title, accuracy, "accuracy, %", "global epoch")
+            title = "Accuracy on the test images by round, of each learner and of the global weights"
+            found["accuracy"] = plots.lines("accuracy", title, accuracy, "accuracy, %", "round")
         if any(one.points for one in curves(result, loss=True)):
-            title = "Loss on the test images by global epoch, of each learner and of the global weights"
-            found["loss"] = plots.lines(
-                "loss", title, curves(result, loss=True), "loss (cross-entropy)", "global epoch"
-            )
+            title = "Loss on the test images by round, of each learner and of the global weights"
+            found["loss"] = plots.lines("loss", title, curves(result, loss=True), "loss (cross-entropy)", "round")
     if result.plan.mode == "async" and any(turn.member.share is not None for turn in turns(result)):
         for key, title, y_label, of in (
             ("staleness", "Staleness of each update", "rounds closed since it began", _staleness),
             ("mixing", "Weight of each update in the global weights", "weight", _weight),
         ):
             some = _by_learner(result, of)
-            found[key] = plots.points(key, title, some, y_label, "global epoch")
+            found[key] = plots.points(key, title, some, y_label, "round")
     if rows := _spans(result):
         marks = [seconds for seconds in _closings(result) if seconds is not None]
         title = "When each learner worked and when it waited"
         found["timeline"] = plots.timeline("timeline", title, rows, marks)
     if any(one.local_gas or one.global_gas for one in result.costs):
-        labels = ["set-up" if one.round is None else str(one.round + 1) for one in result.costs]
+        labels = ["set-up" if one.round is None else str(one.round) for one in result.costs]
         gas = {
             "learners": [one.local_gas / 1000 for one in result.costs],
             "header": [one.global_gas / 1000 for one in result.costs],
@@ -147,8 +145,8 @@ def pictures(result: Result, split: Mapping[int, Sequence[int]] | None) -> dict[
             "local files": [one.local_bytes / 1e6 for one in result.costs],
             "global file": [one.global_bytes / 1e6 for one in result.costs],
         }
-        found["gas"] = plots.stacks("gas", "Gas by global epoch", gas, labels, "thousand gas", "global epoch")
-        found["bytes"] = plots.stacks("bytes", "Bytes by global epoch", size, labels, "MB", "global epoch")
+        found["gas"] = plots.stacks("gas", "Gas by round", gas, labels, "thousand gas", "round")
+        found["bytes"] = plots.stacks("bytes", "Bytes by round", size, labels, "MB", "round")
     if split:
         found["split"] = plots.bubbles("split", "Images of each label that each learner has", split)
     return {"plots": {key: Markup(text) for key, text in found.items()}} | drawn  # noqa: S704 - of plots alone
@@ -172,7 +170,7 @@ def left_out(result: Result) -> list[LeftOut]:
 
 
 def curves(result: Result, *, loss: bool) -> list[Line]:
-    """Return accuracy in percent, or loss, over global epochs: a line a learner and one of the global weights."""
+    """Return accuracy in percent, or loss, over rounds: a line a learner and one of the global weights."""
 
     def value(entry: Entry) -> float | None:
         if loss:
@@ -186,7 +184,7 @@ def curves(result: Result, *, loss: bool) -> list[Line]:
         Line(
             f"learner {node_id}",
             points(
-                (one.round + 1, member.entry)
+                (one.round, member.entry)
                 for one in result.rounds
                 for member in members(one)
                 if member.node_id == node_id and member.reason is None
@@ -194,30 +192,31 @@ def curves(result: Result, *, loss: bool) -> list[Line]:
         )
         for node_id in sorted(result.learners)
     ]
-    return [*locals_, Line("global", points((one.round + 1, one.result) for one in result.rounds), "global")]
+    return [*locals_, Line("global", points((one.round, one.result) for one in result.rounds), "global")]
 
 
 def paper_lines(result: Result) -> list[Line]:
     """Return the paper's Tables 2 and 3 in percent, as far as the run goes; nothing for another data set.
 
-    Its single node is placed by its own epochs, of which five make a global epoch of the paper's learners.
+    Its global epoch r + 1 is round r. Its single node is placed by its own epochs, of which five make a round; those
+    before the end of round 0 have no place.
     """
     if result.plan.data.name != "mnist":
         return []
-    paper, last = report.paper(), max(len(result.rounds), 1)
+    paper, last = report.paper(), max(len(result.rounds) - 1, 0)
     lines_ = [
         Line(
             f"paper, learner {node_id}",
-            [(number, 100 * value) for number, value in enumerate(values, 1) if number <= last],
+            [(number, 100 * value) for number, value in enumerate(values) if number <= last],
             "paper",
         )
         for node_id, values in paper["local_accuracy"].items()
     ]
-    single = [(epoch / 5, 100 * value) for epoch, value in enumerate(paper["single_node_accuracy"], 1)]
-    lines_.append(Line("paper, single node", [point for point in single if point[0] <= last], "paper"))
-    rounds = len(paper["local_accuracy"]["1"])
-    if last >= rounds:
-        lines_.append(Line("paper, final global", [(rounds, 100 * paper["final_global_accuracy"])], "paper"))
+    single = [(epoch / 5 - 1, 100 * value) for epoch, value in enumerate(paper["single_node_accuracy"], 1)]
+    lines_.append(Line("paper, single node", [point for point in single if 0 <= point[0] <= last], "paper"))
+    final = len(paper["local_accuracy"]["1"]) - 1
+    if last >= final:
+        lines_.append(Line("paper, final global", [(final, 100 * paper["final_global_accuracy"])], "paper"))
     return lines_
 
 
@@ -389,7 +388,7 @@ def _by_learner(result: Result, of: Any) -> list[Line]:
     lines_: dict[int, list[tuple[float, float]]] = {}
     for turn in turns(result):
         if turn.member.share is not None and (value := of(turn)) is not None:
-            lines_.setdefault(turn.node_id, []).append((turn.round + 1, value))
+            lines_.setdefault(turn.node_id, []).append((turn.round, value))
     return [Line(f"learner {node_id}", found) for node_id, found in sorted(lines_.items())]
 
 
@@ -409,7 +408,7 @@ def _member_rows(result: Result) -> list[list[object]]:
     """Return what each architecture counts for in each global file of an ensemble, and how well it knows itself."""
     return [
         [
-            one.round + 1,
+            one.round,
             *(percent(one.counts[name]) if one.counts else "–" for name in result.plan.architectures),
             percent(one.result.calibration_error),
         ]
@@ -420,7 +419,7 @@ def _member_rows(result: Result) -> list[list[object]]:
 def _update_rows(result: Result) -> list[list[object]]:
     return [
         [
-            one.round + 1,
+            one.round,
             member.node_id,
             member.began,
             one.round - member.began,
@@ -452,7 +451,7 @@ def _paper_rows() -> list[list[object]]:
 
 def _cost_row(one: Cost) -> list[object]:
     return [
-        "set-up" if one.round is None else one.round + 1,
+        "set-up" if one.round is None else one.round,
         one.published,
         *map(number, (one.local_gas, one.global_gas, one.local_bytes, one.global_bytes)),
     ]

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from fl_node import logs
 from fl_node.errors import ProcessError
 
 STOP_PATIENCE = 15.0
@@ -90,7 +91,7 @@ class Child:
             lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
         except OSError:
             return ""
-        return "".join(f"\n  {line}" for line in lines)
+        return "".join(f"\n  {logs.readable(line)}" for line in lines)
 
     def terminate(self) -> None:
         """Ask the process to end, and go on."""

@@ -357,7 +357,7 @@ def table(result: Result, *, loss: bool = False) -> list[list[str]]:
     nodes = sorted(result.learners)
     beside = not loss and comparable(result.plan) and [str(n) for n in nodes] == list(paper()["local_accuracy"])
     kinds = {n: f", {result.plan.architecture_of(n)}" if result.plan.mode == "ensemble" else "" for n in nodes}
-    heads = ["global epoch", *(f"learner {n}{kinds[n]}" for n in nodes), "global"]
+    heads = ["round", *(f"learner {n}{kinds[n]}" for n in nodes), "global"]
     if beside:
         heads += [*(f"paper {n}" for n in nodes), "paper global"]
     rows = [heads]
@@ -368,7 +368,7 @@ def table(result: Result, *, loss: bool = False) -> list[list[str]]:
         return percent(entry.accuracy)
 
     for one in result.rounds:
-        row = [str(one.round + 1)]
+        row = [str(one.round)]
         for node_id in nodes:
             if node_id in one.refused:
                 row.append("refused")

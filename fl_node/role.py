@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from fl_node import events
 from fl_node import plan as plans
 from fl_node.chain import Chain, Contract
-from fl_node.errors import ChainError, ContractError, FileMissing, GaveUp, StoreError, WeightsError
-from fl_node.logs import say
+from fl_node.errors import (
+    ChainError,
+    ChainUnreachable,
+    ContractError,
+    FileMissing,
+    GaveUp,
+    StoreError,
+    StoreUnreachable,
+    WeightsError,
+)
+from fl_node.events import Wait
+from fl_node.logs import emit
 from fl_node.plan import Plan
 from fl_node.store import Store
 
@@ -75,10 +85,27 @@ class Waiting:
     Any new block ends the wait, or else only that ``watch`` returns another value than ``seen``.
     """
 
-    what: str
+    reason: Wait
+    detail: str
+    """For people."""
+    round: int | None = None
+    learners: tuple[int, ...] | None = None
+    """The learners whose work is missing."""
+    arriving: dict[str, float] | None = None
+    """Of those learners whose file is arriving, the share that is here, 0 to 1."""
     until: float | None = None
     watch: Callable[[], object] | None = None
     seen: object = None
+
+    def event(self) -> events.Waiting:
+        """Return what the role logs."""
+        return events.Waiting(
+            reason=self.reason,
+            detail=self.detail,
+            round=self.round,
+            learners=self.learners,
+            arriving=self.arriving,
+        )
 
 
 class Done(Exception):
@@ -101,13 +128,12 @@ def reconcile(site: Site, step: Step) -> None:
         wait nudge the chain.
     """
     timing, clock = site.timing, site.timing.clock
-    said: str | None = None
+    said: events.Waiting | None = None
     quiet = timing.quiet
     height = functools.partial(_height, site.chain)
     acted = changed = went_on = clock.monotonic()
     while True:
         before = height()
-        trouble = False
         try:
             waiting = step()
         except Done:
@@ -116,17 +142,17 @@ def reconcile(site: Site, step: Step) -> None:
             raise
         except (ChainError, StoreError, WeightsError) as error:
             # Also what stands on the chain may be better in the next round: bad weights are no reason to end.
-            waiting, trouble = Waiting(str(error)), True
+            waiting = Waiting(_reason(error), str(error))
         except OSError as error:  # such as a disk that is full
-            waiting, trouble = Waiting(f"{error.filename or site.folder}: {error.strerror or error}"), True
+            problem = f"{error.filename or site.folder}: {error.strerror or error}"
+            waiting = Waiting("disk", problem)
         if waiting is None:
             said, quiet, acted = None, timing.quiet, clock.monotonic()
             changed = went_on = acted
             continue
-        if waiting.what != said:
-            level = logging.WARNING if trouble else logging.INFO
-            say("waiting", f"waiting: {waiting.what}", level=level, what=waiting.what)
-            said, went_on = waiting.what, clock.monotonic()
+        if (event := waiting.event()) != said:
+            emit(event)
+            said, went_on = event, clock.monotonic()
         watch, seen = (waiting.watch, waiting.seen) if waiting.watch else (height, before)
         if _wait(timing, watch, seen, acted, waiting.until) or height() != before:
             changed = clock.monotonic()
@@ -135,7 +161,9 @@ def reconcile(site: Site, step: Step) -> None:
             with contextlib.suppress(ChainError):
                 site.chain.nudge()
         if site.patience and clock.monotonic() - went_on > site.patience:
-            raise GaveUp(f"gave up after {site.patience:g} s without any change; was waiting: {waiting.what}")
+            raise GaveUp(
+                f"gave up after {site.patience:g} s without any change; was waiting: {waiting.detail}", waiting.reason
+            )
 
 
 def fetch_plan(site: Site, timeout: float = 5.0) -> Plan:
@@ -156,6 +184,23 @@ def fetch_plan(site: Site, timeout: float = 5.0) -> Plan:
     except FileMissing as error:
         raise FileMissing(f"the plan: {error}") from error
     return plans.from_bytes(path.read_bytes(), f"plan {name}")
+
+
+def _reason(error: Exception) -> Wait:
+    for kind, reason in _REASONS.items():
+        if isinstance(error, kind):
+            return reason
+    raise error
+
+
+_REASONS: dict[type[Exception], Wait] = {
+    ChainUnreachable: "chain_unreachable",
+    ChainError: "chain_error",
+    StoreUnreachable: "store_unreachable",
+    FileMissing: "file_missing",
+    StoreError: "store_error",
+    WeightsError: "file_rejected",
+}
 
 
 def _height(chain: Chain) -> int | None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fl_node import binaries, cid, weights
+from fl_node import binaries, cid, events, weights
 from fl_node.chain import Chain, Contract, create_key, load_key, wait_until
 from fl_node.errors import ConfigError, ContractError, ProcessError, StoreError
 from fl_node.ipfs import IpfsNode
@@ -71,7 +71,7 @@ class Story:
     def said(self, node: str, kind: str, **fields: object) -> Iterator[tuple[float, Mapping[str, Any]]]:
         """Yield when a node said something of a kind, and what."""
         for when, who, event in self.events:
-            if who == node and event.get("event") == kind and all(event.get(k) == v for k, v in fields.items()):
+            if who == node and events.matches(event, {"event": kind, **fields}):
                 yield when, event
 
 
@@ -323,18 +323,19 @@ FLOOD = 90.0
 
 def _waited_for(node_id: int) -> Promise:
     def promise(story: Story, _outcome: Outcome) -> Check:
-        text = f"round {ROUND}: learner {node_id} to publish"
-        said = [e for _, e in story.said(HEADER, "waiting") if text in str(e["message"])]
+        said = [
+            e for _, e in story.said(HEADER, events.Waiting.name, reason="updates", round=ROUND, learners=[node_id])
+        ]
         return Check(f"the header says that it waits for learner {node_id}", bool(said), _first(said))
 
     return promise
 
 
-def _refused(reason: str) -> Promise:
+def _refused(code: str) -> Promise:
     def promise(story: Story, outcome: Outcome) -> Check:
-        said = [e for _, e in story.said(HEADER, "refused", round=ROUND, learner=2)]
+        said = [e for _, e in story.said(HEADER, events.UpdateRejected.name, round=ROUND, learner=2, reason=code)]
         listed = outcome.result.rounds[ROUND].refused.get(2, "")
-        held = bool(said) and reason in listed
+        held = bool(said and listed)
         return Check("learner 2's file is refused, and the global file says why", held, listed or _first(said))
 
     return promise
@@ -357,7 +358,8 @@ def _contract_refused(story: Story, _outcome: Outcome) -> Check:
 
 def _taken(node: str) -> Promise:
     def promise(story: Story, _outcome: Outcome) -> Check:
-        after = [when for when, _ in story.said(node, "published", round=ROUND + (node == HEADER))]
+        kind = events.GlobalWeightsPublished if node == HEADER else events.LocalWeightsPublished
+        after = [when for when, _ in story.said(node, kind.name, round=ROUND + (node == HEADER))]
         harm = story.harm if story.harm is not None else math.inf
         seconds = next((when - harm for when in after if when > harm), None)
         seen = "never" if seconds is None else f"{seconds:.1f} s after the harm"
@@ -371,7 +373,7 @@ def _back(story: Story, _outcome: Outcome) -> Check:
 
 
 def _waited(story: Story, _outcome: Outcome) -> Check:
-    after = [when for when, _ in story.said(HEADER, "published", round=ROUND + 1)]
+    after = [when for when, _ in story.said(HEADER, events.GlobalWeightsPublished.name, round=ROUND + 1)]
     seconds = (after[0] - (story.harm or 0)) if after else 0.0
     return Check(
         "nothing is sealed while half of the sealers are away",
@@ -403,18 +405,18 @@ def _first(said: list[Mapping[str, Any]]) -> str:
 
 
 _WITHOUT_ONE = {"min_learners": 2, "round_timeout": 15.0, "fetch_timeout": 3.0}
-_TRAINS = (LIAR, "training")
+_TRAINS = (LIAR, events.TrainingStarted.name)
 
 
 def _liar(
-    name: str, text: str, publish: Callable[[_Hand], str], reason: str, begin: Harm = lambda _lab, _story: None
+    name: str, text: str, publish: Callable[[_Hand], str], code: str, begin: Harm = lambda _lab, _story: None
 ) -> Scenario:
     return Scenario(
         name,
         text,
         _TRAINS,
         _lie(publish),
-        (_refused(reason),),
+        (_refused(code),),
         same_bits=False,
         settings=_WITHOUT_ONE,
         begin=begin,
@@ -428,7 +430,7 @@ SCENARIOS = {
             "learner-killed",
             "A learner is killed while it trains. All it had in memory is gone; it is started again, reads the "
             "chain, and trains the same round from the same seed to the same bits.",
-            (VICTIM, "training"),
+            (VICTIM, events.TrainingStarted.name),
             _kill(VICTIM),
             (_taken(VICTIM),),
             same_bits=True,
@@ -437,7 +439,7 @@ SCENARIOS = {
             "header-killed",
             "The header is killed as it takes the learners' files. Nothing but chain and store remembers the round; "
             "its successor fetches the files again and makes the same global file.",
-            (HEADER, "took"),
+            (HEADER, events.UpdateAccepted.name),
             _kill(HEADER),
             (_taken(HEADER),),
             same_bits=True,
@@ -464,20 +466,20 @@ SCENARIOS = {
         Scenario(
             "learner-late",
             "A learner joins after the first round has closed without it, and takes part from then on.",
-            (HEADER, "round"),
+            (HEADER, events.RoundStarted.name),
             _come,
             (_absent(lambda _plan: range(ROUND)),),
             same_bits=False,
             settings=_WITHOUT_ONE,
             begin=_come_late,
         ),
-        _liar("garbage", "A learner publishes random bytes.", _garbage, "more than the"),
-        _liar("nan", "A learner publishes weights that are not numbers.", _not_a_number, "not finite"),
+        _liar("garbage", "A learner publishes random bytes.", _garbage, "too_large"),
+        _liar("nan", "A learner publishes weights that are not numbers.", _not_a_number, "not_finite"),
         _liar(
             "large-file",
             "A learner publishes a file of 1 GiB. No more of it is read than a model of this plan can have.",
             _too_large,
-            "more than the",
+            "too_large",
             _store_large,
         ),
         _liar(
@@ -486,8 +488,15 @@ SCENARIOS = {
             _nothing,
             "missing",
         ),
-        _liar("others-file", "A learner publishes a file that says it is another's.", _of_another, "node_id"),
-        _liar("yesterdays-file", "A learner publishes its file of the last round again.", _of_yesterday, "round"),
+        _liar(
+            "others-file", "A learner publishes a file that says it is another's.", _of_another, "metadata.node_id"
+        ),
+        _liar(
+            "yesterdays-file",
+            "A learner publishes its file of the last round again.",
+            _of_yesterday,
+            "metadata.round",
+        ),
         Scenario(
             "trespass",
             "A learner's account calls the contract in place of others: another learner's weights, global weights, a "
@@ -529,7 +538,7 @@ SCENARIOS = {
             "geth-killed",
             "A learner's Geth node is killed. The other sealers go on; the learner waits for its own node and goes "
             "on with it.",
-            (VICTIM, "training"),
+            (VICTIM, events.TrainingStarted.name),
             _kill_daemon(f"{VICTIM} geth"),
             (_back, _taken(VICTIM)),
             same_bits=True,
@@ -538,7 +547,7 @@ SCENARIOS = {
         Scenario(
             "ipfs-killed",
             "A learner's IPFS node is killed while the learner trains, and comes back with what it had.",
-            (VICTIM, "training"),
+            (VICTIM, events.TrainingStarted.name),
             _kill_daemon(f"{VICTIM} ipfs"),
             (_back, _taken(VICTIM)),
             same_bits=True,

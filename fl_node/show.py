@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from fl_node import events
 from fl_node.contribution import RoundContribution, totals
 from fl_node.plan import Plan
 from fl_node.report import percent, table
@@ -32,20 +33,24 @@ BARS = " ▁▂▃▄▅▆▇█"
 LINES_AROUND_ROWS = 6
 """Of a table in the live view: its title, its head, and lines between."""
 
-SPOKEN = {
-    "deployed",
-    "training",
-    "evaluated",
-    "took",
-    "refused",
-    "missing",
-    "aggregated",
-    "finished",
-    "discarded",
-    "fetching",
-    "unfit",
+SHOWN = {
+    event.name
+    for event in (
+        events.ContractDeployed,
+        events.TrainingStarted,
+        events.LocalWeightsEvaluated,
+        events.GlobalWeightsEvaluated,
+        events.UpdateAccepted,
+        events.UpdateRejected,
+        events.UpdateMissing,
+        events.UpdatesAggregated,
+        events.RunFinished,
+        events.LocalWeightsDiscarded,
+        events.FileFetching,
+        events.GlobalWeightsUnusable,
+    )
 }
-"""Events worth a line where there is no live view."""
+"""Names of the events that have a line where there is no live view."""
 
 
 class Show:
@@ -87,7 +92,7 @@ class Show:
         if event is None and progress.step != self._step:
             self._say(progress.step)
             self._step = progress.step
-        elif event is not None and (event.get("event") in SPOKEN or event.get("level") == "warning"):
+        elif event is not None and (event.get("event") in SHOWN or event.get("level") == "warning"):
             self._say(f"{event['node']}: {event['message']}")
 
     def stay(self, outcome: Outcome, run: Run) -> None:
@@ -133,13 +138,13 @@ class Show:
         nodes.add_column(overflow="fold")
         for name, doing in progress.doing.items():
             nodes.add_row(name, doing)
-        heads = ["global epoch", *(f"learner {n}" for n in range(1, self._plan.learners + 1)), "global"]
+        heads = ["round", *(f"learner {n}" for n in range(1, self._plan.learners + 1)), "global"]
         rows = []
         for round_ in range(self._plan.rounds):
             local = progress.local.get(round_, {})
             if local or round_ + 1 in progress.globals_:
                 accuracies = [percent(local.get(n)) for n in range(1, self._plan.learners + 1)]
-                rows.append([str(round_ + 1), *accuracies, percent(progress.globals_.get(round_ + 1))])
+                rows.append([str(round_), *accuracies, percent(progress.globals_.get(round_ + 1))])
         top = Table.grid(padding=(0, 2, 0, 0))
         top.add_row(
             f"{seconds // 60}:{seconds % 60:02}",

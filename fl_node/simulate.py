@@ -112,7 +112,7 @@ def _take_turns(plan: Plan, header: Header, learners: list[Learner], on_round: O
                 except Done:
                     return
                 if waiting is not None:
-                    waits[number] = waiting.what
+                    waits[number] = waiting.detail
                     break
                 acted = time.monotonic()
             if role is header and header.round != seen:

@@ -58,9 +58,13 @@ class Store(Protocol):
 class TooLarge(StoreError):
     """A file that has more bytes than it may have; the rest of it is not read."""
 
+    code = "too_large"
+
 
 class WrongContent(StoreError):
     """A file that is not what its CID says."""
+
+    code = "malformed"
 
 
 def connect(address: str) -> Store:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
+from fl_node import events
 from fl_node.errors import ConfigError
-from fl_node.logs import say
+from fl_node.logs import emit
 
 _SCALAR = 1
 """``DATA_CLASS_SCALAR`` of TensorBoard's format."""
@@ -46,8 +46,4 @@ class EventFiles:
         except tf.errors.OpError as error:
             # A full disk is no reason to train no more.
             self._broken = True
-            say(
-                "unrecorded",
-                f"no more event files for TensorBoard: {' '.join(str(error).split())}",
-                level=logging.WARNING,
-            )
+            emit(events.EventFilesStopped(detail=" ".join(str(error).split())))

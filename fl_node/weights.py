@@ -233,7 +233,7 @@ def read(path: Path, expected: Shapes | None = None, file_cid: str | None = None
     limit = size_of(expected) if expected is not None else MAX_GLOBAL_BYTES
     size = path.stat().st_size
     if size > limit:
-        raise WeightsError(f"{size} bytes, more than the {limit} that this model can have")
+        raise WeightsError(f"{size} bytes, more than the {limit} that this model can have", "too_large")
     header = _read_header(path)
     try:
         with safe_open(path, framework="numpy") as file:
@@ -246,12 +246,14 @@ def read(path: Path, expected: Shapes | None = None, file_cid: str | None = None
                 _compare(shapes, expected)
             meta = _parse(metadata)
             if header != _header(meta, shapes):
-                raise WeightsError("not in canonical form (order, spaces or padding of the header differ)")
+                raise WeightsError(
+                    "not in canonical form (order, spaces or padding of the header differ)", "malformed"
+                )
             for name in shapes:
                 if not np.isfinite(file.get_tensor(name)).all():
-                    raise WeightsError(f"tensor {name} has values that are not finite")
+                    raise WeightsError(f"tensor {name} has values that are not finite", "not_finite")
     except SafetensorError as error:
-        raise WeightsError(f"not a safetensors file: {_line(str(error))}") from error
+        raise WeightsError(f"not a safetensors file: {_line(str(error))}", "malformed") from error
     return WeightsFile(path, file_cid or cid.of_file(path), meta, dict(sorted(shapes.items())))
 
 
@@ -273,16 +275,16 @@ def _read_header(path: Path) -> bytes:
     with path.open("rb") as file:
         length = file.read(8)
         if len(length) < 8:
-            raise WeightsError("not a safetensors file: shorter than 8 bytes")
+            raise WeightsError("not a safetensors file: shorter than 8 bytes", "malformed")
         (size,) = struct.unpack("<Q", length)
         if size > MAX_HEADER_BYTES:
-            raise WeightsError(f"a header of {size} bytes, more than the {MAX_HEADER_BYTES} allowed")
+            raise WeightsError(f"a header of {size} bytes, more than the {MAX_HEADER_BYTES} allowed", "too_large")
         return length + file.read(size)
 
 
 def _shape(tensor: Any, name: str) -> tuple[int, ...]:
     if tensor.get_dtype() != "F32":
-        raise WeightsError(f"tensor {_short(name)} has dtype {tensor.get_dtype()}, not F32")
+        raise WeightsError(f"tensor {_short(name)} has dtype {tensor.get_dtype()}, not F32", "tensors")
     return tuple(tensor.get_shape())
 
 
@@ -290,20 +292,22 @@ def _check_any(shapes: Shapes) -> None:
     """Check names and shapes of a model that nothing is known of: they are printed, and NumPy has to take them."""
     for name, shape in shapes.items():
         if len(name) > MAX_NAME or not name.isprintable():
-            raise WeightsError(f"tensor {_short(name)} is not named by at most {MAX_NAME} printable characters")
+            raise WeightsError(
+                f"tensor {_short(name)} is not named by at most {MAX_NAME} printable characters", "tensors"
+            )
         # NumPy multiplies the sizes even where one of them is 0.
         if len(shape) > MAX_DIMENSIONS or 4 * math.prod(max(size, 1) for size in shape) > MAX_GLOBAL_BYTES:
-            raise WeightsError(f"tensor {name} has shape {_short(shape)}, which is too large")
+            raise WeightsError(f"tensor {name} has shape {_short(shape)}, which is too large", "tensors")
 
 
 def _compare(shapes: Shapes, expected: Shapes) -> None:
     if missing := sorted(set(expected) - set(shapes)):
-        raise WeightsError(f"tensor {missing[0]} is missing")
+        raise WeightsError(f"tensor {missing[0]} is missing", "tensors")
     if extra := sorted(set(shapes) - set(expected)):
-        raise WeightsError(f"tensor {_short(extra[0])} is not of this model")
+        raise WeightsError(f"tensor {_short(extra[0])} is not of this model", "tensors")
     for name, shape in expected.items():
         if shapes[name] != tuple(shape):
-            raise WeightsError(f"tensor {name} has shape {_short(shapes[name])}, not {tuple(shape)}")
+            raise WeightsError(f"tensor {name} has shape {_short(shapes[name])}, not {tuple(shape)}", "tensors")
 
 
 def _texts(meta: LocalMeta | GlobalMeta) -> dict[str, str]:
@@ -398,7 +402,7 @@ def _value(texts: Mapping[str, str], name: str) -> object:
     try:
         return strict_json.loads(texts[name], max_bytes=MAX_HEADER_BYTES, max_depth=3, max_text=MAX_REASON)
     except JsonError as error:
-        raise WeightsError(f"metadata: {name} is {_short(texts[name])}; it {error}") from error
+        raise WeightsError(f"metadata: {name} is {_short(texts[name])}; it {error}", f"metadata.{name}") from error
 
 
 def _list(texts: Mapping[str, str], name: str) -> Iterator[object]:
@@ -452,7 +456,7 @@ def as_reason(text: str) -> str:
 
 
 def _refuse(name: str, found: str, wanted: str) -> NoReturn:
-    raise WeightsError(f"metadata: {name} {found}; should be {wanted}")
+    raise WeightsError(f"metadata: {name} {found}; should be {wanted}", f"metadata.{name}")
 
 
 def check_local(

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from fl_node import header, learner, weights
+from fl_node import events, header, learner, weights
 from fl_node.aggregate import global_file
 from fl_node.audit import Audit, audit
 from fl_node.chain import Chain, Contract, create_key, load_key
@@ -380,20 +380,20 @@ class Role(logging.Handler):
                 self.events.append(event)
                 self._said.notify_all()
 
-    def of(self, name: str) -> list[Event]:
-        """Return the events of a name."""
+    def of(self, kind: type[events.Event]) -> list[Event]:
+        """Return the events of a kind."""
         with self._said:
-            return [event for event in self.events if event.name == name]
+            return [event for event in self.events if event.name == kind.name]
 
-    def wait_for(self, name: str, text: str = "") -> Event:
-        """Return the first event of this name whose message holds a text, as soon as there is one."""
+    def wait_for(self, kind: type[events.Event], **fields: object) -> Event:
+        """Return the first event of this kind that has these fields, as soon as there is one."""
 
         def found() -> Event | None:
-            return next((e for e in self.events if e.name == name and text in e.message), None)
+            return next((e for e in self.events if e.name == kind.name and events.matches(e.fields, fields)), None)
 
         with self._said:
             event = self._said.wait_for(lambda: found() or self.error, PATIENCE)
-        assert isinstance(event, Event), f"no event {name} {text!r}: {self.error}\n{self.told()}"
+        assert isinstance(event, Event), f"no event {kind.name} {fields}: {self.error}\n{self.told()}"
         return event
 
     def finish(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ DOCUMENTATION = """
 name: follow_role
 short_description: Follow a role's unit until the run has ended
 description:
-  - Shows what the unit writes to the journal, a line as it comes, until the contract says that the run has ended.
+  - Shows the events that the unit logs, a line as it comes, until the contract says that the run has ended.
   - A host that is out of reach, boots, or has its unit stopped is waited for, for it may come back and go on.
   - If the unit failed for good, C(problem) says so there, with its last lines, and the other hosts stop waiting.
 options:
@@ -39,12 +38,10 @@ options:
       They are in the folder that Ansible makes for itself on the controller and removes at its end.
     required: true
     type: str
-  until_host:
-    description: Follow only until this host's unit says C(until_says), and return there.
-    type: str
-  until_says:
-    description: What that line has in it.
-    type: str
+  until:
+    description: >-
+      Follow only until the unit on C(host) logs C(event) with the values C(where) in its fields, and return there.
+    type: dict
   limit:
     description: Seconds after which it is a failure that the run has not ended; 0 means never.
     default: 0
@@ -64,15 +61,13 @@ LINGER = 120.0
 LAST_LINES = 8
 ENDED = "timeout 120 /usr/local/bin/fl-node status --json"
 """What says, from the contract, whether the run has ended."""
-_STAMP = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z \S+: ")
-"""How a role's own lines begin; libraries write others, which are shown if the unit fails."""
 display = Display()
 
 
 class ActionModule(ActionBase):
     """What Ansible calls, once for each host."""
 
-    _VALID_ARGS = frozenset(("unit", "cursor", "flag", "until_host", "until_says", "limit"))
+    _VALID_ARGS = frozenset(("unit", "cursor", "flag", "until", "limit"))
     _supports_check_mode = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -80,7 +75,8 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         host = (task_vars or {})["inventory_hostname"]
         unit, cursor = self._task.args["unit"], self._task.args["cursor"]
-        until_host, until_says = self._task.args.get("until_host"), self._task.args.get("until_says", "")
+        until: dict[str, Any] = self._task.args.get("until") or {}
+        until_host = until.get("host")
         limit = int(self._task.args.get("limit", 0))
         flag = Path(DEFAULT_LOCAL_TMP, self._task.args["flag"])
         reached, ended = Path(f"{flag}.reached"), Path(f"{flag}.ended")
@@ -95,7 +91,7 @@ class ActionModule(ActionBase):
 
         while not flag.exists():
             if until_host and reached.exists():
-                return result | {"msg": f"{until_host} has come to {until_says!r}", "cursor": cursor}
+                return result | {"msg": f"{until_host} has logged {until['event']}", "cursor": cursor}
             now = time.monotonic()
             if limit and now - start > limit:
                 if away:
@@ -124,10 +120,16 @@ class ActionModule(ActionBase):
             if away_told:
                 display.display(f"  {host}: in reach again")
             away, away_told = "", False
-            for line in filter(_STAMP.match, lines):
-                display.display(f"  {_short(host, line)}")
-            shown = [*shown, *lines][-LAST_LINES:]
-            if host == until_host and any(until_says in line for line in lines):
+            logged = [_event(line) for line in lines]
+            # Libraries write lines too, which are shown if the unit fails.
+            for event in filter(None, logged):
+                display.display(f"  {str(event.get('time'))[11:19]} {host}: {_sentence(event)}")
+            shown = [
+                *shown,
+                *(_sentence(event) if event else line for event, line in zip(logged, lines, strict=True)),
+            ]
+            shown = shown[-LAST_LINES:]
+            if host == until_host and any(_is_wanted(event, until) for event in logged):
                 reached.touch()
                 continue
             if state["ActiveState"] == "failed":
@@ -143,7 +145,7 @@ class ActionModule(ActionBase):
                     ask_again = time.monotonic() + min(max(MOST / 5, REST * (time.monotonic() - asked)), 4 * MOST)
                 if ended.exists():
                     if host == until_host:
-                        return fail(f"{unit} has ended on {host} and never said {until_says!r}", [])
+                        return fail(f"{unit} has ended on {host} and never logged {until['event']}", [])
                     return result | {"msg": f"{unit} has ended", "restarts": int(state["NRestarts"])}
                 if not stopped_told and now - stopped > NOTICE:
                     stopped_told = True
@@ -205,10 +207,26 @@ def _lock(path: Path) -> Iterator[bool]:
         path.unlink(missing_ok=True)
 
 
-def _short(host: str, line: str) -> str:
-    """Return a role's line without its date and with its host, as in ``12:01:02 learner-1: …``."""
-    stamp, _, text = line.split(" ", 2)
-    return f"{stamp[11:19]} {host}: {text}"
+def _event(line: str) -> dict[str, Any]:
+    """Return the event that a line of the journal holds; nothing of a line that a library wrote."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) and "event" in found else {}
+
+
+def _is_wanted(event: dict[str, Any], until: dict[str, Any]) -> bool:
+    return event.get("event") == until["event"] and all(
+        str(event.get(key)) == str(value) for key, value in until.get("where", {}).items()
+    )
+
+
+def _sentence(event: dict[str, Any]) -> str:
+    """Return an event as one line to read."""
+    level = event.get("level", "info")
+    text = "".join(one if one.isprintable() else "?" for one in " ".join(str(event.get("message", "")).split()))
+    return text if level == "info" else f"{level}: {text}"
 
 
 def _last_line(error: AnsibleError) -> str:

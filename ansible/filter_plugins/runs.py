@@ -15,10 +15,10 @@ description: A list of C(what), C(held) and C(seen), one for each promise.
 options:
   _input:
     description:
-      - The promises. Each says C(what) must hold, and that C(host), or any, writes a line with C(says), a regular
-        expression.
-      - The line must come after C(after) (start, harm or restored) and before C(before) (restored or end).
-      - With C(absent) no such line may come in that time.
+      - The promises. Each says C(what) must hold, and that C(host), or any, logs C(event) with the values C(where) in
+        its fields, or that Geth, IPFS or systemd writes a line that matches C(line), a regular expression.
+      - That must come after C(after) (start, harm or restored) and before C(before) (restored or end).
+      - With C(absent) it must not come in that time.
     type: list
     required: true
   journals:
@@ -35,8 +35,6 @@ MAX_BYTES = 256 * 1024 * 1024
 """Of a report; a larger file is none. Ansible's Python has its default recursion limit, so depth needs no check."""
 _LINE = re.compile(r"(\d+\.\d+) \S+ \S+: (.*)")
 """A line of ``journalctl --output=short-unix``: seconds since 1970, host, program, text."""
-_STAMP = re.compile(r"^\S+Z \S+: ")
-"""How a role's own lines begin: time and role."""
 
 
 def promises_kept(
@@ -50,7 +48,7 @@ def promises_kept(
         lines = [
             (when, text)
             for when, text in _said(journals, promise["host"])
-            if begin <= when <= end and re.search(promise["says"], text)
+            if begin <= when <= end and _is_promised(text, promise)
         ]
         since = times["harm"] if promise.get("after", "harm") == "start" else begin
         name = {times["harm"]: "harm", times["restored"]: "end of the harm"}.get(since, "start")
@@ -58,7 +56,7 @@ def promises_kept(
         if lines:
             when, text = lines[0]
             side = "before" if when < since else "after"
-            seen = f"{abs(when - since):.1f} s {side} the {name}: {_STAMP.sub('', text)}"
+            seen = f"{abs(when - since):.1f} s {side} the {name}: {_printable(_event(text).get('message', text))}"
         found.append({"what": promise["what"], "held": bool(lines) != promise.get("absent", False), "seen": seen})
     return found
 
@@ -93,6 +91,28 @@ def free_name(base: str, runs: str) -> str:
 def scenario_line(check: Mapping[str, Any]) -> str:
     """Return a check as a line to read."""
     return f"{'held  ' if check['held'] else 'BROKEN'} {check['what']}: {check['seen']}"
+
+
+def _event(text: str) -> dict[str, Any]:
+    """Return the event that a line holds; nothing of another program's line."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) and "event" in found else {}
+
+
+def _printable(text: object) -> str:
+    return "".join(one if one.isprintable() else "?" for one in str(text))
+
+
+def _is_promised(text: str, promise: Mapping[str, Any]) -> bool:
+    event = _event(text)
+    if "line" in promise:
+        return not event and re.search(promise["line"], text) is not None
+    return event.get("event") == promise["event"] and all(
+        str(event.get(key)) == str(value) for key, value in promise.get("where", {}).items()
+    )
 
 
 def _said(journals: Mapping[str, Sequence[str]], host: str) -> list[tuple[float, str]]:

@@ -43,7 +43,8 @@ def check_bounds(file: WeightsFile, start: WeightsFile, plan: Plan) -> None:
             if not largest <= plan.largest_value:
                 raise WeightsError(
                     f"tensor {name} has a value of size {largest:g}; should be at most {plan.largest_value:g} "
-                    "(the plan's bounds.value)"
+                    "(the plan's bounds.value)",
+                    "bounds",
                 )
             difference = np.subtract(own, before, dtype=np.float64)
             squares += in_order(np.multiply(difference, difference))
@@ -51,5 +52,6 @@ def check_bounds(file: WeightsFile, start: WeightsFile, plan: Plan) -> None:
     if not length <= plan.longest_update:
         raise WeightsError(
             f"the update has the norm {length:g}; should be at most {plan.longest_update:g} "
-            "(the plan's bounds.update)"
+            "(the plan's bounds.update)",
+            "bounds",
         )

@@ -190,7 +190,7 @@ function showRounds() {
   const all = [...seen.rounds.values()].sort((a, b) => b.round - a.round);
   const table = get("rounds");
   table.tHead.replaceChildren(element("tr", [
-    element("th", "epoch", { scope: "col", class: "number" }),
+    element("th", "round", { scope: "col", class: "number" }),
     ...ids.map((id) => element("th", `learner ${id}`, { scope: "col", class: "number" })),
     element("th", "global", { scope: "col", class: "number" }), element("th", "global weights", { scope: "col" }),
   ]));
@@ -199,7 +199,7 @@ function showRounds() {
   const rows = all
     .filter((one) => one.result || !(seen.run && seen.run.ended))
     .map((one) => element("tr", [
-      element("th", String(one.round + 1), { scope: "row", class: "number" }),
+      element("th", String(one.round), { scope: "row", class: "number" }),
       ...ids.map((id) => cell(one, id)),
       one.result ? fileCell(one.result) : element("td", "open", { class: "number quiet" }),
       element("td", one.result ? short(one.result.cid) : "", { class: "mono", title: one.result ? one.result.cid : "" }),
@@ -225,7 +225,7 @@ function shape(name, attributes, text) {
 function chart(ids, closed) {
   const lines = [...ids, 0].map((id) => ({
     id,
-    points: closed.map((one) => [one.round + 1, id ? (one.refused[id] ? null : one.local[id]?.accuracy) : one.result.accuracy])
+    points: closed.map((one) => [one.round, id ? (one.refused[id] ? null : one.local[id]?.accuracy) : one.result.accuracy])
       .filter(([, share]) => share !== null && share !== undefined),
   })).filter((line) => line.points.length);
   if (!lines.length) { get("chart").replaceChildren(); return; }
@@ -234,11 +234,11 @@ function chart(ids, closed) {
   const least = Math.min(...shares), most = Math.max(...shares);
   const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20].find((one) => (most - least) / one <= 4) || 25;
   const low = Math.max(0, Math.floor(least / step) * step), high = Math.min(100, Math.max(low + step, Math.ceil(most / step) * step));
-  const first = closed[0].round + 1, last = Math.max(closed[closed.length - 1].round + 1, first + 1);
+  const first = closed[0].round, last = Math.max(closed[closed.length - 1].round, first + 1);
   const x = (round) => left + ((round - first) / (last - first)) * (width - left - right);
   const y = (share) => top + (1 - (share - low) / (high - low)) * (height - top - bottom);
   const names = lines.map((line) => `${line.id ? `learner ${line.id}` : "global"} ${percent(line.points.at(-1)[1])} %`);
-  const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Accuracy by global epoch; last: ${names.join(", ")}` });
+  const svg = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Accuracy by round; last: ${names.join(", ")}` });
   for (let share = low; share <= high + step / 100; share += step) {
     svg.append(shape("line", { class: "grid", x1: left, x2: width - right, y1: y(share), y2: y(share) }));
     svg.append(shape("text", { x: left - 6, y: y(share) + 4, "text-anchor": "end" }, `${+share.toFixed(1)} %`));

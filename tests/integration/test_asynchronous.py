@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_node import cid, weights
+from fl_node import cid, events, weights
 from fl_node.aggregate.asynchronous import Update, asynchronous_file, discount
 from fl_node.asynchronous import publications
 from fl_node.audit import LATE
@@ -97,7 +97,7 @@ def test_roles_carry_an_asynchronous_run_out_and_anybody_can_recompute_it(world:
         header = stack.enter_context(run.header())
         for node_id in (1, 2, 3):
             stack.enter_context(run.learner(node_id))
-        header.wait_for("finished")
+        header.wait_for(events.RunFinished)
     result = run.audit()
     assert (result.findings, result.rounds) == ([], 6)
     last = run.current().global_meta
@@ -105,6 +105,9 @@ def test_roles_carry_an_asynchronous_run_out_and_anybody_can_recompute_it(world:
     collected = run.collect()
     # One learner may have two updates in a buffer.
     assert all(1 <= len(one.local) <= len(last.inputs) for one in collected.rounds)
+
+
+SAID = (events.UpdatesAggregated.name, events.Waiting.name, events.GlobalWeightsPublished.name)
 
 
 @pytest.mark.parametrize("made", [plan(rounds=1), asynchronous(rounds=1)], ids=["sync", "async"])
@@ -124,12 +127,8 @@ def test_a_header_says_once_what_it_made_and_that_no_block_takes_it(
         header.finish()
     assert len(tries) == 4
     assert len(set(tries)) == 1
-    assert [event.name for event in header.events if event.name in ("aggregated", "waiting", "published")] == [
-        "aggregated",
-        "waiting",
-        "published",
-    ]
-    assert header.of("waiting")[0].message == "waiting: a block that takes global weights 1"
+    assert [event.name for event in header.events if event.name in SAID] == list(SAID)
+    assert header.of(events.Waiting)[0].fields["reason"] == "block"
     assert run.audit().passed
 
 
@@ -141,12 +140,12 @@ def test_no_update_is_lost_or_counted_twice_when_the_header_is_replaced(world: W
         for _ in range(3):
             before = run.contract.state().round
             with run.header() as header:
-                header.wait_for("published")
+                header.wait_for(events.GlobalWeightsPublished)
                 assert run.contract.state().round > before
             for path in (run.folder / "header").rglob("*.safetensors"):
                 path.unlink()
         with run.header() as header:
-            header.wait_for("finished")
+            header.wait_for(events.RunFinished)
     assert run.audit().findings == []
     used = []
     for number in range(1, 9):
@@ -159,12 +158,12 @@ def test_no_update_is_lost_or_counted_twice_when_the_header_is_replaced(world: W
 def test_a_learner_that_starts_again_does_not_publish_an_update_twice(world: World) -> None:
     run = world.deploy(asynchronous(rounds=3))
     with run.learner(1) as learner:
-        learner.wait_for("published")
-        learner.wait_for("waiting")
+        learner.wait_for(events.LocalWeightsPublished)
+        learner.wait_for(events.Waiting)
     for path in (run.folder / "learner-1").glob("*.safetensors"):
         path.unlink()
     with run.learner(1) as learner:
-        learner.wait_for("waiting", "global weights newer than 0")
+        learner.wait_for(events.Waiting, reason="newer_weights", round=0)
     assert len(publications(run.contract.log())) == 1
 
 
@@ -173,10 +172,10 @@ def test_a_learner_whose_last_update_nobody_has_any_more_goes_on(world: World) -
     (lost,) = run.publish_locals(1)
     (run.files / lost.cid).unlink()
     with run.learner(1) as learner:
-        learner.wait_for("waiting", "global weights newer than 0")
+        learner.wait_for(events.Waiting, reason="newer_weights", round=0)
         (other,) = run.publish_locals(2)
         run.publish_global(made(run, [other], {2: 1}))
-        learner.wait_for("published")
+        learner.wait_for(events.LocalWeightsPublished)
 
 
 def test_a_bad_update_is_refused_and_the_run_goes_on(world: World, tmp_path: Path) -> None:
@@ -187,9 +186,9 @@ def test_a_bad_update_is_refused_and_the_run_goes_on(world: World, tmp_path: Pat
     good = run.publish_locals(1)[0]
     run.publish_local(1, good.cid)
     with run.header() as header:
-        header.wait_for("published")
+        header.wait_for(events.GlobalWeightsPublished)
         run.publish_locals(3)
-        header.wait_for("finished")
+        header.wait_for(events.RunFinished)
     assert [
         (one.node_id, one.reason) for one in run.read(str(run.contract.global_weight_at(1))).global_meta.refused
     ] == [(2, "not a safetensors file: shorter than 8 bytes")]
@@ -289,7 +288,7 @@ def test_of_a_learner_that_publishes_again_and_again_only_so_many_updates_count(
     run = world.deploy(asynchronous(rounds=MOST_PUBLICATIONS + 1))
     files = [run.publish_local(1, run.local(1, accuracy=number / 100)) for number in range(MOST_PUBLICATIONS + 2)]
     with run.header() as header:
-        header.wait_for("refused")
+        header.wait_for(events.UpdateRejected)
         run.publish_locals(2)
         header.finish()
     refused = run.current().global_meta.refused
@@ -305,7 +304,7 @@ def test_huge_updates_are_refused_by_the_header_and_found_by_the_audit_where_the
     run = world.deploy(asynchronous(rounds=1))
     name = run.publish_local(1, huge(run))
     with run.header() as header:
-        assert "has a value of size 3e+38" in header.wait_for("refused").fields["reason"]
+        assert header.wait_for(events.UpdateRejected).fields["reason"] == "bounds"
         run.publish_locals(2)
         header.finish()
     assert [one.cid for one in run.current().global_meta.refused] == [name]
@@ -349,10 +348,10 @@ def test_an_honest_header_refuses_what_is_published_again(world: World) -> None:
     run.publish_local(1, first)
     run.publish_local(1, first)
     with run.header() as header:
-        header.wait_for("published")
-        header.wait_for("waiting", "round 1")
+        header.wait_for(events.GlobalWeightsPublished)
+        header.wait_for(events.Waiting, round=1)
         run.publish_locals(2)
-        header.wait_for("finished")
+        header.wait_for(events.RunFinished)
     assert run.audit().findings == []
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_node import data, weights
+from fl_node import data, events, weights
 from fl_node.aggregate import global_file, local_shapes
 from fl_node.aggregate.ensemble import WEIGHTS, evidence_name
 from fl_node.audit import audit
@@ -21,6 +21,7 @@ from fl_node.plan import Plan
 from fl_node.simulate import simulate
 from fl_node.validation import evidence, held_out
 from fl_node.weights import WeightsFile
+from tests.helpers.logged import logged
 from tests.support import Run, World
 
 CONTENT: dict[str, Any] = {
@@ -64,8 +65,8 @@ def test_roles_carry_a_run_of_different_models_out_and_anybody_can_recompute_it(
     assert (evidence_name("mlp") in last.shapes) == (weighting != "uniform")
     assert [one.share for one in last.global_meta.inputs] == [0.5, 1.0, 0.5]
     # From the second round on they learn from each other too.
-    said = [line for line in caplog.messages if ": training " in line]
-    assert [("shared images" in line) for line in said] == [False] * 3 + [True] * 3
+    trainings = [one for one in logged(caplog) if one["event"] == events.TrainingStarted.name]
+    assert ["distilled" in one for one in trainings] == [False] * 3 + [True] * 3
 
 
 def published(run: Run) -> list[WeightsFile]:
@@ -128,19 +129,19 @@ def test_a_learner_that_sends_another_architecture_is_refused_with_a_reason(worl
     run = deploy(world, round_timeout=5.0, min_learners=2, rounds=1)
     with run.header() as header:
         files = published(run)
-        header.wait_for("took", "learner 2")
+        header.wait_for(events.UpdateAccepted, learner=2)
         wrong = weights.write(run.path(), files[1].local_meta, files[0].tensors())
         run.publish_local(2, wrong)
-        refused = header.wait_for("refused", "learner 2").fields["reason"]
-        header.wait_for("finished")
-    assert refused == "tensor separable_cnn/conv1/bias is missing"
+        refused = header.wait_for(events.UpdateRejected, learner=2).fields
+        header.wait_for(events.RunFinished)
+    assert refused["reason"] == "tensors"
 
 
 def test_what_each_learner_is_worth_adds_up_to_what_the_run_gained(world: World, tmp_path: Path) -> None:
     run = deploy(world, rounds=1)
     with run.header() as header:
         published(run)
-        header.wait_for("finished")
+        header.wait_for(events.RunFinished)
     assert run.audit().passed
     assert all(entry.problem is None for one in run.collect().rounds for entry in one.local.values())
     images, labels = held_out(run.plan, data.load("digits"))

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from fl_node import cid, weights
+from fl_node import cid, events, weights
 from fl_node.history import MOST_PUBLICATIONS, TOO_OFTEN
 from fl_node.store import Progress, silent
 from fl_node.weights import Refusal
@@ -265,7 +265,7 @@ def bytes_read() -> int:
 
 
 def refusal(role: Role) -> Event:
-    return role.wait_for("refused")
+    return role.wait_for(events.UpdateRejected)
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -278,10 +278,10 @@ def test_a_hostile_file_is_refused_for_what_is_wrong_and_the_round_goes_on(world
     with run.header() as header:
         good = run.publish_locals(1)[0]
         event = refusal(header)
-        header.wait_for("published", f"global weights {number + 1}")
+        header.wait_for(events.GlobalWeightsPublished, round=number + 1)
     assert (event.fields["learner"], event.fields["cid"], event.fields["round"]) == (2, bad, number)
-    assert re.search(reason, event.fields["reason"]), event.fields["reason"]
-    assert len(event.fields["reason"]) < 400
+    assert re.search(reason, event.fields["detail"]), event.fields["detail"]
+    assert len(event.fields["detail"]) < 400
 
     meta = run.current().global_meta
     assert [(i.node_id, i.cid, i.share) for i in meta.inputs] == [(1, good.cid, 1.0)]
@@ -304,7 +304,7 @@ def test_a_hostile_learner_spoils_one_round_only(world: World) -> None:
     with run.header() as header:
         run.publish_local(2, value(float("nan"))(run))
         run.publish_locals(1)
-        header.wait_for("published", "global weights 1")
+        header.wait_for(events.GlobalWeightsPublished, round=1)
         run.publish_locals()
         header.finish()
     assert [i.node_id for i in run.current().global_meta.inputs] == [1, 2]
@@ -317,7 +317,7 @@ def test_a_round_that_needs_all_waits_for_a_good_file_and_says_whose(world: Worl
     with run.header() as header:
         run.publish_local(2, FILES[kind][0](run))
         good = run.publish_locals(1)[0]
-        header.wait_for("waiting", "round 0: learner 2, whose file was refused, to publish another")
+        header.wait_for(events.Waiting, reason="updates", round=0, learners=(2,))
         assert run.contract.state().round == 0
         better = run.publish_locals(2)[0]
         header.finish()
@@ -347,10 +347,10 @@ def test_a_file_that_comes_within_its_time_is_no_refusal(world: World) -> None:
         late = run.local(2)
         run.publish_local(2, late.cid)
         run.publish_locals(1)
-        header.wait_for("missing", "learner 2's file is missing, trying again")
+        header.wait_for(events.UpdateMissing, learner=2)
         run.store.add(late.path)
         header.finish()
-        assert not header.of("refused")
+        assert not header.of(events.UpdateRejected)
     assert [i.node_id for i in run.current().global_meta.inputs] == [1, 2]
 
 
@@ -370,11 +370,11 @@ def test_a_file_that_arrives_slowly_is_waited_for_and_holds_up_nobody_else(
 
         monkeypatch.setattr(header.store, "fetch", slowly)
         run.publish_local(2, slow)
-        header.wait_for("waiting", "round 0: learner 1 to publish; the file of learner 2 (60 % is here) to arrive")
+        header.wait_for(events.Waiting, learners=(1, 2), arriving={"2": 0.6})
         run.publish_locals(1)
-        header.wait_for("took", "learner 1's")
-        header.wait_for("waiting", "round 0: the file of learner 2 (60 % is here) to arrive")
-        assert not header.of("refused")
+        header.wait_for(events.UpdateAccepted, learner=1)
+        header.wait_for(events.Waiting, learners=(2,), arriving={"2": 0.6})
+        assert not header.of(events.UpdateRejected)
         rest.set()
         header.finish()
     assert [i.node_id for i in run.current().global_meta.inputs] == [1, 2]
@@ -388,12 +388,12 @@ def test_of_a_learner_that_publishes_again_and_again_only_so_much_is_read_and_on
     with run.header() as header:
         for number in range(MOST_PUBLICATIONS):
             name = run.publish_local(2, run.local(2, accuracy=number / 100))
-            header.wait_for("took", name)
+            header.wait_for(events.UpdateAccepted, cid=name)
             assert [path.name for path in (run.folder / "header").glob("learner-2-*")] == [
                 f"learner-2-{name}.safetensors"
             ]
         last = run.publish_local(2, run.local(2, accuracy=0.9))
-        assert header.wait_for("refused", last).fields["reason"] == TOO_OFTEN
+        assert header.wait_for(events.UpdateRejected, cid=last).fields["reason"] == "too_many_publications"
         assert not list((run.folder / "header").glob("learner-2-*"))
         good = run.publish_locals(1)[0]
         header.finish()
@@ -418,8 +418,7 @@ def test_a_round_does_not_close_late_with_fewer_than_min_learners(world: World) 
     run = world.deploy(plan(rounds=1, min_learners=1, round_timeout=0.3))
     with run.header() as header:
         run.publish_local(1, value(float("nan"))(run))
-        who = "learner 2 to publish; learner 1, whose file was refused, to publish another"
-        header.wait_for("waiting", f"round 0: {who}; at least 1 good files, there are 0")
+        header.wait_for(events.Waiting, reason="updates", round=0, learners=(1, 2))
         run.publish_locals(2)
         header.finish()
     assert [r.node_id for r in run.current().global_meta.refused] == [1]
@@ -489,9 +488,9 @@ def test_a_learner_refuses_bad_global_weights_and_says_why(world: World, kind: s
     before = bytes_read()
     run.publish_global(make(run))
     with run.learner(1) as learner:
-        assert re.search(reason, learner.wait_for("waiting").fields["what"])
+        assert re.search(reason, learner.wait_for(events.Waiting).fields["detail"])
         assert bytes_read() - before < 100 * 1024**2
-        assert not learner.of("training")
+        assert not learner.of(events.TrainingStarted)
         assert run.contract.local_weight_at(1, 1) is None
 
 
@@ -500,10 +499,10 @@ def test_a_learner_goes_on_with_the_next_good_global_weights(world: World) -> No
     first = run.average([run.local(1), run.local(2)])
     run.publish_global(run.average([run.local(1), run.local(2)], tensors=poisoned))
     with run.learner(1) as learner:
-        learner.wait_for("waiting", "tensor dense/bias has values that are not finite")
+        learner.wait_for(events.Waiting, reason="valid_weights")
         second = weights.write(run.path(), weights.GlobalMeta(run.plan_cid, 2, first.cid, "fedavg"), first.tensors())
         run.publish_global(second)
-        learner.wait_for("published", "round 2")
+        learner.wait_for(events.LocalWeightsPublished, round=2)
     local = run.read(str(run.contract.local_weight_at(2, 1)))
     assert (local.local_meta.parent, local.local_meta.round) == (second.cid, 2)
 

@@ -32,7 +32,7 @@ import numpy.typing as npt
 import psutil
 import pytest
 
-from fl_node import header, learner
+from fl_node import events, header, learner
 from fl_node import plan as plans
 from fl_node import store as stores
 from fl_node.audit import audit
@@ -63,10 +63,33 @@ PLAN = Plan(
 )
 
 STEPS = {
-    "header": ["round", "took", "aggregated", "stored", "published", "evaluated", "finished"],
-    "learner": ["training", "epoch", "trained", "evaluated", "written", "stored", "published", "finished"],
+    "header": [
+        one.name
+        for one in (
+            events.RoundStarted,
+            events.UpdateAccepted,
+            events.UpdatesAggregated,
+            events.FileStored,
+            events.GlobalWeightsPublished,
+            events.GlobalWeightsEvaluated,
+            events.RunFinished,
+        )
+    ],
+    "learner": [
+        one.name
+        for one in (
+            events.TrainingStarted,
+            events.EpochEnded,
+            events.TrainingEnded,
+            events.LocalWeightsEvaluated,
+            events.LocalWeightsWritten,
+            events.FileStored,
+            events.LocalWeightsPublished,
+            events.RunFinished,
+        )
+    ],
 }
-"""All that the roles say of what they do, in the order in which they do it."""
+"""The events of all that the roles do, in the order in which they do it."""
 
 # Of a client that is older than its urllib3; see IpfsStore.
 pytestmark = pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")
@@ -388,10 +411,15 @@ def _on(place: ProcessPlace, keys: dict[str, Path], folder: Path, plan: Plan) ->
 
 def rounds_of(role: str, step: str) -> list[int]:
     """The rounds in which a role says that it has done a step."""
-    if step == "finished":
+    if step == events.RunFinished.name:
         return [PLAN.rounds]
     # The header speaks of the global weights that it publishes and measures by the round that they start.
-    return list(range(PLAN.rounds + (role == "header" and step in ("published", "evaluated"))))
+    return list(
+        range(
+            PLAN.rounds
+            + (role == "header" and step in (events.GlobalWeightsPublished.name, events.GlobalWeightsEvaluated.name))
+        )
+    )
 
 
 def each_step(role: str) -> list[Trap]:
@@ -400,8 +428,8 @@ def each_step(role: str) -> list[Trap]:
     if role == "header":
         # The header measures in the background, so that this has no place in the order; and what it publishes
         # starts the next round.
-        traps = [(round_, step) for round_, step in traps if step != "evaluated"]
-        traps.sort(key=lambda trap: (trap[0], ["published", *STEPS[role]].index(trap[1])))
+        traps = [(round_, step) for round_, step in traps if step != events.GlobalWeightsEvaluated.name]
+        traps.sort(key=lambda trap: (trap[0], [events.GlobalWeightsPublished.name, *STEPS[role]].index(trap[1])))
     else:
         traps.sort(key=lambda trap: (trap[0], STEPS[role].index(trap[1])))
     return [Trap(step, round_) for round_, step in traps]
@@ -417,7 +445,7 @@ def test_the_run_that_all_others_are_compared_with_is_sound(undisturbed: Run, fi
 @pytest.mark.parametrize("role", STEPS)
 def test_the_steps_are_all_that_a_role_says(undisturbed: Run, role: str) -> None:
     said = undisturbed.said("header" if role == "header" else "learner-1")
-    assert set(said) - {"waiting"} == set(STEPS[role])
+    assert set(said) - {events.Waiting.name} == set(STEPS[role])
 
 
 @pytest.mark.parametrize(("role", "step"), [(role, step) for role, steps in STEPS.items() for step in steps])
@@ -463,7 +491,11 @@ def test_all_roles_are_killed_at_any_line_of_code(run: Run, final: str, tmp_path
 
 
 def test_a_role_that_lost_its_folder_goes_on(run: Run, final: str, tmp_path: Path) -> None:
-    traps = {"header": Trap("aggregated", 1), "learner-1": Trap("written", 1), "learner-2": Trap("training", 2)}
+    traps = {
+        "header": Trap("updates_aggregated", 1),
+        "learner-1": Trap("local_weights_written", 1),
+        "learner-2": Trap("training_started", 2),
+    }
 
     def empty(node: str) -> None:
         for path in (tmp_path / node).iterdir():
@@ -474,7 +506,7 @@ def test_a_role_that_lost_its_folder_goes_on(run: Run, final: str, tmp_path: Pat
     check(run, final)
 
 
-@pytest.mark.parametrize(("node", "step"), [("header", "aggregated"), ("learner-1", "stored")])
+@pytest.mark.parametrize(("node", "step"), [("header", "updates_aggregated"), ("learner-1", "file_stored")])
 def test_the_embedded_chain_is_killed_under_a_role(
     run: Run,
     embedded: tuple[EmbeddedPlace, Mapping[str, Endpoint]],
@@ -521,14 +553,14 @@ def test_roles_are_killed_when_they_have_sent_a_transaction_to_real_geth(real_ru
 @pytest.mark.parametrize(
     ("child", "node", "step", "how"),
     [
-        ("header geth", "header", "aggregated", signal.SIGKILL),
-        ("header geth", "header", "stored", signal.SIGKILL),
-        ("learner-1 geth", "learner-1", "training", signal.SIGKILL),
-        ("learner-1 geth", "learner-1", "stored", signal.SIGTERM),
-        ("header ipfs", "header", "round", signal.SIGKILL),
-        ("header ipfs", "header", "aggregated", signal.SIGKILL),
-        ("learner-1 ipfs", "learner-1", "written", signal.SIGKILL),
-        ("learner-1 ipfs", "learner-1", "stored", signal.SIGTERM),
+        ("header geth", "header", "updates_aggregated", signal.SIGKILL),
+        ("header geth", "header", "file_stored", signal.SIGKILL),
+        ("learner-1 geth", "learner-1", "training_started", signal.SIGKILL),
+        ("learner-1 geth", "learner-1", "file_stored", signal.SIGTERM),
+        ("header ipfs", "header", "round_started", signal.SIGKILL),
+        ("header ipfs", "header", "updates_aggregated", signal.SIGKILL),
+        ("learner-1 ipfs", "learner-1", "local_weights_written", signal.SIGKILL),
+        ("learner-1 ipfs", "learner-1", "file_stored", signal.SIGTERM),
     ],
     ids=lambda value: getattr(value, "name", value),
 )
@@ -554,7 +586,7 @@ def test_a_file_that_is_away_for_longer_than_the_plan_allows_is_taken_when_it_is
     place: ProcessPlace, keys: dict[str, Path], tmp_path: Path
 ) -> None:
     run = _on(place, keys, tmp_path, PLAN.model_copy(update={"fetch_timeout": AWAY / 4}))
-    trap = Trap("stored", 1, signal=signal.SIGSTOP)
+    trap = Trap("file_stored", 1, signal=signal.SIGSTOP)
     away = _away(place, "learner-1 ipfs", signal.SIGKILL)
 
     def back() -> None:
@@ -581,7 +613,7 @@ def kill():
 def at_event(record):
     if record.event == where and record.fields.get("round") == round_:
         kill()
-    if where == "batch" and record.event == "training" and record.fields["round"] == round_:
+    if where == "batch" and record.event == "training_started" and record.fields["round"] == round_:
         model.KerasTrainer.train = train
     return True
 
@@ -612,7 +644,7 @@ def test_a_learner_killed_within_an_epoch_and_a_header_killed_at_aggregation_cha
 ) -> None:
     run = Run(embedded[1], keys, tmp_path, plans.load(tiny_plan))
     run.deploy()
-    traps = {"header": ("aggregated", 1), "learner-1": ("batch", 1), "learner-2": ("batch", 2)}
+    traps = {"header": ("updates_aggregated", 1), "learner-1": ("batch", 1), "learner-2": ("batch", 2)}
     children: dict[str, Child] = {}
 
     def start(node: str, *before: str) -> None:

@@ -127,7 +127,7 @@ def test_a_run_that_fails_says_which_host_and_unit_with_its_last_lines(
     assert ended.code != 0
     said = re.sub(r"\s+", " ", ended.output)
     assert "fl-learner.service failed on learner-2 with exit code 3" in said
-    assert f"fl-node: {file} can't be read" in said
+    assert f"error: {file} can't be read" in said
     # No role goes on with a run that has failed.
     for name in NAMES:
         unit = "fl-header" if name == "header" else "fl-learner"

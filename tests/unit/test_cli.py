@@ -437,10 +437,9 @@ def test_a_learner_takes_part_in_attacks_only_where_its_operator_allows_them(
     command += ["--key", str(tmp_path / "role.key")]
     ended = fl_node(*command)
     assert ended.code == 2
-    assert ended.err.splitlines()[-1] == (
-        "fl-node: the plan paper has an [attack] section, which is for laboratories; "
-        "a learner takes part in it with --allow-attacks only"
-    )
+    failed = json.loads(ended.err.splitlines()[-1])
+    assert (failed["event"], failed["error"], failed["exit_code"]) == ("role_failed", "ConfigError", 2)
+    assert "--allow-attacks" in failed["detail"]
     check_allowed(plans.load(Path(PAPER), attacked), allowed=True)
 
 
@@ -460,7 +459,8 @@ def test_ctrl_c_is_code_130_without_a_traceback(tmp_path: Path, free_port: Calla
             stack.callback(process.kill)
         for process, number in zip(processes, (signal.SIGINT, signal.SIGTERM), strict=True):
             assert process.stderr is not None
-            assert "waiting: chain at" in process.stderr.readline()
+            event = json.loads(process.stderr.readline())
+            assert (event["event"], event["reason"]) == ("waiting", "chain_unreachable")
             process.send_signal(number)
             _, err = process.communicate(timeout=120)
             assert process.returncode == 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,10 @@ plugin: Any = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(plugin)
 
 LOST = AnsibleConnectionFailure("ssh: connect to host 10.0.0.1 port 22: No route to host")
-LINE = "2026-11-27T10:00:00.000Z learner-1: round 1: training"
+LINE = json.dumps(
+    {"time": "2026-11-27T10:00:00.000Z", "level": "info", "node": "learner", "event": "training_started", "round": 1}
+    | {"message": "some \x1b[31m sentence"}
+)
 
 
 class Host:
@@ -73,7 +77,7 @@ def test_a_host_that_was_lost_and_boots_is_waited_for() -> None:
 def test_a_unit_that_failed_for_good_is_said_with_its_last_lines(tmp_path: Path) -> None:
     problem = Host(["active", "failed"]).follow()["problem"]
     assert problem.startswith("fl-learner.service failed on learner-1 with exit code 3:")
-    assert LINE in problem
+    assert "some ?[31m sentence" in problem
     assert (tmp_path / "demo.failed").read_text() == "learner-1"
 
 
@@ -98,6 +102,11 @@ def test_a_scenario_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
     assert problem.startswith("learner-1 is out of reach, and the run has not ended after 600 s")
 
 
-def test_a_line_that_is_waited_for_must_come_before_the_end() -> None:
-    host = Host(["inactive"], [True], until_host="learner-1", until_says="round 9")
-    assert "never said 'round 9'" in host.follow()["problem"]
+def test_an_event_that_is_waited_for_must_come_before_the_end() -> None:
+    until = {"host": "learner-1", "event": "round_started", "where": {"round": 9}}
+    assert "never logged round_started" in Host(["inactive"], [True], until=until).follow()["problem"]
+
+
+def test_a_unit_is_followed_until_an_event_with_these_fields() -> None:
+    until = {"host": "learner-1", "event": "training_started", "where": {"round": "1"}}
+    assert "has logged training_started" in Host(["active"], until=until).follow()["msg"]

@@ -1,4 +1,4 @@
-"""What a role says: lines for people, JSON for scripts."""
+"""How events are logged: text for people at a terminal, JSON lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,13 +6,34 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from fl_node import logs
-from fl_node.logs import say
+from fl_node import events, logs
+from fl_node.errors import ConfigError
+from fl_node.logs import emit
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+ROUND = events.RoundStarted(round=3, cid="Qm1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentence(events.Event):
+    """An event of any sentence and level."""
+
+    sentence: str
+    importance: int = logging.INFO
+
+    def severity(self) -> int:
+        return self.importance
+
+    def text(self) -> str:
+        return self.sentence
+
+
+del events.EVENTS[Sentence.name]
 
 
 @pytest.fixture(autouse=True)
@@ -24,80 +45,137 @@ def restored() -> Iterator[None]:
     log.handlers[:], log.level, log.propagate = before
 
 
-def test_a_line_says_when_who_and_what(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("learner")
-    say("training", "round 3: training 5 epochs", round=3, epochs=5)
+@pytest.fixture
+def text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(logs.FORMAT, "text")
+
+
+def test_on_a_terminal_a_line_has_time_node_and_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    logs.configure("header")
+    emit(ROUND)
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(TIME + r" learner: round 3: training 5 epochs\n", err)
+    assert re.fullmatch(TIME + r" header: round 3: started from Qm1\n", err)
 
 
-def test_a_warning_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("learner")
-    say("waiting", "no chain", level=logging.WARNING)
-    assert "learner: warning: no chain\n" in capsys.readouterr().err
-
-
-def test_for_scripts_each_event_is_a_json_object_with_its_values(capsys: pytest.CaptureFixture[str]) -> None:
+def test_elsewhere_a_line_is_a_json_object_with_the_events_fields(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("header", as_json=True)
-    say("took", "round 1: took learner 2's file\n(of two lines)", round=1, learner=2, accuracy=0.5, cid=None)
-    logging.getLogger("fl_node.other").warning("100 %% of %s", "it")
+    emit(ROUND)
     out, err = capsys.readouterr()
-    first, second = (json.loads(line) for line in out.splitlines())
-    assert re.fullmatch(TIME, first.pop("time"))
-    assert first == {
+    assert out == err
+    found = json.loads(err)
+    assert re.fullmatch(TIME, found.pop("time"))
+    assert found == {
         "level": "info",
         "node": "header",
-        "event": "took",
-        "message": "round 1: took learner 2's file\n(of two lines)",
-        "round": 1,
-        "learner": 2,
-        "accuracy": 0.5,
-        "cid": None,
+        "event": "round_started",
+        "message": "round 3: started from Qm1",
+        "round": 3,
+        "cid": "Qm1",
     }
-    assert (second["level"], second["event"], second["message"]) == ("warning", "message", "100 % of it")
-    assert "took learner 2's file" in err
+    assert logs.parse(out) == json.loads(out)
 
 
-def test_percent_signs_in_a_message_are_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("wanted", "is_json"), [("text", False), ("json", True)])
+def test_the_format_can_be_chosen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wanted: str, is_json: bool
+) -> None:
+    monkeypatch.setenv(logs.FORMAT, wanted)
     logs.configure("header")
-    say("evaluated", "99.46% of %s", round=1)
+    emit(ROUND)
+    assert (logs.parse(capsys.readouterr().err) is not None) == logs.is_json() == is_json
+
+
+def test_an_unknown_format_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(logs.FORMAT, "xml")
+    with pytest.raises(ConfigError, match="FL_NODE_LOG_FORMAT=xml: should be auto, text, json"):
+        logs.configure("header")
+
+
+def test_a_librarys_message_is_logged_too(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("header")
+    logging.getLogger("fl_node.other").warning("100 %% of %s", "it")
+    found = json.loads(capsys.readouterr().err)
+    assert (found["level"], found["event"], found["message"]) == ("warning", "message", "100 % of it")
+
+
+def test_a_warning_is_called_one(text: None, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("learner")
+    emit(events.Waiting(reason="chain_unreachable", detail="no chain"))
+    assert "learner: warning: waiting: no chain\n" in capsys.readouterr().err
+
+
+def test_percent_signs_in_a_message_are_left_alone(text: None, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("header")
+    emit(Sentence(sentence="99.46% of %s"))
     assert "header: 99.46% of %s\n" in capsys.readouterr().err
 
 
-def test_details_are_said_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_details_are_logged_only_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    detail = Sentence(sentence="a detail", importance=logging.DEBUG)
     logs.configure("header")
-    say("detail", "a detail", level=logging.DEBUG)
+    emit(detail)
     assert capsys.readouterr().err == ""
     logs.configure("header", verbose=True)
-    say("detail", "a detail", level=logging.DEBUG)
+    emit(detail)
     assert "a detail" in capsys.readouterr().err
 
 
-def test_configuring_twice_does_not_say_things_twice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuring_twice_logs_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("one")
     logs.configure("two", as_json=True)
     logs.configure("two")
-    say("event", "once")
+    emit(Sentence(sentence="once"))
     out, err = capsys.readouterr()
-    assert (out, err.count("once")) == ("", 1)
+    assert (out, err.count("\n")) == ("", 1)
 
 
 def test_where_an_exception_came_from_is_part_of_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("header", as_json=True)
+    logs.configure("header")
     try:
         raise ValueError("inside")
     except ValueError:
         logging.getLogger("fl_node").exception("it failed")
-    out, err = capsys.readouterr()
-    assert "ValueError: inside" in json.loads(out)["message"]
-    assert "Traceback" in err
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ValueError: inside" in json.loads(line)["message"]
+    assert "Traceback" in logs.readable(line)
 
 
-def test_a_text_from_outside_forges_no_line_and_reaches_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_that_ends_a_role_is_an_event_and_has_no_second_line_for_people(
+    text: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     logs.configure("header", as_json=True)
-    say("refused", "learner 1: a\n2026-01-01T00:00:00.000Z header: took\x1b[2J\r\u202e\ud800")
+    emit(events.RoleFailed(error="GaveUp", exit_code=7, detail="gave up"))
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert json.loads(out)["exit_code"] == 7
+
+
+HOSTILE = "learner 1: a\n2026-01-01T00:00:00.000Z header: forged\x1b[2J\r\u202e\ud800"
+
+
+def test_a_text_from_outside_forges_no_line_and_reaches_no_terminal(
+    text: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("header", as_json=True)
+    emit(Sentence(sentence=HOSTILE))
     out, err = capsys.readouterr()
     assert err.count("\n") == out.count("\n") == 1
-    assert "learner 1: a\\n2026-01-01T00:00:00.000Z header: took\\x1b[2J\\r\\u202e\\ud800\n" in err
+    assert "learner 1: a\\n2026-01-01T00:00:00.000Z header: forged\\x1b[2J\\r\\u202e\\ud800\n" in err
     assert not set(err) & set("\x1b\r\u202e\ud800")
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "[]", "7", '"event"', "{}", '{"event": 7}', "[" * 100_000, "Traceback (most recent call last):"]
+)
+def test_a_line_that_is_no_event_is_shown_as_it_is(line: str) -> None:
+    assert logs.parse(line) is None
+    assert logs.readable(line + "\n") == line
+
+
+def test_a_logged_line_is_shown_as_on_a_terminal() -> None:
+    event: dict[str, Any] = {"time": "T", "level": "warning", "node": "header", "event": "x", "message": "a\x1b[2Jb"}
+    assert logs.readable(json.dumps(event)) == "T header: warning: a\\x1b[2Jb"

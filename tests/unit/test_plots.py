@@ -23,13 +23,13 @@ PICTURES = {
             Line("paper", [(1, 98.9), (2, 99.1)], "paper"),
         ],
         "accuracy, %",
-        "global epoch",
+        "round",
     ),
     "timeline": lambda name: plots.timeline(
         name, "Time", [("learner 1", [Span(0, 3, "work"), Span(3, 5, "wait")]), ("learner 2", [])], [0, 5]
     ),
     "stacks": lambda name: plots.stacks(
-        name, "Gas", {"learners": [1.0, 2.0], "header": [3.0, 4.0]}, ["1", "2"], "gas", "global epoch"
+        name, "Gas", {"learners": [1.0, 2.0], "header": [3.0, 4.0]}, ["1", "2"], "gas", "round"
     ),
     "bubbles": lambda name: plots.bubbles(name, "Labels", {1: [3, 0, 4], 2: [0, 0, 0]}),
     "points": lambda name: plots.points(name, "Staleness", [Line("learner 1", [(1, 0), (2, 3)])], "rounds", "epoch"),
@@ -76,7 +76,7 @@ def test_each_of_a_few_learners_is_told_apart_by_colour_marker_and_dash() -> Non
 
 def test_of_many_learners_the_range_is_named() -> None:
     lines = [Line(f"learner {n}", [(1, 90.0 + n / 10), (2, 91.0 + n / 10)]) for n in range(20)]
-    text = plots.lines("a", "Accuracy", lines, "accuracy, %", "global epoch")
+    text = plots.lines("a", "Accuracy", lines, "accuracy, %", "round")
     assert "20 learners, lowest to highest" in text
     assert "learner 3" not in text
 

@@ -51,23 +51,23 @@ def test_the_table_has_a_row_a_round_and_a_column_a_learner() -> None:
         RoundResult(1, {1: entry(0.9), 2: entry(0.1)}, entry(), refused={2: "NaN"}, absent=(3,)),
     ]
     assert report.table(result(SMALL, rounds)) == [
-        ["global epoch", "learner 1", "learner 2", "learner 3", "global"],
-        ["1", "98.77", "50.00", "100.00", "12.35"],
-        ["2", "90.00", "refused", "absent", "–"],
+        ["round", "learner 1", "learner 2", "learner 3", "global"],
+        ["0", "98.77", "50.00", "100.00", "12.35"],
+        ["1", "90.00", "refused", "absent", "–"],
     ]
 
 
 def test_a_learner_of_which_nothing_is_known_has_a_dash() -> None:
     rounds = [RoundResult(0, {1: entry()}, entry())]
-    assert report.table(result(SMALL, rounds))[1] == ["1", "–", "–", "–", "–"]
+    assert report.table(result(SMALL, rounds))[1] == ["0", "–", "–", "–", "–"]
 
 
 def test_the_papers_figures_stand_beside_the_papers_experiment() -> None:
     rounds = [RoundResult(r, {1: entry(0.99), 2: entry(0.98)}, entry(0.991)) for r in range(5)]
     rows = report.table(result(PAPER, rounds))
-    assert rows[0] == ["global epoch", "learner 1", "learner 2", "global", "paper 1", "paper 2", "paper global"]
-    assert rows[1] == ["1", "99.00", "98.00", "99.10", "98.91", "99.10", ""]
-    assert rows[5] == ["5", "99.00", "98.00", "99.10", "99.39", "99.41", "99.46"]
+    assert rows[0] == ["round", "learner 1", "learner 2", "global", "paper 1", "paper 2", "paper global"]
+    assert rows[1] == ["0", "99.00", "98.00", "99.10", "98.91", "99.10", ""]
+    assert rows[5] == ["4", "99.00", "98.00", "99.10", "99.39", "99.41", "99.46"]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_the_papers_figures_stand_beside_nothing_else(tmp_path: Path, change: st
 def test_a_run_with_a_learner_that_the_paper_does_not_have_has_a_table_too() -> None:
     # The contract takes any nodeId from its header.
     odd = replace(result(PAPER, [RoundResult(0, {7: entry(0.9)}, entry(0.9))]), learners={1: "0x1", 7: "0x7"})
-    assert report.table(odd)[1][:4] == ["1", "–", "90.00", "90.00"]
+    assert report.table(odd)[1][:4] == ["0", "–", "90.00", "90.00"]
 
 
 def test_the_papers_figures_are_whole() -> None:
@@ -199,8 +199,8 @@ def test_a_run_is_read_from_chain_and_store_alone(lab: Lab, tmp_path: Path) -> N
     assert found.rounds[0].absent == (3,)
     assert found.rounds[0].local[2].problem is not None
     assert report.table(found)[1:] == [
-        ["1", "50.00", "refused", "absent", "75.00"],
-        ["2", "10.00", "20.00", "30.00", "23.33"],
+        ["0", "50.00", "refused", "absent", "75.00"],
+        ["1", "10.00", "20.00", "30.00", "23.33"],
     ]
     assert found.rounds[0].result.block < found.rounds[1].result.block
 
@@ -208,7 +208,7 @@ def test_a_run_is_read_from_chain_and_store_alone(lab: Lab, tmp_path: Path) -> N
     assert path == tmp_path / "report.html"
     text = (tmp_path / "report.md").read_text()
     assert "The audit passed: 2 rounds, 8 files" in text
-    assert "| 2 | 10.00 | 20.00 | 30.00 | 23.33 |" in text
+    assert "| 1 | 10.00 | 20.00 | 30.00 | 23.33 |" in text
     assert "Paper" not in text
     for name in (first, second, third, *(file.cid for file in locals_)):
         assert f"`{name}`" in text
@@ -222,7 +222,7 @@ def test_a_run_is_read_from_chain_and_store_alone(lab: Lab, tmp_path: Path) -> N
 def test_the_global_accuracy_is_open_where_nobody_measured_it(lab: Lab) -> None:
     first = lab.initial()
     lab.close(1, first, [lab.local(1, 0, first, 0.5)], [], [2, 3])
-    assert report.table(lab.collect())[1] == ["1", "50.00", "absent", "absent", "–"]
+    assert report.table(lab.collect())[1] == ["0", "50.00", "absent", "absent", "–"]
 
 
 def test_a_file_that_was_published_again_counts_as_the_global_file_says(lab: Lab) -> None:

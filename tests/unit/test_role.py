@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -12,25 +13,30 @@ import numpy as np
 import pytest
 from accounts import ALICE, FUNDED, HEADER
 
-from fl_node import cid, role
+from fl_node import cid
 from fl_node.chain import Chain, Contract, wait_until
 from fl_node.errors import (
     ChainError,
+    ChainUnreachable,
     ConfigError,
     ContractError,
     FileMissing,
     GaveUp,
     PlanError,
+    StoreError,
     StoreUnreachable,
+    WeightsError,
 )
 from fl_node.place import EmbeddedPlace
 from fl_node.plan import Plan
 from fl_node.role import Done, Site, Timing, Waiting, fetch_plan, reconcile
 from fl_node.store import FolderStore
 from tests.helpers.clock import FakeClock
+from tests.helpers.logged import logged
 
 PLAN = Plan.model_validate({"name": "test", "data": {"name": "digits"}})
 TIMING = Timing()
+Waits = Callable[[], list[tuple[str, str]]]
 FOREVER = 10_000.0
 """Seconds that no test lasts."""
 HANG = 300.0
@@ -55,11 +61,14 @@ def site(rpc: str, tmp_path: Path, clock: FakeClock) -> Site:
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the role says, in order."""
-    lines: list[str] = []
-    monkeypatch.setattr(role, "say", lambda _event, message, **_: lines.append(message))
-    return lines
+def said(caplog: pytest.LogCaptureFixture) -> Waits:
+    """Return a function that gives the reasons and details of the waits that were logged, in order."""
+    caplog.set_level(logging.INFO, "fl_node")
+
+    def waits() -> list[tuple[str, str]]:
+        return [(one["reason"], one["detail"]) for one in logged(caplog) if one["event"] == "waiting"]
+
+    return waits
 
 
 def patient(site: Site, seconds: float) -> Site:
@@ -87,7 +96,7 @@ def test_a_step_that_did_something_is_followed_by_the_next_without_a_pause(site:
     assert called == [called[0]] * 21
 
 
-def test_a_new_block_ends_a_wait(site: Site, said: list[str]) -> None:
+def test_a_new_block_ends_a_wait(site: Site, said: Waits) -> None:
     site = replace(site, timing=Timing(look_again=FOREVER))
     registered = site.chain.nonce()
     threading.Timer(0.1, site.contract.register_learner, [1, ALICE.address, registered]).start()
@@ -95,10 +104,10 @@ def test_a_new_block_ends_a_wait(site: Site, said: list[str]) -> None:
     def step() -> Waiting | None:
         if site.contract.learners():
             raise Done
-        return Waiting("learner 1 to be registered")
+        return Waiting("updates", "learner 1 to be registered")
 
     reconcile(site, step)
-    assert said == ["waiting: learner 1 to be registered"]
+    assert said() == [("updates", "learner 1 to be registered")]
 
 
 def test_a_block_that_came_during_a_step_is_not_slept_through(site: Site, clock: FakeClock) -> None:
@@ -106,7 +115,7 @@ def test_a_block_that_came_during_a_step_is_not_slept_through(site: Site, clock:
         if site.contract.learners():
             raise Done
         site.contract.register_learner(1, ALICE.address, site.chain.nonce())
-        return Waiting("learner 1 to be registered")
+        return Waiting("updates", "learner 1 to be registered")
 
     start = clock.now
     reconcile(site, step)
@@ -114,13 +123,13 @@ def test_a_block_that_came_during_a_step_is_not_slept_through(site: Site, clock:
 
 
 def test_a_wait_with_an_end_ends_there_without_a_block(site: Site, clock: FakeClock) -> None:
-    step, called = steps(clock, Waiting("the end of the round", clock.now + 0.2))
+    step, called = steps(clock, Waiting("round_end", "the end of the round", until=clock.now + 0.2))
     reconcile(site, step)
     assert called[1] - called[0] == pytest.approx(0.2)
 
 
 def test_everything_is_looked_at_again_after_a_while_without_a_block(site: Site, clock: FakeClock) -> None:
-    step, called = steps(clock, *[Waiting("nothing")] * 3)
+    step, called = steps(clock, *[Waiting("updates", "nothing")] * 3)
     reconcile(site, step)
     assert np.diff(called) == pytest.approx([TIMING.look_again] * 3)
 
@@ -144,7 +153,7 @@ def test_a_chain_that_is_stuck_is_nudged(site: Site, clock: FakeClock) -> None:
         calls += 1
         if chain.block_number() > before + 1 or calls > 20:
             raise Done
-        return Waiting("learner 1 to publish")
+        return Waiting("updates", "learner 1 to publish")
 
     reconcile(replace(site, chain=chain), step)
     assert chain.block_number() == before + 1, "one nudge: the block that it made ended that"
@@ -155,7 +164,7 @@ def test_a_role_that_waits_for_long_nudges_the_chain_again_and_again_ever_more_s
 ) -> None:
     # One nudge may come while a line is still cut; then only another brings two chains together.
     before = site.chain.block_number()
-    step, called = steps(clock, *[Waiting("learner 1 to publish")] * LONG)
+    step, called = steps(clock, *[Waiting("updates", "learner 1 to publish")] * LONG)
     reconcile(site, step)
     waited = called[-1] - called[0]
     assert 2 <= site.chain.block_number() - before <= 1 + math.log2(waited / TIMING.quiet)
@@ -164,37 +173,44 @@ def test_a_role_that_waits_for_long_nudges_the_chain_again_and_again_ever_more_s
 def test_a_role_that_acts_between_waits_nudges_as_soon_in_the_second(site: Site, clock: FakeClock) -> None:
     before = site.chain.block_number()
     once = int(1.5 * TIMING.quiet / TIMING.look_again)
-    waits = [[Waiting(f"learner {n} to publish")] * once for n in (1, 2)]
+    waits = [[Waiting("updates", f"learner {n} to publish")] * once for n in (1, 2)]
     step, _ = steps(clock, *waits[0], None, *waits[1])
     reconcile(site, step)
     assert site.chain.block_number() == before + 2
 
 
-def test_what_is_waited_for_is_said_once_until_it_changes(site: Site, said: list[str], clock: FakeClock) -> None:
-    one, other = Waiting("learner 1"), Waiting("learner 2")
+def test_what_is_waited_for_is_said_once_until_it_changes(site: Site, said: Waits, clock: FakeClock) -> None:
+    one, other = Waiting("updates", "learner 1"), Waiting("updates", "learner 2")
     step, _ = steps(clock, one, one, other, other, one, None, one)
     reconcile(site, step)
-    assert said == [f"waiting: learner {n}" for n in (1, 2, 1, 1)]
+    assert said() == [("updates", f"learner {n}") for n in (1, 2, 1, 1)]
 
 
 @pytest.mark.parametrize(
-    "trouble",
-    [ChainError("chain: missing trie node"), StoreUnreachable("IPFS is down"), FileMissing("nobody has it")],
-    ids=lambda error: type(error).__name__,
+    ("trouble", "reason"),
+    [
+        (ChainError("chain: missing trie node"), "chain_error"),
+        (ChainUnreachable("chain: no node"), "chain_unreachable"),
+        (StoreUnreachable("IPFS is down"), "store_unreachable"),
+        (StoreError("IPFS fails"), "store_error"),
+        (FileMissing("nobody has it"), "file_missing"),
+        (WeightsError("not finite"), "file_rejected"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
 )
 def test_trouble_with_chain_or_store_is_said_and_waited_for(
-    site: Site, said: list[str], clock: FakeClock, trouble: Exception
+    site: Site, said: Waits, clock: FakeClock, trouble: Exception, reason: str
 ) -> None:
     step, called = steps(clock, trouble, trouble, None)
     reconcile(site, step)
     assert len(called) == 4
-    assert said == [f"waiting: {trouble}"]
+    assert said() == [(reason, str(trouble))]
 
 
-def test_a_full_disk_is_said_and_waited_for(site: Site, said: list[str], clock: FakeClock) -> None:
+def test_a_full_disk_is_said_and_waited_for(site: Site, said: Waits, clock: FakeClock) -> None:
     step, _ = steps(clock, OSError(28, "No space left on device", "work/global-1"))
     reconcile(site, step)
-    assert said == ["waiting: work/global-1: No space left on device"]
+    assert said() == [("disk", "work/global-1: No space left on device")]
 
 
 @pytest.mark.parametrize(
@@ -212,12 +228,12 @@ def test_what_no_waiting_mends_ends_the_role(site: Site, clock: FakeClock, error
 def test_a_role_gives_up_when_nothing_changes_and_says_what_it_waited_for(site: Site, clock: FakeClock) -> None:
     start = clock.now
     with pytest.raises(GaveUp, match=r"gave up after 30 s .*waiting: learner 2 to publish"):
-        reconcile(patient(site, 30), lambda: Waiting("learner 2 to publish"))
+        reconcile(patient(site, 30), lambda: Waiting("updates", "learner 2 to publish"))
     assert 30 < clock.now - start <= 30 + TIMING.look_again
 
 
 def test_patience_begins_anew_with_each_change(site: Site, clock: FakeClock) -> None:
-    waits = [Waiting("something")] * 14
+    waits = [Waiting("updates", "something")] * 14
     step, called = steps(clock, *waits, None, *waits, None, *waits)
     reconcile(patient(site, 30), step)
     assert called[-1] - called[0] > 2 * 30
@@ -241,7 +257,7 @@ def test_a_chain_that_is_down_is_given_up_too(clock: FakeClock, tmp_path: Path, 
     chain = Chain(f"http://127.0.0.1:{free_port()}", ALICE)
     site = Site(chain, Contract(chain, ALICE.address), FolderStore(tmp_path), tmp_path, 20, Timing(clock=clock))
     with pytest.raises(GaveUp, match="can't be reached; is the node running"):
-        reconcile(site, lambda: Waiting(str(site.contract.state())))
+        reconcile(site, lambda: Waiting("updates", str(site.contract.state())))
 
 
 @pytest.fixture
@@ -253,7 +269,7 @@ def place(tmp_path: Path) -> Iterator[EmbeddedPlace]:
 
 
 def test_a_role_survives_a_chain_that_is_killed_and_comes_back(
-    tmp_path: Path, place: EmbeddedPlace, said: list[str]
+    tmp_path: Path, place: EmbeddedPlace, said: Waits
 ) -> None:
     chain = Chain(place.start()["header"].rpc, HEADER)
     contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan")).contract))
@@ -264,23 +280,22 @@ def test_a_role_survives_a_chain_that_is_killed_and_comes_back(
         seen.append(contract.state().round)
         if contract.state().started:
             raise Done
-        return Waiting("the initial weights")
+        return Waiting("updates", "the initial weights")
 
     thread = threading.Thread(target=reconcile, args=(site, step))
     thread.start()
     try:
-        assert wait_until(lambda: "waiting: the initial weights" in said, 120.0)
+        assert wait_until(lambda: said() == [("updates", "the initial weights")], 120.0)
         assert place._child is not None
         place._child.process.kill()
         place._child.process.wait(120)
-        assert wait_until(lambda: any("can't be reached" in line for line in said), 120.0)
+        assert wait_until(lambda: said()[-1][0] == "chain_unreachable", 120.0)
         place.check()
         other = Chain(chain.rpc, HEADER)
         other.contract(contract.address).set_global_weight(cid.of_bytes(b"weights"), other.nonce())
     finally:
         thread.join(120)
     assert not thread.is_alive()
-    assert [line for line in said if "initial weights" in line]
 
 
 def test_the_plan_that_the_contract_names_is_fetched_and_checked(site: Site) -> None:
@@ -301,4 +316,4 @@ def test_a_plan_that_is_none_ends_the_role(rpc: str, tmp_path: Path) -> None:
     contract = chain.contract(str(chain.deploy(store.add(tmp_path / "junk")).contract))
     site = Site(chain, contract, store, tmp_path / "work", 5.0)
     with pytest.raises(PlanError, match=cid.of_bytes(b"{}")):
-        reconcile(site, lambda: Waiting(str(fetch_plan(site))))
+        reconcile(site, lambda: Waiting("updates", str(fetch_plan(site))))

@@ -35,7 +35,7 @@ def printed(*what: object, width: int | None = None, encoding: str = "utf-8") ->
 
 def rows(learners: int, rounds: int = 3) -> list[list[str]]:
     """Return a table of rounds in which every number is another."""
-    heads = ["global epoch", *(f"learner {n}" for n in range(1, learners + 1)), "global"]
+    heads = ["round", *(f"learner {n}" for n in range(1, learners + 1)), "global"]
     return [heads, *([str(r), *(f"{r}{n:03}.25" for n in range(learners + 1))] for r in range(1, rounds + 1))]
 
 

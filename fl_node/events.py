@@ -1,0 +1,475 @@
+"""Events of header and learners: each has a name, fields, a level, and a sentence for people.
+
+Programs match names and fields, never the sentence, nor the field ``detail``, which is part of it.
+:func:`fl_node.logs.emit` logs an event.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+EVENTS: dict[str, type[Event]] = {}
+"""Every kind of event, by its name."""
+
+RESERVED = ("time", "level", "node", "event", "message")
+"""Keys that every logged event has beside its own fields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base of all events."""
+
+    name: ClassVar[str]
+    """The class's name in snake case, such as ``round_started``."""
+    level: ClassVar[int] = logging.INFO
+
+    def severity(self) -> int:
+        """Return the level that this very event is logged with."""
+        return self.level
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        EVENTS[cls.name] = cls
+
+    def text(self) -> str:
+        """Return the sentence that a person reads."""
+        raise NotImplementedError
+
+    def fields(self) -> dict[str, Any]:
+        """Return the event's fields by name, without those that are not set."""
+        found = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def matches(event: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Return whether a logged event has all wanted values, such as ``{"event": "round_started", "round": 1}``."""
+    return all(event.get(key) == value for key, value in wanted.items())
+
+
+# A role begins and ends.
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleStarted(Event):
+    """A role has found its contract."""
+
+    role: str
+    contract: str
+    account: str
+
+    def text(self) -> str:
+        return f"{self.role} of contract {self.contract}, account {self.account}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleStopped(Event):
+    """A signal has stopped the role."""
+
+    def text(self) -> str:
+        return "stopped by a signal; start it again to continue"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleFailed(Event):
+    """The role ends with an error."""
+
+    level = logging.ERROR
+    error: str
+    """The error's class, such as ``PlanError``."""
+    exit_code: int
+    detail: str
+
+    def text(self) -> str:
+        return self.detail
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    """The contract has the last round's global weights."""
+
+    round: int
+
+    def text(self) -> str:
+        return f"the run has ended after {self.round} rounds"
+
+
+Wait = Literal[
+    "block",
+    "chain_error",
+    "chain_unreachable",
+    "disk",
+    "file_missing",
+    "file_rejected",
+    "initial_weights",
+    "newer_weights",
+    "registration",
+    "round_end",
+    "store_error",
+    "store_unreachable",
+    "updates",
+    "valid_weights",
+]
+"""What a role waits for: ``updates`` are learners' files; at ``round_end`` a learner has done its part."""
+PROBLEMS: tuple[Wait, ...] = (
+    "chain_error",
+    "chain_unreachable",
+    "disk",
+    "file_missing",
+    "file_rejected",
+    "store_error",
+    "store_unreachable",
+    "valid_weights",
+)
+"""What is waited for because something is wrong, rather than not done yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting(Event):
+    """The role can do nothing until something changes; logged once until it waits for something else."""
+
+    reason: Wait
+    detail: str
+    """What it waits for, for people."""
+    round: int | None = None
+    learners: tuple[int, ...] | None = None
+    """The learners whose work is missing."""
+    arriving: dict[str, float] | None = None
+    """Of those learners whose file is arriving, the share that is here, 0 to 1."""
+
+    def severity(self) -> int:
+        return logging.WARNING if self.reason in PROBLEMS else logging.INFO
+
+    def text(self) -> str:
+        return f"waiting: {self.detail}"
+
+
+# Deployment
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanStored(Event):
+    """The plan is in the store."""
+
+    plan: str
+    cid: str
+
+    def text(self) -> str:
+        return f"stored plan {self.plan} as {self.cid}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContractDeployed(Event):
+    """A block has the run's contract."""
+
+    contract: str
+    block: int
+    gas: int
+
+    def text(self) -> str:
+        return f"deployed contract {self.contract}{_sealed(self.block, self.gas)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerRegistered(Event):
+    """The contract knows a learner's account."""
+
+    learner: int
+    account: str
+
+    def text(self) -> str:
+        return f"registered {self.account} as learner {self.learner}"
+
+
+# The header
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundStarted(Event):
+    """The header has begun to look at a round's updates."""
+
+    round: int
+    cid: str
+    """Of the global weights that the round starts from."""
+
+    def text(self) -> str:
+        return f"round {self.round}: started from {self.cid}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateAccepted(Event):
+    """A learner's file has passed all checks."""
+
+    round: int
+    learner: int
+    cid: str
+    accuracy: float
+    loss: float
+    base_round: int | None = None
+    """In asynchronous runs, the round whose global weights the learner trained."""
+
+    def text(self) -> str:
+        base = "" if self.base_round is None else f", trained from round {self.base_round}"
+        return f"round {self.round}: accepted learner {self.learner}'s {self.cid}{base} ({self.accuracy:.2%})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateRejected(Event):
+    """A learner's file has failed a check."""
+
+    round: int
+    learner: int
+    cid: str
+    reason: str
+    """Which check: the code of a :class:`fl_node.errors.WeightsError`, or ``missing``."""
+    detail: str
+
+    def text(self) -> str:
+        return f"round {self.round}: rejected learner {self.learner}'s {self.cid}: {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateMissing(Event):
+    """A learner's file can't be fetched yet; the header tries again."""
+
+    round: int
+    learner: int
+    cid: str
+    detail: str
+
+    def text(self) -> str:
+        return f"round {self.round}: learner {self.learner}'s file is missing, trying again: {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdatesAggregated(Event):
+    """The header has made new global weights."""
+
+    round: int
+    cid: str
+    learners: tuple[int, ...]
+    seconds: float
+
+    def text(self) -> str:
+        names = ", ".join(map(str, self.learners))
+        return f"round {self.round}: aggregated the updates of learners {names} in {self.seconds:.2f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalWeightsPublished(Event):
+    """A block has the hash of the global weights that a round starts from; block and gas are unset for round 0."""
+
+    round: int
+    cid: str
+    block: int
+    gas: int
+
+    def text(self) -> str:
+        which = f"global weights {self.round}" if self.round else "the initial weights"
+        return f"published {which}, {self.cid}{_sealed(self.block, self.gas)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalWeightsEvaluated(Event):
+    """The header has measured global weights on the test set."""
+
+    round: int
+    cid: str
+    accuracy: float
+    loss: float
+    count: int
+    """Test samples."""
+    noun: str
+    """What a sample is, such as ``images``."""
+    calibration_error: float | None = None
+
+    def text(self) -> str:
+        return f"global weights {self.round}: {self.accuracy:.2%} of {self.count} test {self.noun} right"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationFailed(Event):
+    """Global weights could not be measured; the run goes on."""
+
+    level = logging.WARNING
+    round: int
+    detail: str
+
+    def text(self) -> str:
+        return f"global weights {self.round}: {self.detail}"
+
+
+# Learners
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStarted(Event):
+    """A learner trains a round's global weights."""
+
+    round: int
+    epochs: int
+    samples: int
+    noun: str
+    distilled: int | None = None
+    """Samples of the public set that it also learns from, with distillation."""
+
+    def text(self) -> str:
+        also = f" and {self.distilled} public {self.noun}" if self.distilled else ""
+        return f"round {self.round}: training {self.epochs} epochs on {self.samples} {self.noun}{also}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnded(Event):
+    """One epoch of training is done."""
+
+    round: int
+    epoch: int
+    epochs: int
+    accuracy: float
+
+    def text(self) -> str:
+        return f"round {self.round}: epoch {self.epoch} of {self.epochs}, training accuracy {self.accuracy:.2%}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingEnded(Event):
+    """All epochs of a round are done."""
+
+    round: int
+    seconds: float
+
+    def text(self) -> str:
+        return f"round {self.round}: trained in {self.seconds:.1f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalWeightsEvaluated(Event):
+    """A learner has measured its own weights on the test set."""
+
+    round: int
+    accuracy: float
+    loss: float
+    count: int
+    noun: str
+    seconds: float
+
+    def text(self) -> str:
+        return (
+            f"round {self.round}: {self.accuracy:.2%} of {self.count} test {self.noun} right ({self.seconds:.1f} s)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalWeightsWritten(Event):
+    """A learner's weights are on its disk."""
+
+    round: int
+    cid: str
+    file: str
+
+    def text(self) -> str:
+        return f"round {self.round}: wrote {self.file}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileStored(Event):
+    """The store has a model file."""
+
+    round: int
+    cid: str
+
+    def text(self) -> str:
+        return f"round {self.round}: stored {self.cid}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalWeightsPublished(Event):
+    """A block has the hash of a learner's weights."""
+
+    round: int
+    cid: str
+    block: int
+    gas: int
+
+    def text(self) -> str:
+        return f"round {self.round}: published {self.cid}{_sealed(self.block, self.gas)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalWeightsDiscarded(Event):
+    """Weights that an earlier process left are not valid for this round; the learner trains again."""
+
+    round: int
+    file: str
+    detail: str
+
+    def text(self) -> str:
+        return f"round {self.round}: discarded {self.file}, training again: {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalWeightsUnusable(Event):
+    """A learner can't train these global weights; it waits for others."""
+
+    level = logging.WARNING
+    round: int
+    cid: str
+    detail: str
+
+    def text(self) -> str:
+        return f"round {self.round}: {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackStarted(Event):
+    """A learner attacks the run, as the plan of a laboratory says."""
+
+    round: int
+    kinds: tuple[str, ...]
+
+    def text(self) -> str:
+        return f"round {self.round}: attacks by {' and '.join(self.kinds)}, as the plan says"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventFilesStopped(Event):
+    """No more event files for TensorBoard can be written; training goes on."""
+
+    level = logging.WARNING
+    detail: str
+
+    def text(self) -> str:
+        return f"no more event files for TensorBoard: {self.detail}"
+
+
+# Both
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFetching(Event):
+    """A file that takes long to arrive."""
+
+    cid: str
+    received: int
+    """Bytes."""
+    length: int | None
+    rate: int
+    """Bytes a second."""
+
+    def text(self) -> str:
+        return f"fetching {self.cid}: {size(self.received, self.length, self.rate)}"
+
+
+def size(received: int, length: int | None, rate: float) -> str:
+    """Return how far a file is, such as ``12.0 of 930.1 MB, 3.4 MB/s``."""
+    whole = f" of {length / 1e6:.1f}" if length else ""
+    return f"{received / 1e6:.1f}{whole} MB, {rate / 1e6:.1f} MB/s"
+
+
+def _sealed(block: int, gas: int) -> str:
+    return f" in block {block} ({gas} gas)"

@@ -1,0 +1,12 @@
+"""The events that roles have logged in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """Return the events that were logged, in order: the name under ``event``, and the fields."""
+    return [{"event": one.event, **one.fields} for one in caplog.records if hasattr(one, "event")]
