@@ -285,7 +285,7 @@ def test_a_hostile_file_is_refused_for_what_is_wrong_and_the_round_goes_on(world
 
     meta = run.current().global_meta
     assert [(i.node_id, i.cid, i.share) for i in meta.inputs] == [(1, good.cid, 1.0)]
-    assert meta.refused == (Refusal(2, bad, event.fields["reason"]),)
+    assert meta.refused == (Refusal(2, bad, event.fields["detail"]),)
     assert meta.absent == ()
     assert not list((run.folder / "header").glob(f"*{bad}*"))
 
@@ -294,7 +294,7 @@ def test_a_hostile_file_is_refused_for_what_is_wrong_and_the_round_goes_on(world
     assert any(f"learner 2's {bad} was refused" in note for note in audited.notes)
 
     result = run.collect().rounds[number]
-    assert result.refused == {2: event.fields["reason"]}
+    assert result.refused == {2: event.fields["detail"]}
     assert (result.local[1].accuracy, result.local[1].problem) == (0.5, None)
     assert bytes_read() - before < 100 * 1024**2
 
