@@ -8,6 +8,7 @@ plan's, and every seed derives from the plan, the node and the round. TensorFlow
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import sys
@@ -561,7 +562,9 @@ def _optimizer(plan: Plan, anchors: Sequence[Any]) -> Any:
 def prepare(threads: int) -> None:
     """Load TensorFlow with so many threads, deterministic operations alone and none of the user's settings."""
     arithmetic.pin_environment()
-    with _quiet(), _without("sklearn"), arithmetic.keras_home():
+    # Keras imports these, most of a second of work, for wrappers and pictures that are of no use here.
+    unused = _without("sklearn", "matplotlib", "matplotlib.pyplot")
+    with _quiet(), unused, _no_collection(), arithmetic.keras_home():
         import keras  # noqa: F401
         import tensorflow as tf
 
@@ -575,19 +578,32 @@ def prepare(threads: int) -> None:
 
 
 @contextlib.contextmanager
-def _without(package: str) -> Iterator[None]:
-    """Let an import find that a package is not installed, unless it is imported already.
-
-    Keras loads scikit-learn, most of a second, for wrappers that it does without and that are of no use here.
-    """
-    if package in sys.modules:
-        yield
-        return
-    sys.modules[package] = None  # type: ignore[assignment]
+def _without(*packages: str) -> Iterator[None]:
+    """Let an import find that packages are not installed, unless they are imported already."""
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
     try:
         yield
     finally:
-        del sys.modules[package]
+        for name in hidden:
+            del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Import large packages without garbage collection.
+
+    Collections look at every object again and again; an import leaves a million that stay for good. They are then
+    set aside, which also makes later collections, and the end of the process, cheaper.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

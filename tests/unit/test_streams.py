@@ -32,7 +32,7 @@ OUTPUTS = {
 DRIVER = """
 import json, os, sys
 from fl_node import cli
-import fl_node.doctor, fl_node.lab, fl_node.partition, fl_node.sources, sklearn.datasets  # once for all cases
+import fl_node.doctor, fl_node.lab, fl_node.partition, fl_node.sources  # once for all cases
 
 def carry_out(kind, arguments, log):
     child = os.fork()
