@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from eth_abi import decode
+from eth_abi import decode, encode
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from eth_utils import event_abi_to_log_topic, function_abi_to_4byte_selector, keccak, to_checksum_address
@@ -16,10 +16,11 @@ from hexbytes import HexBytes
 from web3 import Web3
 from web3.contract.contract import ContractConstructor, ContractFunction
 from web3.exceptions import ContractLogicError
-from web3.types import TxReceipt
+from web3.types import RPCEndpoint, TxReceipt
 
 ARTIFACT = json.loads((Path(__file__).parents[2] / "contracts/FederatedLearning.json").read_text())
 ERRORS = {function_abi_to_4byte_selector(entry): entry for entry in ARTIFACT["abi"] if entry["type"] == "error"}
+GETTERS = {entry["name"]: entry for entry in ARTIFACT["abi"] if entry.get("stateMutability") == "view"}
 EVENTS = {event_abi_to_log_topic(entry): entry for entry in ARTIFACT["abi"] if entry["type"] == "event"}
 
 CALL_GAS = 150_000
@@ -113,8 +114,17 @@ class Deployment:
         return self.contract.functions[name](*args)
 
     def read(self, name: str, *args: Any, sender: LocalAccount = MALLORY) -> Any:
-        """What a getter answers, asked by a stranger unless told."""
-        return self.call(name, *args).call({"from": sender.address})
+        """What a getter answers, asked by a stranger unless told.
+
+        Tests read thousands of values, so this takes the short way past web3's contracts.
+        """
+        entry = GETTERS[name]
+        data = function_abi_to_4byte_selector(entry) + encode([one["type"] for one in entry["inputs"]], args)
+        asked = {"from": sender.address, "to": self.contract.address, "data": "0x" + data.hex()}
+        answer = self.w3.provider.make_request(RPCEndpoint("eth_call"), [asked, "latest"])
+        (kind,) = [one["type"] for one in entry["outputs"]]
+        (value,) = decode([kind], HexBytes(answer["result"]))
+        return {"address": to_checksum_address, "uint256[]": list}.get(kind, lambda same: same)(value)
 
     def write(self, sender: LocalAccount, name: str, *args: Any) -> TxReceipt:
         """Send a call that must succeed."""
