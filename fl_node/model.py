@@ -559,14 +559,20 @@ def _optimizer(plan: Plan, anchors: Sequence[Any]) -> Any:
     return (Proximal if strength else kind)(learning_rate=plan.training.learning_rate)
 
 
-def prepare(threads: int) -> None:
-    """Load TensorFlow with so many threads, deterministic operations alone and none of the user's settings."""
+def load() -> None:
+    """Import Keras and TensorFlow with none of the user's settings; they have no threads yet."""
     arithmetic.pin_environment()
     # Keras imports these, most of a second of work, for wrappers and pictures that are of no use here.
     unused = _without("sklearn", "matplotlib", "matplotlib.pyplot")
     with _quiet(), unused, _no_collection(), arithmetic.keras_home():
         import keras  # noqa: F401
-        import tensorflow as tf
+        import tensorflow  # noqa: F401
+
+
+def prepare(threads: int) -> None:
+    """Load TensorFlow with so many threads, deterministic operations alone and none of the user's settings."""
+    load()
+    import tensorflow as tf
 
     # It warns of several models in one process, as if they were one that changes.
     tf.get_logger().setLevel("ERROR")

@@ -6,12 +6,12 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.warm import fl_node
 
 TINY = """
 name = "tiny"
@@ -57,8 +57,7 @@ def lab_run(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     with (folder / "shared-run.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not printed.exists():
-            command = [sys.executable, "-m", "fl_node", "lab", str(tiny_plan), "--runs", str(runs), "--json"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+            done = fl_node("lab", tiny_plan, "--runs", runs, "--json")
             assert done.returncode == 0, done.stderr
             printed.write_text(done.stdout)
     return runs / "tiny", json.loads(printed.read_text())

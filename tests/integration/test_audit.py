@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -26,6 +24,7 @@ from fl_node.plan import AggregationPlan, Plan
 from fl_node.store import FolderStore
 from fl_node.weights import Input, Refusal, Tensors, WeightsFile
 from tests.support import GivenTrainer, Run, StubTrainer, World, noise, plan
+from tests.warm import fl_node
 
 NOWHERE = cid.of_bytes(b"a file that nobody has")
 LONG = LATE + 2
@@ -859,15 +858,10 @@ def test_the_command_line_tells_honest_runs_from_lies_by_its_exit_code(world: Wo
         'data = { name = "digits", train = 40, test = 10 }\nmodel = { name = "mlp" }\n'
     )
     files = tmp_path / "files"
-    deployed = subprocess.run(
-        [
-            *(sys.executable, "-m", "fl_node", "deploy", str(tmp_path / "tiny.toml"), "--json"),
-            *("--rpc", world.rpc, "--store", f"file:{files}", "--key", str(world.keys["header"])),
-            *(f"--learner=1={world.accounts['learner-1']}", f"--learner=2={world.accounts['learner-2']}"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
+    deployed = fl_node(
+        *("deploy", tmp_path / "tiny.toml", "--json"),
+        *("--rpc", world.rpc, "--store", f"file:{files}", "--key", world.keys["header"]),
+        *(f"--learner=1={world.accounts['learner-1']}", f"--learner=2={world.accounts['learner-2']}"),
     )
     assert deployed.returncode == 0, deployed.stderr
     address = json.loads(deployed.stdout)["contract"]
@@ -885,38 +879,17 @@ def test_the_command_line_tells_honest_runs_from_lies_by_its_exit_code(world: Wo
     forged = world.deploy(tiny, lambda given: GivenTrainer(given, other_start))
     forged.close_round()
 
-    audits_ = {
-        "honest": start_audit(world, files, address),
-        "swapped": start_audit(world, swapped, address),
-        "forged": start_audit(world, forged.files, forged.address),
-    }
-    results = {}
-    try:
-        for name, process in audits_.items():
-            out, err = process.communicate(timeout=120)
-            results[name] = (process.returncode, json.loads(out) if out else err)
-    finally:
-        for process in audits_.values():
-            process.kill()
-            process.wait()
-    code, result = results["honest"]
+    def audited(store: Path, contract: str) -> tuple[int, dict[str, Any]]:
+        done = fl_node("audit", "--json", "--rpc", world.rpc, "--store", store, "--contract", contract)
+        assert done.stdout, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    code, result = audited(files, address)
     assert (code, result["passed"], result["findings"]) == (0, True, [])
     assert (result["rounds"], result["files"]) == (1, 5)
-    code, result = results["swapped"]
+    code, result = audited(swapped, address)
     assert (code, result["passed"]) == (1, False)
     assert [(f["round"], f["node"], f["field"]) for f in result["findings"]] == [(0, "learner 2", "file")]
-    code, result = results["forged"]
+    code, result = audited(forged.files, forged.address)
     assert (code, result["passed"]) == (1, False)
     assert {(f["round"], f["node"], f["field"].split()[0]) for f in result["findings"]} == {(0, "header", "tensor")}
-
-
-def start_audit(world: World, store: Path, address: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "fl_node", "audit", "--json"),
-            *("--rpc", world.rpc, "--store", str(store), "--contract", address),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )

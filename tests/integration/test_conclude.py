@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from fl_node.conclude import conclude
 from fl_node.model import KerasTrainer
 from tests.support import World, plan
+from tests.warm import fl_node
 
 WRITTEN = ["plan.json", "report.html", "report.json", "report.md"]
 MODEL = ["final.keras", "final.safetensors"]
@@ -54,8 +53,7 @@ class Reported:
 
 def report(run: Path, *options: str) -> Reported:
     output = run.parent / "report"
-    command = [sys.executable, "-m", "fl_node", "report", str(run), "--output", str(output), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = fl_node("report", run, "--output", output, *options)
     return Reported(done.returncode, done.stdout, done.stderr, output)
 
 

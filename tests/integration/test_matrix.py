@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.warm import fl_node
+
 PLAN = """
 name = "small"
 rounds = 2
@@ -27,11 +29,6 @@ name = "mlp"
 [training]
 epochs = 1
 """
-
-
-def fl_node(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fl_node", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 @pytest.fixture(scope="module")

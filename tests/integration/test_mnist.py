@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from fl_node import data
+from tests import warm
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -22,9 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_a_run_on_mnist_learns_and_its_model_knows_a_digit(tmp_path: Path) -> None:
     def fl_node(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "fl_node", *arguments], cwd=tmp_path, text=True, capture_output=True, timeout=240
-        )
+        done = warm.fl_node(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

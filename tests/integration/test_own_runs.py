@@ -14,14 +14,10 @@ import pytest
 from PIL import Image
 
 from fl_node import data
+from tests.warm import fl_node
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tabular"
 HANG = 600.0
-
-
-def fl_node(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fl_node", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANG, check=False)
 
 
 def must(*arguments: str | Path) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.warm import fl_node
 
 PLAN = """
 name = "tiny"
@@ -18,13 +19,7 @@ training = { epochs = 1 }
 
 
 def reproduce(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fl_node", "reproduce", "tiny.toml", "--seeds", "1", *more],
-        cwd=folder,
-        text=True,
-        capture_output=True,
-        timeout=240,
-    )
+    return fl_node("reproduce", "tiny.toml", "--seeds", "1", *more, cwd=folder)
 
 
 def test_a_reproduction_reports_what_was_not_reached_and_keeps_what_is_done(tmp_path: Path) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +12,9 @@ from fl_node import logs
 from fl_node import plan as plans
 from fl_node.scenarios import SCENARIOS, planned
 from tests.scenarios.undefended import WITHOUT
+from tests.warm import fl_node, run
 
 ROOT = Path(__file__).parents[2]
-
-
-WORDLESS = ROOT / "tests" / "helpers" / "wordless"
-HANG = 900.0
-"""Seconds after which a lab has hung."""
-
-
-def fl_node(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fl_node", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=HANG, check=False, env=os.environ | environment
-    )
-
-
-def lab(plan: Path, scenario: str, runs: Path, place: str) -> dict[str, Any]:
-    """Run a scenario whose roles log no sentence."""
-    options = ["--scenario", scenario, "--place", place, "--runs", str(runs), "--json"]
-    done = fl_node("lab", str(plan), *options, PYTHONPATH=str(WORDLESS))
-    found: dict[str, Any] = json.loads(done.stdout or "{}")
-    assert done.returncode == 0, (found.get("checks"), done.stderr)
-    return found
 
 
 EACH_TIME = ("header-killed", "yesterdays-file", "trespass")
@@ -49,7 +26,10 @@ EACH_TIME = ("header-killed", "yesterdays-file", "trespass")
 def test_a_scenario_passes_with_every_sentence_of_the_roles_taken_away(
     tiny_plan: Path, tmp_path: Path, name: str
 ) -> None:
-    found = lab(tiny_plan, name, tmp_path, SCENARIOS[name].places[0])
+    options = ["--scenario", name, "--place", SCENARIOS[name].places[0], "--runs", tmp_path, "--json"]
+    done = run("tests.scenarios.wordless", "lab", tiny_plan, *options)
+    found: dict[str, Any] = json.loads(done.stdout or "{}")
+    assert done.returncode == 0, (found.get("checks"), done.stderr)
     assert all(check["held"] for check in found["checks"])
     assert len(found["checks"]) >= 5
     folder = tmp_path / f"tiny-{name}"
@@ -61,16 +41,8 @@ def test_a_scenario_passes_with_every_sentence_of_the_roles_taken_away(
 
 def test_a_promise_that_does_not_hold_is_named_and_ends_with_1(tiny_plan: Path, tmp_path: Path) -> None:
     # Nobody trespasses, so nothing is refused.
-    script = f"""
-import dataclasses, sys
-from fl_node import cli, scenarios
-scenarios.SCENARIOS["trespass"] = dataclasses.replace(
-    scenarios.SCENARIOS["trespass"], harm=lambda lab, story: None
-)
-sys.argv = ["fl-node", "lab", {str(tiny_plan)!r}, "--scenario", "trespass", "--runs", {str(tmp_path)!r}, "--json"]
-cli.main()
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG, check=False)
+    arguments = ("lab", tiny_plan, "--scenario", "trespass", "--runs", tmp_path, "--json")
+    done = run("tests.scenarios.harmless", "trespass", *arguments)
     assert done.returncode == 1, done.stderr
     broken = [check["what"] for check in json.loads(done.stdout)["checks"] if not check["held"]]
     assert broken == ["the contract refuses everything that the account may not do"]
@@ -82,8 +54,7 @@ cli.main()
 )
 def test_without_its_defence_a_promise_is_broken(tiny_plan: Path, tmp_path: Path, name: str) -> None:
     """`make scenarios ARGS=--undefended` does so with all that can lose theirs on one machine."""
-    command = [sys.executable, "-m", "tests.scenarios.undefended", name, str(tiny_plan), "--runs", str(tmp_path)]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=HANG, cwd=ROOT, check=False)
+    done = run("tests.scenarios.undefended", name, tiny_plan, "--runs", tmp_path, "--json")
     assert done.returncode == 1, done.stderr
     broken = [check["what"] for check in json.loads(done.stdout)["checks"] if not check["held"]]
     assert any(WITHOUT[name].broken in what for what in broken)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tests.warm import fl_node
 
 
 def test_a_run_with_event_files_ends_with_the_same_file_as_one_without(
     tiny_plan: Path, lab_run: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "fl_node", "lab", str(tiny_plan), "--runs", str(tmp_path), "--json"]
-    done = subprocess.run(
-        [*command, "--tensorboard", "curves"], capture_output=True, text=True, timeout=240, check=False
-    )
+    done = fl_node("lab", tiny_plan, "--runs", tmp_path, "--json", "--tensorboard", "curves")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["final"]["cid"] == lab_run[1]["final"]["cid"]
     curves = tmp_path / "tiny" / "curves"

@@ -181,7 +181,7 @@ class _Child(lab.Child):
 
     def __init__(self, name: str, command: Sequence[str], *arguments: Any, **options: Any) -> None:
         rest = command[command.index("fl_node") + 1 :]  # python -P -m fl_node
-        command = [command[0], "-m", __spec__.name, self.without, *rest]
+        command = [command[0], "-P", "-m", __spec__.name, self.without, *rest]
         if WITHOUT[self.without].broken == GIVES_UP:
             command += ["--patience", str(PATIENCE)]
         super().__init__(name, command, *arguments, **options)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from fl_node import plan as plans
 from fl_node.errors import FLNodeError, ModuleError, PlanError
 from fl_node.model import KerasTrainer
 from fl_node.plan import Plan
+from tests.warm import fl_node
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "tabular" / "plan.toml"
@@ -355,17 +353,6 @@ def test_a_whole_run_of_a_module_passes_its_audit(make: Make, tmp_path: Path) ->
 
 
 # The command line
-
-
-def fl_node(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fl_node", *map(str, arguments)],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
 
 
 def test_checking_a_plan_hashes_its_module_and_does_not_run_it(make: Make) -> None:

@@ -1,0 +1,187 @@
+"""``fl-node`` in processes that have TensorFlow from the start: for tests in which a start is not the point.
+
+A server imports what takes seconds, once for each worker of pytest, and forks itself for each command, before
+TensorFlow has any threads. What a lab starts in Python is forked from there as well. What a command does, what it
+writes and how it ends is as from a shell; it is killed with the process that started it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
+
+MAX_BYTES = 100_000
+"""Of a request: arguments and environment."""
+
+
+def fl_node(
+    *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Carry a command out, as ``subprocess.run`` does that captures texts."""
+    return run("fl_node", *arguments, cwd=cwd, env=env)
+
+
+def run(
+    module: str, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Do so with another module, which has a function ``main``."""
+    command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        code = Forked(_server(), command, stdout=out, stderr=err, env=env, cwd=cwd).wait()
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read(), err.read())
+
+
+@functools.cache
+def _server() -> Path:
+    """Start the server and return its socket; it ends with this process."""
+    path = Path(tempfile.mkdtemp(prefix="warm-")) / "socket"
+    command = [sys.executable, "-P", __file__, str(path)]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n"
+    atexit.register(server.wait)
+    atexit.register(server.stdin.close)
+    return path
+
+
+class Forked:
+    """What stands for a ``subprocess.Popen`` of ``python -P -m MODULE …``."""
+
+    def __init__(
+        self,
+        server: Path,
+        command: Sequence[str],
+        *,
+        stdout: int | IO[Any],
+        stderr: int | IO[Any],
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        **_: object,
+    ) -> None:
+        _, module, *arguments = command[command.index("-P") + 1 :]
+        asked = {
+            "module": module,
+            "arguments": arguments,
+            "environment": dict(os.environ if env is None else env),
+            "folder": str(cwd or Path.cwd()),
+        }
+        self.returncode: int | None = None
+        self.stdout: IO[bytes] | None = None
+        self._end = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._end.connect(str(server))
+        with contextlib.ExitStack() as stack:
+            if stdout == subprocess.PIPE:
+                reader, writer = os.pipe()
+                self.stdout, stdout = os.fdopen(reader, "rb"), stack.enter_context(os.fdopen(writer, "wb"))
+            outputs = [stdout, stdout if stderr == subprocess.STDOUT else stderr]
+            numbers = [one if isinstance(one, int) else one.fileno() for one in outputs]
+            socket.send_fds(self._end, [json.dumps(asked).encode()], numbers)
+            self.pid = int(self._end.recv(MAX_BYTES))
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._end], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            self.returncode = int(self._end.recv(MAX_BYTES))
+            self._end.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def serve(path: Path) -> None:
+    """Fork this process for each request, until standard input ends."""
+    from fl_node import model, process
+
+    for module in ("dashboard", "embedded", "lab", "matrix", "reproduce", "simulate"):
+        importlib.import_module(f"fl_node.{module}")
+    model.load()
+    assert len([*Path("/proc/self/task").iterdir()]) == 1, "what has threads must not be forked"
+
+    def start(command: Sequence[str], **options: Any) -> Forked | subprocess.Popen[bytes]:
+        kind = functools.partial(Forked, path) if "-P" in command else subprocess.Popen
+        return kind(command, **options)
+
+    process.subprocess = SimpleNamespace(**{**vars(subprocess), "Popen": start})  # type: ignore[assignment]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        listener.listen(64)
+        print("ready", flush=True)
+        while sys.stdin not in select.select([sys.stdin, listener], [], [])[0]:
+            end, _ = listener.accept()
+            if not os.fork():
+                break
+            end.close()
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+        else:
+            path.unlink()
+            path.parent.rmdir()
+            return
+    _answer(end)
+
+
+def _answer(end: socket.socket) -> None:
+    """Carry one request out in a child, and tell how it ended; end the child if nobody waits any more."""
+    content, numbers, _, _ = socket.recv_fds(end, MAX_BYTES, 2)
+    if child := os.fork():
+        for number in numbers:
+            os.close(number)
+        end.send(str(child).encode())
+        ended = os.pidfd_open(child)
+        if ended not in select.select([ended, end], [], [])[0]:
+            os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with contextlib.suppress(OSError):
+            end.send(str(code).encode())
+        os._exit(0)
+    end.close()
+    os.setsid()
+    asked = json.loads(content)
+    for target, number in enumerate([os.open(os.devnull, os.O_RDONLY), *numbers]):
+        os.dup2(number, target)
+        os.close(number)
+    os.chdir(asked["folder"])
+    os.environ.clear()
+    os.environ.update(asked["environment"])
+    sys.argv = [asked["module"], *asked["arguments"]]
+    # What `python -m fl_node` does before has been done here.
+    importlib.import_module("fl_node.cli" if asked["module"] == "fl_node" else asked["module"]).main()
+
+
+if __name__ == "__main__":
+    from fl_node import safe_path
+
+    safe_path.apply()
+    from fl_node.arithmetic import pin_process
+
+    pin_process()
+    serve(Path(sys.argv[1]))
