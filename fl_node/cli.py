@@ -441,15 +441,13 @@ def learner(
     """
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
     from fl_node import learner as role
-    from fl_node.attack import check_allowed
     from fl_node.tensorboard import EventFiles
 
     def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
-        check_allowed(plan, allowed=allow_attacks)
         return _trainer(plan, data_dir, modules)
 
     record: role.Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
-    _play(lambda: role.run(site, make, record))
+    _play(lambda: role.run(site, make, record, allow_attacks=allow_attacks))
 
 
 @app.command()

@@ -13,7 +13,7 @@ import numpy as np
 
 from fl_node import cid, events, partition, weights
 from fl_node.aggregate import check_bounds, global_shapes, local_shapes
-from fl_node.attack import poison, tamper
+from fl_node.attack import check_allowed, poison, tamper
 from fl_node.chain import View
 from fl_node.download import logged
 from fl_node.errors import FileMissing, WeightsError
@@ -35,7 +35,9 @@ ASK_OTHERS = 1.0
 """Seconds after which a learner that waits asks again for whom."""
 
 
-def run(site: Site, make_trainer: MakeTrainer, record: Record = lambda *_: None) -> None:
+def run(
+    site: Site, make_trainer: MakeTrainer, record: Record = lambda *_: None, *, allow_attacks: bool = False
+) -> None:
     """Take part in a run until it ends.
 
     Parameters
@@ -46,6 +48,8 @@ def run(site: Site, make_trainer: MakeTrainer, record: Record = lambda *_: None)
         Called with the plan, once; returns the plan's model with the data to train it on.
     record
         Called with accuracy and loss in training, by epoch of the whole run, and on the test images, by round.
+    allow_attacks
+        Take part in a run whose plan has learners attack it, as a laboratory does.
 
     Raises
     ------
@@ -57,17 +61,21 @@ def run(site: Site, make_trainer: MakeTrainer, record: Record = lambda *_: None)
     def step() -> Waiting | None:
         if not learner:
             plan = fetch_plan(site)
-            learner.append(of_mode(site, plan, make_trainer(plan), record))
+            check_allowed(plan, allowed=allow_attacks)  # before the trainer loads data, which takes seconds
+            learner.append(of_mode(site, plan, make_trainer(plan), record, allow_attacks=allow_attacks))
         return learner[0].step()
 
     reconcile(site, step)
 
 
-def of_mode(site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_: None) -> Learner:
+def of_mode(
+    site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_: None, *, allow_attacks: bool = False
+) -> Learner:
     """Return the learner that the plan's mode wants."""
     from fl_node.asynchronous import AsynchronousLearner
 
-    return (AsynchronousLearner if plan.mode == "async" else Learner)(site, plan, trainer, record)
+    kind = AsynchronousLearner if plan.mode == "async" else Learner
+    return kind(site, plan, trainer, record, allow_attacks=allow_attacks)
 
 
 @dataclass(frozen=True)
@@ -79,9 +87,18 @@ class _Unfit:
 
 
 class Learner:
-    """One learner in one run."""
+    """One learner in one run; a plan with attacks is refused unless they are allowed."""
 
-    def __init__(self, site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_: None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        plan: Plan,
+        trainer: Trainer,
+        record: Record = lambda *_: None,
+        *,
+        allow_attacks: bool = False,
+    ) -> None:
+        check_allowed(plan, allowed=allow_attacks)
         self._site = site
         self._record = record
         self._plan = plan

@@ -85,7 +85,9 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
 
         header = leading(site(HEADER), plan, trainer, evaluate=False)
         try:
-            _take_turns(plan, header, [learning(site(name), plan, trainer) for name in names[1:]], on_round)
+            # A simulation is a laboratory: the user gave it this plan.
+            players = [learning(site(name), plan, trainer, allow_attacks=True) for name in names[1:]]
+            _take_turns(plan, header, players, on_round)
         finally:
             header.close()
         contract = Chain(rpc).contract(address)

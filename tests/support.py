@@ -305,7 +305,7 @@ class Run:
     def learner(self, node_id: int) -> Iterator[Role]:
         """Run a learner in a thread until it ends or the block does."""
         name = f"learner-{node_id}"
-        with Role(self, name, lambda site: learner.run(site, lambda _plan: self.trainer)) as role:
+        with Role(self, name, lambda site: learner.run(site, lambda _plan: self.trainer, allow_attacks=True)) as role:
             yield role
 
 

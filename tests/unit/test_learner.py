@@ -17,7 +17,7 @@ from accounts import ALICE, BOB, HEADER
 from fl_node import learner, partition, weights
 from fl_node.chain import Chain, Contract, Receipt
 from fl_node.deploy import deploy
-from fl_node.errors import GaveUp
+from fl_node.errors import ConfigError, GaveUp
 from fl_node.model import OnEpoch, Score
 from fl_node.plan import Plan
 from fl_node.role import Site, Timing
@@ -314,3 +314,28 @@ def test_a_learner_ends_with_the_run(run: Run) -> None:
     trainer = Adder()
     learner.run(run.site, lambda _: trainer)
     assert trainer.trainings == []
+
+
+@pytest.mark.parametrize(("mode", "rule"), [("sync", "fedavg"), ("async", "fedasync")])
+def test_a_plan_with_attacks_is_refused_before_data_is_loaded_unless_they_are_allowed(
+    run: Run, rpc: str, tmp_path: Path, mode: str, rule: str
+) -> None:
+    attack = {"learners": [2], "update": "sign_flip"}
+    plan = Plan.model_validate(
+        {"name": "test", "data": {"name": "digits"}, "mode": mode, "aggregation": {"rule": rule}, "attack": attack}
+    )
+    names = {1: ALICE.address, 2: BOB.address}
+    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, Adder())
+    site = run.elsewhere(header, tmp_path / "other")
+    loaded: list[Plan] = []
+
+    def make(plan: Plan) -> Adder:
+        loaded.append(plan)
+        return Adder()
+
+    with pytest.raises(ConfigError, match=r"\[attack\]"):
+        learner.run(site, make)
+    assert loaded == []
+    with pytest.raises(ConfigError, match=r"\[attack\]"):
+        learner.of_mode(site, plan, Adder())
+    assert learner.of_mode(site, plan, Adder(), allow_attacks=True) is not None
