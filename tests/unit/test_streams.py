@@ -3,88 +3,121 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from accounts import ALICE, HEADER
 
+from fl_node import matrix
+from fl_node import plan as plans
+from fl_node.chain import Chain
+from fl_node.data import FOLDER_FILES
+from fl_node.store import FolderStore
 from tests.conftest import TINY
+from tests.helpers.streams import OUTPUTS, Ended, carry_out
 
-DEMO = str(Path(__file__).parents[2] / "plans" / "demo.toml")
+ROOT = Path(__file__).parents[2]
+DEMO = str(ROOT / "plans" / "demo.toml")
+NOWHERE = ["--rpc", "http://127.0.0.1:1", "--store", "/ip4/127.0.0.1/tcp/1"]
+PREPARED = Path("../prepared")
+"""What commands find, as they see it from their folder."""
+RUN = ["--rpc", "RPC", "--store", str(PREPARED / "files"), "--contract", "CONTRACT"]
+"""A run that has begun; the two addresses are filled in."""
+SENDER = ["--rpc", "RPC", "--key", str(PREPARED / "role.key")]
+MATRIX = ["--rules", "fedavg", "--attacks", "sign_flip", "--attackers", "0", "--seeds", "1", "--jobs", "1"]
 COMMANDS = {
     "help": ["--help"],
     "nothing": [],
     "version": ["--version"],
     "plan check": ["plan", "check", DEMO],
     "plan shards": ["plan", "shards", "tiny.toml"],
+    "plan module": ["plan", "module", str(ROOT / "examples" / "tabular" / "plan.toml")],
     "key": ["key", "role.key"],
     "scenarios": ["lab", DEMO, "--scenario", "list"],
     "lab": ["lab", "tiny.toml"],
-    "doctor": ["doctor", "--rpc", "http://127.0.0.1:1", "--store", "/ip4/127.0.0.1/tcp/1"],
+    "doctor": ["doctor", *NOWHERE],
+    "data": ["data", "--data-dir", str(PREPARED / "images")],
+    "dashboard": ["dashboard", "--port", "0", *NOWHERE, "--contract", ALICE.address],
+    "status": ["status", *RUN],
+    "fund": ["fund", ALICE.address, *SENDER],
+    "nudge": ["nudge", *SENDER],
+    "matrix": ["matrix", "tiny.toml", *MATRIX, "--results", str(PREPARED / "matrix")],
+    "reproduce": ["reproduce", "tiny.toml", "--seeds", "1", "--results", str(PREPARED / "results")],
 }
-OUTPUTS = {
-    "full": (2, "fl-node: standard output: No space left on device\n"),
-    "closed": (2, "fl-node: standard output: it is closed\n"),
-    "unread": (141, ""),
+NOTES = {
+    "data": "note: this is not MNIST: 10 training and 10 test images of 2 × 2 pixels\n",
+    "matrix": "1 runs of 3 rounds with 2 learners\n1 of 1: fedavg, no attack, seed 1: 50.00% (kept)\n",
+    "reproduce": "".join(f"{name}.json is there already\n" for name in ("federated-1", "plain-keras", "baseline-1")),
 }
-DRIVER = """
-import json, os, sys
-from fl_node import cli
-import fl_node.doctor, fl_node.lab, fl_node.partition, fl_node.sources  # once for all cases
+"""What commands say on standard error first."""
+MODULES = ["fl_node.doctor", "fl_node.lab", "fl_node.partition", "fl_node.sources", "sklearn.datasets"]
+MODULES += ["fl_node.dashboard", "fl_node.report", "fl_node.matrix", "fl_node.reproduce"]
 
-def carry_out(kind, arguments, log):
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT), 2)
-    if kind == "full":
-        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
-    elif kind == "unread":
-        reader, writer = os.pipe()
-        os.close(reader)
-        os.dup2(writer, 1)
-    else:
-        os.close(1)
-        sys.stdout = sys.__stdout__ = None  # as Python does at its start
-    sys.argv = ["fl-node", *arguments]
-    cli.main()
 
-for kind, name, arguments in json.loads(sys.argv[1]):
-    log = f"{kind} {name}.log"
-    code = carry_out(kind, arguments, log)
-    print(json.dumps([kind, name, code, open(log).read()]), flush=True)
-"""
+def idx(values: np.ndarray) -> bytes:
+    """Return a file of MNIST's format."""
+    return bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes() + values.tobytes()
+
+
+def prepare(folder: Path, rpc: str) -> str:
+    """Write what commands find, begin a run, and return the address of its contract."""
+    folder.mkdir()
+    (folder / "role.key").write_text(HEADER.key.hex())
+    (folder / "role.key").chmod(0o600)
+    (folder / "images").mkdir()
+    for name in FOLDER_FILES.values():
+        values = np.zeros((10, 2, 2), np.uint8) if "images" in name else np.arange(10, dtype=np.uint8)
+        (folder / "images" / name).write_bytes(idx(values))
+    (folder / "tiny.toml").write_text(TINY)
+    plan = plans.load(folder / "tiny.toml")
+    (cell,) = matrix.cells(plan, ["fedavg"], ["sign_flip"], [0.0], [1])
+    (folder / "matrix" / "tiny" / "cells").mkdir(parents=True)
+    (folder / "matrix" / "tiny" / "cells" / f"{cell.name}.json").write_text('{"rounds": [{"accuracy": 0.5}]}')
+    (folder / "results").mkdir()
+    result = {"local": {"1": {"accuracy": 0.5}, "2": {"accuracy": 0.5}}, "result": {"accuracy": 0.5, "cid": "b"}}
+    parts = {
+        "plain-keras": {"seconds": 1.0},
+        "federated-1": {"rounds": [result], "seconds": 1.0},
+        "baseline-1": {"accuracy": [0.5]},
+    }
+    for name, part in parts.items():
+        (folder / "results" / f"{name}.json").write_text(json.dumps({"plan": plan.model_dump(), **part}))
+    (folder / "plan.json").write_bytes(plan.to_bytes())
+    chain = Chain(rpc, HEADER)
+    return str(chain.deploy(FolderStore(folder / "files").add(folder / "plan.json")).contract)
 
 
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[int, str, list[str]]]:
-    """How each command ended with each standard output: exit code and standard error; and what folders it left."""
-    here = tmp_path_factory.mktemp("here")
+def ends(rpc: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[tuple[str, str], Ended], list[str]]:
+    """How each command ended with each standard output, and which folders they left."""
+    folder = tmp_path_factory.mktemp("streams")
+    contract = prepare(folder / "prepared", rpc)
+    here = folder / "here"
+    here.mkdir()
     (here / "tiny.toml").write_text(TINY)
-    cases = [[kind, name, arguments] for kind in OUTPUTS for name, arguments in COMMANDS.items()]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("FL_NODE_")}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", DRIVER, json.dumps(cases)],
-        cwd=here,
-        env={**clean, "FL_NODE_CACHE": str(here / "cache")},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+
+    def filled(arguments: Sequence[str]) -> list[str]:
+        return [{"RPC": rpc, "CONTRACT": contract}.get(one, one) for one in arguments]
+
+    keys = [(kind, name) for kind in OUTPUTS for name in COMMANDS]
+    cases = [(kind, filled(COMMANDS[name])) for kind, name in keys]
+    done = carry_out(cases, here, {"FL_NODE_CACHE": str(here / "cache")}, MODULES)
     left = [str(path.relative_to(here)) for path in here.rglob("*") if path.is_dir()]
-    return {(kind, name): (code, said, left) for kind, name, code, said in found}
+    return dict(zip(keys, done, strict=True)), left
 
 
 @pytest.mark.parametrize("kind", OUTPUTS)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_standard_output_that_takes_nothing_is_one_line_and_an_exit_code(
-    ends: dict[tuple[str, str], tuple[int, str, list[str]]], kind: str, name: str
+    ends: tuple[dict[tuple[str, str], Ended], list[str]], kind: str, name: str
 ) -> None:
-    code, said, left = ends[kind, name]
-    assert (code, said) == OUTPUTS[kind]
+    done, left = ends
+    code, error = OUTPUTS[kind]
+    assert done[kind, name] == Ended(code, NOTES.get(name, "") + (f"fl-node: {error}\n" if error else ""))
     assert left == []
 
 
