@@ -12,6 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
+from PIL import Image
+
+from fl_node import run
+from tests.helpers.streams import OUTPUTS, carry_out
 
 from tests.warm import fl_node
 
@@ -112,20 +116,57 @@ def contribution(run: Path) -> dict[str, Any]:
     return found
 
 
-def test_contributions_add_up_to_what_the_run_gained_on_the_held_out_images(plan: Path, tmp_path: Path) -> None:
-    options = ["--set", "learners=3", "--set", "rounds=1"]
-    lab = fl_node("lab", str(plan), *options, "--runs", str(tmp_path), "--json")
+@pytest.fixture(scope="module")
+def valued(plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of one round with three learners, whose plan holds 100 images out."""
+    runs = tmp_path_factory.mktemp("runs")
+    lab = fl_node("lab", str(plan), "--set", "learners=3", "--set", "rounds=1", "--runs", str(runs), "--json")
     assert lab.returncode == 0, lab.stderr
-    found = contribution(tmp_path / "small")
+    return runs / "small"
+
+
+def test_contributions_add_up_to_what_the_run_gained_on_the_held_out_images(valued: Path) -> None:
+    found = contribution(valued)
     (one,) = found["rounds"]
     gain = one["accuracy_after"] - one["accuracy_before"]
     assert sum(value["share"] for value in one["learners"].values()) == pytest.approx(gain)
     assert found["images"] == 100
-    assert contribution(tmp_path / "small") == found
-    published = json.loads((tmp_path / "small" / "plan.json").read_text())
+    assert contribution(valued) == found
+    published = json.loads((valued / "plan.json").read_text())
     assert len(published["data"]["validation_sha256"]) == 64
-    table = fl_node("contribution", str(tmp_path / "small"))
-    assert "contribution to the accuracy on 100 held-out images" in table.stdout
+
+
+def test_a_full_disk_at_standard_output_loses_no_result_of_a_command_that_needs_the_model(
+    valued: Path, tmp_path: Path
+) -> None:
+    Image.linear_gradient("L").save(tmp_path / "nine.png")
+    commands: dict[str, tuple[list[str], str]] = {
+        "report": (["-o", "report"], "report/report.html"),
+        "export": (["-o", "model.keras"], "model.keras"),
+        "predict": (["nine.png"], "nine.png"),
+        "evaluate": ([], "nine.png"),
+        "audit": ([], "*/audit.json"),
+        "contribution": ([], "*/contribution.json"),
+    }
+    with run.endpoints(valued, lambda _line: None) as nodes:
+        environment = {
+            "FL_NODE_RPC": nodes[run.HEADER].rpc,
+            "FL_NODE_STORE": nodes[run.HEADER].store,
+            "FL_NODE_CONTRACT": run.load(valued).contract,
+            "TMPDIR": str(tmp_path),
+        }
+        cases = [("full", [command, *options]) for command, (options, _) in commands.items()]
+        done = carry_out(cases, tmp_path, environment, ["fl_node.conclude", "tensorflow", "keras"])
+    code, error = OUTPUTS["full"]
+    for ended, (command, (_, made)) in zip(done, commands.items(), strict=True):
+        assert ended.code == code, command
+        lines = [line for line in ended.said.splitlines() if line.startswith("fl-node: ")]
+        kept = [str(path) for path in tmp_path.glob(made)]
+        assert len(kept) == 1, command
+        there = f"; the result is in {kept[0]}" if made.startswith("*") else ""
+        assert lines == [f"fl-node: {error}{there}"]
+        assert "Traceback" not in ended.said
+    assert json.loads(next(tmp_path.glob("*/contribution.json")).read_text())["images"] == 100
 
 
 def test_a_run_whose_plan_holds_nothing_out_says_so(lab_run: tuple[Path, Any]) -> None:
