@@ -2,6 +2,11 @@
 
 ``python -m`` looks in the working directory before anywhere else, and so does an empty entry of ``PYTHONPATH``: a
 file ``random.py`` that lies there would run in place of the library's.
+
+What Python itself imports before this module runs is out of reach: an ``importlib.py`` in the directory in which a
+person says ``python -m fl_node`` (``fl-node`` and ``python -P -m fl_node`` ignore it), and a ``sitecustomize.py`` in
+a folder of ``PYTHONPATH`` or in the root of an editable checkout, which each Python of its ``.venv`` has on its path.
+The root comes last there, so of its modules only those are found that no library has.
 """
 
 from __future__ import annotations

@@ -46,6 +46,8 @@ def carry_out(command: list[str], here: Path, path: str | None = None) -> tuple[
     ids=["script", "module", "chain", "simulation"],
 )
 def test_nothing_of_the_working_directory_is_imported(trapped: Path, command: list[str]) -> None:
+    for name in sys.stdlib_module_names:
+        (trapped / f"{name}.py").write_text(f"raise SystemExit('trap {name}')\n")
     assert carry_out(command, trapped)[0] == 0
 
 
