@@ -16,8 +16,9 @@ import secrets
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
@@ -45,7 +46,7 @@ PORT = 8090
 CANVAS = 280
 """Width and height in pixels of what is drawn on the page."""
 STREAMS = 50
-"""Pages that can be open at a time."""
+"""Pages that can be open at a time. Then one of the address with most makes room for an address that has fewer."""
 CONNECTIONS = 200
 """Connections that can be open at a time, those of the pages too."""
 PATIENCE = 10.0
@@ -226,7 +227,7 @@ class Page:
         self.ending = False
         self._observer = observer
         self._predictor = predictor
-        self._streams = 0
+        self._streams: list[_Place] = []
         self._told: tuple[Snapshot, dict[str, Any]] = (Snapshot(), content(Snapshot()))
 
     def app(self, names: Collection[str]) -> ASGIApp:
@@ -254,15 +255,29 @@ class Page:
         """Answer with all that is seen and, as long as the browser listens, what becomes of it."""
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")
-        if self._streams >= STREAMS:
+        place = self._place(request.client.host if request.client else "")
+        if place is None:
             return _sorry(503, f"{STREAMS} pages are open already")
-        self._streams += 1
-        return _Stream(self._stream(), self._stream_ended)
+        return _Stream(self._stream(place), lambda: self._leave(place))
 
-    def _stream_ended(self) -> None:
-        self._streams -= 1
+    def _place(self, address: str) -> _Place | None:
+        """Return a place for a page of an address, or None if nobody has to make room for it."""
+        if len(self._streams) >= STREAMS:
+            having = Counter(one.address for one in self._streams)
+            (greediest, most), *_ = having.most_common(1)
+            if having[address] + 1 >= most:
+                return None
+            self._leave(next(one for one in self._streams if one.address == greediest))
+        place = _Place(address)
+        self._streams.append(place)
+        return place
 
-    async def _stream(self) -> AsyncIterator[str]:
+    def _leave(self, place: _Place) -> None:
+        place.taken = False
+        with contextlib.suppress(ValueError):
+            self._streams.remove(place)
+
+    async def _stream(self, place: _Place) -> AsyncIterator[str]:
         changed = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -274,7 +289,7 @@ class Page:
         spoke = 0.0
         with self._observer.listening(wake):
             yield "retry: 1000\n\n"
-            while not self.ending:
+            while place.taken and not self.ending:
                 changed.clear()
                 for name, value in pushed.news(self._content()):
                     yield _event(name, value)
@@ -346,6 +361,14 @@ class Page:
             if (newer := self._newest()).cid == newest.cid:
                 raise
             return newer, self._predictor.predict(newer, pixels)
+
+
+@dataclass(eq=False)
+class _Place:
+    """The place of one open page."""
+
+    address: str
+    taken: bool = True
 
 
 class _Stream(StreamingResponse):

@@ -7,11 +7,14 @@ import contextlib
 import json
 import socket
 import struct
+import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -211,8 +214,9 @@ class Served:
         self._port = port
         self._stack = stack
 
-    def connect(self, content: bytes = b"") -> socket.socket:
-        one = self._stack.enter_context(socket.create_connection(("127.0.0.1", self._port), 10.0))
+    def connect(self, content: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
+        there = ("127.0.0.1", self._port)
+        one = self._stack.enter_context(socket.create_connection(there, 10.0, source_address=(source, 0)))
         one.sendall(content)
         return one
 
@@ -275,8 +279,27 @@ def test_no_more_pages_are_open_than_may_be_and_those_that_close_make_room(
     deadline = time.monotonic() + 20
     while served.page._streams and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert served.page._streams == 0
+    assert served.page._streams == []
     assert served.connect(EVENTS).makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a second address of loopback")
+def test_one_address_with_all_pages_makes_room_for_another_until_both_have_as_many(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dashboard, "STREAMS", 4)
+
+    def answer(source: str) -> tuple[bytes, BinaryIO]:
+        lines = served.connect(EVENTS, source).makefile("rb")
+        return lines.readline().split()[1], lines
+
+    greedy = [answer("127.0.0.1") for _ in range(5)]
+    assert [code for code, _ in greedy] == [b"200"] * 4 + [b"503"]
+    assert [answer("127.0.0.2")[0] for _ in range(3)] == [b"200", b"200", b"503"]
+    assert answer("127.0.0.1")[0] == b"503"
+    for _, lines in greedy[:2]:
+        assert b"0\r\n" in lines  # the last chunk
+    assert Counter(one.address for one in served.page._streams) == {"127.0.0.1": 2, "127.0.0.2": 2}
 
 
 @pytest.mark.parametrize(
