@@ -16,7 +16,6 @@ from PIL import Image
 
 from fl_node import run
 from tests.helpers.streams import OUTPUTS, carry_out
-
 from tests.warm import fl_node
 
 PLAN = """

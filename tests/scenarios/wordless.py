@@ -1,4 +1,5 @@
-"""``fl-node`` with every sentence that a role logs replaced by "x", so that programs can match names and fields alone.
+"""``fl-node`` with every sentence that a role logs replaced by "x": programs must match names and fields alone.
+
 
 python -m tests.scenarios.wordless lab PLAN …
 """
