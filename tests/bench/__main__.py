@@ -14,7 +14,7 @@ import typer
 
 import fl_node
 from fl_node.errors import FLNodeError
-from tests.bench import clique, coordination, flower, idle, memory, startup
+from tests.bench import clique, coordination, flower, idle, memory, startup, transfer
 from tests.bench.results import Part, console, say, write
 
 
@@ -27,6 +27,7 @@ class Name(StrEnum):
     memory = "memory"
     idle = "idle"
     startup = "startup"
+    transfer = "transfer"
 
 
 def main(
@@ -52,6 +53,7 @@ def main(
         Name.memory: lambda: memory.measure(quick=quick),
         Name.idle: lambda: idle.measure(quick=quick),
         Name.startup: lambda: startup.measure(quick=quick),
+        Name.transfer: lambda: transfer.measure(quick=quick),
     }
     done: list[Part] = []
     for name in parts or list(Name):

@@ -78,10 +78,11 @@ def work(folder: Path, learners: int, rule: str) -> int:
     settings = plan(MODEL, 1, learners).model_dump() | {"aggregation": {"rule": rule}}
     path = folder / "global.safetensors"
     global_file(path, Plan.model_validate(settings), PLAN, round_=1, parent=PARENT, inputs=inputs)
-    return _peak()
+    return peak()
 
 
-def _peak() -> int:
+def peak() -> int:
+    """Return the most memory that this process has had, in bytes."""
     # getrusage counts what the parent had before this program was loaded; VmHWM begins with the program (Linux).
     try:
         for line in Path("/proc/self/status").read_text().splitlines():

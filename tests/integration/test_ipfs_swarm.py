@@ -5,27 +5,22 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
 
 import psutil
 import pytest
 import requests
 
-from fl_node import binaries, cid
+from fl_node import cid
 from fl_node.chain import wait_until
 from fl_node.errors import FileMissing, FLNodeError, StoreError
-from fl_node.ipfs import IpfsNode, new_swarm_key
-from fl_node.place import ProcessPlace, free_ports
-from fl_node.process import Child
+from fl_node.ipfs import new_swarm_key
+from fl_node.place import ProcessPlace
 from fl_node.store import IpfsStore, TooLarge
+from tests.helpers.swarm import HANG, SlowLine, daemon
 
-HANG = 240.0
-"""Seconds after which something has hung; what is tested takes a small part of it."""
 NODES = ("header", "learner-1", "learner-2")
 CHUNK = cid.CHUNK_BYTES
 MEBIBYTE = 1024**2
@@ -268,63 +263,13 @@ def test_a_daemon_that_stands_still_is_not_waited_for_longer_than_allowed(
     assert fetch(stores["learner-2"], stores["header"].add(path), tmp_path / "fetched") == path.read_bytes()
 
 
-class SlowLine:
-    """A port of loopback that passes on what comes at so many bytes a second, and nothing while it is cut."""
-
-    def __init__(self, port: int, rate: float) -> None:
-        self.cut = False
-        self._rate = rate
-        self._ends: list[socket.socket] = []
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self._inside = ("127.0.0.1", port)
-        self.port = self._door.getsockname()[1]
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._answer, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for end in (self._door, *self._ends):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def _answer(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                here, there = self._door.accept()[0], socket.create_connection(self._inside)
-                self._ends += [here, there]
-                for pair in ((here, there), (there, here)):
-                    threading.Thread(target=self._pass, args=pair, daemon=True).start()
-
-    def _pass(self, source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while part := source.recv(16 * 1024):
-                while self.cut:
-                    time.sleep(0.05)
-                time.sleep(len(part) / self._rate)
-                target.sendall(part)
-
-
 @contextlib.contextmanager
 def newcomer(folder: Path, swarm_key: str) -> Iterator[IpfsStore]:
     """A daemon of the swarm that knows no peer."""
-    node = IpfsNode(folder)
-    binary = binaries.install(binaries.KUBO)
-    init = Child("ipfs init", node.init_command(binary), folder / "init.log", node.environment)
-    try:
-        assert init.process.wait(HANG) == 0, init.tail()
-    finally:
-        init.stop()
-    node.swarm_port, node.api_port = free_ports(2)
-    command = node.command(binary, swarm_key, [])
-    child = Child("newcomer", command, folder / "daemon.log", {"IPFS_PATH": str(folder)})
-    try:
+    with daemon(folder, swarm_key) as (node, child):
         store = IpfsStore(node.api)
         assert wait_until(lambda: is_up(store), HANG), child.tail()
         yield store
-    finally:
-        child.stop()
 
 
 @pytest.mark.nightly
@@ -355,36 +300,13 @@ def test_a_file_may_come_slowly_but_not_stand_still(place: ProcessPlace, make_fi
 # Doors
 
 
-@contextlib.contextmanager
-def stranger(
-    folder: Path, place: ProcessPlace, swarm_key: str | None, environment: dict[str, str]
-) -> Iterator[Child]:
-    """A daemon that knows where the swarm's nodes are, with another swarm key or none."""
-    node = IpfsNode(folder)
-    binary = binaries.install(binaries.KUBO)
-    init = Child("ipfs init", node.init_command(binary), folder / "init.log", node.environment)
-    try:
-        assert init.process.wait(HANG) == 0, init.tail()
-    finally:
-        init.stop()
-    node.swarm_port, node.api_port = free_ports(2)
-    command = node.command(binary, swarm_key or "", list(place.ipfs.values()))
-    if swarm_key is None:
-        (folder / "swarm.key").unlink()
-    child = Child("stranger", command, folder / "daemon.log", {"IPFS_PATH": str(folder), **environment})
-    try:
-        yield child
-    finally:
-        child.stop()
-
-
 @pytest.mark.parametrize("swarm_key", [None, new_swarm_key()], ids=["no-key", "another-key"])
 def test_a_daemon_without_the_swarm_key_gets_nothing(
     place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path, swarm_key: str | None
 ) -> None:
     path = make_file(CHUNK)
     added = stores["header"].add(path)
-    with stranger(tmp_path / "stranger", place, swarm_key, {}) as child:
+    with daemon(tmp_path / "stranger", swarm_key, list(place.ipfs.values())) as (_, child):
         lines = "Daemon is ready"
         assert wait_until(lambda: lines in child.log.read_text() or not child.running, HANG)
         assert child.running, child.tail()
@@ -403,7 +325,7 @@ def test_a_daemon_without_the_swarm_key_gets_nothing(
 def test_a_daemon_refuses_to_start_without_a_swarm_key(place: ProcessPlace, tmp_path: Path) -> None:
     environment = place.ipfs["header"].environment
     del environment["IPFS_PATH"]
-    with stranger(tmp_path / "stranger", place, None, environment) as child:
+    with daemon(tmp_path / "stranger", None, list(place.ipfs.values()), environment) as (_, child):
         assert child.process.wait(HANG) != 0
         assert "private network" in child.log.read_text()
 
