@@ -103,15 +103,18 @@ WRONG = {
     "a port that is none": Wrong(("testbed_geth_port is 0", "1 to 65535"), VARS, settings("testbed_geth_port: 0")),
     "a port that is a word": Wrong(("testbed_ipfs_port is 'open'",), VARS, settings("testbed_ipfs_port: open")),
     "one port twice": Wrong(
-        ("testbed_geth_port is 4001, which another port",), VARS, settings("testbed_geth_port: 4001")
+        ("testbed_geth_port and testbed_ipfs_port are both 4001",), VARS, settings("testbed_geth_port: 4001")
     ),
     "a chain id that is a word": Wrong(("testbed_chain_id is 'mine'",), VARS, settings("testbed_chain_id: mine")),
     "modules that are no list": Wrong(
-        ("testbed_modules is 'mine.py'", "should be a list"), VARS, settings("testbed_modules: mine.py")
+        ("testbed_modules is 'mine.py'", "should be a list", 'such as ["mine.py"]'),
+        VARS,
+        settings("testbed_modules: mine.py"),
     ),
     "a folder with a line end": Wrong(
         (r"testbed_data_dir is '/data\r'",), VARS, settings('testbed_data_dir: "/data\\r"')
     ),
+    "a folder with a space": Wrong(("testbed_ca_bundle is '/ca '",), VARS, settings('testbed_ca_bundle: "/ca "')),
     "a key that is not there": Wrong(
         ("ansible_ssh_private_key_file is /nowhere/key", "no such file"),
         VARS,

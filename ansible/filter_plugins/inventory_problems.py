@@ -37,9 +37,6 @@ PROJECT = Path(__file__).resolve().parents[2]
 CONTROLLER = ("localhost", "127.0.0.1", "::1")
 """Names by which Ansible means the machine that it runs on."""
 GROUPS = {"all", "ungrouped", "testbed", "headers", "learners"}
-PORTS = ("testbed_geth_port", "testbed_ipfs_port", "testbed_rpc_port", "testbed_ipfs_api_port")
-LISTS = ("testbed_modules", "base_packages", "base_extra_open_ports")
-PATHS = ("testbed_bundle", "testbed_ca_bundle", "testbed_wheelhouse", "testbed_data_dir", "testbed_binaries_mirror")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
@@ -100,7 +97,7 @@ def inventory_problems(
     ]
     problems += _names(hosts)
     problems += _addresses(hosts, hostvars) + _numbers(learners, hostvars)
-    return problems + _settings(hosts, hostvars)
+    return problems + _keys(hosts, hostvars)
 
 
 # Files
@@ -278,51 +275,15 @@ def _numbers(learners: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> 
     return problems
 
 
-# Variables
-
-
-def _settings(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Name variables of the wrong kind, once for all hosts that have them."""
+def _keys(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name the files of SSH keys that are not there, once for all hosts that have them."""
     problems: dict[str, None] = {}
     for host in hosts:
-        values = {name: _value(hostvars, host, name) for name in (*PORTS, *LISTS, *PATHS, "testbed_chain_id")}
-        for name, value in values.items():
-            if isinstance(value, AnsibleError):
-                problems[f"{name} can't be worked out: {_line(value)}"] = None
-        for name in PORTS:
-            if values[name] is not None and not _whole(values[name], 1, 65535):
-                problems[f"{name} is {values[name]!r}: it should be a port, 1 to 65535"] = None
-        known = [str(values[name]) for name in PORTS if values[name] is not None]
-        for name in PORTS:
-            if values[name] is not None and known.count(str(values[name])) > 1:
-                problems[f"{name} is {values[name]}, which another port has: each needs its own"] = None
-        chain = values["testbed_chain_id"]
-        if chain is not None and not _whole(chain, 1, 2**53 - 1):
-            problems[f"testbed_chain_id is {chain!r}: it should be a whole number from 1 on"] = None
-        for name in LISTS:
-            value = values[name]
-            if value is not None and (isinstance(value, str) or not isinstance(value, Sequence)):
-                problems[f"{name} is {value!r}: it should be a list, such as {_as_list(name, value)}"] = None
-        for name in PATHS:
-            value = values[name]
-            if isinstance(value, str) and value and value != value.strip():
-                problems[f"{name} is {value!r}: remove the space or line end around it"] = None
         key = _value(hostvars, host, "ansible_ssh_private_key_file")
         if isinstance(key, str) and key and not Path(key).expanduser().is_file():
             made = " (vagrant up makes it)" if key.endswith("/.vagrant/testbed_key") else ""
             problems[f"ansible_ssh_private_key_file is {os.path.normpath(key)}: there is no such file{made}"] = None
     return list(problems)
-
-
-def _whole(value: Any, least: int, most: int) -> bool:
-    """Return whether a value is a whole number; from -e it comes as text."""
-    if isinstance(value, bool) or not re.fullmatch(r"\d{1,16}", str(value)):
-        return False
-    return least <= int(value) <= most
-
-
-def _as_list(name: str, value: Any) -> str:
-    return f'-e \'{{"{name}": ["{value}"]}}\''
 
 
 def _line(error: AnsibleError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +33,7 @@ _USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}", re.ASCII)
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+", re.ASCII)
 _HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?", re.ASCII | re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PATH = "a path without line ends, and without spaces around it"
 
 
 def _int(value: object) -> int | None:
@@ -110,7 +112,11 @@ def _without_password(value: Any) -> Any:
 
 
 def _path(value: Any) -> str | None:
-    return _text(value, "a path without line ends", lambda text: not _CONTROL.search(text))
+    return _text(value, _PATH, _is_path)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and not _CONTROL.search(value) and value == value.strip()
 
 
 def _mirror(value: Any) -> str | None:
@@ -122,7 +128,8 @@ def _mirror(value: Any) -> str | None:
 def _each(what: str, fits: Callable[[Any], bool], *, least: int = 0) -> Callable[[Any], str | None]:
     def check(value: Any) -> str | None:
         if not isinstance(value, list | tuple):
-            return f"{_shown(value)}: should be a list of {what}"
+            example = f", such as {json.dumps([value])}" if isinstance(value, str) else ""
+            return f"{_shown(value)}: should be a list of {what}{example}"
         for one in value:
             if not fits(one):
                 return f"{_shown(one)} in it: should be {what}"
@@ -186,7 +193,7 @@ def _shown(value: Any) -> str:
 
 _PORT = _between(1, 65535)
 _USERS = _each("a name of a local user (letters a-z, digits, _ . -) or its number", _is_user, least=1)
-_PATHS = _each("a path without line ends", lambda one: isinstance(one, str) and not _CONTROL.search(one))
+_PATHS = _each(_PATH, _is_path)
 
 CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "testbed_geth_port": _PORT,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_inventory import module
+from tests.unit.test_variables import module as variables_module
 from tests.wrong_inventories import GOOD, RIGHT, WRONG
 
 ROOT = Path(__file__).parents[2]
@@ -38,8 +39,13 @@ def problems() -> Problems:
         inventory = InventoryManager(loader=loader, sources=[str(path)])
         variables = VariableManager(loader=loader, inventory=inventory)
         hostvars = HostVars(inventory, variables, loader)
-        found: list[str] = module.inventory_problems(inventory.get_groups_dict(), hostvars, [str(path)])
-        return found
+        groups = inventory.get_groups_dict()
+        found: list[str] = module.inventory_problems(groups, hostvars, [str(path)])
+        # Without those that follow from other hosts' variables, which only a playbook knows.
+        names = [name for name in variables_module.CHECKS if name.startswith("testbed_")]
+        hosts = groups.get("testbed", [])
+        known = {host: {name: hostvars[host][name] for name in names if name in hostvars[host]} for host in hosts}
+        return found or list(variables_module.variable_problems(hosts, known))
 
     return look
 
