@@ -80,7 +80,7 @@ DataOption = Annotated[
         "--data-dir",
         envvar="FL_NODE_DATA_DIR",
         help="Folder with the four MNIST files, without which they are downloaded once and verified; or, for a plan "
-        "with images from a folder, four such files of one's own.",
+        "with images from a folder, four such files of your own.",
     ),
 ]
 ModulesOption = Annotated[
@@ -1089,7 +1089,7 @@ def plan_check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOpti
 
 @plan_app.command("module")
 def plan_module(plan: PlanArgument, settings: SetOption = None) -> None:
-    """Print the file of the module of one's own that a plan names; nothing if it names none by its path."""
+    """Print the file of the module of your own that a plan names; nothing if it names none by its path."""
     from fl_node import plan as plans
 
     if file := plans.module_file(plan, settings or ()):
@@ -1238,7 +1238,7 @@ def binaries(
 def data_set(data_dir: DataOption = None, as_json: JsonOption = False) -> None:
     """Get MNIST: find or download its four files, verify them, and say where they are.
 
-    A folder with four such files of one's own is checked likewise, for plans with images from a folder.
+    A folder with four such files of your own is checked likewise, for plans with images from a folder.
     """
     from fl_node import data
 
