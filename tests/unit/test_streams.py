@@ -43,6 +43,7 @@ COMMANDS = {
     "data": ["data", "--data-dir", str(PREPARED / "images")],
     "dashboard": ["dashboard", "--port", "0", *NOWHERE, "--contract", ALICE.address],
     "status": ["status", *RUN],
+    "logs": ["logs", str(PREPARED)],
     "fund": ["fund", ALICE.address, *SENDER],
     "nudge": ["nudge", *SENDER],
     "matrix": ["matrix", "tiny.toml", *MATRIX, "--results", str(PREPARED / "matrix")],
@@ -68,6 +69,8 @@ def prepare(folder: Path, rpc: str) -> str:
     folder.mkdir()
     (folder / "role.key").write_text(HEADER.key.hex())
     (folder / "role.key").chmod(0o600)
+    (folder / "logs").mkdir()
+    (folder / "logs" / "header.log").write_text('{"event": "round_started", "message": "round 0"}\n')
     (folder / "images").mkdir()
     for name in FOLDER_FILES.values():
         values = np.zeros((10, 2, 2), np.uint8) if "images" in name else np.arange(10, dtype=np.uint8)
@@ -125,6 +128,7 @@ def test_a_standard_output_that_takes_nothing_is_one_line_and_an_exit_code(
     ("line", "code", "said"),
     [
         ("plan check - <&-", 2, "fl-node: plan -: standard input is closed\n"),
+        ("logs - <&-", 2, "fl-node: standard input is closed\n"),
         ("plan check nowhere 2>&-", 2, ""),
         ("plan check nowhere 2>/dev/full", 2, ""),
         ("--version <&- >&- 2>&-", 2, ""),
