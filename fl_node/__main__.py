@@ -4,12 +4,17 @@ from fl_node import safe_path
 
 safe_path.apply()  # before anything else is imported
 
+import atexit  # noqa: E402
+import gc  # noqa: E402
+
 from fl_node.arithmetic import pin_process  # noqa: E402
 
 
 def main() -> None:
     """Run the command line in a process in which nothing that a user has set for other work changes a result."""
     pin_process()
+    # Python's last garbage collections look at all that web3 and TensorFlow are made of, most of half a second.
+    atexit.register(gc.freeze)
     from fl_node import cli
 
     cli.main()

@@ -72,9 +72,8 @@ class Run:
         chain = Chain(rpc, ALICE)
         work = folder / "work"
         work.mkdir()
-        self.site = Site(
-            chain, chain.contract(self.header.address), self.store, work, PATIENCE, Timing(clock=FakeClock())
-        )
+        timing = Timing(first_pause=1.0, last_pause=1.0, clock=FakeClock())
+        self.site = Site(chain, chain.contract(self.header.address), self.store, work, PATIENCE, timing)
 
     @property
     def contract(self) -> Contract:

@@ -55,7 +55,7 @@ NOTES = {
     "reproduce": "".join(f"{name}.json is there already\n" for name in ("federated-1", "plain-keras", "baseline-1")),
 }
 """What commands say on standard error first."""
-MODULES = ["fl_node.doctor", "fl_node.lab", "fl_node.partition", "fl_node.sources", "sklearn.datasets"]
+MODULES = ["fl_node.doctor", "fl_node.lab", "fl_node.partition", "fl_node.sources"]
 MODULES += ["fl_node.dashboard", "fl_node.report", "fl_node.matrix", "fl_node.reproduce"]
 
 
