@@ -25,7 +25,7 @@ from .undefended import ON_HOSTS, WITHOUT, Without
 
 PLAN = Path("plans/scenario.toml")
 PAGE = Path("docs/scenarios.md")
-PLAYBOOKS = Path("ansible/scenarios")
+ON_HOSTS = Path("ansible/scenarios")
 HOSTS = "hosts"
 NEEDS_MACHINES = ("wrong-clock",)
 COMMON = (
@@ -152,17 +152,17 @@ def ended(command: list[str], timeout: float) -> subprocess.CompletedProcess[str
 
 
 def names_of(place: str) -> list[str]:
-    """Return the scenarios that a place has: those of the lab, or the hosts' playbooks."""
+    """Return the scenarios that a place has: those of the lab, or those of the hosts."""
     if place == HOSTS:
         # These want a kernel or a clock of the host's own.
-        return sorted(path.stem for path in PLAYBOOKS.glob("*.yml") if path.stem not in NEEDS_MACHINES)
+        return sorted(path.stem for path in ON_HOSTS.glob("*.yml") if path.stem not in NEEDS_MACHINES)
     return [name for name, one in SCENARIOS.items() if place in one.places]
 
 
 def run_on_hosts(name: str, *settings: str) -> dict[str, Any]:
     """Carry a scenario out on the hosts as a user does, and return what it wrote down."""
     start = time.time()
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), str(PLAYBOOKS / f"{name}.yml"), *settings]
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "ansible/scenario.yml", "-e", f"scenario={name}", *settings]
     done = ended(command, 2 * TIMEOUT)
     written = [path for path in Path("runs").glob("*/scenario.json") if path.stat().st_mtime >= start]
     if not written:

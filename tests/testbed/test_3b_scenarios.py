@@ -17,7 +17,7 @@ from .conftest import NAMES, Ended, Testbed, choice
 def scenario(testbed: Testbed, name: str, data: str) -> Ended:
     """Run it with rounds that take some seconds, so that harm can come within one."""
     longer = ["rounds=2", f"training.epochs={40 if data == 'digits' else 2}"]
-    return testbed.play(f"scenarios/{name}", *choice(data), "-e", json.dumps({"settings": longer}))
+    return testbed.play("scenario", "-e", f"scenario={name}", *choice(data), "-e", json.dumps({"settings": longer}))
 
 
 def checks(testbed: Testbed, name: str) -> dict[str, bool]:
