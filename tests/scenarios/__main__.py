@@ -25,7 +25,7 @@ from .undefended import ON_HOSTS, WITHOUT, Without
 
 PLAN = Path("plans/scenario.toml")
 PAGE = Path("docs/scenarios.md")
-ON_HOSTS = Path("ansible/scenarios")
+DATA = Path("ansible/scenarios")
 HOSTS = "hosts"
 NEEDS_MACHINES = ("wrong-clock",)
 COMMON = (
@@ -155,14 +155,15 @@ def names_of(place: str) -> list[str]:
     """Return the scenarios that a place has: those of the lab, or those of the hosts."""
     if place == HOSTS:
         # These want a kernel or a clock of the host's own.
-        return sorted(path.stem for path in ON_HOSTS.glob("*.yml") if path.stem not in NEEDS_MACHINES)
+        return sorted(path.stem for path in DATA.glob("*.yml") if path.stem not in NEEDS_MACHINES)
     return [name for name, one in SCENARIOS.items() if place in one.places]
 
 
 def run_on_hosts(name: str, *settings: str) -> dict[str, Any]:
     """Carry a scenario out on the hosts as a user does, and return what it wrote down."""
     start = time.time()
-    command = [str(Path(sys.executable).parent / "ansible-playbook"), "ansible/scenario.yml", "-e", f"scenario={name}", *settings]
+    playbook = [str(Path(sys.executable).parent / "ansible-playbook"), "ansible/scenario.yml"]
+    command = [*playbook, "-e", f"scenario={name}", *settings]
     done = ended(command, 2 * TIMEOUT)
     written = [path for path in Path("runs").glob("*/scenario.json") if path.stat().st_mtime >= start]
     if not written:
