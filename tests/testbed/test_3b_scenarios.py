@@ -48,7 +48,7 @@ def wordless(provisioned: Testbed) -> Iterator[None]:
     content = (checkout.ROOT / "tests" / "helpers" / "wordless" / "sitecustomize.py").read_text()
     path = "$(echo /opt/fl-node/venv/lib/python3.*/site-packages)/sitecustomize.py"
     for name in NAMES:
-        provisioned.host(name).check_output(f"printf %s %s > {path} && chmod a+r {path}", content)
+        provisioned.host(name).check_output(f"printf '%%s' %s > {path} && chmod a+r {path}", content)
     yield
     for name in NAMES:
         provisioned.host(name).check_output(f"rm {path}")
