@@ -243,6 +243,45 @@ def test_a_call_that_reverts_says_with_what(chain: EmbeddedChain) -> None:
     assert answer == {"code": 3, "message": "execution reverted", "data": word}
 
 
+def test_a_call_is_answered_for_its_block_and_its_sender_whatever_was_asked_before(
+    chain: EmbeddedChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Code that returns NUMBER + CALLER.
+    code = "43330160005260206000f3"
+    size = len(code) // 2
+    deploy = f"0x60{size:02x}600c60003960{size:02x}6000f3" + code
+    name = chain.request("eth_sendRawTransaction", [sign(0, to=None, data=deploy, value=0)])
+    address = chain.request("eth_getTransactionReceipt", [name])["contractAddress"]
+
+    def ask(sender: int, at: str = "latest", **more: str) -> int:
+        request = {"to": address, "from": f"0x{sender:040x}"} | more
+        return int(chain.request("eth_call", [request, at]), 16)
+
+    number = ask(0)
+    assert [ask(100), ask(0), ask(100)] == [number + 100, number, number + 100]
+    chain.request("eth_sendRawTransaction", [sign(1)])
+    both = [number + 1, number + 101, number, number + 100]
+    assert [ask(0), ask(100), ask(0, "0x1"), ask(100, "0x1")] == both
+    monkeypatch.setattr(chain, "_execute", None)  # from here on only answers that are kept
+    assert [ask(0), ask(100), ask(0, "0x1"), ask(100, "0x1")] == both
+    for other in ({"sender": 1}, {"sender": 0, "data": "0x01"}, {"sender": 0, "value": "0x1"}):
+        with pytest.raises(RpcError):
+            ask(**other)  # type: ignore[arg-type]
+
+
+def test_a_chain_keeps_a_bounded_number_of_small_answers(
+    chain: EmbeddedChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "MAX_KEPT", 3)
+    kept = []
+    for number in range(5):
+        chain.request("eth_call", [{"to": BOB.address, "data": f"0x{number:04x}"}])
+        kept.append(len(chain._answers))
+    assert kept == [1, 2, 3, 1, 2]
+    chain.request("eth_call", [{"to": BOB.address, "data": "0x" + "00" * 5000}])
+    assert len(chain._answers) == 2
+
+
 def test_an_unknown_method_is_refused(chain: EmbeddedChain) -> None:
     assert error(chain, "eth_coinbase") == {"code": -32601, "message": "the method eth_coinbase does not exist"}
 
