@@ -40,6 +40,8 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Do so with another module, which has a function ``main``."""
     command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
+    if not sys.platform.startswith("linux"):
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         code = Forked(_server(), command, stdout=out, stderr=err, env=env, cwd=cwd).wait()
         out.seek(0)
