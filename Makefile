@@ -13,8 +13,8 @@ CONTROLLER := .venv/controller-installed
 DEV := .venv/dev-installed
 NPM := contracts/node_modules/.installed
 FL_NODE := .venv/bin/fl-node
-# Without the variables of this make, which would reach each make that a test calls.
-PYTEST := env -u MAKEFLAGS -u MAKELEVEL .venv/bin/python -m pytest
+# Without the variables of this make, which would reach each make that a test calls; and what Python compiles is kept.
+PYTEST := env -u MAKEFLAGS -u MAKELEVEL -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest
 
 # A .venv without pip (python3-venv was missing), or of a Python that was removed or upgraded since.
 VENV_IS_BROKEN := $(if $(filter-out help clean,$(MAKECMDGOALS)),$(shell .venv/bin/python -c 'import pip' 2>/dev/null || echo anew))
