@@ -23,9 +23,9 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 
-from fl_node import logs
 from fl_node.events import EVENTS, Event, Wait
-from fl_node.plan import LATER, REQUIRED, Plan
+from fl_node.plan.schema import LATER, REQUIRED, Plan
+from fl_node.runtime import logs
 
 ROOT = Path(__file__).parents[1]
 BESIDE = (
@@ -70,7 +70,7 @@ def is_ours(file: File) -> bool:
 
 def commands() -> str:
     """Return the reference of all commands, by Typer's own generator."""
-    command = [sys.executable, "-m", "typer", "fl_node.cli", "utils", "docs", "--name", "fl-node"]
+    command = [sys.executable, "-m", "typer", "fl_node.cli.app", "utils", "docs", "--name", "fl-node"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise PluginError(f"the reference of commands can't be made: {done.stderr}")

@@ -7,7 +7,7 @@ safe_path.apply()  # before anything else is imported
 import atexit  # noqa: E402
 import gc  # noqa: E402
 
-from fl_node.arithmetic import pin_process  # noqa: E402
+from fl_node.runtime.arithmetic import pin_process  # noqa: E402
 
 
 def main() -> None:
@@ -15,9 +15,9 @@ def main() -> None:
     pin_process()
     # Python's last garbage collections look at all that web3 and TensorFlow are made of, most of half a second.
     atexit.register(gc.freeze)
-    from fl_node import cli
+    from fl_node.cli import app
 
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

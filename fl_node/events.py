@@ -1,7 +1,7 @@
 """Events of header and learners: each has a name, fields, a level, and a sentence for people.
 
 Programs match names and fields, never the sentence, nor the field ``detail``, which is part of it.
-:func:`fl_node.logs.emit` logs an event.
+:func:`fl_node.runtime.logs.emit` logs an event.
 """
 
 from __future__ import annotations

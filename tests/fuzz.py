@@ -23,11 +23,16 @@ from typing import Any
 
 import numpy as np
 
-from fl_node import chain, cid, embedded, matrix, observer, reproduce, run, weights  # what the roles import, and more
-from fl_node import plan as plans
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Refusal
+from fl_node.chain import client
 from fl_node.errors import FLNodeError
-from fl_node.plan import Plan
-from fl_node.weights import GlobalMeta, Input, LocalMeta, Refusal
+from fl_node.experiments import reproduce, sweep
+from fl_node.lab import run_folder
+from fl_node.monitor import observer
+from fl_node.nodes import dev_chain  # what the roles import, and more
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import Plan
 
 NAME = cid.of_bytes(b"fuzz")
 TENSORS = {"dense/bias": np.zeros(4, np.float32), "dense/kernel": np.ones((3, 4), np.float32)}
@@ -151,7 +156,8 @@ def model_files(rng: random.Random, folder: Path, count: int) -> Iterator[Callab
     """Yield attempts to read model files."""
     path = folder / "model"
     good = [
-        weights.write(folder / f"good-{number}", meta, TENSORS).path.read_bytes() for number, meta in enumerate(METAS)
+        model_file.write(folder / f"good-{number}", meta, TENSORS).path.read_bytes()
+        for number, meta in enumerate(METAS)
     ]
     shapes = {name: tensor.shape for name, tensor in TENSORS.items()}
     for _ in range(count):
@@ -173,8 +179,8 @@ def model_files(rng: random.Random, folder: Path, count: int) -> Iterator[Callab
             text += b" " * (-len(text) % 8)
             content = struct.pack("<Q", len(text)) + text + data
         path.write_bytes(content)
-        yield lambda: weights.read(path)
-        yield lambda: weights.read(path, shapes)
+        yield lambda: model_file.read(path)
+        yield lambda: model_file.read(path, shapes)
 
 
 def published_plans(rng: random.Random, folder: Path, count: int) -> Iterator[Callable[[], object]]:
@@ -204,8 +210,8 @@ def run_files(rng: random.Random, folder: Path, count: int) -> Iterator[Callable
         path.write_bytes(mutated(rng, RUN))
 
         def attempt() -> None:
-            found = run.load(folder)
-            chain.Chain(found.nodes[run.HEADER].rpc).contract(found.contract).plan()
+            found = run_folder.load(folder)
+            client.Chain(found.nodes[run_folder.HEADER].rpc).contract(found.contract).plan()
 
         yield attempt
 
@@ -221,7 +227,7 @@ def reports(rng: random.Random, folder: Path, count: int) -> Iterator[Callable[[
                 assert 0 <= value <= 1
 
         yield accuracies
-        yield lambda: matrix._kept(path)
+        yield lambda: sweep._kept(path)
         yield lambda: reproduce._kept(path, PLAN, lambda _line: None, lambda _plan: {})
 
 
@@ -229,7 +235,7 @@ def answers(rng: random.Random, folder: Path, count: int) -> Iterator[Callable[[
     """Yield attempts to make requests of the embedded chain, as it is served."""
     with served(
         folder,
-        *(sys.executable, "-m", "fl_node.embedded"),
+        *(sys.executable, "-m", "fl_node.nodes.dev_chain"),
         *("--blocks", str(folder / "blocks"), "--accounts", "0x" + "01" * 20),
     ) as port:
         for _ in range(count):
@@ -316,7 +322,7 @@ def get(port: int, path: str) -> tuple[int, bytes]:
 def main() -> None:
     """Feed one kind."""
     kind, seed, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    assert embedded and "py_ecc" in sys.modules
+    assert dev_chain and "py_ecc" in sys.modules
     refused = taken = 0
     with tempfile.TemporaryDirectory() as name:
         for attempt in KINDS[kind](random.Random(seed), Path(name), count):

@@ -14,20 +14,22 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from fl_node import events, header, learner, weights
-from fl_node.aggregate import global_file
-from fl_node.audit import Audit, audit
-from fl_node.chain import Chain, Contract, create_key, load_key
-from fl_node.deploy import deploy
-from fl_node.model import OnEpoch, Score, Trainer
-from fl_node.partition import shard_size
-from fl_node.place import EmbeddedPlace
-from fl_node.plan import DataPlan, ModelPlan, Plan
-from fl_node.report import Result, collect
-from fl_node.role import Site
+from fl_node import events
+from fl_node.aggregation import global_file
+from fl_node.artifacts import model_file as weights
+from fl_node.artifacts.model_file import LocalMeta, Refusal, Shapes, Tensors, WeightsFile
+from fl_node.artifacts.store import FolderStore, Store
+from fl_node.audit.auditor import Audit, audit
+from fl_node.chain.client import Chain, Contract, create_key, load_key
+from fl_node.data.partition import shard_size
+from fl_node.models.keras_trainer import OnEpoch, Score, Trainer
+from fl_node.nodes.backends import EmbeddedPlace
+from fl_node.plan.schema import DataPlan, ModelPlan, Plan
+from fl_node.report.collect import Result, collect
+from fl_node.roles import header, learner
+from fl_node.roles.deploy import deploy
+from fl_node.roles.loop import Site
 from fl_node.seeds import derive
-from fl_node.store import FolderStore, Store
-from fl_node.weights import LocalMeta, Refusal, Shapes, Tensors, WeightsFile
 
 LEARNERS = 5
 PATIENCE = 120.0
@@ -48,7 +50,7 @@ def plan(**settings: Any) -> Plan:
 
 
 class StubTrainer:
-    """A :class:`fl_node.model.Trainer` that needs NumPy alone: training adds noise that follows from the seed."""
+    """A :class:`fl_node.models.keras_trainer.Trainer` that needs NumPy alone: training adds noise that follows from the seed."""
 
     SHAPES: ClassVar[Shapes] = {"dense/bias": (4,), "dense/kernel": (3, 4)}
     data: None = None

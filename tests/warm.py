@@ -120,11 +120,12 @@ class Forked:
 
 def serve(path: Path) -> None:
     """Fork this process for each request, until standard input ends."""
-    from fl_node import model, process
+    from fl_node.models import keras_trainer
+    from fl_node.nodes import process
 
     for module in ("dashboard", "embedded", "lab", "matrix", "reproduce", "simulate"):
         importlib.import_module(f"fl_node.{module}")
-    model.load()
+    keras_trainer.load()
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "what has threads must not be forked"
 
     def start(command: Sequence[str], **options: Any) -> Forked | subprocess.Popen[bytes]:
@@ -176,14 +177,14 @@ def _answer(end: socket.socket) -> None:
     os.environ.update(asked["environment"])
     sys.argv = [asked["module"], *asked["arguments"]]
     # What `python -m fl_node` does before has been done here.
-    importlib.import_module("fl_node.cli" if asked["module"] == "fl_node" else asked["module"]).main()
+    importlib.import_module("fl_node.cli.app" if asked["module"] == "fl_node" else asked["module"]).main()
 
 
 if __name__ == "__main__":
     from fl_node import safe_path
 
     safe_path.apply()
-    from fl_node.arithmetic import pin_process
+    from fl_node.runtime.arithmetic import pin_process
 
     pin_process()
     serve(Path(sys.argv[1]))

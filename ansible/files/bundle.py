@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fl_node import binaries
+from fl_node.nodes import binaries
 
 IMAGE = "fl-testbed"
 

@@ -20,8 +20,8 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from fl_node import binaries
 from fl_node.errors import FLNodeError
+from fl_node.nodes import binaries
 
 SUMS = "SHA256SUMS"
 PINS = "bin/pins.json"

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from fl_node.chain import MAX_FEE, PRIORITY_FEE, Chain
+from fl_node.chain.client import MAX_FEE, PRIORITY_FEE, Chain
 from fl_node.errors import ProcessError
 from tests.bench.nodes import learner, nodes
 from tests.bench.results import Part, Row, percentile, say

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from fl_node.process import Child
+from fl_node.nodes.process import Child
 from tests.bench.nodes import HEADER, Nodes, learner, nodes, wait_for
 from tests.bench.results import Part, Row, console, say, seconds
 from tests.bench.role import TRANSACTION, Span

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import psutil
 
-from fl_node.binaries import cache_folder
 from fl_node.errors import ProcessError
-from fl_node.place import free_ports
-from fl_node.process import Child
+from fl_node.nodes.backends import free_ports
+from fl_node.nodes.binaries import cache_folder
+from fl_node.nodes.process import Child
 from tests.bench.results import Part, say, seconds
 from tests.bench.stub import MODELS, megabytes, parameters
 

@@ -7,7 +7,7 @@ import time
 import psutil
 
 from fl_node.errors import ProcessError
-from fl_node.process import stop_all
+from fl_node.nodes.process import stop_all
 from tests.bench.nodes import HEADER, learner, nodes
 from tests.bench.results import Part, Row, say
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fl_node import cid, weights
-from fl_node.aggregate import global_file
+from fl_node.aggregation import global_file
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import LocalMeta
 from fl_node.errors import ProcessError
-from fl_node.plan import Plan
-from fl_node.weights import LocalMeta
+from fl_node.plan.schema import Plan
 from tests.bench.results import Part, Row, say
 from tests.bench.stub import MODELS, StubTrainer, megabytes, plan
 
@@ -51,7 +51,7 @@ def _write(folder: Path, learners: int) -> None:
     initial = StubTrainer(MODEL).initial()
     for node_id in range(1, learners + 1):
         meta = LocalMeta(PLAN, node_id, 0, PARENT, 1200, 0.5, 1.0)
-        weights.write(
+        model_file.write(
             folder / f"{node_id}.safetensors", meta, {k: t + np.float32(node_id) for k, t in initial.items()}
         )
 
@@ -72,8 +72,8 @@ def work(folder: Path, learners: int, rule: str) -> int:
     """Do the header's work on the files and return the peak of this process in bytes."""
     inputs = []
     for node_id in range(1, learners + 1):
-        file = weights.read(folder / f"{node_id}.safetensors", MODELS[MODEL])
-        weights.check_local(file, plan=PLAN, node_id=node_id, round_=0, parent=PARENT)
+        file = model_file.read(folder / f"{node_id}.safetensors", MODELS[MODEL])
+        model_file.check_local(file, plan=PLAN, node_id=node_id, round_=0, parent=PARENT)
         inputs.append(file)
     settings = plan(MODEL, 1, learners).model_dump() | {"aggregation": {"rule": rule}}
     path = folder / "global.safetensors"

@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fl_node import plan as plans
-from fl_node.lab import Lab
-from fl_node.plan import Plan
+from fl_node.lab.lab import Lab
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import Plan
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "modes"
@@ -138,7 +138,7 @@ def simulated(plan: Plan) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fl-modes-") as name:
         path = Path(name) / "plan.json"
         path.write_bytes(plan.to_bytes())
-        command = [sys.executable, "-m", "fl_node.simulate", str(path), "--folder", f"{name}/run"]
+        command = [sys.executable, "-m", "fl_node.lab.simulate", str(path), "--folder", f"{name}/run"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         result: dict[str, Any] = json.loads((Path(name) / "run" / "result.json").read_text())
         return {"last": result["rounds"][-1]}

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import psutil
 
-from fl_node.chain import Chain, Contract, create_key, load_key
-from fl_node.deploy import deploy
+from fl_node.artifacts.store import connect
+from fl_node.chain.client import Chain, Contract, create_key, load_key
 from fl_node.errors import ProcessError
-from fl_node.geth import CHAIN_ID, genesis
-from fl_node.place import Endpoint, ProcessPlace
-from fl_node.process import Child, stop_all
-from fl_node.store import connect
+from fl_node.nodes.backends import Endpoint, ProcessPlace
+from fl_node.nodes.geth import CHAIN_ID, genesis
+from fl_node.nodes.process import Child, stop_all
+from fl_node.roles.deploy import deploy
 from tests.bench.results import say
 from tests.bench.role import Span
 from tests.bench.stub import StubTrainer, plan

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
-from fl_node.terminal import Console, styled
+from fl_node.runtime.terminal import Console, styled
 
 console = Console()
 

@@ -20,13 +20,14 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-import fl_node.header
-import fl_node.learner
-import fl_node.role
-from fl_node import logs, weights
-from fl_node.chain import Chain, load_key
-from fl_node.role import Site
-from fl_node.store import connect
+import fl_node.roles.header
+import fl_node.roles.learner
+import fl_node.roles.loop
+from fl_node.artifacts import model_file
+from fl_node.artifacts.store import connect
+from fl_node.chain.client import Chain, load_key
+from fl_node.roles.loop import Site
+from fl_node.runtime import logs
 from tests.bench.stub import StubTrainer
 
 P = ParamSpec("P")
@@ -95,18 +96,18 @@ def main(
         (site.contract, "local_weight_at", "reading the chain"),
         (site.contract, "round", "reading the chain"),
         (chain, "block_number", "reading the chain"),
-        (fl_node.header, "global_file", "aggregation"),
-        (fl_node.role, "_wait", "waiting"),
-        (weights, "read", "checking and writing files"),
-        (weights, "write", "checking and writing files"),
+        (fl_node.roles.header, "global_file", "aggregation"),
+        (fl_node.roles.loop, "_wait", "waiting"),
+        (model_file, "read", "checking and writing files"),
+        (model_file, "write", "checking and writing files"),
         (trainer, "train", "stub training"),
     ):
         clock.watch(owner, name, kind)
     try:
         if role == "header":
-            fl_node.header.run(site, lambda _plan: trainer)
+            fl_node.roles.header.run(site, lambda _plan: trainer)
         else:
-            fl_node.learner.run(site, lambda _plan: trainer)
+            fl_node.roles.learner.run(site, lambda _plan: trainer)
     finally:
         spans.write_text(json.dumps({"spans": clock.spans, "cpu": clock.cpu}))
 

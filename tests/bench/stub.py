@@ -7,9 +7,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from fl_node.model import OnEpoch, Score
-from fl_node.plan import DataPlan, Plan
-from fl_node.weights import Shapes, Tensors
+from fl_node.artifacts.model_file import Shapes, Tensors
+from fl_node.models.keras_trainer import OnEpoch, Score
+from fl_node.plan.schema import DataPlan, Plan
 
 # A CNN for MNIST (conv 32, conv 64, dense 128), and a perceptron of 25 MB.
 MODELS: dict[str, Shapes] = {
@@ -50,7 +50,7 @@ def plan(model: str, rounds: int, learners: int) -> Plan:
 
 
 class StubTrainer:
-    """A :class:`fl_node.model.Trainer` that changes every value, so that no block of a file is known already."""
+    """A :class:`fl_node.models.keras_trainer.Trainer` that changes every value, so that no block of a file is known already."""
 
     def __init__(self, model: str) -> None:
         self._shapes = MODELS[model]

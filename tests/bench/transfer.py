@@ -15,10 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from fl_node.chain import wait_until
+from fl_node.artifacts.store import IpfsStore
+from fl_node.chain.client import wait_until
 from fl_node.errors import FLNodeError, ProcessError
-from fl_node.ipfs import new_swarm_key
-from fl_node.store import IpfsStore
+from fl_node.nodes.ipfs import new_swarm_key
 from tests.bench.memory import peak
 from tests.bench.results import Part, Row, say
 from tests.helpers.swarm import HANG, SlowLine, daemon

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from fl_node import data, run
-from fl_node.chain import Chain, create_key, load_key
-from fl_node.model import KerasTrainer
-from fl_node.place import Endpoint, ProcessPlace
-from fl_node.store import FolderStore, IpfsStore
+from fl_node.artifacts.store import FolderStore, IpfsStore
+from fl_node.chain.client import Chain, create_key, load_key
+from fl_node.data import datasets
+from fl_node.lab import run_folder
+from fl_node.models.keras_trainer import KerasTrainer
+from fl_node.nodes.backends import Endpoint, ProcessPlace
 from tests.support import Run, World, plan
 
 PATIENCE = 120_000
@@ -73,14 +74,16 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
 @pytest.fixture(scope="module")
 def live(swarm: Swarm) -> Run:
     """A run whose rounds the tests play, with a real model."""
-    trainer = KerasTrainer(PLAN, data.load("digits"))
+    trainer = KerasTrainer(PLAN, datasets.load("digits"))
     one = swarm.deploy(PLAN, lambda _plan: trainer)
     one.store = Mirrored(one.files, swarm.ends["header"].store)
     for path in list(one.files.iterdir()):
         one.store.add(path)
     chain = swarm.chain("header")
-    nodes = {n: run.Node(swarm.accounts[n], end.rpc, end.store) for n, end in swarm.ends.items()}
-    run.Run("live", "processes", one.plan_cid, one.address, chain.chain_id(), chain.genesis(), nodes).save(one.folder)
+    nodes = {n: run_folder.Node(swarm.accounts[n], end.rpc, end.store) for n, end in swarm.ends.items()}
+    run_folder.Run("live", "processes", one.plan_cid, one.address, chain.chain_id(), chain.genesis(), nodes).save(
+        one.folder
+    )
     return one
 
 

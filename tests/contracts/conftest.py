@@ -16,12 +16,12 @@ from eth_utils import to_canonical_address
 from web3 import EthereumTesterProvider, Web3
 from web3.types import RPCEndpoint, RPCResponse
 
-from fl_node import binaries
-from fl_node.chain import Chain, wait_until
+from fl_node.chain.client import Chain, wait_until
 from fl_node.errors import ChainError
-from fl_node.geth import CHAIN_ID, GethNode, genesis
-from fl_node.place import free_ports
-from fl_node.process import Child
+from fl_node.nodes import binaries
+from fl_node.nodes.backends import free_ports
+from fl_node.nodes.geth import CHAIN_ID, GethNode, genesis
+from fl_node.nodes.process import Child
 
 BALANCE = 10**24
 GETH_PATIENCE = 240

@@ -19,7 +19,7 @@ OUTPUTS = {
 
 _DRIVER = """
 import gc, importlib, json, os, sys
-from fl_node import cli
+from fl_node.cli import app as cli
 cases, modules = json.loads(sys.argv[1])
 for module in modules:
     importlib.import_module(module)  # once for all cases

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from fl_node import binaries
-from fl_node.ipfs import IpfsNode
-from fl_node.place import free_ports
-from fl_node.process import Child
+from fl_node.nodes import binaries
+from fl_node.nodes.backends import free_ports
+from fl_node.nodes.ipfs import IpfsNode
+from fl_node.nodes.process import Child
 
 HANG = 240.0
 """Seconds after which something has hung; what is tested takes a small part of it."""

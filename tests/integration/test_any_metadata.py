@@ -14,12 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from fl_node import cid, dashboard, history, metrics, report, snapshot, strict_json, weights
-from fl_node.contribution import contributions
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import MAX_COUNT, MAX_LOSS, MAX_REASON, GlobalMeta, Input, Refusal
 from fl_node.errors import FLNodeError
-from fl_node.show import rounds_table
-from fl_node.snapshot import FileFacts, RunView, Snapshot
-from fl_node.weights import MAX_COUNT, MAX_LOSS, MAX_REASON, GlobalMeta, Input, Refusal
+from fl_node.lab.show import rounds_table
+from fl_node.monitor import metrics, server, state
+from fl_node.monitor.state import FileFacts, RunView, Snapshot
+from fl_node.protocol import history
+from fl_node.report import collect
+from fl_node.report.contribution import contributions
+from fl_node.runtime import strict_json
 from tests.support import Run, StubTrainer, World, plan
 
 ROUNDS = 2
@@ -107,7 +111,7 @@ def check(world: World, mode: str | None, data: st.DataObject) -> None:
         changes = data.draw(meta_of(st.sampled_from(names) | OTHER if names else OTHER), "global file")
         value = data.draw(VALUE, "value")
         tensors = {name: np.full(shape, value, np.float32) for name, shape in StubTrainer.SHAPES.items()}
-        run.publish_global(weights.write(run.path(), replace(meta, **changes), tensors))
+        run.publish_global(model_file.write(run.path(), replace(meta, **changes), tensors))
     handle(run)
 
 
@@ -120,11 +124,11 @@ def handle(run: Run) -> None:
     files: dict[str, FileFacts] = {}
     for path in run.files.iterdir():
         if path.name != run.plan_cid:
-            files[path.name] = FileFacts("read", weights.read(path, StubTrainer.SHAPES).meta)  # each is accepted
+            files[path.name] = FileFacts("read", model_file.read(path, StubTrainer.SHAPES).meta)  # each is accepted
 
     audited = run.audit()
     result = run.collect()
-    traced = report.collect(
+    traced = collect.collect(
         run.contract,
         run.store,
         run.files.parent,
@@ -133,18 +137,18 @@ def handle(run: Run) -> None:
         traced=True,
     )
     for one in (result, traced):
-        report.write(run.folder, "any", one, audited, {})
+        collect.write(run.folder, "any", one, audited, {})
         content = strict_json.read(run.folder / "report.json")
         assert len(content["rounds"]) == ROUNDS
         assert "<script>alert" not in (run.folder / "report.html").read_text(encoding="utf-8")
     screen = Console(file=io.StringIO(), width=100)
-    screen.print(rounds_table(report.table(traced)))
-    screen.print(rounds_table(report.table(traced, loss=True)))
+    screen.print(rounds_table(collect.table(traced)))
+    screen.print(rounds_table(collect.table(traced, loss=True)))
 
     past = history.read(run.contract)
-    rounds = snapshot.rounds(past, files, {}, run.plan.mode or "sync")
+    rounds = state.rounds(past, files, {}, run.plan.mode or "sync")
     seen = Snapshot(RunView(run.contract.address, run.plan_cid, ROUNDS, True, rounds=ROUNDS), rounds=rounds)
-    json.dumps(dashboard.content(seen), allow_nan=False).encode()
+    json.dumps(server.content(seen), allow_nan=False).encode()
     assert metrics.exposition(lambda: seen)
 
     folder = run.folder / "contribution"

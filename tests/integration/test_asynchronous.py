@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_node import cid, events, weights
-from fl_node.aggregate.asynchronous import Update, asynchronous_file, discount
-from fl_node.asynchronous import publications
-from fl_node.audit import LATE
-from fl_node.chain import Contract, Receipt
-from fl_node.history import MOST_PUBLICATIONS, TOO_OFTEN
-from fl_node.plan import AggregationPlan, Plan
-from fl_node.weights import GlobalMeta, Input, LocalMeta, Refusal, WeightsFile
+from fl_node import events
+from fl_node.aggregation.asynchronous import Update, asynchronous_file, discount
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Refusal, WeightsFile
+from fl_node.audit.auditor import LATE
+from fl_node.chain.client import Contract, Receipt
+from fl_node.plan.schema import AggregationPlan, Plan
+from fl_node.protocol.history import MOST_PUBLICATIONS, TOO_OFTEN
+from fl_node.roles.asynchronous import publications
 from tests.support import Run, World, plan
 
 MODES: dict[str, dict[str, Any]] = {
@@ -58,9 +59,9 @@ def test_an_update_counts_less_the_longer_ago_it_began(settings: dict[str, Any],
 def update(folder: Path, began: int, local: float, start: float, node_id: int = 1) -> Update:
     plan_cid = cid.of_bytes(b"plan")
     globe = GlobalMeta(plan_cid, began, cid.of_bytes(b"x") if began else None, "fedbuff")
-    first = weights.write(folder / f"start-{began}-{node_id}", globe, {"a": np.float32([start])})
+    first = model_file.write(folder / f"start-{began}-{node_id}", globe, {"a": np.float32([start])})
     meta = LocalMeta(plan_cid, node_id, began, first.cid, 10, 0.5, 1.0)
-    return Update(weights.write(folder / f"local-{began}-{node_id}", meta, {"a": np.float32([local])}), first)
+    return Update(model_file.write(folder / f"local-{began}-{node_id}", meta, {"a": np.float32([local])}), first)
 
 
 def test_fedasync_mixes_the_update_in_by_its_staleness(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_fedbuff_adds_the_average_of_the_discounted_updates(tmp_path: Path) -> N
         tmp_path / "out", one, parent.global_meta.plan, parent=parent, updates=updates, refused=[], taken=[(1, 1)]
     )
     assert made.tensor("a").tolist() == pytest.approx([10 + 2 * (1 * 3 + 0.5 * 4) / 2])
-    assert weights.read(made.path).global_meta == made.global_meta
+    assert model_file.read(made.path).global_meta == made.global_meta
 
 
 # Runs
@@ -219,7 +220,7 @@ def made(run: Run, files: list[WeightsFile], taken: dict[int, int], refused: tup
 
 def rewrite(run: Run, file: WeightsFile, change: Change, add: float = 0.0) -> WeightsFile:
     tensors = {name: tensor + np.float32(add) for name, tensor in file.tensors().items()}
-    return weights.write(run.path(), change(file.global_meta), tensors)
+    return model_file.write(run.path(), change(file.global_meta), tensors)
 
 
 LIES: dict[str, tuple[Change, float, set[tuple[int, str, str]]]] = {
@@ -387,7 +388,7 @@ def test_global_weights_that_say_another_round_are_found(world: World) -> None:
     run.publish_local(1, last)
     inputs = (Input(1, last.cid, last.local_meta.samples, 0.6, 2),)
     meta = replace(parent.global_meta, round=3, parent=parent.cid, inputs=inputs, taken=((1, 3),))
-    run.publish_global(weights.write(run.path(), meta, parent.tensors()))
+    run.publish_global(model_file.write(run.path(), meta, parent.tensors()))
     assert (2, "header", "round") in {(one.round, one.node, one.field) for one in run.audit().findings}
 
 

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_node import audit as audits
-from fl_node import cid, history, weights
-from fl_node.aggregate import initial_file
-from fl_node.audit import LATE
-from fl_node.chain import DEPLOY_GAS, Contract, artifact, load_key
+from fl_node.aggregation import initial_file
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import Input, Refusal, Tensors, WeightsFile
+from fl_node.artifacts.store import FolderStore
+from fl_node.audit import auditor as audits
+from fl_node.audit.auditor import LATE
+from fl_node.chain.client import DEPLOY_GAS, Contract, artifact, load_key
 from fl_node.errors import StoreUnreachable
-from fl_node.history import History
-from fl_node.plan import AggregationPlan, Plan
-from fl_node.store import FolderStore
-from fl_node.weights import Input, Refusal, Tensors, WeightsFile
+from fl_node.plan.schema import AggregationPlan, Plan
+from fl_node.protocol import history
+from fl_node.protocol.history import History
 from tests.support import GivenTrainer, Run, StubTrainer, World, noise, plan
 from tests.warm import fl_node
 
@@ -229,7 +230,7 @@ def changed_inputs(change: Callable[[list[Input]], list[Input]]) -> Callable[[Ru
 
 
 def rewritten(run: Run, file: WeightsFile, tensors: Tensors | None = None, **changes: Any) -> WeightsFile:
-    return weights.write(run.path(), replace(file.global_meta, **changes), tensors or file.tensors())
+    return model_file.write(run.path(), replace(file.global_meta, **changes), tensors or file.tensors())
 
 
 def changed(**changes: Any) -> Callable[[Run], object]:
@@ -237,21 +238,21 @@ def changed(**changes: Any) -> Callable[[Run], object]:
     return lambda run: run.publish_global(run.average(run.publish_locals(), **changes))
 
 
-def random_tensors(given: dict[str, weights.Tensor]) -> Tensors:
+def random_tensors(given: dict[str, model_file.Tensor]) -> Tensors:
     return noise({name: tensor.shape for name, tensor in given.items()}, 666)
 
 
-def one_bit(given: dict[str, weights.Tensor]) -> Tensors:
+def one_bit(given: dict[str, model_file.Tensor]) -> Tensors:
     given["dense/kernel"].view(np.uint32)[1, 2] ^= 1
     return given
 
 
-def negative_zero(given: dict[str, weights.Tensor]) -> Tensors:
+def negative_zero(given: dict[str, model_file.Tensor]) -> Tensors:
     given["dense/bias"][:] = -0.0
     return given
 
 
-def poisoned(given: dict[str, weights.Tensor]) -> Tensors:
+def poisoned(given: dict[str, model_file.Tensor]) -> Tensors:
     given["dense/bias"][0] = np.inf
     return given
 
@@ -567,7 +568,7 @@ LIES = {
     ),
     "truncated": Lie(publishes_bytes(lambda good: good[:-1]), {(2, "header", "file")}, "not a safetensors file"),
     "huge": Lie(
-        publishes_bytes(lambda good: good + bytes(weights.size_of(StubTrainer.SHAPES))),
+        publishes_bytes(lambda good: good + bytes(model_file.size_of(StubTrainer.SHAPES))),
         {(2, "header", "file")},
         "bytes allowed",
     ),
@@ -595,7 +596,7 @@ def test_a_rule_that_has_too_few_files_is_found(world: World, rule: str) -> None
     parent = run.current().global_meta
     inputs = tuple(Input(one.local_meta.node_id, one.cid, one.local_meta.samples, 0.5) for one in files)
     meta = replace(parent, round=1, parent=run.current().cid, inputs=inputs, absent=(3, 4, 5))
-    run.publish_global(weights.write(run.path(), meta, files[0].tensors()))
+    run.publish_global(model_file.write(run.path(), meta, files[0].tensors()))
     assert (1, "header", "inputs") in places(run)
 
 
@@ -653,7 +654,7 @@ def deploy_code(world: World, bytecode: str, plan_cid: str) -> str:
     return str(receipt["contractAddress"])
 
 
-INITIAL: dict[str, tuple[dict[str, Any], Callable[[dict[str, weights.Tensor]], Tensors], set[Place]]] = {
+INITIAL: dict[str, tuple[dict[str, Any], Callable[[dict[str, model_file.Tensor]], Tensors], set[Place]]] = {
     "random": (
         {},
         random_tensors,
@@ -867,7 +868,7 @@ def test_the_command_line_tells_honest_runs_from_lies_by_its_exit_code(world: Wo
     address = json.loads(deployed.stdout)["contract"]
     first = world.chain("header").contract(address)
     tiny = audits.plans.from_bytes((files / first.plan()).read_bytes())
-    initial = weights.read(files / str(first.global_weight_at(0))).tensors()
+    initial = model_file.read(files / str(first.global_weight_at(0))).tensors()
 
     honest = Run(world, tiny, address, tmp_path, GivenTrainer(tiny, initial))
     honest.close_round()

@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from fl_node import audit, cid, ensemble, report, run, sources, weights
-from fl_node import plan as plans
+from fl_node.artifacts import cid, model_file
+from fl_node.audit import auditor
+from fl_node.data import loading
 from fl_node.errors import WeightsError
-from fl_node.plan import Plan
+from fl_node.lab import run_folder
+from fl_node.models import ensemble
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import Plan
+from fl_node.report import collect
 
 ROOT = Path(__file__).parents[2]
 RUNS = sorted((ROOT / "tests" / "compatibility").iterdir())
@@ -45,31 +50,31 @@ def test_a_plan_is_published_under_the_same_cid_as_before(name: str) -> None:
 
 def test_the_plan_file_of_an_old_run_still_gives_the_plan_it_published(old: Path) -> None:
     plan = plans.load(old / "plan.toml")
-    complete = sources.complete(plan, sources.load(plan, modules=old))
-    assert cid.of_bytes(complete.to_bytes()) == run.load(old).plan
+    complete = loading.complete(plan, loading.load(plan, modules=old))
+    assert cid.of_bytes(complete.to_bytes()) == run_folder.load(old).plan
 
 
 def test_each_file_of_an_old_run_is_read_and_written_again_byte_for_byte(old: Path, tmp_path: Path) -> None:
     kinds = set()
     for path in sorted((old / "nodes" / "files").iterdir()):
         try:
-            file = weights.read(path)
+            file = model_file.read(path)
         except WeightsError:
             assert plans.from_bytes(path.read_bytes()).to_bytes() == path.read_bytes()
             kinds.add(Plan)
         else:
             kinds.add(type(file.meta))
-            again = weights.write(tmp_path / "again", file.meta, file.tensors())
+            again = model_file.write(tmp_path / "again", file.meta, file.tensors())
             assert again.cid == file.cid == path.name
-    assert kinds == {Plan, weights.LocalMeta, weights.GlobalMeta}
+    assert kinds == {Plan, model_file.LocalMeta, model_file.GlobalMeta}
 
 
 def test_an_old_run_still_audits_and_reports(old: Path, tmp_path: Path) -> None:
-    with run.reach(old, print) as (contract, store):
-        found = audit.audit(contract, store, tmp_path, lambda plan: ensemble.trainer_for(plan, modules=old))
+    with run_folder.reach(old, print) as (contract, store):
+        found = auditor.audit(contract, store, tmp_path, lambda plan: ensemble.trainer_for(plan, modules=old))
         assert found.passed, found.findings
         assert (found.rounds, found.files) == (2, 8)
-        result = report.collect(contract, store, tmp_path)
+        result = collect.collect(contract, store, tmp_path)
     final = result.rounds[-1].result
     assert final.cid == "QmPPUSPo74vMrBZnjJCpFsu1jSGE2uhdvcxrzJ3AbM5UZ9"
     assert json.loads((old / "run.json").read_text())["contract"] == result.contract

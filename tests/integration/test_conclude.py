@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from fl_node.conclude import conclude
-from fl_node.model import KerasTrainer
+from fl_node.models.keras_trainer import KerasTrainer
+from fl_node.report.finalize import conclude
 from tests.support import World, plan
 from tests.warm import fl_node
 

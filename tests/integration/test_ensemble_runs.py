@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_node import data, events, weights
-from fl_node.aggregate import global_file, local_shapes
-from fl_node.aggregate.ensemble import WEIGHTS, evidence_name
-from fl_node.audit import audit
-from fl_node.contribution import contributions
-from fl_node.ensemble import trainer_for
-from fl_node.plan import Plan
-from fl_node.simulate import simulate
-from fl_node.validation import evidence, held_out
-from fl_node.weights import WeightsFile
+from fl_node import events
+from fl_node.aggregation import global_file, local_shapes
+from fl_node.aggregation.ensemble import WEIGHTS, evidence_name
+from fl_node.artifacts import model_file
+from fl_node.artifacts.model_file import WeightsFile
+from fl_node.audit.auditor import audit
+from fl_node.data import datasets
+from fl_node.data.held_out import evidence, held_out
+from fl_node.lab.simulate import simulate
+from fl_node.models.ensemble import trainer_for
+from fl_node.plan.schema import Plan
+from fl_node.report.contribution import contributions
 from tests.helpers.logged import logged
 from tests.support import Run, World
 
@@ -44,7 +46,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @cache
 def trainer(text: str, with_data: bool = True) -> Any:
-    return trainer_for(Plan.model_validate_json(text), data.load("digits") if with_data else None)
+    return trainer_for(Plan.model_validate_json(text), datasets.load("digits") if with_data else None)
 
 
 def deploy(world: World, weighting: str = "convex", **more: Any) -> Run:
@@ -60,7 +62,7 @@ def test_roles_carry_a_run_of_different_models_out_and_anybody_can_recompute_it(
     plan = Plan.model_validate(CONTENT | {"model": CONTENT["model"] | {"weighting": weighting}})
     # Ends with an audit, which must pass.
     cids = simulate(plan, tmp_path, trainer(plan.model_dump_json()))
-    last = weights.read(tmp_path / "files" / cids[-1])
+    last = model_file.read(tmp_path / "files" / cids[-1])
     assert last.tensor(WEIGHTS).sum() == pytest.approx(1, abs=1e-5)
     assert (evidence_name("mlp") in last.shapes) == (weighting != "uniform")
     assert [one.share for one in last.global_meta.inputs] == [0.5, 1.0, 0.5]
@@ -103,7 +105,7 @@ def test_other_weights_of_the_members_are_found(world: World) -> None:
     run = deploy(world)
     good = next_global(run)
     lie = {**good.tensors(), WEIGHTS: np.array([1, 0], np.float32)}
-    run.publish_global(weights.write(run.path(), good.global_meta, lie))
+    run.publish_global(model_file.write(run.path(), good.global_meta, lie))
     assert found(run) == [(1, f"tensor {WEIGHTS}")]
 
 
@@ -130,7 +132,7 @@ def test_a_learner_that_sends_another_architecture_is_refused_with_a_reason(worl
     with run.header() as header:
         files = published(run)
         header.wait_for(events.UpdateAccepted, learner=2)
-        wrong = weights.write(run.path(), files[1].local_meta, files[0].tensors())
+        wrong = model_file.write(run.path(), files[1].local_meta, files[0].tensors())
         run.publish_local(2, wrong)
         refused = header.wait_for(events.UpdateRejected, learner=2).fields
         header.wait_for(events.RunFinished)
@@ -144,7 +146,7 @@ def test_what_each_learner_is_worth_adds_up_to_what_the_run_gained(world: World,
         header.wait_for(events.RunFinished)
     assert run.audit().passed
     assert all(entry.problem is None for one in run.collect().rounds for entry in one.local.values())
-    images, labels = held_out(run.plan, data.load("digits"))
+    images, labels = held_out(run.plan, datasets.load("digits"))
 
     def right(tensors: Any) -> int:
         return int((run.trainer.predict(tensors, images).argmax(axis=1) == labels).sum())

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import pytest
 from eth_keys import keys
 
-from fl_node import binaries
-from fl_node.binaries.edits import MAX_ITEMS
-from fl_node.chain import wait_until
-from fl_node.geth import CHAIN_ID, GethNode, genesis
-from fl_node.place import free_ports
-from fl_node.process import Child
+from fl_node.chain.client import wait_until
+from fl_node.nodes import binaries
+from fl_node.nodes.backends import free_ports
+from fl_node.nodes.binaries.edits import MAX_ITEMS
+from fl_node.nodes.geth import CHAIN_ID, GethNode, genesis
+from fl_node.nodes.process import Child
 from tests import rlpx
 
 HANG = 60

@@ -21,12 +21,12 @@ from eth_keys import keys as keys_of
 from eth_utils import decode_hex, keccak
 from hexbytes import HexBytes
 
-from fl_node import binaries
-from fl_node.chain import Chain, Receipt, load_key, wait_until
+from fl_node.chain.client import Chain, Receipt, load_key, wait_until
 from fl_node.errors import ChainError
-from fl_node.geth import CHAIN_ID, GethNode, genesis
-from fl_node.place import ProcessPlace, free_ports
-from fl_node.process import Child, stop_all
+from fl_node.nodes import binaries
+from fl_node.nodes.backends import ProcessPlace, free_ports
+from fl_node.nodes.geth import CHAIN_ID, GethNode, genesis
+from fl_node.nodes.process import Child, stop_all
 
 HANG = 240.0
 """Seconds after which something has hung; what is tested takes a small part of it."""

@@ -15,14 +15,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from fl_node import cid, events, weights
-from fl_node.history import MOST_PUBLICATIONS, TOO_OFTEN
-from fl_node.store import Progress, silent
-from fl_node.weights import Refusal
+from fl_node import events
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import Refusal
+from fl_node.artifacts.store import Progress, silent
+from fl_node.protocol.history import MOST_PUBLICATIONS, TOO_OFTEN
 from tests.support import Event, Role, Run, StubTrainer, World, noise, plan
 
 SHAPES = StubTrainer.SHAPES
-LIMIT = weights.size_of(SHAPES)
+LIMIT = model_file.size_of(SHAPES)
 ABSENT = cid.of_bytes(b"a file that nobody has")
 
 Published = Path | str
@@ -83,7 +84,7 @@ def said(**texts: str | None) -> Make:
     return rebuilt(change)
 
 
-def tensors(change: Callable[[dict[str, weights.Tensor]], object]) -> Make:
+def tensors(change: Callable[[dict[str, model_file.Tensor]], object]) -> Make:
     """A good file with other tensors."""
 
     def make(run: Run) -> Path:
@@ -95,7 +96,7 @@ def tensors(change: Callable[[dict[str, weights.Tensor]], object]) -> Make:
 
 
 def value(number: float) -> Make:
-    def change(values: dict[str, weights.Tensor]) -> None:
+    def change(values: dict[str, model_file.Tensor]) -> None:
         values["dense/kernel"][1, 2] = number
 
     return tensors(change)
@@ -462,7 +463,7 @@ def global_raw(content: Callable[[bytes], bytes]) -> Make:
     return make
 
 
-def poisoned(given: dict[str, weights.Tensor]) -> dict[str, weights.Tensor]:
+def poisoned(given: dict[str, model_file.Tensor]) -> dict[str, model_file.Tensor]:
     given["dense/bias"][0] = np.nan
     return given
 
@@ -500,7 +501,9 @@ def test_a_learner_goes_on_with_the_next_good_global_weights(world: World) -> No
     run.publish_global(run.average([run.local(1), run.local(2)], tensors=poisoned))
     with run.learner(1) as learner:
         learner.wait_for(events.Waiting, reason="valid_weights")
-        second = weights.write(run.path(), weights.GlobalMeta(run.plan_cid, 2, first.cid, "fedavg"), first.tensors())
+        second = model_file.write(
+            run.path(), model_file.GlobalMeta(run.plan_cid, 2, first.cid, "fedavg"), first.tensors()
+        )
         run.publish_global(second)
         learner.wait_for(events.LocalWeightsPublished, round=2)
     local = run.read(str(run.contract.local_weight_at(2, 1)))
@@ -527,4 +530,4 @@ def test_a_report_survives_what_a_learner_and_a_header_published(world: World) -
 
 
 class OtherTrainer(StubTrainer):
-    SHAPES: ClassVar[weights.Shapes] = {"a": (2,)}
+    SHAPES: ClassVar[model_file.Shapes] = {"a": (2,)}

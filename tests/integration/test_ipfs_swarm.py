@@ -13,12 +13,12 @@ import psutil
 import pytest
 import requests
 
-from fl_node import cid
-from fl_node.chain import wait_until
+from fl_node.artifacts import cid
+from fl_node.artifacts.store import IpfsStore, TooLarge
+from fl_node.chain.client import wait_until
 from fl_node.errors import FileMissing, FLNodeError, StoreError
-from fl_node.ipfs import new_swarm_key
-from fl_node.place import ProcessPlace
-from fl_node.store import IpfsStore, TooLarge
+from fl_node.nodes.backends import ProcessPlace
+from fl_node.nodes.ipfs import new_swarm_key
 from tests.helpers.swarm import HANG, SlowLine, daemon
 
 NODES = ("header", "learner-1", "learner-2")

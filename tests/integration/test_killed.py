@@ -32,20 +32,21 @@ import numpy.typing as npt
 import psutil
 import pytest
 
-from fl_node import events, header, learner
-from fl_node import plan as plans
-from fl_node import store as stores
-from fl_node.audit import audit
-from fl_node.chain import Chain, Contract, load_key, wait_until
-from fl_node.deploy import register
+from fl_node import events
+from fl_node.artifacts import store as stores
+from fl_node.artifacts.model_file import Shapes, Tensors
+from fl_node.audit.auditor import audit
+from fl_node.chain.client import Chain, Contract, load_key, wait_until
 from fl_node.errors import ChainError
-from fl_node.model import OnEpoch, Score
-from fl_node.place import EmbeddedPlace, Endpoint, ProcessPlace
-from fl_node.plan import DataPlan, Plan, TrainingPlan
-from fl_node.process import Child, stop_all
-from fl_node.role import Site
+from fl_node.models.keras_trainer import OnEpoch, Score
+from fl_node.nodes.backends import EmbeddedPlace, Endpoint, ProcessPlace
+from fl_node.nodes.process import Child, stop_all
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import DataPlan, Plan, TrainingPlan
+from fl_node.roles import header, learner
+from fl_node.roles.deploy import register
+from fl_node.roles.loop import Site
 from fl_node.seeds import derive, permutation
-from fl_node.weights import Shapes, Tensors
 
 HANG = 240.0
 """Seconds after which something has hung; what is tested takes a small part of it."""
@@ -602,7 +603,8 @@ def test_a_file_that_is_away_for_longer_than_the_plan_allows_is_taken_when_it_is
 
 KILLER = """
 import logging, os, signal, sys
-from fl_node import cli, model
+from fl_node.cli import app as cli
+from fl_node.models import keras_trainer as model
 
 where, round_ = sys.argv[1], int(sys.argv[2])
 sys.argv[1:] = sys.argv[3:]

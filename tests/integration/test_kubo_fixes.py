@@ -8,7 +8,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from fl_node import binaries
+from fl_node.nodes import binaries
 
 HANG = 300
 

@@ -21,8 +21,8 @@ from typing import IO, Any
 import psutil
 import pytest
 
-from fl_node import cid
-from fl_node.chain import wait_until
+from fl_node.artifacts import cid
+from fl_node.chain.client import wait_until
 
 HANG = 600.0
 """Seconds after which something has hung; what is tested takes a small part of it."""
@@ -76,7 +76,7 @@ class Command:
         for process in self.family():
             with contextlib.suppress(psutil.Error):
                 command = process.cmdline()
-                roles = {"header", "learner", "lab", "fl_node.embedded"} & set(command[:5])
+                roles = {"header", "learner", "lab", "fl_node.nodes.dev_chain"} & set(command[:5])
                 kinds.add(roles.pop() if roles else Path(command[0]).name.partition("-")[0])
         return kinds
 

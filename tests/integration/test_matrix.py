@@ -14,7 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from fl_node import run
+from fl_node.lab import run_folder as run
 from tests.helpers.streams import OUTPUTS, carry_out
 from tests.warm import fl_node
 
@@ -155,7 +155,7 @@ def test_a_full_disk_at_standard_output_loses_no_result_of_a_command_that_needs_
             "TMPDIR": str(tmp_path),
         }
         cases = [("full", [command, *options]) for command, (options, _) in commands.items()]
-        done = carry_out(cases, tmp_path, environment, ["fl_node.conclude", "tensorflow", "keras"])
+        done = carry_out(cases, tmp_path, environment, ["fl_node.report.finalize", "tensorflow", "keras"])
     code, error = OUTPUTS["full"]
     for ended, (command, (_, made)) in zip(done, commands.items(), strict=True):
         assert ended.code == code, command

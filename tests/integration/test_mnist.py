@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from fl_node import data
+from fl_node.data import datasets
 from tests import warm
 
 ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = pytest.mark.skipif(
-    not os.environ.get("FL_NODE_DATA_DIR") and not any(data.cache_dir().glob("*.gz")),
+    not os.environ.get("FL_NODE_DATA_DIR") and not any(datasets.cache_dir().glob("*.gz")),
     reason="MNIST is not here: name its folder by FL_NODE_DATA_DIR",
 )
 
@@ -36,7 +36,7 @@ def test_a_run_on_mnist_learns_and_its_model_knows_a_digit(tmp_path: Path) -> No
 
     from PIL import Image
 
-    images = data.load("mnist")
+    images = datasets.load("mnist")
     index = int((images.test_labels == 1).argmax())
     picture = tmp_path / "one.png"
     # As somebody would draw it: large, dark on light.
@@ -45,7 +45,7 @@ def test_a_run_on_mnist_learns_and_its_model_knows_a_digit(tmp_path: Path) -> No
 
 
 def test_the_published_files_are_mnist() -> None:
-    found = data.load("mnist")
+    found = datasets.load("mnist")
     assert found.train_images.shape == (60_000, 28, 28)
     assert found.test_images.shape == (10_000, 28, 28)
     assert sorted(set(found.train_labels.tolist())) == list(range(10))

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from fl_node import cid, weights
-from fl_node.chain import Chain, create_key, load_key, wait_until
-from fl_node.observer import Observer
-from fl_node.place import EmbeddedPlace, Endpoint
-from fl_node.snapshot import NodeView, Part, Snapshot
+from fl_node.artifacts import cid, model_file
+from fl_node.chain.client import Chain, create_key, load_key, wait_until
+from fl_node.monitor.observer import Observer
+from fl_node.monitor.state import NodeView, Part, Snapshot
+from fl_node.nodes.backends import EmbeddedPlace, Endpoint
 from tests.support import Run, World, plan
 
 PATIENCE = 120.0
@@ -211,7 +211,7 @@ def test_only_the_newest_global_weights_are_kept(world: World, tmp_path: Path) -
 
 def test_a_learners_file_that_says_it_is_global_is_not_kept_as_such(world: World, tmp_path: Path) -> None:
     run = world.deploy(plan(rounds=2))
-    false = weights.write(run.path(), replace(run.current().global_meta, round=10**6), run.current().tensors())
+    false = model_file.write(run.path(), replace(run.current().global_meta, round=10**6), run.current().tensors())
     run.publish_local(1, false)
     run.close_round()
     last = str(run.contract.state().global_cid)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fl_node import data
+from fl_node.data import datasets
 from tests.warm import fl_node
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tabular"
@@ -29,7 +29,7 @@ def must(*arguments: str | Path) -> Any:
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("picture") / "digit.png"
-    Image.fromarray(data.load("digits").test_images[0]).save(path)
+    Image.fromarray(datasets.load("digits").test_images[0]).save(path)
     return path
 
 
@@ -79,7 +79,7 @@ def test_a_learner_of_a_module_that_is_killed_on_real_nodes_makes_the_same_bits(
 
 
 def test_a_folder_of_ones_own_is_trained_on_audited_and_valued(tmp_path: Path, picture: Path) -> None:
-    folder, digits = tmp_path / "folder", data.load("digits")
+    folder, digits = tmp_path / "folder", datasets.load("digits")
     folder.mkdir()
     few = {"train": (digits.train_images, digits.train_labels), "t10k": (digits.test_images, digits.test_labels)}
     for part, (images, labels) in few.items():

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fl_node import logs
-from fl_node import plan as plans
-from fl_node.scenarios import SCENARIOS, planned
+from fl_node.lab.faults import SCENARIOS, planned
+from fl_node.plan import schema as plans
+from fl_node.runtime import logs
 from tests.scenarios.undefended import WITHOUT
 from tests.warm import fl_node, run
 

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fl_node.markdown import escape
-from fl_node.scenarios import SCENARIOS
+from fl_node.lab.faults import SCENARIOS
+from fl_node.runtime.markdown import escape
 
 from .undefended import ON_HOSTS, WITHOUT, Without
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from fl_node import cli, scenarios
+from fl_node.cli import app
+from fl_node.lab import faults
 
 
 def main() -> None:
     """Take the harm out of the scenario and go on as ``fl-node``."""
     _, name, *rest = sys.argv
-    scenarios.SCENARIOS[name] = dataclasses.replace(scenarios.SCENARIOS[name], harm=lambda _lab, _story: None)
+    faults.SCENARIOS[name] = dataclasses.replace(faults.SCENARIOS[name], harm=lambda _lab, _story: None)
     sys.argv = ["fl-node", *rest]
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

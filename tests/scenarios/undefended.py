@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from fl_node import cli, header, lab, learner, scenarios, weights
+from fl_node.artifacts import model_file
+from fl_node.cli import app
 from fl_node.errors import ConfigError
-from fl_node.place import EmbeddedPlace, ProcessPlace
+from fl_node.lab import faults, lab
+from fl_node.nodes.backends import EmbeddedPlace, ProcessPlace
+from fl_node.roles import header, learner
 
 GIVES_UP = "gave up after"
 PATIENCE = 20.0
@@ -67,7 +70,7 @@ def _unlimited() -> None:
 
 
 def _any_number() -> None:
-    weights.np = SimpleNamespace(**{**vars(np), "isfinite": lambda array: np.ones_like(array, bool)})  # type: ignore
+    model_file.np = SimpleNamespace(**{**vars(np), "isfinite": lambda array: np.ones_like(array, bool)})  # type: ignore
 
 
 def _unprepared() -> None:
@@ -82,18 +85,18 @@ def _look_for_ever() -> None:
 
 
 def _away_too_long() -> None:
-    scenarios.AWAY = 2 * PATIENCE
+    faults.AWAY = 2 * PATIENCE
 
 
 def _open_swarm() -> None:
-    scenarios.strangers_key = lambda one: (one.folder / "nodes" / "swarm.key").read_text()
+    faults.strangers_key = lambda one: (one.folder / "nodes" / "swarm.key").read_text()
 
 
 def _shared_key() -> None:
-    known, load = lab.Lab.as_node, scenarios.load_key
+    known, load = lab.Lab.as_node, faults.load_key
     lab.Lab.as_node = lambda self, _node: known(self, "header")  # type: ignore[method-assign]
-    scenarios.create_key = lambda _path: ""
-    scenarios.load_key = lambda path: load(path.parent / "header" / "role.key")
+    faults.create_key = lambda _path: ""
+    faults.load_key = lambda path: load(path.parent / "header" / "role.key")
 
 
 WITHOUT = {
@@ -195,11 +198,11 @@ def main() -> None:
         sys.argv = ["fl-node", what, *rest]
     else:
         _Child.without, lab.Child = name, _Child  # type: ignore[misc]
-        one = scenarios.SCENARIOS[name]
+        one = faults.SCENARIOS[name]
         settings = {**one.settings, **WITHOUT[name].settings}
-        scenarios.SCENARIOS[name] = dataclasses.replace(one, settings=settings)
+        faults.SCENARIOS[name] = dataclasses.replace(one, settings=settings)
         sys.argv = ["fl-node", "lab", what, "--scenario", name, *rest]
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fl_node import cli, lab
+from fl_node.cli import app
+from fl_node.lab import lab
 
 WORDLESS = Path(__file__).parents[1] / "helpers" / "wordless" / "sitecustomize.py"
 
@@ -30,7 +31,7 @@ def main() -> None:
     runpy.run_path(str(WORDLESS))
     lab.Child = _Child  # type: ignore[misc]
     sys.argv[0] = "fl-node"
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

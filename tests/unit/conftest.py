@@ -11,7 +11,7 @@ import pytest
 from accounts import FUNDED
 from hypothesis import HealthCheck, settings
 
-from fl_node.embedded import EmbeddedChain, _Server
+from fl_node.nodes.dev_chain import EmbeddedChain, _Server
 
 # A machine that trains beside the tests is no reason for one to fail.
 settings.register_profile("unit", deadline=None, suppress_health_check=[HealthCheck.too_slow])

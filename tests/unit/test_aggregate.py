@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fl_node import cid, weights
-from fl_node.aggregate import RULES, fedavg, global_file
-from fl_node.plan import ASYNCHRONOUS, AggregationPlan, Plan
-from fl_node.weights import Input, LocalMeta, Refusal, WeightsFile
+from fl_node.aggregation import RULES, fedavg, global_file
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import Input, LocalMeta, Refusal, WeightsFile
+from fl_node.plan.schema import ASYNCHRONOUS, AggregationPlan, Plan
 
 Tensor = npt.NDArray[np.float32]
 PLAN = cid.of_bytes(b"plan")
@@ -40,7 +40,7 @@ def plan(weighting: str = "samples") -> Plan:
 
 def local(folder: Path, node_id: int, tensors: dict[str, Tensor], samples: int) -> WeightsFile:
     meta = LocalMeta(PLAN, node_id, 0, PARENT, samples, 0.5, 1.0)
-    return weights.write(folder / f"local-{node_id}.safetensors", meta, tensors)
+    return model_file.write(folder / f"local-{node_id}.safetensors", meta, tensors)
 
 
 def aggregate(path: Path, inputs: Sequence[WeightsFile], weighting: str = "samples", **more: Any) -> WeightsFile:
@@ -114,7 +114,7 @@ def test_the_order_of_the_inputs_does_not_change_a_byte(
 def test_a_global_file_says_what_it_was_made_of_in_the_order_of_node_id(tmp_path: Path) -> None:
     files = [local(tmp_path, n, {"a": np.array([n], np.float32)}, samples) for n, samples in ((10, 300), (2, 100))]
     made = aggregate(tmp_path / "global", files, refused=[Refusal(3, PARENT, "missing")], absent=[4])
-    meta = weights.read(made.path, {"a": (1,)}).global_meta
+    meta = model_file.read(made.path, {"a": (1,)}).global_meta
     assert (meta.plan, meta.round, meta.parent, meta.rule) == (PLAN, 1, PARENT, "fedavg")
     assert meta.inputs == (Input(2, files[1].cid, 100, 0.25), Input(10, files[0].cid, 300, 0.75))
     assert meta.refused == (Refusal(3, PARENT, "missing"),)

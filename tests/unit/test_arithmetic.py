@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_node import arithmetic
+from fl_node.runtime import arithmetic
 
 HOSTILE = {
     "KERAS_BACKEND": "jax",

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_node.attack import patched, poison, tamper
-from fl_node.plan import AttackPlan
+from fl_node.models.attack import patched, poison, tamper
+from fl_node.plan.schema import AttackPlan
 
 IMAGES = np.arange(20 * 28 * 28, dtype=np.uint32).reshape(20, 28, 28).astype(np.uint8)
 LABELS = np.arange(20) % 10

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from fl_node.binaries import (
+from fl_node.errors import BinaryError
+from fl_node.nodes.binaries import (
     GETH,
     GETH_UNPATCHED,
     KUBO,
@@ -32,9 +33,8 @@ from fl_node.binaries import (
     release,
     toolchain,
 )
-from fl_node.binaries.edits import Edit, EditedFile
-from fl_node.binaries.pins import Report, SkippedError
-from fl_node.errors import BinaryError
+from fl_node.nodes.binaries.edits import Edit, EditedFile
+from fl_node.nodes.binaries.pins import Report, SkippedError
 
 TARBALL = "geth-linux-amd64-1.13.15-c5ba367e.tar.gz"
 MEMBER = "geth-linux-amd64-1.13.15-c5ba367e/geth"

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_node import weights
-from fl_node.aggregate import check_bounds
-from fl_node.attack import tamper
+from fl_node.aggregation import check_bounds
+from fl_node.artifacts import model_file
+from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, WeightsFile
 from fl_node.errors import WeightsError
-from fl_node.plan import AttackPlan, Plan
-from fl_node.weights import GlobalMeta, LocalMeta, WeightsFile
+from fl_node.models.attack import tamper
+from fl_node.plan.schema import AttackPlan, Plan
 
 CID = "QmUjkPFQrqeRLakWf7C9Gdf4dFgU2MFK5UMtF9vm37K2cs"
 CNN = 329_962
@@ -28,8 +28,8 @@ def files(folder: Path, own: Any, before: Any) -> tuple[WeightsFile, WeightsFile
     local = LocalMeta(CID, 1, 0, CID, 1, 0.5, 0.5)
     first, second = ({"a": np.asarray(values, np.float32)} for values in (own, before))
     return (
-        weights.write(folder / "local", local, first),
-        weights.write(folder / "global", GlobalMeta(CID, 0, None, "initial"), second),
+        model_file.write(folder / "local", local, first),
+        model_file.write(folder / "global", GlobalMeta(CID, 0, None, "initial"), second),
     )
 
 

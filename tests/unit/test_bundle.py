@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_node.binaries import GETH, KUBO
+from fl_node.nodes.binaries import GETH, KUBO
 
 SCRIPT = Path(__file__).parents[2] / "ansible" / "files" / "unpack_bundle.py"
 specification = importlib.util.spec_from_file_location("unpack_bundle", SCRIPT)

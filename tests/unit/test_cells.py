@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from fl_node import matrix
 from fl_node.errors import ConfigError, FLNodeError, PlanError
-from fl_node.matrix import CLEAN, Cell
-from fl_node.plan import Plan
+from fl_node.experiments import sweep
+from fl_node.experiments.sweep import CLEAN, Cell
+from fl_node.plan.schema import Plan
 
 PLAN = Plan.model_validate({"name": "m", "learners": 10, "data": {"name": "digits"}})
 
 
 def test_each_rule_has_a_clean_run_and_one_for_each_attack_share_and_seed() -> None:
-    found = matrix.cells(PLAN, ["fedavg", "krum"], ["sign_flip", "noise:0.5"], [0.1, 0.2], [1, 2])
+    found = sweep.cells(PLAN, ["fedavg", "krum"], ["sign_flip", "noise:0.5"], [0.1, 0.2], [1, 2])
     assert len(found) == 2 * 2 * (1 + 2 * 2)
     assert len({cell.name for cell in found}) == len(found)
     assert {cell.attack for cell in found} == {CLEAN, "sign_flip", "noise:0.5"}
@@ -30,15 +30,15 @@ def test_each_rule_has_a_clean_run_and_one_for_each_attack_share_and_seed() -> N
 
 
 def test_attackers_follow_from_the_seed_and_a_rule_is_told_their_number() -> None:
-    one, two = (matrix.cells(PLAN, ["krum"], ["copy"], [0.3], [seed])[1] for seed in (1, 2))
+    one, two = (sweep.cells(PLAN, ["krum"], ["copy"], [0.3], [seed])[1] for seed in (1, 2))
     assert one.plan.attack and two.plan.attack
     assert one.plan.attack.learners != two.plan.attack.learners
     assert one.plan.aggregation.byzantine == 3
-    assert matrix.cells(PLAN, ["krum:2"], ["copy"], [0.3], [1])[1].plan.aggregation.byzantine == 2
+    assert sweep.cells(PLAN, ["krum:2"], ["copy"], [0.3], [1])[1].plan.aggregation.byzantine == 2
 
 
 def test_two_attacks_go_together() -> None:
-    (_, cell) = matrix.cells(PLAN, ["fedavg"], ["label_flip+scale:7"], [0.2], [1])
+    (_, cell) = sweep.cells(PLAN, ["fedavg"], ["label_flip+scale:7"], [0.2], [1])
     assert cell.plan.attack
     assert (cell.plan.attack.data, cell.plan.attack.update, cell.plan.attack.factor) == ("label_flip", "scale", 7.0)
 
@@ -64,7 +64,7 @@ def test_two_attacks_go_together() -> None:
 )
 def test_what_is_impossible_is_named(rules: list[str], attacks: list[str], shares: list[float], message: str) -> None:
     with pytest.raises((ConfigError, PlanError), match=message):
-        matrix.cells(PLAN, rules, attacks, shares, [1])
+        sweep.cells(PLAN, rules, attacks, shares, [1])
 
 
 def result(accuracy: float, **more: float) -> dict[str, Any]:
@@ -72,15 +72,15 @@ def result(accuracy: float, **more: float) -> dict[str, Any]:
 
 
 def test_figures_are_those_of_the_last_round_over_the_seeds(tmp_path: Path) -> None:
-    some = matrix.cells(PLAN, ["fedavg"], ["backdoor:0.5"], [0.2], [1, 2])
+    some = sweep.cells(PLAN, ["fedavg"], ["backdoor:0.5"], [0.2], [1, 2])
     results = {cell.name: result(0.9 if cell.seed == 1 else 0.8, backdoor=0.75) for cell in some}
-    clean, attacked = matrix.figures(some, results)
+    clean, attacked = sweep.figures(some, results)
     assert (clean.attack, attacked.attack) == (CLEAN, "backdoor:0.5")
     assert attacked.values == (0.9, 0.8)
     assert attacked.mean == pytest.approx(0.85)
     assert attacked.deviation == pytest.approx(0.0707, abs=1e-4)
     assert attacked.backdoor == 0.75
-    page = matrix.write(tmp_path, PLAN, [clean, attacked], [1, 2]).read_text()
+    page = sweep.write(tmp_path, PLAN, [clean, attacked], [1, 2]).read_text()
     assert "backdoor:0.5, 20%" in page
     assert "85.00" in page
     assert (
@@ -90,7 +90,7 @@ def test_figures_are_those_of_the_last_round_over_the_seeds(tmp_path: Path) -> N
 
 
 def test_what_is_kept_is_not_run_again(tmp_path: Path) -> None:
-    some = matrix.cells(PLAN, ["fedavg"], [], [], [1, 2])
+    some = sweep.cells(PLAN, ["fedavg"], [], [], [1, 2])
     (tmp_path / "cells").mkdir()
     for cell in some:
         (tmp_path / "cells" / f"{cell.name}.json").write_text(json.dumps(result(0.5)))
@@ -99,7 +99,7 @@ def test_what_is_kept_is_not_run_again(tmp_path: Path) -> None:
     def done(cell: Cell, _: Mapping[str, Any], kept: bool) -> None:
         seen.append((cell.seed, kept))
 
-    found = matrix.run(some, tmp_path, 1, None, done)
+    found = sweep.run(some, tmp_path, 1, None, done)
     assert seen == [(1, True), (2, True)]
     assert set(found) == {cell.name for cell in some}
 
@@ -117,11 +117,11 @@ def test_what_is_kept_is_not_run_again(tmp_path: Path) -> None:
     ],
 )
 def test_a_kept_result_that_is_damaged_is_named(tmp_path: Path, content: str) -> None:
-    (cell,) = matrix.cells(PLAN, ["fedavg"], [], [], [1])
+    (cell,) = sweep.cells(PLAN, ["fedavg"], [], [], [1])
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / f"{cell.name}.json").write_text(content)
     with pytest.raises(FLNodeError, match=rf"{cell.name}\.json .*; delete the file, and its cell runs again"):
-        matrix.run([cell], tmp_path, 1, None, lambda *_: None)
+        sweep.run([cell], tmp_path, 1, None, lambda *_: None)
 
 
 def test_the_text_of_a_heat_map_can_be_read_on_its_colour() -> None:
@@ -133,8 +133,8 @@ def test_the_text_of_a_heat_map_can_be_read_on_its_colour() -> None:
 
     for step in range(101):
         value = step / 100
-        numbers = [int(part) for part in matrix.colour(value).removeprefix("rgb(").removesuffix(")").split()]
+        numbers = [int(part) for part in sweep.colour(value).removeprefix("rgb(").removesuffix(")").split()]
         behind = luminance(numbers[0], numbers[1], numbers[2])
-        text = 0.0 if matrix.ink(value) == "#000" else 1.0
+        text = 0.0 if sweep.ink(value) == "#000" else 1.0
         contrast = (max(behind, text) + 0.05) / (min(behind, text) + 0.05)
         assert contrast >= 4.5, value

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from accounts import ALICE, BOB, HEADER, MALLORY, POOR, account
 
-from fl_node import chain as chains
-from fl_node import cid
-from fl_node import rpc as rpcs
-from fl_node.chain import Chain, Contract, Receipt, State, create_key, load_key, wait_until
+from fl_node.artifacts import cid
+from fl_node.chain import client as chains
+from fl_node.chain import rpc as rpcs
+from fl_node.chain.client import Chain, Contract, Receipt, State, create_key, load_key, wait_until
 from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError
 
 PLAN = cid.of_bytes(b"plan")

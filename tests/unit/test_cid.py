@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_node import cid
-from fl_node.cid import CHUNK_BYTES, LINKS_PER_NODE, CidError
+from fl_node.artifacts import cid
+from fl_node.artifacts.cid import CHUNK_BYTES, LINKS_PER_NODE, CidError
 from fl_node.errors import FLNodeError
 
 EMPTY = "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH"

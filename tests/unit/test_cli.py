@@ -18,10 +18,12 @@ import pytest
 import typer
 from accounts import ALICE, HEADER, POOR
 
-from fl_node import __version__, cid, cli
-from fl_node import plan as plans
-from fl_node.chain import Chain, create_key, load_key
-from fl_node.run import Node, Run
+from fl_node import __version__
+from fl_node.artifacts import cid
+from fl_node.chain.client import Chain, create_key, load_key
+from fl_node.cli import app
+from fl_node.lab.run_folder import Node, Run
+from fl_node.plan import schema as plans
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +58,7 @@ def fl_node(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         monkeypatch.setattr("sys.argv", ["fl-node", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            app.main()
         code = caught.value.code
         assert code is None or isinstance(code, int)
         return Ended(code or 0, *capsys.readouterr())
@@ -83,7 +85,7 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
         yield from commands(one, (*path, name))
 
 
-@pytest.mark.parametrize("command", list(commands(typer.main.get_command(cli.app))), ids=" ".join)
+@pytest.mark.parametrize("command", list(commands(typer.main.get_command(app.app))), ids=" ".join)
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_every_command_explains_itself(fl_node: FlNode, command: tuple[str, ...], option: str) -> None:
     ended = fl_node(*command, option)
@@ -93,7 +95,7 @@ def test_every_command_explains_itself(fl_node: FlNode, command: tuple[str, ...]
 
 def test_the_help_names_every_command_and_the_exit_codes(fl_node: FlNode) -> None:
     text = fl_node("--help").out
-    top = [path[0] for path in commands(typer.main.get_command(cli.app)) if len(path) == 1]
+    top = [path[0] for path in commands(typer.main.get_command(app.app)) if len(path) == 1]
     assert {"lab", "header", "learner", "audit", "doctor", "plan"} < set(top)
     assert all(f" {name} " in text for name in top)
     assert "130 interrupted" in text
@@ -113,7 +115,7 @@ def test_help_and_plans_are_answered_without_what_takes_long_to_import(arguments
     script = f"""
 import sys
 import tempfile
-from fl_node import cli
+from fl_node.cli import app as cli
 sys.argv = ["fl-node", *{arguments!r}]
 try:
     cli.main()
@@ -227,7 +229,7 @@ def test_what_is_wrong_with_a_dashboards_options_is_one_line(
 
 def test_the_contract_in_a_file_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "run.env"
-    assert cli._contract_in(path) is None
+    assert app._contract_in(path) is None
     for text, found in (
         ("", None),
         (f"FL_NODE_CONTRACT={HEADER.address.lower()}\n", HEADER.address),
@@ -235,7 +237,7 @@ def test_the_contract_in_a_file_is_read_anew(tmp_path: Path) -> None:
         (f"OTHER=1\nFL_NODE_CONTRACT={ALICE.address}\n", ALICE.address),
     ):
         path.write_text(text)
-        assert cli._contract_in(path) == found
+        assert app._contract_in(path) == found
 
 
 def test_a_damaged_run_is_one_line(fl_node: FlNode) -> None:
@@ -261,7 +263,7 @@ def test_a_plan_that_no_store_has_is_said_by_audit_and_is_code_five_elsewhere(
     fl_node: FlNode, rpc: str, tmp_path: Path
 ) -> None:
     (tmp_path / "plan.json").write_bytes(plans.load(Path(PAPER)).to_bytes() + b"\n")
-    from fl_node.store import FolderStore
+    from fl_node.artifacts.store import FolderStore
 
     chain = Chain(rpc, HEADER)
     contract = str(chain.deploy(FolderStore(tmp_path / "store").add(tmp_path / "plan.json")).contract)
@@ -404,7 +406,7 @@ def test_doctor_says_what_is_wrong_and_ends_with_code_one(fl_node: FlNode, rpc: 
 
 
 def test_a_run_of_nodes_that_are_up_is_reached_by_its_folder(fl_node: FlNode, rpc: str, tmp_path: Path) -> None:
-    from fl_node.store import FolderStore
+    from fl_node.artifacts.store import FolderStore
 
     (tmp_path / "plan.json").write_bytes(plans.load(Path(PAPER)).to_bytes())
     store = FolderStore(tmp_path / "store")
@@ -425,8 +427,8 @@ def test_a_run_of_nodes_that_are_up_is_reached_by_its_folder(fl_node: FlNode, rp
 def test_a_learner_takes_part_in_attacks_only_where_its_operator_allows_them(
     fl_node: FlNode, rpc: str, tmp_path: Path
 ) -> None:
-    from fl_node.attack import check_allowed
-    from fl_node.store import FolderStore
+    from fl_node.artifacts.store import FolderStore
+    from fl_node.models.attack import check_allowed
 
     attacked = ["rounds=1", "attack={learners=[1], update='copy'}", "data.name=digits", "data.train=0", "data.test=0"]
     (tmp_path / "plan.json").write_bytes(plans.load(Path(PAPER), attacked).to_bytes())
@@ -506,7 +508,7 @@ def test_a_package_that_is_not_installed_is_one_line_that_says_what_to_install()
 import sys
 import tempfile
 sys.modules["web3"] = None
-from fl_node import cli
+from fl_node.cli import app as cli
 sys.argv = ["fl-node", "fund", "0x" + "1" * 40]
 cli.main()
 """

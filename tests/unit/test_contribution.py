@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_node.contribution import MOST_LEARNERS, as_content, contributions, shapley, totals
+from fl_node.artifacts.model_file import Tensors
 from fl_node.errors import ConfigError, WeightsError
-from fl_node.weights import Tensors
+from fl_node.report.contribution import MOST_LEARNERS, as_content, contributions, shapley, totals
 from tests.support import Run, World, plan
 
 SETS = [frozenset(n for n in range(4) if mask >> n & 1) for mask in range(16)]
@@ -95,6 +95,6 @@ def test_more_learners_than_can_be_tried_are_refused(
 ) -> None:
     run = played(world)
     assert MOST_LEARNERS == 8
-    monkeypatch.setattr("fl_node.contribution.MOST_LEARNERS", 2)
+    monkeypatch.setattr("fl_node.report.contribution.MOST_LEARNERS", 2)
     with pytest.raises(ConfigError, match="round 0 was made of 3 files; exact values are for up to 2"):
         contributions(run.contract, run.store, tmp_path, run.plan, run.trainer.shapes(), value)

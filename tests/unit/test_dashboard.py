@@ -18,12 +18,12 @@ from typing import BinaryIO
 
 import pytest
 
-from fl_node import dashboard
-from fl_node.dashboard import CANVAS, Page, Pushed, bind, content, is_own
 from fl_node.errors import ConfigError
-from fl_node.observer import Observer
-from fl_node.predictor import Predictor
-from fl_node.snapshot import NodeView, RoundView, RunView, Snapshot
+from fl_node.monitor import server as dashboard
+from fl_node.monitor.inference import Predictor
+from fl_node.monitor.observer import Observer
+from fl_node.monitor.server import CANVAS, Page, Pushed, bind, content, is_own
+from fl_node.monitor.state import NodeView, RoundView, RunView, Snapshot
 
 
 @dataclass(frozen=True)

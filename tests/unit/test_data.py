@@ -21,11 +21,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_node import data, partition, sources
-from fl_node import plan as plans
-from fl_node.data import DataSet
+from fl_node.data import datasets, loading, partition
+from fl_node.data.datasets import DataSet
 from fl_node.errors import DataError, PlanError
-from fl_node.plan import DATA_SIZES
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import DATA_SIZES
 
 TRAIN, TEST = 7, 3
 
@@ -56,7 +56,7 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("FL_NODE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(data, "MNIST_SHA256", {n: hashlib.sha256(c).hexdigest() for n, c in FILES.items()})
+    monkeypatch.setattr(datasets, "MNIST_SHA256", {n: hashlib.sha256(c).hexdigest() for n, c in FILES.items()})
 
 
 def write(folder: Path, *, compressed: bool = True) -> Path:
@@ -93,7 +93,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("compressed", [True, False], ids=["gzip", "plain"])
 def test_a_folder_with_the_files_is_taken_compressed_or_not(tmp_path: Path, compressed: bool) -> None:
     folder = write(tmp_path / "mine", compressed=compressed)
-    dataset = data.load("mnist", folder)
+    dataset = datasets.load("mnist", folder)
     assert_whole(dataset)
     assert dataset.source == str(folder)
     assert not (tmp_path / "cache").exists()
@@ -103,15 +103,15 @@ def test_files_that_somebody_compressed_anew_will_do(tmp_path: Path) -> None:
     folder = write(tmp_path / "mine")
     for name, content in FILES.items():
         (folder / f"{name}.gz").write_bytes(gzip.compress(content, 1, mtime=5))
-    assert_whole(data.load("mnist", folder))
+    assert_whole(datasets.load("mnist", folder))
 
 
 def test_the_environment_names_a_folder_and_an_option_another(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FL_NODE_DATA_DIR", str(write(tmp_path / "environment")))
-    assert data.load("mnist").source == str(tmp_path / "environment")
-    assert data.load("mnist", write(tmp_path / "option")).source == str(tmp_path / "option")
+    assert datasets.load("mnist").source == str(tmp_path / "environment")
+    assert datasets.load("mnist", write(tmp_path / "option")).source == str(tmp_path / "option")
 
 
 @pytest.mark.parametrize("compressed", [True, False], ids=["gzip", "plain"])
@@ -122,7 +122,7 @@ def test_a_file_with_another_content_is_named(tmp_path: Path, name: str, compres
     path = folder / (f"{name}.gz" if compressed else name)
     path.write_bytes(gzip.compress(changed) if compressed else changed)
     with pytest.raises(DataError) as caught:
-        data.load("mnist", folder)
+        datasets.load("mnist", folder)
     assert str(caught.value).startswith(f"{path} is not MNIST's {name}: ")
     assert hashlib.sha256(changed).hexdigest()[:16] in str(caught.value)
 
@@ -132,12 +132,12 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path / "mine")
     (folder / f"{name}.gz").unlink()
     with pytest.raises(DataError, match=rf"mine: neither {name}\.gz nor {name} is there"):
-        data.load("mnist", folder)
+        datasets.load("mnist", folder)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
-        data.load("mnist", tmp_path / "nowhere")
+        datasets.load("mnist", tmp_path / "nowhere")
 
 
 def damaged(content: bytes) -> list[bytes]:
@@ -154,31 +154,31 @@ def test_a_damaged_file_is_named(tmp_path: Path, number: int) -> None:
     folder = write(tmp_path / "mine")
     (folder / f"{FIRST}.gz").write_bytes(damaged(FILES[FIRST])[number])
     with pytest.raises(DataError, match=FIRST):
-        data.load("mnist", folder)
+        datasets.load("mnist", folder)
 
 
 def test_what_is_downloaded_is_verified_and_kept_in_the_cache(tmp_path: Path, mirror: Path) -> None:
     write(mirror)
     lines: list[str] = []
-    dataset = data.load("mnist", report=lines.append)
+    dataset = datasets.load("mnist", report=lines.append)
     assert_whole(dataset)
     cache = tmp_path / "cache" / "data" / "mnist"
-    assert dataset.source == str(cache) == str(data.cache_dir())
+    assert dataset.source == str(cache) == str(datasets.cache_dir())
     assert sorted(path.name for path in cache.iterdir()) == sorted(f"{name}.gz" for name in FILES)
     assert [line.rpartition("/")[2] for line in lines] == [f"{name}.gz" for name in FILES]
 
     for path in mirror.iterdir():
         path.unlink()
-    assert_whole(data.load("mnist", report=lines.append))
+    assert_whole(datasets.load("mnist", report=lines.append))
     assert len(lines) == len(FILES)
 
 
 def test_a_download_that_was_interrupted_goes_on_with_what_is_missing(tmp_path: Path, mirror: Path) -> None:
     write(mirror)
-    data.load("mnist")
-    (data.cache_dir() / f"{FIRST}.gz").unlink()
+    datasets.load("mnist")
+    (datasets.cache_dir() / f"{FIRST}.gz").unlink()
     lines: list[str] = []
-    assert_whole(data.load("mnist", report=lines.append))
+    assert_whole(datasets.load("mnist", report=lines.append))
     assert [line.rpartition("/")[2] for line in lines] == [f"{FIRST}.gz"]
 
 
@@ -187,18 +187,18 @@ def test_a_damaged_download_is_refused_and_leaves_nothing(mirror: Path, number: 
     write(mirror)
     (mirror / f"{FIRST}.gz").write_bytes(damaged(FILES[FIRST])[number])
     with pytest.raises(DataError) as caught:
-        data.load("mnist")
+        datasets.load("mnist")
     assert "MNIST can't be downloaded" in str(caught.value)
     assert FIRST in str(caught.value)
-    assert list(data.cache_dir().iterdir()) == []
+    assert list(datasets.cache_dir().iterdir()) == []
 
 
 def test_a_changed_download_is_refused_and_leaves_nothing(mirror: Path) -> None:
     write(mirror)
     (mirror / f"{FIRST}.gz").write_bytes(gzip.compress(FILES[FIRST][:-1] + b"\xff"))
     with pytest.raises(DataError, match=f"is not MNIST's {FIRST}"):
-        data.load("mnist")
-    assert list(data.cache_dir().iterdir()) == []
+        datasets.load("mnist")
+    assert list(datasets.cache_dir().iterdir()) == []
 
 
 @pytest.mark.parametrize("compressed", [True, False], ids=["sent", "unpacked"])
@@ -206,41 +206,41 @@ def test_a_download_that_is_too_large_is_refused_before_it_is_read(
     monkeypatch: pytest.MonkeyPatch, mirror: Path, compressed: bool
 ) -> None:
     write(mirror)
-    monkeypatch.setattr(data, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(datasets, "MAX_FILE_BYTES", 1000)
     content = np.random.default_rng(1).bytes(5000) if compressed else bytes(500_000)
     (mirror / f"{FIRST}.gz").write_bytes(gzip.compress(content))
     with pytest.raises(DataError, match="has more than 1000 bytes"):
-        data.load("mnist")
-    assert list(data.cache_dir().iterdir()) == []
+        datasets.load("mnist")
+    assert list(datasets.cache_dir().iterdir()) == []
 
 
 def test_a_mirror_that_lacks_a_file_is_named_with_what_to_do(mirror: Path) -> None:
     write(mirror)
     (mirror / f"{FIRST}.gz").unlink()
     with pytest.raises(DataError) as caught:
-        data.load("mnist")
+        datasets.load("mnist")
     message = str(caught.value)
     assert "404" in message
     for name in ("--data-dir", "FL_NODE_DATA_DIR", "FL_NODE_MNIST_URL"):
         assert name in message
-    assert list(data.cache_dir().iterdir()) == []
+    assert list(datasets.cache_dir().iterdir()) == []
 
 
 def test_a_mirror_that_is_down_is_named(monkeypatch: pytest.MonkeyPatch, free_port: Callable[[], int]) -> None:
     url = f"http://127.0.0.1:{free_port()}/"
     monkeypatch.setenv("FL_NODE_MNIST_URL", url)
     with pytest.raises(DataError, match=f"{url} can't be reached"):
-        data.load("mnist")
+        datasets.load("mnist")
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, mirror: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(DataError, match="name another by FL_NODE_CACHE"):
-        data.load("mnist")
+        datasets.load("mnist")
 
 
 def test_the_digits_that_scikit_learn_ships_look_like_mnist() -> None:
-    digits = data.load("digits")
+    digits = datasets.load("digits")
     assert (len(digits.train_images), len(digits.test_images)) == DATA_SIZES["digits"]
     for images, labels in (
         (digits.train_images, digits.train_labels),
@@ -255,14 +255,14 @@ def test_the_digits_that_scikit_learn_ships_look_like_mnist() -> None:
 
 
 def test_the_digits_are_always_in_the_same_order() -> None:
-    digits = data.load("digits")
+    digits = datasets.load("digits")
     content = b"".join(a.tobytes() for a in (digits.train_images, digits.train_labels, digits.test_labels))
     assert hashlib.sha256(content).hexdigest()[:16] == "28f31231c72eb2ff"
 
 
 def test_another_data_set_is_refused() -> None:
     with pytest.raises(DataError, match="'cifar'; there are mnist and digits"):
-        data.load("cifar")
+        datasets.load("cifar")
 
 
 # Images of one's own
@@ -283,13 +283,13 @@ PLAN = {"name": "mine", "data": {"name": "folder"}, "model": {"name": "mlp"}, "t
 
 def own_plan(folder: Path, **settings: object) -> plans.Plan:
     plan = plans.validate(PLAN | {"data": {"name": "folder", **settings}}, "plan")
-    return sources.complete(plan, sources.load(plan, folder))
+    return loading.complete(plan, loading.load(plan, folder))
 
 
 def test_the_plan_says_what_a_folder_holds_and_needs_it_no_more(tmp_path: Path) -> None:
     folder = own_folder(tmp_path / "mine")
     published = own_plan(folder)
-    files = {key: data.FOLDER_FILES[key] for key in data.FOLDER_FILES}
+    files = {key: datasets.FOLDER_FILES[key] for key in datasets.FOLDER_FILES}
     hashes = {}
     for key, name in files.items():
         path = folder / name if "labels" in name else folder / f"{name}.gz"
@@ -326,18 +326,18 @@ def test_a_plan_may_know_more_classes_than_a_folder_has_labels_and_not_fewer(tmp
         own_plan(folder, size=[9, 9])
 
 
-@pytest.mark.parametrize("key", list(data.FOLDER_FILES))
+@pytest.mark.parametrize("key", list(datasets.FOLDER_FILES))
 def test_a_folder_with_another_content_is_refused_with_the_file_and_both_hashes(tmp_path: Path, key: str) -> None:
     folder = own_folder(tmp_path / "mine")
     published = own_plan(folder)
-    (path,) = folder.glob(f"{data.FOLDER_FILES[key]}*")
+    (path,) = folder.glob(f"{datasets.FOLDER_FILES[key]}*")
     content = gzip.decompress(path.read_bytes()) if path.suffix else path.read_bytes()
     other = content[:-1] + bytes([content[-1] ^ 1])
     path.write_bytes(gzip.compress(other) if path.suffix else other)
     found = hashlib.sha256(other).hexdigest()[:16]
     planned = getattr(published.data, key)[:16]
     with pytest.raises(DataError, match=f"^{path} is not the plan's: .*{found}…, the plan says {planned}…$"):
-        sources.load(published, folder)
+        loading.load(published, folder)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_what_is_wrong_with_a_folder_of_ones_own_is_said_and_not_that_it_is_not_
         (folder / name).write_bytes(content)
     elif content is Path:
         (folder / name).mkdir()
-    for ask in (own_plan, data.at_hand):
+    for ask in (own_plan, datasets.at_hand):
         with pytest.raises(DataError, match=message) as raised:
             ask(folder)
         assert "MNIST" not in str(raised.value)
@@ -383,7 +383,7 @@ def test_what_is_wrong_with_a_folder_of_ones_own_is_said_and_not_that_it_is_not_
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for name, reason in (("nowhere", "No such file or directory"), ("file", "Not a directory")):
-        for ask in (own_plan, data.at_hand):
+        for ask in (own_plan, datasets.at_hand):
             with pytest.raises(DataError, match=f"{name}: {reason}"):
                 ask(tmp_path / name)
 
@@ -394,11 +394,11 @@ def test_bounds_that_depend_on_the_number_of_classes_are_those_of_the_folder(tmp
     plan = plans.validate(
         PLAN | {"data": {"name": "folder", "partition": "labels", "labels_each": 13}, "attack": attack}, "p"
     )
-    assert sources.complete(plan, sources.load(plan, folder)).data.classes == 13
+    assert loading.complete(plan, loading.load(plan, folder)).data.classes == 13
     more = {"data": {"name": "folder", "partition": "labels", "labels_each": 14}, "attack": attack | {"target": 13}}
     plan = plans.validate(PLAN | more, "p")
     with pytest.raises(PlanError) as raised:
-        sources.complete(plan, sources.load(plan, folder))
+        loading.complete(plan, loading.load(plan, folder))
     assert [line.strip() for line in str(raised.value).splitlines()[1:]] == [
         "attack.target: should be at most 12, there are 13 classes (is 13)",
         "data.labels_each: should be at most 13, the number of classes (is 14)",
@@ -407,7 +407,7 @@ def test_bounds_that_depend_on_the_number_of_classes_are_those_of_the_folder(tmp
 
 def test_without_a_folder_the_plan_says_what_it_wants() -> None:
     with pytest.raises(DataError, match="name it by --data-dir or FL_NODE_DATA_DIR"):
-        sources.load(plans.validate(PLAN, "plan"))
+        loading.load(plans.validate(PLAN, "plan"))
 
 
 @given(
@@ -422,7 +422,7 @@ def test_what_is_written_as_idx_is_read_as_it_was(height: int, width: int, label
         for part in ("train", "t10k"):
             (Path(name) / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
             (Path(name) / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.array(labels, np.uint8)))
-        found = data.from_folder(Path(name), {})
+        found = datasets.from_folder(Path(name), {})
     assert found.train_images.tobytes() == found.test_images.tobytes() == images.tobytes()
     assert found.train_images.shape == images.shape
     assert found.train_labels.tolist() == found.test_labels.tolist() == labels
@@ -435,8 +435,9 @@ def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``fl-node data`` in a folder, and let it say at the end which of the slow modules it imported."""
     script = f"""
 import sys
-from fl_node import cli, data
-data.MNIST_SHA256 = {data.MNIST_SHA256!r}
+from fl_node.cli import app as cli
+from fl_node.data import datasets as data
+data.MNIST_SHA256 = {datasets.MNIST_SHA256!r}
 sys.argv = ["fl-node", "data", *{arguments!r}]
 try:
     cli.main()
@@ -459,8 +460,8 @@ def test_the_command_says_where_the_files_are_for_whoever_copies_them(tmp_path: 
 def test_the_command_downloads_what_is_nowhere(mirror: Path, tmp_path: Path) -> None:
     write(mirror)
     done = command(tmp_path)
-    assert done.stdout == f"{data.cache_dir()}\n"
-    assert sorted(path.name for path in data.cache_dir().iterdir()) == sorted(f"{name}.gz" for name in FILES)
+    assert done.stdout == f"{datasets.cache_dir()}\n"
+    assert sorted(path.name for path in datasets.cache_dir().iterdir()) == sorted(f"{name}.gz" for name in FILES)
 
 
 def test_the_command_refuses_a_folder_with_other_files(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from fl_node.cli import app
-from fl_node.plan import Plan
+from fl_node.cli.app import app
+from fl_node.plan.schema import Plan
 from tests.checkout import ROOT, copy
 
 PAGES = sorted(

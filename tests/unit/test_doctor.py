@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from accounts import ALICE, FUNDED, HEADER, MALLORY, POOR
 
-from fl_node import cid, doctor
-from fl_node.binaries import GETH, GETH_UNPATCHED, KUBO
-from fl_node.chain import Chain
-from fl_node.doctor import Check
-from fl_node.embedded import EmbeddedChain
+from fl_node.artifacts import cid
+from fl_node.artifacts.store import IpfsStore
+from fl_node.chain.client import Chain
 from fl_node.errors import StoreUnreachable
-from fl_node.store import IpfsStore
+from fl_node.lab import doctor
+from fl_node.lab.doctor import Check
+from fl_node.nodes.binaries import GETH, GETH_UNPATCHED, KUBO
+from fl_node.nodes.dev_chain import EmbeddedChain
 
 Ask = Callable[..., dict[str, Check]]
 
@@ -267,7 +268,7 @@ def test_data_that_is_missing_or_damaged_is_wrong(monkeypatch: pytest.MonkeyPatc
         for kind, size in (("images-idx3-ubyte", 16 + count * 784), ("labels-idx1-ubyte", 8 + count))
     }
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    monkeypatch.setattr("fl_node.data.MNIST_SHA256", digests)
+    monkeypatch.setattr("fl_node.data.datasets.MNIST_SHA256", digests)
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     assert ask(data_dir=folder)["data"].found == f"MNIST in {folder}, 5 training images"

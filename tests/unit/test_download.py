@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fl_node import download, events
-from fl_node.download import Arrival, Download, Downloads, Meter, ShownStore
+from fl_node import events
+from fl_node.artifacts import download
+from fl_node.artifacts.download import Arrival, Download, Downloads, Meter, ShownStore
+from fl_node.artifacts.store import FolderStore, Progress, silent
 from fl_node.errors import FileMissing
-from fl_node.store import FolderStore, Progress, silent
 
 HANG = 60.0
 

@@ -22,9 +22,9 @@ from eth_account.signers.local import LocalAccount
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_node import embedded
-from fl_node.chain import Chain
-from fl_node.embedded import BALANCE, CHAIN_ID, EmbeddedChain, RpcError
+from fl_node.chain.client import Chain
+from fl_node.nodes import dev_chain
+from fl_node.nodes.dev_chain import BALANCE, CHAIN_ID, EmbeddedChain, RpcError
 
 ACCOUNTS = [one.address for one in FUNDED]
 REVERT = "0x60006000fd"
@@ -44,7 +44,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(embedded, "time", SimpleNamespace(time=clock.time))
+    monkeypatch.setattr(dev_chain, "time", SimpleNamespace(time=clock.time))
     return clock
 
 
@@ -204,7 +204,7 @@ def test_a_block_that_is_missing_in_between_is_noticed(blocks: Path, chain: Embe
         (sign(1), "nonce too high: next nonce 0, tx nonce 1"),
         (sign(0, value=BALANCE), "not have enough balance"),
         (sign(0, gas=20_000), "gas"),
-        (sign(0, gas=embedded.GAS_LIMIT + 1), "gas"),
+        (sign(0, gas=dev_chain.GAS_LIMIT + 1), "gas"),
         (sign(0, maxFeePerGas=1), "fee"),
         (sign(0, chainId=1), "invalid chain id for signer: have 1 want 20240191"),
     ],
@@ -272,7 +272,7 @@ def test_a_call_is_answered_for_its_block_and_its_sender_whatever_was_asked_befo
 def test_a_chain_keeps_a_bounded_number_of_small_answers(
     chain: EmbeddedChain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "MAX_KEPT", 3)
+    monkeypatch.setattr(dev_chain, "MAX_KEPT", 3)
     kept = []
     for number in range(5):
         chain.request("eth_call", [{"to": BOB.address, "data": f"0x{number:04x}"}])
@@ -429,7 +429,7 @@ def test_a_batch_is_answered_one_by_one_in_order(rpc: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("length", ["0", "-1", "many", "²", str(embedded.MAX_REQUEST_BYTES + 1), "9" * 5000])
+@pytest.mark.parametrize("length", ["0", "-1", "many", "²", str(dev_chain.MAX_REQUEST_BYTES + 1), "9" * 5000])
 def test_a_request_of_a_wrong_length_is_refused_and_the_chain_goes_on(rpc: str, length: str) -> None:
     status, _ = post(rpc, b"", {"Content-Length": length})
     assert status in {400, 413}
@@ -544,12 +544,12 @@ def test_arithmetic_whose_gas_says_little_about_its_time_is_not_done(
 def test_a_call_without_end_runs_out_of_gas(cheap: tuple[EmbeddedChain, str], gas: dict[str, str]) -> None:
     chain, address = cheap
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded, "MAX_GAS", 200_000)
+        patch.setattr(dev_chain, "MAX_GAS", 200_000)
         assert "gas" in error(chain, "eth_call", {"to": address} | gas)["message"].lower()
 
 
 def test_a_transaction_with_more_gas_than_any_of_fl_node_needs_is_refused(chain: EmbeddedChain) -> None:
-    message = error(chain, "eth_sendRawTransaction", sign(0, gas=embedded.MAX_GAS + 1))["message"]
+    message = error(chain, "eth_sendRawTransaction", sign(0, gas=dev_chain.MAX_GAS + 1))["message"]
     assert "exceeds the gas limit" in message
 
 
@@ -558,7 +558,7 @@ def test_what_takes_too_much_processor_time_is_stopped_and_changes_nothing(
 ) -> None:
     chain, address = cheap
     before = head(chain)
-    with embedded._budget.of(0.0):
+    with dev_chain._budget.of(0.0):
         assert error(chain, "eth_call", {"to": address})["code"] == -32002
         assert error(chain, "eth_sendRawTransaction", sign(1, to=address, value=0))["code"] == -32002
     assert head(chain) == before
@@ -567,9 +567,9 @@ def test_what_takes_too_much_processor_time_is_stopped_and_changes_nothing(
 
 
 def test_a_batch_is_bounded_in_number_and_in_what_it_answers(rpc: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, answer = post(rpc, json.dumps([GOOD] * (embedded.MAX_BATCH + 1)).encode())
+    _, answer = post(rpc, json.dumps([GOOD] * (dev_chain.MAX_BATCH + 1)).encode())
     assert answer["error"]["message"].startswith("batch too large")
-    monkeypatch.setattr(embedded, "MAX_ANSWER_BYTES", 200)
+    monkeypatch.setattr(dev_chain, "MAX_ANSWER_BYTES", 200)
     _, answers = post(rpc, json.dumps([GOOD] * 10).encode())
     assert "result" in answers[0]
     assert answers[-1]["error"]["code"] == -32003
@@ -578,7 +578,7 @@ def test_a_batch_is_bounded_in_number_and_in_what_it_answers(rpc: str, monkeypat
 def test_a_request_whose_time_is_over_answers_the_rest_of_its_batch_with_an_error(
     rpc: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "MAX_SECONDS", 0.0)
+    monkeypatch.setattr(dev_chain, "MAX_SECONDS", 0.0)
     _, answers = post(rpc, json.dumps([GOOD] * 3).encode())
     assert [answer["error"]["code"] for answer in answers] == [-32002] * 3
 
@@ -595,24 +595,24 @@ UNFINISHED = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/j
 def test_unfinished_requests_keep_nobody_out(
     chain: EmbeddedChain, serve: Any, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setattr(embedded, "CONNECTIONS", 30)
+    monkeypatch.setattr(dev_chain, "CONNECTIONS", 30)
     url = serve(chain)
     before = threading.active_count()
     host, port = url.removeprefix("http://").split(":")
     with contextlib.ExitStack() as stack:
-        for _ in range(2 * embedded.CONNECTIONS):
+        for _ in range(2 * dev_chain.CONNECTIONS):
             one = stack.enter_context(socket.create_connection((host, int(port)), 10.0))
             one.sendall(content)
         for _ in range(3):
             assert post(url, json.dumps(GOOD).encode())[0] == 200
-        assert threading.active_count() < before + 2 * embedded.CONNECTIONS
+        assert threading.active_count() < before + 2 * dev_chain.CONNECTIONS
 
 
 @pytest.mark.parametrize("content", [b"P", UNFINISHED], ids=["a head", "a body"])
 def test_a_request_that_does_not_come_in_time_ends_its_connection(
     rpc: str, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setattr(embedded, "PATIENCE", 0.05)
+    monkeypatch.setattr(dev_chain, "PATIENCE", 0.05)
     assert b"HTTP/1.1 200" not in raw(rpc, content)
 
 
@@ -629,7 +629,15 @@ def test_a_client_that_goes_away_is_no_error(rpc: str, capfd: pytest.CaptureFixt
 
 @pytest.fixture
 def process(blocks: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "fl_node.embedded", "--blocks", str(blocks), "--accounts", ",".join(ACCOUNTS)]
+    command = [
+        sys.executable,
+        "-m",
+        "fl_node.nodes.dev_chain",
+        "--blocks",
+        str(blocks),
+        "--accounts",
+        ",".join(ACCOUNTS),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         yield child
         child.kill()

@@ -14,14 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fl_node import cid, data, partition, weights
-from fl_node.aggregate import global_file, global_shapes, initial_file, local_shapes
-from fl_node.aggregate.ensemble import GRAIN, WEIGHTS, evidence, evidence_name, member_weights, unexplained
-from fl_node.ensemble import EnsembleTrainer, trainer_for
-from fl_node.model import KerasTrainer, calibration_error, soften
-from fl_node.plan import Plan
-from fl_node.validation import held_out
-from fl_node.weights import LocalMeta, Tensors, WeightsFile
+from fl_node.aggregation import global_file, global_shapes, initial_file, local_shapes
+from fl_node.aggregation.ensemble import GRAIN, WEIGHTS, evidence, evidence_name, member_weights, unexplained
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import LocalMeta, Tensors, WeightsFile
+from fl_node.data import datasets, partition
+from fl_node.data.held_out import held_out
+from fl_node.models.ensemble import EnsembleTrainer, trainer_for
+from fl_node.models.keras_trainer import KerasTrainer, calibration_error, soften
+from fl_node.plan.schema import Plan
 
 PLAN_CID = cid.of_bytes(b"plan")
 CONTENT: dict[str, Any] = {
@@ -40,7 +41,7 @@ OTHER = np.array([0.4, 0.3, 0.5, 0.9], np.float32)
 
 @cache
 def trainer() -> EnsembleTrainer:
-    made = trainer_for(PLAN, data.load("digits"))
+    made = trainer_for(PLAN, datasets.load("digits"))
     assert isinstance(made, EnsembleTrainer)
     return made
 
@@ -125,7 +126,7 @@ def test_evidence_of_another_machine_passes_and_a_lie_does_not(weighting: str) -
 def local(folder: Path, node_id: int, value: float, samples: int) -> WeightsFile:
     meta = LocalMeta(PLAN_CID, node_id, 0, PLAN_CID, samples, 0.5, 1.0)
     shapes = local_shapes(PLAN, trainer().shapes(), node_id)
-    return weights.write(
+    return model_file.write(
         folder / f"local-{node_id}", meta, {name: np.full(s, value, np.float32) for name, s in shapes.items()}
     )
 
@@ -154,7 +155,7 @@ def test_each_architecture_is_the_average_of_its_own_learners(tmp_path: Path) ->
     assert [one.share for one in made.global_meta.inputs] == [0.25, 1.0, 0.75]
     assert made.tensor(WEIGHTS).tolist() == pytest.approx([0, 1], abs=1e-6)
     assert set(made.tensor(evidence_name("mlp"))) == {0.25}
-    assert weights.read(made.path, global_shapes(PLAN, trainer().shapes())).global_meta == made.global_meta
+    assert model_file.read(made.path, global_shapes(PLAN, trainer().shapes())).global_meta == made.global_meta
 
 
 def test_an_architecture_whose_learners_are_away_keeps_its_weights(tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ def test_a_learner_comes_closer_to_what_a_teacher_says_and_to_the_same_bits_agai
     start = of(trainer().initial(), "mlp")
     knows = trainer().train(start, partition.shard(PLAN, 3), 1, epochs=20)
     teacher = {**together([1.0, 0.0]), **knows}
-    images = data.load("digits").train_images[partition.shared(PLAN)]
+    images = datasets.load("digits").train_images[partition.shared(PLAN)]
     right = trainer().predict(teacher, images)
 
     def distance(tensors: Tensors) -> float:
@@ -225,7 +226,7 @@ def test_the_images_that_all_share_are_nobodys_own_and_not_the_headers() -> None
     kinds = [partition.shared(PLAN), partition.held_out(PLAN), *(partition.shard(PLAN, n) for n in (1, 2, 3))]
     assert [len(kind) for kind in kinds] == [200, 100, 200, 200, 200]
     assert len(np.unique(np.concatenate(kinds))) == 900
-    assert len(held_out(PLAN, data.load("digits"))[0]) == 100
+    assert len(held_out(PLAN, datasets.load("digits"))[0]) == 100
 
 
 # Confidence

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import fl_node
 from fl_node import errors
-from fl_node.cli import EXIT_CODES
+from fl_node.cli.app import EXIT_CODES
 from fl_node.errors import FLNodeError
 
 

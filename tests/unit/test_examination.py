@@ -9,7 +9,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from fl_node.examination import examine
+from fl_node.models.error_analysis import examine
 
 IMAGES = np.arange(6 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(6, 28, 28)
 LABELS = np.array([0, 1, 2, 3, 4, 5])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fl_node import files
 from fl_node.errors import ConfigError
+from fl_node.runtime import files
 
 
 def test_a_file_appears_whole_with_the_mode_of_any_other(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 from accounts import ALICE, BOB, HEADER, MALLORY
 
-from fl_node.geth import CHAIN_ID, genesis
+from fl_node.nodes.geth import CHAIN_ID, genesis
 
 
 def test_accounts_own_ether_and_sealers_have_code_and_own_nothing() -> None:

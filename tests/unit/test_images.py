@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw, ImageFont
 
-from fl_node import data, images
+from fl_node.data import datasets, images
 from fl_node.errors import DataError
 
 
@@ -31,7 +31,7 @@ def save(path: Path, pixels: np.ndarray, mode: str = "L") -> Path:
 
 
 def test_an_image_of_mnists_size_is_taken_as_it_is(tmp_path: Path) -> None:
-    for number, pixels in enumerate(data.load("digits").test_images[:5]):
+    for number, pixels in enumerate(datasets.load("digits").test_images[:5]):
         found = images.read(save(tmp_path / f"{number}.png", pixels))
         assert found.dtype == np.uint8
         assert np.array_equal(found, pixels)
@@ -44,7 +44,7 @@ def test_a_dark_digit_on_light_is_inverted(tmp_path: Path) -> None:
 
 
 def test_whoever_knows_better_can_say_which_way_round_it_is(tmp_path: Path) -> None:
-    path = save(tmp_path / "image.png", data.load("digits").test_images[0])
+    path = save(tmp_path / "image.png", datasets.load("digits").test_images[0])
     plain = images.read(path)
     assert np.array_equal(images.read(path, invert=False), plain)
     assert np.array_equal(images.read(path, invert=True), 255 - plain)

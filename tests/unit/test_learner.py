@@ -14,16 +14,18 @@ import numpy.typing as npt
 import pytest
 from accounts import ALICE, BOB, HEADER
 
-from fl_node import learner, partition, weights
-from fl_node.chain import Chain, Contract, Receipt
-from fl_node.deploy import deploy
+from fl_node.artifacts import model_file
+from fl_node.artifacts.model_file import GlobalMeta, Shapes, Tensors
+from fl_node.artifacts.store import FolderStore
+from fl_node.chain.client import Chain, Contract, Receipt
+from fl_node.data import partition
 from fl_node.errors import ConfigError, GaveUp
-from fl_node.model import OnEpoch, Score
-from fl_node.plan import Plan
-from fl_node.role import Site, Timing
+from fl_node.models.keras_trainer import OnEpoch, Score
+from fl_node.plan.schema import Plan
+from fl_node.roles import learner
+from fl_node.roles.deploy import deploy
+from fl_node.roles.loop import Site, Timing
 from fl_node.seeds import derive
-from fl_node.store import FolderStore
-from fl_node.weights import GlobalMeta, Shapes, Tensors
 from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged
 
@@ -94,11 +96,11 @@ def run(rpc: str, tmp_path: Path) -> Run:
     return Run(rpc, tmp_path)
 
 
-def published(run: Run) -> weights.WeightsFile:
+def published(run: Run) -> model_file.WeightsFile:
     name = run.contract.local_weight_at(0, 1)
     assert name is not None
     run.store.fetch(name, run.folder / "published", 10_000, 0.0)
-    return weights.read(run.folder / "published", Adder().shapes())
+    return model_file.read(run.folder / "published", Adder().shapes())
 
 
 def test_a_learner_trains_the_global_weights_on_its_shard_and_publishes_the_result(run: Run) -> None:
@@ -107,7 +109,7 @@ def test_a_learner_trains_the_global_weights_on_its_shard_and_publishes_the_resu
     assert trainer.trainings == [(len(partition.shard(PLAN, 1)), derive(PLAN.seed, 1, 0))]
     file = published(run)
     assert file.tensor("a").tolist() == [1.0, 1.0, 1.0]
-    meta = weights.check_local(
+    meta = model_file.check_local(
         file,
         plan=run.contract.plan(),
         node_id=1,
@@ -138,7 +140,7 @@ def test_a_file_that_a_block_took_only_in_the_next_round_is_followed_by_that_rou
         learner.run(site, lambda _: Adder())
     late = str(header.local_weight_at(0, 1))
     meta = GlobalMeta(header.plan(), 1, header.global_weight_at(0), "fedavg")
-    file = weights.write(tmp_path / "global", meta, {"a": np.full(3, 7, np.float32)})
+    file = model_file.write(tmp_path / "global", meta, {"a": np.full(3, 7, np.float32)})
     run.store.add(file.path)
     header.set_global_weight(file.cid, header.chain.nonce())
     site.contract.set_local_weight(1, late, site.chain.nonce())
@@ -157,11 +159,11 @@ def test_a_file_that_a_reorganisation_moved_into_the_next_round_is_followed_by_t
     header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, Adder())
     site = run.elsewhere(header, tmp_path / "other")
     site.folder.mkdir()
-    local = weights.LocalMeta(header.plan(), 1, 0, str(header.global_weight_at(0)), 1, 0.5, 0.5)
-    moved = weights.write(site.folder / "local-0.safetensors", local, {"a": np.full(3, 5, np.float32)})
+    local = model_file.LocalMeta(header.plan(), 1, 0, str(header.global_weight_at(0)), 1, 0.5, 0.5)
+    moved = model_file.write(site.folder / "local-0.safetensors", local, {"a": np.full(3, 5, np.float32)})
     run.store.add(moved.path)
     meta = GlobalMeta(header.plan(), 1, header.global_weight_at(0), "fedavg")
-    file = weights.write(tmp_path / "global", meta, {"a": np.full(3, 7, np.float32)})
+    file = model_file.write(tmp_path / "global", meta, {"a": np.full(3, 7, np.float32)})
     run.store.add(file.path)
     # The block that closes round 0 has not the transaction, which the learner saw in another block.
     header.set_global_weight(file.cid, header.chain.nonce())
@@ -206,10 +208,10 @@ def test_a_learner_whose_weights_no_block_takes_gives_up_in_time(run: Run, monke
 
 def killed(run: Run) -> Path:
     """Train as a learner that is killed before it publishes, and return its file."""
-    meta = weights.LocalMeta(
+    meta = model_file.LocalMeta(
         run.contract.plan(), 1, 0, str(run.contract.global_weight_at(0)), partition.shard_size(PLAN, 1), 0.5, 0.5
     )
-    return weights.write(run.site.folder / "local-0.safetensors", meta, {"a": np.full(3, 5, np.float32)}).path
+    return model_file.write(run.site.folder / "local-0.safetensors", meta, {"a": np.full(3, 5, np.float32)}).path
 
 
 def test_what_was_trained_before_a_kill_is_published_without_training_again(run: Run) -> None:
@@ -267,7 +269,7 @@ def test_a_learner_goes_on_with_the_next_global_weights_that_it_can_train(run: R
 
     def publish(round_: int, value: float) -> None:
         meta = GlobalMeta(header.plan(), round_, header.global_weight_at(round_ - 1), "fedavg")
-        file = weights.write(tmp_path / "global", meta, {"a": np.full(3, value, np.float32)})
+        file = model_file.write(tmp_path / "global", meta, {"a": np.full(3, value, np.float32)})
         run.store.add(file.path)
         header.set_global_weight(file.cid, header.chain.nonce())
 
@@ -290,7 +292,7 @@ def test_a_learner_says_that_global_weights_are_bad_and_waits_for_good_ones(run:
     contract = header.contract(str(header.deploy(run.contract.plan()).contract))
     contract.register_learner(1, ALICE.address, header.nonce())
     meta = GlobalMeta(contract.plan(), 0, None, "initial")
-    file = weights.write(run.folder / "bad", meta, {"a": np.full(3, np.nan, np.float32)})
+    file = model_file.write(run.folder / "bad", meta, {"a": np.full(3, np.nan, np.float32)})
     run.store.add(file.path)
     contract.set_global_weight(file.cid, header.nonce())
     site = run.elsewhere(contract, run.folder / "other")

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from fl_node import events, logs
+from fl_node import events
 from fl_node.errors import ConfigError
-from fl_node.logs import emit
+from fl_node.runtime import logs
+from fl_node.runtime.logs import emit
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 ROUND = events.RoundStarted(round=3, cid="Qm1")

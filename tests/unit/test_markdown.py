@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_node.markdown import Markdown, block, code, escape, grid
-from fl_node.matrix import Figure, write
-from fl_node.plan import Plan
-from fl_node.render import render
+from fl_node.experiments.sweep import Figure, write
+from fl_node.plan.schema import Plan
+from fl_node.runtime.markdown import Markdown, block, code, escape, grid
+from fl_node.runtime.templating import render
 
 SIGNS = "".join(chr(n) for n in range(33, 127) if not chr(n).isalnum())
 

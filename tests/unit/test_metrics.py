@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from fl_node import metrics
-from fl_node.snapshot import (
+from fl_node.monitor import metrics
+from fl_node.monitor.state import (
     BlockView,
     FileView,
     NodeView,

@@ -18,13 +18,15 @@ import pytest
 from rich.console import Console
 from test_arithmetic import HOSTILE, KERAS_JSON
 
-from fl_node import baseline, data, partition, weights
+from fl_node.artifacts import model_file
+from fl_node.artifacts.model_file import GlobalMeta, Tensors
+from fl_node.data import datasets, partition
 from fl_node.errors import DataError, PlanError
-from fl_node.model import ARCHITECTURES, KerasTrainer, score
-from fl_node.plan import Plan
-from fl_node.report import paper
+from fl_node.experiments import baseline
+from fl_node.models.keras_trainer import ARCHITECTURES, KerasTrainer, score
+from fl_node.plan.schema import Plan
+from fl_node.report.collect import paper
 from fl_node.seeds import derive, permutation
-from fl_node.weights import GlobalMeta, Tensors
 
 PLAN = Plan.model_validate(
     {
@@ -39,7 +41,7 @@ SAMPLES = partition.shard(PLAN, 1)
 
 @cache
 def trainer_of(text: str) -> KerasTrainer:
-    return KerasTrainer(Plan.model_validate_json(text), data.load("digits"))
+    return KerasTrainer(Plan.model_validate_json(text), datasets.load("digits"))
 
 
 def trainer(**settings: Any) -> KerasTrainer:
@@ -108,11 +110,12 @@ def test_dropout_follows_from_the_seed() -> None:
 def test_another_process_gives_the_same_weights_to_the_last_bit_whatever_a_user_has_set(tmp_path: Path) -> None:
     script = f"""
 import hashlib, json, sys
-from fl_node import arithmetic
+from fl_node.runtime import arithmetic
 arithmetic.pin_process()
-from fl_node import data, partition
-from fl_node.model import KerasTrainer
-from fl_node.plan import Plan
+from fl_node.data import datasets as data
+from fl_node.data import partition
+from fl_node.models.keras_trainer import KerasTrainer
+from fl_node.plan.schema import Plan
 plan = Plan.model_validate(json.loads({PLAN.model_dump_json()!r}))
 trainer = KerasTrainer(plan, data.load("digits"))
 trained = trainer.train(trainer.initial(), partition.shard(plan, 1), 7)
@@ -159,7 +162,7 @@ def test_what_was_trained_is_a_copy(tmp_path: Path) -> None:
     before = digest(trained)
     one.train(trained, SAMPLES[:64], 8, epochs=1)
     assert digest(trained) == before
-    file = weights.write(tmp_path / "file", GlobalMeta("plan", 0, None, "initial"), trained)
+    file = model_file.write(tmp_path / "file", GlobalMeta("plan", 0, None, "initial"), trained)
     assert file.shapes == one.shapes()
 
 
@@ -178,14 +181,14 @@ def test_huge_weights_of_somebody_else_give_a_finite_score_and_can_be_exported(t
         tensors = {name: np.full(shape, value, np.float32) for name, shape in one.shapes().items()}
         found = one.evaluate(tensors)
         assert all(np.isfinite([found.accuracy, found.loss, found.calibration_error]))
-        assert found.loss < weights.MAX_LOSS
-        assert np.isfinite(one.predict(tensors, data.load("digits").test_images[:5])).all()
+        assert found.loss < model_file.MAX_LOSS
+        assert np.isfinite(one.predict(tensors, datasets.load("digits").test_images[:5])).all()
         one.save(tensors, tmp_path / "model.keras")
 
 
 def test_a_score_does_not_depend_on_the_batches() -> None:
     one = trainer()
-    tests = data.load("digits")
+    tests = datasets.load("digits")
     probabilities = one.predict(one.initial(), tests.test_images[:200])
     assert probabilities.shape == (200, 10)
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(200), abs=1e-5)
@@ -207,7 +210,7 @@ def test_an_export_is_a_model_that_keras_alone_can_load(tmp_path: Path) -> None:
     trained = one.train(one.initial(), SAMPLES[:64], 7, epochs=1)
     one.save(trained, tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    images = data.load("digits").test_images[:20]
+    images = datasets.load("digits").test_images[:20]
     found = loaded.predict(images[..., None].astype(np.float32) / 255, verbose=0)
     assert np.array_equal(found, one.predict(trained, images))
 
@@ -288,7 +291,7 @@ def test_poison_changes_what_is_trained_on_and_not_the_data_set() -> None:
 
 
 def own_images(size: tuple[int, int], classes: int, model: str) -> Plan:
-    hashes = dict.fromkeys(data.FOLDER_FILES, "0" * 64)
+    hashes = dict.fromkeys(datasets.FOLDER_FILES, "0" * 64)
     counts = {"all_train": 20, "all_test": 10, "size": list(size), "classes": classes}
     content = {"name": "folder", **counts, **hashes}
     return Plan.model_validate({"name": "own", "data": content, "model": {"name": model}})

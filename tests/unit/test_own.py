@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_node import arithmetic, own, partition, simulate, sources
-from fl_node import plan as plans
+from fl_node.data import custom_module, loading, partition
 from fl_node.errors import FLNodeError, ModuleError, PlanError
-from fl_node.model import KerasTrainer
-from fl_node.plan import Plan
+from fl_node.lab import simulate
+from fl_node.models.keras_trainer import KerasTrainer
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import Plan
+from fl_node.runtime import arithmetic
 from tests.warm import fl_node
 
 ROOT = Path(__file__).parents[2]
@@ -64,10 +66,10 @@ def make(tmp_path: Path) -> Make:
     return write
 
 
-def completed(path: Path, *settings: str) -> tuple[Plan, sources.Data]:
+def completed(path: Path, *settings: str) -> tuple[Plan, loading.Data]:
     plan = plans.load(path, settings)
-    plan = sources.complete(plan, sources.load(plan, modules=path.parent))
-    return plan, sources.load(plan, modules=path.parent)
+    plan = loading.complete(plan, loading.load(plan, modules=path.parent))
+    return plan, loading.load(plan, modules=path.parent)
 
 
 def trainer(path: Path) -> KerasTrainer:
@@ -96,7 +98,7 @@ def test_whoever_deploys_fills_in_all_numbers_and_the_same_ones_again(make: Make
     plan, found = completed(make(GOOD))
     assert (plan.data.samples, plan.data.train, plan.data.test, plan.data.classes) == ((7, 12), 19, 9, 3)
     assert plans.from_bytes(plan.to_bytes()) == plan
-    assert sources.complete(plan, found) == plan
+    assert loading.complete(plan, found) == plan
 
 
 def test_a_plan_that_lacks_them_is_refused_as_a_published_one(make: Make) -> None:
@@ -163,10 +165,10 @@ def test_a_module_that_is_not_installed_is_not_run(
     plan = plans.load(make(GOOD))
     monkeypatch.delenv("FL_NODE_MODULES", raising=False)
     with pytest.raises(ModuleError, match=r"this node has no folder of modules.*--modules or FL_NODE_MODULES"):
-        own.load(plan)
+        custom_module.load(plan)
     empty = tmp_path / "empty"
     with pytest.raises(ModuleError, match=f"there is none in {empty}"):
-        own.load(plan, empty)
+        custom_module.load(plan, empty)
 
 
 def test_a_module_of_another_hash_is_not_run_and_both_hashes_are_named(make: Make, tmp_path: Path) -> None:
@@ -176,14 +178,14 @@ def test_a_module_of_another_hash_is_not_run_and_both_hashes_are_named(make: Mak
     (tmp_path / "mine.py").write_text(changed_source)
     hashes = [hashlib.sha256(source.encode()).hexdigest() for source in (GOOD, changed_source)]
     with pytest.raises(ModuleError, match=f"{hashes[0]}.*{hashes[1]}"):
-        own.load(plan, tmp_path)
+        custom_module.load(plan, tmp_path)
     assert not ran.exists()
 
 
 def test_the_folder_of_modules_can_stand_in_the_environment(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make(GOOD)
     monkeypatch.setenv("FL_NODE_MODULES", str(path.parent))
-    assert own.load(plans.load(path)).data(1)[0].shape == (7, 4, 2)
+    assert custom_module.load(plans.load(path)).data(1)[0].shape == (7, 4, 2)
 
 
 # Bad modules
@@ -279,7 +281,7 @@ def test_what_is_wrong_with_a_module_is_one_line(make: Make, source: str, messag
 def test_a_shard_of_another_size_than_the_plans_is_refused(make: Make) -> None:
     path = make(GOOD)
     plan, _ = completed(path, "data.samples=[7, 11]")
-    found = sources.load(plan, modules=path.parent)
+    found = loading.load(plan, modules=path.parent)
     with pytest.raises(ModuleError, match=r"load_data\(2\): gave 12 samples, the plan says 11"):
         found.training(partition.shard(plan, 2))
 
@@ -320,7 +322,7 @@ def test_a_learner_loads_its_own_shard_alone(make: Make) -> None:
     alone = changed("    generator =", "    assert shard != 1, 'not mine'\n    generator =")
     path = make(alone)
     plan, _ = completed(path, "data.samples=[7, 12]")
-    found = sources.load(plan, modules=path.parent)
+    found = loading.load(plan, modules=path.parent)
     assert len(found.training(partition.shard(plan, 2))[0]) == 12
     with pytest.raises(ModuleError, match="not mine"):
         found.training(partition.everyone(plan))

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_node import cid, page, report
-from fl_node.audit import Audit, Finding
-from fl_node.examination import examine
-from fl_node.page import Turn
-from fl_node.plan import Plan
-from fl_node.report import Cost, Entry, Member, Result, RoundResult
+from fl_node.artifacts import cid
+from fl_node.audit.auditor import Audit, Finding
+from fl_node.models.error_analysis import examine
+from fl_node.plan.schema import Plan
+from fl_node.report import collect, context
+from fl_node.report.collect import Cost, Entry, Member, Result, RoundResult
+from fl_node.report.context import Turn
 
 START = 1_700_000_000
 HOSTILE = (
@@ -94,7 +95,7 @@ class Tags(HTMLParser):
 
 def write(folder: Path, result: Result, audit: Audit | None = None, name: str = "small", **more: Any) -> Tags:
     audit = audit or Audit("0xc", rounds=len(result.rounds), files=9)
-    path = report.write(folder, name, result, audit, more.pop("versions", {}), **more)
+    path = collect.write(folder, name, result, audit, more.pop("versions", {}), **more)
     return Tags(path.read_text())
 
 
@@ -113,7 +114,7 @@ def test_a_run_that_goes_on_says_its_round_and_shows_who_has_published(tmp_path:
     text = write(tmp_path, result).text
     for said in ("goes on, in round 1 of 2", "accuracy so far", "Round 1 goes on: 1 local file so far", "80.00 %"):
         assert said in text, said
-    assert page.turns(result)[-1] == Turn(2, 1, 1, 10, 14, None, None, Member(2, entry("open", 14), began=1))
+    assert context.turns(result)[-1] == Turn(2, 1, 1, 10, 14, None, None, Member(2, entry("open", 14), began=1))
 
 
 def test_a_run_that_has_not_begun_has_a_page_too(tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_refused_and_absent_learners_are_named_with_the_reason(tmp_path: Path) -
     result = run(plan(), 2, refused={(1, 2): "tensor a has values that are not finite"})
     first = replace(result.rounds[0], members=result.rounds[0].members[:1], absent=(2,))
     result = replace(result, rounds=(first, result.rounds[1]))
-    assert [(one.round, one.node_id, one.what) for one in page.left_out(result)] == [
+    assert [(one.round, one.node_id, one.what) for one in context.left_out(result)] == [
         (0, 2, "absent"),
         (1, 2, "refused"),
     ]
@@ -200,17 +201,17 @@ def test_every_file_that_the_picture_leads_to_is_there(tmp_path: Path) -> None:
 
 def test_the_papers_lines_stand_beside_every_run_on_mnist_and_no_other(tmp_path: Path) -> None:
     mnist = run(plan(data={"name": "mnist", "train": 1000, "test": 100}, rounds=7), 7)
-    labels = [one.label for one in page.paper_lines(mnist)]
+    labels = [one.label for one in context.paper_lines(mnist)]
     assert labels == ["paper, learner 1", "paper, learner 2", "paper, single node", "paper, final global"]
-    single = page.paper_lines(mnist)[2].points
+    single = context.paper_lines(mnist)[2].points
     assert (len(single), single[0], single[-1]) == (21, (0.0, 99.24), (4.0, 99.48))
     assert "This run is not the paper's experiment" in " ".join(write(tmp_path, mnist).text.split())
-    assert page.paper_lines(run(plan(), 2)) == []
+    assert context.paper_lines(run(plan(), 2)) == []
     assert "paper's experiment" not in write(tmp_path, run(plan(), 2)).text
 
 
 def test_the_papers_lines_end_where_the_run_does() -> None:
-    lines = page.paper_lines(run(plan(data={"name": "mnist"}), 2))
+    lines = context.paper_lines(run(plan(data={"name": "mnist"}), 2))
     assert [len(one.points) for one in lines] == [2, 2, 6]
 
 
@@ -218,7 +219,7 @@ def test_the_papers_lines_end_where_the_run_does() -> None:
 
 
 def test_a_learner_works_until_it_publishes_and_waits_until_the_round_closes() -> None:
-    turns = page.turns(run(plan(), 2))
+    turns = context.turns(run(plan(), 2))
     assert [(one.node_id, one.round, one.start, one.ready, one.end, one.free) for one in turns] == [
         (1, 0, 0, 1, 10, 10),
         (1, 1, 10, 11, 20, 20),
@@ -236,7 +237,7 @@ def test_an_asynchronous_learner_begins_at_weights_of_any_round_and_is_not_held_
         RoundResult(2, {}, entry("g3", 10), members=(Member(1, third, 0.6, 2),)),
     )
     result = replace(run(one, 0), rounds=rounds, round=3)
-    assert [(t.node_id, t.began, t.start, t.ready, t.free) for t in page.turns(result)] == [
+    assert [(t.node_id, t.began, t.start, t.ready, t.free) for t in context.turns(result)] == [
         (1, 0, 0, 3, 6),
         (1, 2, 6, 9, None),
         (2, 0, 0, 5, None),
@@ -257,7 +258,7 @@ def test_staleness_and_weight_of_each_update_are_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("seconds", [2**63, -(2**62), 253_402_300_800])
 def test_a_moment_that_no_calendar_has_is_shown_as_it_is(seconds: int) -> None:
-    assert page.clock(seconds) == f"{seconds} s since 1970"
+    assert context.clock(seconds) == f"{seconds} s since 1970"
 
 
 # What must not be

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fl_node.data.partition import equal, held_out, label_counts, shard, shard_size
 from fl_node.errors import DataError
-from fl_node.partition import equal, held_out, label_counts, shard, shard_size
-from fl_node.plan import DATA_SIZES, DataPlan, Plan
+from fl_node.plan.schema import DATA_SIZES, DataPlan, Plan
 
 
 def plan(**settings: object) -> Plan:

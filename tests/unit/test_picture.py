@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from fl_node.picture import shards
+from fl_node.report.picture import shards
 
 SVG = "{http://www.w3.org/2000/svg}"
 

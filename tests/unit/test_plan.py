@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_node import cid
-from fl_node import plan as plans
+from fl_node.artifacts import cid
 from fl_node.errors import PlanError
-from fl_node.plan import DATA_SIZES, Plan
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import DATA_SIZES, Plan
 
 PLANS = Path(__file__).parents[2] / "plans"
 DEFAULTS = {

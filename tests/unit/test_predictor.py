@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_node import cid, data, weights
-from fl_node.model import KerasTrainer
-from fl_node.observer import Newest
-from fl_node.plan import Plan
-from fl_node.predictor import WAITING, Busy, NoAnswer, Predictor
-from fl_node.weights import GlobalMeta
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import GlobalMeta
+from fl_node.data import datasets
+from fl_node.models.keras_trainer import KerasTrainer
+from fl_node.monitor.inference import WAITING, Busy, NoAnswer, Predictor
+from fl_node.monitor.observer import Newest
+from fl_node.plan.schema import Plan
 
 PLAN = Plan.model_validate(
     {
@@ -31,7 +32,7 @@ PLAN = Plan.model_validate(
 
 @pytest.fixture(scope="module")
 def trainer() -> KerasTrainer:
-    return KerasTrainer(PLAN, data.load("digits"))
+    return KerasTrainer(PLAN, datasets.load("digits"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def newest(trainer: KerasTrainer, tmp_path_factory: pytest.TempPathFactory) -> N
     trained = trainer.train(trainer.initial(), np.arange(300), 1)
     path = tmp_path_factory.mktemp("weights") / "global.safetensors"
     meta = GlobalMeta(cid.of_bytes(b"plan"), 1, cid.of_bytes(b"parent"), "fedavg")
-    return Newest(path, weights.write(path, meta, trained).cid, 1, PLAN)
+    return Newest(path, model_file.write(path, meta, trained).cid, 1, PLAN)
 
 
 @pytest.fixture(scope="module")
@@ -50,22 +51,22 @@ def predictor() -> Iterator[Predictor]:
 
 
 def test_an_answer_is_what_the_model_itself_says(predictor: Predictor, newest: Newest, trainer: KerasTrainer) -> None:
-    image = data.load("digits").test_images[7]
-    expected = trainer.predict(weights.read(newest.path).tensors(), image[None])[0]
+    image = datasets.load("digits").test_images[7]
+    expected = trainer.predict(model_file.read(newest.path).tensors(), image[None])[0]
     assert predictor.predict(newest, image.tobytes()) == pytest.approx([float(one) for one in expected], abs=1e-5)
 
 
 def test_weights_are_measured_on_the_plans_test_images(
     predictor: Predictor, newest: Newest, trainer: KerasTrainer
 ) -> None:
-    expected = trainer.evaluate(weights.read(newest.path).tensors())
+    expected = trainer.evaluate(model_file.read(newest.path).tensors())
     assert expected.count == 50
     assert predictor.measure(newest) == pytest.approx(expected.accuracy)
 
 
 def test_a_test_image_comes_with_its_label(predictor: Predictor, newest: Newest) -> None:
     found = predictor.image(newest, lambda count: count - 1)
-    images = data.load("digits")
+    images = datasets.load("digits")
     assert (found.number, found.count, found.label) == (49, 50, images.test_labels[49])
     assert found.pixels == images.test_images[49].tobytes()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fl_node.chain import wait_until
+from fl_node.chain.client import wait_until
 from fl_node.errors import ProcessError
-from fl_node.process import TAIL_LINES, Child, stop_all
+from fl_node.nodes.process import TAIL_LINES, Child, stop_all
 
 STUBBORN = (
     "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(60)"
@@ -142,7 +142,7 @@ def test_a_child_ends_with_a_parent_that_is_killed(tmp_path: Path, capture: bool
     script = f"""
 import time
 from pathlib import Path
-from fl_node.process import Child
+from fl_node.nodes.process import Child
 child = Child("child", ["sleep", "60"], Path({str(tmp_path / "log")!r}), capture={capture})
 print(child.process.pid, flush=True)
 time.sleep(60)

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from accounts import ALICE, BOB, HEADER, MALLORY
 
-from fl_node import cid, history, report, weights
-from fl_node.aggregate import global_file
-from fl_node.audit import Audit, Finding
-from fl_node.chain import Chain, Contract
-from fl_node.model import Score
-from fl_node.plan import Plan
-from fl_node.report import Entry, Result, RoundResult
-from fl_node.store import FolderStore
-from fl_node.weights import GlobalMeta, LocalMeta, Refusal, WeightsFile
+from fl_node.aggregation import global_file
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, Refusal, WeightsFile
+from fl_node.artifacts.store import FolderStore
+from fl_node.audit.auditor import Audit, Finding
+from fl_node.chain.client import Chain, Contract
+from fl_node.models.keras_trainer import Score
+from fl_node.plan.schema import Plan
+from fl_node.protocol import history
+from fl_node.report import collect as report
+from fl_node.report.collect import Entry, Result, RoundResult
 
 PAPER = Plan.model_validate(
     {"name": "paper", "rounds": 5, "learners": 2, "data": {"name": "mnist"}, "training": {"epochs": 5}}
@@ -74,7 +76,7 @@ def test_the_papers_figures_stand_beside_the_papers_experiment() -> None:
     "change", ["rounds=4", "learners=3", "data.train=1000", "data.test=100", "data.name=digits", "training.epochs=1"]
 )
 def test_the_papers_figures_stand_beside_nothing_else(tmp_path: Path, change: str) -> None:
-    from fl_node import plan as plans
+    from fl_node.plan import schema as plans
 
     path = tmp_path / "plan.toml"
     path.write_text('name = "paper"')
@@ -130,12 +132,12 @@ class Lab:
 
     def initial(self) -> str:
         meta = GlobalMeta(plan=self.plan, round=0, parent=None, rule="initial")
-        return self.open(weights.write(self.folder / "initial", meta, {"a": np.zeros(2, np.float32)}))
+        return self.open(model_file.write(self.folder / "initial", meta, {"a": np.zeros(2, np.float32)}))
 
     def local(self, node_id: int, round_: int, parent: str, accuracy: float, *, stored: bool = True) -> WeightsFile:
         meta = LocalMeta(self.plan, node_id, round_, parent, 100 * node_id, accuracy, 0.5)
         values = np.array([node_id, accuracy], np.float32)
-        file = weights.write(self.folder / f"local-{node_id}-{round_}-{accuracy}", meta, {"a": values})
+        file = model_file.write(self.folder / f"local-{node_id}-{round_}-{accuracy}", meta, {"a": values})
         if stored:
             self.store.add(file.path)
         contract = self.learners[node_id]

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from accounts import ALICE, FUNDED, HEADER
 
-from fl_node import cid
-from fl_node.chain import Chain, Contract, wait_until
+from fl_node.artifacts import cid
+from fl_node.artifacts.store import FolderStore
+from fl_node.chain.client import Chain, Contract, wait_until
 from fl_node.errors import (
     ChainError,
     ChainUnreachable,
@@ -27,10 +28,9 @@ from fl_node.errors import (
     StoreUnreachable,
     WeightsError,
 )
-from fl_node.place import EmbeddedPlace
-from fl_node.plan import Plan
-from fl_node.role import Done, Site, Timing, Waiting, fetch_plan, reconcile
-from fl_node.store import FolderStore
+from fl_node.nodes.backends import EmbeddedPlace
+from fl_node.plan.schema import Plan
+from fl_node.roles.loop import Done, Site, Timing, Waiting, fetch_plan, reconcile
 from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged
 

@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fl_node import cid, weights
-from fl_node.aggregate import FOLLOWS_PARENT, RULES, STATE, global_file, global_shapes, initial_file, local_shapes
-from fl_node.aggregate.krum import scores
-from fl_node.aggregate.median import median
-from fl_node.aggregate.rule import Aggregate, in_order
-from fl_node.aggregate.trimmed_mean import trimmed_mean
-from fl_node.plan import AggregationPlan, Plan
-from fl_node.weights import LocalMeta
+from fl_node.aggregation import FOLLOWS_PARENT, RULES, STATE, global_file, global_shapes, initial_file, local_shapes
+from fl_node.aggregation.krum import scores
+from fl_node.aggregation.median import median
+from fl_node.aggregation.rule import Aggregate, in_order
+from fl_node.aggregation.trimmed_mean import trimmed_mean
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import LocalMeta
+from fl_node.plan.schema import AggregationPlan, Plan
 
 Tensor = npt.NDArray[np.float32]
 VALUES = st.floats(-(2.0**60), 2.0**60, width=32)
@@ -191,7 +191,7 @@ def test_the_global_file_of_a_rule_has_the_tensors_that_it_should(rule: str, tmp
     assert initial.shapes == dict(sorted(global_shapes(plan, shapes).items()))
     assert local_shapes(plan, initial.shapes, 1) == shapes
     inputs = [
-        weights.write(tmp_path / f"{n}", LocalMeta(plan_cid, n, 0, initial.cid, 10, 0.5, 1.0), model)
+        model_file.write(tmp_path / f"{n}", LocalMeta(plan_cid, n, 0, initial.cid, 10, 0.5, 1.0), model)
         for n in range(1, 6)
     ]
     file = global_file(
@@ -203,7 +203,7 @@ def test_the_global_file_of_a_rule_has_the_tensors_that_it_should(rule: str, tmp
         inputs=inputs,
         parent_file=initial if rule in FOLLOWS_PARENT else None,
     )
-    assert weights.read(file.path, initial.shapes).global_meta.rule == rule
+    assert model_file.read(file.path, initial.shapes).global_meta.rule == rule
     assert sum(one.share for one in file.global_meta.inputs) == pytest.approx(1)
 
 
@@ -235,13 +235,13 @@ def test_rules_that_look_at_some_rows_at_a_time_give_what_they_give_at_once(
         for _ in range(6)
     ]
     files = [
-        weights.write(
+        model_file.write(
             tmp_path / str(n), LocalMeta(cid.of_bytes(b"p"), n + 1, 0, cid.of_bytes(b"q"), 1, 0.5, 1.0), one
         ).mapped()
         for n, one in enumerate(tensors)
     ]
     whole = RULES[rule](tensors, [1] * 6, {}, settings(rule))
-    monkeypatch.setattr("fl_node.aggregate.rule.BLOCK", 10)
+    monkeypatch.setattr("fl_node.aggregation.rule.BLOCK", 10)
     parts = RULES[rule](files, [1] * 6, {}, settings(rule))
     assert parts.shares == whole.shares
     for name in ("a", "c"):

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from fl_node import __version__, run
-from fl_node.chain import Chain, create_key, load_key
+from fl_node import __version__
+from fl_node.artifacts.store import FolderStore
+from fl_node.chain.client import Chain, create_key, load_key
 from fl_node.errors import ConfigError
-from fl_node.place import EmbeddedPlace
-from fl_node.run import Node, Run
-from fl_node.store import FolderStore
+from fl_node.lab import run_folder
+from fl_node.lab.run_folder import Node, Run
+from fl_node.nodes.backends import EmbeddedPlace
 
 RUN = Run(
     name="demo",
@@ -37,15 +38,15 @@ RUN = Run(
 
 def test_a_run_comes_back_from_its_folder_or_its_file(tmp_path: Path) -> None:
     RUN.save(tmp_path)
-    assert run.load(tmp_path) == run.load(tmp_path / "run.json") == RUN
+    assert run_folder.load(tmp_path) == run_folder.load(tmp_path / "run.json") == RUN
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_a_folder_that_is_no_runs_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.json: No such file or directory; is it the folder of a run"):
-        run.load(tmp_path)
+        run_folder.load(tmp_path)
     with pytest.raises(ConfigError, match=r"nowhere: No such file"):
-        run.load(tmp_path / "nowhere")
+        run_folder.load(tmp_path / "nowhere")
 
 
 def changed(**changes: Any) -> str:
@@ -96,15 +97,15 @@ def changed(**changes: Any) -> str:
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_bytes(content.encode(errors="surrogatepass"))
     with pytest.raises(ConfigError, match=r"run\.json is damaged"):
-        run.load(tmp_path)
+        run_folder.load(tmp_path)
 
 
 def test_each_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
     runs = tmp_path / "deep" / "runs"
     for name in ("demo", "demo-2", "demo-3"):
-        with run.new_folder(runs, "demo") as folder:
+        with run_folder.new_folder(runs, "demo") as folder:
             assert folder == runs / name
-    with run.new_folder(runs, "paper") as folder:
+    with run_folder.new_folder(runs, "paper") as folder:
         assert folder.name == "paper"
     assert len([folder.is_dir() for folder in runs.iterdir()]) == 4
 
@@ -113,7 +114,7 @@ def test_each_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_a_run_that_fails_before_it_is_deployed_leaves_no_folder(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "others").mkdir()
     for runs in (tmp_path / "runs", tmp_path / "others"):
-        with pytest.raises(error), run.new_folder(runs, "demo") as folder:
+        with pytest.raises(error), run_folder.new_folder(runs, "demo") as folder:
             (folder / "logs").mkdir()
             (folder / "logs" / "chain.log").write_text("no")
             raise error
@@ -121,34 +122,34 @@ def test_a_run_that_fails_before_it_is_deployed_leaves_no_folder(tmp_path: Path,
 
 
 def test_a_run_that_fails_after_it_was_deployed_keeps_its_folder(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), run.new_folder(tmp_path, "demo") as folder:
+    with pytest.raises(KeyboardInterrupt), run_folder.new_folder(tmp_path, "demo") as folder:
         RUN.save(folder)
         raise KeyboardInterrupt
-    assert run.load(tmp_path / "demo") == RUN
+    assert run_folder.load(tmp_path / "demo") == RUN
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/tmp/x", "a\r", "a\0", "a\nb"], ids=ascii)
 def test_a_name_that_is_no_name_of_a_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="should be the name of a new folder"):
-        run.new_folder(tmp_path / "runs", name).__enter__()
+        run_folder.new_folder(tmp_path / "runs", name).__enter__()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"run folder .*file: File exists"):
-        run.new_folder(tmp_path / "file", "demo").__enter__()
+        run_folder.new_folder(tmp_path / "file", "demo").__enter__()
 
 
 @pytest.mark.timeout(20)
 def test_a_link_to_nowhere_in_the_place_of_the_runs_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to(tmp_path / "unmounted" / "disk")
     with pytest.raises(ConfigError, match="run folder"):
-        run.new_folder(tmp_path / "runs", "demo").__enter__()
+        run_folder.new_folder(tmp_path / "runs", "demo").__enter__()
 
 
 def test_the_versions_that_a_result_depends_on_are_named() -> None:
-    versions = run.versions()
+    versions = run_folder.versions()
     assert versions["fl-node"] == __version__
     assert {"python", "machine", "keras", "numpy", "web3", "safetensors"} <= set(versions)
     assert "tensorflow" in versions or "tensorflow-cpu" in versions
@@ -187,7 +188,8 @@ def as_another(script: str, *arguments: Path) -> subprocess.CompletedProcess[str
 READ = """
 import sys
 from pathlib import Path
-from fl_node import cli, run
+from fl_node.cli import app as cli
+from fl_node.lab import run_folder as run
 try:
     (Path(sys.argv[1]) / "mine").touch()
 except PermissionError:
@@ -225,23 +227,23 @@ def test_a_part_of_a_run_that_is_not_there_is_named(chain: Path, tmp_path: Path,
     shutil.copytree(chain, tmp_path / "run")
     gone = tmp_path / "run" / "nodes" / what
     gone.rename(tmp_path / "gone")
-    with pytest.raises(ConfigError, match=f"{gone}: No such file"), run.endpoints(tmp_path / "run", print):
+    with pytest.raises(ConfigError, match=f"{gone}: No such file"), run_folder.endpoints(tmp_path / "run", print):
         pass
 
 
 def test_a_run_that_goes_on_is_read_as_it_is_and_its_copy_as_it_was(chain: Path, tmp_path: Path) -> None:
     going, copy = tmp_path / "going", tmp_path / "copy"
     shutil.copytree(chain, going)
-    record = run.load(chain)
+    record = run_folder.load(chain)
     place = EmbeddedPlace(going / "nodes", {"header": record.nodes["header"].account})
     end = place.start()["header"]
     try:
         here = Node(record.nodes["header"].account, end.rpc, end.store)
         dataclasses.replace(record, nodes={"header": here}).save(going)
         shutil.copytree(going, copy)
-        with run.endpoints(going, print) as found:
+        with run_folder.endpoints(going, print) as found:
             assert found["header"] == end
-        with run.endpoints(copy, print) as found:
+        with run_folder.endpoints(copy, print) as found:
             assert found["header"].rpc != end.rpc
             assert Path(found["header"].store) == copy / "nodes" / "files"
             assert Chain(found["header"].rpc).genesis() == record.genesis

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_node.process import python
+from fl_node.nodes.process import python
 
 ROOT = Path(__file__).parents[2]
 TRAPS = ("random", "tempfile", "logging", "numpy", "tensorflow", "keras", "typer", "rich", "yaml", "torch")
@@ -40,8 +40,8 @@ def carry_out(command: list[str], here: Path, path: str | None = None) -> tuple[
     [
         [SCRIPT, "--version"],
         python("fl_node", "--version"),
-        python("fl_node.embedded", "--help"),
-        python("fl_node.simulate", "--help"),
+        python("fl_node.nodes.dev_chain", "--help"),
+        python("fl_node.lab.simulate", "--help"),
     ],
     ids=["script", "module", "chain", "simulation"],
 )

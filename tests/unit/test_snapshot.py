@@ -7,13 +7,14 @@ from accounts import ALICE, BOB, HEADER, MALLORY
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_node import cid, snapshot
-from fl_node.chain import Chain, Contract, LogEntry
+from fl_node.artifacts import cid
+from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Refusal
+from fl_node.chain.client import Chain, Contract, LogEntry
 from fl_node.errors import ChainError
-from fl_node.history import History, arrange
-from fl_node.plan import Plan
-from fl_node.snapshot import Action, BlockView, FileFacts
-from fl_node.weights import GlobalMeta, Input, LocalMeta, Refusal
+from fl_node.monitor import state
+from fl_node.monitor.state import Action, BlockView, FileFacts
+from fl_node.plan.schema import Plan
+from fl_node.protocol.history import History, arrange
 
 PLAN = Plan.model_validate({"name": "small", "rounds": 2, "learners": 2, "data": {"name": "digits"}})
 NAMES = {HEADER.address: "header", ALICE.address: "learner 1", BOB.address: "learner 2"}
@@ -67,14 +68,14 @@ def test_every_transaction_of_a_run_is_told_in_words(rpc: str) -> None:
     actions = [one for view in views(chain, start + 1, contract.address) for one in view.actions]
 
     assert [one.kind for one in actions] == ["deploy", "register", "global", "local", "global", "transfer", "nudge"]
-    address, short = snapshot.short(contract.address), {name: snapshot.short(file) for name, file in FILES.items()}
+    address, short = state.short(contract.address), {name: state.short(file) for name, file in FILES.items()}
     assert [one.text for one in actions] == [
         f"header deployed the contract {address} for plan {short['plan']}",
-        f"header registered {snapshot.short(ALICE.address)} as learner 1",
+        f"header registered {state.short(ALICE.address)} as learner 1",
         f"header published the initial weights {short['global 0']}",
         f"learner 1 set local weights {short['local 1']} in round 0",
         f"header published global weights 1, {short['global 1']}",
-        f"header sent 1 ether to {snapshot.short(MALLORY.address)}",
+        f"header sent 1 ether to {state.short(MALLORY.address)}",
         "learner 1 nudged the chain (a transaction of no effect)",
     ]
     assert [one.cid for one in actions[2:5]] == [FILES["global 0"], FILES["local 1"], FILES["global 1"]]
@@ -96,7 +97,7 @@ def views(chain: Chain, first: int, contract: str) -> list[BlockView]:
         block, receipts = chain.ask(
             ("eth_getBlockByNumber", [hex(number), True]), ("eth_getBlockReceipts", [hex(number)])
         )
-        made.append(snapshot.block_view(block, receipts, contract, NAMES))
+        made.append(state.block_view(block, receipts, contract, NAMES))
     return made
 
 
@@ -104,19 +105,19 @@ def transaction(data: bytes, to: str | None) -> dict[str, str | None]:
     return {"from": MALLORY.address, "to": to, "hash": "0x1", "input": "0x" + data.hex(), "value": "0x0"}
 
 
-SELECTORS = [bytes.fromhex(text) for text in ("", "00000000")] + list(snapshot._calls())
+SELECTORS = [bytes.fromhex(text) for text in ("", "00000000")] + list(state._calls())
 
 
 @given(st.sampled_from(SELECTORS), st.binary(max_size=100), st.sampled_from([None, BOB.address]))
 def test_whatever_a_transaction_holds_there_are_words_for_it(selector: bytes, rest: bytes, to: str | None) -> None:
-    found = snapshot.action(transaction(selector + rest, to), None, BOB.address, NAMES)
+    found = state.action(transaction(selector + rest, to), None, BOB.address, NAMES)
     assert isinstance(found, Action)
-    assert found.text.startswith(snapshot.short(MALLORY.address))
+    assert found.text.startswith(state.short(MALLORY.address))
 
 
 def test_a_block_that_is_none_is_refused() -> None:
     with pytest.raises(ChainError, match="can't be read"):
-        snapshot.block_view({"number": "0x1"}, [], None, {})
+        state.block_view({"number": "0x1"}, [], None, {})
 
 
 def test_a_block_without_a_signature_has_no_sealer(rpc: str) -> None:
@@ -129,7 +130,7 @@ def test_a_block_without_a_signature_has_no_sealer(rpc: str) -> None:
 
 def test_a_round_shows_what_its_files_say_of_themselves() -> None:
     files = {FILES["local 1"]: local(1, 0.9), FILES["local 2"]: local(2, 0.8)}
-    first, second = snapshot.rounds(ONE_ROUND, files, {FILES["global 1"]: 0.95}, "sync")
+    first, second = state.rounds(ONE_ROUND, files, {FILES["global 1"]: 0.95}, "sync")
     assert {node_id: file.accuracy for node_id, file in first.local.items()} == {1: 0.9, 2: 0.8}
     assert first.result is not None
     assert first.result.accuracy == 0.95
@@ -137,7 +138,7 @@ def test_a_round_shows_what_its_files_say_of_themselves() -> None:
 
 
 def test_a_file_that_was_not_read_yet_is_shown_as_coming() -> None:
-    (first, _) = snapshot.rounds(ONE_ROUND, {}, {}, "sync")
+    (first, _) = state.rounds(ONE_ROUND, {}, {}, "sync")
     assert first.local[1].state == "coming"
     assert first.local[1].accuracy is None
 
@@ -149,7 +150,7 @@ def test_a_round_shows_whom_its_global_file_refused_or_missed() -> None:
         refused=(Refusal(2, FILES["local 2"], "NaN"),),
         absent=(3,),
     )
-    (first, _) = snapshot.rounds(ONE_ROUND, {FILES["global 1"]: FileFacts("read", meta)}, {}, "sync")
+    (first, _) = state.rounds(ONE_ROUND, {FILES["global 1"]: FileFacts("read", meta)}, {}, "sync")
     assert first.refused == {2: "NaN"}
     assert first.absent == (3,)
 
@@ -167,7 +168,7 @@ def test_an_asynchronous_round_has_the_updates_that_were_taken_in_it() -> None:
     meta = GlobalMeta(
         *(FILES["plan"], 2, FILES["global 1"], "fedasync"), inputs=(Input(2, FILES["local 2"], 10, 1.0, 0),)
     )
-    rounds = snapshot.rounds(past, {FILES["other"]: FileFacts("read", meta)}, {}, "async")
+    rounds = state.rounds(past, {FILES["other"]: FileFacts("read", meta)}, {}, "async")
     assert list(rounds[1].local) == [2]
     assert rounds[1].local[2].block == 5  # where it was published, a round before
 
@@ -176,12 +177,12 @@ def test_an_asynchronous_round_has_the_updates_that_were_taken_in_it() -> None:
 
 
 def test_before_the_first_weights_the_header_has_to_publish_them() -> None:
-    assert "initial weights" in snapshot.waits(publish([]), PLAN)["header"]
+    assert "initial weights" in state.waits(publish([]), PLAN)["header"]
 
 
 def test_who_has_published_waits_and_the_header_waits_for_the_rest() -> None:
     past = publish([("GlobalWeightSet", 0, None, "global 0"), ("LocalWeightSet", 0, 2, "local 2")])
-    assert snapshot.waits(past, PLAN) == {
+    assert state.waits(past, PLAN) == {
         "header": "waits for learner 1",
         "learner-1": "has to publish in round 0",
         "learner-2": "waits for round 0 to close",
@@ -196,7 +197,7 @@ def test_when_all_have_published_the_header_has_to_close_the_round() -> None:
             ("LocalWeightSet", 0, 2, "local 2"),
         ]
     )
-    assert snapshot.waits(past, PLAN)["header"] == "has to close round 0"
+    assert state.waits(past, PLAN)["header"] == "has to close round 0"
 
 
 def test_a_learner_that_was_never_registered_is_waited_for() -> None:
@@ -208,15 +209,15 @@ def test_a_learner_that_was_never_registered_is_waited_for() -> None:
         ]
     )
     three = Plan.model_validate(PLAN.model_dump() | {"learners": 3})
-    assert snapshot.waits(past, three)["header"] == "waits for 1 more to be registered"
+    assert state.waits(past, three)["header"] == "waits for 1 more to be registered"
 
 
 def test_nobody_waits_once_the_run_has_ended() -> None:
     one = Plan.model_validate(PLAN.model_dump() | {"rounds": 1})
-    assert set(snapshot.waits(ONE_ROUND, one).values()) == {"the run has ended"}
+    assert set(state.waits(ONE_ROUND, one).values()) == {"the run has ended"}
 
 
 def test_what_nodes_published_last_is_counted() -> None:
-    found = snapshot.publications(ONE_ROUND)
+    found = state.publications(ONE_ROUND)
     assert (found["header"][0], found["header"][1].round) == (2, 1)
-    assert found["learner-2"] == (1, snapshot.Publication(0, FILES["local 2"], 5))
+    assert found["learner-2"] == (1, state.Publication(0, FILES["local 2"], 5))

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_node import cid, store
-from fl_node.chain import Chain
+from fl_node.artifacts import cid, store
+from fl_node.artifacts.store import FolderStore, IpfsStore, TooLarge, WrongContent
+from fl_node.chain.client import Chain
 from fl_node.errors import ChainUnreachable, ConfigError, FileMissing, StoreError
-from fl_node.store import FolderStore, IpfsStore, TooLarge, WrongContent
 
 CONTENT = b"local weights\n" * 30_000
 NAME = cid.of_bytes(CONTENT)

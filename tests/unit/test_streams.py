@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from accounts import ALICE, HEADER
 
-from fl_node import matrix
-from fl_node import plan as plans
-from fl_node.chain import Chain
-from fl_node.data import FOLDER_FILES
-from fl_node.store import FolderStore
+from fl_node.artifacts.store import FolderStore
+from fl_node.chain.client import Chain
+from fl_node.data.datasets import FOLDER_FILES
+from fl_node.experiments import sweep
+from fl_node.plan import schema as plans
 from tests.conftest import TINY
 from tests.helpers.streams import OUTPUTS, Ended, carry_out
 
@@ -55,8 +55,13 @@ NOTES = {
     "reproduce": "".join(f"{name}.json is there already\n" for name in ("federated-1", "plain-keras", "baseline-1")),
 }
 """What commands say on standard error first."""
-MODULES = ["fl_node.doctor", "fl_node.lab", "fl_node.partition", "fl_node.sources"]
-MODULES += ["fl_node.dashboard", "fl_node.report", "fl_node.matrix", "fl_node.reproduce"]
+MODULES = ["fl_node.lab.doctor", "fl_node.lab.lab", "fl_node.data.partition", "fl_node.data.loading"]
+MODULES += [
+    "fl_node.monitor.server",
+    "fl_node.report.collect",
+    "fl_node.experiments.sweep",
+    "fl_node.experiments.reproduce",
+]
 
 
 def idx(values: np.ndarray) -> bytes:
@@ -77,7 +82,7 @@ def prepare(folder: Path, rpc: str) -> str:
         (folder / "images" / name).write_bytes(idx(values))
     (folder / "tiny.toml").write_text(TINY)
     plan = plans.load(folder / "tiny.toml")
-    (cell,) = matrix.cells(plan, ["fedavg"], ["sign_flip"], [0.0], [1])
+    (cell,) = sweep.cells(plan, ["fedavg"], ["sign_flip"], [0.0], [1])
     (folder / "matrix" / "tiny" / "cells").mkdir(parents=True)
     (folder / "matrix" / "tiny" / "cells" / f"{cell.name}.json").write_text('{"rounds": [{"accuracy": 0.5}]}')
     (folder / "results").mkdir()

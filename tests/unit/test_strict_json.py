@@ -17,8 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import fl_node
-from fl_node import strict_json
 from fl_node.errors import JsonError
+from fl_node.runtime import strict_json
 
 DEEP = strict_json.MAX_DEPTH
 SCALARS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_node.binaries import GETH, KUBO, toolchain
+from fl_node.nodes.binaries import GETH, KUBO, toolchain
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "support.md").read_text()

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 from accounts import ALICE, BOB, HEADER
 
-from fl_node import data, learner
-from fl_node import plan as plans
-from fl_node.chain import Chain
-from fl_node.deploy import deploy
+from fl_node.artifacts.store import FolderStore
+from fl_node.chain.client import Chain
+from fl_node.data import datasets
 from fl_node.errors import ConfigError
 from fl_node.events import EventFilesStopped
-from fl_node.model import KerasTrainer
-from fl_node.role import Site
-from fl_node.store import FolderStore
-from fl_node.tensorboard import EventFiles
+from fl_node.models.keras_trainer import KerasTrainer
+from fl_node.plan import schema as plans
+from fl_node.roles import learner
+from fl_node.roles.deploy import deploy
+from fl_node.roles.loop import Site
+from fl_node.roles.tensorboard import EventFiles
 from tests.helpers.logged import logged
 
 PLAN = plans.Plan.model_validate(
@@ -34,7 +35,7 @@ PLAN = plans.Plan.model_validate(
 @pytest.fixture(scope="module", autouse=True)
 def trainer() -> KerasTrainer:
     """The model, which TensorFlow is set up for before anything else is done with it."""
-    return KerasTrainer(PLAN, data.load("digits"))
+    return KerasTrainer(PLAN, datasets.load("digits"))
 
 
 def read(folder: Path) -> list[tuple[str, int, float]]:

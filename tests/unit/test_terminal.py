@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from fl_node import cli, show, terminal
-from fl_node.baseline import Baseline
-from fl_node.baseline import table as baseline_table
-from fl_node.contribution import RoundContribution
-from fl_node.matrix import Figure
-from fl_node.plan import Plan
-from fl_node.plan import load as load_plan
-from fl_node.scenarios import Check
-from fl_node.terminal import Console, Numbers, visible
+from fl_node.cli import app
+from fl_node.experiments.baseline import Baseline
+from fl_node.experiments.baseline import table as baseline_table
+from fl_node.experiments.sweep import Figure
+from fl_node.lab import show
+from fl_node.lab.faults import Check
+from fl_node.plan.schema import Plan
+from fl_node.plan.schema import load as load_plan
+from fl_node.report.contribution import RoundContribution
+from fl_node.runtime import terminal
+from fl_node.runtime.terminal import Console, Numbers, visible
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,7 +151,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..
             patch.setattr(sys, "argv", ["fl-node", *arguments])
             patch.setattr("signal.signal", lambda *_: None)
             with pytest.raises(SystemExit):
-                cli.main()
+                app.main()
         for stream in streams:
             stream.flush()
         out, err = (buffer.getvalue().decode(encoding) for buffer in buffers)

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fl_node import cid, weights
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Refusal
 from fl_node.errors import WeightsError
-from fl_node.weights import GlobalMeta, Input, LocalMeta, Refusal
 
 PLAN = cid.of_bytes(b"plan")
 PARENT = cid.of_bytes(b"parent")
@@ -60,12 +60,12 @@ def rebuild(header: Any, data: bytes, *, padding: str = " ", space: str = "") ->
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A good file of local weights."""
-    return weights.write(tmp_path / "local.safetensors", LOCAL, TENSORS).path
+    return model_file.write(tmp_path / "local.safetensors", LOCAL, TENSORS).path
 
 
-def refusal(path: Path, expected: weights.Shapes | None = SHAPES) -> str:
+def refusal(path: Path, expected: model_file.Shapes | None = SHAPES) -> str:
     with pytest.raises(WeightsError) as caught:
-        weights.read(path, expected)
+        model_file.read(path, expected)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -75,22 +75,22 @@ def refusal(path: Path, expected: weights.Shapes | None = SHAPES) -> str:
 
 
 CIDS = st.binary(min_size=32, max_size=32).map(cid.from_digest)
-COUNTS = st.integers(1, weights.MAX_COUNT)
+COUNTS = st.integers(1, model_file.MAX_COUNT)
 LOCAL_METAS = st.builds(
     LocalMeta,
     plan=CIDS,
     node_id=COUNTS,
-    round=st.integers(0, weights.MAX_COUNT),
+    round=st.integers(0, model_file.MAX_COUNT),
     parent=CIDS,
     samples=COUNTS,
     accuracy=st.floats(0, 1),
-    loss=st.floats(0, weights.MAX_LOSS),
+    loss=st.floats(0, model_file.MAX_LOSS),
 )
 TEXTS = st.text(max_size=20).filter(str.isprintable)
 GLOBAL_METAS = st.builds(
     GlobalMeta,
     plan=CIDS,
-    round=st.integers(0, weights.MAX_COUNT),
+    round=st.integers(0, model_file.MAX_COUNT),
     parent=st.none() | CIDS,
     rule=TEXTS,
     inputs=st.lists(st.builds(Input, COUNTS, CIDS, COUNTS, st.floats(0, 1)), max_size=3).map(tuple),
@@ -111,11 +111,11 @@ ALL_TENSORS = st.dictionaries(NAMES, ARRAYS, max_size=4)
 @settings(max_examples=60)
 @given(meta=LOCAL_METAS | GLOBAL_METAS, tensors=ALL_TENSORS)
 def test_a_file_comes_back_as_it_was_written(
-    tmp_path_factory: pytest.TempPathFactory, meta: LocalMeta | GlobalMeta, tensors: dict[str, weights.Tensor]
+    tmp_path_factory: pytest.TempPathFactory, meta: LocalMeta | GlobalMeta, tensors: dict[str, model_file.Tensor]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "round-trip.safetensors"
-    written = weights.write(path, meta, tensors)
-    found = weights.read(path, {name: tensor.shape for name, tensor in tensors.items()})
+    written = model_file.write(path, meta, tensors)
+    found = model_file.read(path, {name: tensor.shape for name, tensor in tensors.items()})
     assert found == written
     assert found.meta == meta
     assert found.cid == cid.of_file(path)
@@ -123,17 +123,17 @@ def test_a_file_comes_back_as_it_was_written(
     assert list(back) == sorted(tensors)
     assert all(back[name].tobytes() == tensors[name].tobytes() for name in tensors)
 
-    reordered = weights.write(path.with_name("reordered"), meta, dict(reversed(tensors.items())))
+    reordered = model_file.write(path.with_name("reordered"), meta, dict(reversed(tensors.items())))
     assert reordered.cid == written.cid
 
 
 @settings(max_examples=30)
 @given(tensors=ALL_TENSORS)
 def test_a_file_is_loaded_by_safetensors_own_loader(
-    tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, weights.Tensor]
+    tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, model_file.Tensor]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "theirs.safetensors"
-    weights.write(path, GLOBAL, tensors)
+    model_file.write(path, GLOBAL, tensors)
     theirs = safetensors.numpy.load_file(path)
     assert set(theirs) == set(tensors)
     for name, tensor in tensors.items():
@@ -152,7 +152,7 @@ def test_a_file_is_loaded_by_safetensors_own_loader(
     ids=["local", "global", "initial"],
 )
 def test_the_bytes_of_a_file_are_the_same_for_ever(tmp_path: Path, meta: LocalMeta | GlobalMeta, name: str) -> None:
-    assert weights.write(tmp_path / "file", meta, TENSORS).cid == name
+    assert model_file.write(tmp_path / "file", meta, TENSORS).cid == name
 
 
 def test_layout_and_byte_order_in_memory_do_not_count(tmp_path: Path, path: Path) -> None:
@@ -160,7 +160,7 @@ def test_layout_and_byte_order_in_memory_do_not_count(tmp_path: Path, path: Path
         "dense/kernel": np.asfortranarray(TENSORS["dense/kernel"]),
         "dense/bias": TENSORS["dense/bias"].astype(">f4"),
     }
-    assert weights.write(tmp_path / "other", LOCAL, other).path.read_bytes() == path.read_bytes()
+    assert model_file.write(tmp_path / "other", LOCAL, other).path.read_bytes() == path.read_bytes()
 
 
 def test_tensors_begin_at_a_multiple_of_eight_bytes(path: Path) -> None:
@@ -169,25 +169,25 @@ def test_tensors_begin_at_a_multiple_of_eight_bytes(path: Path) -> None:
 
 
 def test_the_largest_file_that_a_model_can_have_is_larger_than_its_files(path: Path) -> None:
-    assert path.stat().st_size <= weights.size_of(SHAPES)
-    assert weights.size_of(SHAPES) < weights.MAX_HEADER_BYTES + 1000
+    assert path.stat().st_size <= model_file.size_of(SHAPES)
+    assert model_file.size_of(SHAPES) < model_file.MAX_HEADER_BYTES + 1000
 
 
 def test_a_tensor_that_changed_its_shape_is_not_written_and_nothing_is_left_in_its_place(tmp_path: Path) -> None:
     target = tmp_path / "file"
     with pytest.raises(WeightsError, match=r"tensor a has shape \(2,\), not \(3,\)"):
-        weights.write_stream(target, LOCAL, {"a": (3,)}, lambda _: np.zeros(2, np.float32))
+        model_file.write_stream(target, LOCAL, {"a": (3,)}, lambda _: np.zeros(2, np.float32))
     assert not target.exists()
 
 
 def test_a_writer_that_fails_leaves_the_file_that_was_there(path: Path) -> None:
     before = path.read_bytes()
 
-    def fail(name: str) -> weights.Tensor:
+    def fail(name: str) -> model_file.Tensor:
         raise OSError(errno.ENOSPC, "disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        weights.write_stream(path, LOCAL, SHAPES, fail)
+        model_file.write_stream(path, LOCAL, SHAPES, fail)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
@@ -195,11 +195,11 @@ def test_a_writer_that_fails_leaves_the_file_that_was_there(path: Path) -> None:
 def test_tensors_are_asked_for_one_at_a_time_in_the_order_of_their_names(tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def tensor(name: str) -> weights.Tensor:
+    def tensor(name: str) -> model_file.Tensor:
         asked.append(name)
         return TENSORS[name]
 
-    weights.write_stream(tmp_path / "file", LOCAL, SHAPES, tensor)
+    model_file.write_stream(tmp_path / "file", LOCAL, SHAPES, tensor)
     assert asked == ["dense/bias", "dense/kernel"]
 
 
@@ -207,21 +207,21 @@ def test_tensors_are_asked_for_one_at_a_time_in_the_order_of_their_names(tmp_pat
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(path: Path) -> None:
-    limit = weights.size_of(SHAPES)
+    limit = model_file.size_of(SHAPES)
     with path.open("r+b") as file:
         file.truncate(limit + 1)
     assert refusal(path) == f"{limit + 1} bytes, more than the {limit} that this model can have"
 
 
 def test_a_file_of_an_unknown_model_has_a_bound_too(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    monkeypatch.setattr(weights, "MAX_GLOBAL_BYTES", path.stat().st_size - 1)
+    monkeypatch.setattr(model_file, "MAX_GLOBAL_BYTES", path.stat().st_size - 1)
     assert "more than the" in refusal(path, None)
 
 
-@pytest.mark.parametrize("size", [weights.MAX_HEADER_BYTES + 1, 2**40, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("size", [model_file.MAX_HEADER_BYTES + 1, 2**40, 2**63, 2**64 - 1])
 def test_a_header_that_says_it_is_huge_is_refused_before_it_is_read(path: Path, size: int) -> None:
     path.write_bytes(struct.pack("<Q", size) + path.read_bytes()[8:])
-    assert refusal(path) == f"a header of {size} bytes, more than the {weights.MAX_HEADER_BYTES} allowed"
+    assert refusal(path) == f"a header of {size} bytes, more than the {model_file.MAX_HEADER_BYTES} allowed"
 
 
 def test_a_file_cut_short_anywhere_is_refused(path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_file_cut_short_anywhere_is_refused(path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("expected", [SHAPES, None], ids=["known", "unknown"])
-def test_what_is_no_model_file_is_refused(tmp_path: Path, content: bytes, expected: weights.Shapes | None) -> None:
+def test_what_is_no_model_file_is_refused(tmp_path: Path, content: bytes, expected: model_file.Shapes | None) -> None:
     path = tmp_path / "junk"
     path.write_bytes(content)
     refusal(path, expected)
@@ -266,7 +266,7 @@ def test_bytes_after_the_last_tensor_are_refused(path: Path) -> None:
         ({"dense/kernel": (3, 4), "dense/bias": (4, 1)}, "tensor dense/bias has shape (4,), not (4, 1)"),
     ],
 )
-def test_tensors_of_another_model_are_refused(path: Path, expected: weights.Shapes, message: str) -> None:
+def test_tensors_of_another_model_are_refused(path: Path, expected: model_file.Shapes, message: str) -> None:
     assert refusal(path, expected) == message
 
 
@@ -283,7 +283,7 @@ def test_tensors_of_another_type_are_refused(path: Path, dtype: type) -> None:
 def test_values_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
     bad = {key: tensor.copy() for key, tensor in TENSORS.items()}
     bad[name].flat[-1] = value
-    path = weights.write(tmp_path / "file", LOCAL, bad).path
+    path = model_file.write(tmp_path / "file", LOCAL, bad).path
     assert refusal(path) == f"tensor {name} has values that are not finite"
 
 
@@ -335,7 +335,7 @@ def test_tensors_that_overlap_or_leave_gaps_are_refused(path: Path, offsets: tup
 
 def with_metadata(path: Path, meta: LocalMeta | GlobalMeta, changes: dict[str, Any]) -> str:
     """Write a file whose metadata has these texts instead (None: has them not), and return its refusal."""
-    weights.write(path, meta, TENSORS)
+    model_file.write(path, meta, TENSORS)
     header, data = parts(path)
     for name, value in changes.items():
         header["__metadata__"].pop(name, None)
@@ -462,7 +462,7 @@ def entries(good: dict[str, Any], *changes: tuple[str, Any]) -> list[str]:
                 "[true]",
                 "[1, 2]",
                 "[" + "1," * 10_000 + "1]",
-                f"[{weights.MAX_COUNT + 1}]",
+                f"[{model_file.MAX_COUNT + 1}]",
             ],
         ),
     ],
@@ -500,7 +500,7 @@ def test_a_refusal_is_one_short_line_whatever_the_file_says(tmp_path: Path, tens
     assert message.isprintable()
     assert len(message) < 300
     refused = dataclasses.replace(GLOBAL, refused=(Refusal(2, OTHER, message),))
-    assert weights.read(weights.write(path, refused, TENSORS).path).meta == refused
+    assert model_file.read(model_file.write(path, refused, TENSORS).path).meta == refused
 
 
 def test_metadata_that_are_not_texts_are_refused(path: Path) -> None:
@@ -523,17 +523,17 @@ def test_a_file_without_metadata_is_refused(path: Path) -> None:
 @given(data=st.data())
 def test_a_file_with_changed_bytes_is_refused_or_whole(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     path = tmp_path_factory.getbasetemp() / "flipped.safetensors"
-    original = weights.write(path, data.draw(st.sampled_from([LOCAL, GLOBAL, INITIAL])), TENSORS)
+    original = model_file.write(path, data.draw(st.sampled_from([LOCAL, GLOBAL, INITIAL])), TENSORS)
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
         position = data.draw(st.integers(0, len(content) - 1))
         content[position] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
     try:
-        found = weights.read(path, SHAPES)
+        found = model_file.read(path, SHAPES)
     except WeightsError:
         return
-    assert weights.write(path.with_name("again"), found.meta, found.tensors()).cid == found.cid
+    assert model_file.write(path.with_name("again"), found.meta, found.tensors()).cid == found.cid
     assert (found.cid == original.cid) == (
         (found.meta, found.tensor("dense/bias").tobytes(), found.tensor("dense/kernel").tobytes())
         == (original.meta, TENSORS["dense/bias"].tobytes(), TENSORS["dense/kernel"].tobytes())
@@ -552,9 +552,9 @@ def test_junk_is_refused(tmp_path_factory: pytest.TempPathFactory, content: byte
 
 
 def test_local_weights_that_a_round_waits_for_pass(path: Path) -> None:
-    file = weights.read(path, SHAPES)
-    assert weights.check_local(file, plan=PLAN, node_id=1, round_=3, parent=PARENT, samples=700) == LOCAL
-    assert weights.check_local(file, plan=PLAN, node_id=1, round_=3, parent=PARENT) == LOCAL
+    file = model_file.read(path, SHAPES)
+    assert model_file.check_local(file, plan=PLAN, node_id=1, round_=3, parent=PARENT, samples=700) == LOCAL
+    assert model_file.check_local(file, plan=PLAN, node_id=1, round_=3, parent=PARENT) == LOCAL
 
 
 @pytest.mark.parametrize(
@@ -572,7 +572,7 @@ def test_local_weights_of_another_plan_node_round_parent_or_shard_are_refused(
 ) -> None:
     wanted: dict[str, Any] = {"plan": PLAN, "node_id": 1, "round_": 3, "parent": PARENT, "samples": 700}
     with pytest.raises(WeightsError) as caught:
-        weights.check_local(weights.read(path), **(wanted | {field: value}))
+        model_file.check_local(model_file.read(path), **(wanted | {field: value}))
     assert str(caught.value) == message
 
 
@@ -580,19 +580,19 @@ def test_local_weights_of_another_plan_node_round_parent_or_shard_are_refused(
 def test_global_weights_of_another_plan_or_round_are_refused(
     tmp_path: Path, field: str, value: Any, name: str
 ) -> None:
-    file = weights.write(tmp_path / "file", GLOBAL, TENSORS)
+    file = model_file.write(tmp_path / "file", GLOBAL, TENSORS)
     wanted: dict[str, Any] = {"plan": PLAN, "round_": 4}
-    assert weights.check_global(file, **wanted) == GLOBAL
+    assert model_file.check_global(file, **wanted) == GLOBAL
     with pytest.raises(WeightsError, match=f"metadata: {name} is"):
-        weights.check_global(file, **(wanted | {field: value}))
+        model_file.check_global(file, **(wanted | {field: value}))
 
 
 def test_local_weights_are_not_taken_for_global_ones_nor_the_other_way_round(tmp_path: Path, path: Path) -> None:
     with pytest.raises(WeightsError, match="kind is local; should be global"):
-        weights.check_global(weights.read(path), plan=PLAN, round_=3)
-    file = weights.write(tmp_path / "global", GLOBAL, TENSORS)
+        model_file.check_global(model_file.read(path), plan=PLAN, round_=3)
+    file = model_file.write(tmp_path / "global", GLOBAL, TENSORS)
     with pytest.raises(WeightsError, match="kind is global; should be local"):
-        weights.check_local(file, plan=PLAN, node_id=1, round_=4, parent=PARENT)
+        model_file.check_local(file, plan=PLAN, node_id=1, round_=4, parent=PARENT)
 
 
 @pytest.mark.parametrize(
@@ -617,7 +617,7 @@ def test_a_tensor_that_could_not_be_named_or_loaded_is_refused_in_a_file_of_any_
 
 
 def test_a_reason_of_any_text_becomes_one_that_a_file_can_have(tmp_path: Path) -> None:
-    reason = weights.as_reason("store folder \x1b[2J\ud800\n" + "x" * 5000)
+    reason = model_file.as_reason("store folder \x1b[2J\ud800\n" + "x" * 5000)
     meta = dataclasses.replace(GLOBAL, refused=(Refusal(2, OTHER, reason),))
-    weights.write(tmp_path / "file", meta, TENSORS)
-    assert weights.read(tmp_path / "file", SHAPES).meta == meta
+    model_file.write(tmp_path / "file", meta, TENSORS)
+    assert model_file.read(tmp_path / "file", SHAPES).meta == meta

@@ -1,0 +1,179 @@
+"""Ensembles: what models of different architectures count for when they answer together.
+
+The global file of an ensemble holds, for each architecture, the average of its learners' weights under
+``ARCHITECTURE/``, and beside them what each counts for: together they give each class the sum of the members'
+probabilities for it, weighted by ``ensemble/weights`` (a linear opinion pool: Stone, "The Opinion Pool", Annals of
+Mathematical Statistics 32, 1961).
+
+What a member said of the held-out images stands in the file too, under ``evidence/``: so whoever has the file makes
+the weights again bit for bit, without a data set; and whoever has the images can measure the evidence.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fl_node.aggregation.fedavg import fedavg
+from fl_node.aggregation.rule import Aggregate, Wide, in_order
+from fl_node.artifacts.model_file import Shapes, Tensor, Tensors, WeightsFile
+from fl_node.plan.schema import Plan
+
+WEIGHTS = "ensemble/weights"
+"""The tensor with what each architecture counts for, in the order of their names; sums to 1 up to its rounding."""
+STEPS = 300
+"""Steps of expectation and maximisation; more change nothing in the sixth decimal for some thousand images."""
+GRAIN = 2.0**-12
+"""Likelihoods are multiples of this: two machines whose last bits differ say the same but at an edge."""
+
+Evidence = Callable[[str, Tensors], Tensor]
+"""What an architecture's weights say of the held-out images, float32 of shape ``(images,)``; see :func:`evidence`."""
+
+
+def evidence_name(architecture: str) -> str:
+    """Return the name of the tensor with what a member said of the held-out images."""
+    return f"evidence/{architecture}"
+
+
+def extra_shapes(plan: Plan) -> Shapes:
+    """Return names and shapes of what an ensemble's global file has beside the models; nothing for other plans."""
+    if plan.mode != "ensemble":
+        return {}
+    members = plan.architectures
+    measured = members if plan.measures_members else ()
+    return {WEIGHTS: (len(members),)} | {evidence_name(name): (plan.data.validation or 0,) for name in measured}
+
+
+def evidence(weighting: str | None, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Tensor:
+    """Return what a member's probabilities, shape ``(images, classes)``, say about the labels, shape ``(images,)``.
+
+    By ``accuracy``: 1 for each image that it gets right, else 0. By ``convex``: the probability that it gives to the
+    label, as a multiple of :data:`GRAIN` and no less than that. A model that says nothing (NaN) says that much.
+    """
+    if weighting == "accuracy":
+        return np.asarray(probabilities.argmax(axis=1) == labels, np.float32)
+    likelihood = np.nan_to_num(probabilities[np.arange(len(labels)), labels].astype(np.float64))
+    return np.maximum(np.rint(likelihood / GRAIN), 1).astype(np.float32) * np.float32(GRAIN)
+
+
+def is_evidence(weighting: str | None, said: Tensor) -> bool:
+    """Return whether all values of a tensor are such as :func:`evidence` gives."""
+    if weighting == "accuracy":
+        return bool(np.isin(said, (0, 1)).all())
+    steps = said.astype(np.float64) / GRAIN
+    return bool(((steps == np.rint(steps)) & (steps >= 1) & (said <= 1)).all())
+
+
+def unexplained(
+    weighting: str | None, said: Tensor, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
+) -> int:
+    """Return for how many images evidence differs from probabilities by more than rounding can make it.
+
+    Parameters
+    ----------
+    weighting
+        The plan's.
+    said
+        The evidence in question, shape ``(images,)``.
+    probabilities, labels
+        What the member says here, shape ``(images, classes)``, and the labels, as for :func:`evidence`.
+    """
+    right = evidence(weighting, probabilities, labels)
+    if weighting == "accuracy":
+        # Where the two best classes are as good as equal, another machine may choose the other.
+        second, first = np.sort(probabilities, axis=1)[:, -2:].T
+        return int(((said != right) & (first - second > GRAIN)).sum())
+    return int((np.abs(said.astype(np.float64) - right) > GRAIN).sum())
+
+
+def member_weights(weighting: str | None, evidences: Sequence[Tensor]) -> Tensor:
+    """Return what each member counts for, from what they said of the held-out images.
+
+    Parameters
+    ----------
+    weighting
+        ``uniform``; ``accuracy``: by the number of images that each got right; or ``convex``: so that the labels are
+        most likely. That likelihood is concave in the weights, and expectation and maximisation (Dempster, Laird &
+        Rubin 1977) climb it without a step size: each weight is multiplied by the average of the member's likelihood
+        over that of all together.
+    evidences
+        Of each member, as :func:`evidence` gives it; for ``uniform`` anything as long.
+
+    Returns
+    -------
+    float32 array
+        Shape ``(members,)``, none negative. Only sums in a fixed order, products and quotients in float64, rounded
+        once: the same on every machine.
+    """
+    count = len(evidences)
+    weights = np.full(count, 1.0 / count)
+    if weighting == "accuracy":
+        right = [in_order(one.astype(np.float64)) for one in evidences]
+        if (total := in_order(np.array(right))) > 0:
+            weights = np.array(right) / total
+    elif weighting == "convex":
+        # Honest evidence is in these bounds; a lie must not divide by zero.
+        likelihoods = [np.clip(one.astype(np.float64), GRAIN, 1.0) for one in evidences]
+        for _ in range(STEPS):
+            together: Wide = np.zeros_like(likelihoods[0])
+            for weight, one in zip(weights, likelihoods, strict=True):
+                together = together + weight * one
+            shares = [in_order(one / together) / len(one) for one in likelihoods]
+            weights = weights * np.array(shares)
+    return weights.astype(np.float32)
+
+
+def ensemble(
+    plan: Plan,
+    inputs: Sequence[WeightsFile],
+    counts: Sequence[int],
+    parent: Tensors,
+    measure: Evidence | None,
+) -> Aggregate:
+    """Average the local weights of each architecture, and say what each counts for.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    inputs
+        Checked local files in the order of nodeId, each with the tensors of its own architecture.
+    counts
+        What each counts for in the average of its architecture.
+    parent
+        The tensors of the last global file: an architecture of which no local weights came keeps its own.
+    measure
+        What averaged weights say of the held-out images; called once for each architecture, if the plan measures any.
+    """
+    mine = [plan.architecture_of(file.local_meta.node_id) for file in inputs]
+    totals = {name: sum(count for other, count in zip(mine, counts, strict=True) if other == name) for name in mine}
+
+    def averaged(name: str) -> Tensor:
+        architecture = name.partition("/")[0]
+        some = [(file, count) for file, count, of in zip(inputs, counts, mine, strict=True) if of == architecture]
+        if not some:
+            return parent[name]
+        return fedavg((file.tensor(name) for file, _ in some), [count for _, count in some])
+
+    @functools.cache
+    def said(architecture: str) -> Tensor:
+        if measure is None:
+            raise ValueError(f"what {architecture} counts for is measured, and nothing measures it")
+        prefix = f"{architecture}/"
+        return measure(architecture, {name: averaged(name) for name in parent if name.startswith(prefix)})
+
+    def tensor(name: str) -> Tensor:
+        if name == WEIGHTS:
+            members = plan.architectures
+            measured = plan.measures_members
+            return member_weights(plan.model.weighting, [said(one) if measured else _NOTHING for one in members])
+        kind, _, rest = name.partition("/")
+        return said(rest) if kind == "evidence" else averaged(name)
+
+    return Aggregate(tuple(count / totals[name] for name, count in zip(mine, counts, strict=True)), tensor)
+
+
+_NOTHING = np.empty(0, np.float32)

@@ -1,0 +1,1 @@
+"""Files that travel: their content identifiers, the model file format, and the stores that hold them."""

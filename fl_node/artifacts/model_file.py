@@ -1,0 +1,509 @@
+"""Model files: self-describing, canonical, and checked before they are believed.
+
+A model file is safetensors (https://github.com/huggingface/safetensors): float32 tensors and a map of texts
+that says what the file is. The same tensors and metadata always give the same bytes, hence the same CID: tensors
+stand in the order of their names, JSON has sorted keys and no spaces, and nothing depends on clock or host.
+A file from elsewhere is refused unless it is exactly what this module would have written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from fl_node.artifacts import cid
+from fl_node.errors import JsonError, WeightsError
+from fl_node.runtime import files, strict_json
+
+FORMAT = "fl-node/1"
+MAX_HEADER_BYTES = 1024 * 1024
+MAX_GLOBAL_BYTES = 2 * 1024**3
+"""The most that a global file may have where nothing is known yet of the model."""
+MAX_COUNT = 1_000_000_000
+"""The most that any whole number in metadata may be: nodeIds, rounds, samples."""
+MAX_LOSS = 1e6
+"""Far above any honest loss: probabilities count as 1e-12 at least, so it is 27.7 at most."""
+MAX_ENTRIES = 10_000
+"""The most entries of a list in metadata; a plan has at most 1,000 learners."""
+MAX_REASON = 1000
+"""Characters of the reason for a refusal, and of any other text in metadata."""
+MAX_NAME = 512
+"""Characters of a tensor's name."""
+MAX_DIMENSIONS = 32
+
+Tensor = npt.NDArray[np.float32]
+Tensors = Mapping[str, Tensor]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class LocalMeta:
+    """What a file of local weights says of itself.
+
+    ``accuracy`` (a fraction, 0 to 1) and ``loss`` (cross-entropy, nats) are what the learner measured on the
+    test images; nobody else can check them without its word for the weights, which they have.
+    """
+
+    plan: str
+    node_id: int
+    round: int
+    parent: str
+    samples: int
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file of local weights in a global file, and its share in the average.
+
+    ``started`` is the round whose global weights it was trained from, where that may differ from file to file.
+    """
+
+    node_id: int
+    cid: str
+    samples: int
+    share: float
+    started: int | None = None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file of local weights that the header did not take, and why."""
+
+    node_id: int
+    cid: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class GlobalMeta:
+    """What a file of global weights says of itself.
+
+    Every registered learner stands in exactly one of ``inputs``, ``refused`` and ``absent``; the initial
+    weights (round 0) have no parent and name nobody.
+
+    In an asynchronous run nobody is absent; ``taken`` says how many of each learner's publications this file and all
+    before it have taken or refused, by nodeId. What a learner publishes comes in the order of its account's numbers,
+    which no reorganisation changes, so nothing is counted twice and nothing is lost.
+    """
+
+    plan: str
+    round: int
+    parent: str | None
+    rule: str
+    inputs: tuple[Input, ...] = ()
+    refused: tuple[Refusal, ...] = ()
+    absent: tuple[int, ...] = ()
+    taken: tuple[tuple[int, int], ...] | None = None
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A model file on disk that was checked; tensors are read when they are asked for."""
+
+    path: Path
+    cid: str
+    meta: LocalMeta | GlobalMeta
+    shapes: Shapes
+
+    @property
+    def global_meta(self) -> GlobalMeta:
+        """The metadata of a global file."""
+        if not isinstance(self.meta, GlobalMeta):
+            _refuse("kind", "is local", "global")
+        return self.meta
+
+    @property
+    def local_meta(self) -> LocalMeta:
+        """The metadata of a local file."""
+        if not isinstance(self.meta, LocalMeta):
+            _refuse("kind", "is global", "local")
+        return self.meta
+
+    def tensor(self, name: str) -> Tensor:
+        """Return one tensor by its name."""
+        with safe_open(self.path, framework="numpy") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors by their names."""
+        return {name: self.tensor(name) for name in self.shapes}
+
+    def mapped(self) -> Tensors:
+        """Return all tensors by their names, each read when it is asked for."""
+        return Mapped(self)
+
+
+class Mapped(Mapping[str, Tensor]):
+    """The tensors of a file, read when they are asked for, whole or some rows of them."""
+
+    def __init__(self, file: WeightsFile) -> None:
+        self._file = file
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._file.shapes:
+            raise KeyError(name)
+        return self._file.tensor(name)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return some of a tensor along its first axis; nothing else of it is read."""
+        with safe_open(self._file.path, framework="numpy") as file:
+            tensor: Tensor = file.get_slice(name)[start:stop]
+        return tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading it."""
+        return self._file.shapes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file.shapes)
+
+    def __len__(self) -> int:
+        return len(self._file.shapes)
+
+
+def write(path: Path, meta: LocalMeta | GlobalMeta, tensors: Tensors) -> WeightsFile:
+    """Write a model file in canonical form.
+
+    Parameters
+    ----------
+    path
+        Where to write; the file appears there whole or not at all.
+    meta
+        What the file says of itself.
+    tensors
+        float32 arrays by name.
+    """
+    return write_stream(path, meta, {n: t.shape for n, t in tensors.items()}, lambda name: tensors[name])
+
+
+def write_stream(
+    path: Path, meta: LocalMeta | GlobalMeta, shapes: Shapes, tensor: Callable[[str], Tensor]
+) -> WeightsFile:
+    """Write a model file in canonical form, asking for one tensor at a time, in the order of their names."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with files.named(path), partial.open("wb") as file:
+            file.write(_header(meta, shapes))
+            for name in sorted(shapes):
+                values = np.asarray(tensor(name), dtype="<f4", order="C")
+                if values.shape != tuple(shapes[name]):
+                    raise WeightsError(f"tensor {name} has shape {values.shape}, not {tuple(shapes[name])}")
+                file.write(values.data)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return WeightsFile(path, cid.of_file(path), meta, dict(sorted(shapes.items())))
+
+
+def size_of(shapes: Shapes) -> int:
+    """Return the most bytes that a canonical file with these tensors can have."""
+    return 8 + MAX_HEADER_BYTES + sum(4 * math.prod(shape) for shape in shapes.values())
+
+
+def read(path: Path, expected: Shapes | None = None, file_cid: str | None = None) -> WeightsFile:
+    """Check a model file from elsewhere and return it.
+
+    Parameters
+    ----------
+    path
+        The file.
+    expected
+        Names and shapes that its tensors must have; not checked if None.
+    file_cid
+        The file's CID, if it was just compared with it, as a store does; computed if None.
+
+    Raises
+    ------
+    WeightsError
+        The file is not a canonical model file with finite float32 tensors of these names and shapes; the
+        message says what is wrong first.
+    """
+    limit = size_of(expected) if expected is not None else MAX_GLOBAL_BYTES
+    size = path.stat().st_size
+    if size > limit:
+        raise WeightsError(f"{size} bytes, more than the {limit} that this model can have", "too_large")
+    header = _read_header(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            # Names, shapes and dtypes first: nothing is read of a tensor that nobody wants.
+            shapes = {name: _shape(file.get_slice(name), name) for name in file.keys()}  # noqa: SIM118
+            if expected is None:
+                _check_any(shapes)
+            else:
+                _compare(shapes, expected)
+            meta = _parse(metadata)
+            if header != _header(meta, shapes):
+                raise WeightsError(
+                    "not in canonical form (order, spaces or padding of the header differ)", "malformed"
+                )
+            for name in shapes:
+                if not np.isfinite(file.get_tensor(name)).all():
+                    raise WeightsError(f"tensor {name} has values that are not finite", "not_finite")
+    except SafetensorError as error:
+        raise WeightsError(f"not a safetensors file: {_line(str(error))}", "malformed") from error
+    return WeightsFile(path, file_cid or cid.of_file(path), meta, dict(sorted(shapes.items())))
+
+
+def _header(meta: LocalMeta | GlobalMeta, shapes: Shapes) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": _texts(meta)}
+    offset = 0
+    for name in sorted(shapes):
+        end = offset + 4 * math.prod(shapes[name])
+        entries[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [offset, end]}
+        offset = end
+    text = _json(entries).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER_BYTES:
+        raise WeightsError(f"a header of {len(text)} bytes, more than the {MAX_HEADER_BYTES} that readers allow")
+    return struct.pack("<Q", len(text)) + text
+
+
+def _read_header(path: Path) -> bytes:
+    with path.open("rb") as file:
+        length = file.read(8)
+        if len(length) < 8:
+            raise WeightsError("not a safetensors file: shorter than 8 bytes", "malformed")
+        (size,) = struct.unpack("<Q", length)
+        if size > MAX_HEADER_BYTES:
+            raise WeightsError(f"a header of {size} bytes, more than the {MAX_HEADER_BYTES} allowed", "too_large")
+        return length + file.read(size)
+
+
+def _shape(tensor: Any, name: str) -> tuple[int, ...]:
+    if tensor.get_dtype() != "F32":
+        raise WeightsError(f"tensor {_short(name)} has dtype {tensor.get_dtype()}, not F32", "tensors")
+    return tuple(tensor.get_shape())
+
+
+def _check_any(shapes: Shapes) -> None:
+    """Check names and shapes of a model that nothing is known of: they are printed, and NumPy has to take them."""
+    for name, shape in shapes.items():
+        if len(name) > MAX_NAME or not name.isprintable():
+            raise WeightsError(
+                f"tensor {_short(name)} is not named by at most {MAX_NAME} printable characters", "tensors"
+            )
+        # NumPy multiplies the sizes even where one of them is 0.
+        if len(shape) > MAX_DIMENSIONS or 4 * math.prod(max(size, 1) for size in shape) > MAX_GLOBAL_BYTES:
+            raise WeightsError(f"tensor {name} has shape {_short(shape)}, which is too large", "tensors")
+
+
+def _compare(shapes: Shapes, expected: Shapes) -> None:
+    if missing := sorted(set(expected) - set(shapes)):
+        raise WeightsError(f"tensor {missing[0]} is missing", "tensors")
+    if extra := sorted(set(shapes) - set(expected)):
+        raise WeightsError(f"tensor {_short(extra[0])} is not of this model", "tensors")
+    for name, shape in expected.items():
+        if shapes[name] != tuple(shape):
+            raise WeightsError(f"tensor {name} has shape {_short(shapes[name])}, not {tuple(shape)}", "tensors")
+
+
+def _texts(meta: LocalMeta | GlobalMeta) -> dict[str, str]:
+    kind = "local" if isinstance(meta, LocalMeta) else "global"
+    values = {field.name: getattr(meta, field.name) for field in fields(meta)}
+    for name, value in values.items():
+        if name in {"inputs", "refused"}:
+            values[name] = [{key: part for key, part in asdict(entry).items() if part is not None} for entry in value]
+    if values.get("taken", ()) is None:
+        del values["taken"]
+    return {"format": FORMAT, "kind": kind} | {
+        name: value if isinstance(value, str) else _json(value) for name, value in values.items()
+    }
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _parse(texts: Mapping[str, str]) -> LocalMeta | GlobalMeta:
+    if texts.get("format") != FORMAT:
+        _refuse("format", f"is {_short(texts.get('format'))}", FORMAT)
+    kind = texts.get("kind")
+    if kind == "local":
+        _names(texts, LocalMeta)
+        return LocalMeta(
+            plan=_cid(texts, "plan"),
+            node_id=_int(_value(texts, "node_id"), "node_id", 1),
+            round=_int(_value(texts, "round"), "round"),
+            parent=_cid(texts, "parent"),
+            samples=_int(_value(texts, "samples"), "samples", 1),
+            accuracy=_float(_value(texts, "accuracy"), "accuracy", 1.0),
+            loss=_float(_value(texts, "loss"), "loss", MAX_LOSS),
+        )
+    if kind == "global":
+        _names(texts, GlobalMeta)
+        return GlobalMeta(
+            plan=_cid(texts, "plan"),
+            round=_int(_value(texts, "round"), "round"),
+            parent=None if texts["parent"] == "null" else _cid(texts, "parent"),
+            rule=_text(texts, "rule"),
+            inputs=tuple(_input(entry) for entry in _list(texts, "inputs")),
+            refused=tuple(_refusal(entry) for entry in _list(texts, "refused")),
+            absent=tuple(_int(entry, "absent", 1) for entry in _list(texts, "absent")),
+            taken=tuple(_pair(entry) for entry in _list(texts, "taken")) if "taken" in texts else None,
+        )
+    return _refuse("kind", f"is {_short(kind)}", "local or global")
+
+
+def _names(texts: Mapping[str, str], meta: type[LocalMeta] | type[GlobalMeta]) -> None:
+    wanted = {"format", "kind"} | {field.name for field in fields(meta)}
+    if missing := sorted(wanted - {"taken"} - set(texts)):
+        _refuse(missing[0], "is missing", "there")
+    if extra := sorted(set(texts) - wanted):
+        _refuse(_short(extra[0]), "is unknown", f"one of {', '.join(sorted(wanted))}")
+
+
+def _input(entry: object) -> Input:
+    values = _entry(entry, Input)
+    return Input(
+        node_id=_int(values["node_id"], "inputs.node_id", 1),
+        cid=_cid(values, "cid"),
+        samples=_int(values["samples"], "inputs.samples", 1),
+        share=_float(values["share"], "inputs.share", 1.0),
+        started=_int(values["started"], "inputs.started") if "started" in values else None,
+    )
+
+
+def _pair(entry: object) -> tuple[int, int]:
+    if not isinstance(entry, list) or len(entry) != 2:
+        _refuse("taken", f"has an entry {_short(entry)}", "pairs of a nodeId and a number")
+    return _int(entry[0], "taken", 1), _int(entry[1], "taken")
+
+
+def _refusal(entry: object) -> Refusal:
+    values = _entry(entry, Refusal)
+    return Refusal(
+        node_id=_int(values["node_id"], "refused.node_id", 1),
+        cid=_cid(values, "cid"),
+        reason=_text(values, "reason"),
+    )
+
+
+def _entry(entry: object, kind: type[Input] | type[Refusal]) -> dict[str, Any]:
+    wanted = {field.name for field in fields(kind)}
+    if not isinstance(entry, dict) or set(entry) | {"started"} & wanted != wanted:
+        _refuse("inputs or refused", f"has an entry {_short(entry)}", f"entries with {', '.join(sorted(wanted))}")
+    return entry
+
+
+def _value(texts: Mapping[str, str], name: str) -> object:
+    try:
+        return strict_json.loads(texts[name], max_bytes=MAX_HEADER_BYTES, max_depth=3, max_text=MAX_REASON)
+    except JsonError as error:
+        raise WeightsError(f"metadata: {name} is {_short(texts[name])}; it {error}", f"metadata.{name}") from error
+
+
+def _list(texts: Mapping[str, str], name: str) -> Iterator[object]:
+    value = _value(texts, name)
+    if not isinstance(value, list) or len(value) > MAX_ENTRIES:
+        _refuse(name, f"is {_short(value)}", f"a list of at most {MAX_ENTRIES} entries")
+    return iter(value)
+
+
+def _int(value: object, name: str, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_COUNT:
+        _refuse(name, f"is {_short(value)}", f"a whole number from {least} to {MAX_COUNT}")
+    return value
+
+
+def _float(value: object, name: str, most: float) -> float:
+    if not isinstance(value, float) or not 0 <= value <= most:  # NaN is neither
+        _refuse(name, f"is {_short(value)}", f"a number from 0 to {most:g}")
+    return value
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    value = values[name]
+    if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_REASON:
+        _refuse(name, f"is {_short(value)}", f"a line of at most {MAX_REASON} characters")
+    return value
+
+
+def _cid(values: Mapping[str, Any], name: str) -> str:
+    value = values[name]
+    try:
+        cid.to_digest(value if isinstance(value, str) else "")
+    except cid.CidError:
+        _refuse(name, f"is {_short(value)}", "a CIDv0")
+    return str(value)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _line(text: str, most: int = 200) -> str:
+    """Return the beginning of a text that may quote the file; it gets into logs, reports and global files."""
+    return "".join(character if character.isprintable() else "?" for character in text[:most])
+
+
+def as_reason(text: str) -> str:
+    """Return a text as a global file can have it for the reason of a refusal."""
+    return _line(text, MAX_REASON)
+
+
+def _refuse(name: str, found: str, wanted: str) -> NoReturn:
+    raise WeightsError(f"metadata: {name} {found}; should be {wanted}", f"metadata.{name}")
+
+
+def check_local(
+    file: WeightsFile, *, plan: str, node_id: int, round_: int, parent: str, samples: int | None = None
+) -> LocalMeta:
+    """Check that a file holds the local weights that a round waits for.
+
+    Parameters
+    ----------
+    file
+        The file, as :func:`read` returned it.
+    plan, node_id, round_, parent
+        What its metadata must say.
+    samples
+        The size of the learner's shard, if known; its share in the average depends on it.
+
+    Raises
+    ------
+    WeightsError
+        It is not; the message names the field.
+    """
+    meta = file.local_meta
+    _check(
+        ("plan", meta.plan, plan),
+        ("node_id", meta.node_id, node_id),
+        ("round", meta.round, round_),
+        ("parent", meta.parent, parent),
+        ("samples", meta.samples, meta.samples if samples is None else samples),
+    )
+    return meta
+
+
+def check_global(file: WeightsFile, *, plan: str, round_: int) -> GlobalMeta:
+    """Check that a file holds the global weights that a round starts from.
+
+    Raises
+    ------
+    WeightsError
+        It does not; the message names the field.
+    """
+    meta = file.global_meta
+    _check(("plan", meta.plan, plan), ("round", meta.round, round_))
+    return meta
+
+
+def _check(*fields_: tuple[str, object, object]) -> None:
+    for name, found, right in fields_:
+        if found != right:
+            _refuse(name, f"is {_short(found)}", _short(right))

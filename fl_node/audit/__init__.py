@@ -1,0 +1,1 @@
+"""Recomputing a run from chain and store alone."""

@@ -1,0 +1,1 @@
+"""The Ethereum chain: JSON-RPC, accounts, transactions, and the contract of a run."""

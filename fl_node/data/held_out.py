@@ -1,0 +1,69 @@
+"""Training images that no learner has, by which models are measured before the end; the plan has their hash."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from fl_node.aggregation import Evidence, ensemble
+from fl_node.data import partition
+from fl_node.data.datasets import DataSet, Images, Labels
+from fl_node.errors import DataError
+from fl_node.models.keras_trainer import Trainer
+from fl_node.plan.schema import Plan
+
+
+def held_out(plan: Plan, dataset: DataSet) -> tuple[Images, Labels]:
+    """Return the images that the plan holds out from all learners, and their labels.
+
+    Raises
+    ------
+    DataError
+        The plan holds none out, or they are not those that it was published with.
+    """
+    images, labels = _images(plan, dataset)
+    if not len(images):
+        raise DataError(f"the plan {plan.name} holds no images out; a plan does with data.validation = 1000")
+    found = _digest(images, labels)
+    if plan.data.validation_sha256 not in (None, found):
+        raise DataError(
+            f"the held-out images of {dataset.source} have SHA-256 {found[:16]}…, the plan says "
+            f"{str(plan.data.validation_sha256)[:16]}…: this is another data set"
+        )
+    return images, labels
+
+
+def with_held_out(plan: Plan, dataset: DataSet) -> Plan:
+    """Return the plan with the hash of the images that it holds out, if it does, as it is published."""
+    if plan.data.validation is None:
+        return plan
+    digest = _digest(*held_out(plan, dataset))
+    return plan.model_copy(update={"data": plan.data.model_copy(update={"validation_sha256": digest})})
+
+
+def evidence(plan: Plan, trainer: Trainer) -> Evidence | None:
+    """Return what measures an ensemble's members on the held-out images; None for a plan that measures none.
+
+    Raises
+    ------
+    DataError
+        The data set is not at hand, or is not the plan's.
+    """
+    if not plan.measures_members:
+        return None
+    if not isinstance(trainer.data, DataSet):
+        raise DataError(f"what models count for is measured on held-out images of {plan.data.name}, which is needed")
+    images, labels = held_out(plan, trainer.data)
+    weighting = plan.model.weighting
+    return lambda _name, tensors: ensemble.evidence(weighting, trainer.predict(tensors, images), labels)
+
+
+def _images(plan: Plan, dataset: DataSet) -> tuple[Images, Labels]:
+    some = partition.held_out(plan)
+    return dataset.train_images[some], dataset.train_labels[some]
+
+
+def _digest(images: Images, labels: Labels) -> str:
+    """Return the SHA-256 of the images, 784 bytes each, in the order of the data set, then a byte for each label."""
+    return hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest()

@@ -1,0 +1,121 @@
+"""Where a plan's data come from, and what a plan is told of them before it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fl_node.data import datasets
+from fl_node.data.custom_module import OwnData
+from fl_node.data.custom_module import load as load_module
+from fl_node.data.datasets import FOLDER_FILES, DataSet
+from fl_node.data.held_out import with_held_out
+from fl_node.errors import DataError
+from fl_node.plan.schema import Plan, validate
+
+Data = DataSet | OwnData
+TRIED = 10
+"""Samples on which a module's model is tried before a run."""
+
+
+def load(
+    plan: Plan,
+    folder: Path | None = None,
+    modules: Path | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> Data:
+    """Return the data of a plan.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    folder, report
+        As for :func:`fl_node.data.datasets.load`.
+    modules
+        Where modules of one's own are; else ``FL_NODE_MODULES`` counts.
+
+    Raises
+    ------
+    DataError, ModuleError
+        They can't be had, or are not the plan's.
+    """
+    if plan.own is not None:
+        return OwnData(plan, load_module(plan, modules))
+    if plan.data.name != "folder":
+        return datasets.load(plan.data.name, folder, report)
+    found = datasets.from_folder(folder, {key: getattr(plan.data, key) for key in FOLDER_FILES})
+    for key, value in _facts(found).items():
+        planned = getattr(plan.data, key)
+        # More classes than labels are right: a set may lack the highest.
+        if planned is not None and planned != value and not (key == "classes" and planned > value):
+            raise DataError(f"data folder {found.source}: data.{key} is {value}, the plan says {planned}")
+    return found
+
+
+def load_images(plan: Plan, folder: Path | None = None, report: Callable[[str], None] = lambda _: None) -> DataSet:
+    """Return the images of a plan, arguments as for :func:`load`.
+
+    Raises
+    ------
+    DataError
+        The plan has a module of its own, or its images can't be had.
+    """
+    if plan.own is not None:
+        raise DataError(f"this is for images, and the plan {plan.name} has what its own module loads")
+    found = load(plan, folder, report=report)
+    assert isinstance(found, DataSet)
+    return found
+
+
+def complete(plan: Plan, found: Data) -> Plan:
+    """Return the plan as it is published: with what only those know who have the data.
+
+    Raises
+    ------
+    PlanError
+        What is filled in contradicts the plan, such as more test images than there are.
+    DataError, ModuleError
+        The data are not what a run needs.
+    """
+    if isinstance(found, DataSet):
+        facts = _facts(found) if plan.data.name == "folder" else {}
+        unknown = {key: value for key, value in facts.items() if getattr(plan.data, key) is None}
+        return with_held_out(_with(plan, unknown), found)
+    return _with(plan, _own_facts(plan, found)) if plan.data.unknown else plan
+
+
+def _with(plan: Plan, facts: dict[str, Any]) -> Plan:
+    if not facts:
+        return plan
+    content = plan.model_dump()
+    return validate(content | {"data": content["data"] | facts}, f"plan {plan.name}, with its data,")
+
+
+def _facts(found: DataSet) -> dict[str, Any]:
+    """Return what a plan says of images from a folder."""
+    return {
+        "all_train": len(found.train_images),
+        "all_test": len(found.test_images),
+        "size": found.train_images.shape[1:],
+        "classes": int(max(found.train_labels.max(), found.test_labels.max())) + 1,
+        **found.sha256,
+    }
+
+
+def _own_facts(plan: Plan, found: OwnData) -> dict[str, Any]:
+    """Return what a plan says of a module's data; only what it does not say is asked for."""
+    model = found.module.build()
+    classes = int(model.output_shape[1])
+    told = plan.model_copy(update={"data": plan.data.model_copy(update={"classes": classes})})
+    asked = OwnData(told, found.module.of(told))
+    tests, _ = asked.tests(plan.data.test)
+    found.module.try_out(model, tests[:TRIED])
+    samples = plan.data.samples
+    if samples is None:
+        shards = [asked.shard(node_id)[0] for node_id in range(1, plan.learners + 1)]
+        for shard in shards:
+            found.module.try_out(model, shard[:TRIED])
+        samples = tuple(len(shard) for shard in shards)
+    return {"samples": samples, "classes": classes, "test": len(tests)}

@@ -1,0 +1,354 @@
+"""Many runs, to compare rules under attack: every combination of rule, attack, share of attackers and seed.
+
+Each cell is a run of its own, audited, whose result is kept by the CID of its plan; so an interrupted matrix goes on
+where it was, and one that is extended does only what is new.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fl_node.artifacts import cid
+from fl_node.data import loading
+from fl_node.errors import ConfigError, JsonError, ProcessError
+from fl_node.nodes.process import Child, python
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import AttackPlan, Plan
+from fl_node.runtime import files, strict_json
+from fl_node.runtime.templating import render
+from fl_node.seeds import derive, permutation
+
+CLEAN = "none"
+"""The attack that is none."""
+
+_NUMBERS = {
+    "scale": "factor",
+    "sign_flip": "factor",
+    "noise": "deviation",
+    "constant": "value",
+    "backdoor": "fraction",
+}
+_RULE_NUMBERS = {"norm_clipping": ("clip", float), "krum": ("byzantine", int), "multi_krum": ("byzantine", int)} | {
+    "trimmed_mean": ("byzantine", int)
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a matrix."""
+
+    rule: str
+    attack: str
+    share: float
+    seed: int
+    plan: Plan
+
+    @property
+    def name(self) -> str:
+        """The CID of the cell's plan, by which its result is kept."""
+        return cid.of_bytes(self.plan.to_bytes())
+
+    def __str__(self) -> str:
+        attacked = f"{self.attack} by {self.share:.0%}" if self.attack != CLEAN else "no attack"
+        return f"{self.rule}, {attacked}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What the seeds of one combination reached in the last round: means and sample deviations, as fractions."""
+
+    rule: str
+    attack: str
+    share: float
+    mean: float
+    deviation: float
+    values: tuple[float, ...]
+    backdoor: float | None
+    """How often a backdoor works, on average."""
+
+
+def cells(
+    plan: Plan, rules: Sequence[str], attacks: Sequence[str], shares: Sequence[float], seeds: Sequence[int]
+) -> list[Cell]:
+    """Return the runs of a matrix: each rule without attack, and with each attack by each share of the learners.
+
+    Parameters
+    ----------
+    plan
+        What all have in common.
+    rules
+        Such as ``fedavg``, ``norm_clipping:1.5``. What a rule is told of liars is their true number unless it is
+        given, as in ``krum:4``.
+    attacks
+        Such as ``label_flip``, ``scale:5``, ``label_flip+scale:5``.
+    shares
+        The share of learners that attack, 0 to 1; who they are follows from the seed.
+    seeds
+        Of the runs.
+
+    Raises
+    ------
+    ConfigError, PlanError
+        A combination is not possible; the message names it.
+    """
+    found: dict[str, Cell] = {}
+    most = max((_attackers(plan, share) for share in shares), default=0)
+    for seed, rule in itertools.product(seeds, rules):
+        for attack, share in [(CLEAN, 0.0), *itertools.product(attacks, shares)]:
+            content = plan.model_dump() | {"seed": seed, "aggregation": _rule(plan, rule, max(most, 1))}
+            content.pop("attack", None)
+            count = _attackers(plan, share)
+            if attack != CLEAN and count:
+                order = permutation(plan.learners, derive(seed, "attackers"))
+                content["attack"] = _attack(attack) | {"learners": sorted(int(i) + 1 for i in order[:count])}
+            cell = Cell(
+                rule, attack, share, seed, plans.validate(content, f"rule {rule} with attack {attack} by {count}")
+            )
+            found.setdefault(cell.name, cell)
+    return list(found.values())
+
+
+def _attackers(plan: Plan, share: float) -> int:
+    if not 0 <= share <= 1:
+        raise ConfigError(f"--attackers {share:g}: should be a share of the learners, 0 to 1")
+    return round(share * plan.learners)
+
+
+def _rule(plan: Plan, text: str, attackers: int) -> dict[str, Any]:
+    name, _, number = text.partition(":")
+    settings: dict[str, Any] = {"rule": name}
+    if name == plan.aggregation.rule and not number:
+        settings = plan.aggregation.model_dump()
+    elif name in _RULE_NUMBERS:
+        key, kind = _RULE_NUMBERS[name]
+        if number:
+            settings[key] = _number(text, number, kind)
+        elif key == "byzantine":
+            settings[key] = attackers
+    elif number:
+        raise ConfigError(f"rule {text}: {name} takes no number")
+    return settings
+
+
+def _attack(text: str) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    kinds = {key: AttackPlan.CHOICES[key] for key in ("data", "update")}
+    for part in text.split("+"):
+        name, _, number = part.partition(":")
+        key = next((key for key, choices in kinds.items() if name in choices), None)
+        if key is None:
+            known = ", ".join(choice for choices in kinds.values() for choice in choices)
+            raise ConfigError(f"attack {text}: {name} is not known; there are {known}")
+        if key in settings:
+            raise ConfigError(f"attack {text}: {settings[key]} and {name} can't go together")
+        settings[key] = name
+        if number:
+            if name not in _NUMBERS:
+                raise ConfigError(f"attack {text}: {name} takes no number")
+            settings[_NUMBERS[name]] = _number(text, number, float)
+    return settings
+
+
+def _number(text: str, number: str, kind: Callable[[str], Any]) -> Any:
+    try:
+        return kind(number)
+    except ValueError as error:
+        raise ConfigError(f"{text}: {number} is not a number") from error
+
+
+def run(
+    todo: Iterable[Cell],
+    folder: Path,
+    jobs: int,
+    data_dir: Path | None,
+    done: Callable[[Cell, Mapping[str, Any], bool], None],
+    *,
+    place: str = "embedded",
+) -> dict[str, dict[str, Any]]:
+    """Carry out what is not done yet, ``jobs`` at a time, and return all results by the names of their cells.
+
+    Parameters
+    ----------
+    todo
+        The cells.
+    folder
+        Where results are kept, in ``cells/``.
+    jobs
+        Processes at a time.
+    data_dir
+        Where the data set is.
+    done
+        Called with each cell, its result, and whether it had been kept from before.
+    place
+        ``embedded``, all roles in one process, or ``processes``, each run a lab on real Geth and IPFS.
+
+    Raises
+    ------
+    DataError
+        The data set can't be had.
+    ProcessError
+        A run failed; the others that were going on are ended.
+    """
+    kept = folder / "cells"
+    kept.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict[str, Any]] = {}
+    missing = []
+    for cell in todo:
+        path = kept / f"{cell.name}.json"
+        if path.is_file():
+            results[cell.name] = _kept(path)
+            done(cell, results[cell.name], True)
+        else:
+            missing.append(cell)
+    if missing:
+        # Once, and before any child that would say so by a traceback of its own.
+        loading.load(missing[0].plan, data_dir)
+    running: dict[Future[dict[str, Any]], Cell] = {}
+    children: dict[str, Child] = {}
+    with ThreadPoolExecutor(max(jobs, 1)) as pool:
+        try:
+            running = {pool.submit(_run, cell, kept, data_dir, place, children): cell for cell in missing}
+            pending = set(running)
+            while pending:
+                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    cell = running[future]
+                    results[cell.name] = future.result()
+                    done(cell, results[cell.name], False)
+        finally:
+            for future in running:
+                future.cancel()
+            for child in list(children.values()):
+                child.terminate()
+    return results
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Return the result of a cell that ran before."""
+    remedy = "delete the file, and its cell runs again"
+    try:
+        result: dict[str, Any] = strict_json.read(path)
+        last = result["rounds"][-1]
+        [float(last[key]) for key in ("accuracy", "backdoor") if key == "accuracy" or last.get(key) is not None]
+    except JsonError as error:
+        raise ConfigError(f"{error}; {remedy}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; {remedy}") from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is not the result of a cell; {remedy}") from error
+    return result
+
+
+def _run(cell: Cell, kept: Path, data_dir: Path | None, place: str, children: dict[str, Child]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="fl-matrix-") as name:
+        scratch = Path(name)
+        plan, folder = scratch / "plan.json", scratch / "run"
+        plan.write_bytes(cell.plan.to_bytes())
+        data = [] if data_dir is None else ["--data-dir", str(data_dir)]
+        simulate = python("fl_node.lab.simulate", str(plan), "--folder", str(folder), *data)
+        start = time.monotonic()
+        if place == "embedded":
+            _carry_out(cell, simulate, scratch / "log", children)
+            result: dict[str, Any] = strict_json.read(folder / "result.json")
+        else:
+            lab = python("fl_node", "lab", str(plan), "--place", place, "--json")
+            lab += ["--runs", str(scratch), "--name", folder.name, *data]
+            _carry_out(cell, lab, scratch / "log", children)
+            result = _of_lab(folder, time.monotonic() - start)
+            if cell.plan.attack is not None and cell.plan.attack.data == "backdoor":
+                # A lab's report does not say how often a backdoor works.
+                final = ["--final", str(folder / "final.safetensors")]
+                _carry_out(cell, [*simulate, *final], scratch / "log", children)
+                (last,) = strict_json.read(folder / "result.json")["rounds"]
+                result["rounds"][-1]["backdoor"] = last["backdoor"]
+        files.keep(kept / f"{cell.name}.json", json.dumps(result, indent=2) + "\n")
+        return result
+
+
+def _carry_out(cell: Cell, command: Sequence[str], log: Path, children: dict[str, Child]) -> None:
+    child = Child(str(cell), command, log)
+    children[cell.name] = child
+    try:
+        code = child.process.wait()
+    finally:
+        children.pop(cell.name, None)
+    if code:
+        raise ProcessError(f"{cell} ended with exit code {code}:{child.tail()}")
+
+
+def _of_lab(folder: Path, seconds: float) -> dict[str, Any]:
+    """Return what a lab's report says, in the form of a simulated run's result."""
+    report = strict_json.read(folder / "report.json")
+    rounds = [{**one["result"], "round": one["round"] + 1} for one in report["rounds"]]
+    return {"plan": report["plan"], "rounds": rounds, "seconds": seconds, "versions": report.get("versions", {})}
+
+
+def figures(some: Iterable[Cell], results: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
+    """Return what each combination of rule, attack and share reached in the last round, over its seeds."""
+    groups: dict[tuple[str, str, float], list[Mapping[str, Any]]] = {}
+    for cell in some:
+        if cell.name in results:
+            groups.setdefault((cell.rule, cell.attack, cell.share), []).append(results[cell.name]["rounds"][-1])
+    made = []
+    for (rule, attack, share), last in groups.items():
+        values = tuple(float(one["accuracy"]) for one in last)
+        doors = [float(one["backdoor"]) for one in last if one.get("backdoor") is not None]
+        made.append(
+            Figure(
+                rule,
+                attack,
+                share,
+                statistics.fmean(values),
+                statistics.stdev(values) if len(values) > 1 else 0.0,
+                values,
+                statistics.fmean(doors) if doors else None,
+            )
+        )
+    return made
+
+
+def write(folder: Path, plan: Plan, made: Sequence[Figure], seeds: Sequence[int]) -> Path:
+    """Write ``matrix.json``, ``matrix.md`` and ``matrix.html`` with a heat map; return the last."""
+    columns = sorted({(one.share, one.attack) for one in made}, key=lambda one: (one[1] != CLEAN, one[1], one[0]))
+    rules = list(dict.fromkeys(one.rule for one in made))
+    by_place = {(one.rule, one.share, one.attack): one for one in made}
+    heads = [attack if attack == CLEAN else f"{attack}, {share:.0%}" for share, attack in columns]
+    rows = [
+        {"rule": rule, "cells": [by_place.get((rule, share, attack)) for share, attack in columns]} for rule in rules
+    ]
+    context = {"plan": plan, "seeds": list(seeds), "heads": heads, "rows": rows, "colour": colour, "ink": ink}
+    content = {
+        "plan": plan.model_dump(mode="json"),
+        "seeds": list(seeds),
+        "figures": [vars(one) | {"values": list(one.values)} for one in made],
+    }
+    files.write(folder / "matrix.json", json.dumps(content, indent=2) + "\n")
+    files.write(folder / "matrix.md", render("matrix.md.j2", **context))
+    files.write(folder / "matrix.html", render("matrix.html.j2", **context))
+    return folder / "matrix.html"
+
+
+_SCALE = [(0, 32, 77), (65, 77, 107), (124, 123, 120), (187, 175, 113), (255, 234, 70)]
+"""Cividis (Nuñez et al. 2018), whose order is seen alike by everybody."""
+
+
+def colour(value: float) -> str:
+    """Return the colour of a fraction in a heat map, as CSS."""
+    place = min(max(value, 0.0), 1.0) * (len(_SCALE) - 1)
+    low = min(int(place), len(_SCALE) - 2)
+    mixed = [round(a + (b - a) * (place - low)) for a, b in zip(_SCALE[low], _SCALE[low + 1], strict=True)]
+    return f"rgb({mixed[0]} {mixed[1]} {mixed[2]})"
+
+
+def ink(value: float) -> str:
+    """Return the colour of text that can be read on :func:`colour`."""
+    return "#000" if value > 0.47 else "#fff"

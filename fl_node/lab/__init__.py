@@ -1,0 +1,1 @@
+"""Whole runs on one machine, with faults and checks."""

@@ -1,0 +1,253 @@
+"""Is everything there that a role needs? One answer a question, with what to do about it."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import os
+import socket
+import stat
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fl_node.artifacts import store as stores
+from fl_node.artifacts.store import IpfsStore
+from fl_node.chain.client import Chain, load_key
+from fl_node.data import datasets
+from fl_node.errors import ChainUnreachable, ConfigError, FLNodeError, StoreUnreachable
+from fl_node.nodes import binaries
+from fl_node.runtime.arithmetic import unpinned
+
+ENOUGH_WEI = 10**16
+STORE_QUESTIONS = ("store", "swarm key", "swarm peers", "no public peers")
+APART = ("swarm key", "data", "arithmetic", "firewall")
+"""Questions that need neither chain nor store."""
+FIREWALL_SECONDS = 15.0
+FIREWALL_BYTES = 2**10
+
+
+@dataclass(frozen=True)
+class Check:
+    """One answer; ``state`` is ``ok``, ``wrong`` or ``skipped``."""
+
+    what: str
+    state: str
+    found: str
+    remedy: str = ""
+
+
+class _Wrong(Exception):
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(found)
+        self.found, self.remedy = found, remedy
+
+
+class _Skip(Exception):
+    """A question that can't be asked, or makes no sense here."""
+
+
+def run(
+    *,
+    rpc: str,
+    store: str,
+    key: Path,
+    contract: str | None = None,
+    peers: int | None = None,
+    genesis: str | None = None,
+    swarm_key: Path | None = None,
+    data_dir: Path | None = None,
+    firewall: Path | None = None,
+) -> list[Check]:
+    """Ask all questions and return the answers, in the order in which one would mend things."""
+    chain = functools.cache(lambda: Chain(rpc))
+    files = functools.cache(lambda: stores.connect(store))
+    questions: list[tuple[str, Callable[[], str]]] = [
+        ("chain", lambda: _chain(chain())),
+        ("genesis", lambda: _genesis(chain(), genesis)),
+        ("sealing", lambda: _sealing(chain())),
+        ("chain peers", lambda: _chain_peers(chain(), peers)),
+        ("account", lambda: _account(chain(), key)),
+        ("contract", lambda: _contract(chain(), contract, key)),
+        ("store", lambda: _store(files())),
+        ("swarm key", lambda: _swarm_key(swarm_key)),
+        ("swarm peers", lambda: _swarm_peers(files(), peers)),
+        ("no public peers", lambda: _public(files())),
+        ("data", lambda: _data(data_dir)),
+        ("arithmetic", _arithmetic),
+        ("firewall", lambda: _firewall(firewall)),
+    ]
+    checks: list[Check] = []
+    down: set[str] = set()
+    for what, question in questions:
+        part = "store" if what in STORE_QUESTIONS else "chain"
+        if part in down and what not in APART:
+            checks.append(Check(what, "skipped", f"the {part} can't be reached"))
+            continue
+        check, reached = _ask(what, question)
+        checks.append(check)
+        if what in ("chain", "store") and not reached:
+            down.add(part)
+    return checks
+
+
+def _ask(what: str, question: Callable[[], str]) -> tuple[Check, bool]:
+    """Return the answer to a question, and whether what was asked could be reached."""
+    try:
+        return Check(what, "ok", question()), True
+    except _Wrong as wrong:
+        return Check(what, "wrong", wrong.found, wrong.remedy), True
+    except _Skip as skip:
+        return Check(what, "skipped", str(skip)), True
+    except ChainUnreachable as error:
+        return Check(what, "wrong", str(error), "start Geth, or name the right URL by --rpc"), False
+    except StoreUnreachable as error:
+        return Check(what, "wrong", str(error), "start IPFS, or name the right address by --store"), False
+    except ConfigError as error:
+        return Check(what, "wrong", str(error)), False
+    except FLNodeError as error:
+        return Check(what, "wrong", str(error)), True
+
+
+def _chain(chain: Chain) -> str:
+    client = chain.client()
+    wanted = binaries.pin("geth")
+    if client.startswith("Geth/") and client.split("/")[1] != f"v{wanted.full_version}":
+        raise _Wrong(client, f"install Geth {wanted.full_version}, which fl-node binaries builds")
+    return f"{client}, chain {chain.chain_id()}, block {chain.block_number()}"
+
+
+def _genesis(chain: Chain, wanted: str | None) -> str:
+    found = chain.genesis()
+    if wanted is not None and found != wanted.lower():
+        raise _Wrong(f"{found}, should be {wanted}", "this node is on another chain; compare its genesis file")
+    return found
+
+
+def _sealing(chain: Chain) -> str:
+    if not chain.sealing():
+        raise _Wrong(
+            "the node does not seal", "start Geth with --mine and its account unlocked, or wait for its peers"
+        )
+    return "the node seals"
+
+
+def _chain_peers(chain: Chain, wanted: int | None) -> str:
+    count = chain.peers()
+    if wanted is not None and count != wanted:
+        raise _Wrong(f"{count}, should be {wanted}", "compare the static peers, and the doors between the hosts")
+    return str(count)
+
+
+def _account(chain: Chain, key: Path) -> str:
+    if not key.exists():
+        raise _Wrong(f"there is no key file {key}", f"make one: fl-node key {key}")
+    address = str(load_key(key).address)
+    balance = chain.balance(address)
+    if balance < ENOUGH_WEI:
+        raise _Wrong(
+            f"{address} owns {balance} wei, too little to pay for transactions",
+            "give it ether in the genesis, or send it some",
+        )
+    return f"{address} owns {balance / 10**18:.2f} ether"
+
+
+def _contract(chain: Chain, address: str | None, key: Path) -> str:
+    if address is None:
+        raise _Skip("no contract given")
+    contract = chain.contract(address)
+    account = str(load_key(key).address)
+    if contract.header() == account:
+        return f"{address}, whose header this account is"
+    node_id = contract.node_id_of(account)
+    if node_id is None:
+        raise _Wrong(f"{account} is neither its header nor a learner", "let the header register it")
+    return f"{address}, whose learner {node_id} this account is"
+
+
+def _store(files: stores.Store) -> str:
+    if not isinstance(files, IpfsStore):
+        folder = Path(files.address)
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise _Wrong(f"folder {folder} can't be read and written", "give this user the rights, or name another")
+        return f"folder {folder}" + ("" if folder.is_dir() else ", which the first file makes")
+    version = files.version()
+    if version != binaries.KUBO.version:
+        raise _Wrong(f"IPFS {version}", f"install Kubo {binaries.KUBO.version}, which this was tested with")
+    return f"IPFS {version}, peer {files.identity()}"
+
+
+def _swarm_key(path: Path | None) -> str:
+    if path is None:
+        raise _Skip("no swarm key file given")
+    try:
+        lines = path.read_text().split()
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except (OSError, UnicodeDecodeError) as error:
+        raise _Wrong(f"{path}: {error}", "without it the daemon would join the public network") from error
+    if lines[:2] != ["/key/swarm/psk/1.0.0/", "/base16/"] or len(lines) != 3 or not _is_key(lines[2]):
+        raise _Wrong(
+            f"{path} is not a swarm key", "three lines: /key/swarm/psk/1.0.0/, /base16/, 64 hexadecimal digits"
+        )
+    if mode & 0o077:
+        raise _Wrong(f"{path} has mode {mode:04o}", f"chmod 600 {path}")
+    return str(path)
+
+
+def _is_key(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set(string.hexdigits)
+
+
+def _swarm_peers(files: stores.Store, wanted: int | None) -> str:
+    if not isinstance(files, IpfsStore):
+        raise _Skip("a folder has none")
+    # Two nodes that dialled each other at once have two connections.
+    count = len({peer.rpartition("/")[2] for peer in files.peers()})
+    if wanted is not None and count != wanted:
+        raise _Wrong(f"{count}, should be {wanted}", "compare the swarm keys, and the doors between the hosts")
+    return str(count)
+
+
+def _public(files: stores.Store) -> str:
+    if not isinstance(files, IpfsStore):
+        raise _Skip("a folder has none")
+    if bootstrap := files.bootstrap():
+        raise _Wrong(f"{len(bootstrap)} bootstrap peers, such as {bootstrap[0]}", "ipfs bootstrap rm --all")
+    for peer in files.peers():
+        _, kind, host, *_ = peer.split("/")
+        if kind not in ("ip4", "ip6") or not ipaddress.ip_address(host).is_private:
+            raise _Wrong(f"connected to {peer}", "this daemon is in the public network: give it a swarm key")
+    return "no bootstrap peers, and every peer has a private address"
+
+
+def _data(folder: Path | None) -> str:
+    if folder is None and not any(datasets.cache_dir().glob("*.gz")):
+        raise _Skip("no data folder given; MNIST will be downloaded when it is needed")
+    found = datasets.at_hand(folder)
+    name = "MNIST" if found.name == "mnist" else "images of your own"
+    return f"{name} in {found.source}, {len(found.train_images)} training images"
+
+
+def _arithmetic() -> str:
+    return f"pinned, but for this: {'; '.join(unpinned())}"
+
+
+def _firewall(path: Path | None) -> str:
+    """Ask the host, for its rules can be read by root alone: it answers each connection with one line."""
+    if path is None:
+        raise _Skip("this is no host of a testbed")
+    try:
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(FIREWALL_SECONDS)
+            asking.connect(str(path))
+            with asking.makefile("rb") as file:
+                answer = file.readline(FIREWALL_BYTES).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _Wrong(f"no answer at {path}: {error}", "sudo systemctl restart fl-firewall-check.socket") from error
+    if answer != "complete":
+        raise _Wrong(
+            answer or f"no answer at {path}",
+            "sudo systemctl reload-or-restart fl-firewall; journalctl --unit=fl-firewall says why it fails",
+        )
+    return "its rules are complete"

@@ -1,0 +1,631 @@
+"""Faults and lies that a lab can show on one machine: harm at a chosen round, and what must hold nevertheless.
+
+A scenario watches a real run, does its harm when a role says that it has come to a certain point, and afterwards
+checks what it promises. What needs hosts of their own (networks cut, disks full, clocks wrong) are playbooks in
+``ansible/scenarios``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fl_node import events
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import LocalMeta, Shapes, WeightsFile
+from fl_node.artifacts.store import IpfsStore, Store
+from fl_node.chain.client import Chain, Contract, create_key, load_key, wait_until
+from fl_node.data.partition import shard_size
+from fl_node.errors import ConfigError, ContractError, ProcessError, StoreError
+from fl_node.lab.run_folder import HEADER
+from fl_node.nodes import binaries
+from fl_node.nodes.backends import free_ports
+from fl_node.nodes.ipfs import IpfsNode
+from fl_node.nodes.process import Child
+from fl_node.plan.schema import Plan
+from fl_node.seeds import derive
+
+if TYPE_CHECKING:
+    from fl_node.lab.lab import Lab, Outcome
+
+ROUND = 1
+"""The round in which harm is done."""
+VICTIM, LIAR = "learner-1", "learner-2"
+AWAY = 6.0
+"""Seconds that something is away before it comes back."""
+NEAR = 0.05
+"""How much accuracy, as a fraction, a run without one learner's weights in one round may lose at most."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that a scenario promises, whether it held, and what was seen."""
+
+    what: str
+    held: bool
+    seen: str
+
+
+@dataclass
+class Story:
+    """What happened in a run, as far as its roles said it; times in seconds from the start of the roles."""
+
+    events: list[tuple[float, str, Mapping[str, Any]]] = field(default_factory=list)
+    harm: float | None = None
+    notes: list[str] = field(default_factory=list)
+    prepared: str = ""
+    """CID of what was stored before the roles started, because that takes its time."""
+    back: bool = False
+    """Whether a daemon that was killed runs again, as another process."""
+    got: list[str] = field(default_factory=list)
+    """What somebody got who should get nothing."""
+
+    def said(self, node: str, kind: str, **fields: object) -> Iterator[tuple[float, Mapping[str, Any]]]:
+        """Yield when a node said something of a kind, and what."""
+        for when, who, event in self.events:
+            if who == node and events.matches(event, {"event": kind, **fields}):
+                yield when, event
+
+
+Harm = Callable[["Lab", Story], None]
+Promise = Callable[[Story, "Outcome"], Check]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One scenario: when harm is done and what it is, and what must hold at the end."""
+
+    name: str
+    text: str
+    """What a student should look at."""
+    moment: tuple[str, str]
+    """The node and the kind of its event, in round :data:`ROUND`, at which harm is done."""
+    harm: Harm
+    promises: tuple[Promise, ...]
+    same_bits: bool
+    """Whether the final weights must be those of the undisturbed run, bit for bit."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of the plan."""
+    places: tuple[str, ...] = ("embedded", "processes")
+    begin: Harm = lambda _lab, _story: None
+    """Done before the roles start."""
+
+
+# Harm
+
+
+def _kill(node: str) -> Harm:
+    return lambda lab, _story: lab.roles[node].process.kill()
+
+
+def _leave(lab: Lab, _story: Story) -> None:
+    lab.hold(LIAR)
+
+
+def _pause(lab: Lab, _story: Story) -> None:
+    lab.hold(LIAR)
+    lab.later(AWAY, lambda: lab.release(LIAR))
+
+
+def _come_late(lab: Lab, _story: Story) -> None:
+    lab.hold(LIAR)
+
+
+def _come(lab: Lab, _story: Story) -> None:
+    lab.release(LIAR)
+
+
+def _kill_daemon(name: str) -> Harm:
+    def harm(lab: Lab, story: Story) -> None:
+        before = lab.daemons()[name].process
+        before.kill()
+        story.notes.append(f"killed {name}, process {before.pid}")
+
+        def look() -> None:
+            now = lab.daemons()[name]
+            story.back = now.running and now.process.pid != before.pid
+
+        lab.later(AWAY, look)
+
+    return harm
+
+
+def _freeze_sealers(lab: Lab, _story: Story) -> None:
+    """Stop so many Geth nodes that the others may not seal."""
+    frozen = [child for name, child in sorted(lab.daemons().items()) if name.endswith(" geth")][1:]
+    frozen = frozen[: len(lab.nodes) // 2]
+    for child in frozen:
+        child.process.send_signal(signal.SIGSTOP)
+    for child in frozen:
+        lab.later(2 * AWAY, functools.partial(child.process.send_signal, signal.SIGCONT))
+
+
+PATIENCE = 120.0
+"""Seconds in which must have happened what a scenario waits for; it takes a small part of them."""
+
+
+@dataclass(frozen=True)
+class _Hand:
+    """What a dishonest learner has at hand: its account, its store and what it knows of the run."""
+
+    contract: Contract
+    store: Store
+    folder: Path
+    plan: Plan
+    shapes: Shapes
+    prepared: str
+
+    def local(self, node_id: int, tensors: Callable[[str], model_file.Tensor]) -> WeightsFile:
+        """Write local weights with the right metadata and any tensors."""
+        state = self.contract.state()
+        meta = LocalMeta(
+            plan=self.contract.plan(),
+            node_id=node_id,
+            round=state.round,
+            parent=str(state.global_cid),
+            samples=shard_size(self.plan, node_id),
+            accuracy=1.0,
+            loss=0.0,
+        )
+        return model_file.write_stream(self.folder / "lie.safetensors", meta, self.shapes, tensors)
+
+
+def _lie(publish: Callable[[_Hand], str]) -> Harm:
+    """In place of the liar's work something else is published, by its account."""
+
+    def harm(lab: Lab, story: Story) -> None:
+        lab.hold(LIAR)
+        with tempfile.TemporaryDirectory() as name:
+            contract, store = lab.as_node(LIAR)
+            hand = _Hand(contract, store, Path(name), lab.plan, lab.shapes, story.prepared)
+            file_cid = publish(hand)
+            story.notes.append(f"published {file_cid} in place of its work")
+            contract.set_local_weight(2, file_cid, contract.chain.nonce())
+        # Its process sees that something is published, and takes part again in the next round.
+        lab.release(LIAR)
+
+    return harm
+
+
+def _garbage(hand: _Hand) -> str:
+    path = hand.folder / "garbage"
+    path.write_bytes(np.random.default_rng(derive(hand.plan.seed, "garbage")).bytes(100_000))
+    return hand.store.add(path)
+
+
+def _not_a_number(hand: _Hand) -> str:
+    return hand.store.add(hand.local(2, lambda name: np.full(hand.shapes[name], np.nan, np.float32)).path)
+
+
+def _store_large(lab: Lab, story: Story) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "large"
+        with path.open("wb") as file:
+            file.truncate(2**30)
+        story.prepared = lab.as_node(LIAR)[1].add(path)
+
+
+def _too_large(hand: _Hand) -> str:
+    return hand.prepared
+
+
+def _nothing(_hand: _Hand) -> str:
+    return cid.of_bytes(b"a file that nobody has")
+
+
+def _of_another(hand: _Hand) -> str:
+    return hand.store.add(hand.local(1, lambda name: np.zeros(hand.shapes[name], np.float32)).path)
+
+
+def _of_yesterday(hand: _Hand) -> str:
+    return str(hand.contract.local_weight_at(hand.contract.state().round - 1, 2))
+
+
+def _trespass(who: Callable[[Lab], Contract]) -> Harm:
+    """Let an account try what it may not do; what the contract answers goes into the story."""
+
+    def harm(lab: Lab, story: Story) -> None:
+        contract = who(lab)
+        lie, nonce = cid.of_bytes(b"a lie"), contract.chain.nonce()
+        tries: dict[str, Callable[[], object]] = {
+            "setLocalWeight for learner 1": lambda: contract.set_local_weight(1, lie, nonce),
+            "setGlobalWeight": lambda: contract.set_global_weight(lie, nonce),
+            "registerLearner": lambda: contract.register_learner(999, contract.chain.address, nonce),
+        }
+        for what, attempt in tries.items():
+            try:
+                attempt()
+                story.notes.append(f"{what}: TAKEN")
+            except ContractError as error:
+                story.notes.append(f"{what}: {error}")
+
+    return harm
+
+
+def _stranger(lab: Lab) -> Contract:
+    key = lab.folder / "nodes" / "stranger.key"
+    create_key(key)
+    known, _ = lab.as_node(VICTIM)
+    return Chain(known.chain.rpc, load_key(key)).contract(known.address)
+
+
+def _join_swarm(lab: Lab, story: Story) -> None:
+    """Start a daemon that knows where the swarm's nodes are, and let it ask them for the weights of the round."""
+    with tempfile.TemporaryDirectory() as name:
+        node = IpfsNode(Path(name))
+        log = lab.folder / "logs" / "stranger.log"
+        binary = binaries.install(binaries.KUBO)
+        Child("stranger's ipfs init", node.init_command(binary), log, node.environment).process.wait(PATIENCE)
+        node.swarm_port, node.api_port = free_ports(2)
+        key = strangers_key(lab)
+        command = node.command(binary, key, list(lab.swarm().values()))
+        environment = dict(node.environment)
+        if not key:
+            (node.folder / "swarm.key").unlink()
+            # With this in its environment it would not even start.
+            environment["LIBP2P_FORCE_PNET"] = "0"
+        daemon = Child("stranger's ipfs", command, log, environment)
+        try:
+            if not wait_until(lambda: "Daemon is ready" in log.read_text() or not daemon.running, PATIENCE):
+                raise ProcessError(f"the stranger's daemon is not up:{daemon.tail()}")
+            _ask_swarm(lab, story, IpfsStore(node.api), Path(name) / "got")
+        finally:
+            daemon.stop()
+
+
+def _ask_swarm(lab: Lab, story: Story, store: IpfsStore, path: Path) -> None:
+    wanted = str(lab.as_node(VICTIM)[0].state().global_cid)
+    for name, node in lab.swarm().items():
+        with contextlib.suppress(StoreError):
+            store.connect_peer(node.address)
+            story.got.append(f"a connection to {name}")
+    with contextlib.suppress(StoreError):
+        store.fetch(wanted, path, model_file.size_of(lab.shapes), AWAY)
+        story.got.append(f"the file {wanted}")
+    story.notes.append(f"asked {len(lab.swarm())} nodes for {wanted}")
+
+
+def strangers_key(_lab: Lab) -> str:
+    """Return the swarm key that a stranger has: none."""
+    return ""
+
+
+def _flood(lab: Lab, story: Story) -> None:
+    """Publish one hash after the other, each of a file that nobody has, until the round is closed over it."""
+    contract, _ = lab.as_node(LIAR)
+    start = time.monotonic()
+    # Its process would wait for numbers that the flood has used; it goes on when the flood is over.
+    lab.hold(LIAR)
+    count = 0
+    while contract.state().round == ROUND and time.monotonic() - start < FLOOD:
+        lie = cid.of_bytes(f"flood {count}".encode())
+        count += contract.set_local_weight(2, lie, contract.chain.nonce()) is not None
+    story.notes.append(f"{count} transactions taken in {time.monotonic() - start:.1f} s")
+    if contract.state().round == ROUND:
+        story.notes.append("the round was open still")
+    lab.release(LIAR)
+
+
+FLOOD = 90.0
+"""Seconds after which a flood ends that has kept the round open."""
+
+
+# Promises
+
+
+def _waited_for(node_id: int) -> Promise:
+    def promise(story: Story, _outcome: Outcome) -> Check:
+        said = [
+            e for _, e in story.said(HEADER, events.Waiting.name, reason="updates", round=ROUND, learners=[node_id])
+        ]
+        return Check(f"the header says that it waits for learner {node_id}", bool(said), _first(said))
+
+    return promise
+
+
+def _refused(code: str) -> Promise:
+    def promise(story: Story, outcome: Outcome) -> Check:
+        said = [e for _, e in story.said(HEADER, events.UpdateRejected.name, round=ROUND, learner=2, reason=code)]
+        listed = outcome.result.rounds[ROUND].refused.get(2, "")
+        held = bool(said and listed)
+        return Check("learner 2's file is refused, and the global file says why", held, listed or _first(said))
+
+    return promise
+
+
+def _absent(rounds: Callable[[Plan], range]) -> Promise:
+    def promise(_story: Story, outcome: Outcome) -> Check:
+        wanted = list(rounds(outcome.result.plan))
+        found = [one.round for one in outcome.result.rounds if 2 in one.absent]
+        names = ", ".join(map(str, found)) or "none"
+        return Check("learner 2 is called absent in the rounds that it missed", found == wanted, f"rounds {names}")
+
+    return promise
+
+
+def _contract_refused(story: Story, _outcome: Outcome) -> Check:
+    held = len(story.notes) == 3 and all("the contract refused" in note for note in story.notes)
+    return Check("the contract refuses everything that the account may not do", held, "; ".join(story.notes))
+
+
+def _taken(node: str) -> Promise:
+    def promise(story: Story, _outcome: Outcome) -> Check:
+        kind = events.GlobalWeightsPublished if node == HEADER else events.LocalWeightsPublished
+        after = [when for when, _ in story.said(node, kind.name, round=ROUND + (node == HEADER))]
+        harm = story.harm if story.harm is not None else math.inf
+        seconds = next((when - harm for when in after if when > harm), None)
+        seen = "never" if seconds is None else f"{seconds:.1f} s after the harm"
+        return Check(f"{node} is back and publishes in the same round", seconds is not None, seen)
+
+    return promise
+
+
+def _back(story: Story, _outcome: Outcome) -> Check:
+    return Check("the daemon that was killed runs again", story.back, "; ".join(story.notes))
+
+
+def _waited(story: Story, _outcome: Outcome) -> Check:
+    after = [when for when, _ in story.said(HEADER, events.GlobalWeightsPublished.name, round=ROUND + 1)]
+    seconds = (after[0] - (story.harm or 0)) if after else 0.0
+    return Check(
+        "nothing is sealed while half of the sealers are away",
+        seconds > AWAY,
+        f"the round's global weights come after {seconds:.1f} s",
+    )
+
+
+def _flooded(_story: Story, outcome: Outcome) -> Check:
+    taken = [{n for n, entry in one.local.items() if entry.problem is None} for one in outcome.result.rounds]
+    held = all({1, 3} <= one for one in taken)
+    seen = f"from learners {', '.join(map(str, sorted(set.intersection(*taken))))}"
+    return Check("the others' weights are taken in every round", held, seen)
+
+
+def _closed_over_flood(story: Story, _outcome: Outcome) -> Check:
+    return Check("the round closes while the flood goes on", len(story.notes) == 1, "; ".join(story.notes))
+
+
+def _kept_out(story: Story, _outcome: Outcome) -> Check:
+    seen = "; ".join(story.notes) + ": it got " + (", ".join(story.got) or "nothing")
+    return Check(
+        "the stranger's daemon gets neither a connection nor a file", bool(story.notes and not story.got), seen
+    )
+
+
+def _first(said: list[Mapping[str, Any]]) -> str:
+    return str(said[0]["message"]) if said else "nothing of the kind"
+
+
+_WITHOUT_ONE = {"min_learners": 2, "round_timeout": 15.0, "fetch_timeout": 3.0}
+_TRAINS = (LIAR, events.TrainingStarted.name)
+
+
+def _liar(
+    name: str, text: str, publish: Callable[[_Hand], str], code: str, begin: Harm = lambda _lab, _story: None
+) -> Scenario:
+    return Scenario(
+        name,
+        text,
+        _TRAINS,
+        _lie(publish),
+        (_refused(code),),
+        same_bits=False,
+        settings=_WITHOUT_ONE,
+        begin=begin,
+    )
+
+
+SCENARIOS = {
+    one.name: one
+    for one in (
+        Scenario(
+            "learner-killed",
+            "A learner is killed while it trains. All it had in memory is gone; it is started again, reads the "
+            "chain, and trains the same round from the same seed to the same bits.",
+            (VICTIM, events.TrainingStarted.name),
+            _kill(VICTIM),
+            (_taken(VICTIM),),
+            same_bits=True,
+        ),
+        Scenario(
+            "header-killed",
+            "The header is killed as it takes the learners' files. Nothing but chain and store remembers the round; "
+            "its successor fetches the files again and makes the same global file.",
+            (HEADER, events.UpdateAccepted.name),
+            _kill(HEADER),
+            (_taken(HEADER),),
+            same_bits=True,
+        ),
+        Scenario(
+            "learner-away",
+            "A learner is away for some seconds. The plan wants every learner, so the round stays open, and the "
+            "header says for whom.",
+            _TRAINS,
+            _pause,
+            (_waited_for(2), _taken(LIAR)),
+            same_bits=True,
+        ),
+        Scenario(
+            "learner-leaves",
+            "A learner leaves for good. The plan is content with min_learners after round_timeout, so each later "
+            "round closes without it and its global file calls it absent.",
+            _TRAINS,
+            _leave,
+            (_absent(lambda plan: range(ROUND, plan.rounds)),),
+            same_bits=False,
+            settings=_WITHOUT_ONE,
+        ),
+        Scenario(
+            "learner-late",
+            "A learner joins after the first round has closed without it, and takes part from then on.",
+            (HEADER, events.RoundStarted.name),
+            _come,
+            (_absent(lambda _plan: range(ROUND)),),
+            same_bits=False,
+            settings=_WITHOUT_ONE,
+            begin=_come_late,
+        ),
+        _liar("garbage", "A learner publishes random bytes.", _garbage, "too_large"),
+        _liar("nan", "A learner publishes weights that are not numbers.", _not_a_number, "not_finite"),
+        _liar(
+            "large-file",
+            "A learner publishes a file of 1 GiB. No more of it is read than a model of this plan can have.",
+            _too_large,
+            "too_large",
+            _store_large,
+        ),
+        _liar(
+            "missing-file",
+            "A learner publishes a hash of which nobody has the file. The header tries as long as the plan says.",
+            _nothing,
+            "missing",
+        ),
+        _liar(
+            "others-file", "A learner publishes a file that says it is another's.", _of_another, "metadata.node_id"
+        ),
+        _liar(
+            "yesterdays-file",
+            "A learner publishes its file of the last round again.",
+            _of_yesterday,
+            "metadata.round",
+        ),
+        Scenario(
+            "trespass",
+            "A learner's account calls the contract in place of others: another learner's weights, global weights, a "
+            "registration. Each reverts with an error of its own.",
+            _TRAINS,
+            _trespass(lambda lab: lab.as_node(LIAR)[0]),
+            (_contract_refused,),
+            same_bits=True,
+        ),
+        Scenario(
+            "stranger",
+            "Somebody with an account and no part in the run calls the contract.",
+            _TRAINS,
+            _trespass(_stranger),
+            (_contract_refused,),
+            same_bits=True,
+        ),
+        Scenario(
+            "stranger-daemon",
+            "Somebody who knows where the swarm's nodes are, and which file to ask for, but has no swarm key, starts "
+            "an IPFS daemon. No node speaks with it.",
+            _TRAINS,
+            _join_swarm,
+            (_kept_out,),
+            same_bits=True,
+            places=("processes",),
+        ),
+        Scenario(
+            "flood",
+            "A learner publishes hash after hash, as fast as it can, and no file. Each has its block, and the "
+            "others' come between; the header looks again a few times, and then closes the round over the flood.",
+            _TRAINS,
+            _flood,
+            (_closed_over_flood, _flooded),
+            same_bits=False,
+            settings=_WITHOUT_ONE,
+        ),
+        Scenario(
+            "geth-killed",
+            "A learner's Geth node is killed. The other sealers go on; the learner waits for its own node and goes "
+            "on with it.",
+            (VICTIM, events.TrainingStarted.name),
+            _kill_daemon(f"{VICTIM} geth"),
+            (_back, _taken(VICTIM)),
+            same_bits=True,
+            places=("processes",),
+        ),
+        Scenario(
+            "ipfs-killed",
+            "A learner's IPFS node is killed while the learner trains, and comes back with what it had.",
+            (VICTIM, events.TrainingStarted.name),
+            _kill_daemon(f"{VICTIM} ipfs"),
+            (_back, _taken(VICTIM)),
+            same_bits=True,
+            places=("processes",),
+        ),
+        Scenario(
+            "sealers-gone",
+            "Half of the sealers stand still. Clique needs more than half, so no block comes and everybody waits; "
+            "when they are back, the run goes on as if nothing had been.",
+            _TRAINS,
+            _freeze_sealers,
+            (_waited,),
+            same_bits=True,
+            places=("processes",),
+        ),
+    )
+}
+
+
+def get(name: str, place: str) -> Scenario:
+    """Return a scenario by its name.
+
+    Raises
+    ------
+    ConfigError
+        There is none of this name, or none in this place.
+    """
+    if name not in SCENARIOS:
+        raise ConfigError(f"--scenario {name}: there are {', '.join(SCENARIOS)}")
+    if place not in SCENARIOS[name].places:
+        raise ConfigError(f"--scenario {name} needs --place {' or '.join(SCENARIOS[name].places)}")
+    return SCENARIOS[name]
+
+
+def planned(scenario: Scenario, plan: Plan) -> Plan:
+    """Return the plan as a scenario needs it: three learners, and rounds enough before and after the harm."""
+    from fl_node.plan import schema as plans
+
+    content = plan.model_dump() | {"learners": 3, "rounds": max(plan.rounds, ROUND + 2), **scenario.settings}
+    return plans.validate(content, f"plan {plan.name} for scenario {scenario.name}")
+
+
+def checks(scenario: Scenario, story: Story, outcome: Outcome, undisturbed: tuple[str, float] | None) -> list[Check]:
+    """Return what a scenario promises and whether it held.
+
+    Parameters
+    ----------
+    scenario, story, outcome
+        The scenario, what the roles said, and what came out.
+    undisturbed
+        CID and accuracy of the final weights of the same plan without harm, if known.
+    """
+    last = outcome.result.rounds[-1].result
+    audit = outcome.audit
+    found = [
+        Check(
+            "the harm was done",
+            story.harm is not None,
+            "; ".join(story.notes) or f"{story.harm or 0:.1f} s after the start",
+        ),
+        Check("the run ends", outcome.result.ended, f"{outcome.result.round} rounds, {outcome.seconds:.1f} s"),
+        Check(
+            "the audit passes",
+            audit.passed,
+            f"{audit.files} files, {audit.rounds} global files bit for bit"
+            if audit.passed
+            else str(audit.findings[0]),
+        ),
+        *(promise(story, outcome) for promise in scenario.promises),
+    ]
+    if undisturbed is not None and last.accuracy is not None:
+        name, accuracy = undisturbed
+        seen = f"{last.accuracy:.2%}, undisturbed {accuracy:.2%}"
+        if scenario.same_bits:
+            found.append(Check("the final weights are the undisturbed run's, bit for bit", last.cid == name, seen))
+        else:
+            near = last.accuracy >= accuracy - NEAR
+            found.append(Check(f"the final accuracy is at most {100 * NEAR:g} points lower", near, seen))
+    return found

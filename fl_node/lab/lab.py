@@ -1,0 +1,407 @@
+"""A whole run on one machine: nodes, header and learners as processes, then audit and report."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fl_node import events
+from fl_node.artifacts import store as stores
+from fl_node.artifacts.model_file import Shapes
+from fl_node.artifacts.store import Store
+from fl_node.audit.auditor import Audit
+from fl_node.chain.client import Chain, Contract, create_key, load_key
+from fl_node.data import loading
+from fl_node.errors import ChainUnreachable, ProcessError
+from fl_node.lab import run_folder as run
+from fl_node.lab.faults import ROUND, Scenario, Story
+from fl_node.lab.run_folder import HEADER, Node, Run
+from fl_node.models.ensemble import EnsembleTrainer, trainer_for
+from fl_node.models.keras_trainer import KerasTrainer, Score
+from fl_node.nodes import backends as places
+from fl_node.nodes import binaries
+from fl_node.nodes.backends import EmbeddedPlace, Endpoint, Place, ProcessPlace
+from fl_node.nodes.ipfs import IpfsNode
+from fl_node.nodes.process import Child, python, stop_all
+from fl_node.plan.schema import Plan
+from fl_node.report.collect import Result
+from fl_node.report.finalize import conclude
+from fl_node.roles.deploy import deploy
+from fl_node.runtime import logs
+
+RESTARTS = 20
+CHECK_EVERY = 0.5
+
+
+@dataclass
+class Progress:
+    """What a lab is doing, for whoever shows it."""
+
+    plan: Plan
+    step: str = ""
+    doing: dict[str, str] = field(default_factory=dict)
+    local: dict[int, dict[int, float]] = field(default_factory=dict)
+    """Accuracy of local weights by round and nodeId."""
+    globals_: dict[int, float] = field(default_factory=dict)
+    """Accuracy of global weights by their round."""
+    round: int = 0
+
+
+Watch = Callable[[Progress, Mapping[str, Any] | None], None]
+"""Called after each step with the state and, if a role spoke, its event."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a lab ended with."""
+
+    folder: Path
+    result: Result
+    audit: Audit
+    report: Path
+    model: Path
+    seconds: float
+    """From the start of the roles to the last global weights."""
+
+
+def learner_name(node_id: int) -> str:
+    """Return the name of a learner's node, such as ``learner-1``."""
+    return f"learner-{node_id}"
+
+
+class Lab:
+    """One run in a folder of its own.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    place
+        ``embedded`` or ``processes``.
+    folder
+        The run's folder, which must be there.
+    data_dir
+        Where the data set is; looked for as :func:`fl_node.data.datasets.load` does if None.
+    modules
+        Where modules of one's own are; else ``FL_NODE_MODULES`` counts.
+    watch
+        Called as the lab goes on.
+    scenario
+        Does harm to the run, and tells afterwards what came of it in :attr:`story`.
+    tensorboard
+        Where learners write event files, below the run's folder; nowhere if None.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        place: str,
+        folder: Path,
+        data_dir: Path | None,
+        watch: Watch,
+        scenario: Scenario | None = None,
+        modules: Path | None = None,
+        tensorboard: Path | None = None,
+    ) -> None:
+        self.folder = folder
+        self.story = Story()
+        self.shapes: Shapes = {}
+        self.roles: dict[str, Child] = {}
+        self._scenario = scenario
+        self._held: set[str] = set()
+        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._began = 0.0
+        self._ended: float | None = None
+        self._record: Run | None = None
+        self._plan = plan
+        self._data_dir = data_dir
+        self._modules = modules
+        self._tensorboard = folder / tensorboard if tensorboard else None
+        self._watch = watch
+        self._progress = Progress(plan)
+        self._nodes = [HEADER, *(learner_name(n) for n in range(1, plan.learners + 1))]
+        self._accounts = {node: create_key(self._key(node)) for node in self._nodes}
+        self._place: Place = places.of(place, folder / "nodes", self._accounts, self._step)
+        self._events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
+        self._stopped: set[str] = set()
+        self._unfit: dict[int, set[str]] = {}
+        self._restarts = 0
+        self._commands: dict[str, list[str]] = {}
+        self._scores: dict[str, Score] = {}
+
+    def run(self, *, stay: Callable[[Outcome, Run], None] | None = None) -> Outcome:
+        """Carry the run out; whatever happens, no process is left.
+
+        Parameters
+        ----------
+        stay
+            Called at the end while all nodes are still up.
+
+        Raises
+        ------
+        FLNodeError
+            A node or a role can't be started, or a role gave up.
+        """
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                # TensorFlow takes as long to come up as the nodes do.
+                trainer_comes = pool.submit(self._trainer)
+                self._step(f"starting {len(self._nodes)} nodes ({self._place.name})")
+                endpoints = self._place.start()
+                self._step("loading the model")
+                trainer = trainer_comes.result()
+            contract, store, record = self._deploy(endpoints, trainer)
+            self._follow(record, endpoints)
+            seconds = (self._ended or time.monotonic()) - self._began
+            outcome = self._finish(contract, store, record, trainer, seconds)
+            if stay is not None:
+                stay(outcome, record)
+            return outcome
+        except ChainUnreachable as error:
+            if isinstance(self._place, EmbeddedPlace) and (ended := self._place.ended):
+                raise ProcessError(ended) from error
+            raise
+        finally:
+            try:
+                self._step("stopping")
+            finally:
+                # Roles first, so that none complains of a node that is gone.
+                stop_all(list(self.roles.values()))
+                self._place.stop()
+
+    # What a scenario may do.
+
+    @property
+    def plan(self) -> Plan:
+        """The run's plan."""
+        return self._plan
+
+    @property
+    def nodes(self) -> list[str]:
+        """The names of header and learners."""
+        return list(self._nodes)
+
+    def hold(self, node: str) -> None:
+        """End a role and don't start it again until it is released; before the start: don't start it."""
+        self._held.add(node)
+        if node in self.roles:
+            self.roles[node].stop()
+
+    def release(self, node: str) -> None:
+        """Start a role that was held."""
+        if node in self._held:
+            self._held.discard(node)
+            self._stopped.discard(node)
+            self._start(node)
+
+    def later(self, seconds: float, deed: Callable[[], None]) -> None:
+        """Do something after some seconds; the lab does not end before."""
+        self._timers.append((time.monotonic() + seconds, deed))
+
+    def daemons(self) -> Mapping[str, Child]:
+        """Return the processes of the nodes, by names such as ``learner-1 geth``."""
+        return self._place.children if isinstance(self._place, ProcessPlace) else {}
+
+    def swarm(self) -> Mapping[str, IpfsNode]:
+        """Return the nodes of the swarm, by the names of their nodes."""
+        return self._place.ipfs if isinstance(self._place, ProcessPlace) else {}
+
+    def seconds(self) -> float:
+        """Return the seconds since the start of the roles."""
+        return time.monotonic() - self._began
+
+    def as_node(self, node: str) -> tuple[Contract, Store]:
+        """Return contract and store as a node sees them, with its role's account."""
+        if self._record is None:
+            raise ProcessError("the run is not deployed yet")
+        one = self._record.nodes[node]
+        return Chain(one.rpc, load_key(self._key(node))).contract(self._record.contract), stores.connect(one.store)
+
+    def _step(self, text: str) -> None:
+        self._progress.step = text
+        self._tell(None)
+
+    def _tell(self, event: Mapping[str, Any] | None) -> None:
+        """Show how the lab goes on; a full disk under what it prints is no reason to give the run up."""
+        with contextlib.suppress(OSError):
+            self._watch(self._progress, event)
+
+    def _key(self, node: str) -> Path:
+        return self.folder / "nodes" / node / "role.key"
+
+    def _trainer(self) -> KerasTrainer | EnsembleTrainer:
+        found = loading.load(self._plan, self._data_dir, self._modules, self._step)
+        self._plan = loading.complete(self._plan, found)
+        return trainer_for(self._plan, found, self._modules)
+
+    def _deploy(
+        self, endpoints: Mapping[str, Endpoint], trainer: KerasTrainer | EnsembleTrainer
+    ) -> tuple[Contract, Store, Run]:
+        self._step("deploying the contract")
+        end = endpoints[HEADER]
+        chain = Chain(end.rpc, load_key(self._key(HEADER)))
+        store = stores.connect(end.store)
+        learners = {n: self._accounts[learner_name(n)] for n in range(1, self._plan.learners + 1)}
+        work = self._work(HEADER)
+        contract = deploy(chain, store, work, self._plan, learners, trainer)
+        versions = run.versions()
+        if self._place.name == "processes":
+            versions |= {name: binaries.pin(name).full_version for name in ("geth", "kubo")}
+        record = Run(
+            name=self.folder.name,
+            place=self._place.name,
+            plan=contract.plan(),
+            contract=contract.address,
+            chain_id=chain.chain_id(),
+            genesis=chain.genesis(),
+            nodes={
+                node: Node(self._accounts[node], endpoints[node].rpc, endpoints[node].store) for node in self._nodes
+            },
+            versions=versions,
+        )
+        record.save(self.folder)
+        self._record, self.shapes = record, trainer.shapes()
+        return contract, store, record
+
+    def _work(self, node: str) -> Path:
+        folder = self.folder / "nodes" / node / "work"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _follow(self, record: Run, endpoints: Mapping[str, Endpoint]) -> None:
+        """Run header and learners until they have ended."""
+        self._began = time.monotonic()
+        if self._scenario is not None:
+            self._scenario.begin(self, self.story)
+        for node in self._nodes:
+            role = HEADER if node == HEADER else "learner"
+            command = [
+                *python("fl_node", role, "--json"),
+                *("--rpc", endpoints[node].rpc),
+                *("--store", endpoints[node].store),
+                *("--contract", record.contract),
+                *("--key", str(self._key(node))),
+                *("--folder", str(self._work(node))),
+            ]
+            if self._data_dir is not None:
+                command += ["--data-dir", str(self._data_dir)]
+            if self._modules is not None:
+                command += ["--modules", str(self._modules)]
+            if self._plan.attack is not None and node != HEADER:
+                # The user gave this plan to a laboratory.
+                command += ["--allow-attacks"]
+            if self._tensorboard is not None and node != HEADER:
+                command += ["--tensorboard", str(self._tensorboard)]
+            self._commands[node] = command
+            self._progress.doing[node] = "starting"
+            if node not in self._held:
+                self._start(node)
+        self._step("training")
+        checked = time.monotonic()
+        while any(role.running for role in self.roles.values()) or not self._events.empty() or self._timers:
+            with contextlib.suppress(queue.Empty):
+                self._take(*self._events.get(timeout=CHECK_EVERY))
+            self._do_what_is_due()
+            if time.monotonic() - checked >= CHECK_EVERY:
+                self._check()
+                checked = time.monotonic()
+        self._check()
+
+    def _do_what_is_due(self) -> None:
+        for timer in [timer for timer in self._timers if timer[0] <= time.monotonic()]:
+            self._timers.remove(timer)
+            timer[1]()
+
+    def _start(self, node: str) -> None:
+        child = Child(node, self._commands[node], self.folder / "logs" / f"{node}.log", capture=True)
+        self.roles[node] = child
+        threading.Thread(target=self._listen, args=(node, child), daemon=True).start()
+
+    def _listen(self, node: str, child: Child) -> None:
+        for line in child.output:
+            if (event := logs.parse(line)) is not None:  # else a library has printed it
+                self._events.put((node, event))
+
+    def _check(self) -> None:
+        """Start again what was killed or stopped; a role that ended with an error of its own ends the lab."""
+        self._place.check()
+        for node, role in self.roles.items():
+            code = role.process.poll()
+            if code is None or node in self._held or (code == 0 and node not in self._stopped):
+                continue
+            if code > 0:
+                raise ProcessError(f"{node} ended with exit code {code}:{role.tail()}")
+            ended = f"{node} was " + (f"killed by {signal.Signals(-code).name}" if code else "stopped by a signal")
+            self._restarts += 1
+            if self._restarts > RESTARTS:
+                raise ProcessError(f"{ended}, the {self._restarts}th such end")
+            self._step(f"{ended}; starting it again")
+            role.stop()
+            self._stopped.discard(node)
+            self._start(node)
+
+    def _take(self, node: str, event: dict[str, Any]) -> None:
+        """Bring the progress up to date with what a role said."""
+        progress = self._progress
+        kind = event["event"]
+        progress.doing[node] = str(event.get("message", ""))
+        if kind == events.GlobalWeightsEvaluated.name:
+            progress.globals_[int(event["round"])] = event["accuracy"]
+            count, error = self._plan.data.test, event.get("calibration_error")
+            self._scores[event["cid"]] = Score(event["accuracy"], event["loss"], count, error)
+        elif kind == events.UpdateAccepted.name:
+            progress.local.setdefault(int(event["round"]), {})[int(event["learner"])] = event["accuracy"]
+        elif kind == events.GlobalWeightsPublished.name:
+            progress.round = int(event["round"])
+            if progress.round == self._plan.rounds:
+                self._ended = time.monotonic()
+        elif kind == events.RoleStopped.name:
+            self._stopped.add(node)
+        elif kind == events.GlobalWeightsUnusable.name:
+            unfit = self._unfit.setdefault(int(event["round"]), set())
+            unfit.add(node)
+            needed = 1 if self._plan.mode == "async" else self._plan.required_learners
+            if self._plan.learners - len(unfit) < needed:
+                # They wait for better global weights, and nobody is left to make any.
+                raise ProcessError(f"{node}: {event['message']}")
+        self._tell({**event, "node": node})
+        self._harm(node, event)
+
+    def _harm(self, node: str, event: Mapping[str, Any]) -> None:
+        """Tell the story, and let the scenario do its harm when its moment has come."""
+        scenario, story = self._scenario, self.story
+        story.events.append((self.seconds(), node, event))
+        if scenario is None or story.harm is not None or event.get("round") != ROUND:
+            return
+        if (node, event["event"]) == scenario.moment:
+            story.harm = self.seconds()
+            self._step(f"scenario {scenario.name}: harm is done")
+            scenario.harm(self, story)
+
+    def _finish(
+        self, contract: Contract, store: Store, record: Run, trainer: KerasTrainer | EnsembleTrainer, seconds: float
+    ) -> Outcome:
+        found = conclude(
+            contract,
+            store,
+            self.folder,
+            record.name,
+            trainer,
+            record.versions,
+            scores=self._scores,
+            step=self._step,
+        )
+        model = found.model
+        if not found.result.ended:
+            raise ProcessError(f"the roles have ended, and the run is in round {found.result.round} only")
+        if model is None:
+            raise ProcessError(f"the final global weights are no good, see {found.report}")
+        return Outcome(self.folder, found.result, found.audit, found.report, model, seconds)

@@ -1,0 +1,205 @@
+"""The folder of a run: what it is, where its nodes are, and how to reach them again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fl_node.artifacts import store as stores
+from fl_node.artifacts.store import Store
+from fl_node.chain.client import Chain, Contract
+from fl_node.errors import ChainError, ConfigError, JsonError
+from fl_node.nodes import backends as places
+from fl_node.nodes.backends import Endpoint
+from fl_node.runtime import files, strict_json
+from fl_node.runtime.arithmetic import unpinned
+
+FILE = "run.json"
+MAX_BYTES = 1024**2
+"""The most that a ``run.json`` may have; that of a thousand nodes has a quarter of it."""
+_NAME = re.compile(r"header|learner-[1-9][0-9]{0,8}")
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+HEADER = "header"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of a run: its role's account, and where its RPC and store are while the nodes are up."""
+
+    account: str
+    rpc: str
+    store: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``run.json`` says."""
+
+    name: str
+    place: str
+    plan: str
+    contract: str
+    chain_id: int
+    genesis: str
+    nodes: dict[str, Node]
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write ``run.json``; it appears whole or not at all."""
+        files.write(folder / FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+
+def load(folder: Path) -> Run:
+    """Read the ``run.json`` of a run's folder.
+
+    Raises
+    ------
+    ConfigError
+        There is none, or it is not what :meth:`Run.save` writes.
+    """
+    path = folder / FILE if folder.is_dir() else folder
+    try:
+        content = strict_json.loads(strict_json.read_bytes(path, MAX_BYTES))
+        nodes = {name: Node(**node) for name, node in content.pop("nodes").items()}
+        run = Run(nodes=nodes, **content)
+        _check(run)
+        return run
+    except OSError as error:
+        raise ConfigError(f"run {folder}: {path.name}: {error.strerror}; is it the folder of a run?") from error
+    except JsonError as error:
+        raise ConfigError(f"run {folder}: {path.name} is damaged: it {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"run {folder}: {path.name} is damaged: {error}") from error
+
+
+def _check(run: Run) -> None:
+    """Raise a ValueError that names what is not of its kind."""
+    texts = {key: getattr(run, key) for key in ("name", "place", "plan", "contract", "genesis")}
+    for name, node in run.nodes.items():
+        texts |= {f"nodes.{name}.{key}": value for key, value in dataclasses.asdict(node).items()}
+    if not isinstance(run.versions, dict):
+        raise ValueError("versions should be names and versions")
+    texts |= {f"versions.{key}": value for key, value in run.versions.items()}
+    if wrong := next((key for key, value in texts.items() if not isinstance(value, str) or "\0" in value), None):
+        raise ValueError(f"{wrong} should be a text")
+    if type(run.chain_id) is not int:
+        raise ValueError("chain_id should be a whole number")
+    if HEADER not in run.nodes:  # whoever reads a run asks this node
+        raise ValueError(f"nodes has no {HEADER}")
+    if wrong := next((name for name in run.nodes if not _NAME.fullmatch(name)), None):
+        raise ValueError(f"nodes.{wrong}: a node should be called header, or learner-1 and so on")
+    for key, value in texts.items():
+        if (key == "contract" or key.endswith(".account")) and not _ADDRESS.fullmatch(value):
+            raise ValueError(f"{key} should be an address, 0x and 40 hexadecimal digits")
+    if run.place not in {"embedded", "processes"}:
+        raise ValueError("place should be embedded or processes")
+
+
+@contextlib.contextmanager
+def new_folder(runs: Path, name: str) -> Iterator[Path]:
+    """Make the folder ``NAME`` below ``runs``, or ``NAME-2``, ``NAME-3``, … if there is one, and give it.
+
+    After an error it is removed again, unless a run was deployed in it.
+
+    Raises
+    ------
+    ConfigError
+        It can't be made, or the name is no name of a folder.
+    """
+    if name in ("", ".", "..") or "/" in name or not name.isprintable():
+        raise ConfigError(f"--name {name!r}: should be the name of a new folder, such as demo")
+    first = not runs.exists()
+    folder = _make_folder(runs, name)
+    try:
+        yield folder
+    except BaseException:
+        if not (folder / FILE).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            if first:
+                with contextlib.suppress(OSError):
+                    runs.rmdir()
+        raise
+
+
+def _make_folder(runs: Path, name: str) -> Path:
+    folder = runs
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = runs / (name if number == 1 else f"{name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(parents=True)
+                break
+    except OSError as error:
+        raise ConfigError(f"run folder {folder}: {error.strerror}") from error
+    return folder
+
+
+@contextlib.contextmanager
+def reach(folder: Path, report: Callable[[str], None]) -> Iterator[tuple[Contract, Store]]:
+    """Give the contract and the store of a run, as :func:`endpoints` finds them."""
+    with endpoints(folder, report) as found:
+        header = found[HEADER]
+        yield Chain(header.rpc).contract(load(folder).contract), stores.connect(header.store)
+
+
+@contextlib.contextmanager
+def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[str, Endpoint]]:
+    """Give where chain and store of a run's nodes are, bringing nodes up for as long as that takes.
+
+    Nodes of which one is up, because the run goes on or was kept with ``--stay``, are used as they are. Else others
+    come up with what the run's nodes have kept. Nothing is written to the run's folder, which may be another's, may
+    have been moved, and may be a copy.
+    """
+    run = load(folder)
+    folder = folder if folder.is_dir() else folder.parent
+    nodes = folder / "nodes"
+    if _is_where_it_was(run, nodes) and any(_is_up(node.rpc, run.genesis) for node in run.nodes.values()):
+        yield {name: Endpoint(node.rpc, node.store) for name, node in run.nodes.items()}
+        return
+    report("bringing the run's nodes up again, on a copy of what they kept")
+    accounts = {name: one.account for name, one in run.nodes.items()}
+    with tempfile.TemporaryDirectory(prefix="fl-node-") as scratch:
+        place = places.to_read(run.place, nodes, Path(scratch), accounts, report)
+        try:
+            yield place.start()
+        finally:
+            place.stop()
+
+
+def _is_where_it_was(run: Run, nodes: Path) -> bool:
+    """Return whether the files of a run that goes on are where ``run.json`` says, which those of a copy are not."""
+    if run.place != "embedded":
+        return True  # each node's own IPFS is asked
+    store, here = Path(run.nodes[HEADER].store), nodes / "files"
+    try:
+        return store.samefile(here) if here.exists() else store.is_dir()
+    except OSError:
+        return False
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on, and what else it may depend on."""
+    names = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "web3", "safetensors", "fl-node")
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found | {"not pinned": "; ".join(unpinned())}
+
+
+def _is_up(rpc: str, genesis: str) -> bool:
+    try:
+        return Chain(rpc).genesis() == genesis
+    except ChainError:
+        return False

@@ -1,0 +1,240 @@
+"""What a lab looks like while it runs: a live view on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from fl_node import events
+from fl_node.plan.schema import Plan
+from fl_node.report.collect import percent, table
+from fl_node.report.contribution import RoundContribution, totals
+from fl_node.runtime.terminal import Numbers, styled, visible
+
+if TYPE_CHECKING:
+    from fl_node.experiments.sweep import Figure
+    from fl_node.lab.faults import Check, Scenario
+    from fl_node.lab.lab import Outcome, Progress
+    from fl_node.lab.run_folder import Run
+
+BARS = " ▁▂▃▄▅▆▇█"
+"""Eighths, from nothing up."""
+
+LINES_AROUND_ROWS = 6
+"""Of a table in the live view: its title, its head, and lines between."""
+
+SHOWN = {
+    event.name
+    for event in (
+        events.ContractDeployed,
+        events.TrainingStarted,
+        events.LocalWeightsEvaluated,
+        events.GlobalWeightsEvaluated,
+        events.UpdateAccepted,
+        events.UpdateRejected,
+        events.UpdateMissing,
+        events.UpdatesAggregated,
+        events.RunFinished,
+        events.LocalWeightsDiscarded,
+        events.FileFetching,
+        events.GlobalWeightsUnusable,
+    )
+}
+"""Names of the events that have a line where there is no live view."""
+
+
+class Show:
+    """Shows a lab on a console; a context manager."""
+
+    def __init__(self, console: Console, plan: Plan, folder: Path) -> None:
+        self._console = console
+        self._plan = plan
+        self._folder = folder
+        self._start = time.monotonic()
+        self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+        self._step = ""
+
+    def __enter__(self) -> Self:
+        source = f"module {self._plan.own.module}" if self._plan.own else self._plan.data.name
+        self._console.print(
+            styled(self._plan.name, "bold"),
+            f": {self._plan.rounds} rounds, {self._plan.learners} learners, {self._plan.data.train} "
+            f"{self._plan.data.noun} of {source}, seed {self._plan.seed}; in {self._folder}",
+            sep="",
+        )
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, progress: Progress, event: Mapping[str, Any] | None) -> None:
+        """Show the state after a step or an event."""
+        if self._live:
+            self._live.update(self._view(progress))
+            if event is not None and event.get("level") == "warning":
+                self._live.console.print(f"{event['node']}: {event['message']}", style="yellow")
+            return
+        if event is None and progress.step != self._step:
+            self._say(progress.step)
+            self._step = progress.step
+        elif event is not None and (event.get("event") in SHOWN or event.get("level") == "warning"):
+            self._say(f"{event['node']}: {event['message']}")
+
+    def stay(self, outcome: Outcome, run: Run) -> None:
+        """Print what came out and where the nodes are, and wait until Ctrl-C."""
+        if self._live:
+            self._live.stop()
+        self.outcome(outcome)
+        rows = [["node", "Ethereum RPC", "store"]]
+        rows += [[name, node.rpc, node.store] for name, node in run.nodes.items()]
+        self._console.print(f"The nodes stay up until Ctrl-C. Contract: {run.contract}")
+        self._console.print(Numbers(rows, justify="left", boxed=False))
+        try:
+            while True:
+                time.sleep(1)
+        except KeyboardInterrupt:
+            self._console.print("stopping")
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Print what the lab ended with."""
+        self._console.print(rounds_table(table(outcome.result)))
+        audit = outcome.audit
+        if audit.passed:
+            self._console.print(
+                styled("Audit passed", "green"),
+                f": {audit.files} files fetched, all {audit.rounds} global files recomputed bit for bit.",
+                sep="",
+            )
+        else:
+            self._console.print(styled("Audit FAILED", "red"), f"with {len(audit.findings)} findings:")
+            for finding in audit.findings:
+                self._console.print(f"  {finding}")
+        self._console.print(f"{outcome.seconds:.1f} s from the start of the roles to the last global weights.")
+        self._console.print(f"Report: {outcome.report} (as text: report.md)")
+        self._console.print(f"Model:  {outcome.model}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"{time.monotonic() - self._start:6.1f} s  {text}")
+
+    def _view(self, progress: Progress) -> RenderableType:
+        seconds = int(time.monotonic() - self._start)
+        nodes = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        nodes.add_column(no_wrap=True, style="bold")
+        nodes.add_column(overflow="fold")
+        for name, doing in progress.doing.items():
+            nodes.add_row(name, doing)
+        heads = ["round", *(f"learner {n}" for n in range(1, self._plan.learners + 1)), "global"]
+        rows = []
+        for round_ in range(self._plan.rounds):
+            local = progress.local.get(round_, {})
+            if local or round_ + 1 in progress.globals_:
+                accuracies = [percent(local.get(n)) for n in range(1, self._plan.learners + 1)]
+                rows.append([str(round_), *accuracies, percent(progress.globals_.get(round_ + 1))])
+        top = Table.grid(padding=(0, 2, 0, 0))
+        top.add_row(
+            f"{seconds // 60}:{seconds % 60:02}",
+            ProgressBar(total=self._plan.rounds, completed=progress.round, width=30),
+            styled(f"{progress.round} of {self._plan.rounds} rounds, {progress.step}", "cyan"),
+        )
+        parts: list[RenderableType] = [top, nodes]
+        whole = rounds_table([heads, *rows])
+        if rows and whole.fits(self._console.width):
+            # The newest rounds, as many as there is room for; all of them are printed at the end.
+            height = (self._console.height - len(progress.doing) - 4) // len(whole.parts(self._console.width))
+            parts.append(rounds_table([heads, *rows[-max(height - LINES_AROUND_ROWS, 1) :]]))
+        return Group(*parts)
+
+
+def scenarios_table(scenarios: Iterable[Scenario]) -> Table:
+    """Return the scenarios that there are for a console."""
+    grid = Table(box=None, padding=(0, 2, 0, 0))
+    rows = [(one.name, "any" if len(one.places) > 1 else one.places[0], one.text) for one in scenarios]
+    for head, *texts in zip(("scenario", "place", "what happens"), *rows, strict=True):
+        grid.add_column(head, min_width=_longest_word(texts))
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
+def checks_table(name: str, checks: Sequence[Check]) -> Table:
+    """Return what a scenario promised and whether it held, for a console."""
+    grid = Table(title=f"scenario {name}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    grid.add_column("", min_width=len("BROKEN"))
+    grid.add_column("what must hold", min_width=_longest_word(one.what for one in checks))
+    grid.add_column("seen", min_width=_longest_word(one.seen for one in checks))
+    for one in checks:
+        grid.add_row(styled("held", "green") if one.held else styled("BROKEN", "red"), one.what, one.seen)
+    return grid
+
+
+def _longest_word(texts: Iterable[str]) -> int:
+    """Return the width of a column that breaks no word; a terminal that has less wraps the line itself."""
+    return max((cell_len(word) for text in texts for word in visible(text).split()), default=1)
+
+
+def matrix_table(figures: Sequence[Figure]) -> Numbers:
+    """Return what rules reach under attacks for a console: last round's accuracy in percent, mean and deviation."""
+    columns = list(dict.fromkeys((one.attack, one.share) for one in figures))
+    found = {(one.rule, one.attack, one.share): one for one in figures}
+    rows = [["rule", *(f"{attack}, {share:.0%}" if share else "no attack" for attack, share in columns)]]
+    for rule in dict.fromkeys(one.rule for one in figures):
+        texts = []
+        for attack, share in columns:
+            one = found.get((rule, attack, share))
+            door = f" (backdoor {one.backdoor:.0%})" if one and one.backdoor is not None else ""
+            spread = f" ± {100 * one.deviation:.2f}" if one and len(one.values) > 1 else ""
+            texts.append(f"{percent(one.mean)}{spread}{door}" if one else "–")
+        rows.append([rule, *texts])
+    return Numbers(rows, "accuracy after the last round, %")
+
+
+def contribution_table(rounds: Sequence[RoundContribution], images: int) -> Numbers:
+    """Return Shapley values for a console, in percentage points of accuracy on the held-out images."""
+    total = totals(rounds)
+
+    def points(value: Fraction | int) -> str:
+        return f"{float(100 * value / images):+.2f}"
+
+    rows = [["round", *(f"learner {node_id}" for node_id in total), "all", "accuracy"]]
+    for one in rounds:
+        values = [points(one.values[n]) if n in one.values else "–" for n in total]
+        rows.append([str(one.round), *values, points(one.after - one.before), percent(one.after / images)])
+    return Numbers(
+        rows,
+        f"contribution to the accuracy on {images} held-out images, percentage points",
+        total=["total", *(points(value) for value in total.values()), points(sum(total.values())), ""],
+    )
+
+
+def shards_table(counts: Mapping[int, Sequence[int]]) -> Numbers:
+    """Return how many images of each label each learner has, with a bar beside each number."""
+    labels = range(len(next(iter(counts.values()))))
+    most = max(max(row) for row in counts.values())
+    rows = [["learner", *(f"{label}  " for label in labels), "all"]]
+    for node_id, row in counts.items():
+        # A bar beside each number shows who has what at a glance.
+        cells = [f"{count} {BARS[(count * (len(BARS) - 1) + most - 1) // most] if most else ' '}" for count in row]
+        rows.append([str(node_id), *cells, str(sum(row))])
+    return Numbers(rows, "images by label", boxed=False)
+
+
+def rounds_table(rows: Sequence[Sequence[str]]) -> Numbers:
+    """Return the table of rounds for a console; accuracies in percent."""
+    # A learner and its model, in an ensemble.
+    heads = [head.replace(", ", "\n") for head in rows[0]]
+    return Numbers([heads, *rows[1:]], "accuracy on the test images, %")

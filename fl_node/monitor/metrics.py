@@ -1,0 +1,101 @@
+"""What is seen of a run, for Prometheus (https://prometheus.io/docs/instrumenting/exposition_formats/)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from fl_node.monitor.state import Part, Snapshot, learner_name
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def exposition(see: Callable[[], Snapshot]) -> bytes:
+    """Return the metrics of what is seen now, in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Seen(see))
+    return generate_latest(registry)
+
+
+class _Seen(Collector):
+    def __init__(self, see: Callable[[], Snapshot]) -> None:
+        self._see = see
+
+    def collect(self) -> Iterator[Metric]:
+        now = self._see()
+        yield from _run(now)
+        yield from _nodes(now)
+        yield from _accuracy(now)
+
+
+def _run(now: Snapshot) -> Iterator[Metric]:
+    labels = ["contract", "plan", "name", "mode"]
+    info = GaugeMetricFamily("fl_run_info", "The run that is watched; always 1", labels=labels)
+    number = GaugeMetricFamily("fl_round", "The round that is going on: the number of its global weights")
+    planned = GaugeMetricFamily("fl_rounds_planned", "How many rounds the plan wants")
+    ended = GaugeMetricFamily("fl_run_ended", "1 if all rounds of the plan are closed")
+    if (run := now.run) is not None:
+        info.add_metric([run.contract, run.plan_cid, run.name, run.mode], 1)
+        if run.started:
+            number.add_metric([], run.round)
+        if run.rounds is not None:
+            planned.add_metric([], run.rounds)
+            ended.add_metric([], run.ended)
+    yield from (info, number, planned, ended)
+    newest = GaugeMetricFamily("fl_last_block_timestamp_seconds", "When the newest block was sealed, by its own time")
+    if now.blocks:
+        newest.add_metric([], now.blocks[0].time)
+    yield newest
+
+
+def _nodes(now: Snapshot) -> Iterator[Metric]:
+    up = GaugeMetricFamily(
+        "fl_node_up", "1 if a node's Geth (chain) or IPFS (files) answers", labels=["node", "part"]
+    )
+    height = GaugeMetricFamily("fl_chain_height", "The newest block that a node has", labels=["node"])
+    peers = GaugeMetricFamily("fl_node_peers", "Peers of a node's Geth or IPFS", labels=["node", "part"])
+    waiting = GaugeMetricFamily(
+        "fl_node_waiting", "1 for a learner whose local weights of this round are there already", labels=["node"]
+    )
+    total = CounterMetricFamily("fl_publications", "Model files that a node has published", labels=["node"])
+    for node in now.nodes:
+        parts: list[tuple[str, Part | None]] = [("chain", node.chain), ("files", node.files)]
+        for name, part in parts:
+            if part is None:
+                continue
+            up.add_metric([node.name, name], part.up)
+            if part.up and part.peers is not None:
+                peers.add_metric([node.name, name], part.peers)
+        if node.chain and node.chain.height is not None:
+            height.add_metric([node.name], node.chain.height)
+        if node.account is not None:
+            total.add_metric([node.name], node.published)
+            if node.name != "header" and now.run and not now.run.ended:
+                done = node.last is not None and node.last.round == now.run.round
+                waiting.add_metric([node.name], done)
+    yield from (up, height, peers, waiting, total)
+
+
+def _accuracy(now: Snapshot) -> Iterator[Metric]:
+    accuracy = GaugeMetricFamily(
+        "fl_accuracy_ratio",
+        "Share of the test images that the newest weights get right; node is global or a learner",
+        labels=["node"],
+    )
+    loss = GaugeMetricFamily("fl_loss", "Cross-entropy on the test images, as the learner says", labels=["node"])
+    found: dict[str, tuple[float, float | None]] = {}
+    for one in now.rounds:
+        for node_id, file in one.local.items():
+            if file.accuracy is not None and node_id not in one.refused:
+                found[learner_name(node_id)] = file.accuracy, file.loss
+        if one.result is not None and one.result.accuracy is not None:
+            found["global"] = one.result.accuracy, None
+    for name, (share, nats) in sorted(found.items()):
+        accuracy.add_metric([name], share)
+        if nats is not None:
+            loss.add_metric([name], nats)
+    yield from (accuracy, loss)

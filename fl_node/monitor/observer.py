@@ -1,0 +1,541 @@
+"""Watches a run from outside: asks its nodes now and then, reads what is new, and keeps the newest snapshot.
+
+It holds no key, sends no transaction and stores nothing. What it costs a node while nothing happens is one request of
+three short questions a second to Geth, and one to IPFS every five.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from web3 import Web3
+
+from fl_node import events
+from fl_node.artifacts import model_file
+from fl_node.artifacts import store as stores
+from fl_node.artifacts.model_file import GlobalMeta
+from fl_node.artifacts.store import IpfsStore, TooLarge, WrongContent
+from fl_node.chain.client import Chain, Contract, LogEntry
+from fl_node.errors import ChainError, JsonError, PlanError, StoreError, WeightsError
+from fl_node.monitor import state as snapshot
+from fl_node.monitor.state import HEADER, BlockView, FileFacts, NodeView, Part, RoundView, RunView, Snapshot
+from fl_node.nodes.backends import Endpoint
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import Plan
+from fl_node.protocol import history
+from fl_node.protocol.history import History
+from fl_node.runtime import logs, recursion, strict_json
+
+recursion.restore()
+
+BUSY_PAUSE = 0.5
+IDLE_PAUSE = 1.0
+"""Seconds between two looks at a chain: while something happens, and else. A new block is seen that late at most."""
+BUSY = 30.0
+"""Seconds after its last block for which a chain counts as busy."""
+FILES_PAUSE = 5.0
+PROBE_TIMEOUT = 2.0
+"""Seconds in which a node has to answer; one that is slower is as good as down for whoever needs it."""
+READ_TIMEOUT = 5.0
+LOOK_AGAIN = 2.0
+BLOCKS = 40
+"""Blocks kept."""
+REORGANISED = 32
+"""Blocks that are read again whenever there is a new one, since another branch may have taken their place."""
+MAX_FILES = 600
+"""Model files that are read for what they say of themselves, the newest first."""
+MAX_BYTES = 256 * 1024**2
+FETCH_TIMEOUT = 3.0
+TRIES = 6
+"""After so many a file counts as missing; it is looked for still, once a minute."""
+_TAIL_BYTES = 4096
+
+_log = logging.getLogger("fl_node")
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The newest global weights that were read: a file that stays until there are newer ones."""
+
+    path: Path
+    cid: str
+    round: int
+    plan: Plan
+
+
+@dataclass
+class _Reading:
+    """What was read of one run; another contract starts anew."""
+
+    address: str | None = None
+    contract: Contract | None = None
+    log: list[LogEntry] = field(default_factory=list)
+    head: int = -1
+    past: History | None = None
+    plan: Plan | None = None
+    plan_problem: str = ""
+    blocks: dict[int, BlockView] = field(default_factory=dict)
+    files: dict[str, FileFacts] = field(default_factory=dict)
+    tries: dict[str, tuple[int, float]] = field(default_factory=dict)
+    rounds: tuple[RoundView, ...] = ()
+    newest: Newest | None = None
+    older: Newest | None = None
+    """The one before, which somebody may be reading still."""
+
+
+class Observer:
+    """Watches in threads of its own from ``with`` to the end of the block.
+
+    Parameters
+    ----------
+    nodes
+        Where chain and files of the nodes are that can be asked from here, by name.
+    contract
+        Returns the address of the run's contract, which may become another; None while there is no run.
+    folder
+        For model files while they are read.
+    logs
+        Folder with a log of each node's role, if there is one.
+    report
+        A ``report.json`` that tells accuracies, if there is one.
+    """
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Endpoint],
+        contract: Callable[[], str | None],
+        folder: Path,
+        *,
+        logs: Path | None = None,
+        report: Path | None = None,
+    ) -> None:
+        self._nodes = dict(nodes)
+        self._address = contract
+        self._folder = folder
+        self._logs = logs
+        self._lock = threading.RLock()
+        self._snapshot = Snapshot()
+        self._listeners: list[Callable[[], None]] = []
+        self._ending = threading.Event()
+        self._news = threading.Event()
+        self._files_wanted = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._chains = {name: Chain(end.rpc, timeout=READ_TIMEOUT) for name, end in self._nodes.items()}
+        self._stores = {name: stores.connect(end.store) for name, end in self._nodes.items()}
+        self._chain_parts: dict[str, Part] = {}
+        self._file_parts: dict[str, Part] = {}
+        self._says: dict[str, str] = {}
+        self._accuracies: dict[str, float] = _reported(report) if report else {}
+        self._logged_accuracies: dict[int, float] = {}
+        self._reading = _Reading()
+        self._problem = ""
+
+    def __enter__(self) -> Self:
+        work: list[Callable[[], None]] = [self._follow, self._read_files]
+        for name in self._nodes:
+            work += [_bound(self._watch_chain, name), _bound(self._watch_files, name)]
+        if self._logs:
+            work.append(self._listen)
+        for one in work:
+            self._threads.append(threading.Thread(target=self._kept_going(one), daemon=True))
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._news.set()
+        self._files_wanted.set()
+        for thread in self._threads:
+            thread.join(PROBE_TIMEOUT)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is seen now."""
+        return self._snapshot
+
+    @property
+    def newest(self) -> Newest | None:
+        """The newest global weights that were read."""
+        return self._reading.newest
+
+    @contextlib.contextmanager
+    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Call ``listener``, from some thread, whenever there is another snapshot."""
+        with self._lock:
+            self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._listeners.remove(listener)
+
+    def measured(self, file_cid: str, accuracy: float) -> None:
+        """Take note of what global weights reach on the test images."""
+        with self._lock:
+            self._accuracies[file_cid] = accuracy
+            self._arrange()
+        self._show()
+
+    # Threads
+
+    def _kept_going(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Return the work, begun again should it ever fail: a page that stands still tells nobody why."""
+
+        def keep() -> None:
+            while not self._ending.is_set():
+                try:
+                    work()
+                except Exception:
+                    _log.exception("the observer stumbled and goes on")
+                    self._ending.wait(LOOK_AGAIN)
+
+        return keep
+
+    def _watch_chain(self, name: str) -> None:
+        chain = Chain(self._nodes[name].rpc, timeout=PROBE_TIMEOUT)
+        sealer: str | None = None
+        changed = 0.0
+        while not self._ending.is_set():
+            try:
+                height, peers = chain.ask(("eth_blockNumber", []), ("net_peerCount", []))
+                if sealer is None:
+                    sealer = _sealer(chain)
+                part = Part(True, time.time(), chain.quantity(height), chain.quantity(peers), sealer)
+            except ChainError as error:
+                part = Part(False, time.time(), problem=str(error), sealer=sealer)
+            before = self._chain_parts.get(name)
+            if before and not part.up:
+                part = replace(part, height=before.height)
+            if before is None or part.height != before.height or part.up != before.up:
+                changed = time.monotonic()
+                self._news.set()
+            self._note(self._chain_parts, name, part)
+            self._ending.wait(BUSY_PAUSE if time.monotonic() - changed < BUSY else IDLE_PAUSE)
+
+    def _watch_files(self, name: str) -> None:
+        store = self._stores[name]
+        address = store.address
+        probe = IpfsStore(address, PROBE_TIMEOUT) if isinstance(store, IpfsStore) else None
+        while not self._ending.is_set():
+            try:
+                if probe is not None:
+                    # Two nodes that dialled each other at once have two connections.
+                    peers = len({peer.rpartition("/")[2] for peer in probe.peers()})
+                    part = Part(True, time.time(), peers=peers)
+                elif Path(address).is_dir():
+                    part = Part(True, time.time())
+                else:
+                    part = Part(False, time.time(), problem=f"store folder {address} is not there")
+            except StoreError as error:
+                part = Part(False, time.time(), problem=str(error))
+            if part.up:
+                self._files_wanted.set()
+            self._note(self._file_parts, name, part)
+            self._ending.wait(FILES_PAUSE if part.up else IDLE_PAUSE)
+
+    def _note(self, parts: dict[str, Part], name: str, part: Part) -> None:
+        with self._lock:
+            before = parts.get(name)
+            if before is not None and before.up == part.up:
+                part = replace(part, since=before.since)
+            if part == before:
+                return
+            parts[name] = part
+        self._show()
+
+    def _follow(self) -> None:
+        while not self._ending.is_set():
+            self._news.wait(LOOK_AGAIN)
+            self._news.clear()
+            try:
+                self._look()
+                problem = ""
+            except ChainError as error:
+                problem = str(error)
+            if problem != self._problem:
+                self._problem = problem
+                self._show()
+
+    def _look(self) -> None:
+        """Read what is new on the chain, from the node that has most of it."""
+        address = self._address()
+        if address != self._reading.address:
+            with self._lock:
+                self._reading = _Reading(address)
+            self._show()
+        up = [(part.height or 0, name) for name, part in list(self._chain_parts.items()) if part.up]
+        if not up:
+            raise ChainError("no node's chain can be reached from here")
+        chain = self._chains[max(up, key=lambda one: one[0])[1]]
+        reading = self._reading
+        head = chain.block_number()
+        if head == reading.head:
+            return
+        if head < reading.head:
+            # This node lags behind one that is down now; or else the chain was begun anew, as reset.yml does.
+            known = reading.blocks.get(head)
+            (block,) = chain.ask(("eth_getBlockByNumber", [hex(head), False]))
+            if known is not None and block is not None and block["hash"] == known.hash:
+                return
+            reading = self._reading = _Reading(address)
+        past = reading.past
+        log = reading.log
+        if address is not None:
+            contract = Contract(chain, address) if past else chain.contract(address)
+            plan_cid, header = (past.plan_cid, past.header) if past else (contract.plan(), contract.header())
+            first = max(reading.head - REORGANISED, 0)
+            log = [entry for entry in log if entry.block < first] + contract.log(first)
+            past = history.arrange(plan_cid, header, log)
+        blocks = self._blocks(chain, head, reading, past)
+        with self._lock:
+            reading.log, reading.past, reading.head, reading.blocks = log, past, head, blocks
+            self._arrange()
+        self._show()
+        self._files_wanted.set()
+
+    def _blocks(self, chain: Chain, head: int, reading: _Reading, past: History | None) -> dict[int, BlockView]:
+        lowest = max(head - BLOCKS + 1, 0)
+        # The last few again: another branch may have taken their place.
+        first = max(lowest, min(reading.head - 2, head - 2)) if reading.head >= 0 else lowest
+        names = self._names(past)
+        numbers = list(range(first, head + 1))
+        answers = chain.ask(
+            *(("eth_getBlockByNumber", [hex(number), True]) for number in numbers),
+            *(("eth_getBlockReceipts", [hex(number)]) for number in numbers),
+        )
+        kept = {number: view for number, view in reading.blocks.items() if lowest <= number < first}
+        for number, block, receipts in zip(numbers, answers, answers[len(numbers) :], strict=False):
+            if block is not None:
+                kept[number] = snapshot.block_view(block, receipts or [], reading.address, names)
+        return kept
+
+    def _names(self, past: History | None) -> dict[str, str]:
+        if past is None:
+            return {}
+        learners = {str(entry.account): f"learner {node_id}" for node_id, entry in past.learners.items()}
+        return {past.header: HEADER} | learners
+
+    def _read_files(self) -> None:
+        while not self._ending.is_set():
+            self._files_wanted.wait(LOOK_AGAIN)
+            self._files_wanted.clear()
+            while not self._ending.is_set() and self._read_next():
+                pass
+
+    def _read_next(self) -> bool:
+        """Read the file that is wanted most; return whether there was one."""
+        reading = self._reading
+        up = [name for name, part in list(self._file_parts.items()) if part.up]
+        if reading.past is None or not up:
+            return False
+        name = self._wanted(reading)
+        if name is None:
+            return False
+        store = self._stores[up[0]]
+        path = self._folder / f"{name}.part"
+        try:
+            if name == reading.past.plan_cid:
+                store.fetch(name, path, plans.MAX_PLAN_BYTES, FETCH_TIMEOUT)
+                reading.plan = plans.from_bytes(path.read_bytes(), f"plan {name}")
+                if reading.past.rounds:  # should they have been read before, they were of no use without the plan
+                    reading.tries.pop(str(reading.past.rounds[-1].started.cid), None)
+                facts = FileFacts("read")
+            else:
+                store.fetch(name, path, MAX_BYTES, FETCH_TIMEOUT)
+                facts = FileFacts("read", model_file.read(path, None, name).meta)
+        except (TooLarge, WrongContent, WeightsError, PlanError) as error:
+            facts = FileFacts("bad", problem=str(error))
+            if name == reading.past.plan_cid:
+                reading.plan_problem = str(error)
+        except StoreError as error:
+            count = reading.tries.get(name, (0, 0.0))[0] + 1
+            pause = min(2.0**count, 60.0)
+            reading.tries[name] = (count, time.monotonic() + pause)
+            facts = FileFacts("missing" if count >= TRIES else "coming", problem=str(error))
+        with self._lock:
+            if facts.state in ("read", "bad"):
+                reading.tries[name] = (0, float("inf"))
+            reading.files[name] = facts
+            self._keep(reading, name, path, facts)
+            self._arrange()
+        self._show()
+        return True
+
+    def _keep(self, reading: _Reading, name: str, path: Path, facts: FileFacts) -> None:
+        """Keep the newest global weights and those before, and no other file."""
+        meta = facts.meta
+        newest = reading.newest
+        # Whatever a file says of itself, the chain says what the global weights of a round are.
+        known = [(str(one.started.cid), one.number) for one in reading.past.rounds] if reading.past else []
+        if (
+            isinstance(meta, GlobalMeta)
+            and (name, meta.round) in known
+            and reading.plan
+            and (newest is None or newest.round < meta.round)
+        ):
+            kept = self._folder / f"{name}.safetensors"
+            path.replace(kept)
+            reading.newest, older, reading.older = Newest(kept, name, meta.round, reading.plan), reading.older, newest
+            if older is not None and older.cid not in (name, newest.cid if newest else None):
+                older.path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+    def _wanted(self, reading: _Reading) -> str | None:
+        """Return the CID of the file to be read next: the plan, then the newest global weights, then all others."""
+        past = reading.past
+        if past is None:
+            return None
+        names = [past.plan_cid]
+        for one in reversed(past.rounds):
+            names += [str(one.started.cid), *(str(entry.cid) for entry in reversed(one.published))]
+        now = time.monotonic()
+        return next((n for n in names[:MAX_FILES] if reading.tries.get(n, (0, 0.0))[1] <= now), None)
+
+    def _listen(self) -> None:
+        """Read what roles say in their logs: their last words, and the accuracy that the header measured."""
+        places: dict[Path, int] = {}
+        while not self._ending.is_set():
+            changed = False
+            for path in sorted(self._logs.glob("*.log")) if self._logs else []:
+                with contextlib.suppress(OSError):
+                    size = path.stat().st_size
+                    start = places.get(path, 0 if path.stem == HEADER else max(size - _TAIL_BYTES, 0))
+                    if size > start:
+                        end = self._heard(path, start)
+                        changed |= end > start
+                        places[path] = end
+            if changed:
+                with self._lock:
+                    self._arrange()
+                self._show()
+            self._ending.wait(BUSY_PAUSE)
+
+    def _heard(self, path: Path, start: int) -> int:
+        """Read the whole lines from a place in a log on, and return the place after them."""
+        with path.open("rb") as file:
+            file.seek(start)
+            text = file.read()
+        text = text[: text.rfind(b"\n") + 1]
+        for line in text.decode(errors="replace").splitlines():
+            event = logs.parse(line)
+            if event is None:
+                continue
+            self._says[path.stem] = str(event.get("message", ""))[:200]
+            if event["event"] == events.GlobalWeightsEvaluated.name:
+                round_, accuracy = event.get("round"), event.get("accuracy")
+                if isinstance(round_, int) and isinstance(accuracy, float) and 0 <= accuracy <= 1:
+                    self._logged_accuracies[round_] = accuracy
+        return start + len(text)
+
+    # Snapshots
+
+    def _arrange(self) -> None:
+        """Put what is known of the rounds in order; the lock is held."""
+        reading = self._reading
+        if reading.past is None:
+            return
+        said = {
+            str(one.started.cid): self._logged_accuracies[one.number]
+            for one in reading.past.rounds
+            if one.number in self._logged_accuracies
+        }
+        mode = reading.plan.mode or "sync" if reading.plan else "sync"
+        reading.rounds = snapshot.rounds(reading.past, reading.files, said | self._accuracies, mode)
+
+    def _show(self) -> None:
+        with self._lock:
+            made = self._made()
+            if made == self._snapshot:
+                return
+            self._snapshot = made
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
+
+    def _made(self) -> Snapshot:
+        reading = self._reading
+        past, plan = reading.past, reading.plan
+        run = None
+        accounts: dict[str, str] = {}
+        published: dict[str, tuple[int, snapshot.Publication]] = {}
+        waits: dict[str, str] = {}
+        if past is not None and reading.address is not None:
+            run = RunView(
+                contract=reading.address,
+                plan_cid=past.plan_cid,
+                round=max(len(past.rounds) - 1, 0),
+                started=bool(past.rounds),
+                problem=reading.plan_problem,
+            )
+            if plan is not None:
+                run = replace(
+                    run,
+                    name=plan.name,
+                    mode=plan.mode or "sync",
+                    rounds=plan.rounds,
+                    model=plan.model.name,
+                    data=plan.data.name,
+                    rule=plan.aggregation.rule,
+                )
+            accounts = {HEADER: past.header} | {
+                snapshot.learner_name(node_id): str(entry.account) for node_id, entry in past.learners.items()
+            }
+            published, waits = snapshot.publications(past), snapshot.waits(past, plan)
+        names = [*self._nodes, *(name for name in accounts if name not in self._nodes)]
+        nodes = []
+        for name in names:
+            count, last = published.get(name, (0, None))
+            nodes.append(
+                NodeView(
+                    name=name,
+                    account=accounts.get(name),
+                    chain=self._chain_parts.get(name),
+                    files=self._file_parts.get(name),
+                    last=last,
+                    published=count,
+                    waits_for=waits.get(name, ""),
+                    says=self._says.get(name, ""),
+                )
+            )
+        return Snapshot(
+            run,
+            tuple(nodes),
+            reading.rounds,
+            tuple(view for _, view in sorted(reading.blocks.items(), reverse=True)),
+            self._problem,
+        )
+
+
+def _bound(work: Callable[[str], None], name: str) -> Callable[[], None]:
+    return lambda: work(name)
+
+
+def _sealer(chain: Chain) -> str | None:
+    """Return the account that a node seals with, or None where it doesn't say so."""
+    try:
+        (answer,) = chain.ask(("eth_coinbase", []))
+    except ChainError:
+        return None
+    return Web3.to_checksum_address(str(answer)) if Web3.is_address(answer) else None
+
+
+def _reported(path: Path) -> dict[str, float]:
+    """Return the accuracies of global weights, by CID, that a run's report names, if there is a report."""
+    try:
+        content: dict[str, Any] = strict_json.read(path)
+        entries = [content["initial"], *(one["result"] for one in content["rounds"])]
+        return {str(one["cid"]): one["accuracy"] for one in entries if one and _is_fraction(one["accuracy"])}
+    except (OSError, JsonError, KeyError, TypeError):
+        return {}
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

@@ -1,0 +1,437 @@
+"""What can be seen of a run at one moment: nodes, rounds, blocks, in values that nothing changes afterwards.
+
+Nothing here asks a node; :mod:`fl_node.monitor.observer` does, and makes these of the answers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import rlp
+from eth_abi.exceptions import DecodingError
+from eth_keys import keys
+from eth_keys.exceptions import BadSignature
+from eth_utils import ValidationError, keccak, to_checksum_address
+from web3 import Web3
+
+from fl_node.artifacts import cid
+from fl_node.artifacts.model_file import GlobalMeta, LocalMeta
+from fl_node.chain.client import artifact
+from fl_node.errors import ChainError
+from fl_node.plan.schema import Plan
+from fl_node.protocol.history import History
+from fl_node.runtime import recursion
+
+recursion.restore()
+
+HEADER = "header"
+_SIGNATURE_BYTES = 65
+_UNSIGNED = (
+    *("parentHash", "sha3Uncles", "miner", "stateRoot", "transactionsRoot", "receiptsRoot", "logsBloom"),
+    *("difficulty", "number", "gasLimit", "gasUsed", "timestamp", "extraData", "mixHash", "nonce", "baseFeePerGas"),
+)
+"""The fields of a header that a Clique sealer signs, in this order; London's is the last."""
+_NUMBERS = {"difficulty", "number", "gasLimit", "gasUsed", "timestamp", "baseFeePerGas"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A node's Geth or IPFS as it answered last: since when it answers or doesn't, and what it said.
+
+    Times are seconds since 1970 by the observer's clock. ``peers`` is None where there is no such thing, as in a
+    folder of files.
+    """
+
+    up: bool
+    since: float
+    height: int | None = None
+    peers: int | None = None
+    sealer: str | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The last thing that a node published: local weights of a round, or the global weights of one."""
+
+    round: int
+    cid: str
+    block: int
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """A node of the run. Chain and files are None where its addresses are not known here."""
+
+    name: str
+    account: str | None = None
+    chain: Part | None = None
+    files: Part | None = None
+    last: Publication | None = None
+    published: int = 0
+    waits_for: str = ""
+    says: str = ""
+    """The last line of its own log, where that can be read."""
+
+
+@dataclass(frozen=True)
+class FileView:
+    """A model file; ``state`` is ``read``, ``coming``, ``missing`` or ``bad``, accuracy a fraction."""
+
+    cid: str
+    block: int
+    state: str = "coming"
+    accuracy: float | None = None
+    loss: float | None = None
+    samples: int | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class RoundView:
+    """A round, closed or not: local weights by nodeId, and the global weights that it ended with."""
+
+    round: int
+    local: Mapping[int, FileView] = field(default_factory=dict)
+    result: FileView | None = None
+    refused: Mapping[int, str] = field(default_factory=dict)
+    absent: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Action:
+    """A transaction in words; ``kind`` is for whoever shows it."""
+
+    kind: str
+    text: str
+    transaction: str
+    gas: int | None = None
+    cid: str | None = None
+    ok: bool = True
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """A block; ``time`` is its own, in seconds since 1970; ``sealer`` is None where nobody signs blocks."""
+
+    number: int
+    hash: str
+    time: int
+    gas: int
+    sealer: str | None = None
+    in_turn: bool = True
+    actions: tuple[Action, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunView:
+    """The run itself; ``rounds`` is how many the plan wants, None while the plan is not read."""
+
+    contract: str
+    plan_cid: str
+    round: int
+    started: bool
+    name: str = ""
+    mode: str = ""
+    rounds: int | None = None
+    model: str = ""
+    data: str = ""
+    rule: str = ""
+    problem: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether all rounds of the plan are closed."""
+        return self.rounds is not None and self.started and self.round >= self.rounds
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All of it."""
+
+    run: RunView | None = None
+    nodes: tuple[NodeView, ...] = ()
+    rounds: tuple[RoundView, ...] = ()
+    blocks: tuple[BlockView, ...] = ()
+    """The newest first."""
+    problem: str = ""
+    """Why there is less to be seen than there should be."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What is known of a model file once somebody has tried to read it."""
+
+    state: str
+    meta: LocalMeta | GlobalMeta | None = None
+    problem: str = ""
+
+
+def learner_name(node_id: int) -> str:
+    """Return the name of a learner's node, such as ``learner-1``."""
+    return f"learner-{node_id}"
+
+
+def rounds(
+    past: History, files: Mapping[str, FileFacts], accuracies: Mapping[str, float], mode: str
+) -> tuple[RoundView, ...]:
+    """Return the rounds of a history, the last of which is open.
+
+    Parameters
+    ----------
+    past
+        The events.
+    files
+        What is known of model files, by CID.
+    accuracies
+        What global weights reach on the test images, by CID, as far as anybody said so.
+    mode
+        The plan's; in an asynchronous run a round has the updates that its global file took, whenever they came.
+    """
+
+    def view(name: str | None, block: int) -> FileView:
+        facts = files.get(str(name))
+        found = FileView(str(name), block)
+        if facts is not None:
+            meta = facts.meta if isinstance(facts.meta, LocalMeta) else None
+            found = FileView(
+                *(str(name), block, facts.state),
+                accuracy=meta.accuracy if meta else accuracies.get(str(name)),
+                loss=meta.loss if meta else None,
+                samples=meta.samples if meta else None,
+                problem=facts.problem,
+            )
+        elif str(name) in accuracies:
+            found = FileView(str(name), block, accuracy=accuracies[str(name)])
+        return found
+
+    made = []
+    blocks = {(p.node_id, p.cid): p.block for one in past.rounds for p in one.published}
+    for number, begun in enumerate(past.rounds):
+        closed = past.rounds[number + 1].started if number + 1 < len(past.rounds) else None
+        local = {node_id: view(p.cid, p.block) for node_id, p in sorted(begun.latest().items())}
+        facts = files.get(str(closed.cid)) if closed else None
+        meta = facts.meta if facts and isinstance(facts.meta, GlobalMeta) else None
+        if meta:
+            named = {(i.node_id, i.cid) for i in meta.inputs} | {(r.node_id, r.cid) for r in meta.refused}
+            spoken_of = {node_id: view(name, blocks.get((node_id, name), 0)) for node_id, name in sorted(named)}
+            local = spoken_of if mode == "async" else local | spoken_of
+        made.append(
+            RoundView(
+                number,
+                dict(sorted(local.items())),
+                view(closed.cid, closed.block) if closed else None,
+                {r.node_id: r.reason for r in meta.refused} if meta else {},
+                meta.absent if meta else (),
+            )
+        )
+    return tuple(made)
+
+
+def publications(past: History) -> dict[str, tuple[int, Publication]]:
+    """Return how often each node has published, and what last, by its name."""
+    found: dict[str, tuple[int, Publication]] = {}
+    for one in past.rounds:
+        count, _ = found.get(HEADER, (0, None))
+        found[HEADER] = count + 1, Publication(one.number, str(one.started.cid), one.started.block)
+        for entry in one.published:
+            if entry.node_id is not None:
+                name = learner_name(entry.node_id)
+                count, _ = found.get(name, (0, None))
+                found[name] = count + 1, Publication(one.number, str(entry.cid), entry.block)
+    return found
+
+
+def waits(past: History, plan: Plan | None) -> dict[str, str]:
+    """Return what each node waits for or has to do, by its name, as far as the chain tells.
+
+    The chain does not tell whether a learner trains or is gone; both have still to publish.
+    """
+    if not past.rounds:
+        return {HEADER: "has to publish the initial weights"}
+    current = past.rounds[-1]
+    if plan is not None and current.number >= plan.rounds:
+        return dict.fromkeys((HEADER, *map(learner_name, past.learners)), "the run has ended")
+    if plan is not None and plan.mode == "async":
+        return {HEADER: "waits for updates"} | {learner_name(n): "trains at its own pace" for n in past.learners}
+    done = current.latest()
+    silent = [node_id for node_id in past.learners if node_id not in done]
+    missing = (plan.learners - len(past.learners)) if plan is not None else 0
+    found = {
+        learner_name(node_id): f"waits for round {current.number} to close"
+        if node_id in done
+        else f"has to publish in round {current.number}"
+        for node_id in past.learners
+    }
+    if silent:
+        found[HEADER] = f"waits for learner {', '.join(map(str, silent))}"
+    elif missing > 0:
+        found[HEADER] = f"waits for {missing} more to be registered"
+    else:
+        found[HEADER] = f"has to close round {current.number}"
+    return found
+
+
+def sealer_of(block: Mapping[str, Any]) -> str | None:
+    """Return the address that signed a block by Clique's rules (EIP-225), or None where there is no signature."""
+    extra = bytes.fromhex(str(block["extraData"]).removeprefix("0x"))
+    if len(extra) < 32 + _SIGNATURE_BYTES:
+        return None
+    values = []
+    for name in _UNSIGNED:
+        if name not in block:
+            continue
+        text = str(block[name])
+        if name == "extraData":
+            values.append(extra[:-_SIGNATURE_BYTES])
+        elif name in _NUMBERS:
+            values.append(rlp.sedes.big_endian_int.serialize(int(text, 16)))
+        else:
+            values.append(bytes.fromhex(text.removeprefix("0x")))
+    try:
+        signature = keys.Signature(extra[-_SIGNATURE_BYTES:])
+        public = signature.recover_public_key_from_msg_hash(keccak(rlp.encode(values)))
+    except (BadSignature, ValidationError):  # as in the genesis, where there are zeros
+        return None
+    return str(public.to_checksum_address())
+
+
+def block_view(
+    block: Mapping[str, Any], receipts: Sequence[Mapping[str, Any]], contract: str | None, names: Mapping[str, str]
+) -> BlockView:
+    """Return a block in words.
+
+    Parameters
+    ----------
+    block, receipts
+        As the RPC gives them, the block with whole transactions.
+    contract
+        The run's, if there is one.
+    names
+        What to call accounts, by their address with its checksum.
+
+    Raises
+    ------
+    ChainError
+        They are not what an Ethereum node gives.
+    """
+    try:
+        by_transaction = {str(one["transactionHash"]): one for one in receipts}
+        return BlockView(
+            number=int(block["number"], 16),
+            hash=str(block["hash"]),
+            time=int(block["timestamp"], 16),
+            gas=int(block["gasUsed"], 16),
+            sealer=sealer_of(block),
+            in_turn=int(block["difficulty"], 16) != 1,
+            actions=tuple(
+                action(one, by_transaction.get(str(one["hash"])), contract, names) for one in block["transactions"]
+            ),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ChainError(f"a block that can't be read: {error!r}") from error
+
+
+def action(
+    transaction: Mapping[str, Any],
+    receipt: Mapping[str, Any] | None,
+    contract: str | None,
+    names: Mapping[str, str],
+) -> Action:
+    """Return what a transaction does, in words."""
+    sender = to_checksum_address(str(transaction["from"]))
+    who = names.get(sender, short(sender))
+    data = bytes.fromhex(str(transaction["input"]).removeprefix("0x"))
+    name = str(transaction["hash"])
+    gas = int(receipt["gasUsed"], 16) if receipt else None
+    ok = receipt is None or int(receipt["status"], 16) == 1
+    made = _Words("other", "")
+    if transaction.get("to") is None:
+        made = _deployment(who, data, receipt)
+    else:
+        to = to_checksum_address(str(transaction["to"]))
+        if (call := _call(data)) is not None:
+            made = _called(who, *call, receipt)
+            if to != contract:
+                made = _Words(made.kind, f"{made.text} (contract {short(to)}, another run)", made.cid)
+        elif data:
+            made = _Words("other", f"{who} called {short(to)}")
+        else:
+            made = _transfer(who, sender, to, int(str(transaction["value"]), 16), names)
+    text = made.text if ok else f"{made.text}, which failed"
+    return Action(made.kind, text, name, gas, made.cid, ok)
+
+
+def short(text: str) -> str:
+    """Return an address or hash with its middle left out."""
+    return text if len(text) <= 14 else f"{text[:6]}…{text[-4:]}"
+
+
+@dataclass(frozen=True)
+class _Words:
+    kind: str
+    text: str
+    cid: str | None = None
+
+
+@functools.cache
+def _calls() -> dict[bytes, tuple[str, list[str]]]:
+    """Return name and argument types of the functions that change the contract, by selector."""
+    found = {}
+    for entry in artifact()["abi"]:
+        if entry["type"] == "function" and entry["stateMutability"] == "nonpayable":
+            types = [argument["type"] for argument in entry["inputs"]]
+            found[keccak(text=f"{entry['name']}({','.join(types)})")[:4]] = (str(entry["name"]), types)
+    return found
+
+
+def _call(data: bytes) -> tuple[str, tuple[Any, ...]] | None:
+    known = _calls().get(data[:4])
+    if known is None:
+        return None
+    name, types = known
+    try:
+        return name, tuple(Web3().codec.decode(types, data[4:]))
+    except DecodingError:
+        return None
+
+
+def _called(who: str, name: str, arguments: tuple[Any, ...], receipt: Mapping[str, Any] | None) -> _Words:
+    # The round stands in the event; its first topic says which event that is.
+    topics = receipt["logs"][0]["topics"] if receipt and receipt["logs"] else []
+    number = int(str(topics[1]), 16) if len(topics) > 1 and name != "registerLearner" else None
+    if name == "registerLearner":
+        node_id, account = arguments
+        return _Words("register", f"{who} registered {short(to_checksum_address(account))} as learner {node_id}")
+    if name == "setLocalWeight":
+        node_id, digest = arguments
+        file = cid.from_digest(digest)
+        where = f" in round {number}" if number is not None else ""
+        speaker = who if who == f"learner {node_id}" else f"{who}, as learner {node_id},"
+        return _Words("local", f"{speaker} set local weights {short(file)}{where}", file)
+    if name == "setGlobalWeight":
+        file = cid.from_digest(arguments[0])
+        if number == 0:
+            return _Words("global", f"{who} published the initial weights {short(file)}", file)
+        weights = f"global weights {number}" if number is not None else "global weights"
+        return _Words("global", f"{who} published {weights}, {short(file)}", file)
+    return _Words("other", f"{who} called {name}")
+
+
+def _deployment(who: str, data: bytes, receipt: Mapping[str, Any] | None) -> _Words:
+    code = bytes.fromhex(str(artifact()["bytecode"]).removeprefix("0x"))
+    made = receipt.get("contractAddress") if receipt else None
+    where = f" {short(to_checksum_address(made))}" if made else ""
+    if data.startswith(code) and len(data) >= len(code) + 32:
+        plan = cid.from_digest(data[len(code) : len(code) + 32])
+        return _Words("deploy", f"{who} deployed the contract{where} for plan {short(plan)}", plan)
+    return _Words("deploy", f"{who} deployed another contract{where}")
+
+
+def _transfer(who: str, sender: str, to: str, wei: int, names: Mapping[str, str]) -> _Words:
+    if to == sender and wei == 0:
+        return _Words("nudge", f"{who} nudged the chain (a transaction of no effect)")
+    return _Words("transfer", f"{who} sent {wei / 10**18:g} ether to {names.get(to, short(to))}")

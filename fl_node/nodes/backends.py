@@ -1,0 +1,344 @@
+"""Where the nodes of a lab run: in one folder with an embedded chain, or as real Geth and IPFS processes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fl_node.artifacts.store import IpfsStore
+from fl_node.chain.client import Chain, wait_until
+from fl_node.errors import ConfigError, FLNodeError, ProcessError
+from fl_node.nodes import binaries
+from fl_node.nodes.geth import CHAIN_ID, GethNode, genesis
+from fl_node.nodes.ipfs import IpfsNode, new_swarm_key
+from fl_node.nodes.process import Child, python, stop_all
+from fl_node.runtime import files
+
+START_PATIENCE = 60.0
+END_PATIENCE = 1.0
+PORT_TRIES = 3
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a role finds its own node: the URL of the RPC and the address of the store."""
+
+    rpc: str
+    store: str
+
+
+class Place(Protocol):
+    """A chain and a store for the nodes of a run, kept in one folder."""
+
+    name: str
+
+    def start(self) -> Mapping[str, Endpoint]:
+        """Bring all nodes up and return where each finds its own."""
+
+    def check(self) -> None:
+        """Bring up again what has ended."""
+
+    def stop(self) -> None:
+        """Bring all nodes down."""
+
+
+def of(name: str, folder: Path, accounts: Mapping[str, str], report: Report) -> Place:
+    """Return a place by its name, ``embedded`` or ``processes``.
+
+    Parameters
+    ----------
+    name
+        The place.
+    folder
+        What the nodes keep, also between two starts.
+    accounts
+        The address of each node's role, by the name of the node; they own ether.
+    report
+        Called with one line a step.
+    """
+    if name == "embedded":
+        return EmbeddedPlace(folder, accounts)
+    return ProcessPlace(folder, accounts, report)
+
+
+def to_read(name: str, folder: Path, scratch: Path, accounts: Mapping[str, str], report: Report) -> Place:
+    """Return a place with the chain and the files of another, which is only read: for whoever may not write there.
+
+    Parameters
+    ----------
+    name, accounts, report
+        As for :func:`of`.
+    folder
+        The other's, none of whose nodes runs.
+    scratch
+        An empty folder, for all that the nodes write.
+
+    Raises
+    ------
+    ConfigError
+        What the nodes keep can't be read or copied.
+    """
+    try:
+        if name == "embedded":
+            os.scandir(folder / "files").close()
+            shutil.copyfile(folder / "blocks", scratch / "blocks")
+            return EmbeddedPlace(scratch, accounts, folder / "files")
+        for node in accounts:
+            files.copy_folder(GethNode(folder / node / "geth").chain, GethNode(scratch / node / "geth").chain)
+        return ProcessPlace(scratch, accounts, report, folder)
+    except OSError as error:
+        raise ConfigError(f"the run's nodes: {files.described(error)}") from error
+
+
+class EmbeddedPlace:
+    """One py-evm chain and one folder of files, shared by all nodes."""
+
+    name = "embedded"
+
+    def __init__(self, folder: Path, accounts: Mapping[str, str], store: Path | None = None) -> None:
+        self._folder = folder
+        self._accounts = accounts
+        self._store = store
+        self._child: Child | None = None
+        self._port = 0
+
+    def start(self) -> Mapping[str, Endpoint]:
+        """Bring the chain up."""
+        rpc = self._start()
+        store = self._store or self._folder / "files"
+        if self._store is None:
+            store.mkdir(parents=True, exist_ok=True)
+        return {node: Endpoint(rpc, str(store.absolute())) for node in self._accounts}
+
+    def check(self) -> None:
+        """Bring the chain up again, at the same port, if it has ended."""
+        if self._child is not None and not self._child.running:
+            self._child.stop()
+            self._start()
+
+    def stop(self) -> None:
+        """Bring the chain down."""
+        if self._child is not None:
+            self._child.stop()
+
+    @property
+    def ended(self) -> str:
+        """How the chain ended, if it did by itself."""
+        child = self._child
+        if child is None:
+            return ""
+        try:
+            child.process.wait(END_PATIENCE)  # it may have closed its connections a moment ago
+        except subprocess.TimeoutExpired:
+            return ""
+        ended = f"the embedded chain ended with exit code {child.process.returncode}"
+        return f"{ended}:{tail}" if (tail := child.tail()) else f"{ended}; is the disk full?"
+
+    def _start(self) -> str:
+        self._child = Child(
+            "embedded chain",
+            [
+                *python("fl_node.nodes.dev_chain"),
+                *("--blocks", str(self._folder / "blocks")),
+                *("--accounts", ",".join(self._accounts.values())),
+                *("--port", str(self._port)),
+            ],
+            self._folder / "logs" / "chain.log",
+            capture=True,
+        )
+        url = self._child.output.readline().decode().strip()
+        if not url:
+            self._child.stop()
+            raise ProcessError(f"the embedded chain did not start:{self._child.tail()}")
+        self._port = int(url.rpartition(":")[2])
+        return url
+
+
+class ProcessPlace:
+    """A Geth node and an IPFS node for each node of the run, on free ports of loopback."""
+
+    name = "processes"
+
+    def __init__(self, folder: Path, accounts: Mapping[str, str], report: Report, source: Path | None = None) -> None:
+        self._folder = folder
+        self._accounts = accounts
+        self._report = report
+        self._source = source
+        self.geth = {node: GethNode(folder / node / "geth") for node in accounts}
+        self.ipfs = {node: IpfsNode(folder / node / "ipfs") for node in accounts}
+        self.children: dict[str, Child] = {}
+        self._start_commands: dict[str, Callable[[], Child]] = {}
+
+    def start(self) -> Mapping[str, Endpoint]:
+        """Bring all nodes up and wait until they seal and see each other."""
+        geth_binary = binaries.install(binaries.GETH, report=self._report)
+        ipfs_binary = binaries.install(binaries.KUBO, report=self._report)
+        self._prepare(geth_binary, ipfs_binary)
+        for attempt in range(1, PORT_TRIES + 1):
+            self._choose_ports()
+            self._define(geth_binary, ipfs_binary)
+            try:
+                for name in self._start_commands:
+                    self.restart(name)
+                    self._listening(name)
+                self._wait()
+                break
+            except ProcessError:
+                self.stop()
+                # Another program may have taken a port between its choice and its use.
+                taken = any("address already in use" in child.tail().lower() for child in self.children.values())
+                if not taken or attempt == PORT_TRIES:
+                    raise
+        return {node: Endpoint(self.geth[node].rpc, self.ipfs[node].api) for node in self._accounts}
+
+    def check(self) -> None:
+        """Bring up again what has ended."""
+        for name, child in self.children.items():
+            if not child.running:
+                self._report(f"{name} ended with {child.process.returncode}; starting it again")
+                self.restart(name)
+
+    def restart(self, name: str) -> None:
+        """Start a node's Geth or IPFS by its name, such as ``learner-1 geth``, ending it first if it runs."""
+        if name in self.children:
+            self.children[name].stop()
+        self.children[name] = self._start_commands[name]()
+
+    def stop(self) -> None:
+        """Bring all nodes down."""
+        stop_all(list(self.children.values()))
+        for ipfs in self.ipfs.values():
+            ipfs.share()
+
+    def _prepare(self, geth_binary: Path, ipfs_binary: Path) -> None:
+        for geth in self.geth.values():
+            geth.prepare()
+        genesis_file = self._folder / "genesis.json"
+        if not genesis_file.exists():
+            sealers = [geth.sealer for geth in self.geth.values()]
+            files.write(genesis_file, genesis(CHAIN_ID, sealers, list(self._accounts.values())))
+        commands: list[tuple[list[str], Mapping[str, str]]] = [
+            (geth.init_command(geth_binary, genesis_file), {}) for geth in self.geth.values() if not geth.initialised
+        ] + [
+            (ipfs.init_command(ipfs_binary), ipfs.environment) for ipfs in self.ipfs.values() if not ipfs.initialised
+        ]
+        log = self._folder / "logs" / "init.log"
+        children = [Child(" ".join(command[:2]), command, log, env) for command, env in commands]
+        for child in children:
+            try:
+                code = child.process.wait(START_PATIENCE)
+            except subprocess.TimeoutExpired:
+                code = None
+            if code != 0:
+                stop_all(children)
+                raise ProcessError(f"{child.name} failed with {code}:{child.tail()}")
+        if self._source is not None:
+            for node, ipfs in self.ipfs.items():
+                files.copy_folder(self._source / node / "ipfs" / "blocks", ipfs.folder / "blocks")
+
+    def _choose_ports(self) -> None:
+        ports = iter(free_ports(4 * len(self._accounts)))
+        for geth in self.geth.values():
+            geth.p2p_port, geth.http_port = next(ports), next(ports)
+        for ipfs in self.ipfs.values():
+            ipfs.swarm_port, ipfs.api_port = next(ports), next(ports)
+
+    def _define(self, geth_binary: Path, ipfs_binary: Path) -> None:
+        swarm_key_file = self._folder / "swarm.key"
+        if not swarm_key_file.exists():
+            swarm_key_file.touch(mode=0o600)
+            with files.named(swarm_key_file):
+                swarm_key_file.write_text(new_swarm_key())
+        swarm_key = swarm_key_file.read_text()
+        logs = self._folder / "logs"
+
+        def child(
+            name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+        ) -> Callable[[], Child]:
+            return lambda: Child(name, command, logs / f"{name.replace(' ', '-')}.log", environment)
+
+        for node, geth in self.geth.items():
+            peers = [other.enode for name, other in self.geth.items() if name != node]
+            self._start_commands[f"{node} geth"] = child(f"{node} geth", geth.command(geth_binary, peers))
+        for node, ipfs in self.ipfs.items():
+            others = [other for name, other in self.ipfs.items() if name != node]
+            command = ipfs.command(ipfs_binary, swarm_key, others)
+            self._start_commands[f"{node} ipfs"] = child(f"{node} ipfs", command, ipfs.environment)
+
+    def _listening(self, name: str) -> None:
+        """Wait until a Geth accepts peers: one that dials another too early tries again after half a minute."""
+        node, kind = name.split()
+        if kind != "geth":
+            return
+        port, child = self.geth[node].p2p_port, self.children[name]
+
+        def answer() -> bool:
+            with socket.socket() as probe:
+                return not child.running or probe.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(answer, START_PATIENCE, 0.02)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_PATIENCE
+        others = len(self._accounts) - 1
+
+        def ready(name: str, wanted: str, what: Callable[[], bool]) -> None:
+            child = self.children[name]
+
+            def answer() -> bool:
+                if not child.running:
+                    raise ProcessError(f"{name} ended with {child.process.returncode}:{child.tail()}")
+                try:
+                    return what()
+                except FLNodeError:
+                    return False
+
+            if not wait_until(answer, deadline - time.monotonic()):
+                raise ProcessError(f"{name} is not {wanted} after {START_PATIENCE:g} s:{child.tail()}")
+
+        chains = {node: Chain(geth.rpc) for node, geth in self.geth.items()}
+        stores = {node: IpfsStore(ipfs.api) for node, ipfs in self.ipfs.items()}
+        for node, store in stores.items():
+            ready(f"{node} ipfs", "up", functools.partial(_answers, store))
+        # The daemons' own peering takes its time at start.
+        for node, store in stores.items():
+            for name in self.ipfs:
+                if name > node:
+                    store.connect_peer(self.ipfs[name].address)
+        for node, store in stores.items():
+            ready(f"{node} ipfs", "connected to its peers", functools.partial(_connected, store, others))
+        for node, chain in chains.items():
+            ready(f"{node} geth", "sealing with its peers", functools.partial(_seals, chain, others))
+
+
+def _answers(store: IpfsStore) -> bool:
+    return bool(store.version())
+
+
+def _connected(store: IpfsStore, others: int) -> bool:
+    return len(store.peers()) == others
+
+
+def _seals(chain: Chain, others: int) -> bool:
+    return chain.sealing() and chain.peers() == others
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()

@@ -1,0 +1,109 @@
+"""A Kubo node of a private IPFS swarm, as files in a folder and a command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fl_node.errors import ConfigError, JsonError
+from fl_node.runtime import strict_json
+from fl_node.runtime.templating import render
+
+MAX_CONFIG_BYTES = 1024**2
+ENVIRONMENT = {"LIBP2P_FORCE_PNET": "1", "IPFS_TELEMETRY": "off", "GOGC": "400", "GOMEMLIMIT": "512MiB"}
+"""A daemon without a swarm key refuses to start, and no daemon reports to anybody.
+
+Little is live in a daemon and much passes through it, so Go collects garbage less often, unless memory gets short.
+"""
+
+
+def new_swarm_key() -> str:
+    """Return the text of a new swarm key file (the key of a private libp2p network)."""
+    return f"/key/swarm/psk/1.0.0/\n/base16/\n{secrets.token_hex(32)}\n"
+
+
+class IpfsNode:
+    """One Kubo node in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.swarm_port = 0
+        self.api_port = 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the ``ipfs`` command needs in its environment to speak of this node."""
+        return {"IPFS_PATH": str(self.folder), **ENVIRONMENT}
+
+    @property
+    def initialised(self) -> bool:
+        """Whether the node has its identity and an empty repository."""
+        return (self.folder / "config").exists()
+
+    @property
+    def peer_id(self) -> str:
+        """The node's identity in the swarm."""
+        return str(self._config()["Identity"]["PeerID"])
+
+    @property
+    def api(self) -> str:
+        """The multiaddress of the node's API."""
+        return f"/ip4/127.0.0.1/tcp/{self.api_port}"
+
+    @property
+    def address(self) -> str:
+        """The multiaddress of the node for its peers."""
+        return f"/ip4/127.0.0.1/tcp/{self.swarm_port}/p2p/{self.peer_id}"
+
+    def init_command(self, ipfs: Path) -> list[str]:
+        """Return the command that makes the node's identity and repository."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return [str(ipfs), "init", "--empty-repo"]
+
+    def command(self, ipfs: Path, swarm_key: str, peers: Sequence[IpfsNode]) -> list[str]:
+        """Write the node's configuration and return the command that runs it.
+
+        Parameters
+        ----------
+        ipfs
+            The Kubo binary.
+        swarm_key
+            The text of the swarm key file that all nodes share.
+        peers
+            All other nodes.
+        """
+        key_file = self.folder / "swarm.key"
+        handle = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(swarm_key)
+        config = self._config()
+        # TCP alone: a private network has neither QUIC nor WebRTC.
+        swarm = f"/ip4/127.0.0.1/tcp/{self.swarm_port}"
+        addresses = [peer.address for peer in peers]
+        settings = json.loads(
+            render("ipfs.json.j2", api=self.api, swarm=swarm, address=self.address, peers=addresses)
+        )
+        for section, values in settings.items():
+            config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
+        (self.folder / "config").write_text(json.dumps(config, indent=2))
+        return [str(ipfs), "daemon", "--migrate=false"]
+
+    def share(self) -> None:
+        """Let those read the blocks who may read their folder; IPFS writes them for its user alone."""
+        for block in (self.folder / "blocks").glob("*/*.data"):
+            with contextlib.suppress(OSError):
+                block.chmod(stat.S_IMODE(block.stat().st_mode) | block.parent.stat().st_mode & 0o044)
+
+    def _config(self) -> dict[str, Any]:
+        path = self.folder / "config"
+        try:
+            config: dict[str, Any] = strict_json.read(path, max_bytes=MAX_CONFIG_BYTES)
+        except (OSError, JsonError) as error:
+            raise ConfigError(f"IPFS configuration: {error}") from error
+        return config

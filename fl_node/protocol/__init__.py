@@ -1,0 +1,1 @@
+"""What header and audit must agree on."""

@@ -1,0 +1,392 @@
+"""What came out of a run, from the chain and the store: as a value, as JSON, as Markdown and as a page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fl_node.aggregation import global_shapes, local_shapes
+from fl_node.aggregation.ensemble import WEIGHTS
+from fl_node.artifacts import model_file
+from fl_node.artifacts.store import Store
+from fl_node.audit.auditor import Audit
+from fl_node.chain.client import Contract, LogEntry, Sealed
+from fl_node.errors import StoreError, WeightsError
+from fl_node.models.error_analysis import Examination
+from fl_node.models.keras_trainer import Score
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import Plan
+from fl_node.protocol import history
+from fl_node.runtime import files
+from fl_node.runtime.templating import render
+
+Evaluate = Callable[[model_file.Tensors], Score]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model file of a run, and the transaction that published it.
+
+    Accuracy is a fraction; it is None where nobody measured it. ``sender``, ``gas`` and ``time`` (seconds since 1970,
+    by the chain's clock) are None where the chain was not asked for them.
+    """
+
+    cid: str
+    block: int
+    transaction: str
+    accuracy: float | None = None
+    loss: float | None = None
+    calibration_error: float | None = None
+    samples: int | None = None
+    problem: str | None = None
+    bytes: int | None = None
+    sender: str | None = None
+    gas: int | None = None
+    time: int | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """A local file that a global file speaks of: taken with a share, or refused for a reason.
+
+    ``began`` is the round whose global weights it was trained from, where that is known.
+    """
+
+    node_id: int
+    entry: Entry
+    share: float | None = None
+    began: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a round cost: the gas of its publications, and the bytes of those files that could be read.
+
+    ``round`` is None for what came before the first: the registrations and the initial weights.
+    """
+
+    round: int | None
+    published: int
+    local_gas: int
+    global_gas: int
+    local_bytes: int
+    global_bytes: int
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """A round that was closed: the local weights in it, by nodeId, and the global weights that it ended with."""
+
+    round: int
+    local: dict[int, Entry]
+    result: Entry
+    refused: dict[int, str] = field(default_factory=dict)
+    absent: tuple[int, ...] = ()
+    members: tuple[Member, ...] = ()
+    """The local files that the global file speaks of, in its order; an asynchronous one may name a learner twice."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """Of an ensemble: what each architecture counts for in its answers."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run as far as it has come."""
+
+    plan: Plan
+    plan_cid: str
+    contract: str
+    header: str
+    learners: dict[int, str]
+    round: int
+    initial: Entry | None
+    rounds: tuple[RoundResult, ...]
+    open_round: dict[int, Entry]
+    """What was published in the round that is going on."""
+    costs: tuple[Cost, ...] = ()
+    """Of each round, the open one too; empty where the chain was not asked for them."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether all rounds of the plan are closed."""
+        return self.round >= self.plan.rounds
+
+
+def collect(
+    contract: Contract,
+    store: Store,
+    folder: Path,
+    scores: Mapping[str, Score] | None = None,
+    evaluate: Evaluate | None = None,
+    *,
+    model: model_file.Shapes | None = None,
+    traced: bool = False,
+) -> Result:
+    """Read a run from the chain and the store.
+
+    Parameters
+    ----------
+    contract, store
+        The run's contract and store.
+    folder
+        For the files while they are read.
+    scores
+        What is known already of global weights, by CID.
+    evaluate
+        Measures those of which nothing is known; without it their accuracy stays open.
+    model
+        Names and shapes of its tensors; as the initial weights have them if not given.
+    traced
+        Ask the chain for every transaction's sender, gas and time as well.
+    """
+    past = history.read(contract)
+    plan_path = folder / "plan.json"
+    store.fetch(past.plan_cid, plan_path, plans.MAX_PLAN_BYTES, 30.0)
+    plan = plans.from_bytes(plan_path.read_bytes(), f"plan {past.plan_cid}")
+
+    shapes = global_shapes(plan, model) if model else None
+    events = [*past.learners.values(), *(log for one in past.rounds for log in (one.started, *one.published))]
+    sealed = contract.chain.sealed(log.transaction for log in events) if traced else {}
+    sizes: dict[str, int] = {}
+
+    def plain(log: LogEntry) -> Entry:
+        entry = Entry(str(log.cid), log.block, log.transaction)
+        of_chain = sealed.get(log.transaction)
+        if of_chain is None:
+            return entry
+        return replace(entry, sender=of_chain.sender, gas=of_chain.gas, time=of_chain.time)
+
+    def read(log: LogEntry, expected: model_file.Shapes | None) -> model_file.WeightsFile:
+        path = folder / f"{log.cid}.safetensors"
+        limit = model_file.MAX_GLOBAL_BYTES if expected is None else model_file.size_of(expected)
+        store.fetch(str(log.cid), path, limit, plan.fetch_timeout)
+        sizes[str(log.cid)] = path.stat().st_size
+        return model_file.read(path, expected)
+
+    @cache  # a file that is missing is waited for once
+    def local_entry(log: LogEntry) -> Entry:
+        entry = plain(log)
+        try:
+            expected = local_shapes(plan, shapes, log.node_id) if shapes and log.node_id else None
+            meta = read(log, expected).local_meta
+        except (StoreError, WeightsError) as error:
+            return replace(entry, problem=str(error), bytes=sizes.get(entry.cid))
+        return replace(
+            entry, accuracy=meta.accuracy, loss=meta.loss, samples=meta.samples, bytes=sizes.get(entry.cid)
+        )
+
+    def global_entry(log: LogEntry) -> tuple[Entry, model_file.WeightsFile | None]:
+        entry = plain(log)
+        try:
+            file = read(log, shapes)
+            _ = file.global_meta
+        except (StoreError, WeightsError) as error:
+            return replace(entry, problem=str(error), bytes=sizes.get(entry.cid)), None
+        entry = replace(entry, bytes=sizes.get(entry.cid))
+        score = (scores or {}).get(entry.cid)
+        if score is None and evaluate is not None:
+            score = evaluate(file.tensors())
+        if score is None or not math.isfinite(score.loss):
+            return entry, file
+        measured = replace(entry, accuracy=score.accuracy, loss=score.loss)
+        return replace(measured, calibration_error=score.calibration_error), file
+
+    initial: Entry | None = None
+    closed: list[RoundResult] = []
+    for number, begun in enumerate(past.rounds):
+        globals_, file = global_entry(begun.started)
+        if number == 0:
+            initial, shapes = globals_, shapes or (file.shapes if file else None)
+            continue
+        meta = file.global_meta if file else None
+        # Of one who published more than once: what the header speaks of, else the last.
+        named: list[model_file.Input | model_file.Refusal] = [*meta.inputs, *meta.refused] if meta else []
+        spoken_of = {(one.node_id, one.cid) for one in named}
+        last = past.rounds[number - 1]
+        # In an asynchronous run it may have been published in any round before, and most have no part in one. Behind
+        # the closing is what crossed it.
+        some = [p for one in past.rounds[:number] for p in one.published] if plan.mode == "async" else last.published
+        crossed = [p for one in past.rounds[number : number + 1] for p in one.published]
+        published = {(p.node_id, p.cid): p for p in (*crossed, *some)}
+        chosen = ({} if plan.mode == "async" else last.latest()) | {
+            p.node_id: p for key, p in published.items() if p.node_id is not None and key in spoken_of
+        }
+
+        def member(
+            one: model_file.Input | model_file.Refusal, began: int, by: Mapping[Any, LogEntry] = published
+        ) -> Member:
+            log = by.get((one.node_id, one.cid))
+            entry = local_entry(log) if log else Entry(one.cid, 0, "", problem="was not published")
+            if isinstance(one, model_file.Refusal):
+                return Member(one.node_id, entry, reason=one.reason)
+            return Member(one.node_id, entry, one.share, began if one.started is None else one.started)
+
+        closed.append(
+            RoundResult(
+                number - 1,
+                {node_id: local_entry(log) for node_id, log in sorted(chosen.items())},
+                globals_,
+                {r.node_id: r.reason for r in meta.refused} if meta else {},
+                meta.absent if meta else (),
+                tuple(member(one, number - 1) for one in named),
+                dict(zip(plan.architectures, file.tensor(WEIGHTS).tolist(), strict=True))
+                if file and WEIGHTS in file.shapes
+                else {},
+            )
+        )
+    current = past.rounds[-1].latest() if past.rounds else {}
+    return Result(
+        plan=plan,
+        plan_cid=past.plan_cid,
+        contract=contract.address,
+        header=past.header,
+        learners={node_id: str(log.account) for node_id, log in past.learners.items()},
+        round=max(len(past.rounds) - 1, 0),
+        initial=initial,
+        rounds=tuple(closed),
+        open_round={node_id: local_entry(log) for node_id, log in sorted(current.items())},
+        costs=_costs(past, sealed, sizes) if traced else (),
+    )
+
+
+def _costs(past: history.History, sealed: Mapping[str, Sealed], sizes: Mapping[str, int]) -> tuple[Cost, ...]:
+    def gas(logs: Iterable[LogEntry]) -> int:
+        # One transaction, one event; what the node does not know of counts for nothing.
+        return sum(sealed[log.transaction].gas for log in logs if log.transaction in sealed)
+
+    def size(logs: Iterable[LogEntry]) -> int:
+        return sum(sizes.get(str(log.cid), 0) for log in logs)
+
+    first = [one.started for one in past.rounds[:1]]
+    costs = [Cost(None, 0, 0, gas([*past.learners.values(), *first]), 0, size(first))]
+    for one in past.rounds:
+        closing = [after.started for after in past.rounds[one.number + 1 : one.number + 2]]
+        costs.append(
+            Cost(one.number, len(one.published), gas(one.published), gas(closing), size(one.published), size(closing))
+        )
+    if past.rounds and not past.rounds[-1].published:
+        costs.pop()  # a round in which nothing has happened, as after the last
+    return tuple(costs)
+
+
+def as_json(result: Result, **more: Any) -> str:
+    """Return a result, and what else belongs to it, as JSON."""
+    content = {
+        "plan": result.plan.model_dump(),
+        "plan_cid": result.plan_cid,
+        "contract": result.contract,
+        "header": result.header,
+        "learners": result.learners,
+        "round": result.round,
+        "ended": result.ended,
+        "initial": asdict(result.initial) if result.initial else None,
+        "rounds": [asdict(one) for one in result.rounds],
+        "open_round": {node_id: asdict(one) for node_id, one in result.open_round.items()},
+        "costs": [asdict(one) for one in result.costs],
+    }
+    return json.dumps(content | more, indent=2)
+
+
+@cache
+def paper() -> dict[str, Any]:
+    """Return the figures of Hwang & Kim (2024)."""
+    content: dict[str, Any] = json.loads((resources.files("fl_node") / "paper.json").read_text(encoding="utf-8"))
+    return content
+
+
+def comparable(plan: Plan) -> bool:
+    """Return whether a plan is the paper's experiment, so that its figures may stand beside the paper's."""
+    return (
+        plan.data.name == "mnist"
+        and plan.data.train == 60_000
+        and plan.data.test == 10_000
+        and plan.learners == 2
+        and plan.rounds == 5
+        and plan.training.epochs == 5
+    )
+
+
+def write(
+    folder: Path,
+    name: str,
+    result: Result,
+    audit: Audit,
+    versions: Mapping[str, str],
+    examination: Examination | None = None,
+    split: Mapping[int, list[int]] | None = None,
+) -> Path:
+    """Write ``report.html``, ``report.md`` and ``report.json`` and return the first's path.
+
+    Parameters
+    ----------
+    folder
+        Where they go.
+    name, result, audit, versions
+        The run, and what was found.
+    examination
+        Of the newest global weights on the test images, if these are at hand.
+    split
+        How many images of each label each learner has, if the labels are at hand.
+    """
+    from fl_node.report import context as page
+
+    more = {
+        "name": name,
+        "versions": dict(versions),
+        "audit": asdict(audit) | {"passed": audit.passed},
+        "examination": examination.as_content() if examination else None,
+        "split": split,
+    }
+    files.write(folder / "report.json", as_json(result, **more) + "\n")
+    context = page.context(name, result, audit, versions, examination, split)
+    files.write(folder / "report.md", render("report.md.j2", **context))
+    path = folder / "report.html"
+    files.write(path, render("report.html.j2", **context, **page.pictures(result, split)))
+    return path
+
+
+def table(result: Result, *, loss: bool = False) -> list[list[str]]:
+    """Return the table of rounds as texts: the heads, then a row a round with accuracies in percent, or losses.
+
+    Beside the accuracies of the paper's experiment stand the paper's own.
+    """
+    nodes = sorted(result.learners)
+    beside = not loss and comparable(result.plan) and [str(n) for n in nodes] == list(paper()["local_accuracy"])
+    kinds = {n: f", {result.plan.architecture_of(n)}" if result.plan.mode == "ensemble" else "" for n in nodes}
+    heads = ["round", *(f"learner {n}{kinds[n]}" for n in nodes), "global"]
+    if beside:
+        heads += [*(f"paper {n}" for n in nodes), "paper global"]
+    rows = [heads]
+
+    def value(entry: Entry) -> str:
+        if loss:
+            return "–" if entry.loss is None else f"{entry.loss:.4f}"
+        return percent(entry.accuracy)
+
+    for one in result.rounds:
+        row = [str(one.round)]
+        for node_id in nodes:
+            if node_id in one.refused:
+                row.append("refused")
+            elif node_id in one.local:
+                row.append(value(one.local[node_id]))
+            else:
+                row.append("absent" if node_id in one.absent else "–")
+        row.append(value(one.result))
+        if beside and one.round < result.plan.rounds:
+            row += [percent(paper()["local_accuracy"][str(n)][one.round]) for n in nodes]
+            last = one.round + 1 == result.plan.rounds
+            row.append(percent(paper()["final_global_accuracy"]) if last else "")
+        rows.append(row + [""] * (len(heads) - len(row)))
+    return rows
+
+
+def percent(fraction: float | None) -> str:
+    """Return a fraction as a percentage with two digits after the point."""
+    return "–" if fraction is None else f"{fraction * 100:.2f}"

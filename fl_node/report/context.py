@@ -1,0 +1,483 @@
+"""What a report shows: numbers in order for its templates, and pictures for the page."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from markupsafe import Markup
+
+from fl_node.audit.auditor import Audit
+from fl_node.data.partition import shard_size
+from fl_node.models.error_analysis import Examination
+from fl_node.plan.schema import DataPlan, Plan
+from fl_node.report import collect
+from fl_node.report.collect import Cost, Entry, Member, Result, RoundResult, percent
+from fl_node.report.plots import MANY, STYLES, Line, Span
+from fl_node.runtime.markdown import block, code, grid
+
+MORE_THAN_A_PICTURE = 2000
+"""Local files; of more the picture of the ancestry would be larger than all the rest, and shows nothing."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One publication of a learner in time, in seconds by the chain's clock since the first global weights.
+
+    ``began`` is the round whose global weights it was trained from, ``round`` the one that took or refused it.
+    ``start`` is when the learner could begin, ``ready`` when its file was in a block, ``end`` when the next global
+    weights were, ``free`` when it could begin its next; None where that is not known.
+    """
+
+    node_id: int
+    round: int
+    began: int | None
+    start: int
+    ready: int
+    end: int | None
+    free: int | None
+    member: Member
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A learner whose work is not in a round's global weights."""
+
+    round: int
+    node_id: int
+    what: str
+    reason: str
+
+
+def context(
+    name: str,
+    result: Result,
+    audit: Audit,
+    versions: Mapping[str, str],
+    examination: Examination | None,
+    split: Mapping[int, Sequence[int]] | None,
+) -> dict[str, Any]:
+    """Return what the templates of a report need; see :func:`fl_node.report.collect.write`."""
+    last = result.rounds[-1].result if result.rounds else None
+    when = turns(result)
+    return {
+        "name": name,
+        "result": result,
+        "plan": result.plan,
+        "audit": audit,
+        "versions": versions,
+        "rows": collect.table(result),
+        "loss_rows": collect.table(result, loss=True),
+        "paper": collect.paper() if result.plan.data.name == "mnist" else None,
+        "comparable": collect.comparable(result.plan),
+        "last": last,
+        "state": _state(result),
+        "data_name": _data_name(result.plan),
+        "trained_on": sum(shard_size(result.plan, n) for n in range(1, result.plan.learners + 1)),
+        "shared_out": _shared_out(result.plan.data),
+        "rounds": [(one, members(one)) for one in result.rounds],
+        "left_out": left_out(result),
+        "left_rows": [[one.round, one.node_id, one.what, one.reason] for one in left_out(result)],
+        "turns": when,
+        "turn_rows": [_turn_row(turn) for turn in when],
+        "update_rows": _update_rows(result),
+        "member_rows": _member_rows(result),
+        "examination": examination,
+        "confusion_rows": _confusion_rows(examination),
+        "most_wrong": _most_wrong(examination),
+        "split": split,
+        "split_rows": [[node_id, *row, sum(row)] for node_id, row in (split or {}).items()],
+        "shard_rows": [[n, number(shard_size(result.plan, n))] for n in range(1, result.plan.learners + 1)],
+        "paper_rows": _paper_rows(),
+        "cost_rows": [_cost_row(one) for one in result.costs],
+        "gas": sum(one.local_gas + one.global_gas for one in result.costs),
+        "bytes": sum(one.local_bytes + one.global_bytes for one in result.costs),
+        "percent": percent,
+        "clock": clock,
+        "number": number,
+        "grid": grid,
+        "code": code,
+        "block": block,
+        "file_rows": _file_rows(result),
+        "run_rows": _run_rows(result, versions),
+        "shade": shade,
+    }
+
+
+def pictures(result: Result, split: Mapping[int, Sequence[int]] | None) -> dict[str, Any]:
+    """Return the pictures of a page by their names; none but that of the ancestry where matplotlib is missing."""
+    drawn: dict[str, Any] = {"tree": tree(result), "drawing": importlib.util.find_spec("matplotlib") is not None}
+    if not drawn["drawing"]:
+        return {"plots": {}} | drawn
+    from fl_node.report import plots
+
+    found: dict[str, str] = {}
+    if result.rounds:
+        accuracy = [*curves(result, loss=False), *paper_lines(result)]
+        if any(one.points for one in accuracy):
+            title = "Accuracy on the test images by round, of each learner and of the global weights"
+            found["accuracy"] = plots.lines("accuracy", title, accuracy, "accuracy, %", "round")
+        if any(one.points for one in curves(result, loss=True)):
+            title = "Loss on the test images by round, of each learner and of the global weights"
+            found["loss"] = plots.lines("loss", title, curves(result, loss=True), "loss (cross-entropy)", "round")
+    if result.plan.mode == "async" and any(turn.member.share is not None for turn in turns(result)):
+        for key, title, y_label, of in (
+            ("staleness", "Staleness of each update", "rounds closed since it began", _staleness),
+            ("mixing", "Weight of each update in the global weights", "weight", _weight),
+        ):
+            some = _by_learner(result, of)
+            found[key] = plots.points(key, title, some, y_label, "round")
+    if rows := _spans(result):
+        marks = [seconds for seconds in _closings(result) if seconds is not None]
+        title = "When each learner worked and when it waited"
+        found["timeline"] = plots.timeline("timeline", title, rows, marks)
+    if any(one.local_gas or one.global_gas for one in result.costs):
+        labels = ["set-up" if one.round is None else str(one.round) for one in result.costs]
+        gas = {
+            "learners": [one.local_gas / 1000 for one in result.costs],
+            "header": [one.global_gas / 1000 for one in result.costs],
+        }
+        size = {
+            "local files": [one.local_bytes / 1e6 for one in result.costs],
+            "global file": [one.global_bytes / 1e6 for one in result.costs],
+        }
+        found["gas"] = plots.stacks("gas", "Gas by round", gas, labels, "thousand gas", "round")
+        found["bytes"] = plots.stacks("bytes", "Bytes by round", size, labels, "MB", "round")
+    if split:
+        found["split"] = plots.bubbles("split", "Images of each label that each learner has", split)
+    return {"plots": {key: Markup(text) for key, text in found.items()}} | drawn  # noqa: S704 - of plots alone
+
+
+def members(one: RoundResult) -> tuple[Member, ...]:
+    """Return the local files of a round that its global file speaks of; of an unreadable one, those published."""
+    return one.members or tuple(Member(node_id, entry, began=one.round) for node_id, entry in one.local.items())
+
+
+def left_out(result: Result) -> list[LeftOut]:
+    """Return whose work is not in which global weights, and why."""
+    found = []
+    for one in result.rounds:
+        for member in one.members:
+            if member.reason is not None:
+                found.append(LeftOut(one.round, member.node_id, "refused", member.reason))
+        for node_id in one.absent:
+            found.append(LeftOut(one.round, node_id, "absent", "had published nothing when the round closed"))
+    return found
+
+
+def curves(result: Result, *, loss: bool) -> list[Line]:
+    """Return accuracy in percent, or loss, over rounds: a line a learner and one of the global weights."""
+
+    def value(entry: Entry) -> float | None:
+        if loss:
+            return entry.loss
+        return None if entry.accuracy is None else 100 * entry.accuracy
+
+    def points(some: Iterable[tuple[int, Entry]]) -> list[tuple[float, float]]:
+        return [(number, found) for number, entry in some if (found := value(entry)) is not None]
+
+    locals_ = [
+        Line(
+            f"learner {node_id}",
+            points(
+                (one.round, member.entry)
+                for one in result.rounds
+                for member in members(one)
+                if member.node_id == node_id and member.reason is None
+            ),
+        )
+        for node_id in sorted(result.learners)
+    ]
+    return [*locals_, Line("global", points((one.round, one.result) for one in result.rounds), "global")]
+
+
+def paper_lines(result: Result) -> list[Line]:
+    """Return the paper's Tables 2 and 3 in percent, as far as the run goes; nothing for another data set.
+
+    Its global epoch r + 1 is round r. Its single node is placed by its own epochs, of which five make a round; those
+    before the end of round 0 have no place.
+    """
+    if result.plan.data.name != "mnist":
+        return []
+    paper, last = collect.paper(), max(len(result.rounds) - 1, 0)
+    lines_ = [
+        Line(
+            f"paper, learner {node_id}",
+            [(number, 100 * value) for number, value in enumerate(values) if number <= last],
+            "paper",
+        )
+        for node_id, values in paper["local_accuracy"].items()
+    ]
+    single = [(epoch / 5 - 1, 100 * value) for epoch, value in enumerate(paper["single_node_accuracy"], 1)]
+    lines_.append(Line("paper, single node", [point for point in single if 0 <= point[0] <= last], "paper"))
+    final = len(paper["local_accuracy"]["1"]) - 1
+    if last >= final:
+        lines_.append(Line("paper, final global", [(final, 100 * paper["final_global_accuracy"])], "paper"))
+    return lines_
+
+
+def turns(result: Result) -> list[Turn]:
+    """Return each publication in time, in the order of learners and of what each published."""
+    closings = _closings(result)
+    begin = result.initial.time if result.initial else None
+    if begin is None:
+        return []
+    asynchronous = result.plan.mode == "async"
+    some = [(one.round, member) for one in result.rounds for member in members(one)]
+    open_round = len(result.rounds)
+    if not asynchronous:
+        some += [(open_round, Member(n, entry, began=open_round)) for n, entry in result.open_round.items()]
+    found: list[Turn] = []
+    for node_id in sorted({member.node_id for _, member in some}):
+        mine = sorted(
+            (
+                (entry.time, round_, member)
+                for round_, member in some
+                if member.node_id == node_id and (entry := member.entry).time is not None
+            ),
+            key=lambda one: one[:2],
+        )
+        before = 0
+        for position, (time, round_, member) in enumerate(mine):
+            began = member.began if member.began is not None or asynchronous else round_
+            ready = int(time or 0) - begin
+            opened = closings[began] if began is not None and began < len(closings) else None
+            start = min(max(before, ready if opened is None else opened), ready)
+            end = closings[round_ + 1] if round_ + 1 < len(closings) else None
+            following = mine[position + 1][2].began if position + 1 < len(mine) else None
+            free = end
+            if asynchronous:
+                known = following is not None and following < len(closings)
+                free = max(ready, closings[following] or 0) if known and following is not None else None
+            found.append(Turn(node_id, round_, began, start, ready, end, free, member))
+            before = ready
+    return found
+
+
+def tree(result: Result) -> Markup:
+    """Draw which local files made which global file, from left to right, with a link to each file's details."""
+    nodes = sorted(result.learners)
+    if result.initial is None or len(nodes) * len(result.rounds) > MORE_THAN_A_PICTURE:
+        return Markup("")
+    step, lane, edge = 112, 40 if len(nodes) <= MANY else 32, 30
+    asynchronous = result.plan.mode == "async"
+    width, height = 2 * edge + step * len(result.rounds), edge + lane * (len(nodes) + asynchronous)
+    # Edges that skip a round would run through the global weights between, but for a lane of their own.
+    middle = edge / 2 + lane / 2 if asynchronous else height / 2
+    first = edge / 2 + lane / 2 + lane * asynchronous
+    place = {node_id: first + lane * position for position, node_id in enumerate(nodes)}
+    edges: list[str] = []
+    files: list[str] = []
+    for number_, one in enumerate((None, *result.rounds)):
+        x, entry = edge + step * number_, result.initial if one is None else one.result
+        for position, member in enumerate(members(one) if one else ()):
+            # One that the contract does not know of stands at the edge.
+            y, at = place.get(member.node_id, height - edge / 2), x - step / 2
+            began = number_ - 1 if member.began is None else member.began
+            colour = STYLES[nodes.index(member.node_id) % MANY][0] if member.node_id in nodes else "var(--muted)"
+            refused = member.reason is not None
+            look = f"stroke:{colour}" + (";stroke-dasharray:3 4" if refused else "")
+            edges.append(_edge(edge + step * began, middle, at, y, look))
+            if member.share is not None:
+                edges.append(_edge(at, y, x, middle, look))
+            said = "refused" if refused else f"{percent(member.entry.accuracy)} %"
+            said = f"learner {member.node_id}, round {number_ - 1}: {said}"
+            text = "×" if refused else str(member.node_id)
+            files.append(_node(at, y, f"local-{number_ - 1}-{position}", text, said, look))
+        said, look = f"global weights {number_}: {percent(entry.accuracy)} %", "stroke:var(--ink);stroke-width:3"
+        files.append(_node(x, middle, f"global-{number_}", str(number_), said, look))
+    return Markup(  # noqa: S704 - all that is not this function's own is escaped
+        f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" class="tree" '
+        f'aria-hidden="true"><g class="edges">{"".join(edges)}</g>{"".join(files)}</svg>'
+    )
+
+
+def _edge(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+    """Return a curve that leaves and arrives level."""
+    bend = (x1 + x2) / 2
+    return f'<path d="M{x1:g} {y1:g}C{bend:g} {y1:g} {bend:g} {y2:g} {x2:g} {y2:g}" style="{style}"/>'
+
+
+def _node(x: float, y: float, link: str, text: str, said: str, style: str) -> str:
+    """Return a circle with a text in it that leads to a file's details; the list below it is for the keyboard."""
+    return (
+        f'<a href="#{link}" tabindex="-1"><title>{html.escape(said)}</title><circle cx="{x:g}" cy="{y:g}" r="14" '
+        f'style="{style}"/><text x="{x:g}" y="{y + 4:g}">{html.escape(text)}</text></a>'
+    )
+
+
+def clock(seconds: int | None) -> str:
+    """Return a moment as text in UTC."""
+    if seconds is None:
+        return "–"
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds} s since 1970"  # a sealer may write any number
+
+
+def number(value: int | None) -> str:
+    """Return a whole number with a thin space at the thousands."""
+    return "–" if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def shade(value: int, most: int, *, right: bool = False) -> str:
+    """Return the background of a cell of the confusion matrix, as CSS: blue where it is right, else vermillion."""
+    if not value:
+        return "transparent"
+    strength = 0.25 if right else 0.12 + 0.38 * value / max(most, 1)
+    return f"rgb({'0 114 178' if right else '213 94 0'} / {strength:.2f})"
+
+
+def _state(result: Result) -> str:
+    if result.ended:
+        return f"ended after {result.round} rounds"
+    return f"goes on, in round {result.round} of {result.plan.rounds}"
+
+
+def _data_name(plan: Plan) -> str:
+    if plan.own is not None:
+        return f"module {plan.own.module}"
+    return {"mnist": "MNIST", "folder": "a folder"}.get(plan.data.name, plan.data.name)
+
+
+def _shared_out(data: DataPlan) -> str:
+    match data.partition:
+        case "equal":
+            return "shared out at random in equal parts"
+        case "labels":
+            return f"sorted by label and shared out in {data.labels_each} parts a learner"
+        case "module":
+            return "shared out by the plan's module"
+        case _:
+            what = "labels" if data.partition == "dirichlet" else "numbers"
+            return f"shared out with {what} from a Dirichlet distribution (α = {data.alpha:g})"
+
+
+def _closings(result: Result) -> list[int | None]:
+    """Return when each global file came, in seconds since the first."""
+    if result.initial is None or result.initial.time is None:
+        return []
+    times = [result.initial.time, *(one.result.time for one in result.rounds)]
+    return [None if time is None else time - result.initial.time for time in times]
+
+
+def _spans(result: Result) -> list[tuple[str, list[Span]]]:
+    rows: dict[str, list[Span]] = {}
+    for turn in turns(result):
+        spans = rows.setdefault(f"learner {turn.node_id}", [])
+        spans.append(Span(turn.start, turn.ready, "work"))
+        if turn.free is not None:
+            spans.append(Span(turn.ready, turn.free, "wait"))
+    return list(rows.items())
+
+
+def _staleness(turn: Turn) -> float | None:
+    return None if turn.began is None else turn.round - turn.began
+
+
+def _weight(turn: Turn) -> float | None:
+    return turn.member.share
+
+
+def _by_learner(result: Result, of: Any) -> list[Line]:
+    lines_: dict[int, list[tuple[float, float]]] = {}
+    for turn in turns(result):
+        if turn.member.share is not None and (value := of(turn)) is not None:
+            lines_.setdefault(turn.node_id, []).append((turn.round, value))
+    return [Line(f"learner {node_id}", found) for node_id, found in sorted(lines_.items())]
+
+
+def _turn_row(turn: Turn) -> list[object]:
+    waited = None if turn.free is None else turn.free - turn.ready
+    return [
+        turn.node_id,
+        turn.round,
+        turn.ready,
+        turn.ready - turn.start,
+        "–" if waited is None else waited,
+        "–" if turn.end is None else turn.end,
+    ]
+
+
+def _member_rows(result: Result) -> list[list[object]]:
+    """Return what each architecture counts for in each global file of an ensemble, and how well it knows itself."""
+    return [
+        [
+            one.round,
+            *(percent(one.counts[name]) if one.counts else "–" for name in result.plan.architectures),
+            percent(one.result.calibration_error),
+        ]
+        for one in result.rounds
+    ]
+
+
+def _update_rows(result: Result) -> list[list[object]]:
+    return [
+        [
+            one.round,
+            member.node_id,
+            member.began,
+            one.round - member.began,
+            f"{member.share:.4f}",
+            percent(member.entry.accuracy),
+        ]
+        for one in result.rounds
+        for member in one.members
+        if member.share is not None and member.began is not None
+    ]
+
+
+def _confusion_rows(examination: Examination | None) -> list[list[object]]:
+    if examination is None:
+        return []
+    labels = range(len(examination.confusion))
+    return [["", *labels], *([label, *examination.confusion[label]] for label in labels)]
+
+
+def _most_wrong(examination: Examination | None) -> int:
+    rows = examination.confusion if examination else ()
+    return max((n for label, row in enumerate(rows) for said, n in enumerate(row) if said != label), default=0)
+
+
+def _paper_rows() -> list[list[object]]:
+    both = collect.paper()["local_accuracy"]
+    return [[epoch, *map(percent, values)] for epoch, values in enumerate(zip(both["1"], both["2"], strict=True), 1)]
+
+
+def _cost_row(one: Cost) -> list[object]:
+    return [
+        "set-up" if one.round is None else one.round,
+        one.published,
+        *map(number, (one.local_gas, one.global_gas, one.local_bytes, one.global_bytes)),
+    ]
+
+
+def _file_rows(result: Result) -> list[list[object]]:
+    def row(round_: int, what: str, entry: Entry) -> list[object]:
+        what += f": {entry.problem}" if entry.problem is not None else ""
+        sealed = (entry.block, code(entry.transaction), number(entry.gas), clock(entry.time))
+        return [round_, what, code(entry.cid), number(entry.bytes), *sealed]
+
+    rows = [row(0, "initial weights", result.initial)] if result.initial else []
+    for one in result.rounds:
+        for member in members(one):
+            refused = ", refused" if member.reason is not None else ""
+            rows.append(row(one.round, f"local weights of learner {member.node_id}{refused}", member.entry))
+        rows.append(row(one.round + 1, "global weights", one.result))
+    return rows
+
+
+def _run_rows(result: Result, versions: Mapping[str, str]) -> list[list[object]]:
+    rows: list[list[object]] = [
+        ["contract", code(result.contract)],
+        ["plan", code(result.plan_cid)],
+        ["header", code(result.header)],
+    ]
+    rows += [[f"learner {node_id}", code(account)] for node_id, account in result.learners.items()]
+    rows += [[what, version] for what, version in versions.items()]
+    return rows

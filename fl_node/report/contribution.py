@@ -1,0 +1,203 @@
+"""What each learner's weights are worth: exact Shapley values, from the stored files, without training.
+
+In a round every set of learners gets the value that the model made of its files alone reaches on the held-out images;
+a learner's Shapley value (Shapley 1953) is what it adds to a set, averaged over all orders in which the set may grow.
+The values of a round add up to what the round gained; those of all rounds to what the run did. Wang et al. 2020,
+https://arxiv.org/abs/2009.06192, do the same round by round.
+
+Values are counts of images, so they are exact fractions, the same for everybody who has the files and the images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from fl_node.aggregation import Evidence, follows_parent, global_file, global_shapes, local_shapes
+from fl_node.artifacts import model_file
+from fl_node.artifacts.model_file import GlobalMeta, Shapes, Tensors, WeightsFile
+from fl_node.artifacts.store import Store
+from fl_node.chain.client import Contract
+from fl_node.errors import ConfigError, WeightsError
+from fl_node.plan.schema import Plan
+from fl_node.protocol import history
+
+MOST_LEARNERS = 8
+"""Learners in one round for whom all sets are tried; the effort doubles with each."""
+
+Value = Callable[[Tensors], int]
+"""How many of the held-out images weights get right."""
+
+
+@dataclass(frozen=True)
+class RoundContribution:
+    """The Shapley values of one round, in images, by nodeId."""
+
+    round: int
+    before: int
+    after: int
+    values: Mapping[int, Fraction]
+
+
+def shapley(players: Sequence[int], value: Callable[[frozenset[int]], int]) -> dict[int, Fraction]:
+    """Return each player's Shapley value in a game that gives every set of players a whole number.
+
+    Shapley, "A Value for n-Person Games", Contributions to the Theory of Games II, 1953.
+    """
+    count = len(players)
+    sets = [frozenset(player for bit, player in enumerate(players) if mask >> bit & 1) for mask in range(2**count)]
+    worth = {one: value(one) for one in sets}
+    orders = math.factorial(count)
+    return {
+        player: sum(
+            (
+                Fraction(math.factorial(len(one)) * math.factorial(count - len(one) - 1), orders)
+                * (worth[one | {player}] - worth[one])
+                for one in sets
+                if player not in one
+            ),
+            Fraction(0),
+        )
+        for player in players
+    }
+
+
+def check(plan: Plan) -> None:
+    """Raise a ConfigError if there is no value of a learner in a plan's rounds, before anything is read for it."""
+    if plan.mode == "async":
+        raise ConfigError(f"the plan {plan.name} is asynchronous; values are of rounds that a set of learners made")
+
+
+def contributions(
+    contract: Contract,
+    store: Store,
+    folder: Path,
+    plan: Plan,
+    shapes: Shapes,
+    value: Value,
+    evidence: Evidence | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> list[RoundContribution]:
+    """Return what each learner contributed in each closed round.
+
+    Parameters
+    ----------
+    contract, store
+        The run's contract and store, as some node sees them.
+    folder
+        An empty folder for the files.
+    plan, shapes
+        The run's plan, and its model's tensors.
+    value
+        Counts the held-out images that weights get right.
+    evidence
+        Of an ensemble whose plan measures its members: what a member's weights say of the held-out images.
+    progress
+        Called after each round with the number of rounds done and of all.
+
+    Raises
+    ------
+    ConfigError
+        The run is asynchronous, or a round has more than :data:`MOST_LEARNERS` inputs.
+    WeightsError
+        A file is not what the audit would have it be.
+    """
+    check(plan)
+    past = history.read(contract)
+    wide = global_shapes(plan, shapes)
+
+    def fetch(name: str, expected: Shapes) -> WeightsFile:
+        path = folder / f"{name}.safetensors"
+        store.fetch(name, path, model_file.size_of(expected), plan.fetch_timeout)
+        return model_file.read(path, expected, name)
+
+    found = []
+    rounds = list(zip(past.rounds, past.rounds[1:], strict=False))
+    for closed, opened in rounds:
+        parent = fetch(str(closed.started.cid), wide)
+        result = fetch(str(opened.started.cid), wide)
+        meta = result.global_meta
+        if len(meta.inputs) > MOST_LEARNERS:
+            raise ConfigError(
+                f"round {closed.number} was made of {len(meta.inputs)} files; exact values are for up to "
+                f"{MOST_LEARNERS}, the effort doubles with each"
+            )
+        files = {one.node_id: fetch(one.cid, local_shapes(plan, shapes, one.node_id)) for one in meta.inputs}
+        worth = {frozenset[int](): value(parent.tensors())}
+
+        def of(some: frozenset[int], number: int = closed.number) -> int:
+            if some not in worth:  # noqa: B023 - called within this round alone
+                mine = [files[n] for n in sorted(some)]  # noqa: B023
+                made = _made(folder, plan, past.plan_cid, number, parent, mine, meta, evidence)  # noqa: B023
+                if len(some) == len(files) and made.cid != result.cid:  # noqa: B023
+                    raise WeightsError(f"global weights {number + 1} are not made of their files; see fl-node audit")
+                worth[some] = value(made.tensors())  # noqa: B023
+            return worth[some]  # noqa: B023
+
+        values = shapley(sorted(files), of)
+        found.append(RoundContribution(closed.number, worth[frozenset()], worth[frozenset(files)], values))
+        for path in folder.glob("*.safetensors"):
+            path.unlink()
+        progress(len(found), len(rounds))
+    return found
+
+
+def totals(rounds: Sequence[RoundContribution]) -> dict[int, Fraction]:
+    """Return each learner's value in all rounds together, by nodeId."""
+    known = sorted({node_id for one in rounds for node_id in one.values})
+    return {node_id: sum((one.values.get(node_id, Fraction(0)) for one in rounds), Fraction(0)) for node_id in known}
+
+
+def as_content(rounds: Sequence[RoundContribution], images: int) -> dict[str, Any]:
+    """Return contributions for JSON: shares of the held-out images as numbers, and the exact fractions of images."""
+
+    def values(some: Mapping[int, Fraction]) -> dict[str, dict[str, object]]:
+        return {str(n): {"share": float(value / images), "images": str(value)} for n, value in some.items()}
+
+    return {
+        "images": images,
+        "rounds": [
+            {
+                "round": one.round,
+                "accuracy_before": one.before / images,
+                "accuracy_after": one.after / images,
+                "learners": values(one.values),
+            }
+            for one in rounds
+        ],
+        "total": values(totals(rounds)),
+    }
+
+
+def _made(
+    folder: Path,
+    plan: Plan,
+    plan_cid: str,
+    number: int,
+    parent: WeightsFile,
+    inputs: Sequence[WeightsFile],
+    meta: GlobalMeta,
+    evidence: Evidence | None,
+) -> WeightsFile:
+    """Return the global file that the plan's rule makes of some of a round's files."""
+    rule = plan.aggregation
+    if rule.byzantine and len(inputs) < rule.least():
+        # Of a small set the rule leaves out no more than it could have outvoted.
+        rule = rule.model_copy(update={"byzantine": max((len(inputs) - 1) // 2, 0)})
+        plan = plan.model_copy(update={"aggregation": rule})
+    return global_file(
+        folder / "made.safetensors",
+        plan,
+        plan_cid,
+        round_=number + 1,
+        parent=parent.cid,
+        inputs=inputs,
+        parent_file=parent if follows_parent(plan) else None,
+        evidence=evidence,
+        refused=meta.refused,
+        absent=meta.absent,
+    )

@@ -1,0 +1,142 @@
+"""What is kept of a run: its audit, its report, its plan and its final model, all from chain and store."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fl_node.aggregation import global_shapes
+from fl_node.artifacts import model_file
+from fl_node.artifacts.store import Store
+from fl_node.audit.auditor import Audit, audit
+from fl_node.chain.client import Contract
+from fl_node.data import partition
+from fl_node.data.datasets import DataSet
+from fl_node.errors import ConfigError, WeightsError
+from fl_node.models.ensemble import EnsembleTrainer
+from fl_node.models.error_analysis import Examination, examine
+from fl_node.models.keras_trainer import KerasTrainer, Score
+from fl_node.report import collect as report
+from fl_node.report.collect import Result
+from fl_node.runtime import files
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What was found, and where it was written.
+
+    ``model`` is None for a run that goes on, and where the final weights are not what the audit would have them be.
+    """
+
+    result: Result
+    audit: Audit
+    report: Path
+    model: Path | None
+
+
+def conclude(
+    contract: Contract,
+    store: Store,
+    folder: Path,
+    name: str,
+    trainer: KerasTrainer | EnsembleTrainer,
+    versions: Mapping[str, str],
+    *,
+    scores: Mapping[str, Score] | None = None,
+    evaluate: bool = True,
+    step: Callable[[str], None] = lambda _text: None,
+) -> Conclusion:
+    """Audit a run and write its report, ``plan.json`` and, if it has ended, the final model.
+
+    The report is ``report.html``, ``report.md`` and ``report.json``.
+
+    Parameters
+    ----------
+    contract, store
+        The run's contract and store, as some node sees them.
+    folder
+        Where the files go.
+    name
+        What the report calls the run.
+    trainer
+        The plan's model; with a data set if global weights are to be measured.
+    versions
+        Of what the result depends on, for the report.
+    scores
+        What is known already of global weights, by CID.
+    evaluate
+        Measure the others.
+    step
+        Called with one line a step.
+
+    Raises
+    ------
+    ConfigError
+        The folder can't be written; the message says where the files are instead.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        step("auditing")
+        audited = audit(
+            contract,
+            store,
+            work,
+            lambda _plan: trainer,
+            lambda done, every: step(f"auditing: {done} of {every} rounds"),
+        )
+        step("writing the report")
+        measure = trainer.evaluate if evaluate else None
+        result = report.collect(contract, store, work, scores, measure, model=trainer.shapes(), traced=True)
+        # Of a module's samples nothing is known but that a model takes them.
+        data = trainer.data if evaluate and isinstance(trainer.data, DataSet) else None
+        split = partition.label_counts(result.plan, data.train_labels) if data else None
+        examination = _examine(result, work, trainer) if data else None
+
+    def write(folder: Path) -> Conclusion:
+        path = report.write(folder, name, result, audited, versions, examination, split)
+        files.write(folder / "plan.json", result.plan.to_bytes())
+        model = None
+        # What is wrong with a file stands in the report, which is all that then can be had.
+        if result.ended and result.rounds[-1].result.problem is None:
+            try:
+                model = _save(result, store, folder, trainer)
+            except WeightsError:
+                if audited.passed:
+                    raise
+        return Conclusion(result, audited, path, model)
+
+    try:
+        return write(folder)
+    except OSError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="fl-node-report-"))
+        write(elsewhere)
+        raise ConfigError(f"{files.described(error)}; the report is in {elsewhere}") from error
+
+
+def _examine(result: Result, work: Path, trainer: KerasTrainer | EnsembleTrainer) -> Examination | None:
+    """Examine the newest global weights that are any good; they were read already."""
+    newest = result.rounds[-1].result if result.rounds else result.initial
+    if newest is None or newest.problem is not None:
+        return None
+    shapes = global_shapes(result.plan, trainer.shapes())
+    try:
+        tensors = model_file.read(work / f"{newest.cid}.safetensors", shapes, newest.cid).tensors()
+    except WeightsError:
+        return None  # of another model, which the audit says
+    images, labels = trainer.tests()
+    return examine(result.round, lambda some: trainer.predict(tensors, some), images, labels)
+
+
+def _save(result: Result, store: Store, folder: Path, trainer: KerasTrainer | EnsembleTrainer) -> Path:
+    """Write the final weights as they are in the store and as a model; they appear whole or not at all."""
+    model, partial = folder / "final.keras", folder / "final.safetensors.partial"
+    shapes = global_shapes(result.plan, trainer.shapes())
+    try:
+        store.fetch(result.rounds[-1].result.cid, partial, model_file.size_of(shapes), result.plan.fetch_timeout)
+        trainer.save(model_file.read(partial, shapes).tensors(), model)
+        partial.replace(folder / "final.safetensors")
+    finally:
+        partial.unlink(missing_ok=True)
+    return model

@@ -1,0 +1,91 @@
+"""The start of a run: the plan published, the contract deployed, learners registered, initial weights published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fl_node import events
+from fl_node.aggregation import initial_file
+from fl_node.artifacts.model_file import WeightsFile
+from fl_node.artifacts.store import Store
+from fl_node.chain.client import Chain, Contract
+from fl_node.errors import ChainError, ConfigError
+from fl_node.models.keras_trainer import Trainer
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import Plan
+from fl_node.runtime import files
+from fl_node.runtime.logs import emit
+
+TRIES = 6
+
+
+def deploy(
+    chain: Chain, store: Store, folder: Path, plan: Plan, learners: Mapping[int, str], trainer: Trainer
+) -> Contract:
+    """Start a run and return its contract.
+
+    Parameters
+    ----------
+    chain
+        The header's node, with the header's account.
+    store
+        The header's store.
+    folder
+        For the files while they are written.
+    plan
+        The run's plan.
+    learners
+        The account of each learner, by nodeId.
+    trainer
+        The plan's model.
+
+    Raises
+    ------
+    ConfigError
+        The plan has no shard for a nodeId.
+    PlanError
+        The plan lacks what is known where its data are.
+    """
+    plans.check_complete(plan, f"plan {plan.name}")
+    if extra := sorted(node_id for node_id in learners if not 1 <= node_id <= plan.learners):
+        raise ConfigError(f"learner {extra[0]}: the plan has shards for learners 1 to {plan.learners}")
+    folder.mkdir(parents=True, exist_ok=True)
+    plan_file = folder / "plan.json"
+    files.write(plan_file, plan.to_bytes())
+    plan_cid = store.add(plan_file)
+    emit(events.PlanStored(plan=plan.name, cid=plan_cid))
+    receipt = chain.deploy(plan_cid)
+    contract = chain.contract(str(receipt.contract))
+    emit(events.ContractDeployed(contract=contract.address, block=receipt.block, gas=receipt.gas))
+    for node_id, account in sorted(learners.items()):
+        register(contract, node_id, account)
+    start(contract, store, initial_file(folder / "global-0.safetensors", plan, plan_cid, trainer.initial()))
+    return contract
+
+
+def register(contract: Contract, node_id: int, account: str) -> None:
+    """Register a learner, unless it is registered with this account already."""
+    for _ in range(TRIES):
+        view = contract.look(contract.chain.address)
+        if contract.account_of(node_id, view.block) == account:
+            return
+        receipt = contract.register_learner(node_id, account, view.nonce)
+        if receipt is not None:
+            emit(events.LearnerRegistered(learner=node_id, account=account))
+            return
+    raise ChainError(f"no block took the registration of learner {node_id}; are enough sealers running?")
+
+
+def start(contract: Contract, store: Store, file: WeightsFile) -> None:
+    """Publish the initial weights, unless the run has begun."""
+    store.add(file.path)
+    for _ in range(TRIES):
+        view = contract.look(contract.chain.address)
+        if view.state.started:
+            return
+        receipt = contract.set_global_weight(file.cid, view.nonce)
+        if receipt is not None:
+            emit(events.GlobalWeightsPublished(round=0, cid=file.cid, block=receipt.block, gas=receipt.gas))
+            return
+    raise ChainError("no block took the initial weights; are enough sealers running?")

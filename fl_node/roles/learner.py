@@ -1,0 +1,331 @@
+"""The learner: trains local weights from each round's global weights, on data that never leaves it."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fl_node import events
+from fl_node.aggregation import check_bounds, global_shapes, local_shapes
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.download import logged
+from fl_node.artifacts.model_file import LocalMeta, Tensors, WeightsFile
+from fl_node.artifacts.store import Progress
+from fl_node.chain.client import View
+from fl_node.data import partition
+from fl_node.errors import FileMissing, WeightsError
+from fl_node.models.attack import check_allowed, poison, tamper
+from fl_node.models.keras_trainer import OnEpoch, Trainer
+from fl_node.plan.schema import Plan
+from fl_node.roles.loop import Done, Site, Waiting, fetch_plan, reconcile
+from fl_node.runtime.logs import emit
+from fl_node.seeds import derive
+
+MakeTrainer = Callable[[Plan], Trainer]
+Record = Callable[[int, str, float, int], None]
+"""Keeps a figure for whoever looks at curves: a learner's nodeId, the figure's name, its value, and its step."""
+
+ASK_WHETHER_OPEN = 5.0
+"""Seconds after which a learner that fetches global weights asks again whether their round is open."""
+ASK_OTHERS = 1.0
+"""Seconds after which a learner that waits asks again for whom."""
+
+
+def run(
+    site: Site, make_trainer: MakeTrainer, record: Record = lambda *_: None, *, allow_attacks: bool = False
+) -> None:
+    """Take part in a run until it ends.
+
+    Parameters
+    ----------
+    site
+        The learner's node, with the account that it is registered by.
+    make_trainer
+        Called with the plan, once; returns the plan's model with the data to train it on.
+    record
+        Called with accuracy and loss in training, by epoch of the whole run, and on the test images, by round.
+    allow_attacks
+        Take part in a run whose plan has learners attack it, as a laboratory does.
+
+    Raises
+    ------
+    FLNodeError
+        What no waiting mends: a wrong plan, data that can't be had, a refusal by the contract.
+    """
+    learner: list[Learner] = []
+
+    def step() -> Waiting | None:
+        if not learner:
+            plan = fetch_plan(site)
+            check_allowed(plan, allowed=allow_attacks)  # before the trainer loads data, which takes seconds
+            learner.append(of_mode(site, plan, make_trainer(plan), record, allow_attacks=allow_attacks))
+        return learner[0].step()
+
+    reconcile(site, step)
+
+
+def of_mode(
+    site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_: None, *, allow_attacks: bool = False
+) -> Learner:
+    """Return the learner that the plan's mode wants."""
+    from fl_node.roles.asynchronous import AsynchronousLearner
+
+    kind = AsynchronousLearner if plan.mode == "async" else Learner
+    return kind(site, plan, trainer, record, allow_attacks=allow_attacks)
+
+
+@dataclass(frozen=True)
+class _Unfit:
+    """Global weights that this learner can do nothing with, and why; the same weights are not tried again."""
+
+    parent: str
+    reason: str
+
+
+class Learner:
+    """One learner in one run; a plan with attacks is refused unless they are allowed."""
+
+    def __init__(
+        self,
+        site: Site,
+        plan: Plan,
+        trainer: Trainer,
+        record: Record = lambda *_: None,
+        *,
+        allow_attacks: bool = False,
+    ) -> None:
+        check_allowed(plan, allowed=allow_attacks)
+        self._site = site
+        self._record = record
+        self._plan = plan
+        self._plan_cid = site.contract.plan()
+        self._trainer = trainer
+        self._local: WeightsFile | None = None
+        self._stored = ""
+        self._open: tuple[int, float, tuple[int, ...]] = (-1, 0.0, ())
+        self._unfit: _Unfit | None = None
+        self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
+
+    def step(self) -> Waiting | None:
+        """Look at the contract and do the next thing."""
+        contract, plan = self._site.contract, self._plan
+        view = contract.look(self._site.chain.address)
+        state, node_id = view.state, view.node_id
+        if state.round >= plan.rounds:
+            emit(events.RunFinished(round=state.round))
+            raise Done
+        if node_id is None:
+            return Waiting("registration", f"the header to register {self._site.chain.address}")
+        if state.global_cid is None:
+            return Waiting("initial_weights", "the header to publish the initial weights")
+        return self._work(view, node_id, state.global_cid)
+
+    def _work(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
+        """Train from these global weights and publish, unless that is done."""
+        contract, state = self._site.contract, view.state
+        published = contract.local_weight_at(state.round, node_id, view.block)
+        local = self._finished(state.round, node_id, global_cid)
+        if published and (published == local.cid if local else not self._is_old(published, state.round, node_id)):
+            # With many learners there are many blocks; this one only needs that which closes the round.
+            return self._wait_for_others(state.round, view.learners)
+        if local is None:
+            return self._train(state.round, node_id, global_cid)
+        return self._publish(local, view.nonce)
+
+    def _is_old(self, published: str, round_: int, node_id: int) -> bool:
+        """Return whether this is the file of the last round, which a block took only after that had ended.
+
+        The block that took it in time may be gone with the chain that it was in, so the chain need not know it.
+        """
+        if not round_:
+            return False
+        before = self._path("local", round_ - 1)
+        return published == self._site.contract.local_weight_at(round_ - 1, node_id) or (
+            before.exists() and published == cid.of_file(before)
+        )
+
+    def _wait_for_others(self, round_: int, learners: Sequence[int]) -> Waiting:
+        """Wait for the end of the round; who else is not done is asked less often than blocks come."""
+        asked_for, asked, who = self._open
+        now = self._site.timing.clock.monotonic()
+        if asked_for != round_ or now - asked > ASK_OTHERS:
+            published = self._site.contract.local_weights(round_, learners)
+            who = tuple(node_id for node_id in learners if node_id not in published)
+            self._open = (round_, now, who)
+        missing = f"learner {', '.join(map(str, who))}" if who else "the header"
+        return Waiting(
+            "round_end",
+            f"round {round_} to close; {missing} is not done",
+            round=round_,
+            learners=who,
+            watch=self._site.contract.round,
+            seen=round_,
+        )
+
+    def _path(self, kind: str, round_: int) -> Path:
+        return self._site.folder / f"{kind}-{round_}.safetensors"
+
+    def _finished(self, round_: int, node_id: int, parent: str) -> WeightsFile | None:
+        """Return this round's local weights if they were trained before, perhaps by a process that was killed."""
+        path = self._path("local", round_)
+        if not path.exists():
+            return None
+        if self._local and (self._local.local_meta.round, self._local.local_meta.parent) == (round_, parent):
+            return self._local  # this very process has just written it
+        try:
+            file = model_file.read(path, local_shapes(self._plan, self._trainer.shapes(), node_id))
+            model_file.check_local(file, plan=self._plan_cid, node_id=node_id, round_=round_, parent=parent)
+        except WeightsError as error:
+            emit(events.LocalWeightsDiscarded(round=round_, file=path.name, detail=str(error)))
+            path.unlink()
+            return None
+        self._local = file
+        return file
+
+    def _train(self, round_: int, node_id: int, parent: str) -> Waiting | None:
+        if self._unfit and self._unfit.parent == parent:
+            return self._wait_for_better(round_, self._unfit)
+        plan, trainer = self._plan, self._trainer
+        path = self._path("global", round_)
+        shapes = global_shapes(plan, trainer.shapes())
+        self._site.store.fetch(
+            parent, path, model_file.size_of(shapes), plan.fetch_timeout, self._still_wanted(round_, parent)
+        )
+        try:
+            file = model_file.read(path, shapes, parent)
+            model_file.check_global(file, plan=self._plan_cid, round_=round_)
+        except WeightsError as error:
+            return self._cannot(round_, parent, f"those of round {round_} ({parent}) are refused: {error}")
+        samples = self._shard(node_id)
+        # Nothing can be learned from models that know nothing yet.
+        teacher = file.mapped() if plan.distillation is not None and round_ > 0 else None
+        emit(
+            events.TrainingStarted(
+                round=round_,
+                epochs=plan.training.epochs,
+                samples=len(samples),
+                noun=plan.data.noun,
+                distilled=plan.data.shared if teacher is not None else None,
+            )
+        )
+        start = time.monotonic()
+
+        def on_epoch(epoch: int, accuracy: float, loss: float) -> None:
+            step = round_ * plan.training.epochs + epoch
+            self._record(node_id, "training/accuracy", accuracy, step)
+            self._record(node_id, "training/loss", loss, step)
+            emit(events.EpochEnded(round=round_, epoch=epoch, epochs=plan.training.epochs, accuracy=accuracy))
+
+        # Of a global file the weights of this learner's model alone, not what else is in it.
+        weights_ = {name: file.tensor(name) for name in local_shapes(plan, trainer.shapes(), node_id)}
+        trained = self._trained(weights_, node_id, round_, on_epoch, teacher)
+        if plan.slow is not None and node_id in plan.slow.learners:
+            time.sleep((plan.slow.factor - 1) * (time.monotonic() - start))
+        emit(events.TrainingEnded(round=round_, seconds=time.monotonic() - start))
+        start = time.monotonic()
+        score = trainer.evaluate(trained)
+        if not math.isfinite(score.loss) or not all(np.isfinite(tensor).all() for tensor in trained.values()):
+            # Trained again it would come out the same, and nobody would take it.
+            diverged = f"training from those of round {round_} ({parent}) diverged to values that are not finite"
+            return self._cannot(round_, parent, f"{diverged}; in round 0, lower the learning rate")
+        emit(
+            events.LocalWeightsEvaluated(
+                round=round_,
+                accuracy=score.accuracy,
+                loss=score.loss,
+                count=score.count,
+                noun=plan.data.noun,
+                seconds=time.monotonic() - start,
+            )
+        )
+        self._record(node_id, "test/accuracy", score.accuracy, round_)
+        self._record(node_id, "test/loss", score.loss, round_)
+        meta = LocalMeta(
+            plan=self._plan_cid,
+            node_id=node_id,
+            round=round_,
+            parent=parent,
+            samples=len(samples),
+            accuracy=score.accuracy,
+            loss=score.loss,
+        )
+        written = model_file.write(self._path("trained", round_), meta, trained)
+        if not self._attacks(node_id):
+            try:
+                # As the header will.
+                model_file.read(written.path, local_shapes(plan, trainer.shapes(), node_id), written.cid)
+                check_bounds(written, file, plan)
+            except WeightsError as error:
+                written.path.unlink()
+                return self._cannot(
+                    round_, parent, f"what training makes of those of round {round_} ({parent}) is no good: {error}"
+                )
+        self._local = local = replace(written, path=written.path.replace(self._path("local", round_)))
+        emit(events.LocalWeightsWritten(round=round_, cid=local.cid, file=local.path.name))
+        self._forget(round_)
+        return None
+
+    def _still_wanted(self, round_: int, name: str) -> Progress:
+        """Return what logs how far a file of global weights is, and ends the fetch when its round has closed."""
+        meter = logged(name)
+        asked = time.monotonic()
+
+        def progress(received: int, length: int | None) -> None:
+            nonlocal asked
+            meter(received, length)
+            if time.monotonic() - asked >= ASK_WHETHER_OPEN:
+                asked = time.monotonic()
+                if self._plan.mode != "async" and self._site.contract.round() != round_:
+                    raise FileMissing(f"round {round_} closed before its global weights {name} were here", received)
+
+        return progress
+
+    def _cannot(self, round_: int, parent: str, reason: str) -> Waiting:
+        """Remember that these global weights are of no use to this learner, and wait for others."""
+        self._unfit = _Unfit(parent, reason)
+        emit(events.GlobalWeightsUnusable(round=round_, cid=parent, detail=reason))
+        return self._wait_for_better(round_, self._unfit)
+
+    def _wait_for_better(self, round_: int, unfit: _Unfit) -> Waiting:
+        text = f"good global weights; {unfit.reason}"
+        return Waiting("valid_weights", text, round=round_, watch=self._site.contract.round, seen=round_)
+
+    def _attacks(self, node_id: int) -> bool:
+        return self._plan.attack is not None and node_id in self._plan.attack.learners
+
+    def _trained(
+        self, parent: Tensors, node_id: int, round_: int, on_epoch: OnEpoch, teacher: Tensors | None
+    ) -> Tensors:
+        """Train, and do what the plan has this learner do to the run."""
+        attack, seed = self._plan.attack, derive(self._plan.seed, node_id, round_)
+        if attack is None or not self._attacks(node_id):
+            return self._trainer.train(parent, self._shard(node_id), seed, on_epoch, teacher=teacher)
+        emit(events.AttackStarted(round=round_, kinds=tuple(kind for kind in (attack.data, attack.update) if kind)))
+        dirty = poison(attack, seed, self._plan.data.class_count)
+        trained = self._trainer.train(parent, self._shard(node_id), seed, on_epoch, poison=dirty, teacher=teacher)
+        return tamper(attack, parent, trained, seed)
+
+    def _publish(self, local: WeightsFile, nonce: int) -> Waiting | None:
+        meta = local.local_meta
+        self._site.store.add(local.path)
+        if self._stored != local.cid:
+            emit(events.FileStored(round=meta.round, cid=local.cid))
+            self._stored = local.cid
+        receipt = self._site.contract.set_local_weight(meta.node_id, local.cid, nonce)
+        if receipt is None:
+            text = f"a block that takes the local weights of round {meta.round}"
+            return Waiting("block", text, round=meta.round)
+        emit(events.LocalWeightsPublished(round=meta.round, cid=local.cid, block=receipt.block, gas=receipt.gas))
+        return None
+
+    def _forget(self, round_: int) -> None:
+        for path in self._site.folder.glob("*-*.safetensors"):
+            number = path.stem.rpartition("-")[2]
+            if number.isdigit() and int(number) < round_:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,234 @@
+"""What header and learner have in common: a loop that looks, does the next thing, and looks again.
+
+All state is on the chain and in the store. A step reads it afresh, so a process that is killed anywhere is
+started again and goes on; the folder of a role holds copies only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from fl_node import events
+from fl_node.artifacts.store import Store
+from fl_node.chain.client import Chain, Contract
+from fl_node.errors import (
+    ChainError,
+    ChainUnreachable,
+    ContractError,
+    FileMissing,
+    GaveUp,
+    StoreError,
+    StoreUnreachable,
+    WeightsError,
+)
+from fl_node.events import Wait
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import Plan
+from fl_node.runtime.logs import emit
+
+
+class Clock(Protocol):
+    """What tells the time and lets it pass; the module :mod:`time` is one."""
+
+    def monotonic(self) -> float:
+        """Return seconds since some moment; they never go back."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Return after so many seconds."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a role waits for what, all in seconds, and the clock that counts them."""
+
+    first_pause: float = 0.01
+    last_pause: float = 0.25
+    pause_share: float = 0.05
+    """A pause is this share of the time waited so far: what ends a wait is seen at most 5 % late or 0.25 s."""
+    look_again: float = 2.0
+    """After this everything is read again even if there was no new block."""
+    stuck: float = 2.0
+    """A transaction may wait so long on the node for a block before the role nudges the chain."""
+    quiet: float = 45.0
+    """A role that waits nudges the chain after this time, whatever its node says; then after twice as long, and on.
+
+    By then a peer that was lost has been dialled again; but if the line was still cut, only a later block brings two
+    chains together, for a node looks at another's chain when it hears of a new block there.
+    """
+    clock: Clock = time
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a role has at hand on its host."""
+
+    chain: Chain
+    contract: Contract
+    store: Store
+    folder: Path
+    """For copies of files; what is lost there is fetched or made again."""
+    patience: float = 0.0
+    """Seconds after which a role that waits for the same gives up; 0 means never."""
+    timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing can be done now: what is waited for, and until when (seconds on the role's clock) at the latest.
+
+    Any new block ends the wait, or else only that ``watch`` returns another value than ``seen``.
+    """
+
+    reason: Wait
+    detail: str
+    """For people."""
+    round: int | None = None
+    learners: tuple[int, ...] | None = None
+    """The learners whose work is missing."""
+    arriving: dict[str, float] | None = None
+    """Of those learners whose file is arriving, the share that is here, 0 to 1."""
+    until: float | None = None
+    watch: Callable[[], object] | None = None
+    seen: object = None
+
+    def event(self) -> events.Waiting:
+        """Return what the role logs."""
+        return events.Waiting(
+            reason=self.reason,
+            detail=self.detail,
+            round=self.round,
+            learners=self.learners,
+            arriving=self.arriving,
+        )
+
+
+class Done(Exception):
+    """The run has ended."""
+
+
+Step = Callable[[], Waiting | None]
+
+
+def reconcile(site: Site, step: Step) -> None:
+    """Repeat ``step`` until it raises :class:`Done`.
+
+    A step does at most one thing and returns None to be called again at once, or says what it waits for; then
+    it is called again when there is a new block. A node that can't be reached is waited for likewise.
+
+    Raises
+    ------
+    GaveUp
+        For ``site.patience`` seconds it did nothing and waited for the same. Blocks alone are no change: roles that
+        wait nudge the chain.
+    """
+    timing, clock = site.timing, site.timing.clock
+    said: events.Waiting | None = None
+    quiet = timing.quiet
+    height = functools.partial(_height, site.chain)
+    acted = changed = went_on = clock.monotonic()
+    while True:
+        before = height()
+        try:
+            waiting = step()
+        except Done:
+            return
+        except ContractError:
+            raise
+        except (ChainError, StoreError, WeightsError) as error:
+            # Also what stands on the chain may be better in the next round: bad weights are no reason to end.
+            waiting = Waiting(_reason(error), str(error))
+        except OSError as error:  # such as a disk that is full
+            problem = f"{error.filename or site.folder}: {error.strerror or error}"
+            waiting = Waiting("disk", problem)
+        if waiting is None:
+            said, quiet, acted = None, timing.quiet, clock.monotonic()
+            changed = went_on = acted
+            continue
+        if (event := waiting.event()) != said:
+            emit(event)
+            said, went_on = event, clock.monotonic()
+        watch, seen = (waiting.watch, waiting.seen) if waiting.watch else (height, before)
+        if _wait(timing, watch, seen, acted, waiting.until) or height() != before:
+            changed = clock.monotonic()
+        elif (long := clock.monotonic() - acted > quiet) or _is_stuck(site, changed):
+            quiet *= 2 if long else 1
+            with contextlib.suppress(ChainError):
+                site.chain.nudge()
+        if site.patience and clock.monotonic() - went_on > site.patience:
+            raise GaveUp(
+                f"gave up after {site.patience:g} s without any change; was waiting: {waiting.detail}", waiting.reason
+            )
+
+
+def fetch_plan(site: Site, timeout: float = 5.0) -> Plan:
+    """Return the plan that the contract names.
+
+    Raises
+    ------
+    PlanError
+        The file is not a valid plan.
+    FileMissing, StoreError
+        It can't be had now.
+    """
+    name = site.contract.plan()
+    path = site.folder / "plan.json"
+    site.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        site.store.fetch(name, path, plans.MAX_PLAN_BYTES, timeout)
+    except FileMissing as error:
+        raise FileMissing(f"the plan: {error}") from error
+    return plans.from_bytes(path.read_bytes(), f"plan {name}")
+
+
+def _reason(error: Exception) -> Wait:
+    for kind, reason in _REASONS.items():
+        if isinstance(error, kind):
+            return reason
+    raise error
+
+
+_REASONS: dict[type[Exception], Wait] = {
+    ChainUnreachable: "chain_unreachable",
+    ChainError: "chain_error",
+    StoreUnreachable: "store_unreachable",
+    FileMissing: "file_missing",
+    StoreError: "store_error",
+    WeightsError: "file_rejected",
+}
+
+
+def _height(chain: Chain) -> int | None:
+    try:
+        return chain.block_number()
+    except ChainError:
+        return None
+
+
+def _is_stuck(site: Site, changed: float) -> bool:
+    try:
+        return site.timing.clock.monotonic() - changed > site.timing.stuck and site.chain.holds_back()
+    except ChainError:
+        return False
+
+
+def _wait(timing: Timing, watch: Callable[[], object], seen: object, since: float, until: float | None) -> bool:
+    """Return True as soon as there is something new to see, False when it is time to look anyway."""
+    clock = timing.clock
+    end = clock.monotonic() + timing.look_again
+    if until is not None:
+        end = min(end, until)
+    while (now := clock.monotonic()) < end:
+        pause = min(max(timing.pause_share * (now - since), timing.first_pause), timing.last_pause)
+        clock.sleep(min(pause, end - now))
+        try:
+            if watch() != seen:
+                return True
+        except ChainError:
+            return True
+    return False
