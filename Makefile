@@ -63,6 +63,7 @@ scenarios: $(DEV) binaries ## Faults and lies on real Geth and IPFS, a line each
 lint: $(DEV) $(NPM) ## Style of Python, Ansible, YAML and Solidity, and the compiled contract against its source
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-logo
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/ansible-lint -q
 	.venv/bin/yamllint --strict .
 	for playbook in ansible/*.yml; do .venv/bin/ansible-playbook --syntax-check $$playbook >/dev/null || exit 1; done

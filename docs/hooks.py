@@ -29,7 +29,8 @@ from fl_node.runtime import logs
 
 ROOT = Path(__file__).parents[1]
 BESIDE = (
-    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "vagrant/README.md", "roles/*/README.md"),
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"),
+    *("vagrant/README.md", "roles/*/README.md"),
     *("contracts/FederatedLearning.sol", "inventory/*.yml", "plans/*.toml", "examples/**/*.*"),
 )
 """Files outside ``docs/`` that pages may link to; those that are no pages are copied as they are."""

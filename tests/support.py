@@ -26,7 +26,7 @@ from fl_node.models.keras_trainer import OnEpoch, Score, Trainer
 from fl_node.nodes.backends import EmbeddedPlace
 from fl_node.plan.schema import DataPlan, ModelPlan, Plan
 from fl_node.report.collect import Result, collect
-from fl_node.roles import header, learner
+from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
 from fl_node.roles.loop import Site
 from fl_node.seeds import derive
@@ -50,7 +50,7 @@ def plan(**settings: Any) -> Plan:
 
 
 class StubTrainer:
-    """A :class:`fl_node.models.keras_trainer.Trainer` that needs NumPy alone: training adds noise that follows from the seed."""
+    """A trainer that needs NumPy alone: training adds noise that follows from the seed."""
 
     SHAPES: ClassVar[Shapes] = {"dense/bias": (4,), "dense/kernel": (3, 4)}
     data: None = None
@@ -300,14 +300,22 @@ class Run:
     @contextlib.contextmanager
     def header(self) -> Iterator[Role]:
         """Run the header in a thread until it ends or the block does."""
-        with Role(self, "header", lambda site: header.run(site, lambda _plan: self.trainer, evaluate=False)) as role:
+
+        def play(site: Site) -> None:
+            factory.run_header(site, lambda _plan: self.trainer, evaluate=False)
+
+        with Role(self, "header", play) as role:
             yield role
 
     @contextlib.contextmanager
     def learner(self, node_id: int) -> Iterator[Role]:
         """Run a learner in a thread until it ends or the block does."""
         name = f"learner-{node_id}"
-        with Role(self, name, lambda site: learner.run(site, lambda _plan: self.trainer, allow_attacks=True)) as role:
+
+        def play(site: Site) -> None:
+            factory.run_learner(site, lambda _plan: self.trainer, allow_attacks=True)
+
+        with Role(self, name, play) as role:
             yield role
 
 

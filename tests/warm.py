@@ -120,12 +120,19 @@ class Forked:
 
 def serve(path: Path) -> None:
     """Fork this process for each request, until standard input ends."""
-    from fl_node.models import keras_trainer
     from fl_node.nodes import process
+    from fl_node.runtime import keras_start
 
-    for module in ("dashboard", "embedded", "lab", "matrix", "reproduce", "simulate"):
+    for module in (
+        "monitor.server",
+        "nodes.dev_chain",
+        "lab.lab",
+        "lab.simulate",
+        "experiments.sweep",
+        "experiments.reproduce",
+    ):
         importlib.import_module(f"fl_node.{module}")
-    keras_trainer.load()
+    keras_start.load()
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "what has threads must not be forked"
 
     def start(command: Sequence[str], **options: Any) -> Forked | subprocess.Popen[bytes]:

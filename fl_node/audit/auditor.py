@@ -39,7 +39,7 @@ from fl_node.plan import schema as plans
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.history import History, Round
-from fl_node.roles.asynchronous import Publication, check_update, publications, too_often
+from fl_node.protocol.publications import Publication, check_update, publications, too_often
 
 LATE = 30
 """Seconds, by the chain's clock, in which a publication and the closing of a round may have crossed.

@@ -144,7 +144,7 @@ def _signatures() -> dict[str, tuple[bytes, list[str], list[str]]]:
 def artifact() -> dict[str, Any]:
     """Return the compiled contract (``abi`` and ``bytecode``) that came with this package."""
     packaged = resources.files("fl_node") / ARTIFACT
-    checkout = Path(__file__).parent.parent / "contracts" / ARTIFACT
+    checkout = Path(__file__).parents[2] / "contracts" / ARTIFACT
     text = packaged.read_text() if packaged.is_file() else checkout.read_text()
     loaded: dict[str, Any] = json.loads(text)
     return loaded

@@ -283,6 +283,7 @@ def lab(
     """
     from fl_node.lab import faults
     from fl_node.lab import run_folder as run
+    from fl_node.lab.fault_model import Check
     from fl_node.lab.lab import Lab
     from fl_node.lab.show import Show, checks_table, scenarios_table
     from fl_node.plan import schema as plans
@@ -302,7 +303,7 @@ def lab(
     with run.new_folder(runs, name) as folder, Show(errors if as_json else console, loaded, folder) as show:
         one = Lab(loaded, place, folder, data_dir, show.update, harm, modules, tensorboard)
         outcome = one.run(stay=show.stay if stay else None)
-    found: list[faults.Check] = []
+    found: list[Check] = []
     if harm is not None:
         _note("the same plan without harm, to compare")
         found = faults.checks(harm, one.story, outcome, _undisturbed(one.plan, data_dir, modules))
@@ -407,12 +408,12 @@ def header(
     """
     site = _site("header", rpc, store, key, contract, folder, patience, as_json=as_json)
     # What comes now takes some seconds: TensorFlow.
-    from fl_node.roles import header as role
+    from fl_node.roles.factory import run_header
 
     def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
         return _trainer(plan, data_dir, modules, with_data=evaluate or plan.measures_members)
 
-    _play(lambda: role.run(site, make, evaluate=evaluate))
+    _play(lambda: run_header(site, make, evaluate=evaluate))
 
 
 @app.command()
@@ -442,14 +443,15 @@ def learner(
     time. What it says goes to standard error; --json writes each event to standard output as well.
     """
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
-    from fl_node.roles import learner as role
+    from fl_node.roles.factory import run_learner
+    from fl_node.roles.learner import Record
     from fl_node.roles.tensorboard import EventFiles
 
     def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
         return _trainer(plan, data_dir, modules)
 
-    record: role.Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
-    _play(lambda: role.run(site, make, record, allow_attacks=allow_attacks))
+    record: Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
+    _play(lambda: run_learner(site, make, record, allow_attacks=allow_attacks))
 
 
 @app.command()
@@ -942,8 +944,8 @@ def matrix(
     """
     import os
 
+    from fl_node.cli.tables import matrix_table
     from fl_node.experiments import sweep as work
-    from fl_node.lab.show import matrix_table
     from fl_node.plan import schema as plans
 
     if place not in ("embedded", "processes"):
@@ -998,9 +1000,10 @@ def contribution(
         fl-node contribution runs/valued
     """
     from fl_node.data import loading
-    from fl_node.data.held_out import evidence, held_out
+    from fl_node.data.held_out import held_out
     from fl_node.lab.show import contribution_table
     from fl_node.models.ensemble import trainer_for
+    from fl_node.models.evidence import evidence
     from fl_node.report import contribution as work
 
     with _reach(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:

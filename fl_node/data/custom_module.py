@@ -27,6 +27,7 @@ from fl_node.seeds import derive
 
 if TYPE_CHECKING:
     from fl_node.plan.schema import Plan
+from fl_node.runtime.keras_start import not_float32, prepare
 
 Samples = npt.NDArray[Any]
 
@@ -49,8 +50,6 @@ def load(plan: Plan, folder: Path | None = None) -> OwnModule:
     ModuleError
         It is not installed, has another hash than the plan's, fails, or lacks a function.
     """
-    from fl_node.models.keras_trainer import prepare
-
     wanted = plan.own
     if wanted is None:
         raise ModuleError(f"the plan {plan.name} names no module")
@@ -232,8 +231,6 @@ class OwnModule:
 def _wrong_model(model: Any) -> str:
     """Return what is wrong about a model; empty if nothing is."""
     import keras
-
-    from fl_node.models.keras_trainer import not_float32
 
     if not isinstance(model, keras.Model):
         return f"is {type(model).__name__}, should be a keras.Model"

@@ -6,11 +6,9 @@ import hashlib
 
 import numpy as np
 
-from fl_node.aggregation import Evidence, ensemble
 from fl_node.data import partition
 from fl_node.data.datasets import DataSet, Images, Labels
 from fl_node.errors import DataError
-from fl_node.models.keras_trainer import Trainer
 from fl_node.plan.schema import Plan
 
 
@@ -40,23 +38,6 @@ def with_held_out(plan: Plan, dataset: DataSet) -> Plan:
         return plan
     digest = _digest(*held_out(plan, dataset))
     return plan.model_copy(update={"data": plan.data.model_copy(update={"validation_sha256": digest})})
-
-
-def evidence(plan: Plan, trainer: Trainer) -> Evidence | None:
-    """Return what measures an ensemble's members on the held-out images; None for a plan that measures none.
-
-    Raises
-    ------
-    DataError
-        The data set is not at hand, or is not the plan's.
-    """
-    if not plan.measures_members:
-        return None
-    if not isinstance(trainer.data, DataSet):
-        raise DataError(f"what models count for is measured on held-out images of {plan.data.name}, which is needed")
-    images, labels = held_out(plan, trainer.data)
-    weighting = plan.model.weighting
-    return lambda _name, tensors: ensemble.evidence(weighting, trainer.predict(tensors, images), labels)
 
 
 def _images(plan: Plan, dataset: DataSet) -> tuple[Images, Labels]:

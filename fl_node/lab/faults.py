@@ -13,10 +13,10 @@ import math
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from fl_node.artifacts.store import IpfsStore, Store
 from fl_node.chain.client import Chain, Contract, create_key, load_key, wait_until
 from fl_node.data.partition import shard_size
 from fl_node.errors import ConfigError, ContractError, ProcessError, StoreError
+from fl_node.lab.fault_model import ROUND, Check, Controls, Harm, Outcome, Promise, Scenario, Story
 from fl_node.lab.run_folder import HEADER
 from fl_node.nodes import binaries
 from fl_node.nodes.backends import free_ports
@@ -35,70 +36,11 @@ from fl_node.nodes.process import Child
 from fl_node.plan.schema import Plan
 from fl_node.seeds import derive
 
-if TYPE_CHECKING:
-    from fl_node.lab.lab import Lab, Outcome
-
-ROUND = 1
-"""The round in which harm is done."""
 VICTIM, LIAR = "learner-1", "learner-2"
 AWAY = 6.0
 """Seconds that something is away before it comes back."""
 NEAR = 0.05
 """How much accuracy, as a fraction, a run without one learner's weights in one round may lose at most."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """Something that a scenario promises, whether it held, and what was seen."""
-
-    what: str
-    held: bool
-    seen: str
-
-
-@dataclass
-class Story:
-    """What happened in a run, as far as its roles said it; times in seconds from the start of the roles."""
-
-    events: list[tuple[float, str, Mapping[str, Any]]] = field(default_factory=list)
-    harm: float | None = None
-    notes: list[str] = field(default_factory=list)
-    prepared: str = ""
-    """CID of what was stored before the roles started, because that takes its time."""
-    back: bool = False
-    """Whether a daemon that was killed runs again, as another process."""
-    got: list[str] = field(default_factory=list)
-    """What somebody got who should get nothing."""
-
-    def said(self, node: str, kind: str, **fields: object) -> Iterator[tuple[float, Mapping[str, Any]]]:
-        """Yield when a node said something of a kind, and what."""
-        for when, who, event in self.events:
-            if who == node and events.matches(event, {"event": kind, **fields}):
-                yield when, event
-
-
-Harm = Callable[["Lab", Story], None]
-Promise = Callable[[Story, "Outcome"], Check]
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """One scenario: when harm is done and what it is, and what must hold at the end."""
-
-    name: str
-    text: str
-    """What a student should look at."""
-    moment: tuple[str, str]
-    """The node and the kind of its event, in round :data:`ROUND`, at which harm is done."""
-    harm: Harm
-    promises: tuple[Promise, ...]
-    same_bits: bool
-    """Whether the final weights must be those of the undisturbed run, bit for bit."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """Changes of the plan."""
-    places: tuple[str, ...] = ("embedded", "processes")
-    begin: Harm = lambda _lab, _story: None
-    """Done before the roles start."""
 
 
 # Harm
@@ -108,25 +50,25 @@ def _kill(node: str) -> Harm:
     return lambda lab, _story: lab.roles[node].process.kill()
 
 
-def _leave(lab: Lab, _story: Story) -> None:
+def _leave(lab: Controls, _story: Story) -> None:
     lab.hold(LIAR)
 
 
-def _pause(lab: Lab, _story: Story) -> None:
+def _pause(lab: Controls, _story: Story) -> None:
     lab.hold(LIAR)
     lab.later(AWAY, lambda: lab.release(LIAR))
 
 
-def _come_late(lab: Lab, _story: Story) -> None:
+def _come_late(lab: Controls, _story: Story) -> None:
     lab.hold(LIAR)
 
 
-def _come(lab: Lab, _story: Story) -> None:
+def _come(lab: Controls, _story: Story) -> None:
     lab.release(LIAR)
 
 
 def _kill_daemon(name: str) -> Harm:
-    def harm(lab: Lab, story: Story) -> None:
+    def harm(lab: Controls, story: Story) -> None:
         before = lab.daemons()[name].process
         before.kill()
         story.notes.append(f"killed {name}, process {before.pid}")
@@ -140,7 +82,7 @@ def _kill_daemon(name: str) -> Harm:
     return harm
 
 
-def _freeze_sealers(lab: Lab, _story: Story) -> None:
+def _freeze_sealers(lab: Controls, _story: Story) -> None:
     """Stop so many Geth nodes that the others may not seal."""
     frozen = [child for name, child in sorted(lab.daemons().items()) if name.endswith(" geth")][1:]
     frozen = frozen[: len(lab.nodes) // 2]
@@ -183,7 +125,7 @@ class _Hand:
 def _lie(publish: Callable[[_Hand], str]) -> Harm:
     """In place of the liar's work something else is published, by its account."""
 
-    def harm(lab: Lab, story: Story) -> None:
+    def harm(lab: Controls, story: Story) -> None:
         lab.hold(LIAR)
         with tempfile.TemporaryDirectory() as name:
             contract, store = lab.as_node(LIAR)
@@ -207,7 +149,7 @@ def _not_a_number(hand: _Hand) -> str:
     return hand.store.add(hand.local(2, lambda name: np.full(hand.shapes[name], np.nan, np.float32)).path)
 
 
-def _store_large(lab: Lab, story: Story) -> None:
+def _store_large(lab: Controls, story: Story) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "large"
         with path.open("wb") as file:
@@ -231,10 +173,10 @@ def _of_yesterday(hand: _Hand) -> str:
     return str(hand.contract.local_weight_at(hand.contract.state().round - 1, 2))
 
 
-def _trespass(who: Callable[[Lab], Contract]) -> Harm:
+def _trespass(who: Callable[[Controls], Contract]) -> Harm:
     """Let an account try what it may not do; what the contract answers goes into the story."""
 
-    def harm(lab: Lab, story: Story) -> None:
+    def harm(lab: Controls, story: Story) -> None:
         contract = who(lab)
         lie, nonce = cid.of_bytes(b"a lie"), contract.chain.nonce()
         tries: dict[str, Callable[[], object]] = {
@@ -252,14 +194,14 @@ def _trespass(who: Callable[[Lab], Contract]) -> Harm:
     return harm
 
 
-def _stranger(lab: Lab) -> Contract:
+def _stranger(lab: Controls) -> Contract:
     key = lab.folder / "nodes" / "stranger.key"
     create_key(key)
     known, _ = lab.as_node(VICTIM)
     return Chain(known.chain.rpc, load_key(key)).contract(known.address)
 
 
-def _join_swarm(lab: Lab, story: Story) -> None:
+def _join_swarm(lab: Controls, story: Story) -> None:
     """Start a daemon that knows where the swarm's nodes are, and let it ask them for the weights of the round."""
     with tempfile.TemporaryDirectory() as name:
         node = IpfsNode(Path(name))
@@ -283,7 +225,7 @@ def _join_swarm(lab: Lab, story: Story) -> None:
             daemon.stop()
 
 
-def _ask_swarm(lab: Lab, story: Story, store: IpfsStore, path: Path) -> None:
+def _ask_swarm(lab: Controls, story: Story, store: IpfsStore, path: Path) -> None:
     wanted = str(lab.as_node(VICTIM)[0].state().global_cid)
     for name, node in lab.swarm().items():
         with contextlib.suppress(StoreError):
@@ -295,12 +237,12 @@ def _ask_swarm(lab: Lab, story: Story, store: IpfsStore, path: Path) -> None:
     story.notes.append(f"asked {len(lab.swarm())} nodes for {wanted}")
 
 
-def strangers_key(_lab: Lab) -> str:
+def strangers_key(_lab: Controls) -> str:
     """Return the swarm key that a stranger has: none."""
     return ""
 
 
-def _flood(lab: Lab, story: Story) -> None:
+def _flood(lab: Controls, story: Story) -> None:
     """Publish one hash after the other, each of a file that nobody has, until the round is closed over it."""
     contract, _ = lab.as_node(LIAR)
     start = time.monotonic()

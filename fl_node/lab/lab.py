@@ -17,12 +17,11 @@ from fl_node import events
 from fl_node.artifacts import store as stores
 from fl_node.artifacts.model_file import Shapes
 from fl_node.artifacts.store import Store
-from fl_node.audit.auditor import Audit
 from fl_node.chain.client import Chain, Contract, create_key, load_key
 from fl_node.data import loading
 from fl_node.errors import ChainUnreachable, ProcessError
 from fl_node.lab import run_folder as run
-from fl_node.lab.faults import ROUND, Scenario, Story
+from fl_node.lab.fault_model import ROUND, Outcome, Scenario, Story
 from fl_node.lab.run_folder import HEADER, Node, Run
 from fl_node.models.ensemble import EnsembleTrainer, trainer_for
 from fl_node.models.keras_trainer import KerasTrainer, Score
@@ -32,7 +31,6 @@ from fl_node.nodes.backends import EmbeddedPlace, Endpoint, Place, ProcessPlace
 from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child, python, stop_all
 from fl_node.plan.schema import Plan
-from fl_node.report.collect import Result
 from fl_node.report.finalize import conclude
 from fl_node.roles.deploy import deploy
 from fl_node.runtime import logs
@@ -57,19 +55,6 @@ class Progress:
 
 Watch = Callable[[Progress, Mapping[str, Any] | None], None]
 """Called after each step with the state and, if a role spoke, its event."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a lab ended with."""
-
-    folder: Path
-    result: Result
-    audit: Audit
-    report: Path
-    model: Path
-    seconds: float
-    """From the start of the roles to the last global weights."""
 
 
 def learner_name(node_id: int) -> str:

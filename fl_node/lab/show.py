@@ -22,9 +22,8 @@ from fl_node.report.contribution import RoundContribution, totals
 from fl_node.runtime.terminal import Numbers, styled, visible
 
 if TYPE_CHECKING:
-    from fl_node.experiments.sweep import Figure
-    from fl_node.lab.faults import Check, Scenario
-    from fl_node.lab.lab import Outcome, Progress
+    from fl_node.lab.fault_model import Check, Outcome, Scenario
+    from fl_node.lab.lab import Progress
     from fl_node.lab.run_folder import Run
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -185,22 +184,6 @@ def checks_table(name: str, checks: Sequence[Check]) -> Table:
 def _longest_word(texts: Iterable[str]) -> int:
     """Return the width of a column that breaks no word; a terminal that has less wraps the line itself."""
     return max((cell_len(word) for text in texts for word in visible(text).split()), default=1)
-
-
-def matrix_table(figures: Sequence[Figure]) -> Numbers:
-    """Return what rules reach under attacks for a console: last round's accuracy in percent, mean and deviation."""
-    columns = list(dict.fromkeys((one.attack, one.share) for one in figures))
-    found = {(one.rule, one.attack, one.share): one for one in figures}
-    rows = [["rule", *(f"{attack}, {share:.0%}" if share else "no attack" for attack, share in columns)]]
-    for rule in dict.fromkeys(one.rule for one in figures):
-        texts = []
-        for attack, share in columns:
-            one = found.get((rule, attack, share))
-            door = f" (backdoor {one.backdoor:.0%})" if one and one.backdoor is not None else ""
-            spread = f" ± {100 * one.deviation:.2f}" if one and len(one.values) > 1 else ""
-            texts.append(f"{percent(one.mean)}{spread}{door}" if one else "–")
-        rows.append([rule, *texts])
-    return Numbers(rows, "accuracy after the last round, %")
 
 
 def contribution_table(rounds: Sequence[RoundContribution], images: int) -> Numbers:

@@ -34,10 +34,9 @@ from fl_node.nodes.backends import EmbeddedPlace
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.roles.deploy import deploy
+from fl_node.roles.factory import header_of, learner_of
 from fl_node.roles.header import Header
-from fl_node.roles.header import of_mode as leading
 from fl_node.roles.learner import Learner
-from fl_node.roles.learner import of_mode as learning
 from fl_node.roles.loop import Done, Site
 from fl_node.runtime import files
 
@@ -85,10 +84,10 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
             work.mkdir(parents=True, exist_ok=True)
             return Site(chains[name], chains[name].contract(address), store, work)
 
-        header = leading(site(HEADER), plan, trainer, evaluate=False)
+        header = header_of(site(HEADER), plan, trainer, evaluate=False)
         try:
             # A simulation is a laboratory: the user gave it this plan.
-            players = [learning(site(name), plan, trainer, allow_attacks=True) for name in names[1:]]
+            players = [learner_of(site(name), plan, trainer, allow_attacks=True) for name in names[1:]]
             _take_turns(plan, header, players, on_round)
         finally:
             header.close()

@@ -15,16 +15,12 @@ from fl_node.aggregation import global_shapes, local_shapes
 from fl_node.aggregation.ensemble import WEIGHTS
 from fl_node.artifacts import model_file
 from fl_node.artifacts.store import Store
-from fl_node.audit.auditor import Audit
 from fl_node.chain.client import Contract, LogEntry, Sealed
 from fl_node.errors import StoreError, WeightsError
-from fl_node.models.error_analysis import Examination
 from fl_node.models.keras_trainer import Score
 from fl_node.plan import schema as plans
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
-from fl_node.runtime import files
-from fl_node.runtime.templating import render
 
 Evaluate = Callable[[model_file.Tensors], Score]
 
@@ -310,45 +306,6 @@ def comparable(plan: Plan) -> bool:
         and plan.rounds == 5
         and plan.training.epochs == 5
     )
-
-
-def write(
-    folder: Path,
-    name: str,
-    result: Result,
-    audit: Audit,
-    versions: Mapping[str, str],
-    examination: Examination | None = None,
-    split: Mapping[int, list[int]] | None = None,
-) -> Path:
-    """Write ``report.html``, ``report.md`` and ``report.json`` and return the first's path.
-
-    Parameters
-    ----------
-    folder
-        Where they go.
-    name, result, audit, versions
-        The run, and what was found.
-    examination
-        Of the newest global weights on the test images, if these are at hand.
-    split
-        How many images of each label each learner has, if the labels are at hand.
-    """
-    from fl_node.report import context as page
-
-    more = {
-        "name": name,
-        "versions": dict(versions),
-        "audit": asdict(audit) | {"passed": audit.passed},
-        "examination": examination.as_content() if examination else None,
-        "split": split,
-    }
-    files.write(folder / "report.json", as_json(result, **more) + "\n")
-    context = page.context(name, result, audit, versions, examination, split)
-    files.write(folder / "report.md", render("report.md.j2", **context))
-    path = folder / "report.html"
-    files.write(path, render("report.html.j2", **context, **page.pictures(result, split)))
-    return path
 
 
 def table(result: Result, *, loss: bool = False) -> list[list[str]]:

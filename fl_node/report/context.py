@@ -61,7 +61,7 @@ def context(
     examination: Examination | None,
     split: Mapping[int, Sequence[int]] | None,
 ) -> dict[str, Any]:
-    """Return what the templates of a report need; see :func:`fl_node.report.collect.write`."""
+    """Return what the templates of a report need; see :func:`fl_node.report.writer.write`."""
     last = result.rounds[-1].result if result.rounds else None
     when = turns(result)
     return {

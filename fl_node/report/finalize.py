@@ -19,6 +19,7 @@ from fl_node.models.ensemble import EnsembleTrainer
 from fl_node.models.error_analysis import Examination, examine
 from fl_node.models.keras_trainer import KerasTrainer, Score
 from fl_node.report import collect as report
+from fl_node.report import writer
 from fl_node.report.collect import Result
 from fl_node.runtime import files
 
@@ -95,7 +96,7 @@ def conclude(
         examination = _examine(result, work, trainer) if data else None
 
     def write(folder: Path) -> Conclusion:
-        path = report.write(folder, name, result, audited, versions, examination, split)
+        path = writer.write(folder, name, result, audited, versions, examination, split)
         files.write(folder / "plan.json", result.plan.to_bytes())
         model = None
         # What is wrong with a file stands in the report, which is all that then can be had.

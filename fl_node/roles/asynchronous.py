@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from fl_node import events
@@ -19,70 +18,14 @@ from fl_node.artifacts import model_file
 from fl_node.artifacts.download import Arrival
 from fl_node.artifacts.model_file import Refusal, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
-from fl_node.chain.client import Contract, LogEntry, View
-from fl_node.data.partition import shard_size
+from fl_node.chain.client import View
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
-from fl_node.plan.schema import Plan
 from fl_node.protocol import history
-from fl_node.roles.header import FETCH_TRY, MISSING, Header
+from fl_node.protocol.publications import MISSING, Publication, check_update, publications, too_often
+from fl_node.roles.header import FETCH_TRY, Header
 from fl_node.roles.learner import Learner
 from fl_node.roles.loop import Waiting
 from fl_node.runtime.logs import emit
-
-
-@dataclass(frozen=True)
-class Publication:
-    """One learner's publication: its place in the learner's own order, from 1, and its event."""
-
-    node_id: int
-    number: int
-    entry: LogEntry
-
-    @property
-    def cid(self) -> str:
-        """The CID that was published."""
-        return str(self.entry.cid)
-
-
-def publications(log: Sequence[LogEntry]) -> list[Publication]:
-    """Return all publications of local weights in the order of the chain, each numbered within its learner's."""
-    counts: dict[int, int] = {}
-    found = []
-    for entry in sorted(log):
-        if entry.name == "LocalWeightSet" and entry.node_id is not None:
-            counts[entry.node_id] = counts.get(entry.node_id, 0) + 1
-            found.append(Publication(entry.node_id, counts[entry.node_id], entry))
-    return found
-
-
-def too_often(one: Publication, everything: Sequence[Publication]) -> bool:
-    """Return whether a publication is beyond those that are read of its learner in one round."""
-    earlier = (other.entry for other in everything if other.number <= one.number)
-    return history.too_often(earlier, one.node_id, one.entry.round or 0)
-
-
-def check_update(
-    file: WeightsFile, contract: Contract, plan: Plan, plan_cid: str, node_id: int, newest: int
-) -> WeightsFile:
-    """Check that a file holds local weights that began at some round's global weights, up to the newest.
-
-    Raises
-    ------
-    WeightsError
-        It does not; the message names the field.
-    """
-    began = file.local_meta.round
-    if began > newest:
-        raise WeightsError(f"metadata: round is {began}; should be {newest} or before", "metadata.round")
-    model_file.check_local(
-        file,
-        plan=plan_cid,
-        node_id=node_id,
-        round_=began,
-        parent=str(contract.global_weight_at(began)),
-        samples=shard_size(plan, node_id),
-    )
-    return file
 
 
 class AsynchronousHeader(Header):

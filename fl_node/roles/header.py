@@ -24,14 +24,15 @@ from fl_node.artifacts.download import Arrival, Downloads, logged
 from fl_node.artifacts.model_file import Refusal, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.client import View
-from fl_node.data.held_out import evidence
 from fl_node.data.partition import shard_size
-from fl_node.errors import ConfigError, FLNodeError, StoreError, StoreUnreachable, WeightsError
+from fl_node.errors import FLNodeError, StoreError, StoreUnreachable, WeightsError
+from fl_node.models.evidence import evidence
 from fl_node.models.keras_trainer import Trainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
+from fl_node.protocol.publications import MISSING
 from fl_node.roles.deploy import start
-from fl_node.roles.loop import Done, Site, Waiting, fetch_plan, reconcile
+from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.runtime.logs import emit
 
 MakeTrainer = Callable[[Plan], Trainer]
@@ -40,49 +41,6 @@ FETCH_TRY = 2.0
 """Seconds in which a file should be here; then the header looks after the other learners while it arrives."""
 LOOKS = 3
 """How often in a round the average is made again because somebody published in the meantime."""
-MISSING = "missing"
-"""The reason of a refusal that ends when the file comes back, as long as the round is open."""
-
-
-def run(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) -> None:
-    """Lead a run to its end.
-
-    Parameters
-    ----------
-    site
-        The header's node, with the account that deployed the contract.
-    make_trainer
-        Called with the plan, once; returns the plan's model.
-    evaluate
-        Say after each round what the global weights reach on the test images.
-
-    Raises
-    ------
-    FLNodeError
-        What no waiting mends: a wrong plan, an account that is not the header's, a refusal by the contract.
-    """
-    if (owner := site.contract.header()) != site.chain.address:
-        raise ConfigError(f"contract {site.contract.address} belongs to {owner}, not to {site.chain.address}")
-    header: list[Header] = []
-
-    def step() -> Waiting | None:
-        if not header:
-            plan = fetch_plan(site)
-            header.append(of_mode(site, plan, make_trainer(plan), evaluate=evaluate))
-        return header[0].step()
-
-    try:
-        reconcile(site, step)
-    finally:
-        for one in header:
-            one.close()
-
-
-def of_mode(site: Site, plan: Plan, trainer: Trainer, *, evaluate: bool) -> Header:
-    """Return the header that the plan's mode wants."""
-    from fl_node.roles.asynchronous import AsynchronousHeader
-
-    return (AsynchronousHeader if plan.mode == "async" else Header)(site, plan, trainer, evaluate=evaluate)
 
 
 @dataclass

@@ -23,7 +23,7 @@ from fl_node.errors import FileMissing, WeightsError
 from fl_node.models.attack import check_allowed, poison, tamper
 from fl_node.models.keras_trainer import OnEpoch, Trainer
 from fl_node.plan.schema import Plan
-from fl_node.roles.loop import Done, Site, Waiting, fetch_plan, reconcile
+from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.runtime.logs import emit
 from fl_node.seeds import derive
 
@@ -35,49 +35,6 @@ ASK_WHETHER_OPEN = 5.0
 """Seconds after which a learner that fetches global weights asks again whether their round is open."""
 ASK_OTHERS = 1.0
 """Seconds after which a learner that waits asks again for whom."""
-
-
-def run(
-    site: Site, make_trainer: MakeTrainer, record: Record = lambda *_: None, *, allow_attacks: bool = False
-) -> None:
-    """Take part in a run until it ends.
-
-    Parameters
-    ----------
-    site
-        The learner's node, with the account that it is registered by.
-    make_trainer
-        Called with the plan, once; returns the plan's model with the data to train it on.
-    record
-        Called with accuracy and loss in training, by epoch of the whole run, and on the test images, by round.
-    allow_attacks
-        Take part in a run whose plan has learners attack it, as a laboratory does.
-
-    Raises
-    ------
-    FLNodeError
-        What no waiting mends: a wrong plan, data that can't be had, a refusal by the contract.
-    """
-    learner: list[Learner] = []
-
-    def step() -> Waiting | None:
-        if not learner:
-            plan = fetch_plan(site)
-            check_allowed(plan, allowed=allow_attacks)  # before the trainer loads data, which takes seconds
-            learner.append(of_mode(site, plan, make_trainer(plan), record, allow_attacks=allow_attacks))
-        return learner[0].step()
-
-    reconcile(site, step)
-
-
-def of_mode(
-    site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_: None, *, allow_attacks: bool = False
-) -> Learner:
-    """Return the learner that the plan's mode wants."""
-    from fl_node.roles.asynchronous import AsynchronousLearner
-
-    kind = AsynchronousLearner if plan.mode == "async" else Learner
-    return kind(site, plan, trainer, record, allow_attacks=allow_attacks)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ import fl_node.roles.loop
 from fl_node.artifacts import model_file
 from fl_node.artifacts.store import connect
 from fl_node.chain.client import Chain, load_key
+from fl_node.roles import factory
 from fl_node.roles.loop import Site
 from fl_node.runtime import logs
 from tests.bench.stub import StubTrainer
@@ -105,9 +106,9 @@ def main(
         clock.watch(owner, name, kind)
     try:
         if role == "header":
-            fl_node.roles.header.run(site, lambda _plan: trainer)
+            factory.run_header(site, lambda _plan: trainer)
         else:
-            fl_node.roles.learner.run(site, lambda _plan: trainer)
+            factory.run_learner(site, lambda _plan: trainer)
     finally:
         spans.write_text(json.dumps({"spans": clock.spans, "cpu": clock.cpu}))
 

@@ -50,7 +50,7 @@ def plan(model: str, rounds: int, learners: int) -> Plan:
 
 
 class StubTrainer:
-    """A :class:`fl_node.models.keras_trainer.Trainer` that changes every value, so that no block of a file is known already."""
+    """A trainer that changes every value, so that no block of a file is known already."""
 
     def __init__(self, model: str) -> None:
         self._shapes = MODELS[model]

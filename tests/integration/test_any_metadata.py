@@ -21,7 +21,7 @@ from fl_node.lab.show import rounds_table
 from fl_node.monitor import metrics, server, state
 from fl_node.monitor.state import FileFacts, RunView, Snapshot
 from fl_node.protocol import history
-from fl_node.report import collect
+from fl_node.report import collect, writer
 from fl_node.report.contribution import contributions
 from fl_node.runtime import strict_json
 from tests.support import Run, StubTrainer, World, plan
@@ -137,7 +137,7 @@ def handle(run: Run) -> None:
         traced=True,
     )
     for one in (result, traced):
-        collect.write(run.folder, "any", one, audited, {})
+        writer.write(run.folder, "any", one, audited, {})
         content = strict_json.read(run.folder / "report.json")
         assert len(content["rounds"]) == ROUNDS
         assert "<script>alert" not in (run.folder / "report.html").read_text(encoding="utf-8")

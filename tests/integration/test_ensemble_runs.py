@@ -18,9 +18,10 @@ from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import WeightsFile
 from fl_node.audit.auditor import audit
 from fl_node.data import datasets
-from fl_node.data.held_out import evidence, held_out
+from fl_node.data.held_out import held_out
 from fl_node.lab.simulate import simulate
 from fl_node.models.ensemble import trainer_for
+from fl_node.models.evidence import evidence
 from fl_node.plan.schema import Plan
 from fl_node.report.contribution import contributions
 from tests.helpers.logged import logged

@@ -43,7 +43,7 @@ from fl_node.nodes.backends import EmbeddedPlace, Endpoint, ProcessPlace
 from fl_node.nodes.process import Child, stop_all
 from fl_node.plan import schema as plans
 from fl_node.plan.schema import DataPlan, Plan, TrainingPlan
-from fl_node.roles import header, learner
+from fl_node.roles import factory
 from fl_node.roles.deploy import register
 from fl_node.roles.loop import Site
 from fl_node.seeds import derive, permutation
@@ -317,9 +317,9 @@ class Run:
         if trap:
             trap.set()
         if node == "header":
-            header.run(site, Stub)
+            factory.run_header(site, Stub)
         else:
-            learner.run(site, Stub)
+            factory.run_learner(site, Stub)
         sys.settrace(None)
 
     def said(self, node: str) -> Counter[str]:

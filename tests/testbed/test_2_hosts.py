@@ -410,7 +410,7 @@ def test_units_have_users_of_their_own_and_little_exposure(provisioned: Testbed,
 
 
 def test_libraries_are_compiled_already_for_a_role_can_not_keep_what_it_compiles(host: Host) -> None:
-    for module in ("tensorflow/python/framework/ops", "keras/src/models/model", "fl_node/header"):
+    for module in ("tensorflow/python/framework/ops", "keras/src/models/model", "fl_node/roles/header"):
         folder, _, name = module.rpartition("/")
         found = f"/opt/fl-node/venv/lib/python3*/site-packages/{folder}/__pycache__/{name}.*.pyc"
         host.check_output(f"ls {found}")

@@ -22,7 +22,7 @@ from fl_node.data import partition
 from fl_node.errors import ConfigError, GaveUp
 from fl_node.models.keras_trainer import OnEpoch, Score
 from fl_node.plan.schema import Plan
-from fl_node.roles import learner
+from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
 from fl_node.roles.loop import Site, Timing
 from fl_node.seeds import derive
@@ -88,7 +88,7 @@ class Run:
     def play(self, trainer: Adder) -> None:
         """Play the learner until it gives up waiting for the other."""
         with pytest.raises(GaveUp, match="learner 2"):
-            learner.run(self.site, lambda _: trainer)
+            factory.run_learner(self.site, lambda _: trainer)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_file_that_a_block_took_only_in_the_next_round_is_followed_by_that_rou
     header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, Adder())
     site = run.elsewhere(header, tmp_path / "other")
     with pytest.raises(GaveUp):
-        learner.run(site, lambda _: Adder())
+        factory.run_learner(site, lambda _: Adder())
     late = str(header.local_weight_at(0, 1))
     meta = GlobalMeta(header.plan(), 1, header.global_weight_at(0), "fedavg")
     file = model_file.write(tmp_path / "global", meta, {"a": np.full(3, 7, np.float32)})
@@ -146,7 +146,7 @@ def test_a_file_that_a_block_took_only_in_the_next_round_is_followed_by_that_rou
     site.contract.set_local_weight(1, late, site.chain.nonce())
     assert header.local_weight_at(1, 1) == late
     with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
-        learner.run(site, lambda _: Adder())
+        factory.run_learner(site, lambda _: Adder())
     assert header.local_weight_at(1, 1) not in {None, late}
 
 
@@ -169,11 +169,11 @@ def test_a_file_that_a_reorganisation_moved_into_the_next_round_is_followed_by_t
     header.set_global_weight(file.cid, header.chain.nonce())
     if trained:
         with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
-            learner.run(site, lambda _: Adder())
+            factory.run_learner(site, lambda _: Adder())
     site.contract.set_local_weight(1, moved.cid, site.chain.nonce())
     assert (header.local_weight_at(0, 1), header.local_weight_at(1, 1)) == (None, moved.cid)
     with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
-        learner.run(site, lambda _: Adder())
+        factory.run_learner(site, lambda _: Adder())
     assert header.local_weight_at(1, 1) not in {None, moved.cid}
 
 
@@ -203,7 +203,7 @@ def test_a_learner_says_once_that_no_block_takes_its_weights_and_publishes_when_
 def test_a_learner_whose_weights_no_block_takes_gives_up_in_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run.contract, "set_local_weight", lambda *_: None)
     with pytest.raises(GaveUp, match="was waiting: a block that takes the local weights of round 0"):
-        learner.run(run.site, lambda _: Adder())
+        factory.run_learner(run.site, lambda _: Adder())
 
 
 def killed(run: Run) -> Path:
@@ -249,7 +249,7 @@ def test_a_learner_that_can_make_nothing_of_global_weights_waits_for_others_and_
     run: Run, trainer: Adder, reason: str
 ) -> None:
     with pytest.raises(GaveUp, match=re.escape(reason)):
-        learner.run(run.site, lambda _: trainer)
+        factory.run_learner(run.site, lambda _: trainer)
     # It is deterministic: the same round trained again would end the same way.
     assert len(trainer.trainings) == 1
     assert run.contract.local_weight_at(0, 1) is None
@@ -276,7 +276,7 @@ def test_a_learner_goes_on_with_the_next_global_weights_that_it_can_train(run: R
     site = run.elsewhere(header, tmp_path / "other")
     publish(1, 3e38)
     trainer = Careful()
-    one = learner.of_mode(site, plan, trainer)
+    one = factory.learner_of(site, plan, trainer)
     site.folder.mkdir()
     for _ in range(3):
         assert getattr(one.step(), "reason", "") == "valid_weights"
@@ -298,7 +298,7 @@ def test_a_learner_says_that_global_weights_are_bad_and_waits_for_good_ones(run:
     site = run.elsewhere(contract, run.folder / "other")
     trainer = Adder()
     with pytest.raises(GaveUp, match=r"those of round 0 .* are refused: tensor a has values that are not finite"):
-        learner.run(site, lambda _: trainer)
+        factory.run_learner(site, lambda _: trainer)
     assert trainer.trainings == []
 
 
@@ -307,13 +307,13 @@ def test_a_learner_that_is_not_registered_waits_for_that(run: Run, rpc: str) -> 
     contract = header.contract(str(header.deploy(run.contract.plan()).contract))
     site = run.elsewhere(contract, run.folder / "other")
     with pytest.raises(GaveUp, match=f"the header to register {ALICE.address}"):
-        learner.run(site, lambda _: Adder())
+        factory.run_learner(site, lambda _: Adder())
 
 
 def test_a_learner_ends_with_the_run(run: Run) -> None:
     run.header.set_global_weight(str(run.contract.global_weight_at(0)), run.header.chain.nonce())
     trainer = Adder()
-    learner.run(run.site, lambda _: trainer)
+    factory.run_learner(run.site, lambda _: trainer)
     assert trainer.trainings == []
 
 
@@ -335,8 +335,8 @@ def test_a_plan_with_attacks_is_refused_before_data_is_loaded_unless_they_are_al
         return Adder()
 
     with pytest.raises(ConfigError, match=r"\[attack\]"):
-        learner.run(site, make)
+        factory.run_learner(site, make)
     assert loaded == []
     with pytest.raises(ConfigError, match=r"\[attack\]"):
-        learner.of_mode(site, plan, Adder())
-    assert learner.of_mode(site, plan, Adder(), allow_attacks=True) is not None
+        factory.learner_of(site, plan, Adder())
+    assert factory.learner_of(site, plan, Adder(), allow_attacks=True) is not None

@@ -16,7 +16,7 @@ from fl_node.artifacts import cid
 from fl_node.audit.auditor import Audit, Finding
 from fl_node.models.error_analysis import examine
 from fl_node.plan.schema import Plan
-from fl_node.report import collect, context
+from fl_node.report import context, writer
 from fl_node.report.collect import Cost, Entry, Member, Result, RoundResult
 from fl_node.report.context import Turn
 
@@ -95,7 +95,7 @@ class Tags(HTMLParser):
 
 def write(folder: Path, result: Result, audit: Audit | None = None, name: str = "small", **more: Any) -> Tags:
     audit = audit or Audit("0xc", rounds=len(result.rounds), files=9)
-    path = collect.write(folder, name, result, audit, more.pop("versions", {}), **more)
+    path = writer.write(folder, name, result, audit, more.pop("versions", {}), **more)
     return Tags(path.read_text())
 
 

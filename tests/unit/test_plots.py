@@ -91,6 +91,7 @@ def test_what_a_person_has_set_for_their_own_pictures_does_not_matter() -> None:
 
 
 def test_matplotlib_is_loaded_when_something_is_drawn_and_not_before() -> None:
-    script = "import sys, fl_node.cli.app, fl_node.report.collect, fl_node.report.context; print([m for m in sys.modules if 'matplotlib' in m])"
+    modules = "fl_node.cli.app, fl_node.report.collect, fl_node.report.context"
+    script = f"import sys, {modules}; print([m for m in sys.modules if 'matplotlib' in m])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

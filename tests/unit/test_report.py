@@ -20,6 +20,7 @@ from fl_node.models.keras_trainer import Score
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.report import collect as report
+from fl_node.report import writer
 from fl_node.report.collect import Entry, Result, RoundResult
 
 PAPER = Plan.model_validate(
@@ -206,7 +207,7 @@ def test_a_run_is_read_from_chain_and_store_alone(lab: Lab, tmp_path: Path) -> N
     ]
     assert found.rounds[0].result.block < found.rounds[1].result.block
 
-    path = report.write(tmp_path, "small", found, Audit("0xc", rounds=2, files=8, bytes=9), {"python": "3.11"})
+    path = writer.write(tmp_path, "small", found, Audit("0xc", rounds=2, files=8, bytes=9), {"python": "3.11"})
     assert path == tmp_path / "report.html"
     text = (tmp_path / "report.md").read_text()
     assert "The audit passed: 2 rounds, 8 files" in text
@@ -260,7 +261,7 @@ def test_the_history_of_a_run_is_in_order(lab: Lab) -> None:
 def test_a_report_says_first_what_an_audit_found(tmp_path: Path) -> None:
     found = result(PAPER, [RoundResult(r, {1: entry(0.99), 2: entry(0.98)}, entry(0.991)) for r in range(5)])
     audit = Audit("0xc", rounds=5, findings=[Finding(2, "learner 1", "samples", "is 5, should be 30000")])
-    report.write(tmp_path, "paper", found, audit, {})
+    writer.write(tmp_path, "paper", found, audit, {})
     text = (tmp_path / "report.md").read_text()
     assert "The audit FAILED" in text
     assert "bit for bit" not in text

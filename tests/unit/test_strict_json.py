@@ -191,11 +191,11 @@ SOURCES = sorted(Path(fl_node.__file__).parent.rglob("*.py"))
 RAISING = {"eth", "eth_account", "eth_tester", "py_ecc", "web3"}
 """Libraries that raise the recursion limit when they are imported."""
 OWN_FILES = {
-    ("chain.py", "artifact"),  # the compiled contract
+    ("client.py", "artifact"),  # the compiled contract
     ("ipfs.py", "command"),  # the template of a configuration
-    ("report.py", "paper"),  # the paper's figures
+    ("collect.py", "paper"),  # the paper's figures
     ("strict_json.py", "loads"),
-    ("plan.py", "_toml"),
+    ("schema.py", "_toml"),
 }
 """Where a parser is called: on files of this package, or after a check."""
 
@@ -249,7 +249,7 @@ def test_whatever_imports_a_library_that_raises_the_recursion_limit_puts_it_back
 def test_the_recursion_limit_is_pythons_own_after_what_a_role_imports() -> None:
     script = """
 import importlib, sys
-for name in ("rpc", "geth", "chain", "embedded"):
+for name in ("chain.rpc", "nodes.geth", "chain.client", "nodes.dev_chain"):
     importlib.import_module(f"fl_node.{name}")
     assert sys.getrecursionlimit() == 1000, (name, sys.getrecursionlimit())
 assert {"py_ecc", "eth", "web3"} <= set(sys.modules)

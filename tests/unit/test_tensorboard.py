@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from accounts import ALICE, BOB, HEADER
 
+from fl_node.artifacts import model_file
 from fl_node.artifacts.store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.data import datasets
@@ -14,7 +15,7 @@ from fl_node.errors import ConfigError
 from fl_node.events import EventFilesStopped
 from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.plan import schema as plans
-from fl_node.roles import learner
+from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
 from fl_node.roles.loop import Site
 from fl_node.roles.tensorboard import EventFiles
@@ -97,7 +98,7 @@ def test_a_learner_records_epochs_and_rounds_and_trains_the_same_file(
         work = tmp_path / name
         work.mkdir()
         site = Site(chain, chain.contract(contract.address), store, work, patience=0.1)
-        one = learner.of_mode(site, PLAN, trainer, record)
+        one = factory.learner_of(site, PLAN, trainer, record)
         one.step()  # trains
         published.append((work / "local-0.safetensors").read_bytes())
     assert published[0] == published[1]
@@ -114,7 +115,7 @@ def test_a_learner_records_epochs_and_rounds_and_trains_the_same_file(
         ("test/loss", 0),
     ]
     by_tag = {tag: value for tag, _, value in figures}
-    meta = learner.weights.read(tmp_path / "with" / "local-0.safetensors").local_meta
+    meta = model_file.read(tmp_path / "with" / "local-0.safetensors").local_meta
     assert by_tag["test/accuracy"] == pytest.approx(meta.accuracy)
     assert by_tag["test/loss"] == pytest.approx(meta.loss)
     losses = [value for tag, _, value in figures if tag == "training/loss"]

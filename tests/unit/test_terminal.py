@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from fl_node.cli import app
+from fl_node.cli.tables import matrix_table
 from fl_node.experiments.baseline import Baseline
 from fl_node.experiments.baseline import table as baseline_table
 from fl_node.experiments.sweep import Figure
 from fl_node.lab import show
-from fl_node.lab.faults import Check
+from fl_node.lab.fault_model import Check
 from fl_node.plan.schema import Plan
 from fl_node.plan.schema import load as load_plan
 from fl_node.report.contribution import RoundContribution
@@ -75,7 +76,7 @@ ATTACKS = ("label_flip+scale:5", "sign_flip", "noise:0.5", "constant:1", "backdo
 FIGURES = [Figure("norm_clipping:1.5", attack, 0.2, 0.98765, 0.0123, (0.97, 0.98), 0.4321) for attack in ATTACKS]
 CONTRIBUTION = RoundContribution(1, 0, 36, {n: Fraction(n) for n in range(1, 9)})
 TABLES: dict[str, tuple[object, list[str]]] = {
-    "matrix": (show.matrix_table(FIGURES), ["98.77 ± 1.23 (backdoor 43%)", "backdoor:0.25, 20%"]),
+    "matrix": (matrix_table(FIGURES), ["98.77 ± 1.23 (backdoor 43%)", "backdoor:0.25, 20%"]),
     "contribution": (show.contribution_table([CONTRIBUTION], 1000), ["learner 8", "+0.80", "total", "+3.60"]),
     "shards": (show.shards_table({n: [6000] * 10 for n in range(1, 129)}), ["6000 █", "60000", "128"]),
     "baseline": (baseline_table(PLAN, Baseline([0.98765] * 25, 1.0)), ["98.77", "25"]),

@@ -15,7 +15,7 @@ Report = Callable[[str], None]
 #: Systems and architectures that binaries can be had for.
 PLATFORMS = ("linux-amd64", "linux-arm64", "darwin-amd64", "darwin-arm64")
 
-_MODULES = Path(__file__).parent.parent / "gomod"
+_MODULES = Path(__file__).parents[2] / "gomod"
 
 
 class SkippedError(Exception):

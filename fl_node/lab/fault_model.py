@@ -1,0 +1,122 @@
+"""What a scenario is: a fault at a chosen moment of a run, and what must hold nevertheless."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from fl_node import events
+from fl_node.artifacts.model_file import Shapes
+from fl_node.artifacts.store import Store
+from fl_node.audit.auditor import Audit
+from fl_node.chain.client import Contract
+from fl_node.nodes.ipfs import IpfsNode
+from fl_node.nodes.process import Child
+from fl_node.plan.schema import Plan
+from fl_node.report.collect import Result
+
+ROUND = 1
+"""The round in which harm is done."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a lab ended with."""
+
+    folder: Path
+    result: Result
+    audit: Audit
+    report: Path
+    model: Path
+    seconds: float
+    """From the start of the roles to the last global weights."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that a scenario promises, whether it held, and what was seen."""
+
+    what: str
+    held: bool
+    seen: str
+
+
+@dataclass
+class Story:
+    """What happened in a run, as far as its roles said it; times in seconds from the start of the roles."""
+
+    events: list[tuple[float, str, Mapping[str, Any]]] = field(default_factory=list)
+    harm: float | None = None
+    notes: list[str] = field(default_factory=list)
+    prepared: str = ""
+    """CID of what was stored before the roles started, because that takes its time."""
+    back: bool = False
+    """Whether a daemon that was killed runs again, as another process."""
+    got: list[str] = field(default_factory=list)
+    """What somebody got who should get nothing."""
+
+    def said(self, node: str, kind: str, **fields: object) -> Iterator[tuple[float, Mapping[str, Any]]]:
+        """Yield when a node said something of a kind, and what."""
+        for when, who, event in self.events:
+            if who == node and events.matches(event, {"event": kind, **fields}):
+                yield when, event
+
+
+class Controls(Protocol):
+    """What a scenario may see of a lab, and do to it."""
+
+    folder: Path
+    roles: dict[str, Child]
+    shapes: Shapes
+
+    @property
+    def plan(self) -> Plan:
+        """The run's plan."""
+
+    @property
+    def nodes(self) -> list[str]:
+        """The names of header and learners."""
+
+    def hold(self, node: str) -> None:
+        """End a role and don't start it again until it is released; before the start: don't start it."""
+
+    def release(self, node: str) -> None:
+        """Start a role that was held."""
+
+    def later(self, seconds: float, deed: Callable[[], None]) -> None:
+        """Do something after some seconds; the lab does not end before."""
+
+    def daemons(self) -> Mapping[str, Child]:
+        """Return the processes of the nodes, by names such as ``learner-1 geth``."""
+
+    def swarm(self) -> Mapping[str, IpfsNode]:
+        """Return the nodes of the swarm, by the names of their nodes."""
+
+    def as_node(self, node: str) -> tuple[Contract, Store]:
+        """Return contract and store as a node sees them, with its role's account."""
+
+
+Harm = Callable[[Controls, Story], None]
+Promise = Callable[[Story, Outcome], Check]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One scenario: when harm is done and what it is, and what must hold at the end."""
+
+    name: str
+    text: str
+    """What a student should look at."""
+    moment: tuple[str, str]
+    """The node and the kind of its event, in round :data:`ROUND`, at which harm is done."""
+    harm: Harm
+    promises: tuple[Promise, ...]
+    same_bits: bool
+    """Whether the final weights must be those of the undisturbed run, bit for bit."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Changes of the plan."""
+    places: tuple[str, ...] = ("embedded", "processes")
+    begin: Harm = lambda _lab, _story: None
+    """Done before the roles start."""

@@ -1,0 +1,27 @@
+"""What an ensemble's members count for, measured on the images that the plan holds out."""
+
+from __future__ import annotations
+
+from fl_node.aggregation import Evidence, ensemble
+from fl_node.data.datasets import DataSet
+from fl_node.data.held_out import held_out
+from fl_node.errors import DataError
+from fl_node.models.keras_trainer import Trainer
+from fl_node.plan.schema import Plan
+
+
+def evidence(plan: Plan, trainer: Trainer) -> Evidence | None:
+    """Return what measures an ensemble's members on the held-out images; None for a plan that measures none.
+
+    Raises
+    ------
+    DataError
+        The data set is not at hand, or is not the plan's.
+    """
+    if not plan.measures_members:
+        return None
+    if not isinstance(trainer.data, DataSet):
+        raise DataError(f"what models count for is measured on held-out images of {plan.data.name}, which is needed")
+    images, labels = held_out(plan, trainer.data)
+    weighting = plan.model.weighting
+    return lambda _name, tensors: ensemble.evidence(weighting, trainer.predict(tensors, images), labels)

@@ -1,0 +1,75 @@
+"""Publications of local weights: their order, their limits, and what an update must be.
+
+Header and audit both use this, so what the one rejects the other rejects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fl_node.artifacts import model_file
+from fl_node.artifacts.model_file import WeightsFile
+from fl_node.chain.client import Contract, LogEntry
+from fl_node.data.partition import shard_size
+from fl_node.errors import WeightsError
+from fl_node.plan.schema import Plan
+from fl_node.protocol import history
+
+MISSING = "missing"
+"""The reason of a rejection because nobody had the file."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One learner's publication: its place in the learner's own order, from 1, and its event."""
+
+    node_id: int
+    number: int
+    entry: LogEntry
+
+    @property
+    def cid(self) -> str:
+        """The CID that was published."""
+        return str(self.entry.cid)
+
+
+def publications(log: Sequence[LogEntry]) -> list[Publication]:
+    """Return all publications of local weights in the order of the chain, each numbered within its learner's."""
+    counts: dict[int, int] = {}
+    found = []
+    for entry in sorted(log):
+        if entry.name == "LocalWeightSet" and entry.node_id is not None:
+            counts[entry.node_id] = counts.get(entry.node_id, 0) + 1
+            found.append(Publication(entry.node_id, counts[entry.node_id], entry))
+    return found
+
+
+def too_often(one: Publication, everything: Sequence[Publication]) -> bool:
+    """Return whether a publication is beyond those that are read of its learner in one round."""
+    earlier = (other.entry for other in everything if other.number <= one.number)
+    return history.too_often(earlier, one.node_id, one.entry.round or 0)
+
+
+def check_update(
+    file: WeightsFile, contract: Contract, plan: Plan, plan_cid: str, node_id: int, newest: int
+) -> WeightsFile:
+    """Check that a file holds local weights that began at some round's global weights, up to the newest.
+
+    Raises
+    ------
+    WeightsError
+        It does not; the message names the field.
+    """
+    began = file.local_meta.round
+    if began > newest:
+        raise WeightsError(f"metadata: round is {began}; should be {newest} or before", "metadata.round")
+    model_file.check_local(
+        file,
+        plan=plan_cid,
+        node_id=node_id,
+        round_=began,
+        parent=str(contract.global_weight_at(began)),
+        samples=shard_size(plan, node_id),
+    )
+    return file

@@ -1,0 +1,92 @@
+"""Header and learner of a run, as its plan's mode wants them."""
+
+from __future__ import annotations
+
+from fl_node.errors import ConfigError
+from fl_node.models.attack import check_allowed
+from fl_node.models.keras_trainer import Trainer
+from fl_node.plan.schema import Plan
+from fl_node.roles.asynchronous import AsynchronousHeader, AsynchronousLearner
+from fl_node.roles.header import Header
+from fl_node.roles.learner import Learner, MakeTrainer, Record
+from fl_node.roles.loop import Site, Waiting, fetch_plan, reconcile
+
+
+def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) -> None:
+    """Lead a run to its end.
+
+    Parameters
+    ----------
+    site
+        The header's node, with the account that deployed the contract.
+    make_trainer
+        Called with the plan, once; returns the plan's model.
+    evaluate
+        Say after each round what the global weights reach on the test images.
+
+    Raises
+    ------
+    FLNodeError
+        What no waiting mends: a wrong plan, an account that is not the header's, a refusal by the contract.
+    """
+    if (owner := site.contract.header()) != site.chain.address:
+        raise ConfigError(f"contract {site.contract.address} belongs to {owner}, not to {site.chain.address}")
+    header: list[Header] = []
+
+    def step() -> Waiting | None:
+        if not header:
+            plan = fetch_plan(site)
+            header.append(header_of(site, plan, make_trainer(plan), evaluate=evaluate))
+        return header[0].step()
+
+    try:
+        reconcile(site, step)
+    finally:
+        for one in header:
+            one.close()
+
+
+def header_of(site: Site, plan: Plan, trainer: Trainer, *, evaluate: bool) -> Header:
+    """Return the header that the plan's mode wants."""
+    return (AsynchronousHeader if plan.mode == "async" else Header)(site, plan, trainer, evaluate=evaluate)
+
+
+def run_learner(
+    site: Site, make_trainer: MakeTrainer, record: Record = lambda *_: None, *, allow_attacks: bool = False
+) -> None:
+    """Take part in a run until it ends.
+
+    Parameters
+    ----------
+    site
+        The learner's node, with the account that it is registered by.
+    make_trainer
+        Called with the plan, once; returns the plan's model with the data to train it on.
+    record
+        Called with accuracy and loss in training, by epoch of the whole run, and on the test images, by round.
+    allow_attacks
+        Take part in a run whose plan has learners attack it, as a laboratory does.
+
+    Raises
+    ------
+    FLNodeError
+        What no waiting mends: a wrong plan, data that can't be had, a refusal by the contract.
+    """
+    learner: list[Learner] = []
+
+    def step() -> Waiting | None:
+        if not learner:
+            plan = fetch_plan(site)
+            check_allowed(plan, allowed=allow_attacks)  # before the trainer loads data, which takes seconds
+            learner.append(learner_of(site, plan, make_trainer(plan), record, allow_attacks=allow_attacks))
+        return learner[0].step()
+
+    reconcile(site, step)
+
+
+def learner_of(
+    site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_: None, *, allow_attacks: bool = False
+) -> Learner:
+    """Return the learner that the plan's mode wants."""
+    kind = AsynchronousLearner if plan.mode == "async" else Learner
+    return kind(site, plan, trainer, record, allow_attacks=allow_attacks)
