@@ -46,12 +46,16 @@ def restored(provisioned: Testbed) -> Iterator[None]:
 def wordless(provisioned: Testbed) -> Iterator[None]:
     """Every sentence that a role logs is "x", on each host."""
     content = (checkout.ROOT / "tests" / "helpers" / "wordless" / "sitecustomize.py").read_text()
-    path = "$(echo /opt/fl-node/venv/lib/python3.*/site-packages)/sitecustomize.py"
+    # Systems have a sitecustomize.py of their own, which would be found first.
+    packages = "$(echo /opt/fl-node/venv/lib/python3.*/site-packages)"
+    files = f"{packages}/wordless.py {packages}/wordless.pth"
     for name in NAMES:
-        provisioned.host(name).check_output(f"printf '%%s' %s > {path} && chmod a+r {path}", content)
+        host = provisioned.host(name)
+        host.check_output(f"printf '%%s' %s > {packages}/wordless.py", content)
+        host.check_output(f"echo import wordless > {packages}/wordless.pth && chmod a+r {files}")
     yield
     for name in NAMES:
-        provisioned.host(name).check_output(f"rm {path}")
+        provisioned.host(name).check_output(f"rm {files}")
 
 
 def test_a_learner_that_was_cut_off_is_waited_for_whatever_the_roles_sentences_are(
