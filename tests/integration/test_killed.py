@@ -591,7 +591,7 @@ def test_a_file_that_is_away_for_longer_than_the_plan_allows_is_taken_when_it_is
     away = _away(place, "learner-1 ipfs", signal.SIGKILL)
 
     def back() -> None:
-        refused = wait_until(lambda: run.said("header")["refused"] > 0, HANG)
+        refused = wait_until(lambda: run.said("header")["update_rejected"] > 0, HANG)
         away.later()
         assert refused
 
