@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from fl_node import events
 from fl_node.lab.lab import Lab
 from fl_node.plan import schema as plans
 from fl_node.plan.schema import Plan
@@ -73,8 +74,8 @@ def lab(plan: Plan) -> dict[str, Any]:
         if not outcome.audit.passed:
             raise SystemExit(f"the audit failed: {outcome.audit.findings[0]}")
         told = [(seconds, event) for seconds, node, event in one.story.events if node == "header"]
-        published = {e["round"]: s for s, e in told if e["event"] == "published"}
-        accuracy = {e["round"]: e["accuracy"] for _, e in told if e["event"] == "evaluated"}
+        published = {e["round"]: s for s, e in told if e["event"] == events.GlobalWeightsPublished.name}
+        accuracy = {e["round"]: e["accuracy"] for _, e in told if e["event"] == events.GlobalWeightsEvaluated.name}
         rounds = sorted(published)
         return {"rounds": [{"round": r, "seconds": published[r], "accuracy": accuracy.get(r)} for r in rounds]}
 
