@@ -153,4 +153,5 @@ def test_a_right_inventory_and_plan_are_followed_by_a_look_at_the_hosts(inventor
     inventory.write_text(text)
     code, said = play("train", "-i", inventory, "-e", "testbed_connect_timeout=1", "-e", "data=digits")
     assert code != 0
-    assert "header (127.0.0.1) answers, but nothing listens on port 1" in failed(said)
+    # Any of the hosts may be the first to fail.
+    assert "header (127.0.0.1) answers, but nothing listens on port 1" in said
