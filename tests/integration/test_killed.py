@@ -339,14 +339,19 @@ def _is_stopped(child: ForkProcess) -> bool:
         return False
 
 
-def check(run: Run, final: str) -> None:
-    """Check that a run has ended as the undisturbed one did, with no round lost or doubled."""
+def check(run: Run, final: str, *, moved: bool = False) -> None:
+    """Check that a run has ended as the undisturbed one did, with no round lost or doubled.
+
+    With ``moved`` a publication may count for the round before: sealers replace a block by another now and then, and
+    what its learner sent after the new global weights may stand before them there. The learner then publishes again.
+    """
     contract, plan = run.contract(), run.plan
     log = contract.log()
     published = [entry for entry in log if entry.name == "GlobalWeightSet"]
     assert [entry.round for entry in published] == list(range(plan.rounds + 1))
     local = Counter((entry.round, entry.node_id) for entry in log if entry.name == "LocalWeightSet")
-    assert local == {(r, n): 1 for r in range(plan.rounds) for n in range(1, plan.learners + 1)}
+    once = {(r, n): 1 for r in range(plan.rounds) for n in range(1, plan.learners + 1)}
+    assert local == once or (moved and local.keys() == once.keys() and max(local.values()) <= 2)
     assert published[-1].cid == final
     folder = run.folder / "audit"
     folder.mkdir()
@@ -543,12 +548,12 @@ def _away(place: ProcessPlace, name: str, how: signal.Signals) -> Meanwhile:
 
 def test_all_roles_are_killed_at_every_step_of_one_run_on_real_nodes(real_run: Run, final: str) -> None:
     real_run.go({node: each_step("header" if node == "header" else "learner") for node in real_run.keys})
-    check(real_run, final)
+    check(real_run, final, moved=True)
 
 
 def test_roles_are_killed_when_they_have_sent_a_transaction_to_real_geth(real_run: Run, final: str) -> None:
     real_run.go({node: [Trap("_receipt")] * 3 for node in real_run.keys})
-    check(real_run, final)
+    check(real_run, final, moved=True)
 
 
 @pytest.mark.parametrize(
@@ -571,7 +576,7 @@ def test_geth_or_ipfs_of_a_node_is_away_for_a_while(
     # The role stands still until its node is gone, so that it is in the middle of a step when it finds out.
     trap = Trap(step, 1, signal=signal.SIGSTOP)
     real_run.go({node: [trap]}, {trap: _away(place, child, how)})
-    check(real_run, final)
+    check(real_run, final, moved=True)
 
 
 @pytest.mark.parametrize("node", ["header", "learner-1"])
@@ -580,7 +585,7 @@ def test_geth_is_killed_right_after_it_took_a_transaction(
 ) -> None:
     trap = Trap("_receipt", count=2, signal=signal.SIGSTOP)
     real_run.go({node: [trap]}, {trap: _away(place, f"{node} geth", signal.SIGKILL)})
-    check(real_run, final)
+    check(real_run, final, moved=True)
 
 
 def test_a_file_that_is_away_for_longer_than_the_plan_allows_is_taken_when_it_is_back(
