@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.warm import fl_node
+from tests.helpers.warm import fl_node
 
 TINY = """
 name = "tiny"

@@ -19,7 +19,7 @@ from fl_node.data import datasets
 from fl_node.lab import run_folder
 from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.nodes.backends import Endpoint, ProcessPlace
-from tests.support import Run, World, plan
+from tests.helpers.runs import Run, World, plan
 
 PATIENCE = 120_000
 """Milliseconds after which something has hung; the first prediction has to load TensorFlow."""

@@ -20,7 +20,7 @@ from fl_node.chain.client import Contract, Receipt
 from fl_node.plan.schema import AggregationPlan, Plan
 from fl_node.protocol.history import MOST_PUBLICATIONS, TOO_OFTEN
 from fl_node.protocol.publications import publications
-from tests.support import Run, World, plan
+from tests.helpers.runs import Run, World, plan
 
 MODES: dict[str, dict[str, Any]] = {
     "fedasync": {"rule": "fedasync"},

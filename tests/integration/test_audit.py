@@ -24,8 +24,8 @@ from fl_node.errors import StoreUnreachable
 from fl_node.plan.schema import AggregationPlan, Plan
 from fl_node.protocol import history
 from fl_node.protocol.history import History
-from tests.support import GivenTrainer, Run, StubTrainer, World, noise, plan
-from tests.warm import fl_node
+from tests.helpers.runs import GivenTrainer, Run, StubTrainer, World, noise, plan
+from tests.helpers.warm import fl_node
 
 NOWHERE = cid.of_bytes(b"a file that nobody has")
 LONG = LATE + 2

@@ -13,8 +13,8 @@ import pytest
 
 from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.report.finalize import conclude
-from tests.support import World, plan
-from tests.warm import fl_node
+from tests.helpers.runs import World, plan
+from tests.helpers.warm import fl_node
 
 WRITTEN = ["plan.json", "report.html", "report.json", "report.md"]
 MODEL = ["final.keras", "final.safetensors"]

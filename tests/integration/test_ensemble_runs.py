@@ -25,7 +25,7 @@ from fl_node.models.evidence import evidence
 from fl_node.plan.schema import Plan
 from fl_node.report.contribution import contributions
 from tests.helpers.logged import logged
-from tests.support import Run, World
+from tests.helpers.runs import Run, World
 
 CONTENT: dict[str, Any] = {
     "name": "small",

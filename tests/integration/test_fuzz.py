@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import KINDS
+from tests.helpers.fuzz import KINDS
 
 ROOT = Path(__file__).parents[2]
 COUNTS = {"model": 2000, "plan": 1000, "run": 500, "report": 500, "rpc": 1000, "page": 500}
@@ -16,7 +16,7 @@ COUNTS = {"model": 2000, "plan": 1000, "run": 500, "report": 500, "rpc": 1000, "
 
 def feed(kind: str, seed: int, count: int) -> None:
     """Feed a kind of input to a process of its own, which says what went wrong."""
-    command = [sys.executable, "-X", "faulthandler", "-m", "tests.fuzz", kind, str(seed), str(count)]
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.helpers.fuzz", kind, str(seed), str(count)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     # A negative code is the number of the signal that it died of.
     assert ended.returncode == 0, f"exit code {ended.returncode}: {ended.stderr[-3000:]}"

@@ -16,7 +16,7 @@ from fl_node.nodes.backends import free_ports
 from fl_node.nodes.binaries.edits import MAX_ITEMS
 from fl_node.nodes.geth import CHAIN_ID, GethNode, genesis
 from fl_node.nodes.process import Child
-from tests import rlpx
+from tests.helpers import rlpx
 
 HANG = 60
 MEMBER, STRANGER = (bytes([number]) * 32 for number in (1, 2))

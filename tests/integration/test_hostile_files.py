@@ -20,7 +20,7 @@ from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import Refusal
 from fl_node.artifacts.store import Progress, silent
 from fl_node.protocol.history import MOST_PUBLICATIONS, TOO_OFTEN
-from tests.support import Event, Role, Run, StubTrainer, World, noise, plan
+from tests.helpers.runs import Event, Role, Run, StubTrainer, World, noise, plan
 
 SHAPES = StubTrainer.SHAPES
 LIMIT = model_file.size_of(SHAPES)

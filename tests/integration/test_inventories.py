@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import checkout
-from tests.wrong_inventories import GOOD, WRONG, Wrong
+from tests.helpers import checkout
+from tests.helpers.wrong_inventories import GOOD, WRONG, Wrong
 
 ROOT = checkout.ROOT
 BIN = Path(sys.executable).parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import checkout, guide
+from tests.helpers import checkout, guide
 
 PAGES = sorted(page.name for page in guide.LAB.glob("*.md") if page.name != "README.md")
 SOON = ("1-bring-it-up.md", "2-a-round-by-hand.md")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from fl_node.lab import run_folder as run
 from tests.helpers.streams import OUTPUTS, carry_out
-from tests.warm import fl_node
+from tests.helpers.warm import fl_node
 
 PLAN = """
 name = "small"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fl_node.data import datasets
-from tests import warm
+from tests.helpers import warm
 
 ROOT = Path(__file__).parent.parent.parent
 

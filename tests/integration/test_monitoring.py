@@ -17,7 +17,7 @@ from fl_node.chain.client import create_key, wait_until
 from fl_node.monitor import metrics
 from fl_node.monitor.observer import Observer
 from fl_node.nodes.backends import Endpoint, ProcessPlace, free_ports
-from tests.support import World, plan
+from tests.helpers.runs import World, plan
 
 FOLDER = Path(__file__).parents[2] / "docs" / "monitoring"
 PATIENCE = 120.0

@@ -16,7 +16,7 @@ from fl_node.chain.client import Chain, create_key, load_key, wait_until
 from fl_node.monitor.observer import Observer
 from fl_node.monitor.state import NodeView, Part, Snapshot
 from fl_node.nodes.backends import EmbeddedPlace, Endpoint
-from tests.support import Run, World, plan
+from tests.helpers.runs import Run, World, plan
 
 PATIENCE = 120.0
 """Seconds after which something has hung."""

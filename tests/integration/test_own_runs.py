@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fl_node.data import datasets
-from tests.warm import fl_node
+from tests.helpers.warm import fl_node
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tabular"
 HANG = 600.0

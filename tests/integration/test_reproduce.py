@@ -6,7 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from tests.warm import fl_node
+from tests.helpers.warm import fl_node
 
 PLAN = """
 name = "tiny"

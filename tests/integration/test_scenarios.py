@@ -11,8 +11,8 @@ import pytest
 from fl_node.lab.faults import SCENARIOS, planned
 from fl_node.plan import schema as plans
 from fl_node.runtime import logs
+from tests.helpers.warm import fl_node, run
 from tests.scenarios.undefended import WITHOUT
-from tests.warm import fl_node, run
 
 ROOT = Path(__file__).parents[2]
 

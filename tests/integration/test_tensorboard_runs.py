@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.warm import fl_node
+from tests.helpers.warm import fl_node
 
 
 def test_a_run_with_event_files_ends_with_the_same_file_as_one_without(

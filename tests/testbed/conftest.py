@@ -23,7 +23,7 @@ import pytest
 import testinfra
 from testinfra.host import Host
 
-from tests import checkout
+from tests.helpers import checkout
 
 ROOT = checkout.ROOT
 NETWORK = "192.168.58"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import checkout
+from tests.helpers import checkout
 
 from .conftest import NAMES, Ended, Testbed, choice
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import guide
+from tests.helpers import guide
 
 from .conftest import Testbed
 

@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from accounts import FUNDED
 from hypothesis import HealthCheck, settings
 
 from fl_node.nodes.dev_chain import EmbeddedChain, _Server
+from tests.helpers.accounts import FUNDED
 
 # A machine that trains beside the tests is no reason for one to fail.
 settings.register_profile("unit", deadline=None, suppress_health_check=[HealthCheck.too_slow])

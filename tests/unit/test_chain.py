@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accounts import ALICE, BOB, HEADER, MALLORY, POOR, account
 
 from fl_node.artifacts import cid
 from fl_node.chain import client as chains
 from fl_node.chain import rpc as rpcs
 from fl_node.chain.client import Chain, Contract, Receipt, State, create_key, load_key, wait_until
 from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError
+from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY, POOR, account
 
 PLAN = cid.of_bytes(b"plan")
 WEIGHTS = [cid.of_bytes(b"weights %d" % number) for number in range(10)]

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import typer
-from accounts import ALICE, HEADER, POOR
 
 from fl_node import __version__
 from fl_node.artifacts import cid
@@ -25,6 +24,7 @@ from fl_node.cli import app
 from fl_node.lab.run_folder import Node, Run
 from fl_node.plan import schema as plans
 from tests.conftest import TINY
+from tests.helpers.accounts import ALICE, HEADER, POOR
 
 ROOT = Path(__file__).parents[2]
 PAPER = str(ROOT / "plans" / "paper.toml")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fl_node.artifacts.model_file import Tensors
 from fl_node.errors import ConfigError, WeightsError
 from fl_node.report.contribution import MOST_LEARNERS, as_content, contributions, shapley, totals
-from tests.support import Run, World, plan
+from tests.helpers.runs import Run, World, plan
 
 SETS = [frozenset(n for n in range(4) if mask >> n & 1) for mask in range(16)]
 

@@ -16,7 +16,7 @@ import typer.main
 
 from fl_node.cli.app import app
 from fl_node.plan.schema import Plan
-from tests.checkout import ROOT, copy
+from tests.helpers.checkout import ROOT, copy
 
 PAGES = sorted(
     path

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accounts import ALICE, FUNDED, HEADER, MALLORY, POOR
 
 from fl_node.artifacts import cid
 from fl_node.artifacts.store import IpfsStore
@@ -20,6 +19,7 @@ from fl_node.lab import doctor
 from fl_node.lab.doctor import Check
 from fl_node.nodes.binaries import GETH, GETH_UNPATCHED, KUBO
 from fl_node.nodes.dev_chain import EmbeddedChain
+from tests.helpers.accounts import ALICE, FUNDED, HEADER, MALLORY, POOR
 
 Ask = Callable[..., dict[str, Check]]
 

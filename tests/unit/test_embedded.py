@@ -17,7 +17,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from accounts import ALICE, BOB, FUNDED, POOR
 from eth_account.signers.local import LocalAccount
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +24,7 @@ from hypothesis import strategies as st
 from fl_node.chain.client import Chain
 from fl_node.nodes import dev_chain
 from fl_node.nodes.dev_chain import BALANCE, CHAIN_ID, EmbeddedChain, RpcError
+from tests.helpers.accounts import ALICE, BOB, FUNDED, POOR
 
 ACCOUNTS = [one.address for one in FUNDED]
 REVERT = "0x60006000fd"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from accounts import ALICE, BOB, HEADER, MALLORY
 
 from fl_node.nodes.geth import CHAIN_ID, genesis
+from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY
 
 
 def test_accounts_own_ether_and_sealers_have_code_and_own_nothing() -> None:

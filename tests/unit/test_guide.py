@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.guide import GuideError, Step, follow, missing, steps
+from tests.helpers.guide import GuideError, Step, follow, missing, steps
 
 WAIT = """
 import pathlib, time

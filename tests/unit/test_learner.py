@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from accounts import ALICE, BOB, HEADER
 
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import GlobalMeta, Shapes, Tensors
@@ -26,6 +25,7 @@ from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
 from fl_node.roles.loop import Site, Timing
 from fl_node.seeds import derive
+from tests.helpers.accounts import ALICE, BOB, HEADER
 from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged
 

@@ -20,7 +20,7 @@ from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.plan import schema as plans
 from fl_node.plan.schema import Plan
 from fl_node.runtime import arithmetic
-from tests.warm import fl_node
+from tests.helpers.warm import fl_node
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "tabular" / "plan.toml"

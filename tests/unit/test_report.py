@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from accounts import ALICE, BOB, HEADER, MALLORY
 
 from fl_node.aggregation import global_file
 from fl_node.artifacts import cid, model_file
@@ -22,6 +21,7 @@ from fl_node.protocol import history
 from fl_node.report import collect as report
 from fl_node.report import writer
 from fl_node.report.collect import Entry, Result, RoundResult
+from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY
 
 PAPER = Plan.model_validate(
     {"name": "paper", "rounds": 5, "learners": 2, "data": {"name": "mnist"}, "training": {"epochs": 5}}

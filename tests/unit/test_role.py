@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from accounts import ALICE, FUNDED, HEADER
 
 from fl_node.artifacts import cid
 from fl_node.artifacts.store import FolderStore
@@ -31,6 +30,7 @@ from fl_node.errors import (
 from fl_node.nodes.backends import EmbeddedPlace
 from fl_node.plan.schema import Plan
 from fl_node.roles.loop import Done, Site, Timing, Waiting, fetch_plan, reconcile
+from tests.helpers.accounts import ALICE, FUNDED, HEADER
 from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from accounts import ALICE, BOB, HEADER, MALLORY
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from fl_node.monitor import state
 from fl_node.monitor.state import Action, BlockView, FileFacts
 from fl_node.plan.schema import Plan
 from fl_node.protocol.history import History, arrange
+from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY
 
 PLAN = Plan.model_validate({"name": "small", "rounds": 2, "learners": 2, "data": {"name": "digits"}})
 NAMES = {HEADER.address: "header", ALICE.address: "learner 1", BOB.address: "learner 2"}

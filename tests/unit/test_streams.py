@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from accounts import ALICE, HEADER
 
 from fl_node.artifacts.store import FolderStore
 from fl_node.chain.client import Chain
@@ -18,6 +17,7 @@ from fl_node.data.datasets import FOLDER_FILES
 from fl_node.experiments import sweep
 from fl_node.plan import schema as plans
 from tests.conftest import TINY
+from tests.helpers.accounts import ALICE, HEADER
 from tests.helpers.streams import OUTPUTS, Ended, carry_out
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from accounts import ALICE, BOB, HEADER
 
 from fl_node.artifacts import model_file
 from fl_node.artifacts.store import FolderStore
@@ -19,6 +18,7 @@ from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
 from fl_node.roles.loop import Site
 from fl_node.roles.tensorboard import EventFiles
+from tests.helpers.accounts import ALICE, BOB, HEADER
 from tests.helpers.logged import logged
 
 PLAN = plans.Plan.model_validate(

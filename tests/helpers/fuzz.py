@@ -1,6 +1,6 @@
 """Feeds hostile files, plans and requests to what reads them, in a process that has imported what a role imports.
 
-    python -m tests.fuzz KIND SEED COUNT
+    python -m tests.helpers.fuzz KIND SEED COUNT
 
 ends with 0 if each was taken or refused with an error of the project's own. What is fed follows from the seed.
 """

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from tests import checkout
+from tests.helpers import checkout
 
 LAB = checkout.ROOT / "docs" / "lab"
 FOREGROUND = "first terminal"
