@@ -44,8 +44,8 @@ MAX_FEE = 100 * 10**9
 """Fees in wei a gas: the least that a sealer takes, and a bound far above any base fee of an idle chain."""
 RECEIPT_PATIENCE = 10.0
 """Seconds after which a transaction that is in no block is given back to the caller, who looks again."""
-GIVE_PATIENCE = 120.0
-"""Seconds in which a block must take a transfer: sealers may have to find each other first."""
+SEALED_PATIENCE = 120.0
+"""Seconds in which a block must take a contract or a transfer: sealers may have to find each other first."""
 SEAL_PATIENCE = 2.0
 """Seconds that a node has to seal before a transaction is given back to the caller unsent."""
 BATCH = 500
@@ -328,15 +328,18 @@ class Chain:
         return [answer.get("result") for answer in answers]
 
     def deploy(self, plan_cid: str, nonce: int | None = None) -> Receipt:
-        """Deploy the contract for a plan; the account that signs becomes its header."""
+        """Deploy the contract for a plan; the account that signs becomes its header.
+
+        Raises
+        ------
+        ChainError
+            The transaction was not sealed in time.
+        """
         compiled = artifact()
         contract = self.web3.eth.contract(abi=compiled["abi"], bytecode=compiled["bytecode"])
         with self.errors():
             data = contract.constructor(cid.to_digest(plan_cid)).data_in_transaction
-        receipt = self._send(None, data, DEPLOY_GAS, self.nonce() if nonce is None else nonce)
-        if receipt is None:
-            raise ChainError(f"chain at {self.rpc}: no block took the contract; are enough sealers running?")
-        return receipt
+        return self._send_until_sealed("the contract", None, data, DEPLOY_GAS, nonce=nonce)
 
     def give(self, address: str, wei: int) -> Receipt:
         """Send ether of this account to another.
@@ -348,18 +351,8 @@ class Chain:
         """
         if (owned := self.balance(self.address)) <= wei:
             raise ChainError(f"chain at {self.rpc}: {self.address} owns {owned} wei and can't give {wei}")
-        nonce, deadline = self.nonce(), time.monotonic() + GIVE_PATIENCE
-        while time.monotonic() < deadline:
-            is_used = self.nonce() > nonce
-            # With the same nonce, so that the ether is given once.
-            if receipt := self._send(Web3.to_checksum_address(address), "0x", TRANSFER_GAS, nonce, value=wei):
-                return receipt
-            if is_used:  # by another transaction of this account
-                nonce = self.nonce()
-        raise ChainError(
-            f"chain at {self.rpc}: no block took the transfer to {address} in {GIVE_PATIENCE:g} s; "
-            "are enough sealers running?"
-        )
+        receiver = Web3.to_checksum_address(address)
+        return self._send_until_sealed(f"the transfer to {address}", receiver, "0x", TRANSFER_GAS, value=wei)
 
     def contract(self, address: str) -> Contract:
         """Return the contract at an address.
@@ -376,6 +369,21 @@ class Chain:
         if not code:
             raise ChainError(f"there is no contract at {address} on the chain at {self.rpc}")
         return Contract(self, Web3.to_checksum_address(address))
+
+    def _send_until_sealed(
+        self, what: str, to: str | None, data: Any, gas: int, *, nonce: int | None = None, value: int = 0
+    ) -> Receipt:
+        """Send a transaction again and again, with the same nonce so that it counts once, until a block has it."""
+        nonce, deadline = self.nonce() if nonce is None else nonce, time.monotonic() + SEALED_PATIENCE
+        while time.monotonic() < deadline:
+            is_used = self.nonce() > nonce
+            if receipt := self._send(to, data, gas, nonce, value):
+                return receipt
+            if is_used:  # by another transaction of this account
+                nonce = self.nonce()
+        raise ChainError(
+            f"chain at {self.rpc}: no block took {what} in {SEALED_PATIENCE:g} s; are enough sealers running?"
+        )
 
     def _send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
         account = self.account

@@ -305,6 +305,15 @@ def test_ether_is_given_once_however_long_it_takes(rpc: str, kind: type[Chain]) 
     assert Chain(rpc).balance(receiver) == 10**15
 
 
+@pytest.mark.parametrize("kind", [_Unlucky, _Overtaken])
+def test_a_contract_is_deployed_once_however_long_it_takes(rpc: str, kind: type[Chain]) -> None:
+    chain = kind(rpc, ALICE)
+    before = chain.nonce()
+    contract = chain.contract(str(chain.deploy(PLAN).contract))
+    assert contract.plan() == PLAN
+    assert chain.nonce() == before + 2, "the contract, and a transaction of no effect"
+
+
 def test_an_account_that_owns_nothing_is_told_so(rpc: str) -> None:
     with pytest.raises(ChainError, match="balance 0"):
         Chain(rpc, POOR).deploy(PLAN)
