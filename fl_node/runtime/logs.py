@@ -77,12 +77,11 @@ def parse(line: str | bytes) -> dict[str, Any] | None:
 
 
 def sentence(event: Mapping[str, Any]) -> str:
-    """Return an event as text for people, as on a terminal."""
+    """Return an event as one line for people, as on a terminal; a text from outside can't forge another line."""
     level = str(event.get("level", "info"))
     prefix = "" if level in {"debug", "info"} else f"{level}: "
-    message, *trace = str(event.get("message", "")).split("\n")
-    text = f"{event.get('time', '')} {event.get('node', '')}: {prefix}{message}"
-    return "\n".join(visible(part, lines=False) for part in (text, *trace))
+    text = f"{event.get('time', '')} {event.get('node', '')}: {prefix}{event.get('message', '')}"
+    return visible(text, lines=False)
 
 
 def readable(line: str) -> str:
@@ -151,39 +150,35 @@ def emit(event: Event) -> None:
     _log.log(event.severity(), event.text(), extra={"event": event.name, "fields": event.fields()})
 
 
-class _TextFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
     def __init__(self, node: str) -> None:
         super().__init__()
         self._node = node
 
+    def _content(self, record: logging.LogRecord) -> dict[str, Any]:
+        return {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "node": self._node,
+            "event": getattr(record, "event", "message"),
+            "message": record.getMessage(),
+        }
+
+    def _trace(self, record: logging.LogRecord) -> str:
+        return "\n" + self.formatException(record.exc_info) if record.exc_info else ""
+
+
+class _TextFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        # One event, one line: a text from outside can't forge another.
-        message = visible(record.getMessage(), lines=False)
-        return f"{_time(record)} {self._node}: {level}{message}{visible(_trace(self, record))}"
+        return sentence(self._content(record)) + visible(self._trace(record))
 
 
-class _JsonFormatter(logging.Formatter):
-    def __init__(self, node: str) -> None:
-        super().__init__()
-        self._node = node
-
+class _JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(
-            {
-                "time": _time(record),
-                "level": record.levelname.lower(),
-                "node": self._node,
-                "event": getattr(record, "event", "message"),
-                "message": record.getMessage() + _trace(self, record),
-                **getattr(record, "fields", {}),
-            }
-        )
+        content = self._content(record)
+        content["message"] += self._trace(record)
+        return json.dumps(content | getattr(record, "fields", {}))
 
 
 def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-
-
-def _trace(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    return "\n" + formatter.formatException(record.exc_info) if record.exc_info else ""

@@ -169,6 +169,14 @@ def test_a_text_from_outside_forges_no_line_and_reaches_no_terminal(
     assert not set(err) & set("\x1b\r\u202e\ud800")
 
 
+def test_nor_does_it_when_a_log_is_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("header")
+    emit(Sentence(sentence=HOSTILE.rstrip("\ud800")))  # what has a lone surrogate is no event
+    shown = logs.readable(capsys.readouterr().err)
+    assert "\n" not in shown
+    assert not set(shown) & set("\x1b\r\u202e\ud800")
+
+
 @pytest.mark.parametrize(
     "line", ["", "{", "[]", "7", '"event"', "{}", '{"event": 7}', "[" * 100_000, "Traceback (most recent call last):"]
 )
