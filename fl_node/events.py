@@ -262,7 +262,7 @@ class UpdatesAggregated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalWeightsPublished(Event):
-    """A block has the hash of the global weights that a round starts from; block and gas are unset for round 0."""
+    """A block has the hash of the global weights that a round starts from."""
 
     round: int
     cid: str

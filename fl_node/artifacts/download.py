@@ -46,6 +46,11 @@ class Meter:
             self._told, self._before = now, received
 
 
+def with_share(name: object, share: float) -> str:
+    """Return a name with how much of its file is here, such as ``2 (60% is here)``, where that is known."""
+    return f"{name} ({share:.0%} is here)" if share else f"{name}"
+
+
 def logged(name: str) -> Meter:
     """Return a meter that logs how far the file with this CID is."""
 

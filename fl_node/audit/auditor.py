@@ -34,7 +34,7 @@ from fl_node.data.datasets import DataSet
 from fl_node.data.held_out import held_out
 from fl_node.data.partition import shard_size
 from fl_node.errors import DataError, LogError, PlanError, StoreError, StoreUnreachable, WeightsError
-from fl_node.models.keras_trainer import Trainer
+from fl_node.models.keras_trainer import MakeTrainer, Trainer
 from fl_node.plan import schema as plans
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
@@ -102,9 +102,6 @@ class _Waiting:
     seconds: float = 0.0
     wrongly: bool | None = None
     """Whether it should have been counted; None as long as that is not judged."""
-
-
-MakeTrainer = Callable[[Plan], Trainer]
 
 
 def audit(

@@ -100,6 +100,10 @@ class Trainer(Protocol):
         """Return what ``weights`` reach on the plan's test images."""
 
 
+MakeTrainer = Callable[[Plan], Trainer]
+"""Makes a plan's model, with the data that it needs."""
+
+
 def cnn() -> list[keras.Layer]:
     """Return the layers of the paper's CNN up to the output.
 

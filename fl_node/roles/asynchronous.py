@@ -15,7 +15,7 @@ from fl_node import events
 from fl_node.aggregation import check_bounds
 from fl_node.aggregation.asynchronous import Update, asynchronous_file
 from fl_node.artifacts import model_file
-from fl_node.artifacts.download import Arrival
+from fl_node.artifacts.download import Arrival, with_share
 from fl_node.artifacts.model_file import Refusal, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.client import View
@@ -107,8 +107,7 @@ class AsynchronousHeader(Header):
             found = self._look_at(one, everything, newest)
             if found is None:
                 download = self._downloads.get((one.node_id, one.number))
-                share = download.share if download else 0.0
-                held[one.node_id] = f"{one.node_id} ({share:.0%} is here)" if share else f"{one.node_id}"
+                held[one.node_id] = with_share(one.node_id, download.share if download else 0.0)
             elif isinstance(found, Refusal):
                 refused.append(one)
             else:

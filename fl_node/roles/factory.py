@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fl_node.errors import ConfigError
 from fl_node.models.attack import check_allowed
-from fl_node.models.keras_trainer import Trainer
+from fl_node.models.keras_trainer import MakeTrainer, Trainer
 from fl_node.plan.schema import Plan
 from fl_node.roles.asynchronous import AsynchronousHeader, AsynchronousLearner
 from fl_node.roles.header import Header
-from fl_node.roles.learner import Learner, MakeTrainer, Record
+from fl_node.roles.learner import Learner, Record
 from fl_node.roles.loop import Site, Waiting, fetch_plan, reconcile
 
 

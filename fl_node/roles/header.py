@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from fl_node.aggregation import (
     local_shapes,
 )
 from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.download import Arrival, Downloads, logged
+from fl_node.artifacts.download import Arrival, Downloads, logged, with_share
 from fl_node.artifacts.model_file import Refusal, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.client import View
@@ -34,8 +33,6 @@ from fl_node.protocol.publications import MISSING
 from fl_node.roles.deploy import start
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.runtime.logs import emit
-
-MakeTrainer = Callable[[Plan], Trainer]
 
 FETCH_TRY = 2.0
 """Seconds in which a file should be here; then the header looks after the other learners while it arrives."""
@@ -268,9 +265,7 @@ class Header:
         if silent:
             parts.append(f"learner {', '.join(map(str, silent))} to publish")
         if coming:
-            files = ", ".join(
-                f"{key[0]} ({share:.0%} is here)" if (share := shares[key]) else f"{key[0]}" for key in coming
-            )
+            files = ", ".join(with_share(key[0], shares[key]) for key in coming)
             parts.append(f"the file of learner {files} to arrive")
         if unregistered > 0:
             parts.append(f"{unregistered} more to register")

@@ -27,7 +27,6 @@ from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.runtime.logs import emit
 from fl_node.seeds import derive
 
-MakeTrainer = Callable[[Plan], Trainer]
 Record = Callable[[int, str, float, int], None]
 """Keeps a figure for whoever looks at curves: a learner's nodeId, the figure's name, its value, and its step."""
 
