@@ -52,6 +52,15 @@ def matches(event: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     return all(event.get(key) == value for key, value in wanted.items())
 
 
+def is_wanted(event: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Return whether a logged event is what a scenario's data name: ``event``, and ``where``, values of its fields.
+
+    A playbook may give a number as text, so values are compared as texts.
+    """
+    where = wanted.get("where", {})
+    return event.get("event") == wanted["event"] and all(str(event.get(key)) == str(where[key]) for key in where)
+
+
 # A role begins and ends.
 
 

@@ -16,6 +16,10 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
+from fl_node.events import is_wanted
+from fl_node.runtime import logs
+from fl_node.runtime.terminal import visible
+
 DOCUMENTATION = """
 name: follow_role
 short_description: Follow a role's unit until the run has ended
@@ -120,7 +124,7 @@ class ActionModule(ActionBase):
             if away_told:
                 display.display(f"  {host}: in reach again")
             away, away_told = "", False
-            logged = [_event(line) for line in lines]
+            logged = [logs.parse(line) for line in lines]
             # Libraries write lines too, which are shown if the unit fails.
             for event in filter(None, logged):
                 display.display(f"  {str(event.get('time'))[11:19]} {host}: {_sentence(event)}")
@@ -129,7 +133,7 @@ class ActionModule(ActionBase):
                 *(_sentence(event) if event else line for event, line in zip(logged, lines, strict=True)),
             ]
             shown = shown[-LAST_LINES:]
-            if host == until_host and any(_is_wanted(event, until) for event in logged):
+            if host == until_host and any(event and is_wanted(event, until) for event in logged):
                 reached.touch()
                 continue
             if state["ActiveState"] == "failed":
@@ -207,25 +211,10 @@ def _lock(path: Path) -> Iterator[bool]:
         path.unlink(missing_ok=True)
 
 
-def _event(line: str) -> dict[str, Any]:
-    """Return the event that a line of the journal holds; nothing of a line that a library wrote."""
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) and "event" in found else {}
-
-
-def _is_wanted(event: dict[str, Any], until: dict[str, Any]) -> bool:
-    return event.get("event") == until["event"] and all(
-        str(event.get(key)) == str(value) for key, value in until.get("where", {}).items()
-    )
-
-
 def _sentence(event: dict[str, Any]) -> str:
     """Return an event as one line to read."""
     level = event.get("level", "info")
-    text = "".join(one if one.isprintable() else "?" for one in " ".join(str(event.get("message", "")).split()))
+    text = visible(str(event.get("message", "")), lines=False)
     return text if level == "info" else f"{level}: {text}"
 
 

@@ -1,9 +1,9 @@
 """Wait until a role's unit has logged an event.
 
-Usage: wait_for_event.py UNIT CURSOR SECONDS EVENT WHERE
+Usage: wait_for_event.py UNIT CURSOR SECONDS WANTED
 
-WHERE is a JSON object with values that the event's fields must have. The journal is read from the cursor on.
-Exit code 1: the event did not come in time. Runs with the Python of a host.
+WANTED is a JSON object with ``event``, the event's name, and ``where``, values that its fields must have. The journal
+is read from the cursor on. Exit code 1: the event did not come in time. Runs with the Python of the host's fl-node.
 """
 
 import json
@@ -11,31 +11,21 @@ import subprocess
 import sys
 import time
 
-
-def is_wanted(line, name, where):
-    """Return whether a line of the journal is the event."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return False
-    return (
-        isinstance(event, dict)
-        and event.get("event") == name
-        and all(str(event.get(key)) == str(value) for key, value in where.items())
-    )
+from fl_node.events import is_wanted
+from fl_node.runtime import logs
 
 
-def main():
+def main() -> None:
     """Look once a second."""
-    unit, cursor, seconds, name, where = sys.argv[1:]
-    command = ["journalctl", "--quiet", "--output=cat", "--unit=" + unit, "--after-cursor=" + cursor]
+    unit, cursor, seconds, wanted = sys.argv[1:]
+    command = ["journalctl", "--quiet", "--output=cat", f"--unit={unit}", f"--after-cursor={cursor}"]
     end = time.monotonic() + float(seconds)
     while True:
-        lines = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines()
-        if any(is_wanted(line, name, json.loads(where)) for line in lines):
+        events = map(logs.parse, subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines())
+        if any(is_wanted(event, json.loads(wanted)) for event in events if event):
             return
         if time.monotonic() > end:
-            sys.exit(f"{unit} has not logged {name} {where} in {seconds} s")
+            sys.exit(f"{unit} has not logged {wanted} in {seconds} s")
         time.sleep(1)
 
 

@@ -8,6 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fl_node.events import is_wanted
+from fl_node.runtime import logs
+from fl_node.runtime.terminal import visible
+
 DOCUMENTATION = """
 name: promises_kept
 short_description: Check a scenario's promises against what the hosts' roles said
@@ -56,7 +60,7 @@ def promises_kept(
         if lines:
             when, text = lines[0]
             side = "before" if when < since else "after"
-            seen = f"{abs(when - since):.1f} s {side} the {name}: {_printable(_event(text).get('message', text))}"
+            seen = f"{abs(when - since):.1f} s {side} the {name}: {_shown(text)}"
         found.append({"what": promise["what"], "held": bool(lines) != promise.get("absent", False), "seen": seen})
     return found
 
@@ -93,26 +97,16 @@ def scenario_line(check: Mapping[str, Any]) -> str:
     return f"{'held  ' if check['held'] else 'BROKEN'} {check['what']}: {check['seen']}"
 
 
-def _event(text: str) -> dict[str, Any]:
-    """Return the event that a line holds; nothing of another program's line."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) and "event" in found else {}
-
-
-def _printable(text: object) -> str:
-    return "".join(one if one.isprintable() else "?" for one in str(text))
-
-
 def _is_promised(text: str, promise: Mapping[str, Any]) -> bool:
-    event = _event(text)
+    event = logs.parse(text)
     if "line" in promise:
-        return not event and re.search(promise["line"], text) is not None
-    return event.get("event") == promise["event"] and all(
-        str(event.get(key)) == str(value) for key, value in promise.get("where", {}).items()
-    )
+        return event is None and re.search(promise["line"], text) is not None
+    return event is not None and is_wanted(event, promise)
+
+
+def _shown(text: str) -> str:
+    event = logs.parse(text)
+    return visible(text if event is None else str(event.get("message", "")), lines=False)
 
 
 def _said(journals: Mapping[str, Sequence[str]], host: str) -> list[tuple[float, str]]:

@@ -77,7 +77,7 @@ def test_a_host_that_was_lost_and_boots_is_waited_for() -> None:
 def test_a_unit_that_failed_for_good_is_said_with_its_last_lines(tmp_path: Path) -> None:
     problem = Host(["active", "failed"]).follow()["problem"]
     assert problem.startswith("fl-learner.service failed on learner-1 with exit code 3:")
-    assert "some ?[31m sentence" in problem
+    assert "some \\x1b[31m sentence" in problem
     assert (tmp_path / "demo.failed").read_text() == "learner-1"
 
 
