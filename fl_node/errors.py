@@ -28,7 +28,7 @@ class ConfigError(FLNodeError):
 
 
 class ModuleError(ConfigError):
-    """A module of one's own that is not installed, is not the plan's, or does not do what it should."""
+    """A custom module that is not installed, is not the plan's, or does not do what it should."""
 
 
 class DataError(FLNodeError):

@@ -27,7 +27,7 @@ Request = tuple[str, Sequence[Any]]
 
 
 class NodeProvider(JSONBaseProvider):
-    """A web3 provider for a node of one's own.
+    """A web3 provider for your own node.
 
     A third of the time of web3's ``HTTPProvider``, for roles that wait ask all the time. Proxies that the environment
     names are for the world outside and not used. A request that failed is the caller's to repeat.

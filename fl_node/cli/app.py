@@ -1095,7 +1095,7 @@ def plan_check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOpti
 
 @plan_app.command("module")
 def plan_module(plan: PlanArgument, settings: SetOption = None) -> None:
-    """Print the file of the module of your own that a plan names; nothing if it names none by its path."""
+    """Print the path of the module that a plan names; print nothing if the plan gives no path."""
     from fl_node.plan import schema as plans
 
     if file := plans.module_file(plan, settings or ()):

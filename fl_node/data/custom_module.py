@@ -1,4 +1,4 @@
-"""A Python module of one's own, which gives a run its data and its model; docs/own.md says what it must hold.
+"""A custom Python module, which gives a run its data and its model; docs/own.md says what it must hold.
 
 A plan has the module's name and the hash of its source, never the source: a node runs a module that its owner put
 into a folder of modules (``--modules`` or ``FL_NODE_MODULES``), and only if it has that hash. Nothing that comes from

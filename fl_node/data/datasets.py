@@ -2,7 +2,7 @@
 
 MNIST is looked for in the folder given (``--data-dir`` or ``FL_NODE_DATA_DIR``), then in the user's cache, and
 else downloaded there. Wherever it comes from, the uncompressed content is verified, so that a mirror that
-compressed the files anew will do and one that changed an image will not. A folder with images of one's own has
+compressed the files anew will do and one that changed an image will not. A folder with your own images has
 four files of the same names; their hashes stand in the plan.
 """
 
@@ -50,7 +50,7 @@ FOLDER_FILES = {
     "test_images_sha256": "t10k-images-idx3-ubyte",
     "test_labels_sha256": "t10k-labels-idx1-ubyte",
 }
-"""The files of images of one's own, by the setting of the plan that has the hash of their content."""
+"""The files of your own images, by the setting of the plan that has the hash of their content."""
 MAX_FILE_BYTES = 64 * 1024**2
 MAX_FOLDER_FILE_BYTES = 1024**3
 DIGITS_TEST = 360
@@ -60,8 +60,8 @@ DIGITS_TEST = 360
 class DataSet:
     """Grey images with their labels.
 
-    Images have shape ``(count, height, width)``, 28 × 28 unless they are one's own, and values 0 to 255; labels have
-    shape ``(count,)`` and values from 0, up to 9 unless they are one's own.
+    Images have shape ``(count, height, width)``, 28 × 28 unless they are your own, and values 0 to 255; labels have
+    shape ``(count,)`` and values from 0, up to 9 unless they are your own.
     """
 
     name: str
@@ -71,7 +71,7 @@ class DataSet:
     test_images: Images
     test_labels: Labels
     sha256: Mapping[str, str] = field(default_factory=dict)
-    """Of the content of each file of one's own, by the setting of the plan that has it."""
+    """Of the content of each of your own files, by the setting of the plan that has it."""
 
     def training(self, samples: Indices) -> tuple[Images, Labels]:
         """Return the training images with these indices, and their labels."""
@@ -112,12 +112,12 @@ def load(name: str, folder: Path | None = None, report: Report = lambda _: None)
 
 
 def at_hand(folder: Path | None = None, report: Report = lambda _: None) -> DataSet:
-    """Return MNIST, or the images of one's own that are in its place; arguments as for :func:`load`.
+    """Return MNIST, or your own images that are in its place; arguments as for :func:`load`.
 
     Raises
     ------
     DataError
-        Neither can be had; the message is about MNIST if a file of it is there, else about the images of one's own.
+        Neither can be had; the message is about MNIST if a file of it is there, else about your own images.
     """
     try:
         return _mnist(folder, report)
@@ -158,7 +158,7 @@ def _mnist(folder: Path | None, report: Report) -> DataSet:
 
 
 def from_folder(path: Path | None, wanted: Mapping[str, str | None]) -> DataSet:
-    """Return images of one's own from a folder with four files in IDX format, as MNIST's are.
+    """Return your own images from a folder with four files in IDX format, as MNIST's are.
 
     Parameters
     ----------

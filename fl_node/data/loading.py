@@ -34,7 +34,7 @@ def load(
     folder, report
         As for :func:`fl_node.data.datasets.load`.
     modules
-        Where modules of one's own are; else ``FL_NODE_MODULES`` counts.
+        Where custom modules are; else ``FL_NODE_MODULES`` counts.
 
     Raises
     ------

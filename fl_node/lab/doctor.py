@@ -225,7 +225,7 @@ def _data(folder: Path | None) -> str:
     if folder is None and not any(datasets.cache_dir().glob("*.gz")):
         raise _Skip("no data folder given; MNIST will be downloaded when it is needed")
     found = datasets.at_hand(folder)
-    name = "MNIST" if found.name == "mnist" else "images of your own"
+    name = "MNIST" if found.name == "mnist" else "your own images"
     return f"{name} in {found.source}, {len(found.train_images)} training images"
 
 

@@ -500,7 +500,7 @@ SCENARIOS = {
         Scenario(
             "sealers-gone",
             "Half of the sealers stand still. Clique needs more than half, so no block comes and everybody waits; "
-            "when they are back, the run goes on as if nothing had been.",
+            "when they are back, the run continues as if nothing had happened.",
             _TRAINS,
             _freeze_sealers,
             (_waited,),

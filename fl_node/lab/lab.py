@@ -76,7 +76,7 @@ class Lab:
     data_dir
         Where the data set is; looked for as :func:`fl_node.data.datasets.load` does if None.
     modules
-        Where modules of one's own are; else ``FL_NODE_MODULES`` counts.
+        Where custom modules are; else ``FL_NODE_MODULES`` counts.
     watch
         Called as the lab goes on.
     scenario

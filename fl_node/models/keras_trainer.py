@@ -233,7 +233,7 @@ class KerasTrainer:
     data
         The plan's data, for whoever trains or measures.
     modules
-        Where modules of one's own are.
+        Where custom modules are.
     architecture
         The model's; the plan's if not given.
     """

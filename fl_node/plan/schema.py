@@ -142,16 +142,16 @@ class DataPlan(_Section):
     """Which images, how many of them, and how the learners share them."""
 
     name: Literal["mnist", "digits", "folder", "own"] = "mnist"
-    """`digits`: the small set that scikit-learn ships; `folder`: four files like MNIST's with images of your own;
-    `own`: what the module of your own loads."""
+    """`digits`: the small set that scikit-learn ships; `folder`: four files like MNIST's with your own images;
+    `own`: what your own module loads."""
     train: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Training images shared out among all learners; 0 takes all there are."""
     test: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     """Test images; 0 takes all there are."""
     partition: Literal["equal", "dirichlet", "labels", "quantity", "module"] = "equal"
     """How the learners share the training images: `equal`, the paper's, the same number each; `dirichlet`: labels in
-    unequal shares; `labels`: a few labels each; `quantity`: unequal numbers; `module`: as the module of your own
-    does."""
+    unequal shares; `labels`: a few labels each; `quantity`: unequal numbers; `module`: as your own
+    module does."""
     alpha: Positive | None = None
     """Of `dirichlet` and `quantity`: the smaller, the less even."""
     labels_each: Annotated[int, Field(ge=1, le=MAX_CLASSES)] | None = None
@@ -256,8 +256,8 @@ class ModelPlan(_Section):
     """Which architecture every node builds, or which each learner."""
 
     name: Literal[Architecture, "ensemble", "own"] = "cnn"
-    """`cnn` is the paper's; `ensemble`: each learner has one of `architectures`; `own`: what the module of your own
-    builds."""
+    """`cnn` is the paper's; `ensemble`: each learner has one of `architectures`; `own`: what your own
+    module builds."""
     architectures: Annotated[tuple[Architecture, ...], Field(min_length=1), BeforeValidator(_tuple)] | None = None
     """Of `ensemble`: the architectures of learners 1, 2, …; with more learners from the beginning again."""
     weighting: Literal["uniform", "accuracy", "convex"] | None = None
@@ -268,7 +268,7 @@ class ModelPlan(_Section):
 
 
 class OwnPlan(_Section):
-    """A Python module with data and model of your own; see docs/own.md."""
+    """A Python module with your own data and model; see docs/own.md."""
 
     module: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
     """In a file of a person: the path of the module, relative to the plan's; published: its name alone."""
@@ -485,7 +485,7 @@ class Plan(_Section):
     @model_validator(mode="before")
     @classmethod
     def _by_module(cls, content: object) -> object:
-        """Take data and model from the module of your own, if there is one."""
+        """Take data and model from your own module, if the plan names one."""
         return _of_module(content) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
@@ -841,7 +841,7 @@ def _attack_problems(content: Mapping[str, Any], learners: object) -> list[str]:
 
 
 def _of_module(content: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with data and model from the module of your own, if there is one."""
+    """Return settings with data and model from your own module, if the plan names one."""
     if not isinstance(content.get("own"), dict | OwnPlan):
         return content
     chosen = {"data": {"name": "own", "partition": "module"}, "model": {"name": "own"}}
@@ -866,7 +866,7 @@ def _class_problems(content: Mapping[str, Any], data: Mapping[str, Any]) -> list
 
 
 def _own_problems(content: Mapping[str, Any], data: Mapping[str, Any], learners: object) -> list[str]:
-    """Return what is wrong about data of your own."""
+    """Return what is wrong about your own data."""
     problems = []
     size, samples = data.get("size"), data.get("samples")
     if isinstance(size, list | tuple) and len(size) != 2:
@@ -875,7 +875,7 @@ def _own_problems(content: Mapping[str, Any], data: Mapping[str, Any], learners:
     attack = attack if isinstance(attack, Mapping) else {}
     if content.get("own") is None:
         if data.get("partition") == "module":
-            problems.append("data.partition: module is for a module of your own, which [own] names")
+            problems.append("data.partition: module needs your own module, which [own] names")
         model = content.get("model")
         named = {"data": data.get("name"), "model": model.get("name") if isinstance(model, Mapping) else None}
         problems += [f"{key}.name: own needs [own] with a module" for key, name in named.items() if name == "own"]

@@ -27,7 +27,7 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) 
     Raises
     ------
     FLNodeError
-        What no waiting mends: a wrong plan, an account that is not the header's, a refusal by the contract.
+        On permanent errors: a wrong plan, an account that is not the header's, a refusal by the contract.
     """
     if (owner := site.contract.header()) != site.chain.address:
         raise ConfigError(f"contract {site.contract.address} belongs to {owner}, not to {site.chain.address}")
@@ -70,7 +70,7 @@ def run_learner(
     Raises
     ------
     FLNodeError
-        What no waiting mends: a wrong plan, data that can't be had, a refusal by the contract.
+        On permanent errors: a wrong plan, data that can't be had, a refusal by the contract.
     """
     learner: list[Learner] = []
 

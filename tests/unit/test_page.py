@@ -171,9 +171,9 @@ def test_of_a_module_of_ones_own_it_shows_no_images_and_says_why(tmp_path: Path)
     data = {"name": "own", "partition": "module", "samples": [7, 12], "test": 9, "classes": 2}
     text = write(tmp_path, run(plan(**own, data=data), 1)).text
     assert "19 samples of module tabular shared out by the plan's module, model own" in text
-    assert "what a module of your own loads need not be images" in text
+    assert "what your own module loads need not be images" in text
     assert "How the labels are shared out is not shown: only the module knows" in text
-    assert "What a module of your own loads need not be images" in (tmp_path / "report.md").read_text()
+    assert "What your own module loads need not be images" in (tmp_path / "report.md").read_text()
 
 
 def test_mistakes_and_labels_are_shown_where_the_data_set_is_at_hand(tmp_path: Path) -> None:
