@@ -6,6 +6,7 @@ What takes long to import is imported where it is used, so that help and mistake
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import signal
@@ -178,6 +179,15 @@ def options(
     _verbose = verbose
 
 
+def _flowed(text: str) -> str:
+    """Return a docstring with one line for each paragraph, for Typer breaks lines where the source does.
+
+    Indented examples keep their lines.
+    """
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(one if one.startswith(" ") else " ".join(one.split()) for one in paragraphs)
+
+
 def main() -> None:
     """Run the command line; every error that a user can mend is one line and an exit code."""
     global _is_role
@@ -185,6 +195,8 @@ def main() -> None:
     pin_environment()
     streams.prepare()
     prepare()
+    for command in (*app.registered_commands, *plan_app.registered_commands):
+        command.help = _flowed(str(command.callback.__doc__))
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)
     try:

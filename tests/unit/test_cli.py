@@ -110,6 +110,13 @@ def test_the_version_is_printed(fl_node: FlNode) -> None:
     assert fl_node("--version") == Ended(0, f"fl-node {__version__}\n", "")
 
 
+def test_help_breaks_its_lines_at_the_terminals_width_alone(fl_node: FlNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    lines = [line.strip() for line in fl_node("lab", "--help").out.splitlines()]
+    assert any("Kill one: it is started again and goes on." in line for line in lines)
+    assert "fl-node lab plans/demo.toml" in lines, "an example keeps its line"
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["lab", "--help"], ["plan", "check", PAPER], ["--version"]])
 def test_help_and_plans_are_answered_without_what_takes_long_to_import(arguments: list[str]) -> None:
     script = f"""
