@@ -2,9 +2,11 @@
 
 # What the Vagrantfile needs beyond Vagrant: the hosts of the inventory, the testbed's SSH key, Ansible once for all.
 require "fileutils"
+require "io/wait"
 require "ipaddr"
 require "open3"
 require "shellwords"
+require "socket"
 require "yaml"
 
 module Testbed
@@ -14,7 +16,10 @@ module Testbed
   KNOWN_HOSTS = File.join(STATE, "known_hosts")
   ANSIBLE = File.join(ROOT, ".venv/bin/ansible-playbook")
   IMAGE = "fl-testbed"
+  LABEL = "fl-testbed.folder" # on each container: whose host it is
   PRIVATE = %w[10.0.0.0/8 172.16.0.0/12 192.168.0.0/16].map { |range| IPAddr.new(range) }
+
+  OFF = %i[not_created stopped poweroff shutoff not_running].freeze # in the providers' words
 
   Host = Struct.new(:name, :address, :memory, :cpus)
 
@@ -99,7 +104,11 @@ module Testbed
   end
 
   def bad(problem)
-    fail!("#{INVENTORY.delete_prefix("#{ROOT}/")}: #{problem}")
+    fail!("#{inventory_name}: #{problem}")
+  end
+
+  def inventory_name
+    INVENTORY.delete_prefix("#{ROOT}/")
   end
 
   # -- the key --------------------------------------------------------------------------------------------------------
@@ -130,10 +139,49 @@ module Testbed
 
   def prepare(machine)
     @lock.synchronize do
+      check_address_is_free(machine) if OFF.include?(machine.state.id)
       forget_host_key(address_of(machine)) if machine.state.id == Vagrant::MachineState::NOT_CREATED_ID
       once(:controller) { install_ansible(machine) } if provision?
       once(:image) { build_image(machine) } if machine.provider_name == :docker
     end
+  end
+
+  # Hosts of another folder, or of one that was deleted without `vagrant destroy`.
+  def check_address_is_free(machine)
+    address = address_of(machine)
+    name, folder = container_at(address) if machine.provider_name == :docker
+    return unless name || ssh?(address)
+
+    holder = name ? "the container #{name}" : "another machine"
+    holder += ", a host of #{folder}" unless folder.to_s.empty?
+    remedy =
+      if folder.to_s != ROOT && File.exist?(File.join(folder.to_s, "Vagrantfile"))
+        "Remove the hosts of that folder (cd #{Shellwords.escape(folder)} && vagrant destroy -f)"
+      else
+        name ? "Remove it (docker rm --force #{name})" : "Remove that machine"
+      end
+    fail!("#{machine.name}: #{address} is in use by #{holder}. #{remedy}, or choose another network in #{inventory_name}.")
+  end
+
+  # The name of the running container that has an address, and the folder whose host it is.
+  def container_at(address)
+    containers, status = Open3.capture2e("docker", "ps", "--quiet")
+    return unless status.success? && !containers.strip.empty?
+
+    format = "{{.Name}}\t{{index .Config.Labels \"#{LABEL}\"}}\t{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+    found, = Open3.capture2("docker", "inspect", "--format", format, *containers.split, err: File::NULL)
+    found.lines.map { |line| line.chomp.split("\t", 3) }
+         .find { |_, _, addresses| addresses.to_s.split.include?(address) }
+         &.then { |name, folder, _| [name.delete_prefix("/"), folder] }
+  rescue Errno::ENOENT
+    nil
+  end
+
+  # By its greeting: some networks accept connections to any address.
+  def ssh?(address)
+    Socket.tcp(address, 22, connect_timeout: 1) { |socket| socket.wait_readable(1) && socket.readpartial(4) == "SSH-" }
+  rescue SystemCallError, IOError
+    false
   end
 
   def provision(machine)

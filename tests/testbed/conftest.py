@@ -7,12 +7,14 @@ started here.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,6 +34,8 @@ ADDRESSES = dict(zip(NAMES, (f"{NETWORK}.10", f"{NETWORK}.11", f"{NETWORK}.12"),
 PLAN = "plans/demo.toml"
 SMALL = ["data.train=2000", "data.test=500", "rounds=2"]
 """Settings of a run that is soon over."""
+KEPT = ".kept"
+"""A file in the folder of hosts that outlive the tests."""
 HANG = 1500.0
 """Seconds after which a command has hung."""
 
@@ -131,8 +135,38 @@ def left(root: Path) -> dict[str, list[str]]:
     }
 
 
+LABEL = "fl-testbed.folder"
+"""Of each container: whose host it is (vagrant/testbed.rb)."""
+
+
+def remove_leftovers() -> None:
+    """Remove the hosts of a test run that was killed: the engine starts them again, and they hold the addresses."""
+    for network in docker("network", "ls", "--quiet", "--filter", f"name={NETWORK}").split():
+        for container in docker("ps", "--all", "--quiet", "--filter", f"network={network}").split():
+            folder = docker("inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', container).strip()
+            if folder and Path(folder, KEPT).exists():
+                if Path(folder) == Path(os.environ.get("FL_TESTBED_KEEP", "")).resolve():
+                    return
+                pytest.fail(
+                    f"hosts kept in {folder} are in the way: cd {folder} && vagrant destroy -f", pytrace=False
+                )
+            docker("rm", "--force", "--volumes", container)
+        docker("network", "rm", network)
+
+
 @pytest.fixture(scope="session")
-def engine() -> Iterator[None]:
+def alone() -> Iterator[None]:
+    """One test run at a time has hosts, since their addresses are the same."""
+    with Path(tempfile.gettempdir(), "fl-testbed-tests.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pytest.fail("another run of these tests has its hosts up; wait for its end", pytrace=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def engine(alone: None) -> Iterator[None]:
     """A Docker engine: the one that runs, or one that is started by hand and stopped again."""
     for program, package in (("vagrant", "vagrant"), ("dockerd", "docker.io"), ("mmdebstrap", "mmdebstrap")):
         if shutil.which(program) is None and shutil.which(program, path="/usr/sbin") is None:
@@ -142,9 +176,12 @@ def engine() -> Iterator[None]:
     started = subprocess.run([script, "start"], capture_output=True, text=True, check=False)
     if started.returncode != 0:
         pytest.fail(f"no Docker engine: {started.stdout}{started.stderr}", pytrace=False)
-    yield
-    if not answered:
-        subprocess.run([script, "stop"], check=True)
+    try:
+        remove_leftovers()
+        yield
+    finally:
+        if not answered:
+            subprocess.run([script, "stop"], check=True)
 
 
 @pytest.fixture(scope="session")
@@ -159,6 +196,7 @@ def testbed(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     copy_checkout(root)
     made = Testbed(root)
     if kept:
+        (root / KEPT).touch()
         made.up = made.vagrant("up", "--provider=docker")
         yield made
         return

@@ -1,10 +1,11 @@
 """One `vagrant up` for three hosts; a second `site.yml` changes nothing; a wrong inventory stops at once."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from .conftest import NAMES, NETWORK, Testbed
+from .conftest import NAMES, NETWORK, Testbed, copy_checkout, left
 
 
 def test_the_first_time_no_task_fails(testbed: Testbed) -> None:
@@ -21,6 +22,17 @@ def test_it_says_what_runs_where_and_what_to_type_next(provisioned: Testbed) -> 
     assert f"learner-2 {NETWORK}.12 learner 2" in output
     assert "One chain of 3 sealers" in output
     assert "ansible-playbook ansible/train.yml" in output
+
+
+def test_hosts_of_another_folder_with_the_same_addresses_are_named(provisioned: Testbed, tmp_path: Path) -> None:
+    copy_checkout(tmp_path)
+    second = Testbed(tmp_path)
+    ended = second.vagrant("up", "--provider=docker", "--no-provision")
+    assert ended.code != 0
+    output = re.sub(r"\s+", " ", ended.output)
+    assert f"learner-2: {NETWORK}.12 is in use by the container {provisioned.root.name}_learner-2" in output
+    assert f"(cd {provisioned.root} && vagrant destroy -f)" in output
+    assert left(tmp_path)["containers"] == []
 
 
 NOISE = "while sleep 0.1; do for terminal in /dev/pts/[0-9]*; do echo Broadcast message >$terminal; done; done"
