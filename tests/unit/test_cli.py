@@ -20,7 +20,7 @@ import typer
 from fl_node import __version__
 from fl_node.artifacts import cid
 from fl_node.chain.client import Chain, create_key, load_key
-from fl_node.cli import app
+from fl_node.cli import app, live_page
 from fl_node.lab.run_folder import Node, Run
 from fl_node.plan import schema as plans
 from tests.conftest import TINY
@@ -236,7 +236,7 @@ def test_what_is_wrong_with_a_dashboards_options_is_one_line(
 
 def test_the_contract_in_a_file_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "run.env"
-    assert app._contract_in(path) is None
+    assert live_page._contract_in(path) is None
     for text, found in (
         ("", None),
         (f"FL_NODE_CONTRACT={HEADER.address.lower()}\n", HEADER.address),
@@ -244,7 +244,7 @@ def test_the_contract_in_a_file_is_read_anew(tmp_path: Path) -> None:
         (f"OTHER=1\nFL_NODE_CONTRACT={ALICE.address}\n", ALICE.address),
     ):
         path.write_text(text)
-        assert app._contract_in(path) == found
+        assert live_page._contract_in(path) == found
 
 
 def test_a_damaged_run_is_one_line(fl_node: FlNode) -> None:

@@ -1,0 +1,180 @@
+"""What several commands share: the consoles, the run that is named, its plan and its model."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fl_node.cli.options import DEFAULT_RPC, DEFAULT_STORE
+from fl_node.errors import ConfigError
+from fl_node.runtime import files
+from fl_node.runtime.terminal import Console
+
+if TYPE_CHECKING:
+    from web3 import Web3
+
+    from fl_node.artifacts.store import Store
+    from fl_node.chain.client import Contract
+    from fl_node.models.ensemble import EnsembleTrainer
+    from fl_node.models.keras_trainer import KerasTrainer
+    from fl_node.plan.schema import Plan
+
+
+@dataclass
+class Process:
+    """What is true of this process from its start to its end."""
+
+    verbose: bool = False
+    is_role: bool = False
+    """Whether it logs events, as header and learners do."""
+
+
+process = Process()
+console = Console()
+errors = Console(stderr=True)
+
+
+def given_or(given: str | None, default: str) -> str:
+    """Return what the user gave, even if it is empty, else the default."""
+    return default if given is None else given
+
+
+def print_note(line: str) -> None:
+    """Print a line to standard error, beside the result."""
+    errors.print(line)
+
+
+def import_web3() -> type[Web3]:
+    """Import web3, and undo the recursion limit that one of its imports raises."""
+    from web3 import Web3
+
+    from fl_node.runtime import recursion
+
+    recursion.restore()
+    return Web3
+
+
+def checked_address(option: str, text: str) -> str:
+    """Return an address with its checksum; ``option`` is named if the text is not one."""
+    web3 = import_web3()
+
+    if not text.startswith("0x") or not web3.is_address(text):
+        raise ConfigError(f"{option} {text}: should be an address, 0x and 40 hexadecimal digits")
+    if text != text.lower() and not web3.is_checksum_address(text):
+        raise ConfigError(f"{option} {text}: a digit of the address is mistaken, for its checksum is wrong")
+    return str(web3.to_checksum_address(text))
+
+
+@contextlib.contextmanager
+def open_run(
+    folder: Path | None, rpc: str | None, store: str | None, contract: str | None
+) -> Iterator[tuple[Contract, Store]]:
+    """Connect to a run by its folder, or by RPC, store and contract; a lab that has ended gets its nodes back."""
+    from fl_node.artifacts import store as stores
+    from fl_node.chain.client import Chain
+    from fl_node.lab import run_folder as run
+
+    if folder is not None:
+        with run.reach(folder, print_note) as (reached, place):
+            yield reached, with_progress(place)
+        return
+    if contract is None:
+        raise ConfigError("which run? Name its folder, or its contract by --contract (with --rpc and --store)")
+    files = stores.connect(given_or(store, DEFAULT_STORE))
+    yield Chain(given_or(rpc, DEFAULT_RPC)).contract(contract), with_progress(files)
+
+
+def with_progress(store: Store) -> Store:
+    """Return the store, or on a terminal one that shows how far a large file is."""
+    from fl_node.artifacts.download import ShownStore
+
+    return ShownStore(store, errors) if errors.is_terminal else store
+
+
+def in_pixels(size: tuple[int, ...]) -> str:
+    """Return the size of an image as text."""
+    return f"{' × '.join(map(str, size))} pixels"
+
+
+def plan_of(contract: Contract, store: Store) -> Plan:
+    """Return the plan that a run was deployed with."""
+    from fl_node.plan import schema as plans
+
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "plan.json"
+        store.fetch(contract.plan(), path, plans.MAX_PLAN_BYTES, 30.0)
+        return plans.from_bytes(path.read_bytes(), f"plan {contract.plan()}")
+
+
+@contextlib.contextmanager
+def never_lost(what: Callable[[], str]) -> Iterator[None]:
+    """Print a result that took long; if it can't be printed, the error goes on with what ``what`` returns."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{files.described(error)}{what()}") from error
+
+
+def make_trainer(
+    plan: Plan, data_dir: Path | None = None, modules: Path | None = None, *, with_data: bool = True
+) -> KerasTrainer | EnsembleTrainer:
+    """Return what trains and measures the plan's model, with the plan's data or without."""
+    from fl_node.data import loading
+    from fl_node.models.ensemble import trainer_for
+
+    data = loading.load(plan, data_dir, modules, print_note) if with_data else None
+    return trainer_for(plan, data, modules)
+
+
+def make_trainer_with_data_if_there(
+    plan: Plan, data_dir: Path | None, modules: Path | None, without: str
+) -> KerasTrainer | EnsembleTrainer:
+    """Return a trainer with the plan's data, or one without and a note of why, which begins with what that means."""
+    from fl_node.errors import DataError
+
+    try:
+        return make_trainer(plan, data_dir, modules)
+    except DataError as error:
+        print_note(f"note: {without}{error}")
+        return make_trainer(plan, modules=modules, with_data=False)
+
+
+def module_folder(plan: Path, settings: list[str] | None, modules: Path | None) -> Path | None:
+    """Return where modules are: if not said, the folder of the one that the user's own plan file names."""
+    from fl_node.plan import schema as plans
+
+    if modules is None and (file := plans.module_file(plan, settings or ())):
+        return file.parent
+    return modules
+
+
+def complete(plan: Plan, data_dir: Path | None, modules: Path | None) -> Plan:
+    """Return the plan with what only those know who have its data."""
+    from fl_node.data import loading
+
+    return loading.complete(plan, loading.load(plan, data_dir, modules, print_note))
+
+
+def complete_or_digits(plan: Plan, data_dir: Path | None, modules: Path | None, *, fallback: bool) -> Plan:
+    """Return the complete plan, for digits instead of MNIST if that can't be had and the user allows it."""
+    from fl_node.errors import DataError
+    from fl_node.plan import schema as plans
+
+    try:
+        return complete(plan, data_dir, modules)
+    except DataError as error:
+        if not fallback or data_dir is not None or plan.data.name != "mnist":
+            raise
+        print_note(f"note: using scikit-learn's digits: {error}")
+        content = plan.model_dump() | {"data": plan.data.model_dump() | {"name": "digits", "train": 0, "test": 0}}
+        return plans.Plan.model_validate(content)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came."""

@@ -1,0 +1,191 @@
+"""The commands that compare many runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fl_node.cli.common import console, errors, module_folder, never_lost, print_note
+from fl_node.cli.options import DataOption, JsonOption, ModulesOption, PlanArgument, SetOption
+from fl_node.errors import ConfigError, FLNodeError
+from fl_node.runtime import files
+from fl_node.runtime.terminal import styled
+
+if TYPE_CHECKING:
+    from fl_node.plan.schema import Plan
+
+
+def baseline(
+    plan: PlanArgument,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Epochs; rounds × local epochs of the plan if not given.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the result as JSON.")] = None,
+    data_dir: DataOption = None,
+    modules: ModulesOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the plan's model on all its images on this node alone: what a run is compared with."""
+    from fl_node.data import loading
+    from fl_node.experiments import baseline as single
+    from fl_node.models.keras_trainer import KerasTrainer
+    from fl_node.plan import schema as plans
+
+    modules = module_folder(plan, settings, modules)
+    loaded = plans.load(plan, settings or ())
+    if loaded.mode == "ensemble":
+        raise ConfigError(f"plan {plan}: an ensemble is no single model; take a plan of one of its architectures")
+    if output is not None:
+        files.check(output, "--output")
+    found = loading.load(loaded, data_dir, modules, print_note)
+    loaded = loading.complete(loaded, found)
+    trainer = KerasTrainer(loaded, found, modules)
+    count = epochs or loaded.rounds * loaded.training.epochs
+
+    def on_epoch(epoch: int, accuracy: float) -> None:
+        errors.print(f"epoch {epoch} of {count}: {accuracy:.2%} of the test {loaded.data.noun} right")
+
+    result = single.run(loaded, trainer, count, on_epoch)
+    text = json.dumps({"plan": loaded.model_dump(), **asdict(result)}, indent=2)
+    unwritten: ConfigError | None = None
+    if output is not None:
+        try:
+            files.keep(output, text + "\n")
+        except ConfigError as error:
+            unwritten = error
+    in_file = output is not None and unwritten is None
+    with never_lost(lambda: f"; the result is in {output}" if in_file else files.rescued("baseline.json", text)):
+        if as_json:
+            typer.echo(text)
+        else:
+            console.print(single.table(loaded, result))
+    if unwritten is not None:
+        raise unwritten
+
+
+def reproduce(
+    plan: PlanArgument = Path("plans/paper.toml"),
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, with commas between.")] = "1,2,3",
+    results: Annotated[Path, typer.Option("--results", help="Where results are kept.")] = Path("results"),
+    runs: Annotated[Path, typer.Option("--runs", help="Where the folders of runs are.")] = Path("runs"),
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reproduce the paper: for each seed a run on real nodes and a single-node baseline, then one report.
+
+    Takes about twenty minutes a seed on two cores. What is done is kept: interrupt it, and call it again to go on.
+    Exit code 1 if something that was asked for was not reached.
+    """
+    from fl_node.experiments import reproduce as work
+    from fl_node.lab import run_folder as run
+    from fl_node.lab.lab import Lab
+    from fl_node.lab.show import Show
+    from fl_node.plan import schema as plans
+    from fl_node.runtime import strict_json
+
+    loaded = plans.load(plan)
+    numbers = _seeds(seeds)
+
+    def lab(name: str, seeded: Plan) -> dict[str, Any]:
+        with run.new_folder(runs, name) as folder, Show(errors if as_json else console, seeded, folder) as show:
+            outcome = Lab(seeded, "processes", folder, data_dir, show.update).run()
+        if not outcome.audit.passed:
+            raise FLNodeError(f"the audit of {folder} failed: {outcome.audit.findings[0]}")
+        content: dict[str, Any] = strict_json.read(folder / "report.json")
+        return content | {"seconds": outcome.seconds}
+
+    path = work.run(loaded, numbers, results, lab, data_dir, print_note)
+    content = strict_json.read(results / "reproduce.json")
+    if as_json:
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        for target in content["targets"]:
+            mark = styled("met    ", "green") if target["met"] else styled("not met", "red")
+            console.print(mark, f"{target['what']}: {target['found']} (asked: {target['wanted']})")
+        console.print(f"Report: {path}")
+    if not all(target["met"] for target in content["targets"]):
+        raise typer.Exit(1)
+
+
+def matrix(
+    plan: PlanArgument = Path("plans/matrix.toml"),
+    rules: Annotated[
+        str, typer.Option("--rules", help="Aggregation rules, with commas between; norm_clipping:1.5 gives a number.")
+    ] = "fedavg,median,trimmed_mean,krum,multi_krum,norm_clipping:1.5",
+    attacks: Annotated[
+        str, typer.Option("--attacks", help="Attacks, with commas between; + puts two together: label_flip+scale:5.")
+    ] = "label_flip+scale:5",
+    attackers: Annotated[
+        str, typer.Option("--attackers", help="Shares of the learners that attack, with commas between.")
+    ] = "0.2",
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, with commas between.")] = "1,2,3",
+    results: Annotated[Path, typer.Option("--results", help="Where results are kept.")] = Path("results/matrix"),
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Runs at a time; 0 means one a core.")] = 0,
+    place: Annotated[
+        str, typer.Option("--place", help="embedded, or processes for real Geth and IPFS (one run at a time then).")
+    ] = "embedded",
+    data_dir: DataOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare rules under attack: a run for every rule, attack, share of attackers and seed, and without attack.
+
+    Each run is audited. What is done is kept: interrupt it, and call it again to go on; name more rules, attacks
+    or seeds, and only those are run. Ends with a table of the last round's accuracy, and the same as a heat map.
+
+        fl-node matrix plans/matrix.toml --rules fedavg,median --attacks sign_flip,noise:0.5 --attackers 0.1,0.3
+    """
+    import os
+
+    from fl_node.cli.tables import matrix_table
+    from fl_node.experiments import sweep as work
+    from fl_node.plan import schema as plans
+
+    if place not in ("embedded", "processes"):
+        raise ConfigError(f"--place {place}: should be embedded or processes")
+    loaded = plans.load(plan, settings or ())
+    numbers = _seeds(seeds)
+    shares = []
+    for text in attackers.split(","):
+        try:
+            shares.append(float(text))
+        except ValueError as error:
+            raise ConfigError(f"--attackers {attackers}: should be shares such as 0.1,0.2") from error
+    todo = work.cells(loaded, _names(rules), _names(attacks), shares, numbers)
+    folder = results / loaded.name
+    files.check_folder(folder, "--results")
+    count = 0
+
+    def done(cell: work.Cell, result: Mapping[str, Any], kept: bool) -> None:
+        nonlocal count
+        count += 1
+        took = "kept" if kept else f"{result['seconds']:.0f} s"
+        print_note(f"{count} of {len(todo)}: {cell}: {result['rounds'][-1]['accuracy']:.2%} ({took})")
+
+    print_note(f"{len(todo)} runs of {loaded.rounds} rounds with {loaded.learners} learners")
+    cores = len(os.sched_getaffinity(0))
+    at_a_time = 1 if place == "processes" else jobs or max(cores // loaded.training.threads, 1)
+    found = work.run(todo, folder, at_a_time, data_dir, done, place=place)
+    made = work.figures(todo, found)
+    path = work.write(folder, loaded, made, numbers)
+    if as_json:
+        typer.echo((folder / "matrix.json").read_text(), nl=False)
+    else:
+        console.print(matrix_table(made))
+        console.print(f"Heat map: {path}")
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _seeds(text: str) -> list[int]:
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise ConfigError(f"--seeds {text}: should be whole numbers with commas between, such as 1,2,3")
+    return [int(part) for part in text.split(",")]

@@ -1,0 +1,124 @@
+"""``fl-node lab``: a whole run on this machine."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fl_node.cli.common import complete_or_digits, console, errors, make_trainer, module_folder, print_note
+from fl_node.cli.options import DataOption, JsonOption, ModulesOption, PlanArgument, SetOption
+from fl_node.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fl_node.plan.schema import Plan
+
+
+def lab(
+    plan: PlanArgument,
+    place: Annotated[
+        str,
+        typer.Option(
+            "--place",
+            help="[bold]embedded[/bold]: a py-evm chain and a folder, Python alone. "
+            "[bold]processes[/bold]: real Geth and IPFS for each node.",
+        ),
+    ] = "embedded",
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; the plan's if not given.")] = None,
+    runs: Annotated[Path, typer.Option("--runs", help="Where the folders of runs are.")] = Path("runs"),
+    data_dir: DataOption = None,
+    modules: ModulesOption = None,
+    settings: SetOption = None,
+    fallback: Annotated[
+        bool,
+        typer.Option("--or-digits", help="Use scikit-learn's digits, and say so, where MNIST can't be had."),
+    ] = False,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Keep the nodes up after the run, until Ctrl-C, and print their addresses.")
+    ] = False,
+    scenario: Annotated[
+        str | None,
+        typer.Option("--scenario", help="Do harm to the run and check what must hold; list names those there are."),
+    ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            "--tensorboard",
+            envvar="FL_NODE_TENSORBOARD",
+            metavar="DIR",
+            help="Write each learner's accuracy and loss to DIR/learner-N below the run's folder, for TensorBoard.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Do a whole run on this machine: chain, store, header and learners, then audit and report.
+
+    Header and learners are processes with the same entrypoints as on hosts. Kill one: it is started again and
+    goes on. Ctrl-C stops everything. The run's folder keeps logs, report, final model and the nodes' state.
+
+        fl-node lab plans/demo.toml
+        fl-node lab plans/paper.toml --place processes --set seed=2
+        fl-node lab plans/demo.toml --scenario header-killed
+
+    With --scenario the exit code is 1 if something did not hold that must; the same plan is carried out without harm
+    as well, to compare.
+    """
+    from fl_node.lab import faults
+    from fl_node.lab import run_folder as run
+    from fl_node.lab.fault_model import Check
+    from fl_node.lab.lab import Lab
+    from fl_node.lab.show import Show, checks_table, scenarios_table
+    from fl_node.plan import schema as plans
+
+    if place not in ("embedded", "processes"):
+        raise ConfigError(f"--place {place}: should be embedded or processes")
+    if scenario == "list":
+        console.print(scenarios_table(faults.SCENARIOS.values()))
+        return
+    harm = faults.get(scenario, place) if scenario else None
+    modules = module_folder(plan, settings, modules)
+    loaded = plans.load(plan, settings or ())
+    if harm is not None:
+        loaded = faults.planned(harm, loaded)
+    loaded = complete_or_digits(loaded, data_dir, modules, fallback=fallback)
+    name = name or (loaded.name if harm is None else f"{loaded.name}-{harm.name}")
+    with run.new_folder(runs, name) as folder, Show(errors if as_json else console, loaded, folder) as show:
+        one = Lab(loaded, place, folder, data_dir, show.update, harm, modules, tensorboard)
+        outcome = one.run(stay=show.stay if stay else None)
+    found: list[Check] = []
+    if harm is not None:
+        print_note("the same plan without harm, to compare")
+        found = faults.checks(harm, one.story, outcome, _undisturbed(one.plan, data_dir, modules))
+    if as_json:
+        content = {
+            "run": str(outcome.folder),
+            "report": str(outcome.report),
+            "model": str(outcome.model),
+            "seconds": outcome.seconds,
+            "final": asdict(outcome.result.rounds[-1].result),
+            "audit": asdict(outcome.audit) | {"passed": outcome.audit.passed},
+        }
+        if harm is not None:
+            content |= {"scenario": harm.name, "checks": [asdict(check) for check in found]}
+        typer.echo(json.dumps(content, indent=2))
+    elif not stay:
+        show.outcome(outcome)
+    if found and not as_json:
+        console.print(checks_table(str(scenario), found))
+    if not outcome.audit.passed or not all(check.held for check in found):
+        raise typer.Exit(1)
+
+
+def _undisturbed(plan: Plan, data_dir: Path | None, modules: Path | None) -> tuple[str, float]:
+    """Carry a plan out in this process without harm, and return CID and accuracy of its final weights."""
+    from fl_node.lab import simulate
+
+    trainer = make_trainer(plan, data_dir, modules)
+    with tempfile.TemporaryDirectory() as name:
+        cids = simulate.simulate(plan, Path(name), trainer)
+        last = simulate.measure(plan, Path(name), trainer, cids)[-1]
+    return cids[-1], float(last["accuracy"])

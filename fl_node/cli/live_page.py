@@ -1,0 +1,136 @@
+"""``fl-node dashboard``: a run in a browser."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fl_node.cli.common import checked_address, given_or, import_web3, print_note, process
+from fl_node.cli.options import (
+    DEFAULT_RPC,
+    DEFAULT_STORE,
+    ContractChoice,
+    DataOption,
+    RpcChoice,
+    RunArgument,
+    StoreChoice,
+)
+from fl_node.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fl_node.nodes.backends import Endpoint
+
+DEPLOY_PATIENCE = 120.0
+"""Seconds in which a lab that has its folder should have deployed its run."""
+
+
+def dashboard(
+    run: RunArgument = None,
+    listen: Annotated[
+        str,
+        typer.Option(
+            "--listen", metavar="ADDRESS", help="0.0.0.0 lets everybody in who reaches this machine: they can look."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 means a free one.")] = 8090,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="A name that browsers may call this machine by; more than once."),
+    ] = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option("--node", metavar="NAME=RPC,STORE", help="A node to ask, such as header=…; once for each."),
+    ] = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    contract_file: Annotated[
+        Path | None,
+        typer.Option("--contract-file", help="A file with FL_NODE_CONTRACT=0x…; read again when it changes."),
+    ] = None,
+    evaluate: Annotated[
+        bool,
+        typer.Option("--evaluate", help="Measure each new global model on the test images; loads TensorFlow."),
+    ] = False,
+    data_dir: DataOption = None,
+) -> None:
+    """Show a run as it goes on, in a browser: nodes, rounds, blocks, and the model to be tried on a digit.
+
+    It only reads: no key is needed, and nothing is written. Prometheus finds the same at /metrics. A run that has
+    ended can be looked at too; its nodes are brought up for it. Ctrl-C ends it.
+
+        fl-node dashboard runs/demo
+        fl-node dashboard --contract 0x… --rpc http://127.0.0.1:8545 --store /ip4/127.0.0.1/tcp/5001
+    """
+    import threading
+
+    from fl_node.chain.client import wait_until
+    from fl_node.lab import run_folder as runs
+    from fl_node.monitor import server as page
+    from fl_node.monitor.inference import Predictor
+    from fl_node.monitor.observer import Observer
+    from fl_node.nodes.backends import Endpoint
+    from fl_node.runtime.logs import configure
+
+    configure("dashboard", verbose=process.verbose)
+    with contextlib.ExitStack() as stack:
+        folder, address = None, contract
+        if run is not None:
+            if (run / "nodes").is_dir() and not (run / runs.FILE).exists():
+                print_note(f"waiting for the lab to deploy {run.name}")
+                wait_until((run / runs.FILE).exists, DEPLOY_PATIENCE, 0.5)
+            nodes = stack.enter_context(runs.endpoints(run, print_note))
+            address = runs.load(run).contract
+            folder = run if run.is_dir() else run.parent
+        else:
+            if contract_file is None and contract is None:
+                raise ConfigError("which run? Name its folder, or its contract by --contract or --contract-file")
+            here = Endpoint(given_or(rpc, DEFAULT_RPC), given_or(store, DEFAULT_STORE))
+            nodes = dict(_endpoint(text) for text in node or []) or {"this node": here}
+            address = checked_address("--contract", contract) if contract else None
+        listener = stack.enter_context(page.bind(listen, port))
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        observer = stack.enter_context(
+            Observer(
+                nodes,
+                lambda: _contract_in(contract_file) if contract_file and run is None else address,
+                work,
+                logs=folder / "logs" if folder else None,
+                report=folder / "report.json" if folder else None,
+            )
+        )
+        predictor = stack.enter_context(Predictor(data_dir))
+        if evaluate:
+            ending = threading.Event()
+            stack.callback(ending.set)
+            threading.Thread(target=page.measure, args=(observer, predictor, ending), daemon=True).start()
+        shown, bound = listener.getsockname()[:2]
+        typer.echo(f"http://{f'[{shown}]' if ':' in shown else shown}:{bound}/")
+        with contextlib.suppress(KeyboardInterrupt):  # its proper end
+            page.serve(observer, predictor, listener, name or ())
+
+
+def _endpoint(text: str) -> tuple[str, Endpoint]:
+    from fl_node.nodes.backends import Endpoint
+
+    name, _, addresses = text.partition("=")
+    rpc, _, store = addresses.partition(",")
+    if not name or not name.isprintable() or not rpc or not store:
+        raise ConfigError(f"--node {text}: should be NAME=RPC,STORE, such as header=http://127.0.0.1:8545,/ip4/…")
+    return name, Endpoint(rpc, store)
+
+
+def _contract_in(path: Path) -> str | None:
+    """Return the address of the contract that a file names, or None while it does not."""
+    web3 = import_web3()
+
+    try:
+        found = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+    except (OSError, UnicodeDecodeError):
+        return None
+    address = found.get("FL_NODE_CONTRACT", "").strip()
+    return str(web3.to_checksum_address(address)) if web3.is_address(address) else None

@@ -1,0 +1,144 @@
+"""The commands that use the model of a run."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fl_node.cli.common import console, in_pixels, make_trainer, open_run, plan_of
+from fl_node.cli.options import (
+    ContractChoice,
+    DataOption,
+    JsonOption,
+    ModulesOption,
+    RoundOption,
+    RpcChoice,
+    RunArgument,
+    StoreChoice,
+)
+from fl_node.errors import ConfigError
+from fl_node.runtime import files
+
+if TYPE_CHECKING:
+    from fl_node.models.ensemble import EnsembleTrainer
+    from fl_node.models.keras_trainer import KerasTrainer
+
+
+def export(
+    run: RunArgument = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, ending in .keras.")] = Path(
+        "model.keras"
+    ),
+    round_: RoundOption = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    modules: ModulesOption = None,
+) -> None:
+    """Write a round's global weights as a .keras model, which Keras alone can load."""
+    if output.suffix != ".keras":
+        raise ConfigError(f"--output {output}: should end in .keras")
+    files.check(output, "--output")
+    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, modules=modules)
+    trainer.save(tensors, output)
+    console.print(f"wrote the global weights {number} to {output}")
+
+
+def evaluate(
+    run: RunArgument = None,
+    round_: RoundOption = None,
+    data_dir: DataOption = None,
+    modules: ModulesOption = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a round's global weights on the test images."""
+    trainer, tensors, number = _global_weights(
+        run, rpc, store, contract, round_, measure=True, data_dir=data_dir, modules=modules
+    )
+    scores = {"global weights": trainer.evaluate(tensors)} | trainer.members(tensors)
+    if as_json:
+        whole, *members = (asdict(score) for score in scores.values())
+        content = {"round": number, **whole}
+        if members:
+            content["members"] = dict(zip(list(scores)[1:], members, strict=True))
+        typer.echo(json.dumps(content))
+        return
+    for name, score in scores.items():
+        who = f"{name} {number}" if name == "global weights" else f"  {name}"
+        console.print(
+            f"{who}: {score.accuracy:.2%} of {score.count} test {trainer.plan.data.noun} right, "
+            f"loss {score.loss:.4f}, calibration error {score.calibration_error:.4f}",
+        )
+
+
+def predict(
+    image: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="A picture of one digit, such as a photo or drawing.")
+    ],
+    run: RunArgument = None,
+    round_: RoundOption = None,
+    invert: Annotated[
+        bool | None, typer.Option("--invert/--no-invert", help="Dark on light or not; found out if not given.")
+    ] = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which digit an image shows, by a round's global weights.
+
+    fl-node predict seven.png runs/demo
+    """
+    from fl_node.data.images import read
+
+    pixels = read(image, invert=invert)
+    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, images=pixels.shape)
+    (probabilities,) = trainer.predict(tensors, pixels[None])
+    digit = int(probabilities.argmax())
+    if as_json:
+        typer.echo(json.dumps({"round": number, "digit": digit, "probabilities": [float(p) for p in probabilities]}))
+    else:
+        console.print(f"{digit} ({probabilities[digit]:.1%})")
+
+
+def _global_weights(
+    folder: Path | None,
+    rpc: str | None,
+    store: str | None,
+    contract: str | None,
+    round_: int | None,
+    *,
+    measure: bool = False,
+    data_dir: Path | None = None,
+    modules: Path | None = None,
+    images: tuple[int, ...] | None = None,
+) -> tuple[KerasTrainer | EnsembleTrainer, dict[str, Any], int]:
+    """Return a run's model, with data if it is to be measured, and the global weights of a round with its number.
+
+    With ``images``, the model is one for images of this size.
+    """
+    from fl_node.aggregation import global_shapes
+    from fl_node.artifacts import model_file
+
+    with open_run(folder, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
+        number = found.state().round if round_ is None else round_
+        file_cid = found.global_weight_at(number)
+        if file_cid is None:
+            raise ConfigError(f"there are no global weights {number}; the newest are {found.state().round}")
+        plan = plan_of(found, place)
+        if images is not None and (plan.own is not None or plan.data.image_size != images):
+            takes = "what its own module loads" if plan.own else in_pixels(plan.data.image_size)
+            raise ConfigError(f"this makes an image of {in_pixels(images)}, and the run's model takes {takes}")
+        trainer = make_trainer(plan, data_dir, modules, with_data=measure)
+        path = Path(name) / "global.safetensors"
+        shapes = global_shapes(plan, trainer.shapes())
+        place.fetch(file_cid, path, model_file.size_of(shapes), plan.fetch_timeout)
+        return trainer, model_file.read(path, shapes).tensors(), number

@@ -1,0 +1,177 @@
+"""The commands of a node: its check, its account, its programs and its data set."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fl_node.cli.common import checked_address, console, in_pixels, print_note
+from fl_node.cli.options import (
+    DEFAULT_RPC,
+    DEFAULT_STORE,
+    ContractChoice,
+    DataOption,
+    JsonOption,
+    KeyOption,
+    RpcOption,
+    StoreOption,
+)
+from fl_node.errors import ChainError, ConfigError
+from fl_node.runtime import files
+from fl_node.runtime.terminal import styled
+
+NUDGE_PATIENCE = 10.0
+"""Seconds in which a block should come."""
+
+
+def doctor(
+    rpc: RpcOption = DEFAULT_RPC,
+    store: StoreOption = DEFAULT_STORE,
+    key: KeyOption = Path("role.key"),
+    contract: ContractChoice = None,
+    peers: Annotated[int | None, typer.Option("--peers", min=0, help="How many peers there should be.")] = None,
+    genesis: Annotated[str | None, typer.Option("--genesis", help="The hash that block 0 should have.")] = None,
+    swarm_key: Annotated[
+        Path | None, typer.Option("--swarm-key", help="The swarm key file of this node's IPFS.")
+    ] = None,
+    data_dir: DataOption = None,
+    firewall: Annotated[
+        Path | None,
+        typer.Option(
+            "--firewall",
+            envvar="FL_NODE_FIREWALL",
+            help="On a host of the testbed, the socket that tells whether its firewall is complete.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check that all a role needs is there: a line each, with what is wrong and what to do; exit code 1 if any is."""
+    from fl_node.lab import doctor as checks
+
+    results = checks.run(
+        rpc=rpc,
+        store=store,
+        key=key,
+        contract=contract,
+        peers=peers,
+        genesis=genesis,
+        swarm_key=swarm_key,
+        data_dir=data_dir,
+        firewall=firewall,
+    )
+    if as_json:
+        typer.echo(json.dumps([asdict(result) for result in results], indent=2))
+    else:
+        for result in results:
+            mark = {"ok": ("ok   ", "green"), "wrong": ("wrong", "red"), "skipped": ("skip ", "dim")}
+            console.print(styled(*mark[result.state]), f"{result.what}: ", end="")
+            console.print(result.found + (f"; {result.remedy}" if result.remedy else ""))
+    if any(result.state == "wrong" for result in results):
+        raise typer.Exit(1)
+
+
+def key(path: Annotated[Path, typer.Argument(help="The key file to make.")]) -> None:
+    """Make a key file for a new account, readable by its owner alone, and print the account's address.
+
+    A key file that is there is kept, and its address printed.
+    """
+    from fl_node.chain.client import create_key
+
+    typer.echo(create_key(path))
+
+
+def fund(
+    accounts: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="Accounts to give ether to.")],
+    ether: Annotated[float, typer.Option("--ether", min=0, help="How much each gets.")] = 1000.0,
+    always: Annotated[bool, typer.Option("--always", help="Also accounts that own at least half of it.")] = False,
+    rpc: RpcOption = DEFAULT_RPC,
+    key: KeyOption = Path("role.key"),
+    as_json: JsonOption = False,
+) -> None:
+    """Give ether of this node's account to accounts that joined the chain later, to pay for their transactions."""
+    from fl_node.chain.client import Chain, load_key
+
+    if not math.isfinite(ether):
+        raise ConfigError(f"--ether {ether}: should be a number of ether, such as 1000")
+    addresses = [checked_address("ADDRESS", text) for text in accounts]
+    chain = Chain(rpc, load_key(key))
+    wei = int(ether * 10**18)
+    given = []
+    for account in addresses:
+        gets, said = 0.0, "has enough"
+        if account == chain.address:
+            said = "is the one that gives"
+        elif always or chain.balance(account) < wei // 2:
+            chain.give(account, wei)
+            gets, said = ether, f"got {ether:g} ether"
+        given.append({"account": account, "given": gets})
+        if not as_json:
+            console.print(f"{account} {said}")
+    if as_json:
+        typer.echo(json.dumps(given))
+
+
+def nudge(rpc: RpcOption = DEFAULT_RPC, key: KeyOption = Path("role.key"), as_json: JsonOption = False) -> None:
+    """Send a transaction of no effect, so that sealers make a block.
+
+    Roles do so themselves when a chain stands still; by hand it shows whether blocks come at all.
+    """
+    from fl_node.chain.client import Chain, load_key, wait_until
+
+    chain = Chain(rpc, load_key(key))
+    before = chain.block_number()
+    chain.nudge()
+    if not wait_until(lambda: chain.block_number() > before, NUDGE_PATIENCE):
+        raise ChainError(f"chain at {rpc}: no block after {NUDGE_PATIENCE:g} s; are enough sealers running?")
+    after = chain.block_number()
+    typer.echo(json.dumps({"before": before, "after": after}) if as_json else f"block {after}")
+
+
+def binaries(
+    platform: Annotated[
+        str | None,
+        typer.Option("--platform", help="For hosts, such as linux-arm64: none from PATH; else for this machine."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy them here, as geth and ipfs.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Get Geth and IPFS: installed ones of the right version, else built from their pinned source.
+
+    Both are built, with fixes of known faults. FL_NODE_GETH_UNPATCHED=1 or FL_NODE_KUBO_UNPATCHED=1 takes a release.
+    """
+    from fl_node.nodes import binaries as programs
+
+    if output is not None:
+        files.check_folder(output, "--output")
+    found = programs.install_all(print_note, machine=platform)
+    if output is not None:
+        found = programs.copy(found, output)
+    if as_json:
+        content = {
+            name: {"path": str(path), "version": programs.pin(name).full_version, "sha256": programs.digest(path)}
+            for name, path in found.items()
+        }
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        for path in found.values():
+            typer.echo(path)
+
+
+def data_files(data_dir: DataOption = None, as_json: JsonOption = False) -> None:
+    """Get MNIST: find or download its four files, verify them, and say where they are.
+
+    A folder with four such files of your own is checked likewise, for plans with images from a folder.
+    """
+    from fl_node.data import datasets as data
+
+    found = data.at_hand(data_dir, print_note)
+    folder = str(Path(found.source).absolute())
+    if found.name == "folder":
+        counts = f"{len(found.train_images)} training and {len(found.test_images)} test images"
+        print_note(f"note: this is not MNIST: {counts} of {in_pixels(found.train_images.shape[1:])}")
+    typer.echo(json.dumps({"folder": folder}) if as_json else folder)

@@ -1,0 +1,74 @@
+"""``fl-node plan``: plans and how they divide the data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fl_node.cli.common import complete, console, module_folder, print_note
+from fl_node.cli.options import DataOption, JsonOption, ModulesOption, PlanArgument, SetOption
+from fl_node.runtime import files
+
+
+def shards(
+    plan: PlanArgument,
+    data_dir: DataOption = None,
+    modules: ModulesOption = None,
+    settings: SetOption = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Draw it as well: the SVG file to write, for a browser.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how many images of each label each learner gets.
+
+    fl-node plan shards plans/matrix.toml --set data.alpha=0.1 --picture shards.svg
+    """
+    from fl_node.data import loading, partition
+    from fl_node.lab.show import shards_table
+    from fl_node.plan import schema as plans
+    from fl_node.report import picture as pictures
+
+    if picture is not None:
+        files.check(picture, "--picture")
+    modules = module_folder(plan, settings, modules)
+    loaded = complete(plans.load(plan, settings or ()), data_dir, modules)
+    counts = partition.label_counts(loaded, loading.load(loaded, data_dir, modules, print_note).labels())
+    if picture is not None:
+        title = (
+            f"{loaded.name}: {loaded.data.noun} of {loaded.data.name} by label, shared out by {loaded.data.partition}"
+        )
+        files.write(picture, pictures.shards(counts, title))
+        print_note(f"picture: {picture}")
+    if as_json:
+        typer.echo(json.dumps({"learners": {str(n): row for n, row in counts.items()}}))
+    else:
+        console.print(shards_table(counts))
+
+
+def check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
+    """Check a plan and show it with every default filled in; exit code 2 with all that is wrong."""
+    from fl_node.artifacts import cid
+    from fl_node.plan import schema as plans
+
+    loaded = plans.load(plan, settings or ())
+    if as_json:
+        typer.echo(loaded.to_bytes().decode())
+        return
+    console.print_json(loaded.model_dump_json())
+    if loaded.data.unknown:
+        missing = ", ".join(f"data.{key}" for key in loaded.data.unknown)
+        console.print(f"{plan} is a valid plan; when it is deployed, {missing} are filled in")
+        return
+    console.print(f"{plan} is a valid plan; published it is {cid.of_bytes(loaded.to_bytes())}")
+
+
+def module(plan: PlanArgument, settings: SetOption = None) -> None:
+    """Print the path of the module that a plan names; print nothing if the plan gives no path."""
+    from fl_node.plan import schema as plans
+
+    if file := plans.module_file(plan, settings or ()):
+        typer.echo(file.absolute())

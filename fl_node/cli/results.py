@@ -1,0 +1,250 @@
+"""The commands that show, check and report a run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fl_node.cli.common import (
+    console,
+    errors,
+    make_trainer,
+    make_trainer_with_data_if_there,
+    never_lost,
+    open_run,
+    plan_of,
+    print_note,
+)
+from fl_node.cli.options import (
+    ContractChoice,
+    DataOption,
+    JsonOption,
+    ModulesOption,
+    RpcChoice,
+    RunArgument,
+    StoreChoice,
+)
+from fl_node.errors import ConfigError
+from fl_node.runtime import files
+from fl_node.runtime.terminal import styled
+
+if TYPE_CHECKING:
+    from fl_node.artifacts.model_file import Tensors
+    from fl_node.models.ensemble import EnsembleTrainer
+    from fl_node.models.keras_trainer import KerasTrainer
+    from fl_node.plan.schema import Plan
+
+
+def logs(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN|-", help="The folder of a run, such as runs/demo, or - for standard input.")
+    ],
+    nodes: Annotated[
+        list[str] | None, typer.Option("--node", help="Only of this node, such as learner-1; may be repeated.")
+    ] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--event", help="Only events of this name; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what header and learners have logged, in order of time.
+
+    Roles log JSON lines where standard error is no terminal: to the log files of a lab's run, and on a host to the
+    journal. This shows them as text. On a host: journalctl -u fl-learner -o cat --follow | fl-node logs -
+    """
+    from fl_node import events as kinds
+    from fl_node.runtime import logs as logging_
+
+    for name in names or ():
+        if name not in kinds.EVENTS:
+            raise ConfigError(f"--event {name}: there are {', '.join(kinds.EVENTS)}")
+    for event in logging_.read(source, nodes or ()):
+        if not names or event["event"] in names:
+            print(json.dumps(event) if as_json else logging_.sentence(event), flush=True)
+
+
+def status(
+    run: RunArgument = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far a run has come, from the chain and the store alone; works on any node."""
+    from fl_node.lab.show import rounds_table
+    from fl_node.report import collect
+
+    with open_run(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
+        result = collect.collect(found, place, Path(name))
+    if as_json:
+        typer.echo(collect.as_json(result))
+        return
+    state = "ended" if result.ended else f"in round {result.round} of {result.plan.rounds}"
+    console.print(styled(result.plan.name, "bold"), f", {state}", sep="")
+    console.print(f"contract {result.contract}, plan {result.plan_cid}")
+    console.print(rounds_table(collect.table(result)))
+    if not result.ended and result.plan.mode == "async":
+        console.print(f"round {result.round}: waiting for updates")
+    elif not result.ended:
+        silent = [n for n in range(1, result.plan.learners + 1) if n not in result.open_round]
+        who = f"learner {', '.join(map(str, silent))}" if silent else "the header"
+        console.print(f"round {result.round}: waiting for {who}")
+
+
+def audit(
+    run: RunArgument = None,
+    data_dir: DataOption = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    modules: ModulesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a whole run: fetch every file, compare it with the chain, recompute every global file bit for bit.
+
+    Anybody can do this on any node, for nothing is needed but chain and store. Exit code 0 if all is well, 1 with
+    a line for each finding (round, node, field) if not. The nodes of a lab that has ended are brought up for it.
+    """
+    from fl_node.audit.auditor import audit as check
+
+    def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
+        if plan.measures_members:
+            return make_trainer_with_data_if_there(plan, data_dir, modules, "")
+        return make_trainer(plan, modules=modules, with_data=False)
+
+    with open_run(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
+        show = errors.status("auditing", spinner="line") if errors.is_terminal else contextlib.nullcontext()
+        with show:
+            result = check(found, place, Path(name), make)
+    text = json.dumps(asdict(result) | {"passed": result.passed}, indent=2)
+    with never_lost(lambda: files.rescued("audit.json", text)):
+        if as_json:
+            typer.echo(text)
+        else:
+            for note in result.notes:
+                console.print(f"note: {note}")
+            for finding in result.findings:
+                console.print(str(finding))
+            verdict = "passed" if result.passed else f"FAILED with {len(result.findings)} findings"
+            size = f"{result.bytes / 1e6:.1f} MB"
+            console.print(f"audit {verdict}: {result.rounds} rounds, {result.files} files, {size}")
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def report(
+    run: RunArgument = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("report"),
+    name: Annotated[
+        str | None, typer.Option("--name", help="What to call the run; the plan's name if not given.")
+    ] = None,
+    evaluate: Annotated[
+        bool | None,
+        typer.Option(
+            "--evaluate/--no-evaluate",
+            help="Measure each round's global weights on the test images; if not said, where they are there.",
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: DataOption = None,
+    modules: ModulesOption = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Audit a run and write its report, plan and final model to a folder, from chain and store alone.
+
+    Anybody can do this on any node, during a run (of the rounds so far) or long after it. report.html is for people:
+    one file, which loads nothing from anywhere; report.md and report.json say the same as text and for scripts.
+
+        fl-node report runs/demo -o DIR
+    """
+    from fl_node.lab import run_folder as runs
+    from fl_node.lab.show import rounds_table
+    from fl_node.report.collect import table
+    from fl_node.report.finalize import conclude
+
+    with files.output_folder(output, "--output"), open_run(run, rpc, store, contract) as (found, place):
+        plan = plan_of(found, place)
+        if evaluate is None:
+            trainer = make_trainer_with_data_if_there(plan, data_dir, modules, "nothing is measured: ")
+        else:
+            trainer = make_trainer(plan, data_dir, modules, with_data=evaluate)
+        title = name or (run.resolve().name if run else trainer.plan.name)
+        # A run's folder names Geth and IPFS as they were when it was made; a host's node names itself.
+        versions = runs.load(run).versions if run else runs.versions() | {"chain client": found.chain.client()}
+        made = conclude(found, place, output, title, trainer, versions, evaluate=trainer.data is not None)
+    passed = made.audit.passed
+    if as_json:
+        content = {
+            "report": str(made.report),
+            "model": str(made.model) if made.model else None,
+            "ended": made.result.ended,
+            "audit": asdict(made.audit) | {"passed": passed},
+        }
+        typer.echo(json.dumps(content, indent=2))
+    else:
+        console.print(rounds_table(table(made.result)))
+        for finding in made.audit.findings:
+            console.print(str(finding))
+        if not made.result.ended:
+            console.print(
+                f"the run goes on, in round {made.result.round} of {plan.rounds}: there is no final model yet"
+            )
+        verdict = "passed" if passed else f"FAILED with {len(made.audit.findings)} findings"
+        console.print(f"audit {verdict}: {made.audit.rounds} rounds, {made.audit.files} files")
+        console.print(f"report: {made.report} (as text: report.md)")
+    if not passed:
+        raise typer.Exit(1)
+
+
+def contribution(
+    run: RunArgument = None,
+    rpc: RpcChoice = None,
+    store: StoreChoice = None,
+    contract: ContractChoice = None,
+    data_dir: DataOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what each learner's weights were worth: exact Shapley values, by round and in total, without training.
+
+    For each set of learners the model that their files alone would have made is measured on the images that the plan
+    holds out (data.validation). Up to 8 learners a round, and no asynchronous runs. Anybody with chain, store and
+    data set gets the same.
+
+        fl-node contribution runs/valued
+    """
+    from fl_node.data import loading
+    from fl_node.data.held_out import held_out
+    from fl_node.lab.show import contribution_table
+    from fl_node.models.ensemble import trainer_for
+    from fl_node.models.evidence import evidence
+    from fl_node.report import contribution as work
+
+    with open_run(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
+        plan = plan_of(found, place)
+        work.check(plan)
+        dataset = loading.load_images(plan, data_dir, print_note)
+        images, labels = held_out(plan, dataset)
+        trainer = trainer_for(plan, dataset)
+        measure = evidence(plan, trainer)
+
+        def right(tensors: Tensors) -> int:
+            return int((trainer.predict(tensors, images).argmax(axis=1) == labels).sum())
+
+        show = errors.status("measuring", spinner="line") if errors.is_terminal else contextlib.nullcontext()
+        with show:
+            values = work.contributions(found, place, Path(name), plan, trainer.shapes(), right, measure)
+    text = json.dumps(work.as_content(values, len(labels)), indent=2)
+    with never_lost(lambda: files.rescued("contribution.json", text)):
+        if as_json:
+            typer.echo(text)
+        else:
+            console.print(contribution_table(values, len(labels)))

@@ -1,0 +1,211 @@
+"""The commands of a run on hosts: deploy it, and be its header or one of its learners."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fl_node.cli.common import (
+    Terminated,
+    checked_address,
+    complete,
+    import_web3,
+    make_trainer,
+    module_folder,
+    never_lost,
+    process,
+)
+from fl_node.cli.options import (
+    DEFAULT_RPC,
+    DEFAULT_STORE,
+    ContractOption,
+    DataOption,
+    FolderOption,
+    JsonOption,
+    KeyOption,
+    ModulesOption,
+    PatienceOption,
+    PlanArgument,
+    RpcOption,
+    SetOption,
+    StoreOption,
+    TensorboardOption,
+)
+from fl_node.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fl_node.chain.client import Contract
+    from fl_node.models.ensemble import EnsembleTrainer
+    from fl_node.models.keras_trainer import KerasTrainer
+    from fl_node.plan.schema import Plan
+    from fl_node.roles.loop import Site
+
+
+def deploy(
+    plan: PlanArgument,
+    learner: Annotated[
+        list[str],
+        typer.Option("--learner", metavar="ID=ADDRESS", help="A learner's nodeId and account; once for each."),
+    ],
+    rpc: RpcOption = DEFAULT_RPC,
+    store: StoreOption = DEFAULT_STORE,
+    key: KeyOption = Path("role.key"),
+    data_dir: DataOption = None,
+    modules: ModulesOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a run: publish the plan, deploy the contract, register the learners, publish the initial weights.
+
+    The account of --key becomes the header. What is printed last is the contract's address, which header and
+    learners are started with.
+
+        fl-node deploy plans/paper.toml --learner 1=0x… --learner 2=0x… --key header.key
+    """
+    from fl_node.artifacts import store as stores
+    from fl_node.chain.client import Chain, load_key
+    from fl_node.plan import schema as plans
+    from fl_node.roles.deploy import deploy as start
+    from fl_node.runtime.logs import configure
+
+    modules = module_folder(plan, settings, modules)
+    loaded = plans.load(plan, settings or ())
+    if loaded.data.validation or loaded.data.unknown:
+        loaded = complete(loaded, data_dir, modules)
+    learners = dict(_learner(text) for text in learner)
+    if len(learners) < len(learner):
+        raise ConfigError("--learner: a nodeId is given twice")
+    chain, place = Chain(rpc, load_key(key)), stores.connect(store)
+    configure("deploy", verbose=process.verbose)
+    with tempfile.TemporaryDirectory() as name:
+        trainer = make_trainer(loaded, modules=modules, with_data=False)
+        contract = start(chain, place, Path(name), loaded, learners, trainer)
+    with never_lost(lambda: f"; the contract is {contract.address}"):
+        if as_json:
+            content = {"contract": contract.address, "plan": contract.plan(), "header": contract.header()}
+            typer.echo(json.dumps(content | {"learners": {str(n): a for n, a in learners.items()}}))
+        else:
+            typer.echo(contract.address)
+
+
+def header(
+    contract: ContractOption,
+    rpc: RpcOption = DEFAULT_RPC,
+    store: StoreOption = DEFAULT_STORE,
+    key: KeyOption = Path("role.key"),
+    folder: FolderOption = Path("work"),
+    data_dir: DataOption = None,
+    modules: ModulesOption = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Measure each round's global weights on the test images.")
+    ] = True,
+    patience: PatienceOption = 0.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Play the header of a run: take the learners' local weights, average them, publish the global weights.
+
+    It reads the contract, does the next thing and reads again until the run has ended. Kill it and start it again
+    at any time. What it says goes to standard error; --json writes each event to standard output as well.
+    """
+    site = _site("header", rpc, store, key, contract, folder, patience, as_json=as_json)
+    # What comes now takes some seconds: TensorFlow.
+    from fl_node.roles.factory import run_header
+
+    def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
+        return make_trainer(plan, data_dir, modules, with_data=evaluate or plan.measures_members)
+
+    _play(lambda: run_header(site, make, evaluate=evaluate))
+
+
+def learner(
+    contract: ContractOption,
+    rpc: RpcOption = DEFAULT_RPC,
+    store: StoreOption = DEFAULT_STORE,
+    key: KeyOption = Path("role.key"),
+    folder: FolderOption = Path("work"),
+    data_dir: DataOption = None,
+    modules: ModulesOption = None,
+    patience: PatienceOption = 0.0,
+    tensorboard: TensorboardOption = None,
+    allow_attacks: Annotated[
+        bool,
+        typer.Option(
+            "--allow-attacks",
+            envvar="FL_NODE_ALLOW_ATTACKS",
+            help="Take part in a run whose plan has learners attack it, as a laboratory does.",
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Play a learner of a run: train each round's global weights on this node's images, publish the result.
+
+    Which learner it is follows from its account, which the header registered. Kill it and start it again at any
+    time. What it says goes to standard error; --json writes each event to standard output as well.
+    """
+    site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
+    from fl_node.roles.factory import run_learner
+    from fl_node.roles.learner import Record
+    from fl_node.roles.tensorboard import EventFiles
+
+    def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
+        return make_trainer(plan, data_dir, modules)
+
+    record: Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
+    _play(lambda: run_learner(site, make, record, allow_attacks=allow_attacks))
+
+
+def _learner(text: str) -> tuple[int, str]:
+    web3 = import_web3()
+
+    node_id, _, account = text.partition("=")
+    if not node_id.isdecimal() or not account.startswith("0x") or not web3.is_address(account):
+        raise ConfigError(f"--learner {text}: should be nodeId=address, such as 1=0x5aAe…")
+    return int(node_id), checked_address(f"--learner {node_id}=", account)
+
+
+def _site(
+    name: str, rpc: str, store: str, key: Path, contract: str, folder: Path, patience: float, *, as_json: bool
+) -> Site:
+    from fl_node.artifacts import store as stores
+    from fl_node.chain.client import Chain, load_key, wait_until
+    from fl_node.errors import ChainUnreachable, GaveUp
+    from fl_node.events import RoleStarted, Waiting
+    from fl_node.roles.loop import Site
+    from fl_node.runtime.logs import configure, emit
+
+    configure(name, as_json=as_json, verbose=process.verbose)
+    chain, files = Chain(rpc, load_key(key)), stores.connect(store)
+    contract = checked_address("--contract", contract)
+    found: list[Contract] = []
+
+    def look() -> bool:
+        try:
+            found.append(chain.contract(contract))
+        except ChainUnreachable as error:
+            if not said:
+                said.append(str(error))
+                emit(Waiting(reason="chain_unreachable", detail=str(error)))
+        return bool(found)
+
+    said: list[str] = []
+    if not wait_until(look, patience or float("inf"), 0.5):
+        raise GaveUp(f"gave up after {patience:g} s: {said[0]}", "chain_unreachable")
+    work = folder / contract.lower()
+    work.mkdir(parents=True, exist_ok=True)
+    process.is_role = True  # from now on an error is an event
+    emit(RoleStarted(role=name, contract=contract, account=chain.address))
+    return Site(chain, found[0], files, work, patience)
+
+
+def _play(role: Any) -> None:
+    from fl_node.events import RoleStopped
+    from fl_node.runtime.logs import emit
+
+    try:
+        role()
+    except Terminated:
+        emit(RoleStopped())
