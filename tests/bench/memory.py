@@ -19,7 +19,7 @@ from fl_node.artifacts.model_file import LocalMeta
 from fl_node.errors import ProcessError
 from fl_node.plan.schema import Plan
 from tests.bench.results import Part, Row, say
-from tests.bench.stub import MODELS, StubTrainer, megabytes, plan
+from tests.bench.stub import MODELS, megabytes, plan, trainer
 
 MODEL = "large"
 FEW, MANY = 2, 50
@@ -48,7 +48,7 @@ def measure(*, quick: bool) -> Part:
 
 
 def _write(folder: Path, learners: int) -> None:
-    initial = StubTrainer(MODEL).initial()
+    initial = trainer(MODEL).initial()
     for node_id in range(1, learners + 1):
         meta = LocalMeta(PLAN, node_id, 0, PARENT, 1200, 0.5, 1.0)
         model_file.write(

@@ -21,7 +21,7 @@ from fl_node.nodes.process import Child, stop_all
 from fl_node.roles.deploy import deploy
 from tests.bench.results import say
 from tests.bench.role import Span
-from tests.bench.stub import StubTrainer, plan
+from tests.bench.stub import plan, trainer
 
 HEADER = "header"
 CHECK_EVERY = 0.2
@@ -74,7 +74,7 @@ class Nodes:
         self._runs += 1
         folder = self._work(HEADER)
         settings = plan(model, rounds, self.learners)
-        return deploy(self.chain(HEADER), store, folder, settings, ids, StubTrainer(model))
+        return deploy(self.chain(HEADER), store, folder, settings, ids, trainer(model))
 
     def role(self, name: str, contract: Contract, model: str, profiles: Path | None = None) -> Child:
         """Start the role of a node in a process of its own."""

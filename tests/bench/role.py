@@ -29,7 +29,7 @@ from fl_node.chain.client import Chain, load_key
 from fl_node.roles import factory
 from fl_node.roles.loop import Site
 from fl_node.runtime import logs
-from tests.bench.stub import StubTrainer
+from tests.bench.stub import trainer as stub_trainer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -86,7 +86,7 @@ def main(
     clock = Clock()
     chain = Chain(rpc, load_key(key))
     site = Site(chain, chain.contract(contract), connect(store), folder)
-    trainer = StubTrainer(model)
+    trainer = stub_trainer(model)
     for owner, name, kind in (
         (site.store, "add", "store add"),
         (site.store, "fetch", "store fetch"),

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import numpy.typing as npt
-
-from fl_node.artifacts.model_file import Shapes, Tensors
-from fl_node.models.keras_trainer import OnEpoch, Score
+from fl_node.artifacts.model_file import Shapes
 from fl_node.plan.schema import DataPlan, Plan
+from tests.helpers.stub import StubTrainer, add_step_of_seed
 
 # A CNN for MNIST (conv 32, conv 64, dense 128), and a perceptron of 25 MB.
 MODELS: dict[str, Shapes] = {
@@ -49,27 +46,6 @@ def plan(model: str, rounds: int, learners: int) -> Plan:
     return Plan(name=f"bench-{model}", rounds=rounds, learners=learners, data=DataPlan(name="mnist"))
 
 
-class StubTrainer:
-    """A trainer that changes every value, so that no block of a file is known already."""
-
-    def __init__(self, model: str) -> None:
-        self._shapes = MODELS[model]
-
-    def shapes(self) -> Shapes:
-        return self._shapes
-
-    def initial(self) -> Tensors:
-        generator = np.random.default_rng(1)
-        return {name: generator.standard_normal(shape, np.float32) for name, shape in self._shapes.items()}
-
-    def labels(self) -> npt.NDArray[np.int64]:
-        return np.arange(60_000) % 10
-
-    def train(
-        self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch, **_: object
-    ) -> Tensors:
-        step = np.float32(1 + seed % 1000) / np.float32(1e6)
-        return {name: tensor + step for name, tensor in weights.items()}
-
-    def evaluate(self, weights: Tensors) -> Score:
-        return Score(0.5, 1.0, 1)
+def trainer(model: str) -> StubTrainer:
+    """Return a trainer that changes every value, so that no block of a file is known already."""
+    return StubTrainer(plan(model, 1, 1), MODELS[model], add_step_of_seed)

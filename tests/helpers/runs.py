@@ -9,20 +9,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from fl_node import events
 from fl_node.aggregation import global_file
 from fl_node.artifacts import model_file as weights
-from fl_node.artifacts.model_file import LocalMeta, Refusal, Shapes, Tensors, WeightsFile
+from fl_node.artifacts.model_file import LocalMeta, Refusal, Tensors, WeightsFile
 from fl_node.artifacts.store import FolderStore, Store
 from fl_node.audit.auditor import Audit, audit
 from fl_node.chain.client import Chain, Contract, create_key, load_key
 from fl_node.data.partition import shard_size
-from fl_node.models.keras_trainer import OnEpoch, Score, Trainer
+from fl_node.models.keras_trainer import Trainer
 from fl_node.nodes.backends import EmbeddedPlace
 from fl_node.plan.schema import DataPlan, ModelPlan, Plan
 from fl_node.report.collect import Result, collect
@@ -30,6 +29,7 @@ from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
 from fl_node.roles.loop import Site
 from fl_node.seeds import derive
+from tests.helpers.stub import StubTrainer
 
 LEARNERS = 5
 PATIENCE = 120.0
@@ -47,54 +47,6 @@ def plan(**settings: Any) -> Plan:
         "model": ModelPlan(name="mlp"),
     }
     return Plan(**(common | settings))
-
-
-class StubTrainer:
-    """A trainer that needs NumPy alone: training adds noise that follows from the seed."""
-
-    SHAPES: ClassVar[Shapes] = {"dense/bias": (4,), "dense/kernel": (3, 4)}
-    data: None = None
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def shapes(self) -> Shapes:
-        return self.SHAPES
-
-    def initial(self) -> Tensors:
-        return noise(self.SHAPES, derive(self._plan.seed, "initial"))
-
-    def labels(self) -> npt.NDArray[np.int64]:
-        return np.arange(60_000) % 10
-
-    def train(
-        self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch, **_: object
-    ) -> Tensors:
-        added = noise({name: tensor.shape for name, tensor in weights.items()}, seed)
-        return {name: tensor + added[name] for name, tensor in weights.items()}
-
-    def evaluate(self, weights: Tensors) -> Score:
-        return Score(0.5, 1.25, self._plan.data.test)
-
-
-class GivenTrainer(StubTrainer):
-    """The same for a model whose initial weights are given."""
-
-    def __init__(self, plan: Plan, initial: Tensors) -> None:
-        super().__init__(plan)
-        self._initial = initial
-
-    def shapes(self) -> Shapes:
-        return {name: tensor.shape for name, tensor in self._initial.items()}
-
-    def initial(self) -> Tensors:
-        return self._initial
-
-
-def noise(shapes: Shapes, seed: int) -> dict[str, weights.Tensor]:
-    """Return tensors that follow from a seed."""
-    generator = np.random.default_rng(seed)
-    return {name: generator.standard_normal(shapes[name], np.float32) for name in sorted(shapes)}
 
 
 class World:

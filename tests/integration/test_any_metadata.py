@@ -24,7 +24,8 @@ from fl_node.protocol import history
 from fl_node.report import collect, writer
 from fl_node.report.contribution import contributions
 from fl_node.runtime import strict_json
-from tests.helpers.runs import Run, StubTrainer, World, plan
+from tests.helpers.runs import Run, World, plan
+from tests.helpers.stub import StubTrainer
 
 ROUNDS = 2
 SMALLEST = 5e-324

@@ -24,7 +24,8 @@ from fl_node.errors import StoreUnreachable
 from fl_node.plan.schema import AggregationPlan, Plan
 from fl_node.protocol import history
 from fl_node.protocol.history import History
-from tests.helpers.runs import GivenTrainer, Run, StubTrainer, World, noise, plan
+from tests.helpers.runs import Run, World, plan
+from tests.helpers.stub import StubTrainer, noise
 from tests.helpers.warm import fl_node
 
 NOWHERE = cid.of_bytes(b"a file that nobody has")
@@ -683,7 +684,7 @@ def test_wrong_initial_weights_are_found(world: World, kind: str) -> None:
 
 def test_a_report_of_a_run_that_began_with_another_model_says_so(world: World) -> None:
     run = founded(world, plan())
-    other = GivenTrainer(run.plan, {"dense/bias": np.zeros(9, np.float32)})
+    other = StubTrainer(run.plan, {"dense/bias": np.zeros(9, np.float32)})
     run.publish_global(initial_file(run.folder / "global-0.safetensors", run.plan, run.plan_cid, other.initial()))
     initial = run.collect().initial
     assert initial is not None
@@ -870,14 +871,14 @@ def test_the_command_line_tells_honest_runs_from_lies_by_its_exit_code(world: Wo
     tiny = audits.plans.from_bytes((files / first.plan()).read_bytes())
     initial = model_file.read(files / str(first.global_weight_at(0))).tensors()
 
-    honest = Run(world, tiny, address, tmp_path, GivenTrainer(tiny, initial))
+    honest = Run(world, tiny, address, tmp_path, StubTrainer(tiny, initial))
     honest.close_round()
     swapped = tmp_path / "swapped"
     shutil.copytree(files, swapped)
     victim = swapped / str(honest.contract.local_weight_at(0, 2))
     victim.write_bytes(victim.read_bytes()[:-1] + b"\x00")
     other_start = {name: tensor + np.float32(1) for name, tensor in initial.items()}
-    forged = world.deploy(tiny, lambda given: GivenTrainer(given, other_start))
+    forged = world.deploy(tiny, lambda given: StubTrainer(given, other_start))
     forged.close_round()
 
     def audited(store: Path, contract: str) -> tuple[int, dict[str, Any]]:

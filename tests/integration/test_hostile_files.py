@@ -10,7 +10,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +20,8 @@ from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import Refusal
 from fl_node.artifacts.store import Progress, silent
 from fl_node.protocol.history import MOST_PUBLICATIONS, TOO_OFTEN
-from tests.helpers.runs import Event, Role, Run, StubTrainer, World, noise, plan
+from tests.helpers.runs import Event, Role, Run, World, plan
+from tests.helpers.stub import StubTrainer, noise
 
 SHAPES = StubTrainer.SHAPES
 LIMIT = model_file.size_of(SHAPES)
@@ -512,7 +513,7 @@ def test_a_learner_goes_on_with_the_next_good_global_weights(world: World) -> No
 
 def test_a_report_survives_what_a_learner_and_a_header_published(world: World) -> None:
     run = world.deploy(plan(rounds=3))
-    other = world.deploy(plan(name="other"), OtherTrainer)
+    other = world.deploy(plan(name="other"), lambda given: StubTrainer(given, {"a": (2,)}))
     other.close_round()
     files = run.publish_locals()
     # A whole global file of another model, in the place of local weights, and each kind in the other's place.
@@ -527,7 +528,3 @@ def test_a_report_survives_what_a_learner_and_a_header_published(world: World) -
     open_ = run.publish_local(2, run.store.add(other.current().path))
     entry = run.collect().open_round[2]
     assert (entry.cid, entry.problem) == (open_, "tensor dense/bias is missing")
-
-
-class OtherTrainer(StubTrainer):
-    SHAPES: ClassVar[model_file.Shapes] = {"a": (2,)}

@@ -28,17 +28,14 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 import pytest
 
 from fl_node import events
 from fl_node.artifacts import store as stores
-from fl_node.artifacts.model_file import Shapes, Tensors
 from fl_node.audit.auditor import audit
 from fl_node.chain.client import Chain, Contract, load_key, wait_until
 from fl_node.errors import ChainError
-from fl_node.models.keras_trainer import OnEpoch, Score
 from fl_node.nodes.backends import EmbeddedPlace, Endpoint, ProcessPlace
 from fl_node.nodes.process import Child, stop_all
 from fl_node.plan import schema as plans
@@ -46,7 +43,7 @@ from fl_node.plan.schema import DataPlan, Plan, TrainingPlan
 from fl_node.roles import factory
 from fl_node.roles.deploy import register
 from fl_node.roles.loop import Site
-from fl_node.seeds import derive, permutation
+from tests.helpers.stub import StubTrainer, depend_on_everything
 
 HANG = 240.0
 """Seconds after which something has hung; what is tested takes a small part of it."""
@@ -96,39 +93,9 @@ STEPS = {
 pytestmark = pytest.mark.filterwarnings("ignore:The 'strict' parameter:FutureWarning")
 
 
-class Stub:
-    """A model of a few numbers, with training that depends on all that a real one depends on."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def initial(self) -> Tensors:
-        return {"bias": np.zeros(3, np.float32), "kernel": _noise(derive(self._plan.seed, "initial"), 40)}
-
-    def shapes(self) -> Shapes:
-        return {"bias": (3,), "kernel": (40,)}
-
-    def labels(self) -> npt.NDArray[np.int64]:
-        return np.arange(60_000) % 10
-
-    def train(
-        self, weights: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch, **_: object
-    ) -> Tensors:
-        step = np.float32(samples.sum() % 101 / 101)
-        for epoch in range(self._plan.training.epochs):
-            weights = {
-                name: values * np.float32(0.9) + step * _noise(derive(seed, name, epoch), len(values))
-                for name, values in weights.items()
-            }
-            on_epoch(epoch + 1, 0.5, 0.25)
-        return weights
-
-    def evaluate(self, weights: Tensors) -> Score:
-        return Score(float(abs(weights["kernel"][0]) % 1), 1.0, self._plan.data.test)
-
-
-def _noise(seed: int, count: int) -> npt.NDArray[np.float32]:
-    return (permutation(count, seed) / np.float32(count)).astype(np.float32)
+def make_trainer(plan: Plan) -> StubTrainer:
+    """Return a trainer of a few numbers, with training that depends on all that a real one depends on."""
+    return StubTrainer(plan, {"bias": np.zeros(3, np.float32), "kernel": (40,)}, depend_on_everything)
 
 
 @dataclass(frozen=True)
@@ -317,9 +284,9 @@ class Run:
         if trap:
             trap.set()
         if node == "header":
-            factory.run_header(site, Stub)
+            factory.run_header(site, make_trainer)
         else:
-            factory.run_learner(site, Stub)
+            factory.run_learner(site, make_trainer)
         sys.settrace(None)
 
     def said(self, node: str) -> Counter[str]:
@@ -355,7 +322,7 @@ def check(run: Run, final: str, *, moved: bool = False) -> None:
     assert published[-1].cid == final
     folder = run.folder / "audit"
     folder.mkdir()
-    result = audit(contract, run.store(), folder, Stub)
+    result = audit(contract, run.store(), folder, make_trainer)
     assert result.passed, result.findings
     assert result.notes == []
 

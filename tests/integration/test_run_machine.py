@@ -23,7 +23,7 @@ from fl_node.roles.factory import header_of, learner_of
 from fl_node.roles.header import Header
 from fl_node.roles.learner import Learner
 from fl_node.roles.loop import Done, Site
-from tests.helpers.runs import StubTrainer
+from tests.helpers.stub import StubTrainer
 
 PLAN = Plan(name="machine", rounds=3, learners=2, data=DataPlan(name="digits", train=40, test=10))
 NODES = ("header", "learner-1", "learner-2")

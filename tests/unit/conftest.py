@@ -1,38 +1,22 @@
-"""What several test files need: an embedded chain that is served, and ports that nobody listens on."""
+"""What several test files need: an embedded chain that is served, and unused ports."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fl_node.nodes.dev_chain import EmbeddedChain, _Server
-from tests.helpers.accounts import FUNDED
+from fl_node.nodes.dev_chain import EmbeddedChain
+from tests.helpers.chain import rpc, served
+
+__all__ = ["rpc"]
 
 # A machine that trains beside the tests is no reason for one to fail.
 settings.register_profile("unit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unit")
-
-
-@contextlib.contextmanager
-def served(chain: EmbeddedChain) -> Iterator[str]:
-    """Serve a chain on loopback and give its URL."""
-    with _Server(0, chain) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def rpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a chain on which the accounts of ``FUNDED`` own ether; tests deploy contracts of their own."""
-    chain = EmbeddedChain(tmp_path_factory.mktemp("chain") / "blocks", [one.address for one in FUNDED])
-    with served(chain) as url:
-        yield url
 
 
 @pytest.fixture

@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from fl_node.artifacts import model_file
-from fl_node.artifacts.model_file import GlobalMeta, Shapes, Tensors
+from fl_node.artifacts.model_file import GlobalMeta, Tensors
 from fl_node.artifacts.store import FolderStore
 from fl_node.chain.client import Chain, Contract, Receipt
 from fl_node.data import partition
 from fl_node.errors import ConfigError, GaveUp
-from fl_node.models.keras_trainer import OnEpoch, Score
 from fl_node.plan.schema import Plan
 from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
@@ -28,38 +26,16 @@ from fl_node.seeds import derive
 from tests.helpers.accounts import ALICE, BOB, HEADER
 from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged
+from tests.helpers.stub import StubTrainer, add
 
 PLAN = Plan.model_validate({"name": "test", "rounds": 1, "data": {"name": "digits"}, "fetch_timeout": 0.1})
 PATIENCE = 5.0
 """Seconds, on the clock of the test, after which a learner gives up."""
 
 
-class Adder:
-    """A model of one tensor, to which training adds; counts its trainings."""
-
-    def __init__(self, trained: float = 1.0, loss: float = 0.5) -> None:
-        self.trainings: list[tuple[int, int]] = []
-        self._trained = trained
-        self._loss = loss
-
-    def initial(self) -> Tensors:
-        return {"a": np.zeros(3, np.float32)}
-
-    def shapes(self) -> Shapes:
-        return {"a": (3,)}
-
-    def labels(self) -> npt.NDArray[np.int64]:
-        return np.arange(60_000) % 10
-
-    def train(
-        self, given: Tensors, samples: npt.NDArray[np.int64], seed: int, on_epoch: OnEpoch, **_: object
-    ) -> Tensors:
-        self.trainings.append((len(samples), seed))
-        on_epoch(1, 0.5, 0.25)
-        return {"a": given["a"] + np.float32(self._trained)}
-
-    def evaluate(self, _: Tensors) -> Score:
-        return Score(0.5, self._loss, 360)
+def adder(trained: float = 1.0, loss: float = 0.5) -> StubTrainer:
+    """Return a model of one tensor, to which training adds."""
+    return StubTrainer(PLAN, {"a": np.zeros(3, np.float32)}, add(trained), loss=loss)
 
 
 class Run:
@@ -69,7 +45,7 @@ class Run:
         self.folder = folder
         self.store = FolderStore(folder / "store")
         self.header = deploy(
-            Chain(rpc, HEADER), self.store, folder / "header", PLAN, {1: ALICE.address, 2: BOB.address}, Adder()
+            Chain(rpc, HEADER), self.store, folder / "header", PLAN, {1: ALICE.address, 2: BOB.address}, adder()
         )
         chain = Chain(rpc, ALICE)
         work = folder / "work"
@@ -85,7 +61,7 @@ class Run:
         """Return the learner's place in another run, with files of its own."""
         return replace(self.site, contract=self.site.chain.contract(contract.address), folder=folder)
 
-    def play(self, trainer: Adder) -> None:
+    def play(self, trainer: StubTrainer) -> None:
         """Play the learner until it gives up waiting for the other."""
         with pytest.raises(GaveUp, match="learner 2"):
             factory.run_learner(self.site, lambda _: trainer)
@@ -100,11 +76,11 @@ def published(run: Run) -> model_file.WeightsFile:
     name = run.contract.local_weight_at(0, 1)
     assert name is not None
     run.store.fetch(name, run.folder / "published", 10_000, 0.0)
-    return model_file.read(run.folder / "published", Adder().shapes())
+    return model_file.read(run.folder / "published", adder().shapes())
 
 
 def test_a_learner_trains_the_global_weights_on_its_shard_and_publishes_the_result(run: Run) -> None:
-    trainer = Adder()
+    trainer = adder()
     run.play(trainer)
     assert trainer.trainings == [(len(partition.shard(PLAN, 1)), derive(PLAN.seed, 1, 0))]
     file = published(run)
@@ -121,9 +97,9 @@ def test_a_learner_trains_the_global_weights_on_its_shard_and_publishes_the_resu
 
 
 def test_a_learner_that_is_started_again_after_it_published_does_nothing_twice(run: Run) -> None:
-    run.play(Adder())
+    run.play(adder())
     before = run.contract.log()
-    again = Adder()
+    again = adder()
     run.play(again)
     assert again.trainings == []
     assert run.contract.log() == before
@@ -134,10 +110,10 @@ def test_a_file_that_a_block_took_only_in_the_next_round_is_followed_by_that_rou
 ) -> None:
     plan = PLAN.model_copy(update={"rounds": 2})
     names = {1: ALICE.address, 2: BOB.address}
-    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, Adder())
+    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, adder())
     site = run.elsewhere(header, tmp_path / "other")
     with pytest.raises(GaveUp):
-        factory.run_learner(site, lambda _: Adder())
+        factory.run_learner(site, lambda _: adder())
     late = str(header.local_weight_at(0, 1))
     meta = GlobalMeta(header.plan(), 1, header.global_weight_at(0), "fedavg")
     file = model_file.write(tmp_path / "global", meta, {"a": np.full(3, 7, np.float32)})
@@ -146,7 +122,7 @@ def test_a_file_that_a_block_took_only_in_the_next_round_is_followed_by_that_rou
     site.contract.set_local_weight(1, late, site.chain.nonce())
     assert header.local_weight_at(1, 1) == late
     with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
-        factory.run_learner(site, lambda _: Adder())
+        factory.run_learner(site, lambda _: adder())
     assert header.local_weight_at(1, 1) not in {None, late}
 
 
@@ -156,7 +132,7 @@ def test_a_file_that_a_reorganisation_moved_into_the_next_round_is_followed_by_t
 ) -> None:
     plan = PLAN.model_copy(update={"rounds": 2})
     names = {1: ALICE.address, 2: BOB.address}
-    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, Adder())
+    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, adder())
     site = run.elsewhere(header, tmp_path / "other")
     site.folder.mkdir()
     local = model_file.LocalMeta(header.plan(), 1, 0, str(header.global_weight_at(0)), 1, 0.5, 0.5)
@@ -169,11 +145,11 @@ def test_a_file_that_a_reorganisation_moved_into_the_next_round_is_followed_by_t
     header.set_global_weight(file.cid, header.chain.nonce())
     if trained:
         with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
-            factory.run_learner(site, lambda _: Adder())
+            factory.run_learner(site, lambda _: adder())
     site.contract.set_local_weight(1, moved.cid, site.chain.nonce())
     assert (header.local_weight_at(0, 1), header.local_weight_at(1, 1)) == (None, moved.cid)
     with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
-        factory.run_learner(site, lambda _: Adder())
+        factory.run_learner(site, lambda _: adder())
     assert header.local_weight_at(1, 1) not in {None, moved.cid}
 
 
@@ -188,7 +164,7 @@ def test_a_learner_says_once_that_no_block_takes_its_weights_and_publishes_when_
         return None if len(tries) < 3 else publish(node_id, file_cid, nonce)
 
     monkeypatch.setattr(run.contract, "set_local_weight", never_at_first)
-    run.play(Adder())
+    run.play(adder())
     assert len(tries) == 3
     said = [(one["event"], one.get("reason") or one.get("cid")) for one in logged(caplog)]
     name = published(run).cid
@@ -203,7 +179,7 @@ def test_a_learner_says_once_that_no_block_takes_its_weights_and_publishes_when_
 def test_a_learner_whose_weights_no_block_takes_gives_up_in_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run.contract, "set_local_weight", lambda *_: None)
     with pytest.raises(GaveUp, match="was waiting: a block that takes the local weights of round 0"):
-        factory.run_learner(run.site, lambda _: Adder())
+        factory.run_learner(run.site, lambda _: adder())
 
 
 def killed(run: Run) -> Path:
@@ -216,7 +192,7 @@ def killed(run: Run) -> Path:
 
 def test_what_was_trained_before_a_kill_is_published_without_training_again(run: Run) -> None:
     killed(run)
-    again = Adder()
+    again = adder()
     run.play(again)
     assert again.trainings == []
     assert published(run).tensor("a").tolist() == [5.0, 5.0, 5.0]
@@ -229,7 +205,7 @@ def test_what_was_trained_before_a_kill_is_published_without_training_again(run:
 )
 def test_what_was_damaged_by_a_kill_is_trained_again(run: Run, damage: Callable[[Path], object]) -> None:
     damage(killed(run))
-    again = Adder()
+    again = adder()
     run.play(again)
     assert len(again.trainings) == 1
     assert published(run).tensor("a").tolist() == [1.0, 1.0, 1.0]
@@ -238,15 +214,15 @@ def test_what_was_damaged_by_a_kill_is_trained_again(run: Run, damage: Callable[
 @pytest.mark.parametrize(
     ("trainer", "reason"),
     [
-        (Adder(trained=float("nan")), "diverged to values that are not finite"),
-        (Adder(trained=float("inf")), "diverged to values that are not finite"),
-        (Adder(loss=float("nan")), "diverged to values that are not finite"),
-        (Adder(trained=3e38), "is no good: tensor a has a value of size 3e+38"),
-        (Adder(trained=9e5), "is no good: the update has the norm"),
+        (adder(trained=float("nan")), "diverged to values that are not finite"),
+        (adder(trained=float("inf")), "diverged to values that are not finite"),
+        (adder(loss=float("nan")), "diverged to values that are not finite"),
+        (adder(trained=3e38), "is no good: tensor a has a value of size 3e+38"),
+        (adder(trained=9e5), "is no good: the update has the norm"),
     ],
 )
 def test_a_learner_that_can_make_nothing_of_global_weights_waits_for_others_and_says_why(
-    run: Run, trainer: Adder, reason: str
+    run: Run, trainer: StubTrainer, reason: str
 ) -> None:
     with pytest.raises(GaveUp, match=re.escape(reason)):
         factory.run_learner(run.site, lambda _: trainer)
@@ -258,14 +234,13 @@ def test_a_learner_that_can_make_nothing_of_global_weights_waits_for_others_and_
 
 
 def test_a_learner_goes_on_with_the_next_global_weights_that_it_can_train(run: Run, rpc: str, tmp_path: Path) -> None:
-    class Careful(Adder):
-        def train(self, given: Tensors, *arguments: Any, **named: Any) -> Tensors:
-            trained = super().train(given, *arguments, **named)
-            return trained if abs(given["a"]).max() < 100 else {"a": np.full(3, np.nan, np.float32)}
+    def diverge_from_large(plan: Plan, given: Tensors, samples: Any, seed: int, on_epoch: Any) -> Tensors:
+        trained = add(1.0)(plan, given, samples, seed, on_epoch)
+        return trained if abs(given["a"]).max() < 100 else {"a": np.full(3, np.nan, np.float32)}
 
     plan = PLAN.model_copy(update={"rounds": 3})
     names = {1: ALICE.address, 2: BOB.address}
-    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, Adder())
+    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, adder())
 
     def publish(round_: int, value: float) -> None:
         meta = GlobalMeta(header.plan(), round_, header.global_weight_at(round_ - 1), "fedavg")
@@ -275,7 +250,7 @@ def test_a_learner_goes_on_with_the_next_global_weights_that_it_can_train(run: R
 
     site = run.elsewhere(header, tmp_path / "other")
     publish(1, 3e38)
-    trainer = Careful()
+    trainer = StubTrainer(PLAN, {"a": (3,)}, diverge_from_large)
     one = factory.learner_of(site, plan, trainer)
     site.folder.mkdir()
     for _ in range(3):
@@ -296,7 +271,7 @@ def test_a_learner_says_that_global_weights_are_bad_and_waits_for_good_ones(run:
     run.store.add(file.path)
     contract.set_global_weight(file.cid, header.nonce())
     site = run.elsewhere(contract, run.folder / "other")
-    trainer = Adder()
+    trainer = adder()
     with pytest.raises(GaveUp, match=r"those of round 0 .* are refused: tensor a has values that are not finite"):
         factory.run_learner(site, lambda _: trainer)
     assert trainer.trainings == []
@@ -307,12 +282,12 @@ def test_a_learner_that_is_not_registered_waits_for_that(run: Run, rpc: str) -> 
     contract = header.contract(str(header.deploy(run.contract.plan()).contract))
     site = run.elsewhere(contract, run.folder / "other")
     with pytest.raises(GaveUp, match=f"the header to register {ALICE.address}"):
-        factory.run_learner(site, lambda _: Adder())
+        factory.run_learner(site, lambda _: adder())
 
 
 def test_a_learner_ends_with_the_run(run: Run) -> None:
     run.header.set_global_weight(str(run.contract.global_weight_at(0)), run.header.chain.nonce())
-    trainer = Adder()
+    trainer = adder()
     factory.run_learner(run.site, lambda _: trainer)
     assert trainer.trainings == []
 
@@ -326,17 +301,17 @@ def test_a_plan_with_attacks_is_refused_before_data_is_loaded_unless_they_are_al
         {"name": "test", "data": {"name": "digits"}, "mode": mode, "aggregation": {"rule": rule}, "attack": attack}
     )
     names = {1: ALICE.address, 2: BOB.address}
-    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, Adder())
+    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, adder())
     site = run.elsewhere(header, tmp_path / "other")
     loaded: list[Plan] = []
 
-    def make(plan: Plan) -> Adder:
+    def make(plan: Plan) -> StubTrainer:
         loaded.append(plan)
-        return Adder()
+        return adder()
 
     with pytest.raises(ConfigError, match=r"\[attack\]"):
         factory.run_learner(site, make)
     assert loaded == []
     with pytest.raises(ConfigError, match=r"\[attack\]"):
-        factory.learner_of(site, plan, Adder())
-    assert factory.learner_of(site, plan, Adder(), allow_attacks=True) is not None
+        factory.learner_of(site, plan, adder())
+    assert factory.learner_of(site, plan, adder(), allow_attacks=True) is not None

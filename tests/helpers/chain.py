@@ -1,0 +1,29 @@
+"""An embedded chain that is served to tests."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from fl_node.nodes.dev_chain import EmbeddedChain, _Server
+from tests.helpers.accounts import FUNDED
+
+
+@contextlib.contextmanager
+def served(chain: EmbeddedChain) -> Iterator[str]:
+    """Serve a chain on loopback and give its URL."""
+    with _Server(0, chain) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def rpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a chain on which the accounts of ``FUNDED`` own ether; tests deploy contracts of their own."""
+    chain = EmbeddedChain(tmp_path_factory.mktemp("chain") / "blocks", [one.address for one in FUNDED])
+    with served(chain) as url:
+        yield url
