@@ -30,7 +30,7 @@ def shards(
     from fl_node.data import loading, partition
     from fl_node.lab.show import shards_table
     from fl_node.plan import schema as plans
-    from fl_node.report import picture as pictures
+    from fl_node.report import plots
 
     if picture is not None:
         files.check(picture, "--picture")
@@ -41,7 +41,7 @@ def shards(
         title = (
             f"{loaded.name}: {loaded.data.noun} of {loaded.data.name} by label, shared out by {loaded.data.partition}"
         )
-        files.write(picture, pictures.shards(counts, title))
+        files.write(picture, plots.bubbles_file(title, counts))
         print_note(f"picture: {picture}")
     if as_json:
         typer.echo(json.dumps({"learners": {str(n): row for n, row in counts.items()}}))

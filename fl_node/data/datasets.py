@@ -279,11 +279,7 @@ def _download(folder: Path, report: Report) -> None:
     for mirror in mirrors:
         try:
             for name in missing:
-                compressed = _get(f"{mirror}{name}.gz", report)
-                _verify(_unzip(compressed, name), name, f"{mirror}{name}.gz")
-                partial = folder / f"{name}.gz.{os.getpid()}.partial"
-                partial.write_bytes(compressed)
-                partial.replace(folder / f"{name}.gz")
+                _fetch(f"{mirror}{name}.gz", folder / f"{name}.gz", name, report)
             return
         except (requests.RequestException, DataError) as error:
             failures.append(f"{mirror} {_cause(error)}")
@@ -299,16 +295,40 @@ def _cause(error: Exception) -> str:
     return str(error)
 
 
-def _get(url: str, report: Report) -> bytes:
-    with requests.get(url, timeout=(5, 30), stream=True) as response:
-        response.raise_for_status()
-        report(f"downloading {url}")
-        content = bytearray()
-        for chunk in response.iter_content(64 * 1024):
-            content += chunk
-            if len(content) > MAX_FILE_BYTES:
-                raise DataError(f"{url} has more than {MAX_FILE_BYTES} bytes")
-        return bytes(content)
+class _Bound:
+    """Ends a download of too many bytes; pooch reports to it as to a progress bar."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._received = 0
+        self.total = 0
+
+    def update(self, count: int) -> None:
+        self._received += count
+        if max(self._received, self.total) > MAX_FILE_BYTES:
+            raise DataError(f"{self._url} has more than {MAX_FILE_BYTES} bytes")
+
+    def reset(self) -> None:
+        self._received = 0
+
+    def close(self) -> None:
+        pass
+
+
+def _fetch(url: str, path: Path, name: str, report: Report) -> None:
+    """Download a file of MNIST; it appears at its path only if its uncompressed content is MNIST's."""
+    import pooch
+
+    pooch.get_logger().setLevel("WARNING")
+    report(f"downloading {url}")
+    downloader = pooch.HTTPDownloader(progressbar=_Bound(url), timeout=(5, 30))
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        pooch.retrieve(url, None, partial.name, partial.parent, downloader=downloader)
+        _verify(_unzip(partial.read_bytes(), name), name, url)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _unzip(compressed: bytes, name: str) -> bytes:

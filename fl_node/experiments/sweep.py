@@ -337,16 +337,12 @@ def write(folder: Path, plan: Plan, made: Sequence[Figure], seeds: Sequence[int]
     return folder / "matrix.html"
 
 
-_SCALE = [(0, 32, 77), (65, 77, 107), (124, 123, 120), (187, 175, 113), (255, 234, 70)]
-"""Cividis (Nuñez et al. 2018), whose order is seen alike by everybody."""
-
-
 def colour(value: float) -> str:
-    """Return the colour of a fraction in a heat map, as CSS."""
-    place = min(max(value, 0.0), 1.0) * (len(_SCALE) - 1)
-    low = min(int(place), len(_SCALE) - 2)
-    mixed = [round(a + (b - a) * (place - low)) for a, b in zip(_SCALE[low], _SCALE[low + 1], strict=True)]
-    return f"rgb({mixed[0]} {mixed[1]} {mixed[2]})"
+    """Return the colour of a fraction in a heat map, as CSS: cividis, whose order is seen alike by everybody."""
+    import matplotlib as mpl
+
+    red, green, blue, _ = mpl.colormaps["cividis"](min(max(value, 0.0), 1.0), bytes=True)
+    return f"rgb({red} {green} {blue})"
 
 
 def ink(value: float) -> str:

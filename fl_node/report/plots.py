@@ -153,18 +153,37 @@ def stacks(
 
 def bubbles(name: str, title: str, counts: Mapping[int, Sequence[int]]) -> str:
     """Draw how many images of each label each learner has: the area of a circle is their number."""
-    most = max((max(row) for row in counts.values()), default=0) or 1
     with _figure(WIDTH, 1.0 + 0.3 * len(counts)) as (figure, axes):
-        for number, row in enumerate(counts.values()):
-            there = [(label, 150 * count / most) for label, count in enumerate(row) if count]
-            colour, places, sizes = STYLES[number % MANY][0], [one[0] for one in there], [one[1] for one in there]
-            axes.scatter(places, [number] * len(there), s=sizes, color=colour, linewidths=0)
-        axes.set_xticks(range(max((len(row) for row in counts.values()), default=0)))
-        axes.set_yticks(range(len(counts)), [f"learner {node_id}" for node_id in counts])
-        axes.set_ylim(len(counts) - 0.4, -0.6)
-        axes.set_xlabel("label")
-        axes.grid(visible=False)
+        _bubbles(axes, counts)
         return _svg(figure, name, title)
+
+
+def bubbles_file(title: str, counts: Mapping[int, Sequence[int]]) -> str:
+    """Draw the same with its title and the sum of each learner, as an SVG file of its own."""
+    with _figure(WIDTH, 1.4 + 0.3 * len(counts)) as (figure, axes):
+        _bubbles(axes, counts)
+        axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=10)
+        sums = axes.secondary_yaxis("right")
+        sums.set_yticks(range(len(counts)), [str(sum(row)) for row in counts.values()])
+        sums.set_ylabel("sum")
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Title": title})
+        return stream.getvalue()
+
+
+def _bubbles(axes: Axes, counts: Mapping[int, Sequence[int]]) -> None:
+    most = max((max(row) for row in counts.values()), default=0) or 1
+    for number, row in enumerate(counts.values()):
+        there = [(label, 150 * count / most) for label, count in enumerate(row) if count]
+        colour, places, sizes = STYLES[number % MANY][0], [one[0] for one in there], [one[1] for one in there]
+        axes.scatter(places, [number] * len(there), s=sizes, color=colour, linewidths=0)
+    labels = max((len(row) for row in counts.values()), default=0)
+    axes.set_xticks(range(labels))
+    axes.set_xlim(-0.5, labels - 0.5)
+    axes.set_yticks(range(len(counts)), [f"learner {node_id}" for node_id in counts])
+    axes.set_ylim(len(counts) - 0.4, -0.6)
+    axes.set_xlabel("label")
+    axes.grid(visible=False)
 
 
 def points(name: str, title: str, some: Sequence[Line], y_label: str, x_label: str) -> str:

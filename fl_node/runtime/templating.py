@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import resources
+from functools import cache
 from typing import Any
 
 import jinja2
@@ -16,14 +16,19 @@ def render(template: str, **values: Any) -> str:
 
     In a page and in Markdown every value is escaped that does not say that it is markup.
     """
-    environment = jinja2.Environment(
+    return visible(_environment(template.endswith(".md.j2")).get_template(template).render(**values))
+
+
+@cache
+def _environment(is_markdown: bool) -> jinja2.Environment:
+    """Return the environment of the templates in Markdown, or of the others; each compiles a template once."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("fl_node"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=template.endswith((".html.j2", ".svg.j2")),  # the others are texts and configuration files
-        finalize=markdown.escape if template.endswith(".md.j2") else None,
+        autoescape=jinja2.select_autoescape(["html.j2"]),  # the others are texts and configuration files
+        finalize=markdown.escape if is_markdown else None,
+        auto_reload=False,
     )
-    text = (resources.files("fl_node") / "templates" / template).read_text(encoding="utf-8")
-    rendered = environment.from_string(text).render(**values)
-    return visible(rendered)

@@ -12,6 +12,8 @@ import pytest
 from fl_node.report import plots
 from fl_node.report.plots import Line, Span
 
+SVG = "{http://www.w3.org/2000/svg}"
+
 PICTURES = {
     "lines": lambda name: plots.lines(
         name,
@@ -95,3 +97,20 @@ def test_matplotlib_is_loaded_when_something_is_drawn_and_not_before() -> None:
     script = f"import sys, {modules}; print([m for m in sys.modules if 'matplotlib' in m])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_file_of_shards_names_learners_labels_and_sums_and_its_circles_have_the_area_of_their_number() -> None:
+    svg = plots.bubbles_file("a <plan> & $more$", {1: [100, 0], 3: [25, 50]})
+    picture = ET.fromstring(svg)
+    texts = {"".join(one.itertext()).strip() for one in picture.iter(f"{SVG}text")}
+    assert {"a <plan> & $more$", "learner 1", "learner 3", "0", "1", "100", "75", "label"} <= texts
+    circles = [one for one in picture.iter(f"{SVG}g") if one.get("id", "").startswith("PathCollection")]
+    radii = []
+    for path in (path.get("d", "") for one in circles for path in one.iter(f"{SVG}path")):
+        heights = [float(number) for number in re.findall(r"-?[\d.]+", path)[1::2]]
+        radii.append((max(heights) - min(heights)) / 2)
+    assert len(radii) == 3
+    largest, quarter, half = radii
+    assert quarter / largest == pytest.approx(0.5, rel=0.01)
+    assert (half / largest) ** 2 == pytest.approx(0.5, rel=0.01)
+    assert svg == plots.bubbles_file("a <plan> & $more$", {1: [100, 0], 3: [25, 50]})
