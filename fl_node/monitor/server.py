@@ -19,17 +19,19 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import Any
 
 import h11
 import numpy as np
 import uvicorn
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import AppStatus
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -56,12 +58,6 @@ ALIVE = 5.0
 """Seconds after which a page hears that the server is there still."""
 GATHER = 0.05
 """Seconds in which changes that come together are pushed together."""
-ASSETS = {
-    "": "text/html",
-    "dashboard.css": "text/css",
-    "dashboard.js": "text/javascript",
-    "icon.svg": "image/svg+xml",
-}
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -71,6 +67,8 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+AppStatus.enable_automatic_graceful_drain = False  # it would end the streams of each later server of this process too
 
 
 def serve(observer: Observer, predictor: Predictor, listener: socket.socket, names: Collection[str]) -> None:
@@ -234,12 +232,12 @@ class Page:
     def app(self, names: Collection[str]) -> ASGIApp:
         """Return the application."""
         routes = [
-            *(Route(f"/{name}", _asset(name or "dashboard.html", kind)) for name, kind in ASSETS.items()),
             Route("/events", self.events),
             Route("/state", self.state),
             Route("/metrics", self.metrics),
             Route("/image", self.image),
             Route("/predict", self.predict, methods=["POST"]),
+            Mount("/", StaticFiles(packages=[("fl_node", "static")], html=True)),
         ]
         return Guard(Starlette(routes=routes), names)
 
@@ -278,7 +276,7 @@ class Page:
         with contextlib.suppress(ValueError):
             self._streams.remove(place)
 
-    async def _stream(self, place: _Place) -> AsyncIterator[str]:
+    async def _stream(self, place: _Place) -> AsyncIterator[ServerSentEvent]:
         changed = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -287,17 +285,12 @@ class Page:
                 loop.call_soon_threadsafe(changed.set)
 
         pushed = Pushed()
-        spoke = 0.0
         with self._observer.listening(wake):
-            yield "retry: 1000\n\n"
+            yield ServerSentEvent(retry=1000)
             while place.taken and not self.ending:
                 changed.clear()
                 for name, value in pushed.news(self._content()):
                     yield _event(name, value)
-                    spoke = time.monotonic()
-                if time.monotonic() - spoke > ALIVE:
-                    yield _event("alive", {})
-                    spoke = time.monotonic()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), 0.5)
                     await asyncio.sleep(GATHER)
@@ -372,11 +365,11 @@ class _Place:
     taken: bool = True
 
 
-class _Stream(StreamingResponse):
+class _Stream(EventSourceResponse):
     """A stream of events that says when it has ended, even if it never began."""
 
-    def __init__(self, events: AsyncIterator[str], ended: Callable[[], None]) -> None:
-        super().__init__(events, media_type="text/event-stream")
+    def __init__(self, events: AsyncIterator[ServerSentEvent], ended: Callable[[], None]) -> None:
+        super().__init__(events, sep="\n", ping=ALIVE, ping_message_factory=lambda: _event("alive", {}))
         self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -472,8 +465,8 @@ def content(now: Snapshot) -> dict[str, Any]:
     }
 
 
-def _event(name: str, value: object) -> str:
-    return f"event: {name}\ndata: {json.dumps({'now': time.time(), 'value': value})}\n\n"
+def _event(name: str, value: object) -> ServerSentEvent:
+    return ServerSentEvent(json.dumps({"now": time.time(), "value": value}), event=name, sep="\n")
 
 
 class _Json(JSONResponse):
@@ -490,15 +483,6 @@ def _sorry(status: int, message: str) -> JSONResponse:
 
 def _status(error: FLNodeError) -> int:
     return 503 if isinstance(error, Busy) else 409 if isinstance(error, NothingYet) else 502
-
-
-def _asset(name: str, kind: str) -> Callable[[Request], Any]:
-    body = (resources.files("fl_node") / "static" / name).read_bytes()
-
-    async def answer(_request: Request) -> Response:
-        return Response(body, media_type=kind)
-
-    return answer
 
 
 async def _body(request: Request, most: int) -> bytes:

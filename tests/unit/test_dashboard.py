@@ -56,9 +56,13 @@ def ask(tmp_path: Path) -> Ask:
             "headers": [(name.encode(), value.encode()) for name, value in told.items()],
         }
         sent: list[dict[str, object]] = []
+        received = iter([{"type": "http.request", "body": body}])
 
         async def receive() -> dict[str, object]:
-            return {"type": "http.request", "body": body}
+            for message in received:
+                return dict(message)
+            await asyncio.Event().wait()  # the client stays, and says no more
+            raise AssertionError
 
         async def send(message: dict[str, object]) -> None:
             sent.append(message)
@@ -97,7 +101,7 @@ def test_every_answer_says_that_nothing_from_elsewhere_belongs_to_the_page(ask: 
 
 
 def test_the_page_needs_nothing_but_its_own_server() -> None:
-    for name in ("dashboard.html", "dashboard.css", "dashboard.js"):
+    for name in ("index.html", "dashboard.css", "dashboard.js"):
         text = (Path(dashboard.__file__).parents[1] / "static" / name).read_text()
         assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", ""), name
         assert "innerHTML" not in text
