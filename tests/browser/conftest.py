@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 # No word to anybody but the page: without these Chromium looks for its maker's servers at every start.
 FLAGS = (
@@ -18,6 +18,8 @@ FLAGS = (
     "--no-first-run",
     "--no-sandbox",
 )
+PATIENCE = 120_000
+"""Milliseconds after which something has hung; the first prediction has to load TensorFlow."""
 SERIOUS = ("serious", "critical")
 
 
@@ -27,7 +29,8 @@ def browser() -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert program, "no Chromium is installed (Debian: apt-get install chromium)"
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        running = playwright.chromium.launch(executable_path=program, args=list(FLAGS), timeout=PATIENCE)
+        expect.set_options(timeout=PATIENCE)
         yield running
         running.close()
 
@@ -37,6 +40,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A page of its own for each test; whatever it complains of on the console fails the test."""
     complaints: list[str] = []
     one = browser.new_page(viewport={"width": 1280, "height": 900})
+    one.set_default_timeout(PATIENCE)
     one.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     one.on("pageerror", lambda error: complaints.append(str(error)))
     yield one

@@ -21,8 +21,6 @@ from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.nodes.backends import Endpoint, ProcessPlace
 from tests.helpers.runs import Run, World, plan
 
-PATIENCE = 120_000
-"""Milliseconds after which something has hung; the first prediction has to load TensorFlow."""
 PLAN = plan(name="seen-live", rounds=50)
 NODES = ("header", "learner-1", "learner-2")
 Barriers = Callable[[Page], list[str]]
@@ -131,15 +129,15 @@ def served(live: Run) -> Iterator[Served]:
 def opened(page: Page, served: Served) -> Page:
     """The page, once it shows the run."""
     page.goto(served.url)
-    expect(page.locator("h1")).to_have_text("seen-live", timeout=PATIENCE)
+    expect(page.locator("h1")).to_have_text("seen-live")
     return page
 
 
 def row(page: Page, number: int) -> list[str]:
     """What the table shows of a round, which it has shown before long."""
     line = page.locator(f'#rounds tr[data-round="{number}"]')
-    expect(line.locator("td").nth(2)).not_to_have_text("open", timeout=PATIENCE)
-    expect(line.locator("td").nth(0)).to_have_text(re.compile(r"\d"), timeout=PATIENCE)
+    expect(line.locator("td").nth(2)).not_to_have_text("open")
+    expect(line.locator("td").nth(0)).to_have_text(re.compile(r"\d"))
     return line.locator("th, td").all_inner_texts()
 
 
@@ -156,7 +154,7 @@ def test_the_page_shows_nodes_rounds_and_blocks_and_asks_nobody_but_its_server(
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(served.url)
-    expect(page.locator("h1")).to_have_text("seen-live", timeout=PATIENCE)
+    expect(page.locator("h1")).to_have_text("seen-live")
     expect(page.locator("#about")).to_contain_text(live.address)
     for node in NODES:
         assert re.search(r"Geth\s+up, block \d+, 2 peers\s+IPFS\s+up, 2 peers", card(page, node)), card(page, node)
@@ -179,7 +177,7 @@ def test_a_new_round_appears_by_itself(
     last = live.average(files)
     live.publish_global(last)
     block = time.monotonic()  # a receipt is seen once its block is there
-    expect(opened.locator(f'#rounds tr[data-round="{number}"] td.mono')).not_to_be_empty(timeout=PATIENCE)
+    expect(opened.locator(f'#rounds tr[data-round="{number}"] td.mono')).not_to_be_empty()
     record_property("seconds from block to page", round(time.monotonic() - block, 2))
     round_, *accuracies = row(opened, number)
     assert round_ == str(number)
@@ -194,16 +192,16 @@ def test_a_node_that_is_down_is_named_and_the_rest_goes_on(opened: Page, live: R
     made = live.local(2)
     swarm.place.children["header geth"].stop()
     try:
-        expect(opened.locator("#state")).to_have_text("header down", timeout=PATIENCE)
+        expect(opened.locator("#state")).to_have_text("header down")
         assert re.search(r"Geth\s+down (just now|for \d+ s)\s+IPFS\s+up", card(opened, "header"))
         assert "can't be reached" in card(opened, "header")
         live.publish_local(2, made)
         expect(opened.locator("#blocks li").first).to_have_text(
-            re.compile(rf"^learner 2 set local weights \S+ in round {number}$"), timeout=PATIENCE
+            re.compile(rf"^learner 2 set local weights \S+ in round {number}$")
         )
     finally:
         swarm.place.restart("header geth")
-    expect(opened.locator("#state")).to_have_text(re.compile("^round"), timeout=PATIENCE)
+    expect(opened.locator("#state")).to_have_text(re.compile("^round"))
     assert re.search(r"Geth\s+up", card(opened, "header"))
 
 
@@ -213,11 +211,11 @@ def test_a_page_whose_server_was_away_finds_it_again(browser: Browser, live: Run
     page = browser.new_page()  # its console may complain of a server that is away
     try:
         page.goto(one.url)
-        expect(page.locator("#state")).to_have_text(re.compile("^round"), timeout=PATIENCE)
+        expect(page.locator("#state")).to_have_text(re.compile("^round"))
         assert one.stop() == 0
-        expect(page.locator("#state")).to_have_text("connection lost, trying again", timeout=PATIENCE)
+        expect(page.locator("#state")).to_have_text("connection lost, trying again")
         one.start()
-        expect(page.locator("#state")).to_have_text(re.compile("^round"), timeout=PATIENCE)
+        expect(page.locator("#state")).to_have_text(re.compile("^round"))
     finally:
         page.close()
         with contextlib.suppress(AssertionError):
@@ -232,13 +230,13 @@ def model(live: Run, opened: Page) -> Page:
     """The page of a run that has global weights which it has read."""
     if live.contract.round() == 0:
         live.close_round()
-    expect(opened.locator("#rounds tbody tr").nth(1)).to_be_visible(timeout=PATIENCE)
+    expect(opened.locator("#rounds tbody tr").nth(1)).to_be_visible()
     return opened
 
 
 def answered(page: Page) -> str:
     """The digit that the model gave as its answer."""
-    expect(page.locator("#answer strong")).to_have_text(re.compile(r"^\d$"), timeout=PATIENCE)
+    expect(page.locator("#answer strong")).to_have_text(re.compile(r"^\d$"))
     expect(page.locator("#answer")).to_contain_text("by global weights")
     shares = [float(text.removesuffix(" %")) for text in page.locator("#bars li span:last-child").all_inner_texts()]
     assert sum(shares) == pytest.approx(100, abs=1)
@@ -306,13 +304,13 @@ def test_nobody_is_kept_out(model: Page, barriers: Barriers, scheme: str) -> Non
 def test_nobody_is_kept_out_while_a_node_is_down(opened: Page, barriers: Barriers, swarm: Swarm) -> None:
     swarm.place.children["learner-1 ipfs"].stop()
     try:
-        expect(opened.locator("#state")).to_have_text("learner-1 down", timeout=PATIENCE)
+        expect(opened.locator("#state")).to_have_text("learner-1 down")
         for scheme in ("light", "dark"):
             opened.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
             assert barriers(opened) == []
     finally:
         swarm.place.restart("learner-1 ipfs")
-    expect(opened.locator("#state")).to_have_text(re.compile("^round"), timeout=PATIENCE)
+    expect(opened.locator("#state")).to_have_text(re.compile("^round"))
 
 
 def test_a_small_screen_shows_all_of_it_and_takes_a_finger(browser: Browser, model: Page, served: Served) -> None:
@@ -320,7 +318,7 @@ def test_a_small_screen_shows_all_of_it_and_takes_a_finger(browser: Browser, mod
     try:
         page = context.new_page()
         page.goto(served.url)
-        expect(page.locator("#rounds tbody tr").nth(1)).to_be_visible(timeout=PATIENCE)
+        expect(page.locator("#rounds tbody tr").nth(1)).to_be_visible()
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 400
         canvas = page.locator("#canvas")
         canvas.scroll_into_view_if_needed()
