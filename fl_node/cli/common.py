@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from fl_node.artifacts.store import Store
     from fl_node.chain.client import Contract
-    from fl_node.models.ensemble import EnsembleTrainer
-    from fl_node.models.keras_trainer import KerasTrainer
+    from fl_node.models.trainer import Trainer
     from fl_node.plan.schema import Plan
 
 
@@ -102,12 +101,10 @@ def in_pixels(size: tuple[int, ...]) -> str:
 
 def plan_of(contract: Contract, store: Store) -> Plan:
     """Return the plan that a run was deployed with."""
-    from fl_node.plan import schema as plans
+    from fl_node.protocol.reader import Reader
 
     with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "plan.json"
-        store.fetch(contract.plan(), path, plans.MAX_PLAN_BYTES, 30.0)
-        return plans.from_bytes(path.read_bytes(), f"plan {contract.plan()}")
+        return Reader(store, Path(name)).read_plan(contract.plan())
 
 
 @contextlib.contextmanager
@@ -123,7 +120,7 @@ def never_lost(what: Callable[[], str]) -> Iterator[None]:
 
 def make_trainer(
     plan: Plan, data_dir: Path | None = None, modules: Path | None = None, *, with_data: bool = True
-) -> KerasTrainer | EnsembleTrainer:
+) -> Trainer:
     """Return what trains and measures the plan's model, with the plan's data or without."""
     from fl_node.data import loading
     from fl_node.models.ensemble import trainer_for
@@ -132,9 +129,7 @@ def make_trainer(
     return trainer_for(plan, data, modules)
 
 
-def make_trainer_with_data_if_there(
-    plan: Plan, data_dir: Path | None, modules: Path | None, without: str
-) -> KerasTrainer | EnsembleTrainer:
+def make_trainer_with_data_if_there(plan: Plan, data_dir: Path | None, modules: Path | None, without: str) -> Trainer:
     """Return a trainer with the plan's data, or one without and a note of why, which begins with what that means."""
     from fl_node.errors import DataError
 

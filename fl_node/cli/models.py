@@ -25,8 +25,7 @@ from fl_node.errors import ConfigError
 from fl_node.runtime import files
 
 if TYPE_CHECKING:
-    from fl_node.models.ensemble import EnsembleTrainer
-    from fl_node.models.keras_trainer import KerasTrainer
+    from fl_node.models.trainer import Trainer
 
 
 def export(
@@ -120,13 +119,12 @@ def _global_weights(
     data_dir: Path | None = None,
     modules: Path | None = None,
     images: tuple[int, ...] | None = None,
-) -> tuple[KerasTrainer | EnsembleTrainer, dict[str, Any], int]:
+) -> tuple[Trainer, dict[str, Any], int]:
     """Return a run's model, with data if it is to be measured, and the global weights of a round with its number.
 
     With ``images``, the model is one for images of this size.
     """
-    from fl_node.aggregation import global_shapes
-    from fl_node.artifacts import model_file
+    from fl_node.protocol.reader import Reader
 
     with open_run(folder, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
         number = found.state().round if round_ is None else round_
@@ -138,7 +136,5 @@ def _global_weights(
             takes = "what its own module loads" if plan.own else in_pixels(plan.data.image_size)
             raise ConfigError(f"this makes an image of {in_pixels(images)}, and the run's model takes {takes}")
         trainer = make_trainer(plan, data_dir, modules, with_data=measure)
-        path = Path(name) / "global.safetensors"
-        shapes = global_shapes(plan, trainer.shapes())
-        place.fetch(file_cid, path, model_file.size_of(shapes), plan.fetch_timeout)
-        return trainer, model_file.read(path, shapes).tensors(), number
+        reader = Reader(place, Path(name), plan, trainer.shapes())
+        return trainer, reader.read(file_cid).tensors(), number

@@ -36,8 +36,7 @@ from fl_node.runtime.terminal import styled
 
 if TYPE_CHECKING:
     from fl_node.artifacts.model_file import Tensors
-    from fl_node.models.ensemble import EnsembleTrainer
-    from fl_node.models.keras_trainer import KerasTrainer
+    from fl_node.models.trainer import Trainer
     from fl_node.plan.schema import Plan
 
 
@@ -113,7 +112,7 @@ def audit(
     """
     from fl_node.audit.auditor import audit as check
 
-    def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
+    def make(plan: Plan) -> Trainer:
         if plan.measures_members:
             return make_trainer_with_data_if_there(plan, data_dir, modules, "")
         return make_trainer(plan, modules=modules, with_data=False)

@@ -39,8 +39,7 @@ from fl_node.errors import ConfigError
 
 if TYPE_CHECKING:
     from fl_node.chain.client import Contract
-    from fl_node.models.ensemble import EnsembleTrainer
-    from fl_node.models.keras_trainer import KerasTrainer
+    from fl_node.models.trainer import Trainer
     from fl_node.plan.schema import Plan
     from fl_node.roles.loop import Site
 
@@ -115,7 +114,7 @@ def header(
     # What comes now takes some seconds: TensorFlow.
     from fl_node.roles.factory import run_header
 
-    def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
+    def make(plan: Plan) -> Trainer:
         return make_trainer(plan, data_dir, modules, with_data=evaluate or plan.measures_members)
 
     _play(lambda: run_header(site, make, evaluate=evaluate))
@@ -151,7 +150,7 @@ def learner(
     from fl_node.roles.learner import Record
     from fl_node.roles.tensorboard import EventFiles
 
-    def make(plan: Plan) -> KerasTrainer | EnsembleTrainer:
+    def make(plan: Plan) -> Trainer:
         return make_trainer(plan, data_dir, modules)
 
     record: Record = EventFiles(tensorboard) if tensorboard else lambda *_: None

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from fl_node import events
 from fl_node.artifacts.model_file import Shapes
 from fl_node.artifacts.store import Store
-from fl_node.audit.auditor import Audit
+from fl_node.audit.result import Audit
 from fl_node.chain.client import Contract
 from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child

@@ -23,8 +23,8 @@ from fl_node.errors import ChainUnreachable, ProcessError
 from fl_node.lab import run_folder as run
 from fl_node.lab.fault_model import ROUND, Outcome, Scenario, Story
 from fl_node.lab.run_folder import HEADER, Node, Run
-from fl_node.models.ensemble import EnsembleTrainer, trainer_for
-from fl_node.models.keras_trainer import KerasTrainer, Score
+from fl_node.models.ensemble import trainer_for
+from fl_node.models.trainer import Score, Trainer
 from fl_node.nodes import backends as places
 from fl_node.nodes import binaries
 from fl_node.nodes.backends import EmbeddedPlace, Endpoint, Place, ProcessPlace
@@ -222,14 +222,12 @@ class Lab:
     def _key(self, node: str) -> Path:
         return self.folder / "nodes" / node / "role.key"
 
-    def _trainer(self) -> KerasTrainer | EnsembleTrainer:
+    def _trainer(self) -> Trainer:
         found = loading.load(self._plan, self._data_dir, self._modules, self._step)
         self._plan = loading.complete(self._plan, found)
         return trainer_for(self._plan, found, self._modules)
 
-    def _deploy(
-        self, endpoints: Mapping[str, Endpoint], trainer: KerasTrainer | EnsembleTrainer
-    ) -> tuple[Contract, Store, Run]:
+    def _deploy(self, endpoints: Mapping[str, Endpoint], trainer: Trainer) -> tuple[Contract, Store, Run]:
         self._step("deploying the contract")
         end = endpoints[HEADER]
         chain = Chain(end.rpc, load_key(self._key(HEADER)))
@@ -371,9 +369,7 @@ class Lab:
             self._step(f"scenario {scenario.name}: harm is done")
             scenario.harm(self, story)
 
-    def _finish(
-        self, contract: Contract, store: Store, record: Run, trainer: KerasTrainer | EnsembleTrainer, seconds: float
-    ) -> Outcome:
+    def _finish(self, contract: Contract, store: Store, record: Run, trainer: Trainer, seconds: float) -> Outcome:
         found = conclude(
             contract,
             store,

@@ -28,8 +28,8 @@ from fl_node.chain.client import Chain, create_key, load_key
 from fl_node.errors import ConfigError, FLNodeError, GaveUp, ProcessError
 from fl_node.lab.run_folder import HEADER
 from fl_node.models.attack import patched
-from fl_node.models.ensemble import EnsembleTrainer, trainer_for
-from fl_node.models.keras_trainer import KerasTrainer, Trainer
+from fl_node.models.ensemble import trainer_for
+from fl_node.models.trainer import Trainer
 from fl_node.nodes.backends import EmbeddedPlace
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
@@ -127,9 +127,7 @@ def _take_turns(plan: Plan, header: Header, learners: list[Learner], on_round: O
             time.sleep(PAUSE)
 
 
-def measure(
-    plan: Plan, folder: Path, trainer: KerasTrainer | EnsembleTrainer, cids: list[str]
-) -> list[dict[str, Any]]:
+def measure(plan: Plan, folder: Path, trainer: Trainer, cids: list[str]) -> list[dict[str, Any]]:
     """Return what each round's global weights reach: accuracy, loss and, of a backdoor, how often it works.
 
     Parameters
@@ -142,7 +140,7 @@ def measure(
     return [_measured(plan, folder / "files" / name, trainer, number) for number, name in enumerate(cids)]
 
 
-def _measured(plan: Plan, path: Path, trainer: KerasTrainer | EnsembleTrainer, number: int) -> dict[str, Any]:
+def _measured(plan: Plan, path: Path, trainer: Trainer, number: int) -> dict[str, Any]:
     file = model_file.read(path, global_shapes(plan, trainer.shapes()))
     tensors = file.tensors()
     entry: dict[str, Any] = {"round": number, "cid": file.cid, **dataclasses.asdict(trainer.evaluate(tensors))}
@@ -153,7 +151,7 @@ def _measured(plan: Plan, path: Path, trainer: KerasTrainer | EnsembleTrainer, n
     return entry
 
 
-def backdoor_success(plan: Plan, trainer: KerasTrainer | EnsembleTrainer, tensors: model_file.Tensors) -> float:
+def backdoor_success(plan: Plan, trainer: Trainer, tensors: model_file.Tensors) -> float:
     """Return the share of test images of other classes that get the attack's label once they have its patch."""
     images, labels = trainer.tests()
     target = plan.attack.target if plan.attack is not None else None

@@ -24,18 +24,16 @@ from fl_node.models.attack import Poison
 from fl_node.models.keras_trainer import (
     KerasTrainer,
     Lesson,
-    OnEpoch,
-    Probabilities,
-    Score,
     finite,
     save_whole,
     score,
     soften,
 )
+from fl_node.models.trainer import OnEpoch, Probabilities, Score, Trainer
 from fl_node.plan.schema import Plan
 
 
-def trainer_for(plan: Plan, data: Data | None = None, modules: Path | None = None) -> KerasTrainer | EnsembleTrainer:
+def trainer_for(plan: Plan, data: Data | None = None, modules: Path | None = None) -> Trainer:
     """Return the model, or the models, that a plan trains; arguments as for :class:`KerasTrainer`."""
     return EnsembleTrainer(plan, data) if plan.mode == "ensemble" else KerasTrainer(plan, data, modules)
 

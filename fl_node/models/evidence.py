@@ -6,7 +6,7 @@ from fl_node.aggregation import Evidence, ensemble
 from fl_node.data.datasets import DataSet
 from fl_node.data.held_out import held_out
 from fl_node.errors import DataError
-from fl_node.models.keras_trainer import Trainer
+from fl_node.models.trainer import Trainer
 from fl_node.plan.schema import Plan
 
 

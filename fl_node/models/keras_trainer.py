@@ -8,10 +8,10 @@ plan's, and every seed derives from the plan, the node and the round. TensorFlow
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from fl_node.artifacts.model_file import Shapes, Tensor, Tensors
 from fl_node.data.datasets import Images, Labels
 from fl_node.errors import ConfigError, DataError, PlanError
 from fl_node.models.attack import Poison
+from fl_node.models.trainer import OnEpoch, Probabilities, Score
 from fl_node.plan.schema import Architecture, Plan
 from fl_node.runtime import files
 from fl_node.runtime.keras_start import not_float32, prepare
@@ -32,23 +33,6 @@ if TYPE_CHECKING:
     from fl_node.data.loading import Data
 
 EVALUATION_BATCH = 1000
-Probabilities = npt.NDArray[np.float32]
-OnEpoch = Callable[[int, float, float], None]
-"""Called with the number of an epoch, from 1, and accuracy and loss on the images trained on."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a model reached on the test images.
-
-    Accuracy is a fraction, loss the cross-entropy in nats; ``calibration_error`` is how far a model's confidence is
-    from how often it is right, on average, a fraction too (see :func:`calibration_error`).
-    """
-
-    accuracy: float
-    loss: float
-    count: int
-    calibration_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,46 +46,6 @@ class Lesson:
     probabilities: Probabilities
     weight: float
     temperature: float
-
-
-class Trainer(Protocol):
-    """What a role needs of a model."""
-
-    data: Data | None
-
-    def initial(self) -> Tensors:
-        """Return the weights that a run starts from."""
-
-    def shapes(self) -> Shapes:
-        """Return the names and shapes of the model's tensors."""
-
-    def labels(self) -> Labels:
-        """Return the labels of all training images, shape ``(count,)``."""
-
-    def train(
-        self,
-        weights: Tensors,
-        samples: npt.NDArray[np.int64],
-        seed: int,
-        on_epoch: OnEpoch,
-        *,
-        poison: Poison | None = None,
-        teacher: Tensors | None = None,
-    ) -> Tensors:
-        """Train from ``weights`` on the training images with these indices; return the new weights.
-
-        With a teacher, the global weights of an ensemble, also on what it says of the shared images.
-        """
-
-    def predict(self, weights: Tensors, images: Images) -> Probabilities:
-        """Return the probability of each class for each image, shape ``(count, classes)``."""
-
-    def evaluate(self, weights: Tensors) -> Score:
-        """Return what ``weights`` reach on the plan's test images."""
-
-
-MakeTrainer = Callable[[Plan], Trainer]
-"""Makes a plan's model, with the data that it needs."""
 
 
 def cnn() -> list[keras.Layer]:

@@ -18,7 +18,6 @@ from typing import Any, Self
 from web3 import Web3
 
 from fl_node import events
-from fl_node.artifacts import model_file
 from fl_node.artifacts import store as stores
 from fl_node.artifacts.model_file import GlobalMeta
 from fl_node.artifacts.store import IpfsStore, TooLarge, WrongContent
@@ -27,10 +26,10 @@ from fl_node.errors import ChainError, JsonError, PlanError, StoreError, Weights
 from fl_node.monitor import state as snapshot
 from fl_node.monitor.state import HEADER, BlockView, FileFacts, NodeView, Part, RoundView, RunView, Snapshot
 from fl_node.nodes.backends import Endpoint
-from fl_node.plan import schema as plans
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.history import History
+from fl_node.protocol.reader import Reader
 from fl_node.runtime import logs, recursion, strict_json
 
 recursion.restore()
@@ -339,18 +338,16 @@ class Observer:
         name = self._wanted(reading)
         if name is None:
             return False
-        store = self._stores[up[0]]
+        reader = Reader(self._stores[up[0]], self._folder, timeout=FETCH_TIMEOUT, max_bytes=MAX_BYTES)
         path = self._folder / f"{name}.part"
         try:
             if name == reading.past.plan_cid:
-                store.fetch(name, path, plans.MAX_PLAN_BYTES, FETCH_TIMEOUT)
-                reading.plan = plans.from_bytes(path.read_bytes(), f"plan {name}")
+                reading.plan = reader.read_plan(name, FETCH_TIMEOUT, path)
                 if reading.past.rounds:  # should they have been read before, they were of no use without the plan
                     reading.tries.pop(str(reading.past.rounds[-1].started.cid), None)
                 facts = FileFacts("read")
             else:
-                store.fetch(name, path, MAX_BYTES, FETCH_TIMEOUT)
-                facts = FileFacts("read", model_file.read(path, None, name).meta)
+                facts = FileFacts("read", reader.read(name, path=path).meta)
         except (TooLarge, WrongContent, WeightsError, PlanError) as error:
             facts = FileFacts("bad", problem=str(error))
             if name == reading.past.plan_cid:

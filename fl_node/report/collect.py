@@ -11,16 +11,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fl_node.aggregation import global_shapes, local_shapes
 from fl_node.aggregation.ensemble import WEIGHTS
 from fl_node.artifacts import model_file
 from fl_node.artifacts.store import Store
 from fl_node.chain.client import Contract, LogEntry, Sealed
 from fl_node.errors import StoreError, WeightsError
-from fl_node.models.keras_trainer import Score
-from fl_node.plan import schema as plans
+from fl_node.models.trainer import Score
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
+from fl_node.protocol.reader import Reader
 
 Evaluate = Callable[[model_file.Tensors], Score]
 
@@ -142,11 +141,10 @@ def collect(
         Ask the chain for every transaction's sender, gas and time as well.
     """
     past = history.read(contract)
-    plan_path = folder / "plan.json"
-    store.fetch(past.plan_cid, plan_path, plans.MAX_PLAN_BYTES, 30.0)
-    plan = plans.from_bytes(plan_path.read_bytes(), f"plan {past.plan_cid}")
-
-    shapes = global_shapes(plan, model) if model else None
+    reader = Reader(store, folder, once=True)
+    plan = reader.read_plan(past.plan_cid)
+    if model:
+        reader.expect_model(model)
     events = [*past.learners.values(), *(log for one in past.rounds for log in (one.started, *one.published))]
     sealed = contract.chain.sealed(log.transaction for log in events) if traced else {}
     sizes: dict[str, int] = {}
@@ -158,19 +156,19 @@ def collect(
             return entry
         return replace(entry, sender=of_chain.sender, gas=of_chain.gas, time=of_chain.time)
 
-    def read(log: LogEntry, expected: model_file.Shapes | None) -> model_file.WeightsFile:
-        path = folder / f"{log.cid}.safetensors"
-        limit = model_file.MAX_GLOBAL_BYTES if expected is None else model_file.size_of(expected)
-        store.fetch(str(log.cid), path, limit, plan.fetch_timeout)
-        sizes[str(log.cid)] = path.stat().st_size
-        return model_file.read(path, expected)
+    def read(log: LogEntry) -> model_file.WeightsFile:
+        name = str(log.cid)
+        try:
+            return reader.read(name, log.node_id)
+        finally:
+            if (path := reader.path(name)).exists():
+                sizes[name] = path.stat().st_size
 
-    @cache  # a file that is missing is waited for once
+    @cache
     def local_entry(log: LogEntry) -> Entry:
         entry = plain(log)
         try:
-            expected = local_shapes(plan, shapes, log.node_id) if shapes and log.node_id else None
-            meta = read(log, expected).local_meta
+            meta = read(log).local_meta
         except (StoreError, WeightsError) as error:
             return replace(entry, problem=str(error), bytes=sizes.get(entry.cid))
         return replace(
@@ -180,7 +178,7 @@ def collect(
     def global_entry(log: LogEntry) -> tuple[Entry, model_file.WeightsFile | None]:
         entry = plain(log)
         try:
-            file = read(log, shapes)
+            file = read(log)
             _ = file.global_meta
         except (StoreError, WeightsError) as error:
             return replace(entry, problem=str(error), bytes=sizes.get(entry.cid)), None
@@ -198,7 +196,9 @@ def collect(
     for number, begun in enumerate(past.rounds):
         globals_, file = global_entry(begun.started)
         if number == 0:
-            initial, shapes = globals_, shapes or (file.shapes if file else None)
+            initial = globals_
+            if file is not None:
+                reader.expect_like(file)
             continue
         meta = file.global_meta if file else None
         # Of one who published more than once: what the header speaks of, else the last.

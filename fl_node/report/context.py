@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fl_node.audit.auditor import Audit
+from fl_node.audit.result import Audit
 from fl_node.data.partition import shard_size
 from fl_node.models.error_analysis import Examination
 from fl_node.plan.schema import DataPlan, Plan

@@ -17,14 +17,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from fl_node.aggregation import Evidence, follows_parent, global_file, global_shapes, local_shapes
-from fl_node.artifacts import model_file
+from fl_node.aggregation import Evidence, follows_parent, global_file
 from fl_node.artifacts.model_file import GlobalMeta, Shapes, Tensors, WeightsFile
 from fl_node.artifacts.store import Store
 from fl_node.chain.client import Contract
 from fl_node.errors import ConfigError, WeightsError
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
+from fl_node.protocol.reader import Reader
 
 MOST_LEARNERS = 8
 """Learners in one round for whom all sets are tried; the effort doubles with each."""
@@ -108,25 +108,18 @@ def contributions(
     """
     check(plan)
     past = history.read(contract)
-    wide = global_shapes(plan, shapes)
-
-    def fetch(name: str, expected: Shapes) -> WeightsFile:
-        path = folder / f"{name}.safetensors"
-        store.fetch(name, path, model_file.size_of(expected), plan.fetch_timeout)
-        return model_file.read(path, expected, name)
-
+    reader = Reader(store, folder, plan, shapes)
     found = []
     rounds = list(zip(past.rounds, past.rounds[1:], strict=False))
     for closed, opened in rounds:
-        parent = fetch(str(closed.started.cid), wide)
-        result = fetch(str(opened.started.cid), wide)
+        parent, result = reader.read(str(closed.started.cid)), reader.read(str(opened.started.cid))
         meta = result.global_meta
         if len(meta.inputs) > MOST_LEARNERS:
             raise ConfigError(
                 f"round {closed.number} was made of {len(meta.inputs)} files; exact values are for up to "
                 f"{MOST_LEARNERS}, the effort doubles with each"
             )
-        files = {one.node_id: fetch(one.cid, local_shapes(plan, shapes, one.node_id)) for one in meta.inputs}
+        files = {one.node_id: reader.read(one.cid, one.node_id) for one in meta.inputs}
         worth = {frozenset[int](): value(parent.tensors())}
 
         def of(some: frozenset[int], number: int = closed.number) -> int:
@@ -140,9 +133,9 @@ def contributions(
 
         values = shapley(sorted(files), of)
         found.append(RoundContribution(closed.number, worth[frozenset()], worth[frozenset(files)], values))
-        for path in folder.glob("*.safetensors"):
-            path.unlink()
+        reader.forget(result.path)
         progress(len(found), len(rounds))
+    reader.forget()
     return found
 
 

@@ -7,17 +7,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_node.aggregation import global_shapes
-from fl_node.artifacts import model_file
 from fl_node.artifacts.store import Store
-from fl_node.audit.auditor import Audit, audit
+from fl_node.audit.auditor import audit
+from fl_node.audit.result import Audit
 from fl_node.chain.client import Contract
 from fl_node.data import partition
 from fl_node.data.datasets import DataSet
 from fl_node.errors import ConfigError, WeightsError
-from fl_node.models.ensemble import EnsembleTrainer
 from fl_node.models.error_analysis import Examination, examine
-from fl_node.models.keras_trainer import KerasTrainer, Score
+from fl_node.models.trainer import Score, Trainer
+from fl_node.protocol.reader import Reader
 from fl_node.report import collect as report
 from fl_node.report import writer
 from fl_node.report.collect import Result
@@ -42,7 +41,7 @@ def conclude(
     store: Store,
     folder: Path,
     name: str,
-    trainer: KerasTrainer | EnsembleTrainer,
+    trainer: Trainer,
     versions: Mapping[str, str],
     *,
     scores: Mapping[str, Score] | None = None,
@@ -93,7 +92,7 @@ def conclude(
         # Of a module's samples nothing is known but that a model takes them.
         data = trainer.data if evaluate and isinstance(trainer.data, DataSet) else None
         split = partition.label_counts(result.plan, data.train_labels) if data else None
-        examination = _examine(result, work, trainer) if data else None
+        examination = _examine(result, Reader(store, work, result.plan, trainer.shapes()), trainer) if data else None
 
     def write(folder: Path) -> Conclusion:
         path = writer.write(folder, name, result, audited, versions, examination, split)
@@ -116,27 +115,25 @@ def conclude(
         raise ConfigError(f"{files.described(error)}; the report is in {elsewhere}") from error
 
 
-def _examine(result: Result, work: Path, trainer: KerasTrainer | EnsembleTrainer) -> Examination | None:
+def _examine(result: Result, reader: Reader, trainer: Trainer) -> Examination | None:
     """Examine the newest global weights that are any good; they were read already."""
     newest = result.rounds[-1].result if result.rounds else result.initial
     if newest is None or newest.problem is not None:
         return None
-    shapes = global_shapes(result.plan, trainer.shapes())
     try:
-        tensors = model_file.read(work / f"{newest.cid}.safetensors", shapes, newest.cid).tensors()
+        tensors = reader.read(newest.cid).tensors()
     except WeightsError:
         return None  # of another model, which the audit says
     images, labels = trainer.tests()
     return examine(result.round, lambda some: trainer.predict(tensors, some), images, labels)
 
 
-def _save(result: Result, store: Store, folder: Path, trainer: KerasTrainer | EnsembleTrainer) -> Path:
+def _save(result: Result, store: Store, folder: Path, trainer: Trainer) -> Path:
     """Write the final weights as they are in the store and as a model; they appear whole or not at all."""
     model, partial = folder / "final.keras", folder / "final.safetensors.partial"
-    shapes = global_shapes(result.plan, trainer.shapes())
+    reader = Reader(store, folder, result.plan, trainer.shapes())
     try:
-        store.fetch(result.rounds[-1].result.cid, partial, model_file.size_of(shapes), result.plan.fetch_timeout)
-        trainer.save(model_file.read(partial, shapes).tensors(), model)
+        trainer.save(reader.read(result.rounds[-1].result.cid, path=partial).tensors(), model)
         partial.replace(folder / "final.safetensors")
     finally:
         partial.unlink(missing_ok=True)

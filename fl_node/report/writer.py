@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from fl_node.audit.auditor import Audit
+from fl_node.audit.result import Audit
 from fl_node.models.error_analysis import Examination
 from fl_node.report import context as page
 from fl_node.report.collect import Result, as_json

@@ -1,125 +1,150 @@
-"""Header and learner of an asynchronous run: each update counts when it comes, and nobody waits for the slowest.
+"""The asynchronous strategy, and its learner: each update counts when it comes, and nobody waits for the slowest.
 
 A learner starts from the newest global weights whenever it is ready, and publishes what it made of them whichever
 round it is by then. The header takes what is published in the order of the chain. All it must know to go on stands in
-the newest global file: how many of each learner's publications were taken before.
+the newest global file: how many of each learner's publications it has accepted or rejected before.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from fl_node import events
 from fl_node.aggregation import check_bounds
 from fl_node.aggregation.asynchronous import Update, asynchronous_file
 from fl_node.artifacts import model_file
-from fl_node.artifacts.download import Arrival, with_share
+from fl_node.artifacts.download import with_share
 from fl_node.artifacts.model_file import Refusal, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.client import View
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.protocol import history
 from fl_node.protocol.publications import MISSING, Publication, check_update, publications, too_often
-from fl_node.roles.header import FETCH_TRY, Header
 from fl_node.roles.learner import Learner
 from fl_node.roles.loop import Waiting
+from fl_node.roles.strategy import Context
 from fl_node.runtime.logs import emit
 
 
-class AsynchronousHeader(Header):
-    """The header in an asynchronous run."""
+@dataclass(frozen=True)
+class _Next:
+    """What the next global weights are made of."""
 
-    _seen: dict[tuple[int, int], WeightsFile | Refusal]
-    _arrivals: dict[tuple[int, int], Arrival]
-    _said_missing: set[tuple[int, int]]
-    _said_round: int = -1
-    _round_start: float = 0.0
+    parent: WeightsFile
+    updates: tuple[Update, ...] = ()
+    rejected: tuple[Refusal, ...] = ()
+    accepted: tuple[tuple[int, int], ...] = ()
+    """How many publications of each learner are then accepted or rejected, by nodeId."""
+
+
+class Asynchronous:
+    """Closes a round when the plan's number of good updates is there, whoever they come from."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._site = context.site
+        self._plan = context.plan
+        self._arrivals = context.arrivals
+        self._round = -1
+        self._round_start = 0.0
+        self._judged: dict[tuple[int, int], WeightsFile | Refusal] = {}
+        self._next: _Next | None = None
 
     @property
     def round(self) -> int:
         """The round that was looked at last; -1 before the first."""
-        return self._said_round
+        return self._round
 
-    def _lead(self, view: View, global_cid: str) -> Waiting | None:
-        contract, plan, state = self._site.contract, self._plan, view.state
-        clock = self._site.timing.clock
-        if self._said_round != state.round:
-            if self._said_round < 0:
-                self._seen, self._arrivals, self._said_missing = {}, {}, set()
-            self._said_round, self._round_start = state.round, clock.monotonic()
-            emit(events.RoundStarted(round=state.round, cid=global_cid))
-        parent = self._global(state.round, global_cid)
-        taken = dict(parent.global_meta.taken or ())
-        everything = publications(contract.log())
-        new = [one for one in everything if one.number > taken.get(one.node_id, 0)]
-        wanted, seen = plan.aggregation.buffer or 1, self._changes()
-        good, refused, waits = self._choose(new, everything, state.round, wanted)
+    def wait_for(self, view: View, global_cid: str) -> Waiting | None:
+        """Judge the next publications, and return what the round still waits for; None if it can close."""
+        plan, clock, number = self._plan, self._site.timing.clock, view.state.round
+        if self._round != number:
+            self._round, self._round_start = number, clock.monotonic()
+            emit(events.RoundStarted(round=number, cid=global_cid))
+        parent = self._context.global_file(number, global_cid)
+        accepted = dict(parent.global_meta.taken or ())
+        everything = publications(self._site.contract.log())
+        new = [one for one in everything if one.number > accepted.get(one.node_id, 0)]
+        wanted, seen = plan.aggregation.buffer or 1, self._context.changes()
+        good, rejected, waits = self._choose(new, everything, wanted)
         late = bool(plan.round_timeout) and clock.monotonic() >= self._round_start + plan.round_timeout
         if len(good) < wanted and not (late and good):
             deadline = self._round_start + plan.round_timeout if plan.round_timeout else None
             files = f"{len(good)} of {wanted} updates are there" if wanted > 1 else "an update"
             missing = f"; the file of learner {', '.join(waits)} is to arrive" if waits else ""
             until = None if late else deadline
-            detail = f"round {state.round}: {files}{missing}"
-            return Waiting("updates", detail, round=state.round, until=until, watch=self._changes, seen=seen)
-        for one in (*good, *refused):
-            taken[one.node_id] = max(taken.get(one.node_id, 0), one.number)
-        start = time.monotonic()
-        file = asynchronous_file(
-            self._site.folder / f"global-{state.round + 1}.safetensors",
-            plan,
-            self._plan_cid,
-            parent=parent,
-            updates=[self._update(one) for one in good],
-            refused=[Refusal(one.node_id, one.cid, self._reason(one)) for one in refused],
-            taken=list(taken.items()),
+            detail = f"round {number}: {files}{missing}"
+            return Waiting("updates", detail, round=number, until=until, watch=self._context.changes, seen=seen)
+        for one in (*good, *rejected):
+            accepted[one.node_id] = max(accepted.get(one.node_id, 0), one.number)
+        self._next = _Next(
+            parent,
+            tuple(self._update(one) for one in good),
+            tuple(Refusal(one.node_id, one.cid, self._reason(one)) for one in rejected),
+            tuple(accepted.items()),
         )
-        if file.cid != self._pending:
-            emit(
-                events.UpdatesAggregated(
-                    round=state.round,
-                    cid=file.cid,
-                    learners=tuple(one.node_id for one in good),
-                    seconds=time.monotonic() - start,
-                )
-            )
-        self._site.store.add(file.path)
-        return self._publish(file, view.nonce)
+        return None
+
+    def aggregate(self) -> WeightsFile:
+        """Write the global file that the plan's rule makes of the chosen updates."""
+        if self._next is None:
+            raise ValueError("there is nothing to aggregate yet")
+        return asynchronous_file(
+            self._context.global_path(self._round + 1),
+            self._plan,
+            self._context.plan_cid,
+            parent=self._next.parent,
+            updates=self._next.updates,
+            refused=self._next.rejected,
+            taken=self._next.accepted,
+        )
+
+    def is_outdated(self) -> bool:
+        """Return False: what was published in the meantime counts in the next round."""
+        return False
+
+    def forget(self, current: WeightsFile) -> None:
+        """Forget the publications that these global weights have accepted or rejected."""
+        accepted = dict(current.global_meta.taken or ())
+        self._next = None
+        self._arrivals.keep(())
+        self._arrivals.forget(lambda key: int(key[1]) <= accepted.get(key[0], 0))
+        for (node_id, number), known in list(self._judged.items()):
+            if number <= accepted.get(node_id, 0):
+                del self._judged[node_id, number]
+                if isinstance(known, WeightsFile):
+                    known.path.unlink(missing_ok=True)
 
     def _choose(
-        self, new: Sequence[Publication], everything: Sequence[Publication], newest: int, wanted: int
+        self, new: Sequence[Publication], everything: Sequence[Publication], wanted: int
     ) -> tuple[list[Publication], list[Publication], list[str]]:
-        """Return the next good updates, what is refused among what comes before them, and whose files are to arrive.
+        """Return the next good updates, what is rejected among what comes before them, and whose files are to come.
 
         What is missing holds up its own learner's later publications, and nobody else's.
         """
         good: list[Publication] = []
-        refused: list[Publication] = []
+        rejected: list[Publication] = []
         held: dict[int, str] = {}
-        self._downloads.keep([(one.node_id, one.number) for one in new])
+        self._arrivals.keep([(one.node_id, one.number) for one in new])
         for one in new:
             if len(good) == wanted:
                 break
             if one.node_id in held:
                 continue
-            found = self._look_at(one, everything, newest)
-            if found is None:
-                download = self._downloads.get((one.node_id, one.number))
-                held[one.node_id] = with_share(one.node_id, download.share if download else 0.0)
-            elif isinstance(found, Refusal):
-                refused.append(one)
+            judged = self._judge(one, everything)
+            if judged is None:
+                held[one.node_id] = with_share(one.node_id, self._arrivals.share((one.node_id, one.number)))
+            elif isinstance(judged, Refusal):
+                rejected.append(one)
             else:
                 good.append(one)
-        return good, refused, list(held.values())
+        return good, rejected, list(held.values())
 
-    def _look_at(
-        self, one: Publication, everything: Sequence[Publication], newest: int
-    ) -> WeightsFile | Refusal | None:
-        """Return a publication's file or why it is refused; None while it is missing."""
+    def _judge(self, one: Publication, everything: Sequence[Publication]) -> WeightsFile | Refusal | None:
+        """Return a publication's file, or why it is rejected; None while it is missing."""
         key = (one.node_id, one.number)
-        known = self._seen.get(key)
+        known = self._judged.get(key)
         # What was missing may come back while the round is open.
         if isinstance(known, Refusal) and known.reason != MISSING:
             return known
@@ -134,30 +159,29 @@ class AsynchronousHeader(Header):
                 raise WeightsError("was published before", "repeated")
             if one.node_id > self._plan.learners:
                 raise WeightsError(f"the plan has shards for learners 1 to {self._plan.learners}", "shard")
-            if not self._arrive(one, path, newest):
-                missing = key in self._arrivals and self._arrivals[key].is_missing(self._plan.fetch_timeout)
-                if known is None and missing and self._downloads.get(key) is None:
-                    return self._refuse_update(one, newest, MISSING, MISSING)
+            self._arrivals.fetch(key, one.cid, path)
+            self._arrivals.wait([key])
+            if not self._arrivals.is_here(key, one.cid, self._round):
+                if known is None and self._arrivals.is_missing(key):
+                    return self._reject(one, MISSING, MISSING)
                 return known if isinstance(known, Refusal) else None
-            file = model_file.read(path, self._shapes, one.cid)
-            check_update(file, self._site.contract, self._plan, self._plan_cid, one.node_id, newest)
-        except StoreUnreachable:
-            raise
+            file = self._context.reader.check(path, one.cid, one.node_id)
+            check_update(file, self._site.contract, self._plan, self._context.plan_cid, one.node_id, self._round)
         except (TooLarge, WrongContent, WeightsError) as error:
             path.unlink(missing_ok=True)
-            return self._refuse_update(one, newest, str(error), error.code)
+            return self._reject(one, str(error), error.code)
         # Should these weights be out of reach, that is not the learner's fault.
-        start = self._global(file.local_meta.round, file.local_meta.parent)
+        start = self._start(file)
         try:
             check_bounds(file, start, self._plan)
         except WeightsError as error:
             path.unlink(missing_ok=True)
-            return self._refuse_update(one, newest, str(error), error.code)
-        self._seen[key] = file
+            return self._reject(one, str(error), error.code)
+        self._judged[key] = file
         meta = file.local_meta
         emit(
             events.UpdateAccepted(
-                round=newest,
+                round=self._round,
                 learner=one.node_id,
                 cid=one.cid,
                 accuracy=meta.accuracy,
@@ -167,66 +191,25 @@ class AsynchronousHeader(Header):
         )
         return file
 
-    def _arrive(self, one: Publication, path: Path, newest: int) -> bool:
-        """Fetch an update; return whether it is here, or else let it go on arriving in the background."""
-        key = (one.node_id, one.number)
-        arrival = self._arrivals.setdefault(key, Arrival(time.monotonic()))
-        if self._downloads.get(key) is None and arrival.is_due():
-            path.parent.mkdir(exist_ok=True)
-            limit = model_file.size_of(self._shapes)
-            self._downloads.start(key, one.cid, path, limit, self._plan.fetch_timeout)
-        self._downloads.wait([key], FETCH_TRY)
-        download = self._downloads.take(key)
-        if download is None:
-            running = self._downloads.get(key)
-            if running is not None and not running.received and running.idle >= FETCH_TRY:
-                self._say_update_missing(one, newest, "nothing of it has come yet")
-            return False
-        try:
-            download.finish()
-        except StoreUnreachable:
-            arrival.failed(download, counts=False)
-            raise
-        except (TooLarge, WrongContent):
-            raise
-        except StoreError as error:
-            arrival.failed(download)
-            self._say_update_missing(one, newest, str(error))
-            return False
-        return True
-
-    def _say_update_missing(self, one: Publication, newest: int, why: str) -> None:
-        if (one.node_id, one.number) not in self._said_missing:
-            self._said_missing.add((one.node_id, one.number))
-            emit(events.UpdateMissing(round=newest, learner=one.node_id, cid=one.cid, detail=why))
-
-    def _refuse_update(self, one: Publication, newest: int, reason: str, code: str) -> Refusal:
-        refusal = Refusal(one.node_id, one.cid, model_file.as_reason(reason))
-        self._seen[one.node_id, one.number] = refusal
-        emit(events.UpdateRejected(round=newest, learner=one.node_id, cid=one.cid, reason=code, detail=reason))
-        return refusal
+    def _reject(self, one: Publication, reason: str, code: str) -> Refusal:
+        rejection = Refusal(one.node_id, one.cid, model_file.as_reason(reason))
+        self._judged[one.node_id, one.number] = rejection
+        emit(events.UpdateRejected(round=self._round, learner=one.node_id, cid=one.cid, reason=code, detail=reason))
+        return rejection
 
     def _reason(self, one: Publication) -> str:
-        known = self._seen[one.node_id, one.number]
+        known = self._judged[one.node_id, one.number]
         return known.reason if isinstance(known, Refusal) else ""
 
     def _update(self, one: Publication) -> Update:
-        file = self._seen[one.node_id, one.number]
+        file = self._judged[one.node_id, one.number]
         if not isinstance(file, WeightsFile):
             raise WeightsError(f"learner {one.node_id}'s {one.cid} was refused")
-        began = file.local_meta.round
-        return Update(file, self._global(began, file.local_meta.parent))
+        return Update(file, self._start(file))
 
-    def _forget(self, current: WeightsFile) -> None:
-        taken = dict(current.global_meta.taken or ())
-        for (node_id, number), known in list(self._seen.items()):
-            if number <= taken.get(node_id, 0):
-                del self._seen[node_id, number]
-                self._arrivals.pop((node_id, number), None)
-                self._said_missing.discard((node_id, number))
-                if isinstance(known, WeightsFile):
-                    known.path.unlink(missing_ok=True)
-        super()._forget(current)
+    def _start(self, file: WeightsFile) -> WeightsFile:
+        """Return the global weights that local weights began at."""
+        return self._context.global_file(file.local_meta.round, file.local_meta.parent)
 
 
 class AsynchronousLearner(Learner):
@@ -259,10 +242,8 @@ class AsynchronousLearner(Learner):
         if not mine:
             return -1
         path = self._site.folder / "published.safetensors"
-        shapes = self._trainer.shapes()
         try:
-            self._site.store.fetch(mine[-1].cid, path, model_file.size_of(shapes), self._plan.fetch_timeout)
-            return model_file.read(path, shapes).local_meta.round
+            return self._reader.read(mine[-1].cid, node_id, path).local_meta.round
         except StoreUnreachable:
             raise
         except (StoreError, WeightsError):

@@ -11,7 +11,7 @@ from fl_node.artifacts.model_file import WeightsFile
 from fl_node.artifacts.store import Store
 from fl_node.chain.client import Chain, Contract
 from fl_node.errors import ChainError, ConfigError
-from fl_node.models.keras_trainer import Trainer
+from fl_node.models.trainer import Trainer
 from fl_node.plan import schema as plans
 from fl_node.plan.schema import Plan
 from fl_node.runtime import files

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from fl_node.errors import ConfigError
 from fl_node.models.attack import check_allowed
-from fl_node.models.keras_trainer import MakeTrainer, Trainer
+from fl_node.models.trainer import MakeTrainer, Trainer
 from fl_node.plan.schema import Plan
-from fl_node.roles.asynchronous import AsynchronousHeader, AsynchronousLearner
+from fl_node.protocol.reader import Reader
+from fl_node.roles.arrivals import Arrivals
+from fl_node.roles.asynchronous import Asynchronous, AsynchronousLearner
 from fl_node.roles.header import Header
 from fl_node.roles.learner import Learner, Record
 from fl_node.roles.loop import Site, Waiting, fetch_plan, reconcile
+from fl_node.roles.strategy import Context
+from fl_node.roles.synchronous import Synchronous
 
 
 def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) -> None:
@@ -48,7 +52,10 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) 
 
 def header_of(site: Site, plan: Plan, trainer: Trainer, *, evaluate: bool) -> Header:
     """Return the header that the plan's mode wants."""
-    return (AsynchronousHeader if plan.mode == "async" else Header)(site, plan, trainer, evaluate=evaluate)
+    reader = Reader(site.store, site.folder, plan, trainer.shapes())
+    arrivals = Arrivals(site.store, reader, plan.fetch_timeout)
+    context = Context(site, plan, site.contract.plan(), trainer, reader, arrivals)
+    return Header(context, (Asynchronous if plan.mode == "async" else Synchronous)(context), evaluate=evaluate)
 
 
 def run_learner(

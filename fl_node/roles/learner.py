@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fl_node import events
-from fl_node.aggregation import check_bounds, global_shapes, local_shapes
+from fl_node.aggregation import check_bounds, local_shapes
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.download import logged
 from fl_node.artifacts.model_file import LocalMeta, Tensors, WeightsFile
@@ -21,8 +21,9 @@ from fl_node.chain.client import View
 from fl_node.data import partition
 from fl_node.errors import FileMissing, WeightsError
 from fl_node.models.attack import check_allowed, poison, tamper
-from fl_node.models.keras_trainer import OnEpoch, Trainer
+from fl_node.models.trainer import OnEpoch, Trainer
 from fl_node.plan.schema import Plan
+from fl_node.protocol.reader import Reader
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.runtime.logs import emit
 from fl_node.seeds import derive
@@ -62,6 +63,7 @@ class Learner:
         self._plan = plan
         self._plan_cid = site.contract.plan()
         self._trainer = trainer
+        self._reader = Reader(site.store, site.folder, plan, trainer.shapes())
         self._local: WeightsFile | None = None
         self._stored = ""
         self._open: tuple[int, float, tuple[int, ...]] = (-1, 0.0, ())
@@ -135,7 +137,7 @@ class Learner:
         if self._local and (self._local.local_meta.round, self._local.local_meta.parent) == (round_, parent):
             return self._local  # this very process has just written it
         try:
-            file = model_file.read(path, local_shapes(self._plan, self._trainer.shapes(), node_id))
+            file = self._reader.check(path, node_id=node_id)
             model_file.check_local(file, plan=self._plan_cid, node_id=node_id, round_=round_, parent=parent)
         except WeightsError as error:
             emit(events.LocalWeightsDiscarded(round=round_, file=path.name, detail=str(error)))
@@ -149,12 +151,8 @@ class Learner:
             return self._wait_for_better(round_, self._unfit)
         plan, trainer = self._plan, self._trainer
         path = self._path("global", round_)
-        shapes = global_shapes(plan, trainer.shapes())
-        self._site.store.fetch(
-            parent, path, model_file.size_of(shapes), plan.fetch_timeout, self._still_wanted(round_, parent)
-        )
         try:
-            file = model_file.read(path, shapes, parent)
+            file = self._reader.read(parent, path=path, progress=self._still_wanted(round_, parent))
             model_file.check_global(file, plan=self._plan_cid, round_=round_)
         except WeightsError as error:
             return self._cannot(round_, parent, f"those of round {round_} ({parent}) are refused: {error}")
@@ -215,7 +213,7 @@ class Learner:
         if not self._attacks(node_id):
             try:
                 # As the header will.
-                model_file.read(written.path, local_shapes(plan, trainer.shapes(), node_id), written.cid)
+                self._reader.check(written.path, written.cid, node_id)
                 check_bounds(written, file, plan)
             except WeightsError as error:
                 written.path.unlink()

@@ -28,8 +28,8 @@ from fl_node.errors import (
     WeightsError,
 )
 from fl_node.events import Wait
-from fl_node.plan import schema as plans
 from fl_node.plan.schema import Plan
+from fl_node.protocol.reader import Reader
 from fl_node.runtime.logs import emit
 
 
@@ -177,13 +177,11 @@ def fetch_plan(site: Site, timeout: float = 5.0) -> Plan:
         It can't be had now.
     """
     name = site.contract.plan()
-    path = site.folder / "plan.json"
     site.folder.mkdir(parents=True, exist_ok=True)
     try:
-        site.store.fetch(name, path, plans.MAX_PLAN_BYTES, timeout)
+        return Reader(site.store, site.folder).read_plan(name, timeout)
     except FileMissing as error:
         raise FileMissing(f"the plan: {error}") from error
-    return plans.from_bytes(path.read_bytes(), f"plan {name}")
 
 
 def _reason(error: Exception) -> Wait:

@@ -20,9 +20,9 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-import fl_node.roles.header
 import fl_node.roles.learner
 import fl_node.roles.loop
+import fl_node.roles.synchronous
 from fl_node.artifacts import model_file
 from fl_node.artifacts.store import connect
 from fl_node.chain.client import Chain, load_key
@@ -97,7 +97,7 @@ def main(
         (site.contract, "local_weight_at", "reading the chain"),
         (site.contract, "round", "reading the chain"),
         (chain, "block_number", "reading the chain"),
-        (fl_node.roles.header, "global_file", "aggregation"),
+        (fl_node.roles.synchronous, "global_file", "aggregation"),
         (fl_node.roles.loop, "_wait", "waiting"),
         (model_file, "read", "checking and writing files"),
         (model_file, "write", "checking and writing files"),

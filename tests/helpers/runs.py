@@ -18,10 +18,11 @@ from fl_node.aggregation import global_file
 from fl_node.artifacts import model_file as weights
 from fl_node.artifacts.model_file import LocalMeta, Refusal, Tensors, WeightsFile
 from fl_node.artifacts.store import FolderStore, Store
-from fl_node.audit.auditor import Audit, audit
+from fl_node.audit.auditor import audit
+from fl_node.audit.result import Audit
 from fl_node.chain.client import Chain, Contract, create_key, load_key
 from fl_node.data.partition import shard_size
-from fl_node.models.keras_trainer import Trainer
+from fl_node.models.trainer import Trainer
 from fl_node.nodes.backends import EmbeddedPlace
 from fl_node.plan.schema import DataPlan, ModelPlan, Plan
 from fl_node.report.collect import Result, collect
@@ -241,6 +242,7 @@ class Run:
             store or self.store,
             folder,
             lambda _plan: self.trainer,
+            plan_timeout=0.1,
         )
 
     def collect(self) -> Result:

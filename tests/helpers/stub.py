@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fl_node.artifacts.model_file import Shapes, Tensors
 from fl_node.data.partition import permutation
-from fl_node.models.keras_trainer import OnEpoch, Score
+from fl_node.models.trainer import OnEpoch, Score
 from fl_node.plan.schema import Plan
 from fl_node.seeds import derive
 

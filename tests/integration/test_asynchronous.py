@@ -15,7 +15,7 @@ from fl_node import events
 from fl_node.aggregation.asynchronous import Update, asynchronous_file, discount
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Refusal, WeightsFile
-from fl_node.audit.auditor import LATE
+from fl_node.audit.case import LATE
 from fl_node.chain.client import Contract, Receipt
 from fl_node.plan.schema import AggregationPlan, Plan
 from fl_node.protocol.history import MOST_PUBLICATIONS, TOO_OFTEN

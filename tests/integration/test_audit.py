@@ -16,11 +16,11 @@ import pytest
 from fl_node.aggregation import initial_file
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import Input, Refusal, Tensors, WeightsFile
-from fl_node.artifacts.store import FolderStore
-from fl_node.audit import auditor as audits
-from fl_node.audit.auditor import LATE
+from fl_node.artifacts.store import FolderStore, Progress, silent
+from fl_node.audit.case import LATE
 from fl_node.chain.client import DEPLOY_GAS, Contract, artifact, load_key
 from fl_node.errors import StoreUnreachable
+from fl_node.plan import schema
 from fl_node.plan.schema import AggregationPlan, Plan
 from fl_node.protocol import history
 from fl_node.protocol.history import History
@@ -37,11 +37,6 @@ LONG = LATE + 2
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with World(tmp_path_factory.mktemp("world")) as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audits, "PLAN_PATIENCE", 0.1)
 
 
 Place = tuple[int | None, str, str]
@@ -118,8 +113,10 @@ def test_a_round_that_closes_while_the_plan_is_fetched_is_no_finding(world: Worl
     run.close_round()
 
     class Slow(FolderStore):
-        def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float) -> None:
-            super().fetch(file_cid, path, max_bytes, timeout)
+        def fetch(
+            self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent
+        ) -> None:
+            super().fetch(file_cid, path, max_bytes, timeout, progress)
             if path.name == "plan.json":
                 run.close_round()
 
@@ -837,11 +834,11 @@ class _AwayStore(FolderStore):
 
     left = 3
 
-    def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float) -> None:
+    def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
         if not self.left:
             raise StoreUnreachable("IPFS can't be reached; is the daemon running?")
         self.left -= 1
-        super().fetch(file_cid, path, max_bytes, timeout)
+        super().fetch(file_cid, path, max_bytes, timeout, progress)
 
 
 def test_a_store_that_goes_away_accuses_nobody(world: World) -> None:
@@ -868,7 +865,7 @@ def test_the_command_line_tells_honest_runs_from_lies_by_its_exit_code(world: Wo
     assert deployed.returncode == 0, deployed.stderr
     address = json.loads(deployed.stdout)["contract"]
     first = world.chain("header").contract(address)
-    tiny = audits.plans.from_bytes((files / first.plan()).read_bytes())
+    tiny = schema.from_bytes((files / first.plan()).read_bytes())
     initial = model_file.read(files / str(first.global_weight_at(0))).tensors()
 
     honest = Run(world, tiny, address, tmp_path, StubTrainer(tiny, initial))

@@ -23,7 +23,7 @@ from fl_node.cli import app
 from fl_node.errors import ConfigError
 from fl_node.lab import faults, lab
 from fl_node.nodes.backends import EmbeddedPlace, ProcessPlace
-from fl_node.roles import header, learner
+from fl_node.roles import learner, synchronous
 
 GIVES_UP = "gave up after"
 PATIENCE = 20.0
@@ -62,11 +62,11 @@ def _unseeded() -> None:
 
 
 def _trusting() -> None:
-    header.weights.check_local = lambda *_, **__: None  # type: ignore[attr-defined]
+    model_file.check_local = lambda *_, **__: None  # type: ignore[assignment]
 
 
 def _unlimited() -> None:
-    header.weights.size_of = lambda _shapes: 2**40  # type: ignore[attr-defined]
+    model_file.size_of = lambda _shapes: 2**40
 
 
 def _any_number() -> None:
@@ -77,11 +77,11 @@ def _unprepared() -> None:
     def refuse(*_: object) -> None:
         raise ConfigError("a file that is no model file")
 
-    header.Header._refuse = refuse  # type: ignore[assignment]
+    synchronous.Synchronous._reject = refuse  # type: ignore[assignment]
 
 
 def _look_for_ever() -> None:
-    header.LOOKS = 2**63
+    synchronous.LOOKS = 2**63
 
 
 def _away_too_long() -> None:

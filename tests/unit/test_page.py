@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fl_node.artifacts import cid
-from fl_node.audit.auditor import Audit, Finding
+from fl_node.audit.result import Audit, Finding
 from fl_node.models.error_analysis import examine
 from fl_node.plan.schema import Plan
 from fl_node.report import context, writer

@@ -13,9 +13,9 @@ from fl_node.aggregation import global_file
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, Refusal, WeightsFile
 from fl_node.artifacts.store import FolderStore
-from fl_node.audit.auditor import Audit, Finding
+from fl_node.audit.result import Audit, Finding
 from fl_node.chain.client import Chain, Contract
-from fl_node.models.keras_trainer import Score
+from fl_node.models.trainer import Score
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.report import collect as report

@@ -1,0 +1,250 @@
+"""Whether the global files of an asynchronous run count each update once, in order, and leave none lying.
+
+A global file says how many publications of each learner it and all before it have dealt with. So each file must name
+exactly the next publications of each learner: good ones as updates, the others as rejected. The plan's rule must give
+the same global file again, bit for bit, and no learner may wait much longer than a file may take to arrive.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from fl_node.aggregation import check_bounds
+from fl_node.aggregation.asynchronous import Update, asynchronous_file
+from fl_node.artifacts import cid
+from fl_node.artifacts.model_file import GlobalMeta, Input, Refusal
+from fl_node.audit.case import LATE, Case, name_of
+from fl_node.audit.global_files import again, closing_file, report_difference
+from fl_node.chain.client import LogEntry
+from fl_node.errors import DataError, WeightsError
+from fl_node.protocol import history
+from fl_node.protocol.history import Round
+from fl_node.protocol.publications import MISSING, Publication, check_update, too_often
+
+PATIENCE = 3
+"""Times ``fetch_timeout`` that an update may be passed over; a header that restarts begins to wait again."""
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A learner's next publication, passed over for so many seconds up to the last closing."""
+
+    publication: Publication
+    closing: LogEntry
+    seconds: float = 0.0
+    wrongly: bool | None = None
+    """Whether it should have been counted; None as long as that is not judged."""
+
+
+class AsynchronousChecker:
+    """Checks the rounds of an asynchronous run, in their order."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._result = case.result
+        self._accepted: dict[int, int] | None = {}
+        """How many publications of each learner the last global file has dealt with; None if it can't be read."""
+        self._waiting: dict[int, _Waiting] = {}
+
+    def check(self, closed: Round, entry: LogEntry) -> None:
+        """Check the global weights that closed a round, whichever round their updates began at.
+
+        Parameters
+        ----------
+        closed
+            The round.
+        entry
+            The event that closed it.
+        """
+        case, plan = self._case, self._case.plan
+        number, file = closed.number + 1, closing_file(case, closed, entry)
+        if file is None:
+            self._accepted = None
+            return
+        meta = file.global_meta
+        wanted = plan.aggregation.buffer or 1
+        if len(meta.inputs) != wanted and not (0 < len(meta.inputs) < wanted and case.is_late(closed, entry)):
+            text = f"{len(meta.inputs)} updates, the plan asks for {wanted}"
+            self._result.find(number, "header", "inputs", text)
+        first = self._check_sequence(number, meta, entry)
+        updates = [self._check_update(number, one) for one in meta.inputs]
+        for one in meta.inputs:
+            first[one.node_id, one.cid] -= 1
+            if first[one.node_id, one.cid] < 0:
+                self._result.find(closed.number, name_of(one), "cid", f"{one.cid} was published before")
+        for rejection in meta.refused:
+            first[rejection.node_id, rejection.cid] -= 1
+            # What was published again deserves its rejection.
+            repeated = first[rejection.node_id, rejection.cid] < 0
+            self._check_rejection(closed, entry, rejection, repeated=repeated)
+        parent = case.parent(closed)
+        if parent is not None and parent.global_meta.round != closed.number:
+            return  # found where these global weights were checked; how old an update is goes by it
+        good = [one for one in updates if one is not None]
+        if parent is not None and good and len(good) == len(updates):
+            expected = asynchronous_file(
+                again(case),
+                plan,
+                case.past.plan_cid,
+                parent=parent,
+                updates=good,
+                refused=meta.refused,
+                taken=meta.taken or (),
+            )
+            report_difference(case, number, file, expected, "its updates give")
+
+    def finish(self) -> None:
+        """Note which publications were left lying."""
+        for one in self._waiting.values():
+            if not one.wrongly:
+                what = f"{name_of(one.publication)}'s {one.publication.cid}"
+                self._result.note(f"{what} was neither counted nor refused, and later ones were counted")
+
+    def _check_sequence(self, number: int, meta: GlobalMeta, closing: LogEntry) -> Counter[tuple[int, str]]:
+        """Check that nothing is counted twice or left out: of each learner the next publications, in order.
+
+        Returns by nodeId and hash how many of these publications are the first of their hash, which may be counted;
+        what its learner published again is to be rejected.
+        """
+        case, everything = self._case, self._case.publications
+        before, after = self._accepted or {}, dict(meta.taken or ())
+        was_read, self._accepted = self._accepted is not None, after
+        all_named = [(i.node_id, i.cid) for i in meta.inputs] + [(r.node_id, r.cid) for r in meta.refused]
+        if not was_read:
+            return Counter(all_named)  # the last global file could not be read, which is found already
+        place = {(one.node_id, one.cid): one.entry for one in reversed(everything)}
+        order = [place[one.node_id, one.cid] for one in meta.inputs if (one.node_id, one.cid) in place]
+        firsts: Counter[tuple[int, str]] = Counter()
+        nodes = {*before, *after} | {node_id for node_id, _ in all_named} | {one.node_id for one in everything}
+        for node_id in sorted(nodes):
+            mine = [one for one in everything if one.node_id == node_id]
+            named = [name for other, name in all_named if other == node_id]
+            first, last = before.get(node_id, 0), after.get(node_id, 0)
+            if not self._check_next(number, node_id, mine, named, (first, last), closing):
+                firsts.update((node_id, name) for name in named)
+                continue
+            earlier = {one.cid for one in mine[:first]}
+            firsts.update((node_id, name) for name in {one.cid for one in mine[first:last]} - earlier)
+            if last < len(mine):
+                self._pass_over(number, mine[last], order, closing)
+            else:
+                self._waiting.pop(node_id, None)
+        swapped = [(first, second) for first, second in pairwise(order) if second < first]
+        if any(case.is_before(second, first) for first, second in swapped):
+            self._result.find(number, "header", "inputs", "are not in the order in which they were published")
+        elif swapped:
+            self._result.note(f"round {number - 1}: some updates changed places when a block was replaced")
+        return firsts
+
+    def _check_next(
+        self,
+        number: int,
+        node_id: int,
+        mine: Sequence[Publication],
+        named: Sequence[str],
+        span: tuple[int, int],
+        closing: LogEntry,
+    ) -> bool:
+        """Return whether a global file names exactly a learner's publications from where the last one ended."""
+        case, node, (first, last) = self._case, f"learner {node_id}", span
+        known = sum(one.entry < closing for one in mine)
+        crossed = known < last <= len(mine) and case.is_crossed(closing, mine[last - 1].entry)
+        if last < first or (last > known and not crossed):
+            self._result.find(number, node, "taken", f"is {last}, should be {first} to {known}")
+            return False
+        if crossed and last > first:
+            case.note_crossed(number - 1, node)
+        next_ = [one.cid for one in mine[first:last]]
+        if sorted(next_) != sorted(named):
+            text = (
+                f"its publications {first + 1} to {last} are {', '.join(next_) or 'none'}, "
+                f"the file names {', '.join(named) or 'none'}"
+            )
+            self._result.find(number, node, "taken", text)
+            return False
+        return True
+
+    def _pass_over(self, number: int, one: Publication, counted: Sequence[LogEntry], closing: LogEntry) -> None:
+        """Check that a learner's next publication is not left lying while later ones of others are counted.
+
+        The header may wait for a file that is missing, and longer if it was killed in the meantime. For one that
+        arrives slowly it waits as long as each block comes within ``fetch_timeout``.
+        """
+        case, timeout = self._case, self._case.plan.fetch_timeout
+        if not any(case.is_before(one.entry, other) for other in counted):
+            self._waiting.pop(one.node_id, None)
+            return
+        known = self._waiting.get(one.node_id)
+        if known is None or known.publication != one:
+            known = _Waiting(one, closing)
+        seconds = known.seconds + min(case.seconds(known.closing, closing), timeout + LATE)
+        wrongly = known.wrongly
+        more_blocks = case.reader.max_bytes(one.node_id) // cid.CHUNK_BYTES - 1
+        if wrongly is None and seconds > (PATIENCE + more_blocks) * timeout + LATE:
+            try:
+                self._check_good(one, number - 1)
+            except (WeightsError, DataError):
+                wrongly = False
+            else:
+                wrongly = True
+                what = "was neither counted nor refused while later ones were"
+                self._result.find(one.entry.round, name_of(one), "inputs", f"{one.cid} {what}")
+        self._waiting[one.node_id] = _Waiting(one, closing, seconds, wrongly)
+
+    def _check_good(self, one: Publication, newest: int) -> None:
+        """Check an update as the header does, or raise."""
+        case = self._case
+        if too_often(one, case.publications):
+            raise WeightsError(history.TOO_OFTEN)
+        file = case.file(one.cid, one.node_id)
+        check_update(file, case.contract, case.plan, case.past.plan_cid, one.node_id, newest)
+        check_bounds(file, case.file(file.local_meta.parent), case.plan)
+
+    def _check_update(self, number: int, one: Input) -> Update | None:
+        """Check one input of an asynchronous global file, and return it with the weights that it began at."""
+        case, result, node = self._case, self._result, name_of(one)
+        if (one.node_id, one.cid) not in {(other.node_id, other.cid) for other in case.publications}:
+            result.find(number - 1, node, "cid", f"did not publish {one.cid}")
+            return None
+        try:
+            file = case.file(one.cid, one.node_id)
+            meta = file.local_meta
+        except WeightsError as error:
+            result.find(number - 1, node, "file", f"{one.cid}: {error}")
+            return None
+        began = case.past.rounds[meta.round] if meta.round < number else None
+        if began is None:
+            result.find(number - 1, node, "round", f"is {meta.round}, should be before {number}")
+            return None
+        result.compare(number - 1, node, "plan", meta.plan, case.past.plan_cid)
+        result.compare(number - 1, node, "node_id", meta.node_id, one.node_id)
+        result.compare(number - 1, node, "parent", meta.parent, began.started.cid)
+        if (samples := case.samples(one.node_id)) is not None:
+            result.compare(number - 1, node, "samples", meta.samples, samples)
+        if (start := case.parent(began)) is None:
+            return None
+        case.check_bounds(number - 1, node, file, start)
+        return Update(file, start)
+
+    def _check_rejection(self, closed: Round, entry: LogEntry, one: Refusal, *, repeated: bool) -> None:
+        """Check that an update that the header rejected deserved it; what was published again does."""
+        case, node = self._case, name_of(one)
+        mine = [other for other in case.publications if (other.node_id, other.cid) == (one.node_id, one.cid)]
+        if not mine:
+            self._result.find(closed.number, node, "refused", f"did not publish {one.cid}")
+            return
+        if repeated:
+            return
+        try:
+            self._check_good(mine[0], closed.number)
+        except (WeightsError, DataError) as error:
+            case.note_rejection(closed, one, f"({one.reason}); here: {error}")
+            return
+        waited = case.seconds(mine[0].entry, entry)
+        if one.reason != MISSING or waited + LATE < case.plan.fetch_timeout:
+            self._result.find(closed.number, node, "refused", f"{one.cid} is good and was refused: {one.reason}")
+        else:
+            case.note_rejection(closed, one, "as missing and is there now")

@@ -1,0 +1,42 @@
+"""What an ensemble's evidence says: whether its members say of the held-out images what the global file records."""
+
+from __future__ import annotations
+
+from fl_node.aggregation import ensemble
+from fl_node.artifacts.model_file import WeightsFile
+from fl_node.audit.case import Case
+from fl_node.data.datasets import DataSet
+from fl_node.data.held_out import held_out
+
+
+def check_evidence(case: Case, number: int, file: WeightsFile) -> None:
+    """Check the evidence in a global file, by measuring it where the held-out images are at hand.
+
+    Parameters
+    ----------
+    case
+        The run; a plan that measures no members has no evidence.
+    number
+        The round that starts from these global weights.
+    file
+        The global file.
+    """
+    plan, trainer, result = case.plan, case.trainer, case.result
+    if not plan.measures_members:
+        return
+    weighting = plan.model.weighting
+    for member in plan.architectures:
+        name = ensemble.evidence_name(member)
+        if not ensemble.is_evidence(weighting, file.tensor(name)):
+            result.find(number, "header", f"tensor {name}", "has values that nothing says of an image")
+    if not isinstance(trainer.data, DataSet):
+        result.note("what the models say of the held-out images was not measured here, for want of the data set")
+        return
+    images, labels = held_out(plan, trainer.data)
+    for member in plan.architectures:
+        name, prefix = ensemble.evidence_name(member), f"{member}/"
+        tensors = {name: file.tensor(name) for name in file.shapes if name.startswith(prefix)}
+        wrong = ensemble.unexplained(weighting, file.tensor(name), trainer.predict(tensors, images), labels)
+        if wrong:
+            text = f"of {wrong} images it says what {member} does not say"
+            result.find(number, "header", f"tensor {name}", text)

@@ -1,0 +1,100 @@
+"""Whether a global file is of its run and round, and in what it differs from the one recomputed from its inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fl_node.aggregation import initial_file
+from fl_node.artifacts.model_file import GlobalMeta, Input, WeightsFile
+from fl_node.audit.case import Case
+from fl_node.chain.client import LogEntry
+from fl_node.errors import WeightsError
+from fl_node.protocol.history import Round
+
+
+def again(case: Case) -> Path:
+    """Return where a global file is written that is recomputed."""
+    return case.reader.folder / "again.safetensors"
+
+
+def check_initial(case: Case) -> None:
+    """Check that the run started from the weights that the plan's seed gives."""
+    result, name = case.result, str(case.past.rounds[0].started.cid)
+    try:
+        file = case.file(name)
+        meta = file.global_meta
+    except WeightsError as error:
+        result.find(0, "header", "file", f"{name}: {error}")
+        return
+    result.compare(0, "header", "plan", meta.plan, case.past.plan_cid)
+    result.compare(0, "header", "round", meta.round, 0)
+    expected = initial_file(again(case), case.plan, case.past.plan_cid, case.trainer.initial())
+    report_difference(case, 0, file, expected, "the plan's seed gives")
+
+
+def closing_file(case: Case, closed: Round, entry: LogEntry) -> WeightsFile | None:
+    """Return the global file that closed a round, if it is one, and check that it says of which run and round."""
+    result, number, name = case.result, closed.number + 1, str(entry.cid)
+    try:
+        file = case.file(name)
+        meta = file.global_meta
+    except WeightsError as error:
+        result.find(number, "header", "file", f"{name}: {error}")
+        return None
+    result.compare(number, "header", "plan", meta.plan, case.past.plan_cid)
+    result.compare(number, "header", "round", meta.round, number)
+    result.compare(number, "header", "parent", meta.parent, closed.started.cid)
+    result.compare(number, "header", "rule", meta.rule, case.plan.aggregation.rule)
+    return file
+
+
+def report_difference(case: Case, number: int, file: WeightsFile, expected: WeightsFile, source: str) -> None:
+    """Say in which fields a global file differs from the one that it should be.
+
+    Parameters
+    ----------
+    case
+        The run.
+    number
+        The round that starts from these global weights.
+    file, expected
+        The file on chain, and the one recomputed.
+    source
+        What gives the expected one, such as ``its local files give``.
+    """
+    if file.cid == expected.cid:
+        return
+    meta, right_meta = file.global_meta, expected.global_meta
+    same = meta == right_meta
+    _compare_meta(case, number, meta, right_meta)
+    for name in file.shapes:
+        found, right = file.tensor(name), expected.tensor(name)
+        if found.tobytes() != right.tobytes():
+            same = False
+            count = int((found.view(np.uint32) != right.view(np.uint32)).sum())
+            text = f"differs in {count} of {found.size} values from what {source}"
+            case.result.find(number, "header", f"tensor {name}", text)
+    if same:
+        case.result.find(number, "header", "file", f"is {file.cid}, {source} {expected.cid}")
+
+
+def _compare_meta(case: Case, number: int, meta: GlobalMeta, right: GlobalMeta) -> None:
+    for name in ("plan", "round", "parent", "rule", "refused", "absent", "taken"):
+        case.result.compare(number, "header", name, getattr(meta, name), getattr(right, name))
+    _compare_shares(case, number, meta.inputs, right.inputs)
+
+
+def _compare_shares(case: Case, number: int, found: tuple[Input, ...], right: tuple[Input, ...]) -> None:
+    learners, expected = ([one.node_id for one in inputs] for inputs in (found, right))
+    if learners != expected:
+        text = ", ".join(map(str, learners)), ", ".join(map(str, expected))
+        case.result.find(
+            number, "header", "inputs", f"are of learners {text[0]}, should be of {text[1]}, in this order"
+        )
+    entries = {one.node_id: one for one in right}
+    for one in found:
+        if (other := entries.get(one.node_id)) is not None:
+            for name in ("samples", "share", "started"):
+                case.result.compare(number, f"learner {one.node_id}", name, getattr(one, name), getattr(other, name))

@@ -1,0 +1,70 @@
+"""Who sent what: registrations, the signers of all events, and whether the contract agrees with its log.
+
+A contract that is deployed by other code than its own can have written anything into its log before.
+"""
+
+from __future__ import annotations
+
+from fl_node.audit.result import Audit
+from fl_node.chain.client import Contract, State
+from fl_node.plan.schema import Plan
+from fl_node.protocol.history import History
+
+
+def check_senders(contract: Contract, plan: Plan, past: History, state: State, result: Audit) -> None:
+    """Check the log of a run's contract.
+
+    Parameters
+    ----------
+    contract
+        The run's contract.
+    plan, past
+        The run's plan, and its history by the log.
+    state
+        What the contract says of its round, read after the log.
+    result
+        Takes what is found.
+    """
+    _check_state(contract, past, state, result)
+    _check_signers(contract, past, result)
+    _check_registrations(plan, past, result)
+
+
+def _check_state(contract: Contract, past: History, state: State, result: Audit) -> None:
+    """Compare what the contract's functions answer with the log that the audit goes by."""
+    rounds = past.rounds
+    if rounds and state.round != len(rounds) - 1:
+        result.find(None, "header", "round", f"the contract says {state.round}, its log {len(rounds) - 1}")
+    for one in rounds:
+        if contract.global_weight_at(one.number) != one.started.cid:
+            result.find(one.number, "header", "globalWeightAt", "differs from the log")
+    # In the round that is open a learner may publish again at any moment.
+    for one in rounds[:-1]:
+        for node_id, entry in one.latest().items():
+            if contract.local_weight_at(one.number, node_id) != entry.cid:
+                result.find(one.number, f"learner {node_id}", "localWeightAt", "differs from the log")
+
+
+def _check_signers(contract: Contract, past: History, result: Audit) -> None:
+    """Check that each event comes of a call that was signed by who may make it."""
+    learners = {node_id: str(entry.account) for node_id, entry in past.learners.items()}
+    events = [(entry, "header", past.header) for entry in past.learners.values()]
+    for one in past.rounds:
+        events.append((one.started, "header", past.header))
+        events += [(p, f"learner {n}", learners[n]) for p in one.published if (n := p.node_id) in learners]
+    sealed = contract.chain.sealed(entry.transaction for entry, _, _ in events)
+    for entry, node, account in events:
+        known = sealed.get(entry.transaction)
+        if known and (known.sender, known.receiver) != (account, contract.address):
+            seen = f"{entry.name}'s transaction is of {known.sender}, to {known.receiver}"
+            result.find(entry.round, node, "sender", f"{seen}; should be of {account}, to {contract.address}")
+    if unknown := sum(entry.transaction not in sealed for entry, _, _ in events):
+        result.note(f"who signed {unknown} transactions was not checked: the node has no index of them")
+
+
+def _check_registrations(plan: Plan, past: History, result: Audit) -> None:
+    """Check that the plan has a shard for each learner: nothing else bounds its number of samples, or its share."""
+    for node_id in past.learners:
+        if not 1 <= node_id <= plan.learners:
+            shards = f"the plan has shards for learners 1 to {plan.learners}"
+            result.find(None, f"learner {node_id}", "registered", shards)

@@ -1,0 +1,204 @@
+"""How everybody reads the files of a run: fetched, bounded, checked, and remembered for a while.
+
+The store compares a file with its CID, and reads no more bytes than the plan's model can have. A file counts as read
+only if :func:`fl_node.artifacts.model_file.read` accepts it. What a CID names never changes, so a file that is still
+in the folder is not fetched again, and a file that was rejected stays rejected.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+from fl_node.aggregation import global_shapes, local_shapes
+from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.model_file import MAX_GLOBAL_BYTES, Shapes, WeightsFile
+from fl_node.artifacts.store import Progress, Store, silent
+from fl_node.errors import StoreError, StoreUnreachable, WeightsError
+from fl_node.plan import schema as plans
+from fl_node.plan.schema import Plan
+
+PLAN_TIMEOUT = 30.0
+"""Seconds in which the plan must come out of the swarm; those for model files stand in the plan."""
+MOST_REMEMBERED = 64
+"""Files that a reader remembers as checked or rejected; those read longest ago are forgotten first."""
+
+
+class Reader:
+    """Reads the files of one run.
+
+    Parameters
+    ----------
+    store
+        Where the files come from.
+    folder
+        Where they are kept while they are read.
+    plan
+        The run's plan, if it is known; :meth:`read_plan` reads it.
+    model
+        Names and shapes of the model's tensors; see :meth:`expect_model`.
+    timeout
+        Seconds without progress after which a model file is missing; by default the plan's ``fetch_timeout``.
+    max_bytes
+        The most that a model file may have as long as the model is not known.
+    once
+        Wait for a missing file only once, as whoever reads the files of the past does.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        plan: Plan | None = None,
+        model: Shapes | None = None,
+        *,
+        timeout: float | None = None,
+        max_bytes: int = MAX_GLOBAL_BYTES,
+        once: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.fetched = 0
+        """Files fetched, the plan too."""
+        self.fetched_bytes = 0
+        """Bytes of the model files among them."""
+        self._store = store
+        self._plan = plan
+        self._shapes: Shapes | None = None
+        self._timeout = timeout
+        self._max_bytes = max_bytes
+        self._once = once
+        self._known: OrderedDict[tuple[str, int | None], WeightsFile | WeightsError | StoreError] = OrderedDict()
+        if model is not None:
+            self.expect_model(model)
+
+    def read_plan(self, name: str, timeout: float = PLAN_TIMEOUT, path: Path | None = None) -> Plan:
+        """Return the plan with this CID, which is then the reader's.
+
+        Parameters
+        ----------
+        name
+            Its CID.
+        timeout
+            Seconds without progress after which it is missing.
+        path
+            Where it is kept; ``plan.json`` in the reader's folder if not given.
+
+        Raises
+        ------
+        PlanError
+            The file is not a valid plan.
+        StoreError
+            It can't be had.
+        """
+        path = path or self.folder / "plan.json"
+        self._store.fetch(name, path, plans.MAX_PLAN_BYTES, timeout)
+        self._plan = plans.from_bytes(path.read_bytes(), f"plan {name}")
+        self.fetched += 1
+        return self._plan
+
+    def expect_model(self, shapes: Shapes) -> None:
+        """From now on, reject files of any other model than that with these tensors."""
+        self._shapes = global_shapes(self._known_plan(), shapes)
+
+    def expect_like(self, file: WeightsFile) -> None:
+        """From now on, reject files of any other model than that of a global file, unless the model is known."""
+        if self._shapes is None:
+            self._shapes = file.shapes
+
+    def path(self, name: str) -> Path:
+        """Return where the file with this CID is kept, unless another path is given."""
+        return self.folder / f"{name}.safetensors"
+
+    def max_bytes(self, node_id: int | None = None) -> int:
+        """Return the most bytes that a learner's local file may have, or a global file."""
+        shapes = self._expected(node_id)
+        return self._max_bytes if shapes is None else model_file.size_of(shapes)
+
+    def read(
+        self, name: str, node_id: int | None = None, path: Path | None = None, progress: Progress = silent
+    ) -> WeightsFile:
+        """Return the model file with this CID.
+
+        Parameters
+        ----------
+        name
+            Its CID.
+        node_id
+            The learner whose local weights it should be; None for global weights.
+        path
+            Where it is kept, and not fetched again as long as it is there.
+        progress
+            Called as it arrives.
+
+        Raises
+        ------
+        WeightsError
+            It is no model file of this run's model.
+        StoreError
+            It can't be had, or has more bytes than it may have.
+        """
+        path, key = path or self.path(name), (name, node_id)
+        known = self._known.get(key)
+        if isinstance(known, Exception):
+            self._known.move_to_end(key)
+            raise known.with_traceback(None)
+        if known is not None and known.path == path and path.exists():
+            self._known.move_to_end(key)
+            return known
+        try:
+            if not path.exists() or cid.of_file(path) != name:
+                self._fetch(name, path, self.max_bytes(node_id), progress)
+            file = self.check(path, name, node_id)
+        except StoreUnreachable:
+            raise  # the store's own trouble; nothing is known of the file
+        except StoreError as error:
+            if self._once:
+                self._remember(key, error)
+            raise
+        except WeightsError as error:
+            self._remember(key, error)
+            raise
+        self.remember(file, node_id)
+        return file
+
+    def check(self, path: Path, name: str | None = None, node_id: int | None = None) -> WeightsFile:
+        """Return a model file that is here already, as :meth:`read` does; its CID is computed if it is not given."""
+        return model_file.read(path, self._expected(node_id), name)
+
+    def remember(self, file: WeightsFile, node_id: int | None = None) -> None:
+        """Remember a file that is here and was checked, or that this node wrote itself."""
+        for key, known in list(self._known.items()):
+            if isinstance(known, WeightsFile) and known.path == file.path:
+                del self._known[key]  # it may be overwritten
+        self._remember((file.cid, node_id), file)
+
+    def forget(self, *kept: Path) -> None:
+        """Delete all model files in the folder but these."""
+        for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("*.part")]:
+            if path not in kept:
+                path.unlink(missing_ok=True)
+        for key, known in list(self._known.items()):
+            if isinstance(known, WeightsFile) and known.path not in kept:
+                del self._known[key]
+
+    def _fetch(self, name: str, path: Path, max_bytes: int, progress: Progress) -> None:
+        timeout = self._known_plan().fetch_timeout if self._timeout is None else self._timeout
+        self._store.fetch(name, path, max_bytes, timeout, progress)
+        self.fetched += 1
+        self.fetched_bytes += path.stat().st_size
+
+    def _expected(self, node_id: int | None) -> Shapes | None:
+        if self._shapes is None or node_id is None:
+            return self._shapes
+        return local_shapes(self._known_plan(), self._shapes, node_id)
+
+    def _known_plan(self) -> Plan:
+        if self._plan is None:
+            raise ValueError("a reader needs the plan first")
+        return self._plan
+
+    def _remember(self, key: tuple[str, int | None], known: WeightsFile | WeightsError | StoreError) -> None:
+        self._known[key] = known
+        self._known.move_to_end(key)
+        while len(self._known) > MOST_REMEMBERED:
+            self._known.popitem(last=False)

@@ -1,0 +1,119 @@
+"""Local files on their way to the header: they arrive in the background, or are missing if nothing of them comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+from fl_node import events
+from fl_node.artifacts.download import Arrival, Downloads
+from fl_node.artifacts.store import Store, TooLarge, WrongContent
+from fl_node.errors import StoreError, StoreUnreachable
+from fl_node.protocol.reader import Reader
+from fl_node.runtime.logs import emit
+
+FETCH_TRY = 2.0
+"""Seconds in which a file should be here; then the header looks after the other learners while it arrives."""
+
+Key = tuple[int, int | str]
+"""A learner's nodeId, and which of its files this is."""
+
+
+class Arrivals:
+    """The local files that a header waits for.
+
+    Parameters
+    ----------
+    store
+        Where they come from.
+    reader
+        Knows how many bytes they may have.
+    timeout
+        Seconds without progress after which a file is missing.
+    """
+
+    def __init__(self, store: Store, reader: Reader, timeout: float) -> None:
+        self._reader = reader
+        self._timeout = timeout
+        self._downloads: Downloads[Key] = Downloads(store)
+        self._arrivals: dict[Key, Arrival] = {}
+        self._reported: set[Key] = set()
+
+    @property
+    def ended(self) -> int:
+        """How many downloads have ended; whoever waits for a file watches this."""
+        return self._downloads.ended
+
+    def fetch(self, key: Key, name: str, path: Path) -> None:
+        """Begin to fetch a file, unless it is on its way or could not be had a moment ago."""
+        arrival = self._arrivals.setdefault(key, Arrival(time.monotonic()))
+        if self._downloads.get(key) is None and arrival.is_due():
+            path.parent.mkdir(exist_ok=True)
+            self._downloads.start(key, name, path, self._reader.max_bytes(key[0]), self._timeout)
+
+    def wait(self, keys: Iterable[Key]) -> None:
+        """Wait for files, but no longer than :data:`FETCH_TRY` since they were asked for."""
+        self._downloads.wait(keys, FETCH_TRY)
+
+    def is_here(self, key: Key, name: str, round_: int) -> bool:
+        """Return whether a file has arrived since it was asked for; log once that it has not.
+
+        Parameters
+        ----------
+        key, name
+            The file and its CID.
+        round_
+            The round that waits for it.
+
+        Raises
+        ------
+        StoreUnreachable
+            This node's own store does not answer.
+        TooLarge, WrongContent
+            The file has more bytes than it may have, or is not what its CID says.
+        """
+        download = self._downloads.take(key)
+        if download is None:
+            running = self._downloads.get(key)
+            if running is not None and not running.received and running.idle >= FETCH_TRY:
+                self._report(key, name, round_, "nothing of it has come yet")
+            return False
+        try:
+            download.finish()
+        except StoreUnreachable:
+            self._arrivals[key].failed(download, counts=False)
+            raise
+        except (TooLarge, WrongContent):
+            raise
+        except StoreError as error:
+            # Nobody has it, or what the hash names is no file: either may change while the round is open.
+            self._arrivals[key].failed(download)
+            self._report(key, name, round_, str(error))
+            return False
+        return True
+
+    def is_missing(self, key: Key) -> bool:
+        """Return whether a file was asked for, and nothing of it arrived for the time allowed."""
+        arrival = self._arrivals.get(key)
+        return arrival is not None and self._downloads.get(key) is None and arrival.is_missing(self._timeout)
+
+    def share(self, key: Key) -> float:
+        """Return how much of a file is here, 0 to 1; 0 where nobody knows."""
+        download = self._downloads.get(key)
+        return download.share if download else 0.0
+
+    def keep(self, keys: Collection[Key]) -> None:
+        """Give up all files but these."""
+        self._downloads.keep(keys)
+
+    def forget(self, which: Callable[[Key], bool]) -> None:
+        """Forget how long files were missing, as those that nobody wants any more."""
+        for key in [key for key in self._arrivals if which(key)]:
+            del self._arrivals[key]
+            self._reported.discard(key)
+
+    def _report(self, key: Key, name: str, round_: int, why: str) -> None:
+        if key not in self._reported:
+            self._reported.add(key)
+            emit(events.UpdateMissing(round=round_, learner=key[0], cid=name, detail=why))

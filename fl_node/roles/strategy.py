@@ -1,0 +1,72 @@
+"""What a header needs from a mode of training: an object that says when a round closes and makes global weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fl_node.artifacts.download import logged
+from fl_node.artifacts.model_file import WeightsFile
+from fl_node.chain.client import View
+from fl_node.models.trainer import Trainer
+from fl_node.plan.schema import Plan
+from fl_node.protocol.reader import Reader
+from fl_node.roles.arrivals import Arrivals
+from fl_node.roles.loop import Site, Waiting
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a header and its strategy share: their node, the run's plan and model, and the files."""
+
+    site: Site
+    plan: Plan
+    plan_cid: str
+    trainer: Trainer
+    reader: Reader
+    arrivals: Arrivals
+
+    def global_path(self, number: int) -> Path:
+        """Return where the global weights are kept that a round starts from."""
+        return self.site.folder / f"global-{number}.safetensors"
+
+    def global_file(self, number: int, name: str) -> WeightsFile:
+        """Return global weights; a file that this header wrote is still there, another is fetched."""
+        return self.reader.read(name, path=self.global_path(number), progress=logged(name))
+
+    def changes(self) -> tuple[int, int]:
+        """Return what changes when there is something new to see: a block, or a file that has arrived."""
+        return self.site.chain.block_number(), self.arrivals.ended
+
+
+class Strategy(Protocol):
+    """Says when a round closes, and makes the global weights that it ends with.
+
+    The header calls :meth:`wait_for` until it returns None, then :meth:`aggregate`, and publishes the file unless
+    :meth:`is_outdated`. All state is on the chain and in the store; what a strategy remembers saves work only.
+    """
+
+    @property
+    def round(self) -> int:
+        """The round that was looked at last; -1 before the first."""
+
+    def wait_for(self, view: View, global_cid: str) -> Waiting | None:
+        """Read and check what was published, and return what the round still waits for; None if it can close.
+
+        Parameters
+        ----------
+        view
+            What the contract says now.
+        global_cid
+            The global weights that its round started from.
+        """
+
+    def aggregate(self) -> WeightsFile:
+        """Write the global file that the round ends with, after :meth:`wait_for` returned None."""
+
+    def is_outdated(self) -> bool:
+        """Return whether to look again instead of publishing the file, since there is more to take in."""
+
+    def forget(self, current: WeightsFile) -> None:
+        """Forget the round that has ended with these global weights."""
