@@ -16,12 +16,13 @@ from fl_node.aggregation import check_bounds
 from fl_node.aggregation.asynchronous import Update, asynchronous_file
 from fl_node.artifacts import cid
 from fl_node.artifacts.model_file import GlobalMeta, Input, Refusal
-from fl_node.audit.case import LATE, Case, name_of
+from fl_node.audit.case import LATE, Case
 from fl_node.audit.global_files import again, closing_file, report_difference
 from fl_node.chain.client import LogEntry
 from fl_node.errors import DataError, WeightsError
 from fl_node.protocol import history
 from fl_node.protocol.history import Round
+from fl_node.protocol.names import HEADER, learner_label
 from fl_node.protocol.publications import MISSING, Publication, check_update, too_often
 
 PATIENCE = 3
@@ -68,13 +69,13 @@ class AsynchronousChecker:
         wanted = plan.aggregation.buffer or 1
         if len(meta.inputs) != wanted and not (0 < len(meta.inputs) < wanted and case.is_late(closed, entry)):
             text = f"{len(meta.inputs)} updates, the plan asks for {wanted}"
-            self._result.find(number, "header", "inputs", text)
+            self._result.find(number, HEADER, "inputs", text)
         first = self._check_sequence(number, meta, entry)
         updates = [self._check_update(number, one) for one in meta.inputs]
         for one in meta.inputs:
             first[one.node_id, one.cid] -= 1
             if first[one.node_id, one.cid] < 0:
-                self._result.find(closed.number, name_of(one), "cid", f"{one.cid} was published before")
+                self._result.find(closed.number, learner_label(one.node_id), "cid", f"{one.cid} was published before")
         for rejection in meta.refused:
             first[rejection.node_id, rejection.cid] -= 1
             # What was published again deserves its rejection.
@@ -100,7 +101,7 @@ class AsynchronousChecker:
         """Note which publications were left lying."""
         for one in self._waiting.values():
             if not one.wrongly:
-                what = f"{name_of(one.publication)}'s {one.publication.cid}"
+                what = f"{learner_label(one.publication.node_id)}'s {one.publication.cid}"
                 self._result.note(f"{what} was neither counted nor refused, and later ones were counted")
 
     def _check_sequence(self, number: int, meta: GlobalMeta, closing: LogEntry) -> Counter[tuple[int, str]]:
@@ -134,7 +135,7 @@ class AsynchronousChecker:
                 self._waiting.pop(node_id, None)
         swapped = [(first, second) for first, second in pairwise(order) if second < first]
         if any(case.is_before(second, first) for first, second in swapped):
-            self._result.find(number, "header", "inputs", "are not in the order in which they were published")
+            self._result.find(number, HEADER, "inputs", "are not in the order in which they were published")
         elif swapped:
             self._result.note(f"round {number - 1}: some updates changed places when a block was replaced")
         return firsts
@@ -149,7 +150,7 @@ class AsynchronousChecker:
         closing: LogEntry,
     ) -> bool:
         """Return whether a global file names exactly a learner's publications from where the last one ended."""
-        case, node, (first, last) = self._case, f"learner {node_id}", span
+        case, node, (first, last) = self._case, learner_label(node_id), span
         known = sum(one.entry < closing for one in mine)
         crossed = known < last <= len(mine) and case.is_crossed(closing, mine[last - 1].entry)
         if last < first or (last > known and not crossed):
@@ -191,7 +192,7 @@ class AsynchronousChecker:
             else:
                 wrongly = True
                 what = "was neither counted nor refused while later ones were"
-                self._result.find(one.entry.round, name_of(one), "inputs", f"{one.cid} {what}")
+                self._result.find(one.entry.round, learner_label(one.node_id), "inputs", f"{one.cid} {what}")
         self._waiting[one.node_id] = _Waiting(one, closing, seconds, wrongly)
 
     def _check_good(self, one: Publication, newest: int) -> None:
@@ -205,7 +206,7 @@ class AsynchronousChecker:
 
     def _check_update(self, number: int, one: Input) -> Update | None:
         """Check one input of an asynchronous global file, and return it with the weights that it began at."""
-        case, result, node = self._case, self._result, name_of(one)
+        case, result, node = self._case, self._result, learner_label(one.node_id)
         if (one.node_id, one.cid) not in {(other.node_id, other.cid) for other in case.publications}:
             result.find(number - 1, node, "cid", f"did not publish {one.cid}")
             return None
@@ -231,7 +232,7 @@ class AsynchronousChecker:
 
     def _check_rejection(self, closed: Round, entry: LogEntry, one: Refusal, *, repeated: bool) -> None:
         """Check that an update that the header rejected deserved it; what was published again does."""
-        case, node = self._case, name_of(one)
+        case, node = self._case, learner_label(one.node_id)
         mine = [other for other in case.publications if (other.node_id, other.cid) == (one.node_id, one.cid)]
         if not mine:
             self._result.find(closed.number, node, "refused", f"did not publish {one.cid}")

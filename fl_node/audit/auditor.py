@@ -25,6 +25,7 @@ from fl_node.models.trainer import MakeTrainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.history import History
+from fl_node.protocol.names import HEADER
 from fl_node.protocol.publications import publications
 from fl_node.protocol.reader import PLAN_TIMEOUT, Reader
 
@@ -62,11 +63,11 @@ def audit(
     """
     result, reader = Audit(contract.address), Reader(store, folder, once=True)
     if not contract.has_known_code():
-        result.find(None, "header", "contract", "its code is not that of FederatedLearning.sol")
+        result.find(None, HEADER, "contract", "its code is not that of FederatedLearning.sol")
     try:
         past, state = _read_history(contract)
     except LogError as error:
-        result.find(None, "header", "log", str(error))
+        result.find(None, HEADER, "log", str(error))
         return result
     result.plan_cid, result.rounds = past.plan_cid, max(len(past.rounds) - 1, 0)
     plan = _read_plan(reader, past, result, plan_timeout)
@@ -88,7 +89,7 @@ def _check_rounds(case: Case, progress: Callable[[int, int], None]) -> None:
     if result.rounds < plan.rounds:
         result.note(f"the run has closed {result.rounds} of {plan.rounds} rounds")
     if result.rounds > plan.rounds:
-        result.find(plan.rounds + 1, "header", "round", f"the plan ends after {plan.rounds} rounds")
+        result.find(plan.rounds + 1, HEADER, "round", f"the plan ends after {plan.rounds} rounds")
     check_initial(case)
     progress(0, result.rounds)
     checker = (AsynchronousChecker if plan.mode == "async" else SynchronousChecker)(case)
@@ -116,5 +117,5 @@ def _read_plan(reader: Reader, past: History, result: Audit, timeout: float) -> 
     except StoreUnreachable:
         raise
     except (PlanError, StoreError) as error:
-        result.find(None, "header", "plan", str(error))
+        result.find(None, HEADER, "plan", str(error))
         return None

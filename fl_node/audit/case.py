@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fl_node.aggregation import check_bounds
-from fl_node.artifacts.model_file import Input, Refusal, WeightsFile
+from fl_node.artifacts.model_file import Refusal, WeightsFile
 from fl_node.audit.result import Audit
 from fl_node.chain.client import Contract, LogEntry
 from fl_node.data.partition import shard_size
@@ -13,6 +13,7 @@ from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.models.trainer import Trainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol.history import History, Round
+from fl_node.protocol.names import HEADER
 from fl_node.protocol.publications import Publication
 from fl_node.protocol.reader import Reader
 
@@ -60,7 +61,7 @@ class Case:
         try:
             return self.file(name)
         except WeightsError as error:
-            self.result.find(closed.number, "header", "file", f"{name}: {error}")
+            self.result.find(closed.number, HEADER, "file", f"{name}: {error}")
             return None
 
     def samples(self, node_id: int) -> int | None:
@@ -102,8 +103,3 @@ class Case:
         """Return whether a round was open for so long that it need not wait for everybody."""
         timeout = self.plan.round_timeout
         return bool(timeout) and self.seconds(closed.started, closing) + LATE >= timeout
-
-
-def name_of(one: Input | Refusal | Publication) -> str:
-    """Return what findings call the learner whose file this is."""
-    return f"learner {one.node_id}"

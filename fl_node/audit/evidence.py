@@ -7,6 +7,7 @@ from fl_node.artifacts.model_file import WeightsFile
 from fl_node.audit.case import Case
 from fl_node.data.datasets import DataSet
 from fl_node.data.held_out import held_out
+from fl_node.protocol.names import HEADER
 
 
 def check_evidence(case: Case, number: int, file: WeightsFile) -> None:
@@ -28,7 +29,7 @@ def check_evidence(case: Case, number: int, file: WeightsFile) -> None:
     for member in plan.architectures:
         name = ensemble.evidence_name(member)
         if not ensemble.is_evidence(weighting, file.tensor(name)):
-            result.find(number, "header", f"tensor {name}", "has values that nothing says of an image")
+            result.find(number, HEADER, f"tensor {name}", "has values that nothing says of an image")
     if not isinstance(trainer.data, DataSet):
         result.note("what the models say of the held-out images was not measured here, for want of the data set")
         return
@@ -39,4 +40,4 @@ def check_evidence(case: Case, number: int, file: WeightsFile) -> None:
         wrong = ensemble.unexplained(weighting, file.tensor(name), trainer.predict(tensors, images), labels)
         if wrong:
             text = f"of {wrong} images it says what {member} does not say"
-            result.find(number, "header", f"tensor {name}", text)
+            result.find(number, HEADER, f"tensor {name}", text)

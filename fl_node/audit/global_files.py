@@ -12,6 +12,7 @@ from fl_node.audit.case import Case
 from fl_node.chain.client import LogEntry
 from fl_node.errors import WeightsError
 from fl_node.protocol.history import Round
+from fl_node.protocol.names import HEADER, learner_label
 
 
 def again(case: Case) -> Path:
@@ -26,10 +27,10 @@ def check_initial(case: Case) -> None:
         file = case.file(name)
         meta = file.global_meta
     except WeightsError as error:
-        result.find(0, "header", "file", f"{name}: {error}")
+        result.find(0, HEADER, "file", f"{name}: {error}")
         return
-    result.compare(0, "header", "plan", meta.plan, case.past.plan_cid)
-    result.compare(0, "header", "round", meta.round, 0)
+    result.compare(0, HEADER, "plan", meta.plan, case.past.plan_cid)
+    result.compare(0, HEADER, "round", meta.round, 0)
     expected = initial_file(again(case), case.plan, case.past.plan_cid, case.trainer.initial())
     report_difference(case, 0, file, expected, "the plan's seed gives")
 
@@ -41,12 +42,12 @@ def closing_file(case: Case, closed: Round, entry: LogEntry) -> WeightsFile | No
         file = case.file(name)
         meta = file.global_meta
     except WeightsError as error:
-        result.find(number, "header", "file", f"{name}: {error}")
+        result.find(number, HEADER, "file", f"{name}: {error}")
         return None
-    result.compare(number, "header", "plan", meta.plan, case.past.plan_cid)
-    result.compare(number, "header", "round", meta.round, number)
-    result.compare(number, "header", "parent", meta.parent, closed.started.cid)
-    result.compare(number, "header", "rule", meta.rule, case.plan.aggregation.rule)
+    result.compare(number, HEADER, "plan", meta.plan, case.past.plan_cid)
+    result.compare(number, HEADER, "round", meta.round, number)
+    result.compare(number, HEADER, "parent", meta.parent, closed.started.cid)
+    result.compare(number, HEADER, "rule", meta.rule, case.plan.aggregation.rule)
     return file
 
 
@@ -75,14 +76,14 @@ def report_difference(case: Case, number: int, file: WeightsFile, expected: Weig
             same = False
             count = int((found.view(np.uint32) != right.view(np.uint32)).sum())
             text = f"differs in {count} of {found.size} values from what {source}"
-            case.result.find(number, "header", f"tensor {name}", text)
+            case.result.find(number, HEADER, f"tensor {name}", text)
     if same:
-        case.result.find(number, "header", "file", f"is {file.cid}, {source} {expected.cid}")
+        case.result.find(number, HEADER, "file", f"is {file.cid}, {source} {expected.cid}")
 
 
 def _compare_meta(case: Case, number: int, meta: GlobalMeta, right: GlobalMeta) -> None:
     for name in ("plan", "round", "parent", "rule", "refused", "absent", "taken"):
-        case.result.compare(number, "header", name, getattr(meta, name), getattr(right, name))
+        case.result.compare(number, HEADER, name, getattr(meta, name), getattr(right, name))
     _compare_shares(case, number, meta.inputs, right.inputs)
 
 
@@ -91,10 +92,12 @@ def _compare_shares(case: Case, number: int, found: tuple[Input, ...], right: tu
     if learners != expected:
         text = ", ".join(map(str, learners)), ", ".join(map(str, expected))
         case.result.find(
-            number, "header", "inputs", f"are of learners {text[0]}, should be of {text[1]}, in this order"
+            number, HEADER, "inputs", f"are of learners {text[0]}, should be of {text[1]}, in this order"
         )
     entries = {one.node_id: one for one in right}
     for one in found:
         if (other := entries.get(one.node_id)) is not None:
             for name in ("samples", "share", "started"):
-                case.result.compare(number, f"learner {one.node_id}", name, getattr(one, name), getattr(other, name))
+                case.result.compare(
+                    number, learner_label(one.node_id), name, getattr(one, name), getattr(other, name)
+                )

@@ -9,6 +9,7 @@ from fl_node.audit.result import Audit
 from fl_node.chain.client import Contract, State
 from fl_node.plan.schema import Plan
 from fl_node.protocol.history import History
+from fl_node.protocol.names import HEADER, learner_label
 
 
 def check_senders(contract: Contract, plan: Plan, past: History, state: State, result: Audit) -> None:
@@ -34,24 +35,24 @@ def _check_state(contract: Contract, past: History, state: State, result: Audit)
     """Compare what the contract's functions answer with the log that the audit goes by."""
     rounds = past.rounds
     if rounds and state.round != len(rounds) - 1:
-        result.find(None, "header", "round", f"the contract says {state.round}, its log {len(rounds) - 1}")
+        result.find(None, HEADER, "round", f"the contract says {state.round}, its log {len(rounds) - 1}")
     for one in rounds:
         if contract.global_weight_at(one.number) != one.started.cid:
-            result.find(one.number, "header", "globalWeightAt", "differs from the log")
+            result.find(one.number, HEADER, "globalWeightAt", "differs from the log")
     # In the round that is open a learner may publish again at any moment.
     for one in rounds[:-1]:
         for node_id, entry in one.latest().items():
             if contract.local_weight_at(one.number, node_id) != entry.cid:
-                result.find(one.number, f"learner {node_id}", "localWeightAt", "differs from the log")
+                result.find(one.number, learner_label(node_id), "localWeightAt", "differs from the log")
 
 
 def _check_signers(contract: Contract, past: History, result: Audit) -> None:
     """Check that each event comes of a call that was signed by who may make it."""
     learners = {node_id: str(entry.account) for node_id, entry in past.learners.items()}
-    events = [(entry, "header", past.header) for entry in past.learners.values()]
+    events = [(entry, HEADER, past.header) for entry in past.learners.values()]
     for one in past.rounds:
-        events.append((one.started, "header", past.header))
-        events += [(p, f"learner {n}", learners[n]) for p in one.published if (n := p.node_id) in learners]
+        events.append((one.started, HEADER, past.header))
+        events += [(p, learner_label(n), learners[n]) for p in one.published if (n := p.node_id) in learners]
     sealed = contract.chain.sealed(entry.transaction for entry, _, _ in events)
     for entry, node, account in events:
         known = sealed.get(entry.transaction)
@@ -67,4 +68,4 @@ def _check_registrations(plan: Plan, past: History, result: Audit) -> None:
     for node_id in past.learners:
         if not 1 <= node_id <= plan.learners:
             shards = f"the plan has shards for learners 1 to {plan.learners}"
-            result.find(None, f"learner {node_id}", "registered", shards)
+            result.find(None, learner_label(node_id), "registered", shards)

@@ -10,13 +10,14 @@ from __future__ import annotations
 from fl_node.aggregation import check_bounds, ensemble, follows_parent, global_file
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import GlobalMeta, Input, Refusal, WeightsFile
-from fl_node.audit.case import LATE, Case, name_of
+from fl_node.audit.case import LATE, Case
 from fl_node.audit.evidence import check_evidence
 from fl_node.audit.global_files import again, closing_file, report_difference
 from fl_node.chain.client import LogEntry
 from fl_node.errors import WeightsError
 from fl_node.protocol import history
 from fl_node.protocol.history import Round
+from fl_node.protocol.names import HEADER, learner_label
 from fl_node.protocol.publications import MISSING
 
 
@@ -44,7 +45,7 @@ class SynchronousChecker:
         meta = file.global_meta
         if len(meta.inputs) < plan.required_learners:
             text = f"{len(meta.inputs)} local files, the plan asks for {plan.required_learners}"
-            self._result.find(number, "header", "inputs", text)
+            self._result.find(number, HEADER, "inputs", text)
         self._check_members(closed, entry, meta)
         parent = case.parent(closed)
         inputs = [self._check_input(closed, entry, one, parent) for one in meta.inputs]
@@ -78,18 +79,18 @@ class SynchronousChecker:
         registered = {node_id for node_id, one in case.past.learners.items() if one < entry}
         for node_id in sorted(set(named)):
             if named.count(node_id) > 1:
-                result.find(number, f"learner {node_id}", "inputs", "is named more than once")
+                result.find(number, learner_label(node_id), "inputs", "is named more than once")
             if node_id not in registered:
-                result.find(number, f"learner {node_id}", "inputs", "takes part and is not registered")
+                result.find(number, learner_label(node_id), "inputs", "takes part and is not registered")
         # The header can't have missed a registration: both are transactions of its account, which are numbered.
         for node_id in sorted(registered):
             published = [p for p in closed.published if p.node_id == node_id and p < entry]
             if node_id not in named:
                 what = "published local weights" if published else "is registered"
-                result.find(number, f"learner {node_id}", "inputs", f"{what} and is left out")
+                result.find(number, learner_label(node_id), "inputs", f"{what} and is left out")
             elif node_id in meta.absent and published:
                 if case.is_before(published[0], entry):
-                    result.find(number, f"learner {node_id}", "absent", "is called absent and had published")
+                    result.find(number, learner_label(node_id), "absent", "is called absent and had published")
                 else:
                     result.note(f"round {closed.number}: learner {node_id} published as it closed")
         if meta.absent or len(registered) < case.plan.learners:
@@ -105,11 +106,11 @@ class SynchronousChecker:
             text = f"learners are left out {seconds} s after the round began, the plan waits {timeout:g} s for them"
         else:
             return
-        self._result.find(closed.number + 1, "header", "absent", text)
+        self._result.find(closed.number + 1, HEADER, "absent", text)
 
     def _published(self, closed: Round, closing: LogEntry, one: Input | Refusal, field: str) -> LogEntry | None:
         """Check that a hash is a learner's last in a round, as far as the header could know; return its event."""
-        case, node = self._case, name_of(one)
+        case, node = self._case, learner_label(one.node_id)
         mine = [p for p in closed.published if p.node_id == one.node_id and p < closing]
         found = [p for p in mine if p.cid == one.cid]
         if not found:
@@ -132,7 +133,7 @@ class SynchronousChecker:
         self, closed: Round, entry: LogEntry, one: Input, parent: WeightsFile | None
     ) -> WeightsFile | None:
         """Check one input of a global file, and return it if it can be read."""
-        case, result, node, number = self._case, self._result, name_of(one), closed.number
+        case, result, node, number = self._case, self._result, learner_label(one.node_id), closed.number
         if self._published(closed, entry, one, "cid") is None:
             return None
         try:
@@ -154,7 +155,7 @@ class SynchronousChecker:
 
     def _check_rejection(self, closed: Round, entry: LogEntry, one: Refusal, parent: WeightsFile | None) -> None:
         """Check that a file that the header rejected deserved it."""
-        case, result, node, plan = self._case, self._result, name_of(one), self._case.plan
+        case, result, node, plan = self._case, self._result, learner_label(one.node_id), self._case.plan
         published = self._published(closed, entry, one, "refused")
         if published is None:
             return

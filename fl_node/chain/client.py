@@ -48,10 +48,12 @@ SEALED_PATIENCE = 120.0
 """Seconds in which a block must take a contract or a transfer: sealers may have to find each other first."""
 SEAL_PATIENCE = 2.0
 """Seconds that a node has to seal before a transaction is given back to the caller unsent."""
-BATCH = 500
-"""Requests that are made at once; Geth answers 1,000 (``--rpc.batch-request-limit``)."""
 _REVERTED = 3
 """The code of the RPC's error when a contract refuses."""
+
+
+LEARNER_REGISTERED, LOCAL_WEIGHT_SET, GLOBAL_WEIGHT_SET = "LearnerRegistered", "LocalWeightSet", "GlobalWeightSet"
+"""The names of the contract's events."""
 
 
 @dataclass(frozen=True)
@@ -315,13 +317,12 @@ class Chain:
             raise ChainError(f"chain at {self.rpc}: {answer!r} is not a number; is this an Ethereum node?") from error
 
     def ask(self, *requests: Request) -> list[Any]:
-        """Make requests of the node's RPC, as many at once as it answers, and return their results.
+        """Make requests of the node's RPC and return their results.
 
         The shortest way there, since roles ask all the time; web3 does what is rare.
         """
         with self.errors():
-            parts = [requests[first : first + BATCH] for first in range(0, len(requests), BATCH)]
-            answers = [answer for part in parts for answer in self._provider.batch(part)]
+            answers = self._provider.batch(requests)
         for answer in answers:
             if "error" in answer:
                 _refused(self.rpc, answer["error"])
@@ -610,7 +611,7 @@ class Contract:
 
     def _entry(self, entry: Any) -> LogEntry:
         strange = f"contract {self.address} has an event of another kind in block {entry['blockNumber']}"
-        for name in ("LocalWeightSet", "GlobalWeightSet", "LearnerRegistered"):
+        for name in (LOCAL_WEIGHT_SET, GLOBAL_WEIGHT_SET, LEARNER_REGISTERED):
             event = self._contract.events[name]()
             if entry["topics"] and bytes(entry["topics"][0]) == bytes.fromhex(event.topic.removeprefix("0x")):
                 try:

@@ -19,7 +19,7 @@ from fl_node.runtime import recursion, strict_json
 recursion.restore()
 
 MAX_BATCH = 500
-"""Requests at once; Geth takes 1,000."""
+"""Requests at once; Geth answers 1,000 (``--rpc.batch-request-limit``)."""
 MAX_ANSWER_BYTES = 256 * 1024**2
 """Far above the log of the longest run."""
 

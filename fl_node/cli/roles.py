@@ -36,6 +36,7 @@ from fl_node.cli.options import (
     TensorboardOption,
 )
 from fl_node.errors import ConfigError
+from fl_node.protocol.names import HEADER
 
 if TYPE_CHECKING:
     from fl_node.chain.client import Contract
@@ -110,7 +111,7 @@ def header(
     It reads the contract, does the next thing and reads again until the run has ended. Kill it and start it again
     at any time. What it says goes to standard error; --json writes each event to standard output as well.
     """
-    site = _site("header", rpc, store, key, contract, folder, patience, as_json=as_json)
+    site = _site(HEADER, rpc, store, key, contract, folder, patience, as_json=as_json)
     # What comes now takes some seconds: TensorFlow.
     from fl_node.roles.factory import run_header
 

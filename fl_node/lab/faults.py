@@ -28,15 +28,15 @@ from fl_node.chain.client import Chain, Contract, create_key, load_key, wait_unt
 from fl_node.data.partition import shard_size
 from fl_node.errors import ConfigError, ContractError, ProcessError, StoreError
 from fl_node.lab.fault_model import ROUND, Check, Controls, Harm, Outcome, Promise, Scenario, Story
-from fl_node.lab.run_folder import HEADER
 from fl_node.nodes import binaries
 from fl_node.nodes.backends import free_ports
 from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child
 from fl_node.plan.schema import Plan
+from fl_node.protocol.names import HEADER, learner_name
 from fl_node.seeds import derive
 
-VICTIM, LIAR = "learner-1", "learner-2"
+VICTIM, LIAR = learner_name(1), learner_name(2)
 AWAY = 6.0
 """Seconds that something is away before it comes back."""
 NEAR = 0.05

@@ -22,7 +22,7 @@ from fl_node.data import loading
 from fl_node.errors import ChainUnreachable, ProcessError
 from fl_node.lab import run_folder as run
 from fl_node.lab.fault_model import ROUND, Outcome, Scenario, Story
-from fl_node.lab.run_folder import HEADER, Node, Run
+from fl_node.lab.run_folder import Node, Run
 from fl_node.models.ensemble import trainer_for
 from fl_node.models.trainer import Score, Trainer
 from fl_node.nodes import backends as places
@@ -31,6 +31,7 @@ from fl_node.nodes.backends import EmbeddedPlace, Endpoint, Place, ProcessPlace
 from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child, python, stop_all
 from fl_node.plan.schema import Plan
+from fl_node.protocol.names import HEADER, learner_name
 from fl_node.report.finalize import conclude
 from fl_node.roles.deploy import deploy
 from fl_node.runtime import logs
@@ -55,11 +56,6 @@ class Progress:
 
 Watch = Callable[[Progress, Mapping[str, Any] | None], None]
 """Called after each step with the state and, if a role spoke, its event."""
-
-
-def learner_name(node_id: int) -> str:
-    """Return the name of a learner's node, such as ``learner-1``."""
-    return f"learner-{node_id}"
 
 
 class Lab:

@@ -21,15 +21,14 @@ from fl_node.chain.client import Chain, Contract
 from fl_node.errors import ChainError, ConfigError, JsonError
 from fl_node.nodes import backends as places
 from fl_node.nodes.backends import Endpoint
+from fl_node.protocol.names import HEADER, is_node_name
 from fl_node.runtime import files, strict_json
 from fl_node.runtime.arithmetic import unpinned
 
 FILE = "run.json"
 MAX_BYTES = 1024**2
 """The most that a ``run.json`` may have; that of a thousand nodes has a quarter of it."""
-_NAME = re.compile(r"header|learner-[1-9][0-9]{0,8}")
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
-HEADER = "header"
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def _check(run: Run) -> None:
         raise ValueError("chain_id should be a whole number")
     if HEADER not in run.nodes:  # whoever reads a run asks this node
         raise ValueError(f"nodes has no {HEADER}")
-    if wrong := next((name for name in run.nodes if not _NAME.fullmatch(name)), None):
+    if wrong := next((name for name in run.nodes if not is_node_name(name)), None):
         raise ValueError(f"nodes.{wrong}: a node should be called header, or learner-1 and so on")
     for key, value in texts.items():
         if (key == "contract" or key.endswith(".account")) and not _ADDRESS.fullmatch(value):

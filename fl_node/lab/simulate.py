@@ -26,13 +26,13 @@ from fl_node.artifacts.store import FolderStore
 from fl_node.audit.auditor import audit
 from fl_node.chain.client import Chain, create_key, load_key
 from fl_node.errors import ConfigError, FLNodeError, GaveUp, ProcessError
-from fl_node.lab.run_folder import HEADER
 from fl_node.models.attack import patched
 from fl_node.models.ensemble import trainer_for
 from fl_node.models.trainer import Trainer
 from fl_node.nodes.backends import EmbeddedPlace
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
+from fl_node.protocol.names import HEADER, learner_name
 from fl_node.roles.deploy import deploy
 from fl_node.roles.factory import header_of, learner_of
 from fl_node.roles.header import Header
@@ -68,7 +68,7 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
     GaveUp
         Nobody can act.
     """
-    names = [HEADER, *(f"learner-{node_id}" for node_id in range(1, plan.learners + 1))]
+    names = [HEADER, *(learner_name(node_id) for node_id in range(1, plan.learners + 1))]
     keys = {name: folder / "keys" / f"{name}.key" for name in names}
     accounts = {name: create_key(path) for name, path in keys.items()}
     place = EmbeddedPlace(folder / "nodes", accounts)

@@ -9,7 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from fl_node.monitor.state import Part, Snapshot, learner_name
+from fl_node.monitor.state import Part, Snapshot
+from fl_node.protocol.names import HEADER, learner_name
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -74,7 +75,7 @@ def _nodes(now: Snapshot) -> Iterator[Metric]:
             height.add_metric([node.name], node.chain.height)
         if node.account is not None:
             total.add_metric([node.name], node.published)
-            if node.name != "header" and now.run and not now.run.ended:
+            if node.name != HEADER and now.run and not now.run.ended:
                 done = node.last is not None and node.last.round == now.run.round
                 waiting.add_metric([node.name], done)
     yield from (up, height, peers, waiting, total)

@@ -24,11 +24,12 @@ from fl_node.artifacts.store import IpfsStore, TooLarge, WrongContent
 from fl_node.chain.client import Chain, Contract, LogEntry
 from fl_node.errors import ChainError, JsonError, PlanError, StoreError, WeightsError
 from fl_node.monitor import state as snapshot
-from fl_node.monitor.state import HEADER, BlockView, FileFacts, NodeView, Part, RoundView, RunView, Snapshot
+from fl_node.monitor.state import BlockView, FileFacts, NodeView, Part, RoundView, RunView, Snapshot
 from fl_node.nodes.backends import Endpoint
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.history import History
+from fl_node.protocol.names import HEADER, learner_label, learner_name
 from fl_node.protocol.reader import Reader
 from fl_node.runtime import logs, recursion, strict_json
 
@@ -319,7 +320,7 @@ class Observer:
     def _names(self, past: History | None) -> dict[str, str]:
         if past is None:
             return {}
-        learners = {str(entry.account): f"learner {node_id}" for node_id, entry in past.learners.items()}
+        learners = {str(entry.account): learner_label(node_id) for node_id, entry in past.learners.items()}
         return {past.header: HEADER} | learners
 
     def _read_files(self) -> None:
@@ -462,7 +463,7 @@ class Observer:
         past, plan = reading.past, reading.plan
         run = None
         accounts: dict[str, str] = {}
-        published: dict[str, tuple[int, snapshot.Publication]] = {}
+        published: dict[str, tuple[int, snapshot.LastPublication]] = {}
         waits: dict[str, str] = {}
         if past is not None and reading.address is not None:
             run = RunView(
@@ -483,9 +484,9 @@ class Observer:
                     rule=plan.aggregation.rule,
                 )
             accounts = {HEADER: past.header} | {
-                snapshot.learner_name(node_id): str(entry.account) for node_id, entry in past.learners.items()
+                learner_name(node_id): str(entry.account) for node_id, entry in past.learners.items()
             }
-            published, waits = snapshot.publications(past), snapshot.waits(past, plan)
+            published, waits = snapshot.last_publications(past), snapshot.waits(past, plan)
         names = [*self._nodes, *(name for name in accounts if name not in self._nodes)]
         nodes = []
         for name in names:

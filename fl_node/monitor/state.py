@@ -23,11 +23,11 @@ from fl_node.chain.client import artifact
 from fl_node.errors import ChainError
 from fl_node.plan.schema import Plan
 from fl_node.protocol.history import History
+from fl_node.protocol.names import HEADER, learner_label, learner_name
 from fl_node.runtime import recursion
 
 recursion.restore()
 
-HEADER = "header"
 _SIGNATURE_BYTES = 65
 _UNSIGNED = (
     *("parentHash", "sha3Uncles", "miner", "stateRoot", "transactionsRoot", "receiptsRoot", "logsBloom"),
@@ -54,7 +54,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Publication:
+class LastPublication:
     """The last thing that a node published: local weights of a round, or the global weights of one."""
 
     round: int
@@ -70,7 +70,7 @@ class NodeView:
     account: str | None = None
     chain: Part | None = None
     files: Part | None = None
-    last: Publication | None = None
+    last: LastPublication | None = None
     published: int = 0
     waits_for: str = ""
     says: str = ""
@@ -170,11 +170,6 @@ class FileFacts:
     problem: str = ""
 
 
-def learner_name(node_id: int) -> str:
-    """Return the name of a learner's node, such as ``learner-1``."""
-    return f"learner-{node_id}"
-
-
 def rounds(
     past: History, files: Mapping[str, FileFacts], accuracies: Mapping[str, float], mode: str
 ) -> tuple[RoundView, ...]:
@@ -231,17 +226,17 @@ def rounds(
     return tuple(made)
 
 
-def publications(past: History) -> dict[str, tuple[int, Publication]]:
+def last_publications(past: History) -> dict[str, tuple[int, LastPublication]]:
     """Return how often each node has published, and what last, by its name."""
-    found: dict[str, tuple[int, Publication]] = {}
+    found: dict[str, tuple[int, LastPublication]] = {}
     for one in past.rounds:
         count, _ = found.get(HEADER, (0, None))
-        found[HEADER] = count + 1, Publication(one.number, str(one.started.cid), one.started.block)
+        found[HEADER] = count + 1, LastPublication(one.number, str(one.started.cid), one.started.block)
         for entry in one.published:
             if entry.node_id is not None:
                 name = learner_name(entry.node_id)
                 count, _ = found.get(name, (0, None))
-                found[name] = count + 1, Publication(one.number, str(entry.cid), entry.block)
+                found[name] = count + 1, LastPublication(one.number, str(entry.cid), entry.block)
     return found
 
 
@@ -410,7 +405,7 @@ def _called(who: str, name: str, arguments: tuple[Any, ...], receipt: Mapping[st
         node_id, digest = arguments
         file = cid.from_digest(digest)
         where = f" in round {number}" if number is not None else ""
-        speaker = who if who == f"learner {node_id}" else f"{who}, as learner {node_id},"
+        speaker = who if who == learner_label(node_id) else f"{who}, as learner {node_id},"
         return _Words("local", f"{speaker} set local weights {short(file)}{where}", file)
     if name == "setGlobalWeight":
         file = cid.from_digest(arguments[0])

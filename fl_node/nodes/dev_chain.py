@@ -48,11 +48,11 @@ from eth_utils import ValidationError, decode_hex, encode_hex, keccak, to_checks
 from eth_utils.exceptions import ValidationError as EthValidationError
 
 from fl_node.errors import JsonError
+from fl_node.nodes import CHAIN_ID
 from fl_node.runtime import recursion, strict_json
 
 recursion.restore()
 
-CHAIN_ID = 20240191
 GAS_LIMIT = 30_000_000
 BALANCE = 10**24
 GENESIS_TIME = 1_700_000_000

@@ -14,12 +14,11 @@ from pathlib import Path
 from eth_account import Account
 from eth_keys import keys
 
+from fl_node.nodes import CHAIN_ID
 from fl_node.runtime import recursion
 from fl_node.runtime.templating import render
 
 recursion.restore()
-
-CHAIN_ID = 20240191
 
 
 def genesis(chain_id: int, sealers: Sequence[str], accounts: Sequence[str]) -> str:

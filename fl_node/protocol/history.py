@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from fl_node.chain.client import Contract, LogEntry
+from fl_node.chain.client import GLOBAL_WEIGHT_SET, LEARNER_REGISTERED, LOCAL_WEIGHT_SET, Contract, LogEntry
 
 MOST_PUBLICATIONS = 8
 """What a learner may publish in one round; an honest one publishes once or twice. More is refused unread."""
@@ -16,7 +16,7 @@ TOO_OFTEN = f"more than {MOST_PUBLICATIONS} publications in one round"
 def too_often(published: Iterable[LogEntry], node_id: int, round_: int) -> bool:
     """Return whether a learner published more in a round than anybody needs to read; header and audit call this."""
     mine = (
-        one for one in published if one.name == "LocalWeightSet" and (one.node_id, one.round) == (node_id, round_)
+        one for one in published if one.name == LOCAL_WEIGHT_SET and (one.node_id, one.round) == (node_id, round_)
     )
     return sum(1 for _ in mine) > MOST_PUBLICATIONS
 
@@ -55,9 +55,9 @@ def arrange(plan_cid: str, header: str, log: Iterable[LogEntry]) -> History:
     started: list[LogEntry] = []
     published: dict[int, list[LogEntry]] = {}
     for entry in log:
-        if entry.name == "LearnerRegistered" and entry.node_id is not None:
+        if entry.name == LEARNER_REGISTERED and entry.node_id is not None:
             learners[entry.node_id] = entry
-        elif entry.name == "GlobalWeightSet":
+        elif entry.name == GLOBAL_WEIGHT_SET:
             started.append(entry)
         elif entry.round is not None:
             published.setdefault(entry.round, []).append(entry)

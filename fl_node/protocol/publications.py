@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import WeightsFile
-from fl_node.chain.client import Contract, LogEntry
+from fl_node.chain.client import LOCAL_WEIGHT_SET, Contract, LogEntry
 from fl_node.data.partition import shard_size
 from fl_node.errors import WeightsError
 from fl_node.plan.schema import Plan
@@ -39,7 +39,7 @@ def publications(log: Sequence[LogEntry]) -> list[Publication]:
     counts: dict[int, int] = {}
     found = []
     for entry in sorted(log):
-        if entry.name == "LocalWeightSet" and entry.node_id is not None:
+        if entry.name == LOCAL_WEIGHT_SET and entry.node_id is not None:
             counts[entry.node_id] = counts.get(entry.node_id, 0) + 1
             found.append(Publication(entry.node_id, counts[entry.node_id], entry))
     return found

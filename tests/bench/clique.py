@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from fl_node.chain.client import MAX_FEE, PRIORITY_FEE, Chain
 from fl_node.errors import ProcessError
-from tests.bench.nodes import learner, nodes
+from fl_node.protocol.names import learner_name
+from tests.bench.nodes import nodes
 from tests.bench.results import Part, Row, percentile, say
 
 PAUSE = 0.002
@@ -27,7 +28,7 @@ def measure(*, quick: bool) -> Part:
         times = _send(chains, count)
         part.rows += _rows(f"{count} transactions", times, 0.05, 0.1)
         part.rows.append(Row(f"the first {COLD} of them, the slowest", max(times[:COLD]), "s", 1.0))
-        gone = learner(2)
+        gone = learner_name(2)
         some.place.children[f"{gone} geth"].stop()
         say(f"{down} transactions with one sealer down")
         rest = [chain for name, chain in zip(some.names, chains, strict=True) if name != gone]

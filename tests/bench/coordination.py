@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.table import Table
 
 from fl_node.nodes.process import Child
-from tests.bench.nodes import HEADER, Nodes, learner, nodes, wait_for
+from fl_node.protocol.names import HEADER, learner_name
+from tests.bench.nodes import Nodes, nodes, wait_for
 from tests.bench.results import Part, Row, console, say, seconds
 from tests.bench.role import TRANSACTION, Span
 from tests.bench.stub import megabytes, parameters
@@ -55,7 +56,7 @@ def _rounds(some: Nodes, model: str, rounds: int, target: float, profiles: Path 
     children: list[Child] = [some.role(name, contract, model, profiles) for name in some.names]
     wait_for(children, 60 + ROUND_PATIENCE * (WARM_UP + rounds))
     header, header_cpu = some.spans(HEADER)
-    learners = [some.spans(learner(node_id)) for node_id in range(1, some.learners + 1)]
+    learners = [some.spans(learner_name(node_id)) for node_id in range(1, some.learners + 1)]
     cpu = {
         "header": _cpu(header_cpu),
         "learners": sum(_cpu(times) for _, times in learners),

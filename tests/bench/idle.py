@@ -8,7 +8,8 @@ import psutil
 
 from fl_node.errors import ProcessError
 from fl_node.nodes.process import stop_all
-from tests.bench.nodes import HEADER, learner, nodes
+from fl_node.protocol.names import HEADER, learner_name
+from tests.bench.nodes import nodes
 from tests.bench.results import Part, Row, say
 
 SETTLE = 10.0
@@ -21,7 +22,7 @@ def measure(*, quick: bool) -> Part:
     span = 8.0 if quick else 30.0
     with nodes(2) as some:
         contract = some.deploy("small", 1)
-        names = [HEADER, learner(1)]
+        names = [HEADER, learner_name(1)]
         roles = [some.role(name, contract, "small") for name in names]
         try:
             deadline = time.monotonic() + 60

@@ -18,18 +18,13 @@ from fl_node.errors import ProcessError
 from fl_node.nodes.backends import Endpoint, ProcessPlace
 from fl_node.nodes.geth import CHAIN_ID, genesis
 from fl_node.nodes.process import Child, stop_all
+from fl_node.protocol.names import HEADER, learner_name
 from fl_node.roles.deploy import deploy
 from tests.bench.results import say
 from tests.bench.role import Span
 from tests.bench.stub import plan, trainer
 
-HEADER = "header"
 CHECK_EVERY = 0.2
-
-
-def learner(node_id: int) -> str:
-    """Return the name of a learner's node."""
-    return f"learner-{node_id}"
 
 
 class Nodes:
@@ -39,9 +34,9 @@ class Nodes:
         self.folder = folder
         self.learners = learners
         self.hosts = hosts
-        self.names = [HEADER, *(learner(node_id) for node_id in range(1, learners + 1))]
+        self.names = [HEADER, *(learner_name(node_id) for node_id in range(1, learners + 1))]
         self.accounts = {name: create_key(self.key(name)) for name in self.names}
-        own = [HEADER, *(learner(number) for number in range(1, hosts + 1))]
+        own = [HEADER, *(learner_name(number) for number in range(1, hosts + 1))]
         self.place = ProcessPlace(folder / "nodes", {name: self.accounts[name] for name in own}, say)
         self.endpoints: dict[str, Endpoint] = {}
         self._runs = 0
@@ -55,7 +50,7 @@ class Nodes:
         file.write_text(genesis(CHAIN_ID, sealers, list(self.accounts.values())))
         found = self.place.start()
         self.endpoints = {HEADER: found[HEADER]} | {
-            learner(node_id): found[learner((node_id - 1) % self.hosts + 1)]
+            learner_name(node_id): found[learner_name((node_id - 1) % self.hosts + 1)]
             for node_id in range(1, self.learners + 1)
         }
 
@@ -69,7 +64,7 @@ class Nodes:
 
     def deploy(self, model: str, rounds: int) -> Contract:
         """Start a run: plan, contract, learners and initial weights."""
-        ids = {node_id: self.accounts[learner(node_id)] for node_id in range(1, self.learners + 1)}
+        ids = {node_id: self.accounts[learner_name(node_id)] for node_id in range(1, self.learners + 1)}
         store = connect(self.endpoints[HEADER].store)
         self._runs += 1
         folder = self._work(HEADER)

@@ -30,9 +30,10 @@ from fl_node.errors import FLNodeError
 from fl_node.experiments import reproduce, sweep
 from fl_node.lab import run_folder
 from fl_node.monitor import observer
-from fl_node.nodes import dev_chain  # what the roles import, and more
+from fl_node.nodes import CHAIN_ID, dev_chain  # what the roles import, and more
 from fl_node.plan import schema as plans
 from fl_node.plan.schema import Plan
+from fl_node.protocol.names import HEADER
 
 NAME = cid.of_bytes(b"fuzz")
 TENSORS = {"dense/bias": np.zeros(4, np.float32), "dense/kernel": np.ones((3, 4), np.float32)}
@@ -46,7 +47,7 @@ RUN = {
     "place": "embedded",
     "plan": NAME,
     "contract": "0x" + "ab" * 20,
-    "chain_id": 20240191,
+    "chain_id": CHAIN_ID,
     "genesis": "0x" + "cd" * 32,
     "nodes": {"header": {"account": "0x" + "01" * 20, "rpc": "http://127.0.0.1:1", "store": "files"}},
     "versions": {"python": "3.11.7"},
@@ -211,7 +212,7 @@ def run_files(rng: random.Random, folder: Path, count: int) -> Iterator[Callable
 
         def attempt() -> None:
             found = run_folder.load(folder)
-            client.Chain(found.nodes[run_folder.HEADER].rpc).contract(found.contract).plan()
+            client.Chain(found.nodes[HEADER].rpc).contract(found.contract).plan()
 
         yield attempt
 

@@ -25,6 +25,7 @@ from fl_node.data.partition import shard_size
 from fl_node.models.trainer import Trainer
 from fl_node.nodes.backends import EmbeddedPlace
 from fl_node.plan.schema import DataPlan, ModelPlan, Plan
+from fl_node.protocol.names import HEADER, learner_name
 from fl_node.report.collect import Result, collect
 from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
@@ -58,7 +59,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        nodes = ["header", *(f"learner-{n}" for n in range(1, LEARNERS + 1)), "mallory"]
+        nodes = [HEADER, *(learner_name(n) for n in range(1, LEARNERS + 1)), "mallory"]
         self.keys = {node: folder / "keys" / f"{node}.key" for node in nodes}
         self.accounts = {node: create_key(path) for node, path in self.keys.items()}
         self._place = EmbeddedPlace(folder / "chain", self.accounts)
@@ -88,7 +89,7 @@ class World:
             FolderStore(folder / "files"),
             folder / "header",
             plan,
-            {n: self.accounts[f"learner-{n}"] for n in nodes},
+            {n: self.accounts[learner_name(n)] for n in nodes},
             make_trainer(plan),
         )
         return Run(self, plan, contract.address, folder, make_trainer(plan))
@@ -200,7 +201,7 @@ class Run:
     def publish_local(self, node_id: int, file: WeightsFile | Path | str, node: str | None = None) -> str:
         """Publish a file as a learner, or a hash without a file; a file is stored first."""
         name = self._name(file)
-        contract = self.as_node(node or f"learner-{node_id}")
+        contract = self.as_node(node or learner_name(node_id))
         assert contract.set_local_weight(node_id, name, contract.chain.nonce()) is not None
         return name
 
@@ -264,7 +265,7 @@ class Run:
     @contextlib.contextmanager
     def learner(self, node_id: int) -> Iterator[Role]:
         """Run a learner in a thread until it ends or the block does."""
-        name = f"learner-{node_id}"
+        name = learner_name(node_id)
 
         def play(site: Site) -> None:
             factory.run_learner(site, lambda _plan: self.trainer, allow_attacks=True)

@@ -23,9 +23,9 @@ from hexbytes import HexBytes
 
 from fl_node.chain.client import Chain, Receipt, load_key, wait_until
 from fl_node.errors import ChainError
-from fl_node.nodes import binaries
+from fl_node.nodes import CHAIN_ID, binaries
 from fl_node.nodes.backends import ProcessPlace, free_ports
-from fl_node.nodes.geth import CHAIN_ID, GethNode, genesis
+from fl_node.nodes.geth import GethNode, genesis
 from fl_node.nodes.process import Child, stop_all
 
 HANG = 240.0

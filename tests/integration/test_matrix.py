@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from fl_node.lab import run_folder as run
+from fl_node.protocol.names import HEADER
 from tests.helpers.streams import OUTPUTS, carry_out
 from tests.helpers.warm import fl_node
 
@@ -149,8 +150,8 @@ def test_a_full_disk_at_standard_output_loses_no_result_of_a_command_that_needs_
     }
     with run.endpoints(valued, lambda _line: None) as nodes:
         environment = {
-            "FL_NODE_RPC": nodes[run.HEADER].rpc,
-            "FL_NODE_STORE": nodes[run.HEADER].store,
+            "FL_NODE_RPC": nodes[HEADER].rpc,
+            "FL_NODE_STORE": nodes[HEADER].store,
             "FL_NODE_CONTRACT": run.load(valued).contract,
             "TMPDIR": str(tmp_path),
         }

@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fl_node.chain.client import Chain
-from fl_node.nodes import dev_chain
-from fl_node.nodes.dev_chain import BALANCE, CHAIN_ID, EmbeddedChain, RpcError
+from fl_node.nodes import CHAIN_ID, dev_chain
+from fl_node.nodes.dev_chain import BALANCE, EmbeddedChain, RpcError
 from tests.helpers.accounts import ALICE, BOB, FUNDED, POOR
 
 ACCOUNTS = [one.address for one in FUNDED]
