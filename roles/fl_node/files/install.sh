@@ -47,7 +47,7 @@ if [ ! -e "$made/package" ]; then
 	# Once as root, so that what is compiled can be kept; and a processor that TensorFlow can't run on shows now.
 	# The package loads TensorFlow late: it has to be named here.
 	(cd / && TF_CPP_MIN_LOG_LEVEL=2 "$made/bin/python" -c "${FL_NODE_TRY:-import keras, tensorflow
-import fl_node.cli.app, fl_node.monitor.server, fl_node.roles.deploy, fl_node.roles.header, fl_node.models.keras_trainer}")
+import fl_node.cli.app, fl_node.monitor.server, fl_node.roles.deploy, fl_node.roles.factory, fl_node.models.keras_trainer}")
 	echo "$archive" >"$made/wheels"
 	echo "$sum" >"$made/package"
 	echo "installed ${package##*/}"
