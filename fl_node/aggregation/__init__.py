@@ -23,7 +23,16 @@ from fl_node.aggregation.krum import krum, multi_krum
 from fl_node.aggregation.median import median
 from fl_node.aggregation.rule import Aggregate, Rule, by_piece, by_tensor
 from fl_node.aggregation.trimmed_mean import trimmed_mean
-from fl_node.artifacts.model_file import GlobalMeta, Input, Refusal, Shapes, Tensors, WeightsFile, write, write_stream
+from fl_node.artifacts.model_file import (
+    GlobalMeta,
+    Input,
+    Rejection,
+    Shapes,
+    Tensors,
+    WeightsFile,
+    write,
+    write_stream,
+)
 from fl_node.plan.schema import Plan
 
 RULES: dict[str, Rule] = {
@@ -113,7 +122,7 @@ def global_file(
     inputs: Sequence[WeightsFile],
     parent_file: WeightsFile | None = None,
     evidence: Evidence | None = None,
-    refused: Sequence[Refusal] = (),
+    refused: Sequence[Rejection] = (),
     absent: Sequence[int] = (),
 ) -> WeightsFile:
     """Write the global file that a plan's rule makes of local files; header and audit both call this.

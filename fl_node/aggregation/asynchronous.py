@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from fl_node.aggregation.rule import rounded
-from fl_node.artifacts.model_file import GlobalMeta, Input, Refusal, Tensor, WeightsFile, write_stream
+from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection, Tensor, WeightsFile, write_stream
 from fl_node.plan.schema import AggregationPlan, Plan
 
 DIGITS = 12
@@ -49,7 +49,7 @@ def asynchronous_file(
     *,
     parent: WeightsFile,
     updates: Sequence[Update],
-    refused: Sequence[Refusal],
+    refused: Sequence[Rejection],
     taken: Sequence[tuple[int, int]],
 ) -> WeightsFile:
     """Write the global file that updates make of the last global weights; header and audit both call this.

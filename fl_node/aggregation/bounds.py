@@ -1,7 +1,7 @@
 """The bounds on local weights, whatever the rule: no huge value, and no huge step away from the global weights.
 
-The average of values near float32's largest is finite, but training from it gives NaN. So such a file is refused. The
-bounds are far wider than the attacks of :mod:`fl_node.models.attack`, which the rules are there to withstand.
+The average of values near float32's largest is finite, but training from it gives NaN. So such a file is rejected.
+The bounds are far wider than the attacks of :mod:`fl_node.models.attack`, which the rules are there to withstand.
 """
 
 from __future__ import annotations

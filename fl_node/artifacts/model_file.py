@@ -3,7 +3,7 @@
 A model file is safetensors (https://github.com/huggingface/safetensors): float32 tensors and a map of texts
 that says what the file is. The same tensors and metadata always give the same bytes, hence the same CID: tensors
 stand in the order of their names, JSON has sorted keys and no spaces, and nothing depends on clock or host.
-A file from elsewhere is refused unless it is exactly what this module would have written.
+A file from elsewhere is rejected unless it is exactly what this module would have written.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_LOSS = 1e6
 MAX_ENTRIES = 10_000
 """The most entries of a list in metadata; a plan has at most 1,000 learners."""
 MAX_REASON = 1000
-"""Characters of the reason for a refusal, and of any other text in metadata."""
+"""Characters of the reason of a rejection, and of any other text in metadata."""
 MAX_NAME = 512
 """Characters of a tensor's name."""
 MAX_DIMENSIONS = 32
@@ -77,8 +77,8 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """A file of local weights that the header did not take, and why."""
+class Rejection:
+    """A file of local weights that the header rejected, and why."""
 
     node_id: int
     cid: str
@@ -89,12 +89,12 @@ class Refusal:
 class GlobalMeta:
     """What a file of global weights says of itself.
 
-    Every registered learner stands in exactly one of ``inputs``, ``refused`` and ``absent``; the initial
-    weights (round 0) have no parent and name nobody.
+    Every registered learner stands in exactly one of ``inputs``, ``refused`` (rejected files) and ``absent`` (missing
+    learners); the initial weights (round 0) have no parent and name nobody.
 
-    In an asynchronous run nobody is absent; ``taken`` says how many of each learner's publications this file and all
-    before it have taken or refused, by nodeId. What a learner publishes comes in the order of its account's numbers,
-    which no reorganisation changes, so nothing is counted twice and nothing is lost.
+    In an asynchronous run no learner is missing; ``taken`` says how many of each learner's publications this file and
+    all before it have accepted or rejected, by nodeId. What a learner publishes comes in the order of its account's
+    numbers, which no reorganisation changes, so nothing is counted twice and nothing is lost.
     """
 
     plan: str
@@ -102,7 +102,7 @@ class GlobalMeta:
     parent: str | None
     rule: str
     inputs: tuple[Input, ...] = ()
-    refused: tuple[Refusal, ...] = ()
+    refused: tuple[Rejection, ...] = ()
     absent: tuple[int, ...] = ()
     taken: tuple[tuple[int, int], ...] | None = None
 
@@ -351,7 +351,7 @@ def _parse(texts: Mapping[str, str]) -> LocalMeta | GlobalMeta:
             parent=None if texts["parent"] == "null" else _cid(texts, "parent"),
             rule=_text(texts, "rule"),
             inputs=tuple(_input(entry) for entry in _list(texts, "inputs")),
-            refused=tuple(_refusal(entry) for entry in _list(texts, "refused")),
+            refused=tuple(_rejection(entry) for entry in _list(texts, "refused")),
             absent=tuple(_int(entry, "absent", 1) for entry in _list(texts, "absent")),
             taken=tuple(_pair(entry) for entry in _list(texts, "taken")) if "taken" in texts else None,
         )
@@ -383,16 +383,16 @@ def _pair(entry: object) -> tuple[int, int]:
     return _int(entry[0], "taken", 1), _int(entry[1], "taken")
 
 
-def _refusal(entry: object) -> Refusal:
-    values = _entry(entry, Refusal)
-    return Refusal(
+def _rejection(entry: object) -> Rejection:
+    values = _entry(entry, Rejection)
+    return Rejection(
         node_id=_int(values["node_id"], "refused.node_id", 1),
         cid=_cid(values, "cid"),
         reason=_text(values, "reason"),
     )
 
 
-def _entry(entry: object, kind: type[Input] | type[Refusal]) -> dict[str, Any]:
+def _entry(entry: object, kind: type[Input] | type[Rejection]) -> dict[str, Any]:
     wanted = {field.name for field in fields(kind)}
     if not isinstance(entry, dict) or set(entry) | {"started"} & wanted != wanted:
         _refuse("inputs or refused", f"has an entry {_short(entry)}", f"entries with {', '.join(sorted(wanted))}")
@@ -452,7 +452,7 @@ def _line(text: str, most: int = 200) -> str:
 
 
 def as_reason(text: str) -> str:
-    """Return a text as a global file can have it for the reason of a refusal."""
+    """Return a text as a global file can have it for the reason of a rejection."""
     return _line(text, MAX_REASON)
 
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from fl_node.aggregation import check_bounds
 from fl_node.aggregation.asynchronous import Update, asynchronous_file
 from fl_node.artifacts import cid
-from fl_node.artifacts.model_file import GlobalMeta, Input, Refusal
+from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection
 from fl_node.audit.case import LATE, Case
 from fl_node.audit.global_files import again, closing_file, report_difference
 from fl_node.chain.client import LogEntry
@@ -102,7 +102,7 @@ class AsynchronousChecker:
         for one in self._waiting.values():
             if not one.wrongly:
                 what = f"{learner_label(one.publication.node_id)}'s {one.publication.cid}"
-                self._result.note(f"{what} was neither counted nor refused, and later ones were counted")
+                self._result.note(f"{what} was neither counted nor rejected, and later ones were counted")
 
     def _check_sequence(self, number: int, meta: GlobalMeta, closing: LogEntry) -> Counter[tuple[int, str]]:
         """Check that nothing is counted twice or left out: of each learner the next publications, in order.
@@ -191,7 +191,7 @@ class AsynchronousChecker:
                 wrongly = False
             else:
                 wrongly = True
-                what = "was neither counted nor refused while later ones were"
+                what = "was neither counted nor rejected while later ones were"
                 self._result.find(one.entry.round, learner_label(one.node_id), "inputs", f"{one.cid} {what}")
         self._waiting[one.node_id] = _Waiting(one, closing, seconds, wrongly)
 
@@ -230,7 +230,7 @@ class AsynchronousChecker:
         case.check_bounds(number - 1, node, file, start)
         return Update(file, start)
 
-    def _check_rejection(self, closed: Round, entry: LogEntry, one: Refusal, *, repeated: bool) -> None:
+    def _check_rejection(self, closed: Round, entry: LogEntry, one: Rejection, *, repeated: bool) -> None:
         """Check that an update that the header rejected deserved it; what was published again does."""
         case, node = self._case, learner_label(one.node_id)
         mine = [other for other in case.publications if (other.node_id, other.cid) == (one.node_id, one.cid)]
@@ -246,6 +246,6 @@ class AsynchronousChecker:
             return
         waited = case.seconds(mine[0].entry, entry)
         if one.reason != MISSING or waited + LATE < case.plan.fetch_timeout:
-            self._result.find(closed.number, node, "refused", f"{one.cid} is good and was refused: {one.reason}")
+            self._result.find(closed.number, node, "refused", f"{one.cid} is good and was rejected: {one.reason}")
         else:
             case.note_rejection(closed, one, "as missing and is there now")

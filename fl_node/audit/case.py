@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fl_node.aggregation import check_bounds
-from fl_node.artifacts.model_file import Refusal, WeightsFile
+from fl_node.artifacts.model_file import Rejection, WeightsFile
 from fl_node.audit.result import Audit
 from fl_node.chain.client import Contract, LogEntry
 from fl_node.data.partition import shard_size
@@ -75,9 +75,9 @@ class Case:
         except WeightsError as error:
             self.result.find(round_, node, "bounds", f"{file.cid}: {error}")
 
-    def note_rejection(self, closed: Round, one: Refusal, text: str) -> None:
+    def note_rejection(self, closed: Round, one: Rejection, text: str) -> None:
         """Note how a rejection looks from here."""
-        self.result.note(f"round {closed.number}: learner {one.node_id}'s {one.cid} was refused {text}")
+        self.result.note(f"round {closed.number}: learner {one.node_id}'s {one.cid} was rejected {text}")
 
     def seconds(self, first: LogEntry, second: LogEntry) -> int:
         """Return the time between two events, by the chain's clock."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from fl_node.aggregation import check_bounds, ensemble, follows_parent, global_file
 from fl_node.artifacts import model_file
-from fl_node.artifacts.model_file import GlobalMeta, Input, Refusal, WeightsFile
+from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection, WeightsFile
 from fl_node.audit.case import LATE, Case
 from fl_node.audit.evidence import check_evidence
 from fl_node.audit.global_files import again, closing_file, report_difference
@@ -90,7 +90,7 @@ class SynchronousChecker:
                 result.find(number, learner_label(node_id), "inputs", f"{what} and is left out")
             elif node_id in meta.absent and published:
                 if case.is_before(published[0], entry):
-                    result.find(number, learner_label(node_id), "absent", "is called absent and had published")
+                    result.find(number, learner_label(node_id), "absent", "is named as missing and had published")
                 else:
                     result.note(f"round {closed.number}: learner {node_id} published as it closed")
         if meta.absent or len(registered) < case.plan.learners:
@@ -108,7 +108,7 @@ class SynchronousChecker:
             return
         self._result.find(closed.number + 1, HEADER, "absent", text)
 
-    def _published(self, closed: Round, closing: LogEntry, one: Input | Refusal, field: str) -> LogEntry | None:
+    def _published(self, closed: Round, closing: LogEntry, one: Input | Rejection, field: str) -> LogEntry | None:
         """Check that a hash is a learner's last in a round, as far as the header could know; return its event."""
         case, node = self._case, learner_label(one.node_id)
         mine = [p for p in closed.published if p.node_id == one.node_id and p < closing]
@@ -153,7 +153,7 @@ class SynchronousChecker:
         # In an ensemble its architecture goes by the node that it says; of another's nothing can be made.
         return file if case.plan.mode != "ensemble" or meta.node_id == one.node_id else None
 
-    def _check_rejection(self, closed: Round, entry: LogEntry, one: Refusal, parent: WeightsFile | None) -> None:
+    def _check_rejection(self, closed: Round, entry: LogEntry, one: Rejection, parent: WeightsFile | None) -> None:
         """Check that a file that the header rejected deserved it."""
         case, result, node, plan = self._case, self._result, learner_label(one.node_id), self._case.plan
         published = self._published(closed, entry, one, "refused")
@@ -161,7 +161,7 @@ class SynchronousChecker:
             return
         often = history.too_often(closed.published, one.node_id, closed.number)
         if one.reason == history.TOO_OFTEN and often:
-            result.note(f"round {closed.number}: {node} was refused for {one.reason}")
+            result.note(f"round {closed.number}: {node} was rejected for {one.reason}")
             return
         try:
             file = case.file(one.cid, one.node_id)
@@ -180,10 +180,10 @@ class SynchronousChecker:
             return
         waited = case.seconds(published, entry)
         if one.reason != MISSING:
-            result.find(closed.number, node, "refused", f"{one.cid} is good and was refused: {one.reason}")
+            result.find(closed.number, node, "refused", f"{one.cid} is good and was rejected: {one.reason}")
         elif waited + LATE < plan.fetch_timeout and not case.is_late(closed, entry):
             text = (
-                f"{one.cid} is there and was refused as missing {waited} s after it was published, "
+                f"{one.cid} is there and was rejected as missing {waited} s after it was published, "
                 f"the plan gives it {plan.fetch_timeout:g} s"
             )
             result.find(closed.number, node, "refused", text)

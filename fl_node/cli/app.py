@@ -24,7 +24,7 @@ from fl_node.runtime.terminal import prepare
 
 EXIT_CODES = (
     "[bold]Exit codes[/bold]  0 all is well · 1 an audit or check found something · 2 wrong option, plan or "
-    "configuration · 3 data set · 4 chain · 5 store · 6 model file refused · 7 gave up waiting · 8 Geth or IPFS not "
+    "configuration · 3 data set · 4 chain · 5 store · 6 model file rejected · 7 gave up waiting · 8 Geth or IPFS not "
     "installed · 9 a process of a lab ended · 130 interrupted · 141 whoever read the output has gone"
 )
 

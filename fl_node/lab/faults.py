@@ -275,12 +275,12 @@ def _waited_for(node_id: int) -> Promise:
     return promise
 
 
-def _refused(code: str) -> Promise:
+def _rejected(code: str) -> Promise:
     def promise(story: Story, outcome: Outcome) -> Check:
         said = [e for _, e in story.said(HEADER, events.UpdateRejected.name, round=ROUND, learner=2, reason=code)]
-        listed = outcome.result.rounds[ROUND].refused.get(2, "")
+        listed = outcome.result.rounds[ROUND].rejected.get(2, "")
         held = bool(said and listed)
-        return Check("learner 2's file is refused, and the global file says why", held, listed or _first(said))
+        return Check("learner 2's file is rejected, and the global file says why", held, listed or _first(said))
 
     return promise
 
@@ -288,9 +288,11 @@ def _refused(code: str) -> Promise:
 def _absent(rounds: Callable[[Plan], range]) -> Promise:
     def promise(_story: Story, outcome: Outcome) -> Check:
         wanted = list(rounds(outcome.result.plan))
-        found = [one.round for one in outcome.result.rounds if 2 in one.absent]
+        found = [one.round for one in outcome.result.rounds if 2 in one.missing_learners]
         names = ", ".join(map(str, found)) or "none"
-        return Check("learner 2 is called absent in the rounds that it missed", found == wanted, f"rounds {names}")
+        return Check(
+            "the global files name learner 2 as missing in the rounds without it", found == wanted, f"rounds {names}"
+        )
 
     return promise
 
@@ -327,10 +329,10 @@ def _waited(story: Story, _outcome: Outcome) -> Check:
 
 
 def _flooded(_story: Story, outcome: Outcome) -> Check:
-    taken = [{n for n, entry in one.local.items() if entry.problem is None} for one in outcome.result.rounds]
-    held = all({1, 3} <= one for one in taken)
-    seen = f"from learners {', '.join(map(str, sorted(set.intersection(*taken))))}"
-    return Check("the others' weights are taken in every round", held, seen)
+    accepted = [{n for n, entry in one.local.items() if entry.problem is None} for one in outcome.result.rounds]
+    held = all({1, 3} <= one for one in accepted)
+    seen = f"from learners {', '.join(map(str, sorted(set.intersection(*accepted))))}"
+    return Check("the others' weights are accepted in every round", held, seen)
 
 
 def _closed_over_flood(story: Story, _outcome: Outcome) -> Check:
@@ -360,7 +362,7 @@ def _liar(
         text,
         _TRAINS,
         _lie(publish),
-        (_refused(code),),
+        (_rejected(code),),
         same_bits=False,
         settings=_WITHOUT_ONE,
         begin=begin,
@@ -400,7 +402,7 @@ SCENARIOS = {
         Scenario(
             "learner-leaves",
             "A learner leaves for good. The plan is content with min_learners after round_timeout, so each later "
-            "round closes without it and its global file calls it absent.",
+            "round closes without it and its global file names it as missing.",
             _TRAINS,
             _leave,
             (_absent(lambda plan: range(ROUND, plan.rounds)),),

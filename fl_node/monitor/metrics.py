@@ -91,7 +91,7 @@ def _accuracy(now: Snapshot) -> Iterator[Metric]:
     found: dict[str, tuple[float, float | None]] = {}
     for one in now.rounds:
         for node_id, file in one.local.items():
-            if file.accuracy is not None and node_id not in one.refused:
+            if file.accuracy is not None and node_id not in one.rejected:
                 found[learner_name(node_id)] = file.accuracy, file.loss
         if one.result is not None and one.result.accuracy is not None:
             found["global"] = one.result.accuracy, None

@@ -97,8 +97,8 @@ class RoundView:
     round: int
     local: Mapping[int, FileView] = field(default_factory=dict)
     result: FileView | None = None
-    refused: Mapping[int, str] = field(default_factory=dict)
-    absent: tuple[int, ...] = ()
+    rejected: Mapping[int, str] = field(default_factory=dict)
+    missing_learners: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

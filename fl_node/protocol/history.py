@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from fl_node.chain.client import GLOBAL_WEIGHT_SET, LEARNER_REGISTERED, LOCAL_WEIGHT_SET, Contract, LogEntry
 
 MOST_PUBLICATIONS = 8
-"""What a learner may publish in one round; an honest one publishes once or twice. More is refused unread."""
+"""What a learner may publish in one round; an honest one publishes once or twice. More is rejected unread."""
 TOO_OFTEN = f"more than {MOST_PUBLICATIONS} publications in one round"
-"""The reason of that refusal."""
+"""The reason of that rejection."""
 
 
 def too_often(published: Iterable[LogEntry], node_id: int, round_: int) -> bool:

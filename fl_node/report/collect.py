@@ -48,7 +48,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Member:
-    """A local file that a global file speaks of: taken with a share, or refused for a reason.
+    """A local file that a global file speaks of: accepted with a share, or rejected for a reason.
 
     ``began`` is the round whose global weights it was trained from, where that is known.
     """
@@ -82,8 +82,9 @@ class RoundResult:
     round: int
     local: dict[int, Entry]
     result: Entry
-    refused: dict[int, str] = field(default_factory=dict)
-    absent: tuple[int, ...] = ()
+    rejected: dict[int, str] = field(default_factory=dict)
+    """Why a learner's file was rejected, by nodeId."""
+    missing_learners: tuple[int, ...] = ()
     members: tuple[Member, ...] = ()
     """The local files that the global file speaks of, in its order; an asynchronous one may name a learner twice."""
     counts: dict[str, float] = field(default_factory=dict)
@@ -202,7 +203,7 @@ def collect(
             continue
         meta = file.global_meta if file else None
         # Of one who published more than once: what the header speaks of, else the last.
-        named: list[model_file.Input | model_file.Refusal] = [*meta.inputs, *meta.refused] if meta else []
+        named: list[model_file.Input | model_file.Rejection] = [*meta.inputs, *meta.refused] if meta else []
         spoken_of = {(one.node_id, one.cid) for one in named}
         last = past.rounds[number - 1]
         # In an asynchronous run it may have been published in any round before, and most have no part in one. Behind
@@ -215,11 +216,11 @@ def collect(
         }
 
         def member(
-            one: model_file.Input | model_file.Refusal, began: int, by: Mapping[Any, LogEntry] = published
+            one: model_file.Input | model_file.Rejection, began: int, by: Mapping[Any, LogEntry] = published
         ) -> Member:
             log = by.get((one.node_id, one.cid))
             entry = local_entry(log) if log else Entry(one.cid, 0, "", problem="was not published")
-            if isinstance(one, model_file.Refusal):
+            if isinstance(one, model_file.Rejection):
                 return Member(one.node_id, entry, reason=one.reason)
             return Member(one.node_id, entry, one.share, began if one.started is None else one.started)
 
@@ -329,12 +330,12 @@ def table(result: Result, *, loss: bool = False) -> list[list[str]]:
     for one in result.rounds:
         row = [str(one.round)]
         for node_id in nodes:
-            if node_id in one.refused:
-                row.append("refused")
+            if node_id in one.rejected:
+                row.append("rejected")
             elif node_id in one.local:
                 row.append(value(one.local[node_id]))
             else:
-                row.append("absent" if node_id in one.absent else "–")
+                row.append("missing" if node_id in one.missing_learners else "–")
         row.append(value(one.result))
         if beside and one.round < result.plan.rounds:
             row += [percent(paper()["local_accuracy"][str(n)][one.round]) for n in nodes]

@@ -28,7 +28,7 @@ MORE_THAN_A_PICTURE = 2000
 class Turn:
     """One publication of a learner in time, in seconds by the chain's clock since the first global weights.
 
-    ``began`` is the round whose global weights it was trained from, ``round`` the one that took or refused it.
+    ``began`` is the round whose global weights it was trained from, ``round`` the one that accepted or rejected it.
     ``start`` is when the learner could begin, ``ready`` when its file was in a block, ``end`` when the next global
     weights were, ``free`` when it could begin its next; None where that is not known.
     """
@@ -163,9 +163,9 @@ def left_out(result: Result) -> list[LeftOut]:
     for one in result.rounds:
         for member in one.members:
             if member.reason is not None:
-                found.append(LeftOut(one.round, member.node_id, "refused", member.reason))
-        for node_id in one.absent:
-            found.append(LeftOut(one.round, node_id, "absent", "had published nothing when the round closed"))
+                found.append(LeftOut(one.round, member.node_id, "rejected", member.reason))
+        for node_id in one.missing_learners:
+            found.append(LeftOut(one.round, node_id, "missing", "had published nothing when the round closed"))
     return found
 
 
@@ -279,14 +279,14 @@ def tree(result: Result) -> Markup:
             y, at = place.get(member.node_id, height - edge / 2), x - step / 2
             began = number_ - 1 if member.began is None else member.began
             colour = STYLES[nodes.index(member.node_id) % MANY][0] if member.node_id in nodes else "var(--muted)"
-            refused = member.reason is not None
-            look = f"stroke:{colour}" + (";stroke-dasharray:3 4" if refused else "")
+            rejected = member.reason is not None
+            look = f"stroke:{colour}" + (";stroke-dasharray:3 4" if rejected else "")
             edges.append(_edge(edge + step * began, middle, at, y, look))
             if member.share is not None:
                 edges.append(_edge(at, y, x, middle, look))
-            said = "refused" if refused else f"{percent(member.entry.accuracy)} %"
+            said = "rejected" if rejected else f"{percent(member.entry.accuracy)} %"
             said = f"learner {member.node_id}, round {number_ - 1}: {said}"
-            text = "×" if refused else str(member.node_id)
+            text = "×" if rejected else str(member.node_id)
             files.append(_node(at, y, f"local-{number_ - 1}-{position}", text, said, look))
         said, look = f"global weights {number_}: {percent(entry.accuracy)} %", "stroke:var(--ink);stroke-width:3"
         files.append(_node(x, middle, f"global-{number_}", str(number_), said, look))
@@ -466,8 +466,8 @@ def _file_rows(result: Result) -> list[list[object]]:
     rows = [row(0, "initial weights", result.initial)] if result.initial else []
     for one in result.rounds:
         for member in members(one):
-            refused = ", refused" if member.reason is not None else ""
-            rows.append(row(one.round, f"local weights of learner {member.node_id}{refused}", member.entry))
+            rejected = ", rejected" if member.reason is not None else ""
+            rows.append(row(one.round, f"local weights of learner {member.node_id}{rejected}", member.entry))
         rows.append(row(one.round + 1, "global weights", one.result))
     return rows
 

@@ -15,7 +15,7 @@ from fl_node.aggregation import check_bounds
 from fl_node.aggregation.asynchronous import Update, asynchronous_file
 from fl_node.artifacts import model_file
 from fl_node.artifacts.download import with_share
-from fl_node.artifacts.model_file import Refusal, WeightsFile
+from fl_node.artifacts.model_file import Rejection, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.client import View
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
@@ -33,7 +33,7 @@ class _Next:
 
     parent: WeightsFile
     updates: tuple[Update, ...] = ()
-    rejected: tuple[Refusal, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
     accepted: tuple[tuple[int, int], ...] = ()
     """How many publications of each learner are then accepted or rejected, by nodeId."""
 
@@ -48,7 +48,7 @@ class Asynchronous:
         self._arrivals = context.arrivals
         self._round = -1
         self._round_start = 0.0
-        self._judged: dict[tuple[int, int], WeightsFile | Refusal] = {}
+        self._judged: dict[tuple[int, int], WeightsFile | Rejection] = {}
         self._next: _Next | None = None
 
     @property
@@ -81,7 +81,7 @@ class Asynchronous:
         self._next = _Next(
             parent,
             tuple(self._update(one) for one in good),
-            tuple(Refusal(one.node_id, one.cid, self._reason(one)) for one in rejected),
+            tuple(Rejection(one.node_id, one.cid, self._reason(one)) for one in rejected),
             tuple(accepted.items()),
         )
         return None
@@ -135,18 +135,18 @@ class Asynchronous:
             judged = self._judge(one, everything)
             if judged is None:
                 held[one.node_id] = with_share(one.node_id, self._arrivals.share((one.node_id, one.number)))
-            elif isinstance(judged, Refusal):
+            elif isinstance(judged, Rejection):
                 rejected.append(one)
             else:
                 good.append(one)
         return good, rejected, list(held.values())
 
-    def _judge(self, one: Publication, everything: Sequence[Publication]) -> WeightsFile | Refusal | None:
+    def _judge(self, one: Publication, everything: Sequence[Publication]) -> WeightsFile | Rejection | None:
         """Return a publication's file, or why it is rejected; None while it is missing."""
         key = (one.node_id, one.number)
         known = self._judged.get(key)
         # What was missing may come back while the round is open.
-        if isinstance(known, Refusal) and known.reason != MISSING:
+        if isinstance(known, Rejection) and known.reason != MISSING:
             return known
         if isinstance(known, WeightsFile) and known.path.exists():
             return known
@@ -164,7 +164,7 @@ class Asynchronous:
             if not self._arrivals.is_here(key, one.cid, self._round):
                 if known is None and self._arrivals.is_missing(key):
                     return self._reject(one, MISSING, MISSING)
-                return known if isinstance(known, Refusal) else None
+                return known if isinstance(known, Rejection) else None
             file = self._context.reader.check(path, one.cid, one.node_id)
             check_update(file, self._site.contract, self._plan, self._context.plan_cid, one.node_id, self._round)
         except (TooLarge, WrongContent, WeightsError) as error:
@@ -191,20 +191,20 @@ class Asynchronous:
         )
         return file
 
-    def _reject(self, one: Publication, reason: str, code: str) -> Refusal:
-        rejection = Refusal(one.node_id, one.cid, model_file.as_reason(reason))
+    def _reject(self, one: Publication, reason: str, code: str) -> Rejection:
+        rejection = Rejection(one.node_id, one.cid, model_file.as_reason(reason))
         self._judged[one.node_id, one.number] = rejection
         emit(events.UpdateRejected(round=self._round, learner=one.node_id, cid=one.cid, reason=code, detail=reason))
         return rejection
 
     def _reason(self, one: Publication) -> str:
         known = self._judged[one.node_id, one.number]
-        return known.reason if isinstance(known, Refusal) else ""
+        return known.reason if isinstance(known, Rejection) else ""
 
     def _update(self, one: Publication) -> Update:
         file = self._judged[one.node_id, one.number]
         if not isinstance(file, WeightsFile):
-            raise WeightsError(f"learner {one.node_id}'s {one.cid} was refused")
+            raise WeightsError(f"learner {one.node_id}'s {one.cid} was rejected")
         return Update(file, self._start(file))
 
     def _start(self, file: WeightsFile) -> WeightsFile:

@@ -155,7 +155,7 @@ class Learner:
             file = self._reader.read(parent, path=path, progress=self._still_wanted(round_, parent))
             model_file.check_global(file, plan=self._plan_cid, round_=round_)
         except WeightsError as error:
-            return self._cannot(round_, parent, f"those of round {round_} ({parent}) are refused: {error}")
+            return self._cannot(round_, parent, f"those of round {round_} ({parent}) are rejected: {error}")
         samples = self._shard(node_id)
         # Nothing can be learned from models that know nothing yet.
         teacher = file.mapped() if plan.distillation is not None and round_ > 0 else None

@@ -11,7 +11,7 @@ from fl_node import events
 from fl_node.aggregation import check_bounds, follows_parent, global_file
 from fl_node.artifacts import model_file
 from fl_node.artifacts.download import with_share
-from fl_node.artifacts.model_file import Refusal, WeightsFile
+from fl_node.artifacts.model_file import Rejection, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.client import View
 from fl_node.data.partition import shard_size
@@ -38,7 +38,7 @@ class _Round:
     learners: list[int] = field(default_factory=list)
     published: Mapping[int, str] = field(default_factory=dict)
     """Each learner's last publication, by nodeId."""
-    judged: dict[tuple[int, str], WeightsFile | Refusal] = field(default_factory=dict)
+    judged: dict[tuple[int, str], WeightsFile | Rejection] = field(default_factory=dict)
     """The files that are accepted or rejected."""
     newest: dict[int, str] = field(default_factory=dict)
     """What each learner published last, as far as it was seen."""
@@ -51,7 +51,7 @@ class _Round:
     def is_missing(self, key: tuple[int, str]) -> bool:
         """Return whether a file was rejected because nobody had it."""
         judged = self.judged.get(key)
-        return isinstance(judged, Refusal) and judged.reason == MISSING
+        return isinstance(judged, Rejection) and judged.reason == MISSING
 
     def is_open(self, key: tuple[int, str]) -> bool:
         """Return whether a file is still waited for: it is not here, or was rejected because nobody had it."""
@@ -96,9 +96,9 @@ class Synchronous:
         """Write the global file that the plan's rule makes of the accepted files."""
         current, context, plan = self._round, self._context, self._plan
         # What was published and could not be had until now is rejected for that, whoever's fault it is.
-        judged = [current.judged.get(key, Refusal(*key, MISSING)) for key in sorted(current.published.items())]
+        judged = [current.judged.get(key, Rejection(*key, MISSING)) for key in sorted(current.published.items())]
         accepted = [file for file in judged if isinstance(file, WeightsFile)]
-        rejected = [rejection for rejection in judged if isinstance(rejection, Refusal)]
+        rejected = [rejection for rejection in judged if isinstance(rejection, Rejection)]
         spoken_for = {file.local_meta.node_id for file in accepted} | {r.node_id for r in rejected}
         parent = context.global_file(current.number, current.parent) if follows_parent(plan) else None
         return global_file(
@@ -206,14 +206,14 @@ class Synchronous:
 
     def _reject(self, current: _Round, key: tuple[int, str], reason: str, code: str) -> None:
         node_id, name = key
-        current.judged[key] = Refusal(node_id, name, model_file.as_reason(reason))
+        current.judged[key] = Rejection(node_id, name, model_file.as_reason(reason))
         emit(events.UpdateRejected(round=current.number, learner=node_id, cid=name, reason=code, detail=reason))
 
     def _waiting(self, current: _Round) -> Waiting | None:
         """Return what the round still waits for, or None if it can close now."""
         plan, published = self._plan, current.published
         good = [key[0] for key in published.items() if isinstance(current.judged.get(key), WeightsFile)]
-        rejected = [key[0] for key in published.items() if isinstance(current.judged.get(key), Refusal)]
+        rejected = [key[0] for key in published.items() if isinstance(current.judged.get(key), Rejection)]
         coming = [key for key in published.items() if key not in current.judged]
         silent = [node_id for node_id in current.learners if node_id not in published]
         unregistered = plan.learners - len(current.learners)
@@ -232,7 +232,7 @@ class Synchronous:
         if unregistered > 0:
             parts.append(f"{unregistered} more to register")
         if rejected and (everyone or late):
-            parts.append(f"learner {', '.join(map(str, rejected))}, whose file was refused, to publish another")
+            parts.append(f"learner {', '.join(map(str, rejected))}, whose file was rejected, to publish another")
         if late:
             parts.append(f"at least {plan.required_learners} good files, there are {len(good)}")
         return Waiting(

@@ -171,9 +171,9 @@ function showNodes() {
 // Rounds
 
 function cell(one, id) {
-  if (one.refused && one.refused[id]) return element("td", "refused", { class: "number refused", title: one.refused[id] });
+  if (one.rejected && one.rejected[id]) return element("td", "rejected", { class: "number rejected", title: one.rejected[id] });
   const file = one.local[id];
-  if (!file) return element("td", one.absent.includes(id) ? "absent" : "–", { class: "number" });
+  if (!file) return element("td", one.missing_learners.includes(id) ? "missing" : "–", { class: "number" });
   return fileCell(file);
 }
 function fileCell(file) {
@@ -225,7 +225,7 @@ function shape(name, attributes, text) {
 function chart(ids, closed) {
   const lines = [...ids, 0].map((id) => ({
     id,
-    points: closed.map((one) => [one.round, id ? (one.refused[id] ? null : one.local[id]?.accuracy) : one.result.accuracy])
+    points: closed.map((one) => [one.round, id ? (one.rejected[id] ? null : one.local[id]?.accuracy) : one.result.accuracy])
       .filter(([, share]) => share !== null && share !== undefined),
   })).filter((line) => line.points.length);
   if (!lines.length) { get("chart").replaceChildren(); return; }

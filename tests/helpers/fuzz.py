@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Refusal
+from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Rejection
 from fl_node.chain import client
 from fl_node.errors import FLNodeError
 from fl_node.experiments import reproduce, sweep
@@ -39,7 +39,7 @@ NAME = cid.of_bytes(b"fuzz")
 TENSORS = {"dense/bias": np.zeros(4, np.float32), "dense/kernel": np.ones((3, 4), np.float32)}
 METAS = (
     LocalMeta(NAME, 1, 3, NAME, 700, 0.5, 0.25),
-    GlobalMeta(NAME, 4, NAME, "fedavg", (Input(1, NAME, 7, 1.0),), (Refusal(2, NAME, "missing"),), (3,), ((1, 2),)),
+    GlobalMeta(NAME, 4, NAME, "fedavg", (Input(1, NAME, 7, 1.0),), (Rejection(2, NAME, "missing"),), (3,), ((1, 2),)),
 )
 PLAN = Plan(name="fuzz")
 RUN = {

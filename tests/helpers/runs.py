@@ -16,7 +16,7 @@ import numpy as np
 from fl_node import events
 from fl_node.aggregation import global_file
 from fl_node.artifacts import model_file as weights
-from fl_node.artifacts.model_file import LocalMeta, Refusal, Tensors, WeightsFile
+from fl_node.artifacts.model_file import LocalMeta, Rejection, Tensors, WeightsFile
 from fl_node.artifacts.store import FolderStore, Store
 from fl_node.audit.auditor import audit
 from fl_node.audit.result import Audit
@@ -176,7 +176,7 @@ class Run:
     def average(
         self,
         inputs: Sequence[WeightsFile],
-        refused: Sequence[Refusal] = (),
+        refused: Sequence[Rejection] = (),
         absent: Sequence[int] = (),
         tensors: Callable[[dict[str, weights.Tensor]], Tensors] = lambda given: given,
         **changes: Any,

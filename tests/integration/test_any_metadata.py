@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.model_file import MAX_COUNT, MAX_LOSS, MAX_REASON, GlobalMeta, Input, Refusal
+from fl_node.artifacts.model_file import MAX_COUNT, MAX_LOSS, MAX_REASON, GlobalMeta, Input, Rejection
 from fl_node.errors import FLNodeError
 from fl_node.lab.show import rounds_table
 from fl_node.monitor import metrics, server, state
@@ -65,7 +65,7 @@ def meta_of(name: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
             "inputs": st.lists(
                 st.builds(Input, LEAST_ONE, name, LEAST_ONE, FRACTION, st.none() | COUNT), max_size=4
             ).map(tuple),
-            "refused": st.lists(st.builds(Refusal, LEAST_ONE, name, TEXT), max_size=4).map(tuple),
+            "refused": st.lists(st.builds(Rejection, LEAST_ONE, name, TEXT), max_size=4).map(tuple),
             "absent": st.lists(LEAST_ONE, max_size=4).map(tuple),
             "taken": st.none() | st.lists(st.tuples(LEAST_ONE, COUNT), max_size=3).map(tuple),
         },

@@ -14,7 +14,7 @@ import pytest
 from fl_node import events
 from fl_node.aggregation.asynchronous import Update, asynchronous_file, discount
 from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Refusal, WeightsFile
+from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Rejection, WeightsFile
 from fl_node.audit.case import LATE
 from fl_node.chain.client import Contract, Receipt
 from fl_node.plan.schema import AggregationPlan, Plan
@@ -204,7 +204,9 @@ def test_a_bad_update_is_refused_and_the_run_goes_on(world: World, tmp_path: Pat
 Change = Callable[[GlobalMeta], GlobalMeta]
 
 
-def made(run: Run, files: list[WeightsFile], taken: dict[int, int], refused: tuple[Refusal, ...] = ()) -> WeightsFile:
+def made(
+    run: Run, files: list[WeightsFile], taken: dict[int, int], refused: tuple[Rejection, ...] = ()
+) -> WeightsFile:
     """Write what the header should publish for these updates, all begun at the newest global weights."""
     parent = run.current()
     return asynchronous_file(
@@ -277,7 +279,9 @@ def test_what_crossed_a_closing_can_not_be_given_back_to_be_counted_again(world:
     before, first, second = run.publish_locals(2)[0], run.local(1), run.local(1, accuracy=0.75)
     for file in (first, second):
         run.store.add(file.path)
-    run.publish_global(made(run, [before], {1: 2, 2: 1}, (Refusal(1, first.cid, "x"), Refusal(1, second.cid, "x"))))
+    run.publish_global(
+        made(run, [before], {1: 2, 2: 1}, (Rejection(1, first.cid, "x"), Rejection(1, second.cid, "x")))
+    )
     third = run.publish_locals(3)[0]
     run.publish_global(made(run, [third], {1: 1, 2: 1, 3: 1}))
     run.publish_local(1, first)
@@ -330,7 +334,7 @@ def test_an_update_that_is_counted_twice_is_found(world: World) -> None:
 def test_what_is_published_again_counts_once(world: World, counted: bool) -> None:
     run = world.deploy(asynchronous(rounds=2))
     first = run.local(1)
-    again = (Refusal(1, first.cid, "was published before"),)
+    again = (Rejection(1, first.cid, "was published before"),)
     run.publish_local(1, first)
     run.publish_local(1, first)
     (other,) = run.publish_locals(2)
@@ -367,12 +371,12 @@ def test_a_learner_that_is_passed_over_is_found_where_it_lasts_and_else_noted(wo
     audited = run.audit()
     if long:
         assert [str(one) for one in audited.findings] == [
-            f"round 0, learner 1, inputs: {left_out.cid} was neither counted nor refused while later ones were"
+            f"round 0, learner 1, inputs: {left_out.cid} was neither counted nor rejected while later ones were"
         ]
     else:
         assert audited.findings == []
         assert (
-            f"learner 1's {left_out.cid} was neither counted nor refused, and later ones were counted"
+            f"learner 1's {left_out.cid} was neither counted nor rejected, and later ones were counted"
             in audited.notes
         )
 
@@ -395,6 +399,6 @@ def test_global_weights_that_say_another_round_are_found(world: World) -> None:
 def test_a_good_update_that_is_refused_is_found(world: World) -> None:
     run = world.deploy(asynchronous(rounds=1))
     first, second = run.publish_locals(1, 2)
-    run.publish_global(made(run, [second], {1: 1, 2: 1}, (Refusal(1, first.cid, "smells"),)))
+    run.publish_global(made(run, [second], {1: 1, 2: 1}, (Rejection(1, first.cid, "smells"),)))
     (finding,) = run.audit().findings
     assert (finding.round, finding.node, finding.field) == (0, "learner 1", "refused")

@@ -15,7 +15,7 @@ import pytest
 
 from fl_node.aggregation import initial_file
 from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.model_file import Input, Refusal, Tensors, WeightsFile
+from fl_node.artifacts.model_file import Input, Rejection, Tensors, WeightsFile
 from fl_node.artifacts.store import FolderStore, Progress, silent
 from fl_node.audit.case import LATE
 from fl_node.chain.client import DEPLOY_GAS, Contract, artifact, load_key
@@ -140,7 +140,7 @@ def test_a_learner_that_published_again_as_the_round_closed_is_a_note(world: Wor
     files = run.publish_locals()
     if refused:
         bad = run.publish_local(3, run.local(3, round=7))
-        made = run.average(files[:2], refused=[Refusal(3, bad, "metadata: round is 7; should be 0")])
+        made = run.average(files[:2], refused=[Rejection(3, bad, "metadata: round is 7; should be 0")])
     else:
         made = run.average(files)
     run.publish_local(3, run.local(3, accuracy=0.75))
@@ -182,21 +182,21 @@ def test_a_learner_may_publish_the_same_again(world: World) -> None:
 def test_a_file_refused_as_missing_that_is_there_now_is_a_note(world: World) -> None:
     run = world.deploy(plan(learners=3, rounds=1, min_learners=2))
     files = run.publish_locals()
-    run.publish_global(run.average(files[:2], refused=[Refusal(3, files[2].cid, "missing")]))
+    run.publish_global(run.average(files[:2], refused=[Rejection(3, files[2].cid, "missing")]))
     audited = run.audit()
     assert audited.passed, audited.findings
-    assert audited.notes == [f"round 0: learner 3's {files[2].cid} was refused as missing and is there now"]
+    assert audited.notes == [f"round 0: learner 3's {files[2].cid} was rejected as missing and is there now"]
 
 
 def test_a_file_that_was_refused_and_is_bad_is_a_note_with_both_reasons(world: World) -> None:
     run = world.deploy(plan(learners=3, rounds=1, min_learners=2))
     good = run.publish_locals(1, 2)
     bad = run.publish_local(3, run.local(3, samples=10**9))
-    run.publish_global(run.average(good, refused=[Refusal(3, bad, "smells")]))
+    run.publish_global(run.average(good, refused=[Rejection(3, bad, "smells")]))
     audited = run.audit()
     assert audited.passed, audited.findings
     (note,) = audited.notes
-    assert note.startswith(f"round 0: learner 3's {bad} was refused (smells); here: metadata: samples is 1000000000")
+    assert note.startswith(f"round 0: learner 3's {bad} was rejected (smells); here: metadata: samples is 1000000000")
 
 
 # Lies about a round: what is published in place of global weights 2, after an honest round
@@ -273,7 +273,7 @@ def does_not_mention_learner_3(run: Run) -> None:
     run.publish_global(run.average(run.publish_locals(1, 2)))
 
 
-def calls_learner_3_absent(run: Run) -> None:
+def calls_learner_3_missing(run: Run) -> None:
     files = run.publish_locals()
     run.world.pass_time(LONG)
     run.publish_global(run.average(files[:2], absent=[3]))
@@ -286,21 +286,21 @@ def does_not_wait_for_learner_3(run: Run) -> None:
 def refuses_learner_3(reason: str) -> Callable[[Run], object]:
     def tell(run: Run) -> None:
         files = run.publish_locals()
-        run.publish_global(run.average(files[:2], refused=[Refusal(3, files[2].cid, reason)]))
+        run.publish_global(run.average(files[:2], refused=[Rejection(3, files[2].cid, reason)]))
 
     return tell
 
 
-def refuses_what_was_not_published(run: Run) -> None:
+def rejects_what_was_not_published(run: Run) -> None:
     files = run.publish_locals()
-    run.publish_global(run.average(files[:2], refused=[Refusal(3, NOWHERE, "missing")]))
+    run.publish_global(run.average(files[:2], refused=[Rejection(3, NOWHERE, "missing")]))
 
 
-def refuses_what_was_replaced(run: Run) -> None:
+def rejects_what_was_replaced(run: Run) -> None:
     bad = run.publish_local(3, run.local(3, round=0))
     files = run.publish_locals()
     run.world.pass_time(LONG)
-    run.publish_global(run.average(files[:2], refused=[Refusal(3, bad, "metadata: round is 0; should be 1")]))
+    run.publish_global(run.average(files[:2], refused=[Rejection(3, bad, "metadata: round is 0; should be 1")]))
 
 
 def takes_what_was_replaced(run: Run) -> None:
@@ -316,7 +316,7 @@ def adds_a_stranger(run: Run) -> None:
     run.publish_global(run.average([*run.publish_locals(), stranger]))
 
 
-def calls_a_stranger_absent(run: Run) -> None:
+def calls_a_stranger_missing(run: Run) -> None:
     run.publish_global(run.average(run.publish_locals(), absent=[4]))
 
 
@@ -384,7 +384,7 @@ def counts_learner_1_twice(run: Run) -> None:
     run.publish_global(run.average([files[0], *files]))
 
 
-def takes_learner_3_and_calls_it_absent(run: Run) -> None:
+def accepts_learner_3_and_calls_it_missing(run: Run) -> None:
     run.publish_global(run.average(run.publish_locals(), absent=[3]))
 
 
@@ -392,14 +392,14 @@ def takes_one_of_three(run: Run) -> None:
     run.publish_global(run.average(run.publish_locals(1), absent=[2, 3]))
 
 
-def puts_the_absent_out_of_order(run: Run) -> None:
+def puts_missing_learners_out_of_order(run: Run) -> None:
     good = run.average(run.publish_locals(1), absent=[2, 3])
     run.publish_global(rewritten(run, good, absent=(3, 2)))
 
 
 def takes_nobody(run: Run) -> None:
     files = [run.local(n, round=0) for n in (1, 2, 3)]
-    refused = tuple(Refusal(n, run.publish_local(n, file), "smells") for n, file in enumerate(files, 1))
+    refused = tuple(Rejection(n, run.publish_local(n, file), "smells") for n, file in enumerate(files, 1))
     run.publish_global(rewritten(run, run.average(files), inputs=(), refused=refused))
 
 
@@ -468,8 +468,8 @@ LIES = {
     "round": Lie(changed(round=5), {(2, "header", "round")}, "is 5, should be 2"),
     "another plan": Lie(changed(plan=NOWHERE), {(2, "header", "plan")}),
     "inputs out of order": Lie(changed_inputs(lambda i: i[::-1]), {(2, "header", "inputs")}, "should be of 1, 2, 3"),
-    "absent out of order": Lie(
-        puts_the_absent_out_of_order,
+    "missing learners out of order": Lie(
+        puts_missing_learners_out_of_order,
         {(2, "header", "absent")},
         settings=PATIENT | {"min_learners": 1},
     ),
@@ -478,48 +478,48 @@ LIES = {
     "not mentioned": Lie(
         does_not_mention_learner_3, {(2, "learner 3", "inputs")}, "is registered and is left out", PATIENT
     ),
-    "called absent": Lie(
-        calls_learner_3_absent, {(2, "learner 3", "absent")}, "is called absent and had published", PATIENT
+    "named as missing": Lie(
+        calls_learner_3_missing, {(2, "learner 3", "absent")}, "is named as missing and had published", PATIENT
     ),
-    "absent in a plan that waits for ever": Lie(
+    "missing in a plan that waits for ever": Lie(
         does_not_wait_for_learner_3, {(2, "header", "absent")}, "the plan has no round_timeout", SOME
     ),
-    "absent before the time is up": Lie(
+    "missing before the time is up": Lie(
         does_not_wait_for_learner_3,
         {(2, "header", "absent")},
         "the plan waits 1000 s for them",
         PATIENT | {"round_timeout": 1000.0},
     ),
-    "refused under a pretext": Lie(
+    "rejected under a pretext": Lie(
         refuses_learner_3("tensor dense/bias has values that are not finite"),
         {(1, "learner 3", "refused")},
-        "is good and was refused: tensor dense/bias has values that are not finite",
+        "is good and was rejected: tensor dense/bias has values that are not finite",
         SOME,
     ),
-    "refused for publications that are not there": Lie(
+    "rejected for publications that are not there": Lie(
         refuses_learner_3(history.TOO_OFTEN),
         {(1, "learner 3", "refused")},
-        "is good and was refused: more than 8 publications in one round",
+        "is good and was rejected: more than 8 publications in one round",
         SOME,
     ),
-    "refused as missing at once": Lie(
+    "rejected as missing at once": Lie(
         refuses_learner_3("missing"),
         {(1, "learner 3", "refused")},
         "the plan gives it 1000 s",
         SOME | {"fetch_timeout": 1000.0},
     ),
-    "refused without being published": Lie(
-        refuses_what_was_not_published, {(1, "learner 3", "refused")}, f"did not publish {NOWHERE}", SOME
+    "rejected without being published": Lie(
+        rejects_what_was_not_published, {(1, "learner 3", "refused")}, f"did not publish {NOWHERE}", SOME
     ),
-    "refused after it was replaced": Lie(
-        refuses_what_was_replaced, {(1, "learner 3", "refused")}, "had published Qm", SOME
+    "rejected after it was replaced": Lie(
+        rejects_what_was_replaced, {(1, "learner 3", "refused")}, "had published Qm", SOME
     ),
     "taken after it was replaced": Lie(takes_what_was_replaced, {(1, "learner 3", "cid")}, "had published Qm"),
     "a stranger": Lie(
         adds_a_stranger, {(2, "learner 4", "inputs"), (1, "learner 4", "cid")}, "takes part and is not registered"
     ),
-    "an absent stranger": Lie(
-        calls_a_stranger_absent,
+    "a missing stranger": Lie(
+        calls_a_stranger_missing,
         {(2, "learner 4", "inputs"), (2, "header", "absent")},
         "takes part and is not registered",
     ),
@@ -530,12 +530,12 @@ LIES = {
     "huge weights": Lie(takes_huge_weights, {(1, "learner 3", "bounds")}, "has a value of size 3e+38"),
     "what came too late": Lie(takes_what_came_too_late, {(1, "learner 3", "cid")}, "did not publish"),
     "named twice": Lie(counts_learner_1_twice, {(2, "learner 1", "inputs")}, "is named more than once"),
-    "taken and absent": Lie(
-        takes_learner_3_and_calls_it_absent, {(2, "learner 3", "inputs")}, "is named more than once", PATIENT
+    "accepted and missing": Lie(
+        accepts_learner_3_and_calls_it_missing, {(2, "learner 3", "inputs")}, "is named more than once", PATIENT
     ),
     "too few": Lie(takes_one_of_three, {(2, "header", "inputs")}, "1 local files, the plan asks for 2", PATIENT),
     "nobody": Lie(takes_nobody, {(2, "header", "inputs")}, "0 local files, the plan asks for 3"),
-    # Local files that should have been refused
+    # Local files that should have been rejected
     "yesterday's file": Lie(
         takes_yesterdays_file, {(1, "learner 3", "round"), (1, "learner 3", "parent")}, "is 0, should be 1"
     ),
@@ -662,7 +662,7 @@ INITIAL: dict[str, tuple[dict[str, Any], Callable[[dict[str, model_file.Tensor]]
     "rule": ({"rule": "pretrained"}, dict, {(0, "header", "rule")}),
     "parent": ({"parent": NOWHERE}, dict, {(0, "header", "parent")}),
     "inputs": ({"inputs": (Input(1, NOWHERE, 34, 1.0),)}, dict, {(0, "header", "inputs")}),
-    "refused": ({"refused": (Refusal(1, NOWHERE, "smells"),)}, dict, {(0, "header", "refused")}),
+    "refused": ({"refused": (Rejection(1, NOWHERE, "smells"),)}, dict, {(0, "header", "refused")}),
     "absent": ({"absent": (1,)}, dict, {(0, "header", "absent")}),
     "round": ({"round": 1}, dict, {(0, "header", "round")}),
     "another plan": ({"plan": NOWHERE}, dict, {(0, "header", "plan")}),

@@ -17,7 +17,7 @@ import pytest
 
 from fl_node import events
 from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.model_file import Refusal
+from fl_node.artifacts.model_file import Rejection
 from fl_node.artifacts.store import Progress, silent
 from fl_node.protocol.history import MOST_PUBLICATIONS, TOO_OFTEN
 from tests.helpers.runs import Event, Role, Run, World, plan
@@ -287,16 +287,16 @@ def test_a_hostile_file_is_refused_for_what_is_wrong_and_the_round_goes_on(world
 
     meta = run.current().global_meta
     assert [(i.node_id, i.cid, i.share) for i in meta.inputs] == [(1, good.cid, 1.0)]
-    assert meta.refused == (Refusal(2, bad, event.fields["detail"]),)
+    assert meta.refused == (Rejection(2, bad, event.fields["detail"]),)
     assert meta.absent == ()
     assert not list((run.folder / "header").glob(f"*{bad}*"))
 
     audited = run.audit()
     assert audited.passed, audited.findings
-    assert any(f"learner 2's {bad} was refused" in note for note in audited.notes)
+    assert any(f"learner 2's {bad} was rejected" in note for note in audited.notes)
 
     result = run.collect().rounds[number]
-    assert result.refused == {2: event.fields["detail"]}
+    assert result.rejected == {2: event.fields["detail"]}
     assert (result.local[1].accuracy, result.local[1].problem) == (0.5, None)
     assert bytes_read() - before < 100 * 1024**2
 
@@ -400,7 +400,7 @@ def test_of_a_learner_that_publishes_again_and_again_only_so_much_is_read_and_on
         good = run.publish_locals(1)[0]
         header.finish()
     meta = run.current().global_meta
-    assert ([i.cid for i in meta.inputs], meta.refused) == ([good.cid], (Refusal(2, last, TOO_OFTEN),))
+    assert ([i.cid for i in meta.inputs], meta.refused) == ([good.cid], (Rejection(2, last, TOO_OFTEN),))
     audited = run.audit()
     assert audited.passed, audited.findings
 

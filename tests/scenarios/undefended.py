@@ -109,10 +109,10 @@ WITHOUT = {
     "learner-late": Without("the plan is content with fewer", GIVES_UP, EVERYBODY),
     "garbage": Without("a file is checked before it is read", "no model file", take_away=_unprepared),
     "nan": Without("numbers are checked", "values that are not finite", take_away=_any_number),
-    "large-file": Without("no more is read than a model has", "learner 2's file is refused", take_away=_unlimited),
+    "large-file": Without("no more is read than a model has", "learner 2's file is rejected", take_away=_unlimited),
     "missing-file": Without("a file is not waited for for ever", GIVES_UP, EVERYBODY),
-    "others-file": Without("metadata is checked", "learner 2's file is refused", take_away=_trusting),
-    "yesterdays-file": Without("metadata is checked", "learner 2's file is refused", take_away=_trusting),
+    "others-file": Without("metadata is checked", "learner 2's file is rejected", take_away=_trusting),
+    "yesterdays-file": Without("metadata is checked", "learner 2's file is rejected", take_away=_trusting),
     "trespass": Without("each account has its own key", GIVES_UP, take_away=_shared_key),
     "stranger": Without("each account has its own key", GIVES_UP, take_away=_shared_key),
     "stranger-daemon": Without(

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from fl_node.aggregation import RULES, fedavg, global_file
 from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.model_file import Input, LocalMeta, Refusal, WeightsFile
+from fl_node.artifacts.model_file import Input, LocalMeta, Rejection, WeightsFile
 from fl_node.plan.schema import ASYNCHRONOUS, AggregationPlan, Plan
 
 Tensor = npt.NDArray[np.float32]
@@ -102,7 +102,7 @@ def test_the_order_of_the_inputs_does_not_change_a_byte(
     folder = tmp_path_factory.mktemp("order")
     kernels = hnp.arrays(np.float32, (2, 3), elements=VALUES)
     files = [local(folder, n, {"kernel": data.draw(kernels)}, data.draw(COUNTS)) for n in range(1, count + 1)]
-    refused = [Refusal(n, PARENT, "missing") for n in (7, 6)]
+    refused = [Rejection(n, PARENT, "missing") for n in (7, 6)]
     one = aggregate(folder / "one", files, refused=refused, absent=[9, 8])
     other = aggregate(
         folder / "other", data.draw(st.permutations(files)), refused=tuple(reversed(refused)), absent=(8, 9)
@@ -113,11 +113,11 @@ def test_the_order_of_the_inputs_does_not_change_a_byte(
 
 def test_a_global_file_says_what_it_was_made_of_in_the_order_of_node_id(tmp_path: Path) -> None:
     files = [local(tmp_path, n, {"a": np.array([n], np.float32)}, samples) for n, samples in ((10, 300), (2, 100))]
-    made = aggregate(tmp_path / "global", files, refused=[Refusal(3, PARENT, "missing")], absent=[4])
+    made = aggregate(tmp_path / "global", files, refused=[Rejection(3, PARENT, "missing")], absent=[4])
     meta = model_file.read(made.path, {"a": (1,)}).global_meta
     assert (meta.plan, meta.round, meta.parent, meta.rule) == (PLAN, 1, PARENT, "fedavg")
     assert meta.inputs == (Input(2, files[1].cid, 100, 0.25), Input(10, files[0].cid, 300, 0.75))
-    assert meta.refused == (Refusal(3, PARENT, "missing"),)
+    assert meta.refused == (Rejection(3, PARENT, "missing"),)
     assert meta.absent == (4,)
     assert made.tensor("a").tolist() == [8.0]
 

@@ -171,7 +171,7 @@ def test_afterwards_only_what_changed_is_told() -> None:
     pushed = Pushed()
     list(pushed.news(content(SEEN)))
     assert list(pushed.news(content(SEEN))) == []
-    later = replace(SEEN, rounds=(RoundView(0), RoundView(1, absent=(2,)), RoundView(2)))
+    later = replace(SEEN, rounds=(RoundView(0), RoundView(1, missing_learners=(2,)), RoundView(2)))
     ((name, rounds),) = pushed.news(content(later))
     assert name == "rounds"
     assert [one["round"] for one in rounds] == [1, 2]

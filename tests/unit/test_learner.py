@@ -272,7 +272,7 @@ def test_a_learner_says_that_global_weights_are_bad_and_waits_for_good_ones(run:
     contract.set_global_weight(file.cid, header.nonce())
     site = run.elsewhere(contract, run.folder / "other")
     trainer = adder()
-    with pytest.raises(GaveUp, match=r"those of round 0 .* are refused: tensor a has values that are not finite"):
+    with pytest.raises(GaveUp, match=r"those of round 0 .* are rejected: tensor a has values that are not finite"):
         factory.run_learner(site, lambda _: trainer)
     assert trainer.trainings == []
 

@@ -10,9 +10,9 @@ from fl_node.monitor import metrics
 from fl_node.monitor.state import (
     BlockView,
     FileView,
+    LastPublication,
     NodeView,
     Part,
-    Publication,
     RoundView,
     RunView,
     Snapshot,
@@ -21,9 +21,9 @@ from fl_node.monitor.state import (
 SEEN = Snapshot(
     run=RunView("0xc", "QmPlan", 2, True, name='a "small" run', mode="sync", rounds=5),
     nodes=(
-        NodeView("header", "0xh", Part(True, 1.0, 9, 2), Part(True, 1.0, peers=2), Publication(2, "Qm", 9), 3),
-        NodeView("learner-1", "0x1", Part(False, 1.0, 7), None, Publication(2, "Qm", 9), 3),
-        NodeView("learner-2", "0x2", None, None, Publication(1, "Qm", 8), 2),
+        NodeView("header", "0xh", Part(True, 1.0, 9, 2), Part(True, 1.0, peers=2), LastPublication(2, "Qm", 9), 3),
+        NodeView("learner-1", "0x1", Part(False, 1.0, 7), None, LastPublication(2, "Qm", 9), 3),
+        NodeView("learner-2", "0x2", None, None, LastPublication(1, "Qm", 8), 2),
     ),
     rounds=(
         RoundView(0, {1: FileView("Qm", 3, accuracy=0.5, loss=2.0)}, FileView("Qm", 4, accuracy=0.6)),
@@ -31,7 +31,7 @@ SEEN = Snapshot(
             1,
             {1: FileView("Qm", 3, accuracy=0.7, loss=1.0), 2: FileView("Qm", 3, accuracy=1.0, loss=0.0)},
             FileView("Qm", 4),
-            refused={2: "too good"},
+            rejected={2: "too good"},
         ),
         RoundView(2),
     ),

@@ -46,14 +46,14 @@ def entry(text: str, time: int | None = None, accuracy: float | None = 0.9) -> E
     )
 
 
-def run(plan: Plan, rounds: int, *, seconds: int = 10, refused: dict[tuple[int, int], str] | None = None) -> Result:
+def run(plan: Plan, rounds: int, *, seconds: int = 10, rejected: dict[tuple[int, int], str] | None = None) -> Result:
     """A synchronous run in which learner n publishes n seconds after a round began, and a round takes ``seconds``."""
     closed = []
     for number in range(rounds):
         begin = number * seconds
         members = []
         for node_id in range(1, plan.learners + 1):
-            reason = (refused or {}).get((number, node_id))
+            reason = (rejected or {}).get((number, node_id))
             file = entry(f"{number} {node_id}", begin + node_id)
             share = None if reason else 1 / plan.learners
             members.append(Member(node_id, file, share, None if reason else number, reason))
@@ -146,18 +146,18 @@ def test_a_file_that_could_not_be_read_is_shown_with_its_problem(tmp_path: Path)
     assert "Learner 1" in text  # what was published is shown all the same
 
 
-def test_refused_and_absent_learners_are_named_with_the_reason(tmp_path: Path) -> None:
-    result = run(plan(), 2, refused={(1, 2): "tensor a has values that are not finite"})
-    first = replace(result.rounds[0], members=result.rounds[0].members[:1], absent=(2,))
+def test_rejected_and_missing_learners_are_named_with_the_reason(tmp_path: Path) -> None:
+    result = run(plan(), 2, rejected={(1, 2): "tensor a has values that are not finite"})
+    first = replace(result.rounds[0], members=result.rounds[0].members[:1], missing_learners=(2,))
     result = replace(result, rounds=(first, result.rounds[1]))
     assert [(one.round, one.node_id, one.what) for one in context.left_out(result)] == [
-        (0, 2, "absent"),
-        (1, 2, "refused"),
+        (0, 2, "missing"),
+        (1, 2, "rejected"),
     ]
     text = write(tmp_path, result).text
-    assert "refused: tensor a has values that are not finite" in text
+    assert "rejected: tensor a has values that are not finite" in text
     assert "2 times left out" in text
-    assert "| 1 | 2 | refused | tensor a has values that are not finite |" in (tmp_path / "report.md").read_text()
+    assert "| 1 | 2 | rejected | tensor a has values that are not finite |" in (tmp_path / "report.md").read_text()
 
 
 def test_without_a_data_set_it_says_so(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_mistakes_and_labels_are_shown_where_the_data_set_is_at_hand(tmp_path: P
 
 
 def test_every_file_that_the_picture_leads_to_is_there(tmp_path: Path) -> None:
-    made = write(tmp_path, run(plan(rounds=3, learners=3), 3, refused={(1, 3): "late"}))
+    made = write(tmp_path, run(plan(rounds=3, learners=3), 3, rejected={(1, 3): "late"}))
     ids = made.ids()
     assert len(ids) == len(set(ids))
     links = {str(attributes["href"])[1:] for tag, attributes in made.found if tag == "a"}
@@ -265,7 +265,7 @@ def test_a_moment_that_no_calendar_has_is_shown_as_it_is(seconds: int) -> None:
 
 
 def test_nothing_that_comes_from_chain_or_store_comes_to_life(tmp_path: Path) -> None:
-    result = run(plan(), 2, refused={(0, 1): HOSTILE})
+    result = run(plan(), 2, rejected={(0, 1): HOSTILE})
     bad = replace(result.rounds[1].result, problem=HOSTILE, cid=HOSTILE, transaction=HOSTILE, sender=HOSTILE)
     result = replace(
         result,
@@ -294,7 +294,7 @@ def test_nothing_that_comes_from_chain_or_store_comes_to_life(tmp_path: Path) ->
 def test_no_control_character_and_no_half_of_a_character_is_in_a_report(tmp_path: Path, where: str) -> None:
     strange = "a\x1b[2J\r\x00\u202eb\ud800\n| c\n# d"
     audit = Audit("0xc", rounds=2, findings=[Finding(1, strange, strange, strange)], notes=[strange])
-    result = replace(run(plan(), 2, refused={(0, 1): strange}), plan_cid=strange, contract=strange)
+    result = replace(run(plan(), 2, rejected={(0, 1): strange}), plan_cid=strange, contract=strange)
     write(tmp_path, result, audit, strange, versions={strange: strange})
     text = (tmp_path / where).read_text(encoding="utf-8")
     assert not set(text) & set("\x1b\r\x00\u202e\ud800")

@@ -11,7 +11,7 @@ import pytest
 
 from fl_node.aggregation import global_file
 from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, Refusal, WeightsFile
+from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, Rejection, WeightsFile
 from fl_node.artifacts.store import FolderStore
 from fl_node.audit.result import Audit, Finding
 from fl_node.chain.client import Chain, Contract
@@ -51,12 +51,12 @@ def result(plan: Plan, rounds: list[RoundResult]) -> Result:
 def test_the_table_has_a_row_a_round_and_a_column_a_learner() -> None:
     rounds = [
         RoundResult(0, {1: entry(0.98765), 2: entry(0.5), 3: entry(1.0)}, entry(0.123456)),
-        RoundResult(1, {1: entry(0.9), 2: entry(0.1)}, entry(), refused={2: "NaN"}, absent=(3,)),
+        RoundResult(1, {1: entry(0.9), 2: entry(0.1)}, entry(), rejected={2: "NaN"}, missing_learners=(3,)),
     ]
     assert report.table(result(SMALL, rounds)) == [
         ["round", "learner 1", "learner 2", "learner 3", "global"],
         ["0", "98.77", "50.00", "100.00", "12.35"],
-        ["1", "90.00", "refused", "absent", "–"],
+        ["1", "90.00", "rejected", "missing", "–"],
     ]
 
 
@@ -146,7 +146,7 @@ class Lab:
         return file
 
     def close(
-        self, round_: int, parent: str, inputs: list[WeightsFile], refused: list[Refusal], absent: list[int]
+        self, round_: int, parent: str, inputs: list[WeightsFile], refused: list[Rejection], absent: list[int]
     ) -> str:
         return self.open(
             global_file(
@@ -186,7 +186,7 @@ def test_a_run_is_read_from_chain_and_store_alone(lab: Lab, tmp_path: Path) -> N
     first = lab.initial()
     one = lab.local(1, 0, first, 0.5)
     missing = lab.local(2, 0, first, 0.6, stored=False)
-    second = lab.close(1, first, [one], [Refusal(2, missing.cid, "missing")], [3])
+    second = lab.close(1, first, [one], [Rejection(2, missing.cid, "missing")], [3])
     locals_ = [lab.local(n, 1, second, n / 10) for n in (3, 2, 1)]
     third = lab.close(2, second, locals_, [], [])
 
@@ -198,11 +198,11 @@ def test_a_run_is_read_from_chain_and_store_alone(lab: Lab, tmp_path: Path) -> N
     assert [r.result.cid for r in found.rounds] == [second, third]
     assert list(found.rounds[1].local) == [1, 2, 3]
     assert found.rounds[1].local[2].samples == 200
-    assert found.rounds[0].refused == {2: "missing"}
-    assert found.rounds[0].absent == (3,)
+    assert found.rounds[0].rejected == {2: "missing"}
+    assert found.rounds[0].missing_learners == (3,)
     assert found.rounds[0].local[2].problem is not None
     assert report.table(found)[1:] == [
-        ["0", "50.00", "refused", "absent", "75.00"],
+        ["0", "50.00", "rejected", "missing", "75.00"],
         ["1", "10.00", "20.00", "30.00", "23.33"],
     ]
     assert found.rounds[0].result.block < found.rounds[1].result.block
@@ -225,7 +225,7 @@ def test_a_run_is_read_from_chain_and_store_alone(lab: Lab, tmp_path: Path) -> N
 def test_the_global_accuracy_is_open_where_nobody_measured_it(lab: Lab) -> None:
     first = lab.initial()
     lab.close(1, first, [lab.local(1, 0, first, 0.5)], [], [2, 3])
-    assert report.table(lab.collect())[1] == ["0", "50.00", "absent", "absent", "–"]
+    assert report.table(lab.collect())[1] == ["0", "50.00", "missing", "missing", "–"]
 
 
 def test_a_file_that_was_published_again_counts_as_the_global_file_says(lab: Lab) -> None:

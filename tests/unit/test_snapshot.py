@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_node.artifacts import cid
-from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Refusal
+from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Rejection
 from fl_node.chain.client import Chain, Contract, LogEntry
 from fl_node.errors import ChainError
 from fl_node.monitor import state
@@ -143,16 +143,16 @@ def test_a_file_that_was_not_read_yet_is_shown_as_coming() -> None:
     assert first.local[1].accuracy is None
 
 
-def test_a_round_shows_whom_its_global_file_refused_or_missed() -> None:
+def test_a_round_shows_whom_its_global_file_rejected_or_missed() -> None:
     meta = GlobalMeta(
         *(FILES["plan"], 1, FILES["global 0"], "fedavg"),
         inputs=(Input(1, FILES["local 1"], 10, 1.0),),
-        refused=(Refusal(2, FILES["local 2"], "NaN"),),
+        refused=(Rejection(2, FILES["local 2"], "NaN"),),
         absent=(3,),
     )
     (first, _) = state.rounds(ONE_ROUND, {FILES["global 1"]: FileFacts("read", meta)}, {}, "sync")
-    assert first.refused == {2: "NaN"}
-    assert first.absent == (3,)
+    assert first.rejected == {2: "NaN"}
+    assert first.missing_learners == (3,)
 
 
 def test_an_asynchronous_round_has_the_updates_that_were_taken_in_it() -> None:
@@ -218,6 +218,6 @@ def test_nobody_waits_once_the_run_has_ended() -> None:
 
 
 def test_what_nodes_published_last_is_counted() -> None:
-    found = state.publications(ONE_ROUND)
+    found = state.last_publications(ONE_ROUND)
     assert (found["header"][0], found["header"][1].round) == (2, 1)
-    assert found["learner-2"] == (1, state.Publication(0, FILES["local 2"], 5))
+    assert found["learner-2"] == (1, state.LastPublication(0, FILES["local 2"], 5))

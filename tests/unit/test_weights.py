@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Refusal
+from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Rejection
 from fl_node.errors import WeightsError
 
 PLAN = cid.of_bytes(b"plan")
@@ -32,7 +32,7 @@ GLOBAL = GlobalMeta(
     parent=PARENT,
     rule="fedavg",
     inputs=(Input(1, OTHER, 700, 0.7), Input(3, PARENT, 300, 0.3)),
-    refused=(Refusal(2, OTHER, "tensor b has values that are not finite"),),
+    refused=(Rejection(2, OTHER, "tensor b has values that are not finite"),),
     absent=(4, 5),
 )
 INITIAL = GlobalMeta(plan=PLAN, round=0, parent=None, rule="initial")
@@ -94,7 +94,7 @@ GLOBAL_METAS = st.builds(
     parent=st.none() | CIDS,
     rule=TEXTS,
     inputs=st.lists(st.builds(Input, COUNTS, CIDS, COUNTS, st.floats(0, 1)), max_size=3).map(tuple),
-    refused=st.lists(st.builds(Refusal, COUNTS, CIDS, TEXTS), max_size=3).map(tuple),
+    refused=st.lists(st.builds(Rejection, COUNTS, CIDS, TEXTS), max_size=3).map(tuple),
     absent=st.lists(COUNTS, max_size=3).map(tuple),
 )
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=10).filter(
@@ -203,7 +203,7 @@ def test_tensors_are_asked_for_one_at_a_time_in_the_order_of_their_names(tmp_pat
     assert asked == ["dense/bias", "dense/kernel"]
 
 
-# What is refused
+# What is rejected
 
 
 def test_a_file_that_is_too_large_is_refused_before_it_is_read(path: Path) -> None:
@@ -407,7 +407,7 @@ def test_a_wrong_value_in_local_metadata_is_refused(tmp_path: Path, name: str, v
 
 LISTS = ["", "{}", "null", "5", '"[]"', "[null]", "[[]]", "[{}]", '[{"node_id":1}]']
 AN_INPUT = {"cid": OTHER, "node_id": 1, "samples": 700, "share": 0.7}
-A_REFUSAL = {"cid": OTHER, "node_id": 2, "reason": "missing"}
+A_REJECTION = {"cid": OTHER, "node_id": 2, "reason": "missing"}
 
 
 def entries(good: dict[str, Any], *changes: tuple[str, Any]) -> list[str]:
@@ -443,7 +443,7 @@ def entries(good: dict[str, Any], *changes: tuple[str, Any]) -> list[str]:
             "refused",
             LISTS
             + entries(
-                A_REFUSAL,
+                A_REJECTION,
                 ("node_id", 0),
                 ("cid", ""),
                 ("reason", 5),
@@ -476,7 +476,7 @@ def test_a_wrong_value_in_global_metadata_is_refused(tmp_path: Path, name: str, 
 
 @pytest.mark.parametrize("text", ["\ud800", "two\nlines", "\x1b[2J"])
 def test_a_reason_that_no_terminal_or_report_can_show_is_refused(tmp_path: Path, text: str) -> None:
-    (refused,) = entries(A_REFUSAL, ("reason", text))
+    (refused,) = entries(A_REJECTION, ("reason", text))
     message = with_metadata(tmp_path / "file", GLOBAL, {"refused": refused})
     assert message.startswith(("metadata: reason is", "metadata: refused is")), message
 
@@ -499,7 +499,7 @@ def test_a_refusal_is_one_short_line_whatever_the_file_says(tmp_path: Path, tens
     message = refusal(path)
     assert message.isprintable()
     assert len(message) < 300
-    refused = dataclasses.replace(GLOBAL, refused=(Refusal(2, OTHER, message),))
+    refused = dataclasses.replace(GLOBAL, refused=(Rejection(2, OTHER, message),))
     assert model_file.read(model_file.write(path, refused, TENSORS).path).meta == refused
 
 
@@ -618,6 +618,6 @@ def test_a_tensor_that_could_not_be_named_or_loaded_is_refused_in_a_file_of_any_
 
 def test_a_reason_of_any_text_becomes_one_that_a_file_can_have(tmp_path: Path) -> None:
     reason = model_file.as_reason("store folder \x1b[2J\ud800\n" + "x" * 5000)
-    meta = dataclasses.replace(GLOBAL, refused=(Refusal(2, OTHER, reason),))
+    meta = dataclasses.replace(GLOBAL, refused=(Rejection(2, OTHER, reason),))
     model_file.write(tmp_path / "file", meta, TENSORS)
     assert model_file.read(tmp_path / "file", SHAPES).meta == meta
