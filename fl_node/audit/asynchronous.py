@@ -18,7 +18,7 @@ from fl_node.artifacts import cid
 from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection
 from fl_node.audit.case import LATE, Case
 from fl_node.audit.global_files import again, closing_file, report_difference
-from fl_node.chain.client import LogEntry
+from fl_node.chain.contract import LogEntry
 from fl_node.errors import DataError, WeightsError
 from fl_node.protocol import history
 from fl_node.protocol.history import Round

@@ -19,7 +19,7 @@ from fl_node.audit.global_files import check_initial
 from fl_node.audit.result import Audit
 from fl_node.audit.senders import check_senders
 from fl_node.audit.synchronous import SynchronousChecker
-from fl_node.chain.client import Contract, State
+from fl_node.chain.contract import Contract, State
 from fl_node.errors import LogError, PlanError, StoreError, StoreUnreachable
 from fl_node.models.trainer import MakeTrainer
 from fl_node.plan.schema import Plan

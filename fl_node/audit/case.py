@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fl_node.aggregation import check_bounds
 from fl_node.artifacts.model_file import Rejection, WeightsFile
 from fl_node.audit.result import Audit
-from fl_node.chain.client import Contract, LogEntry
+from fl_node.chain.contract import Contract, LogEntry
 from fl_node.data.partition import shard_size
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.models.trainer import Trainer

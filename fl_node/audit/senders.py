@@ -6,7 +6,7 @@ A contract that is deployed by other code than its own can have written anything
 from __future__ import annotations
 
 from fl_node.audit.result import Audit
-from fl_node.chain.client import Contract, State
+from fl_node.chain.contract import Contract, State
 from fl_node.plan.schema import Plan
 from fl_node.protocol.history import History
 from fl_node.protocol.names import HEADER, learner_label

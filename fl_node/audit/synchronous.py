@@ -13,7 +13,7 @@ from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection, WeightsFi
 from fl_node.audit.case import LATE, Case
 from fl_node.audit.evidence import check_evidence
 from fl_node.audit.global_files import again, closing_file, report_difference
-from fl_node.chain.client import LogEntry
+from fl_node.chain.contract import LogEntry
 from fl_node.errors import WeightsError
 from fl_node.protocol import history
 from fl_node.protocol.history import Round

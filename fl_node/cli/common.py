@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from web3 import Web3
 
     from fl_node.artifacts.store import Store
-    from fl_node.chain.client import Contract
+    from fl_node.chain.contract import Contract
     from fl_node.models.trainer import Trainer
     from fl_node.plan.schema import Plan
 

@@ -68,13 +68,13 @@ def dashboard(
     """
     import threading
 
-    from fl_node.chain.client import wait_until
     from fl_node.lab import run_folder as runs
     from fl_node.monitor import server as page
     from fl_node.monitor.inference import Predictor
     from fl_node.monitor.observer import Observer
     from fl_node.nodes.backends import Endpoint
     from fl_node.runtime.logs import configure
+    from fl_node.runtime.waiting import wait_until
 
     configure("dashboard", verbose=process.verbose)
     with contextlib.ExitStack() as stack:

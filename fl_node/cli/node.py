@@ -80,7 +80,7 @@ def key(path: Annotated[Path, typer.Argument(help="The key file to make.")]) -> 
 
     A key file that is there is kept, and its address printed.
     """
-    from fl_node.chain.client import create_key
+    from fl_node.chain.keys import create_key
 
     typer.echo(create_key(path))
 
@@ -94,7 +94,8 @@ def fund(
     as_json: JsonOption = False,
 ) -> None:
     """Give ether of this node's account to accounts that joined the chain later, to pay for their transactions."""
-    from fl_node.chain.client import Chain, load_key
+    from fl_node.chain.client import Chain
+    from fl_node.chain.keys import load_key
 
     if not math.isfinite(ether):
         raise ConfigError(f"--ether {ether}: should be a number of ether, such as 1000")
@@ -121,7 +122,9 @@ def nudge(rpc: RpcOption = DEFAULT_RPC, key: KeyOption = Path("role.key"), as_js
 
     Roles do so themselves when a chain stands still; by hand it shows whether blocks come at all.
     """
-    from fl_node.chain.client import Chain, load_key, wait_until
+    from fl_node.chain.client import Chain
+    from fl_node.chain.keys import load_key
+    from fl_node.runtime.waiting import wait_until
 
     chain = Chain(rpc, load_key(key))
     before = chain.block_number()

@@ -39,7 +39,7 @@ from fl_node.errors import ConfigError
 from fl_node.protocol.names import HEADER
 
 if TYPE_CHECKING:
-    from fl_node.chain.client import Contract
+    from fl_node.chain.contract import Contract
     from fl_node.models.trainer import Trainer
     from fl_node.plan.schema import Plan
     from fl_node.roles.loop import Site
@@ -67,7 +67,8 @@ def deploy(
         fl-node deploy plans/paper.toml --learner 1=0x… --learner 2=0x… --key header.key
     """
     from fl_node.artifacts import store as stores
-    from fl_node.chain.client import Chain, load_key
+    from fl_node.chain.client import Chain
+    from fl_node.chain.keys import load_key
     from fl_node.plan import schema as plans
     from fl_node.roles.deploy import deploy as start
     from fl_node.runtime.logs import configure
@@ -171,11 +172,13 @@ def _site(
     name: str, rpc: str, store: str, key: Path, contract: str, folder: Path, patience: float, *, as_json: bool
 ) -> Site:
     from fl_node.artifacts import store as stores
-    from fl_node.chain.client import Chain, load_key, wait_until
+    from fl_node.chain.client import Chain
+    from fl_node.chain.keys import load_key
     from fl_node.errors import ChainUnreachable, GaveUp
     from fl_node.events import RoleStarted, Waiting
     from fl_node.roles.loop import Site
     from fl_node.runtime.logs import configure, emit
+    from fl_node.runtime.waiting import wait_until
 
     configure(name, as_json=as_json, verbose=process.verbose)
     chain, files = Chain(rpc, load_key(key)), stores.connect(store)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from fl_node.artifacts import store as stores
 from fl_node.artifacts.store import IpfsStore
-from fl_node.chain.client import Chain, load_key
+from fl_node.chain.client import Chain
+from fl_node.chain.keys import load_key
 from fl_node.data import datasets
 from fl_node.errors import ChainUnreachable, ConfigError, FLNodeError, StoreUnreachable
 from fl_node.nodes import binaries

@@ -11,7 +11,7 @@ from fl_node import events
 from fl_node.artifacts.model_file import Shapes
 from fl_node.artifacts.store import Store
 from fl_node.audit.result import Audit
-from fl_node.chain.client import Contract
+from fl_node.chain.contract import Contract
 from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child
 from fl_node.plan.schema import Plan

@@ -24,7 +24,9 @@ from fl_node import events
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import LocalMeta, Shapes, WeightsFile
 from fl_node.artifacts.store import IpfsStore, Store
-from fl_node.chain.client import Chain, Contract, create_key, load_key, wait_until
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
+from fl_node.chain.keys import create_key, load_key
 from fl_node.data.partition import shard_size
 from fl_node.errors import ConfigError, ContractError, ProcessError, StoreError
 from fl_node.lab.fault_model import ROUND, Check, Controls, Harm, Outcome, Promise, Scenario, Story
@@ -34,6 +36,7 @@ from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child
 from fl_node.plan.schema import Plan
 from fl_node.protocol.names import HEADER, learner_name
+from fl_node.runtime.waiting import wait_until
 from fl_node.seeds import derive
 
 VICTIM, LIAR = learner_name(1), learner_name(2)

@@ -17,7 +17,9 @@ from fl_node import events
 from fl_node.artifacts import store as stores
 from fl_node.artifacts.model_file import Shapes
 from fl_node.artifacts.store import Store
-from fl_node.chain.client import Chain, Contract, create_key, load_key
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
+from fl_node.chain.keys import create_key, load_key
 from fl_node.data import loading
 from fl_node.errors import ChainUnreachable, ProcessError
 from fl_node.lab import run_folder as run

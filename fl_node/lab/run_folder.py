@@ -17,7 +17,8 @@ from pathlib import Path
 
 from fl_node.artifacts import store as stores
 from fl_node.artifacts.store import Store
-from fl_node.chain.client import Chain, Contract
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
 from fl_node.errors import ChainError, ConfigError, JsonError
 from fl_node.nodes import backends as places
 from fl_node.nodes.backends import Endpoint

@@ -24,7 +24,8 @@ from fl_node.aggregation import global_shapes
 from fl_node.artifacts import model_file
 from fl_node.artifacts.store import FolderStore
 from fl_node.audit.auditor import audit
-from fl_node.chain.client import Chain, create_key, load_key
+from fl_node.chain.client import Chain
+from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ConfigError, FLNodeError, GaveUp, ProcessError
 from fl_node.models.attack import patched
 from fl_node.models.ensemble import trainer_for

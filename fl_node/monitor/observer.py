@@ -21,7 +21,8 @@ from fl_node import events
 from fl_node.artifacts import store as stores
 from fl_node.artifacts.model_file import GlobalMeta
 from fl_node.artifacts.store import IpfsStore, TooLarge, WrongContent
-from fl_node.chain.client import Chain, Contract, LogEntry
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract, LogEntry
 from fl_node.errors import ChainError, JsonError, PlanError, StoreError, WeightsError
 from fl_node.monitor import state as snapshot
 from fl_node.monitor.state import BlockView, FileFacts, NodeView, Part, RoundView, RunView, Snapshot

@@ -19,7 +19,7 @@ from web3 import Web3
 
 from fl_node.artifacts import cid
 from fl_node.artifacts.model_file import GlobalMeta, LocalMeta
-from fl_node.chain.client import artifact
+from fl_node.chain.abi import artifact
 from fl_node.errors import ChainError
 from fl_node.plan.schema import Plan
 from fl_node.protocol.history import History

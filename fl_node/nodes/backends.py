@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Protocol
 
 from fl_node.artifacts.store import IpfsStore
-from fl_node.chain.client import Chain, wait_until
+from fl_node.chain.client import Chain
 from fl_node.errors import ConfigError, FLNodeError, ProcessError
 from fl_node.nodes import CHAIN_ID, binaries
 from fl_node.nodes.geth import GethNode, genesis
 from fl_node.nodes.ipfs import IpfsNode, new_swarm_key
 from fl_node.nodes.process import Child, python, stop_all
 from fl_node.runtime import files
+from fl_node.runtime.waiting import wait_until
 
 START_PATIENCE = 60.0
 END_PATIENCE = 1.0

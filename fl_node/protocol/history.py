@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from fl_node.chain.client import GLOBAL_WEIGHT_SET, LEARNER_REGISTERED, LOCAL_WEIGHT_SET, Contract, LogEntry
+from fl_node.chain.contract import GLOBAL_WEIGHT_SET, LEARNER_REGISTERED, LOCAL_WEIGHT_SET, Contract, LogEntry
 
 MOST_PUBLICATIONS = 8
 """What a learner may publish in one round; an honest one publishes once or twice. More is rejected unread."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import WeightsFile
-from fl_node.chain.client import LOCAL_WEIGHT_SET, Contract, LogEntry
+from fl_node.chain.contract import LOCAL_WEIGHT_SET, Contract, LogEntry
 from fl_node.data.partition import shard_size
 from fl_node.errors import WeightsError
 from fl_node.plan.schema import Plan

@@ -14,7 +14,8 @@ from typing import Any
 from fl_node.aggregation.ensemble import WEIGHTS
 from fl_node.artifacts import model_file
 from fl_node.artifacts.store import Store
-from fl_node.chain.client import Contract, LogEntry, Sealed
+from fl_node.chain.contract import Contract, LogEntry
+from fl_node.chain.node import Sealed
 from fl_node.errors import StoreError, WeightsError
 from fl_node.models.trainer import Score
 from fl_node.plan.schema import Plan

@@ -20,7 +20,7 @@ from typing import Any
 from fl_node.aggregation import Evidence, follows_parent, global_file
 from fl_node.artifacts.model_file import GlobalMeta, Shapes, Tensors, WeightsFile
 from fl_node.artifacts.store import Store
-from fl_node.chain.client import Contract
+from fl_node.chain.contract import Contract
 from fl_node.errors import ConfigError, WeightsError
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history

@@ -10,7 +10,7 @@ from pathlib import Path
 from fl_node.artifacts.store import Store
 from fl_node.audit.auditor import audit
 from fl_node.audit.result import Audit
-from fl_node.chain.client import Contract
+from fl_node.chain.contract import Contract
 from fl_node.data import partition
 from fl_node.data.datasets import DataSet
 from fl_node.errors import ConfigError, WeightsError

@@ -17,7 +17,7 @@ from fl_node.artifacts import model_file
 from fl_node.artifacts.download import with_share
 from fl_node.artifacts.model_file import Rejection, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
-from fl_node.chain.client import View
+from fl_node.chain.contract import View
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.protocol import history
 from fl_node.protocol.publications import MISSING, Publication, check_update, publications, too_often

@@ -17,7 +17,7 @@ from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.download import logged
 from fl_node.artifacts.model_file import LocalMeta, Tensors, WeightsFile
 from fl_node.artifacts.store import Progress
-from fl_node.chain.client import View
+from fl_node.chain.contract import View
 from fl_node.data import partition
 from fl_node.errors import FileMissing, WeightsError
 from fl_node.models.attack import check_allowed, poison, tamper

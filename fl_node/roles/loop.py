@@ -16,7 +16,8 @@ from typing import Protocol
 
 from fl_node import events
 from fl_node.artifacts.store import Store
-from fl_node.chain.client import Chain, Contract
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
 from fl_node.errors import (
     ChainError,
     ChainUnreachable,

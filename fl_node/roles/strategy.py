@@ -8,7 +8,7 @@ from typing import Protocol
 
 from fl_node.artifacts.download import logged
 from fl_node.artifacts.model_file import WeightsFile
-from fl_node.chain.client import View
+from fl_node.chain.contract import View
 from fl_node.models.trainer import Trainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol.reader import Reader

@@ -6,7 +6,8 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from fl_node.chain.client import MAX_FEE, PRIORITY_FEE, Chain
+from fl_node.chain.client import Chain
+from fl_node.chain.transactions import MAX_FEE, PRIORITY_FEE
 from fl_node.errors import ProcessError
 from fl_node.protocol.names import learner_name
 from tests.bench.nodes import nodes

@@ -13,7 +13,9 @@ from pathlib import Path
 import psutil
 
 from fl_node.artifacts.store import connect
-from fl_node.chain.client import Chain, Contract, create_key, load_key
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
+from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ProcessError
 from fl_node.nodes.backends import Endpoint, ProcessPlace
 from fl_node.nodes.geth import CHAIN_ID, genesis

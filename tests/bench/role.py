@@ -25,7 +25,8 @@ import fl_node.roles.loop
 import fl_node.roles.synchronous
 from fl_node.artifacts import model_file
 from fl_node.artifacts.store import connect
-from fl_node.chain.client import Chain, load_key
+from fl_node.chain.client import Chain
+from fl_node.chain.keys import load_key
 from fl_node.roles import factory
 from fl_node.roles.loop import Site
 from fl_node.runtime import logs

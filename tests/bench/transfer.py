@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 from fl_node.artifacts.store import IpfsStore
-from fl_node.chain.client import wait_until
 from fl_node.errors import FLNodeError, ProcessError
 from fl_node.nodes.ipfs import new_swarm_key
+from fl_node.runtime.waiting import wait_until
 from tests.bench.memory import peak
 from tests.bench.results import Part, Row, say
 from tests.helpers.swarm import HANG, SlowLine, daemon

@@ -14,7 +14,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from fl_node.artifacts.store import FolderStore, IpfsStore
-from fl_node.chain.client import Chain, create_key, load_key
+from fl_node.chain.client import Chain
+from fl_node.chain.keys import create_key, load_key
 from fl_node.data import datasets
 from fl_node.lab import run_folder
 from fl_node.models.keras_trainer import KerasTrainer

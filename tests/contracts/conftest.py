@@ -16,12 +16,13 @@ from eth_utils import to_canonical_address
 from web3 import EthereumTesterProvider, Web3
 from web3.types import RPCEndpoint, RPCResponse
 
-from fl_node.chain.client import Chain, wait_until
+from fl_node.chain.client import Chain
 from fl_node.errors import ChainError
 from fl_node.nodes import binaries
 from fl_node.nodes.backends import free_ports
 from fl_node.nodes.geth import CHAIN_ID, GethNode, genesis
 from fl_node.nodes.process import Child
+from fl_node.runtime.waiting import wait_until
 
 BALANCE = 10**24
 GETH_PATIENCE = 240

@@ -20,7 +20,9 @@ from fl_node.artifacts.model_file import LocalMeta, Rejection, Tensors, WeightsF
 from fl_node.artifacts.store import FolderStore, Store
 from fl_node.audit.auditor import audit
 from fl_node.audit.result import Audit
-from fl_node.chain.client import Chain, Contract, create_key, load_key
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
+from fl_node.chain.keys import create_key, load_key
 from fl_node.data.partition import shard_size
 from fl_node.models.trainer import Trainer
 from fl_node.nodes.backends import EmbeddedPlace

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fl_node.chain.client import Chain, create_key, load_key
+from fl_node.chain.client import Chain
+from fl_node.chain.keys import create_key, load_key
 from fl_node.nodes.backends import ProcessPlace
 
 NODES = ("header", "learner-1", "learner-2")

@@ -16,7 +16,8 @@ from fl_node.aggregation.asynchronous import Update, asynchronous_file, discount
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Rejection, WeightsFile
 from fl_node.audit.case import LATE
-from fl_node.chain.client import Contract, Receipt
+from fl_node.chain.contract import Contract
+from fl_node.chain.transactions import Receipt
 from fl_node.plan.schema import AggregationPlan, Plan
 from fl_node.protocol.history import MOST_PUBLICATIONS, TOO_OFTEN
 from fl_node.protocol.publications import publications

@@ -18,7 +18,10 @@ from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import Input, Rejection, Tensors, WeightsFile
 from fl_node.artifacts.store import FolderStore, Progress, silent
 from fl_node.audit.case import LATE
-from fl_node.chain.client import DEPLOY_GAS, Contract, artifact, load_key
+from fl_node.chain.abi import artifact
+from fl_node.chain.client import DEPLOY_GAS
+from fl_node.chain.contract import Contract
+from fl_node.chain.keys import load_key
 from fl_node.errors import StoreUnreachable
 from fl_node.plan import schema
 from fl_node.plan.schema import AggregationPlan, Plan

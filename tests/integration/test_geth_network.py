@@ -21,12 +21,15 @@ from eth_keys import keys as keys_of
 from eth_utils import decode_hex, keccak
 from hexbytes import HexBytes
 
-from fl_node.chain.client import Chain, Receipt, load_key, wait_until
+from fl_node.chain.client import Chain
+from fl_node.chain.keys import load_key
+from fl_node.chain.transactions import Receipt
 from fl_node.errors import ChainError
 from fl_node.nodes import CHAIN_ID, binaries
 from fl_node.nodes.backends import ProcessPlace, free_ports
 from fl_node.nodes.geth import GethNode, genesis
 from fl_node.nodes.process import Child, stop_all
+from fl_node.runtime.waiting import wait_until
 
 HANG = 240.0
 """Seconds after which something has hung; what is tested takes a small part of it."""
@@ -45,7 +48,7 @@ def send(chain: Chain) -> Receipt:
 
     def sends() -> bool:
         with contextlib.suppress(ChainError):
-            receipt = chain._send(chain.address, b"", 21_000, chain.nonce())
+            receipt = chain.send(chain.address, b"", 21_000, chain.nonce())
             sent.extend([receipt] if receipt else [])
         return bool(sent)
 

@@ -15,10 +15,10 @@ import requests
 
 from fl_node.artifacts import cid
 from fl_node.artifacts.store import IpfsStore, TooLarge
-from fl_node.chain.client import wait_until
 from fl_node.errors import FileMissing, FLNodeError, StoreError
 from fl_node.nodes.backends import ProcessPlace
 from fl_node.nodes.ipfs import new_swarm_key
+from fl_node.runtime.waiting import wait_until
 from tests.helpers.swarm import HANG, SlowLine, daemon
 
 NODES = ("header", "learner-1", "learner-2")

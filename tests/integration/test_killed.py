@@ -34,7 +34,9 @@ import pytest
 from fl_node import events
 from fl_node.artifacts import store as stores
 from fl_node.audit.auditor import audit
-from fl_node.chain.client import Chain, Contract, load_key, wait_until
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
+from fl_node.chain.keys import load_key
 from fl_node.errors import ChainError
 from fl_node.nodes.backends import EmbeddedPlace, Endpoint, ProcessPlace
 from fl_node.nodes.process import Child, stop_all
@@ -43,6 +45,7 @@ from fl_node.plan.schema import DataPlan, Plan, TrainingPlan
 from fl_node.roles import factory
 from fl_node.roles.deploy import register
 from fl_node.roles.loop import Site
+from fl_node.runtime.waiting import wait_until
 from tests.helpers.stub import StubTrainer, depend_on_everything
 
 HANG = 240.0
@@ -102,7 +105,7 @@ def make_trainer(plan: Plan) -> StubTrainer:
 class Trap:
     """Where a process gets a signal: at what it says (of a round), at a call, or after so many lines of this package.
 
-    The calls are ``_send`` before a transaction is sent, ``_receipt`` after that, and ``replace``, by which a file
+    The calls are ``send`` before a transaction is sent, ``_receipt`` after that, and ``replace``, by which a file
     that was written appears in its place.
     """
 
@@ -117,7 +120,7 @@ class Trap:
             self._trace()
         elif self.what == "replace":
             self._before(Path, "replace")
-        elif self.what.startswith("_"):
+        elif self.what in ("send", "_receipt"):
             self._before(Chain, self.what)
         else:
             logging.getLogger("fl_node").addHandler(_AtEvent(self))
@@ -431,7 +434,7 @@ def test_a_role_is_killed_at_a_step_in_each_round(run: Run, final: str, tmp_path
 @pytest.mark.parametrize("node", ["header", "learner-1"])
 def test_a_role_is_killed_before_it_sends_a_transaction(run: Run, final: str, tmp_path: Path, node: str) -> None:
     # Its successor sends that one and dies before its own second, so that each is in another round.
-    run.go({node: [Trap("_send"), Trap("_send", count=2), Trap("_send", count=2)]})
+    run.go({node: [Trap("send"), Trap("send", count=2), Trap("send", count=2)]})
     check(run, final)
 
 

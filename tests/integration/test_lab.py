@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from fl_node.artifacts import cid
-from fl_node.chain.client import wait_until
+from fl_node.runtime.waiting import wait_until
 
 HANG = 600.0
 """Seconds after which something has hung; what is tested takes a small part of it."""

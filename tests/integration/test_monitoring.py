@@ -13,10 +13,11 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from fl_node.chain.client import create_key, wait_until
+from fl_node.chain.keys import create_key
 from fl_node.monitor import metrics
 from fl_node.monitor.observer import Observer
 from fl_node.nodes.backends import Endpoint, ProcessPlace, free_ports
+from fl_node.runtime.waiting import wait_until
 from tests.helpers.runs import World, plan
 
 FOLDER = Path(__file__).parents[2] / "docs" / "monitoring"

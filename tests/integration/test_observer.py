@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from fl_node.artifacts import cid, model_file
-from fl_node.chain.client import Chain, create_key, load_key, wait_until
+from fl_node.chain.client import Chain
+from fl_node.chain.keys import create_key, load_key
 from fl_node.monitor.observer import Observer
 from fl_node.monitor.state import NodeView, Part, Snapshot
 from fl_node.nodes.backends import EmbeddedPlace, Endpoint
+from fl_node.runtime.waiting import wait_until
 from tests.helpers.runs import Run, World, plan
 
 PATIENCE = 120.0

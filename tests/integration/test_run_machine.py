@@ -14,7 +14,9 @@ from hypothesis.strategies import integers, sampled_from
 
 from fl_node.artifacts.store import FolderStore
 from fl_node.audit.auditor import audit
-from fl_node.chain.client import Chain, LogEntry, create_key, load_key
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import LogEntry
+from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ChainError, ContractError, StoreError, WeightsError
 from fl_node.nodes.dev_chain import EmbeddedChain, _Server
 from fl_node.plan.schema import DataPlan, Plan

@@ -12,10 +12,15 @@ from typing import Any
 import pytest
 
 from fl_node.artifacts import cid
-from fl_node.chain import client as chains
+from fl_node.chain import node
 from fl_node.chain import rpc as rpcs
-from fl_node.chain.client import Chain, Contract, Receipt, State, create_key, load_key, wait_until
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import CALL_GAS, Contract, State
+from fl_node.chain.keys import create_key, load_key
+from fl_node.chain.node import Sealed
+from fl_node.chain.transactions import Receipt
 from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError
+from fl_node.runtime.waiting import wait_until
 from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY, POOR, account
 
 PLAN = cid.of_bytes(b"plan")
@@ -253,7 +258,7 @@ def test_a_receipt_names_transaction_block_and_gas(header: Contract) -> None:
     receipt = header.set_global_weight(WEIGHTS[0], header.chain.nonce())
     assert receipt is not None
     assert receipt.block == header.chain.block_number()
-    assert 40_000 < receipt.gas < chains.CALL_GAS
+    assert 40_000 < receipt.gas < CALL_GAS
     assert receipt.contract is None
     assert receipt.transaction.startswith("0x")
 
@@ -291,11 +296,11 @@ class _Overtaken(Chain):
 
     overtaken = False
 
-    def _send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
+    def send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
         if not self.overtaken:
             self.overtaken = True
             Chain(self.rpc, self.account).nudge()
-        return super()._send(to, data, gas, nonce, value)
+        return super().send(to, data, gas, nonce, value)
 
 
 @pytest.mark.parametrize("kind", [_Unlucky, _Overtaken])
@@ -335,7 +340,7 @@ def test_a_contract_of_another_kind_is_noticed(rpc: str) -> None:
     chain = Chain(rpc, HEADER)
     # Code that is one STOP: it answers every call with nothing.
     data = "0x6001600c60003960016000f300"
-    receipt = chain._send(None, data, 100_000, chain.nonce())
+    receipt = chain.send(None, data, 100_000, chain.nonce())
     assert receipt is not None
     contract = chain.contract(str(receipt.contract))
     assert not contract.has_known_code()
@@ -480,10 +485,10 @@ def test_a_node_that_has_not_indexed_its_blocks_is_asked_again_for_what_is_seale
         return with_result(receipt if request["method"] == asked[0] else {"timestamp": "0x10"})(request)
 
     say(200, answer)
-    assert Chain(rpc).sealed(["0x12"]) == {"0x12": chains.Sealed(ALICE.address, None, 53_000, 16)}
+    assert Chain(rpc).sealed(["0x12"]) == {"0x12": Sealed(ALICE.address, None, 53_000, 16)}
     assert asked == ["eth_getTransactionReceipt"] * 2 + ["eth_getBlockByNumber"]
 
-    monkeypatch.setattr(chains, "RECEIPT_PATIENCE", 0.1)
+    monkeypatch.setattr(node, "INDEX_PATIENCE", 0.1)
     say(200, with_error(-32000, "transaction indexing is in progress"))
     assert Chain(rpc).sealed(["0x12"]) == {}
 

@@ -19,7 +19,8 @@ import typer
 
 from fl_node import __version__
 from fl_node.artifacts import cid
-from fl_node.chain.client import Chain, create_key, load_key
+from fl_node.chain.client import Chain
+from fl_node.chain.keys import create_key, load_key
 from fl_node.cli import app, live_page
 from fl_node.lab.run_folder import Node, Run
 from fl_node.plan import schema as plans

@@ -15,7 +15,9 @@ import pytest
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import GlobalMeta, Tensors
 from fl_node.artifacts.store import FolderStore
-from fl_node.chain.client import Chain, Contract, Receipt
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
+from fl_node.chain.transactions import Receipt
 from fl_node.data import partition
 from fl_node.errors import ConfigError, GaveUp
 from fl_node.plan.schema import Plan

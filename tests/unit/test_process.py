@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fl_node.chain.client import wait_until
 from fl_node.errors import ProcessError
 from fl_node.nodes.process import TAIL_LINES, Child, stop_all
+from fl_node.runtime.waiting import wait_until
 
 STUBBORN = (
     "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(60)"

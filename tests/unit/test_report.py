@@ -14,7 +14,8 @@ from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, Rejection, WeightsFile
 from fl_node.artifacts.store import FolderStore
 from fl_node.audit.result import Audit, Finding
-from fl_node.chain.client import Chain, Contract
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
 from fl_node.models.trainer import Score
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history

@@ -14,7 +14,8 @@ import pytest
 
 from fl_node.artifacts import cid
 from fl_node.artifacts.store import FolderStore
-from fl_node.chain.client import Chain, Contract, wait_until
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
 from fl_node.errors import (
     ChainError,
     ChainUnreachable,
@@ -30,6 +31,7 @@ from fl_node.errors import (
 from fl_node.nodes.backends import EmbeddedPlace
 from fl_node.plan.schema import Plan
 from fl_node.roles.loop import Done, Site, Timing, Waiting, fetch_plan, reconcile
+from fl_node.runtime.waiting import wait_until
 from tests.helpers.accounts import ALICE, FUNDED, HEADER
 from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged

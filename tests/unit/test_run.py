@@ -15,7 +15,8 @@ import pytest
 
 from fl_node import __version__
 from fl_node.artifacts.store import FolderStore
-from fl_node.chain.client import Chain, create_key, load_key
+from fl_node.chain.client import Chain
+from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ConfigError
 from fl_node.lab import run_folder
 from fl_node.lab.run_folder import Node, Run

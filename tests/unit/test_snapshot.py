@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from fl_node.artifacts import cid
 from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Rejection
-from fl_node.chain.client import Chain, Contract, LogEntry
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract, LogEntry
 from fl_node.errors import ChainError
 from fl_node.monitor import state
 from fl_node.monitor.state import Action, BlockView, FileFacts

@@ -191,7 +191,7 @@ SOURCES = sorted(Path(fl_node.__file__).parent.rglob("*.py"))
 RAISING = {"eth", "eth_account", "eth_tester", "py_ecc", "web3"}
 """Libraries that raise the recursion limit when they are imported."""
 OWN_FILES = {
-    ("client.py", "artifact"),  # the compiled contract
+    ("abi.py", "artifact"),  # the compiled contract
     ("ipfs.py", "command"),  # the template of a configuration
     ("collect.py", "paper"),  # the paper's figures
     ("strict_json.py", "loads"),

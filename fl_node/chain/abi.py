@@ -1,0 +1,54 @@
+"""The compiled contract: its code, the functions that only read, and its custom errors."""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from web3 import Web3
+
+from fl_node.runtime import recursion
+
+recursion.restore()
+
+ARTIFACT = "FederatedLearning.json"
+
+
+@functools.cache
+def artifact() -> dict[str, Any]:
+    """Return the compiled contract (``abi`` and ``bytecode``) that came with this package."""
+    packaged = resources.files("fl_node") / ARTIFACT
+    checkout = Path(__file__).parents[2] / "contracts" / ARTIFACT
+    text = packaged.read_text() if packaged.is_file() else checkout.read_text()
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+@functools.cache
+def signatures() -> dict[str, tuple[bytes, list[str], list[str]]]:
+    """Return the selector, argument types and result types of each function that only reads."""
+    return {
+        entry["name"]: (
+            bytes(Web3.keccak(text=f"{entry['name']}({','.join(a['type'] for a in entry['inputs'])})")[:4]),
+            [a["type"] for a in entry["inputs"]],
+            [a["type"] for a in entry["outputs"]],
+        )
+        for entry in artifact()["abi"]
+        if entry["type"] == "function" and entry["stateMutability"] == "view"
+    }
+
+
+def custom_error(message: str, revert: object) -> str:
+    """Return what the data of a reverted call mean, or the node's message if they are no error of the contract."""
+    data = revert.removeprefix("0x") if isinstance(revert, str) else ""
+    for entry in artifact()["abi"]:
+        if entry["type"] == "error":
+            types = [argument["type"] for argument in entry["inputs"]]
+            selector = Web3.keccak(text=f"{entry['name']}({','.join(types)})")[:4].hex()
+            if data.startswith(selector.removeprefix("0x")):
+                values = Web3().codec.decode(types, bytes.fromhex(data)[4:])
+                return f"the contract refused: {entry['name']}({', '.join(str(v) for v in values)})"
+    return f"the contract refused: {message}"

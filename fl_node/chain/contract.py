@@ -1,0 +1,241 @@
+"""One run's contract: its functions, and its log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eth_abi.exceptions import DecodingError
+from web3 import Web3
+from web3 import exceptions as web3_errors
+from web3.contract.contract import ContractFunction
+
+from fl_node.artifacts import cid
+from fl_node.chain.abi import artifact, signatures
+from fl_node.chain.rpc import Request
+from fl_node.chain.transactions import Receipt, Sender
+from fl_node.errors import ChainError, LogError
+from fl_node.runtime import recursion
+
+recursion.restore()
+
+CALL_GAS = 150_000
+LEARNER_REGISTERED, LOCAL_WEIGHT_SET, GLOBAL_WEIGHT_SET = "LearnerRegistered", "LocalWeightSet", "GlobalWeightSet"
+"""The names of the contract's events."""
+
+
+@dataclass(frozen=True, order=True)
+class LogEntry:
+    """One event of the contract, in the order of block and log index.
+
+    ``name`` is ``LearnerRegistered``, ``LocalWeightSet`` or ``GlobalWeightSet``; ``round`` is None for the
+    first, ``cid`` likewise, and ``node_id`` is None for the last.
+    """
+
+    block: int
+    index: int
+    name: str
+    transaction: str
+    round: int | None = None
+    node_id: int | None = None
+    cid: str | None = None
+    account: str | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """What the contract says now."""
+
+    started: bool
+    round: int
+    global_cid: str | None
+
+
+@dataclass(frozen=True)
+class View:
+    """What the contract shows an account at one block.
+
+    ``nonce`` is the number of the account's next transaction, ``learners`` are the registered nodeIds in ascending
+    order, ``node_id`` is the account's own, if it has one. What else a decision hangs on is to be read at the same
+    ``block`` (its hash): sealers replace a block by another now and then, and who reads the number of the next
+    transaction in one and misses what it sent before in the other would send that twice.
+    """
+
+    block: str
+    nonce: int
+    state: State
+    learners: tuple[int, ...]
+    node_id: int | None
+
+
+Call = tuple[str, Sequence[Any]]
+_STATE: tuple[Call, ...] = (("round", []), ("getGlobalWeight", []))
+
+
+class Contract:
+    """One run's contract; CIDs go in and come out, where the chain has digests."""
+
+    def __init__(self, chain: Sender, address: str) -> None:
+        self.chain = chain
+        self.address = address
+        self._contract = chain.web3.eth.contract(Web3.to_checksum_address(address), abi=artifact()["abi"])
+        self._functions = self._contract.functions
+
+    def has_known_code(self) -> bool:
+        """Return whether what stands on chain is this version's contract, so that its rules are those promised."""
+        with self.chain.errors():
+            code = bytearray(self.chain.web3.eth.get_code(Web3.to_checksum_address(self.address)))
+        for place in artifact()["immutableReferences"]:
+            code[place["start"] : place["start"] + place["length"]] = bytes(place["length"])
+        return bytes(code) == bytes.fromhex(artifact()["deployedBytecode"].removeprefix("0x"))
+
+    def header(self) -> str:
+        """Return the header's address."""
+        return Web3.to_checksum_address(str(self._read("header")))
+
+    def plan(self) -> str:
+        """Return the CID of the plan."""
+        return cid.from_digest(self._read("plan"))
+
+    def round(self) -> int:
+        """Return the current round."""
+        return int(self._read("round"))
+
+    def state(self) -> State:
+        """Return the current round and its global weights."""
+        return self._state(*self._read_all(*_STATE, at=self.chain.head()))
+
+    def look(self, account: str) -> View:
+        """Return what a role decides by, as it concerns an account.
+
+        What a process sends and its successor, when it was killed, sends again by this is one transaction, or the
+        second is refused.
+        """
+        head = self.chain.head()
+        calls: list[Call] = [("learners", []), ("nodeIdOf", [account]), *_STATE]
+        nonce, *answers = self.chain.ask(
+            ("eth_getTransactionCount", [account, _at(head)]), *(self._call(*call, at=head) for call in calls)
+        )
+        learners, node_id, *state = self._results(calls, answers)
+        return View(
+            head, self.chain.quantity(nonce), self._state(*state), tuple(sorted(learners)), int(node_id) or None
+        )
+
+    def _state(self, round_: int, digest: bytes) -> State:
+        global_cid = _cid(digest)
+        return State(global_cid is not None, round_, global_cid)
+
+    def global_weight_at(self, round_: int) -> str | None:
+        """Return the CID of the global weights that a round started from, or None."""
+        return _cid(self._read("globalWeightAt", round_))
+
+    def local_weight_at(self, round_: int, node_id: int, block: str | None = None) -> str | None:
+        """Return the CID of the local weights that a learner published in a round, or None."""
+        return _cid(self._read("localWeightAt", round_, node_id, at=block))
+
+    def local_weights(self, round_: int, node_ids: Sequence[int]) -> dict[int, str]:
+        """Return the CIDs that these learners published in a round, by nodeId, from one request."""
+        digests = self._read_all(*(("localWeightAt", [round_, node_id]) for node_id in node_ids))
+        found = {node_id: _cid(digest) for node_id, digest in zip(node_ids, digests, strict=True)}
+        return {node_id: name for node_id, name in found.items() if name}
+
+    def learners(self) -> list[int]:
+        """Return the nodeIds that are registered, in ascending order."""
+        return sorted(self._read("learners"))
+
+    def account_of(self, node_id: int, block: str | None = None) -> str | None:
+        """Return the account of a node, or None."""
+        account = str(self._read("accountOf", node_id, at=block))
+        return None if int(account, 16) == 0 else Web3.to_checksum_address(account)
+
+    def node_id_of(self, account: str) -> int | None:
+        """Return the nodeId that an account is registered for, or None."""
+        return int(self._read("nodeIdOf", account)) or None
+
+    def register_learner(self, node_id: int, account: str, nonce: int) -> Receipt | None:
+        """Register a learner's account; header only."""
+        return self._transact(self._functions.registerLearner(node_id, Web3.to_checksum_address(account)), nonce)
+
+    def set_local_weight(self, node_id: int, file_cid: str, nonce: int) -> Receipt | None:
+        """Publish local weights; that learner only.
+
+        Returns
+        -------
+        Receipt or None
+            None if no block took the transaction in the time allowed, or another with its number was there
+            first; the caller reads the state again.
+        """
+        return self._transact(self._functions.setLocalWeight(node_id, cid.to_digest(file_cid)), nonce)
+
+    def set_global_weight(self, file_cid: str, nonce: int) -> Receipt | None:
+        """Publish global weights; header only. Returns as :meth:`set_local_weight` does."""
+        return self._transact(self._functions.setGlobalWeight(cid.to_digest(file_cid)), nonce)
+
+    def log(self, first: int = 0) -> list[LogEntry]:
+        """Return all events of the contract from a block on, in the order in which they came about."""
+        with self.chain.errors():
+            entries = self.chain.web3.eth.get_logs(
+                {"address": Web3.to_checksum_address(self.address), "fromBlock": first, "toBlock": "latest"}
+            )
+            return sorted(self._entry(entry) for entry in entries)
+
+    def _entry(self, entry: Any) -> LogEntry:
+        strange = f"contract {self.address} has an event of another kind in block {entry['blockNumber']}"
+        for name in (LOCAL_WEIGHT_SET, GLOBAL_WEIGHT_SET, LEARNER_REGISTERED):
+            event = self._contract.events[name]()
+            if entry["topics"] and bytes(entry["topics"][0]) == bytes.fromhex(event.topic.removeprefix("0x")):
+                try:
+                    args = event.process_log(entry)["args"]
+                except (web3_errors.Web3Exception, DecodingError, ValueError) as error:
+                    raise LogError(f"{strange}: {error}") from error
+                return LogEntry(
+                    block=entry["blockNumber"],
+                    index=entry["logIndex"],
+                    name=name,
+                    transaction="0x" + bytes(entry["transactionHash"]).hex(),
+                    round=args.get("round"),
+                    node_id=args.get("nodeId"),
+                    cid=cid.from_digest(args["hash"]) if "hash" in args else None,
+                    account=args.get("account"),
+                )
+        raise LogError(strange)
+
+    def _read(self, name: str, *arguments: Any, at: str | None = None) -> Any:
+        return self._read_all((name, arguments), at=at)[0]
+
+    def _read_all(self, *calls: Call, at: str | None = None) -> list[Any]:
+        return self._results(calls, self.chain.ask(*(self._call(*call, at=at) for call in calls)))
+
+    def _call(self, name: str, arguments: Sequence[Any], at: str | None = None) -> Request:
+        selector, inputs, _ = signatures()[name]
+        data = selector + self.chain.web3.codec.encode(inputs, arguments)
+        return "eth_call", [{"to": self.address, "data": "0x" + data.hex()}, _at(at)]
+
+    def _results(self, calls: Sequence[Call], answers: Sequence[str | None]) -> list[Any]:
+        results = []
+        for (name, _), answer in zip(calls, answers, strict=True):
+            if not answer or answer == "0x":
+                raise ChainError(f"contract {self.address} did not answer {name}: no result")
+            outputs = signatures()[name][2]
+            try:
+                results.append(self.chain.web3.codec.decode(outputs, bytes.fromhex(answer.removeprefix("0x")))[0])
+            except (DecodingError, ValueError, AttributeError, OverflowError) as error:
+                raise ChainError(f"contract {self.address} did not answer {name}: {error}") from error
+        return results
+
+    def _transact(self, function: ContractFunction, nonce: int) -> Receipt | None:
+        with self.chain.errors():
+            data = function._encode_transaction_data()
+        # A call first: what the contract refuses is not sent, and its custom error is known.
+        self.chain.ask(("eth_call", [{"from": self.chain.address, "to": self.address, "data": data}, "latest"]))
+        return self.chain.send(self.address, data, CALL_GAS, nonce)
+
+
+def _at(block: str | None) -> str | dict[str, str]:
+    """Return what the RPC calls a block of this hash (EIP-1898), or the newest."""
+    return {"blockHash": block} if block else "latest"
+
+
+def _cid(digest: bytes) -> str | None:
+    return None if digest == cid.EMPTY_DIGEST else cid.from_digest(digest)

@@ -1,0 +1,56 @@
+"""Accounts: a key file for each role, readable by its owner alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+
+from fl_node.errors import ConfigError
+from fl_node.runtime import recursion
+
+recursion.restore()
+
+
+def create_key(path: Path) -> str:
+    """Make a key file for a new account, readable by its owner alone, and return the account's address.
+
+    An existing key file is kept.
+    """
+    if not path.exists():
+        account = Account.create()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as file:
+                file.write(account.key.hex() + "\n")
+        except OSError as error:
+            raise ConfigError(f"key file {path}: {error.strerror}") from error
+    return str(load_key(path).address)
+
+
+def load_key(path: Path) -> LocalAccount:
+    """Read the account of a role from its key file: 64 hexadecimal digits, mode 0600.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, holds no key, or others may read it.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        text = path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ConfigError(f"key file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"key file {path} should hold 64 hexadecimal digits") from error
+    if mode & 0o077:
+        raise ConfigError(f"key file {path} has mode {mode:04o}; others may read it: chmod 600 {path}")
+    try:
+        account: LocalAccount = Account.from_key(bytes.fromhex(text.removeprefix("0x")))
+    except ValueError as error:
+        raise ConfigError(f"key file {path} should hold 64 hexadecimal digits") from error
+    return account

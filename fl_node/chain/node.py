@@ -1,0 +1,210 @@
+"""What one node says of the chain, and what its errors mean."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import urllib3
+from web3 import Web3
+from web3 import exceptions as web3_errors
+from web3.middleware import ExtraDataToPOAMiddleware
+
+from fl_node.chain.abi import custom_error
+from fl_node.chain.rpc import NodeProvider, Request
+from fl_node.errors import ChainError, ChainUnreachable, ContractError
+from fl_node.runtime import recursion
+from fl_node.runtime.waiting import wait_until
+
+recursion.restore()
+
+REQUEST_TIMEOUT = 10.0
+INDEX_PATIENCE = 10.0
+"""Seconds in which a node must have indexed its blocks, so that it knows their transactions."""
+_REVERTED = 3
+"""The code of the RPC's error when a contract refuses."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What the chain keeps of a transaction: who sent it, to whom, what it cost, and when its block was sealed.
+
+    ``receiver`` is None where a contract was deployed; ``time`` is in seconds since 1970, by the clock of the block's
+    sealer.
+    """
+
+    sender: str
+    receiver: str | None
+    gas: int
+    time: int
+
+
+class NotYet(ChainError):
+    """A transaction is in no block yet, or its node has not indexed it."""
+
+
+class Underpriced(ChainError):
+    """Another transaction with the same number and as high a fee waits."""
+
+
+class AlreadySent(ChainError):
+    """The node has this transaction already."""
+
+
+class NonceUsed(ChainError):
+    """A transaction with this number is in a block."""
+
+
+class Node:
+    """A node's RPC.
+
+    Parameters
+    ----------
+    rpc
+        Its URL.
+    timeout
+        Seconds in which a request must be answered.
+    """
+
+    def __init__(self, rpc: str, timeout: float = REQUEST_TIMEOUT) -> None:
+        self.rpc = rpc
+        self._chain_id: int | None = None
+        self._provider = NodeProvider(rpc, timeout)
+        self.web3 = Web3(self._provider)
+        # Clique keeps its signatures in a field that web3 takes for too long.
+        self.web3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
+
+    def chain_id(self) -> int:
+        """Return the number of the chain; it is asked for once."""
+        if self._chain_id is None:
+            with self.errors():
+                self._chain_id = self.web3.eth.chain_id
+        return self._chain_id
+
+    def block_number(self) -> int:
+        """Return the height of the chain."""
+        return self.quantity(self.ask(("eth_blockNumber", []))[0])
+
+    def head(self) -> str:
+        """Return the hash of the newest block."""
+        (block,) = self.ask(("eth_getBlockByNumber", ["latest", False]))
+        try:
+            return str(block["hash"])
+        except (TypeError, KeyError) as error:
+            raise ChainError(f"chain at {self.rpc} shows no newest block; is this an Ethereum node?") from error
+
+    def timestamp(self, block: int) -> int:
+        """Return when a block was sealed, in seconds since 1970."""
+        with self.errors():
+            return int(self.web3.eth.get_block(block)["timestamp"])
+
+    def sealed(self, transactions: Iterable[str]) -> dict[str, Sealed]:
+        """Return what the chain keeps of transactions, by their hashes; of one in no block it keeps nothing."""
+        names = list(dict.fromkeys(transactions))
+        answers: list[Any] = []
+
+        def look() -> bool:
+            with contextlib.suppress(NotYet):
+                answers[:] = self.ask(*(("eth_getTransactionReceipt", [name]) for name in names))
+                return True
+            return False
+
+        if not wait_until(look, INDEX_PATIENCE):
+            return {}  # a node that has not indexed its blocks yet can't tell
+        found = {name: answer for name, answer in zip(names, answers, strict=True) if answer}
+        blocks = list(dict.fromkeys(str(one["blockNumber"]) for one in found.values()))
+        headers = self.ask(*(("eth_getBlockByNumber", [number, False]) for number in blocks))
+        times = {number: self.quantity(one["timestamp"]) for number, one in zip(blocks, headers, strict=True) if one}
+        return {
+            name: Sealed(
+                Web3.to_checksum_address(one["from"]),
+                Web3.to_checksum_address(one["to"]) if one["to"] else None,
+                self.quantity(one["gasUsed"]),
+                times[one["blockNumber"]],
+            )
+            for name, one in found.items()
+            if one["blockNumber"] in times
+        }
+
+    def genesis(self) -> str:
+        """Return the hash of block 0."""
+        with self.errors():
+            return "0x" + bytes(self.web3.eth.get_block(0)["hash"]).hex()
+
+    def balance(self, address: str) -> int:
+        """Return the balance of an account in wei."""
+        with self.errors():
+            return int(self.web3.eth.get_balance(Web3.to_checksum_address(address)))
+
+    def client(self) -> str:
+        """Return what the node says that it is, such as ``Geth/v1.13.15-…``."""
+        with self.errors():
+            return str(self.web3.client_version)
+
+    def peers(self) -> int:
+        """Return how many peers the node has."""
+        with self.errors():
+            return int(self.web3.net.peer_count)
+
+    def sealing(self) -> bool:
+        """Return whether the node seals blocks; a transaction that comes before that may wait for the next."""
+        return self.ask(("eth_mining", []))[0] is True
+
+    def holds_back(self) -> bool:
+        """Return whether the node has transactions that it may not seal now, and that nobody else has sealed."""
+        return self.quantity(self.ask(("eth_getBlockTransactionCountByNumber", ["pending"]))[0]) > 0
+
+    def quantity(self, answer: object) -> int:
+        """Return a number as the RPC writes it, such as ``0x1b4``."""
+        try:
+            return int(str(answer), 16)
+        except ValueError as error:
+            raise ChainError(f"chain at {self.rpc}: {answer!r} is not a number; is this an Ethereum node?") from error
+
+    def ask(self, *requests: Request) -> list[Any]:
+        """Make requests of the node's RPC and return their results.
+
+        The shortest way there, since roles ask all the time; web3 does what is rare.
+        """
+        with self.errors():
+            answers = self._provider.batch(requests)
+        for answer in answers:
+            if "error" in answer:
+                _raise_error(self.rpc, answer["error"])
+        return [answer.get("result") for answer in answers]
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn what goes wrong between here and the node into a :class:`ChainError` of one line."""
+        try:
+            yield
+        except web3_errors.Web3RPCError as error:
+            _raise_error(self.rpc, (error.rpc_response or {}).get("error") or str(error))
+        except (
+            urllib3.exceptions.NewConnectionError,
+            urllib3.exceptions.TimeoutError,
+            urllib3.exceptions.ProtocolError,
+        ) as error:
+            raise ChainUnreachable(f"chain at {self.rpc} can't be reached; is the node running?") from error
+        except (urllib3.exceptions.HTTPError, web3_errors.Web3Exception, ValueError) as error:
+            raise ChainError(f"chain at {self.rpc}: {error}") from error
+
+
+def _raise_error(rpc: str, error: Any) -> NoReturn:
+    """Raise what an error of the node's RPC means."""
+    error = error if isinstance(error, dict) else {"message": error}
+    message = str(error.get("message", error))
+    lowered = message.lower()
+    if error.get("code") == _REVERTED or lowered.startswith("execution reverted"):
+        raise ContractError(custom_error(message, error.get("data")))
+    if "indexing is in progress" in lowered:
+        raise NotYet(message)
+    if "underpriced" in lowered:
+        raise Underpriced(message)
+    if "already known" in lowered:
+        raise AlreadySent(message)
+    if "nonce too low" in lowered:
+        raise NonceUsed(message)
+    raise ChainError(f"chain at {rpc}: {message}")

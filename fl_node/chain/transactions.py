@@ -1,0 +1,189 @@
+"""Transactions: signed here with the account of the role, sent, and followed into a block.
+
+Geth needs no unlocked account for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from eth_account.datastructures import SignedTransaction
+from eth_account.signers.local import LocalAccount
+from web3 import Web3
+
+from fl_node.chain.node import REQUEST_TIMEOUT, AlreadySent, Node, NonceUsed, NotYet, Underpriced
+from fl_node.errors import ChainError, ConfigError, ContractError
+from fl_node.runtime import recursion
+from fl_node.runtime.waiting import wait_until
+
+recursion.restore()
+
+TRANSFER_GAS = 21_000
+PRIORITY_FEE = 1
+MAX_FEE = 100 * 10**9
+"""Fees in wei a gas: the least that a sealer takes, and a bound far above any base fee of an idle chain."""
+RECEIPT_PATIENCE = 10.0
+"""Seconds after which a transaction that is in no block is given back to the caller, who looks again."""
+SEALED_PATIENCE = 120.0
+"""Seconds in which a block must take a contract or a transfer: sealers may have to find each other first."""
+SEAL_PATIENCE = 2.0
+"""Seconds that a node has to seal before a transaction is given back to the caller unsent."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A transaction in a block."""
+
+    transaction: str
+    block: int
+    gas: int
+    contract: str | None = None
+
+
+class Sender(Node):
+    """A node's RPC, and the account that signs."""
+
+    def __init__(self, rpc: str, account: LocalAccount | None = None, timeout: float = REQUEST_TIMEOUT) -> None:
+        super().__init__(rpc, timeout)
+        self.account = account
+
+    @property
+    def address(self) -> str:
+        """The address of the account that signs."""
+        if self.account is None:
+            raise ConfigError("this needs the key of an account (--key)")
+        return str(self.account.address)
+
+    def nonce(self) -> int:
+        """Return the number of the account's next transaction, not counting those that wait for a block."""
+        return self.quantity(self.ask(("eth_getTransactionCount", [self.address, "latest"]))[0])
+
+    def nudge(self) -> None:
+        """Send a transaction of no effect, so that some sealer makes a block.
+
+        Two blocks of equal weight can follow one another: then each node keeps its own, and what only one of them
+        holds is sealed by nobody when those who may seal have sealed it already. The next block decides. Nothing is
+        sent while two transactions of the account wait as it is.
+        """
+        latest, pending = self.ask(*(("eth_getTransactionCount", [self.address, at]) for at in ("latest", "pending")))
+        number = self.quantity(pending)
+        if self.account and number - self.quantity(latest) < 2:
+            with contextlib.suppress(AlreadySent, Underpriced, NonceUsed):
+                self._hand_in(self._sign(self.account, self.address, "0x", TRANSFER_GAS, number))
+
+    def send_until_sealed(
+        self, what: str, to: str | None, data: Any, gas: int, *, nonce: int | None = None, value: int = 0
+    ) -> Receipt:
+        """Send a transaction again and again, with the same nonce so that it counts once, until a block has it."""
+        nonce, deadline = self.nonce() if nonce is None else nonce, time.monotonic() + SEALED_PATIENCE
+        while time.monotonic() < deadline:
+            is_used = self.nonce() > nonce
+            if receipt := self.send(to, data, gas, nonce, value):
+                return receipt
+            if is_used:  # by another transaction of this account
+                nonce = self.nonce()
+        raise ChainError(
+            f"chain at {self.rpc}: no block took {what} in {SEALED_PATIENCE:g} s; are enough sealers running?"
+        )
+
+    def send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
+        """Sign and send a transaction, and wait a moment for the block that takes it.
+
+        Parameters
+        ----------
+        to
+            The receiver; None deploys a contract.
+        data
+            The call, or the contract's code.
+        gas, nonce, value
+            The most gas, the transaction's number, and the wei that it gives.
+
+        Returns
+        -------
+        Receipt or None
+            None if no block took it in the time allowed, or another with its number was there first.
+        """
+        account = self.account
+        if account is None:
+            raise ConfigError("this needs the key of an account (--key)")
+        # A transaction that reaches Clique (period 0) before it seals may wait for the next one to be sealed.
+        # A node that catches up with the others pauses for a moment.
+        if not wait_until(self.sealing, SEAL_PATIENCE, 0.01):
+            raise ChainError(f"chain at {self.rpc}: the node does not seal yet")
+        tip, fee = PRIORITY_FEE, MAX_FEE
+        for _ in range(20):
+            signed = self._sign(account, to, data, gas, nonce, value, tip, fee)
+            try:
+                self._hand_in(signed)
+            except Underpriced:
+                # Another transaction with this number waits: ours replaces it when it pays more.
+                tip, fee = tip * 5 // 4 + 1, fee * 5 // 4
+                continue
+            except NonceUsed:
+                # This very transaction is in a block, or another that the caller does not know of yet.
+                return self._receipt(signed.hash, patience=0.0)
+            except AlreadySent:
+                pass
+            receipt = self._receipt(signed.hash)
+            if receipt is None:
+                self.nudge()
+            return receipt
+        raise ChainError(f"chain at {self.rpc}: a waiting transaction of {account.address} can't be replaced")
+
+    def _sign(
+        self,
+        account: LocalAccount,
+        to: str | None,
+        data: Any,
+        gas: int,
+        nonce: int,
+        value: int = 0,
+        tip: int = PRIORITY_FEE,
+        fee: int = MAX_FEE,
+    ) -> SignedTransaction:
+        transaction: dict[str, Any] = {
+            "type": 2,
+            "chainId": self.chain_id(),
+            "nonce": nonce,
+            "gas": gas,
+            "maxPriorityFeePerGas": tip,
+            "maxFeePerGas": fee,
+            "value": value,
+            "data": data,
+        }
+        if to is not None:
+            transaction["to"] = to
+        return account.sign_transaction(transaction)
+
+    def _hand_in(self, signed: SignedTransaction) -> None:
+        self.ask(("eth_sendRawTransaction", ["0x" + bytes(signed.raw_transaction).hex()]))
+
+    def _receipt(self, transaction: Any, patience: float = RECEIPT_PATIENCE) -> Receipt | None:
+        name = "0x" + bytes(transaction).hex()
+        deadline = time.monotonic() + patience
+        pause = 0.004
+        while not (found := self._receipt_now(name)):
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(pause)
+            pause = min(pause * 1.3, 0.1)
+        if int(found["status"], 16) == 0:
+            raise ContractError(f"transaction {name} failed in its block")
+        contract = found["contractAddress"]
+        return Receipt(
+            name,
+            int(found["blockNumber"], 16),
+            int(found["gasUsed"], 16),
+            Web3.to_checksum_address(contract) if contract else None,
+        )
+
+    def _receipt_now(self, transaction: str) -> dict[str, Any] | None:
+        try:
+            found, height = self.ask(("eth_getTransactionReceipt", [transaction]), ("eth_blockNumber", []))
+        except NotYet:
+            return None
+        # Geth shows a receipt a moment before its block is the latest, which all else is read from.
+        return found if found and int(found["blockNumber"], 16) <= int(height, 16) else None
