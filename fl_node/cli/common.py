@@ -73,7 +73,7 @@ def open_run(
     folder: Path | None, rpc: str | None, store: str | None, contract: str | None
 ) -> Iterator[tuple[Contract, Store]]:
     """Connect to a run by its folder, or by RPC, store and contract; a lab that has ended gets its nodes back."""
-    from fl_node.artifacts import store as stores
+    from fl_node.artifacts.address import connect
     from fl_node.chain.client import Chain
     from fl_node.lab import run_folder as run
 
@@ -83,7 +83,7 @@ def open_run(
         return
     if contract is None:
         raise ConfigError("which run? Name its folder, or its contract by --contract (with --rpc and --store)")
-    files = stores.connect(given_or(store, DEFAULT_STORE))
+    files = connect(given_or(store, DEFAULT_STORE))
     yield Chain(given_or(rpc, DEFAULT_RPC)).contract(contract), with_progress(files)
 
 

@@ -66,7 +66,7 @@ def deploy(
 
         fl-node deploy plans/paper.toml --learner 1=0x… --learner 2=0x… --key header.key
     """
-    from fl_node.artifacts import store as stores
+    from fl_node.artifacts.address import connect
     from fl_node.chain.client import Chain
     from fl_node.chain.keys import load_key
     from fl_node.plan import schema as plans
@@ -80,7 +80,7 @@ def deploy(
     learners = dict(_learner(text) for text in learner)
     if len(learners) < len(learner):
         raise ConfigError("--learner: a nodeId is given twice")
-    chain, place = Chain(rpc, load_key(key)), stores.connect(store)
+    chain, place = Chain(rpc, load_key(key)), connect(store)
     configure("deploy", verbose=process.verbose)
     with tempfile.TemporaryDirectory() as name:
         trainer = make_trainer(loaded, modules=modules, with_data=False)
@@ -171,7 +171,7 @@ def _learner(text: str) -> tuple[int, str]:
 def _site(
     name: str, rpc: str, store: str, key: Path, contract: str, folder: Path, patience: float, *, as_json: bool
 ) -> Site:
-    from fl_node.artifacts import store as stores
+    from fl_node.artifacts.address import connect
     from fl_node.chain.client import Chain
     from fl_node.chain.keys import load_key
     from fl_node.errors import ChainUnreachable, GaveUp
@@ -181,7 +181,7 @@ def _site(
     from fl_node.runtime.waiting import wait_until
 
     configure(name, as_json=as_json, verbose=process.verbose)
-    chain, files = Chain(rpc, load_key(key)), stores.connect(store)
+    chain, files = Chain(rpc, load_key(key)), connect(store)
     contract = checked_address("--contract", contract)
     found: list[Contract] = []
 

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_node.artifacts import store as stores
-from fl_node.artifacts.store import IpfsStore
+from fl_node.artifacts.address import connect
+from fl_node.artifacts.ipfs_store import IpfsStore
+from fl_node.artifacts.store import Store
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import load_key
 from fl_node.data import datasets
@@ -63,7 +64,7 @@ def run(
 ) -> list[Check]:
     """Ask all questions and return the answers, in the order in which one would mend things."""
     chain = functools.cache(lambda: Chain(rpc))
-    files = functools.cache(lambda: stores.connect(store))
+    files = functools.cache(lambda: connect(store))
     questions: list[tuple[str, Callable[[], str]]] = [
         ("chain", lambda: _chain(chain())),
         ("genesis", lambda: _genesis(chain(), genesis)),
@@ -167,7 +168,7 @@ def _contract(chain: Chain, address: str | None, key: Path) -> str:
     return f"{address}, whose learner {node_id} this account is"
 
 
-def _store(files: stores.Store) -> str:
+def _store(files: Store) -> str:
     if not isinstance(files, IpfsStore):
         folder = Path(files.address)
         if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
@@ -200,7 +201,7 @@ def _is_key(text: str) -> bool:
     return len(text) == 64 and set(text) <= set(string.hexdigits)
 
 
-def _swarm_peers(files: stores.Store, wanted: int | None) -> str:
+def _swarm_peers(files: Store, wanted: int | None) -> str:
     if not isinstance(files, IpfsStore):
         raise _Skip("a folder has none")
     # Two nodes that dialled each other at once have two connections.
@@ -210,7 +211,7 @@ def _swarm_peers(files: stores.Store, wanted: int | None) -> str:
     return str(count)
 
 
-def _public(files: stores.Store) -> str:
+def _public(files: Store) -> str:
     if not isinstance(files, IpfsStore):
         raise _Skip("a folder has none")
     if bootstrap := files.bootstrap():

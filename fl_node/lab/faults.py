@@ -22,8 +22,9 @@ import numpy as np
 
 from fl_node import events
 from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.artifacts.model_file import LocalMeta, Shapes, WeightsFile
-from fl_node.artifacts.store import IpfsStore, Store
+from fl_node.artifacts.store import Store
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.chain.keys import create_key, load_key

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_node import events
-from fl_node.artifacts import store as stores
+from fl_node.artifacts.address import connect
 from fl_node.artifacts.model_file import Shapes
 from fl_node.artifacts.store import Store
 from fl_node.chain.client import Chain
@@ -206,7 +206,7 @@ class Lab:
         if self._record is None:
             raise ProcessError("the run is not deployed yet")
         one = self._record.nodes[node]
-        return Chain(one.rpc, load_key(self._key(node))).contract(self._record.contract), stores.connect(one.store)
+        return Chain(one.rpc, load_key(self._key(node))).contract(self._record.contract), connect(one.store)
 
     def _step(self, text: str) -> None:
         self._progress.step = text
@@ -229,7 +229,7 @@ class Lab:
         self._step("deploying the contract")
         end = endpoints[HEADER]
         chain = Chain(end.rpc, load_key(self._key(HEADER)))
-        store = stores.connect(end.store)
+        store = connect(end.store)
         learners = {n: self._accounts[learner_name(n)] for n in range(1, self._plan.learners + 1)}
         work = self._work(HEADER)
         contract = deploy(chain, store, work, self._plan, learners, trainer)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fl_node.artifacts import store as stores
+from fl_node.artifacts.address import connect
 from fl_node.artifacts.store import Store
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
@@ -150,7 +150,7 @@ def reach(folder: Path, report: Callable[[str], None]) -> Iterator[tuple[Contrac
     """Give the contract and the store of a run, as :func:`endpoints` finds them."""
     with endpoints(folder, report) as found:
         header = found[HEADER]
-        yield Chain(header.rpc).contract(load(folder).contract), stores.connect(header.store)
+        yield Chain(header.rpc).contract(load(folder).contract), connect(header.store)
 
 
 @contextlib.contextmanager

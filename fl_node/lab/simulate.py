@@ -22,7 +22,7 @@ import numpy as np
 
 from fl_node.aggregation import global_shapes
 from fl_node.artifacts import model_file
-from fl_node.artifacts.store import FolderStore
+from fl_node.artifacts.folder_store import FolderStore
 from fl_node.audit.auditor import audit
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key

@@ -18,9 +18,10 @@ from typing import Any, Self
 from web3 import Web3
 
 from fl_node import events
-from fl_node.artifacts import store as stores
+from fl_node.artifacts.address import connect
+from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.artifacts.model_file import GlobalMeta
-from fl_node.artifacts.store import IpfsStore, TooLarge, WrongContent
+from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract, LogEntry
 from fl_node.errors import ChainError, JsonError, PlanError, StoreError, WeightsError
@@ -129,7 +130,7 @@ class Observer:
         self._files_wanted = threading.Event()
         self._threads: list[threading.Thread] = []
         self._chains = {name: Chain(end.rpc, timeout=READ_TIMEOUT) for name, end in self._nodes.items()}
-        self._stores = {name: stores.connect(end.store) for name, end in self._nodes.items()}
+        self._stores = {name: connect(end.store) for name, end in self._nodes.items()}
         self._chain_parts: dict[str, Part] = {}
         self._file_parts: dict[str, Part] = {}
         self._says: dict[str, str] = {}

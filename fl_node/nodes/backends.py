@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from fl_node.artifacts.store import IpfsStore
+from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.chain.client import Chain
 from fl_node.errors import ConfigError, FLNodeError, ProcessError
 from fl_node.nodes import CHAIN_ID, binaries

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from fl_node.artifacts.store import connect
+from fl_node.artifacts.address import connect
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.chain.keys import create_key, load_key

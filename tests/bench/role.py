@@ -24,7 +24,7 @@ import fl_node.roles.learner
 import fl_node.roles.loop
 import fl_node.roles.synchronous
 from fl_node.artifacts import model_file
-from fl_node.artifacts.store import connect
+from fl_node.artifacts.address import connect
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import load_key
 from fl_node.roles import factory

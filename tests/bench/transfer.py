@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fl_node.artifacts.store import IpfsStore
+from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.errors import FLNodeError, ProcessError
 from fl_node.nodes.ipfs import new_swarm_key
 from fl_node.runtime.waiting import wait_until

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from fl_node.artifacts.store import FolderStore, IpfsStore
+from fl_node.artifacts.folder_store import FolderStore
+from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.data import datasets

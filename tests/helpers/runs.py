@@ -16,8 +16,9 @@ import numpy as np
 from fl_node import events
 from fl_node.aggregation import global_file
 from fl_node.artifacts import model_file as weights
+from fl_node.artifacts.folder_store import FolderStore
 from fl_node.artifacts.model_file import LocalMeta, Rejection, Tensors, WeightsFile
-from fl_node.artifacts.store import FolderStore, Store
+from fl_node.artifacts.store import Store
 from fl_node.audit.auditor import audit
 from fl_node.audit.result import Audit
 from fl_node.chain.client import Chain

@@ -15,8 +15,9 @@ import pytest
 
 from fl_node.aggregation import initial_file
 from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.folder_store import FolderStore
 from fl_node.artifacts.model_file import Input, Rejection, Tensors, WeightsFile
-from fl_node.artifacts.store import FolderStore, Progress, silent
+from fl_node.artifacts.store import Progress, silent
 from fl_node.audit.case import LATE
 from fl_node.chain.abi import artifact
 from fl_node.chain.client import DEPLOY_GAS

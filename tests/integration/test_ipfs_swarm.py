@@ -14,7 +14,8 @@ import pytest
 import requests
 
 from fl_node.artifacts import cid
-from fl_node.artifacts.store import IpfsStore, TooLarge
+from fl_node.artifacts.ipfs_store import IpfsStore
+from fl_node.artifacts.store import TooLarge
 from fl_node.errors import FileMissing, FLNodeError, StoreError
 from fl_node.nodes.backends import ProcessPlace
 from fl_node.nodes.ipfs import new_swarm_key

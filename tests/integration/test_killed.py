@@ -32,7 +32,8 @@ import psutil
 import pytest
 
 from fl_node import events
-from fl_node.artifacts import store as stores
+from fl_node.artifacts.address import connect
+from fl_node.artifacts.store import Store
 from fl_node.audit.auditor import audit
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
@@ -193,7 +194,7 @@ class Run:
         chain = Chain(self.ends["header"].rpc, load_key(self.keys["header"]))
         plan_file = self.folder / "plan.json"
         plan_file.write_bytes(self.plan.to_bytes())
-        plan_cid = stores.connect(self.ends["header"].store).add(plan_file)
+        plan_cid = connect(self.ends["header"].store).add(plan_file)
         self.address = str(chain.deploy(plan_cid).contract)
         for node_id in range(1, self.plan.learners + 1):
             register(self.contract(), node_id, str(load_key(self.keys[f"learner-{node_id}"]).address))
@@ -209,8 +210,8 @@ class Run:
     def contract(self, node: str = "header") -> Contract:
         return Chain(self.ends[node].rpc, load_key(self.keys[node])).contract(self.address)
 
-    def store(self) -> stores.Store:
-        return stores.connect(self.ends["header"].store)
+    def store(self) -> Store:
+        return connect(self.ends["header"].store)
 
     def go(
         self, traps: Mapping[str, Sequence[Trap]] | None = None, meanwhile: Mapping[Trap, Meanwhile] | None = None
@@ -280,7 +281,7 @@ class Run:
         site = Site(
             Chain(self.ends[node].rpc, load_key(self.keys[node])),
             self.contract(node),
-            stores.connect(self.ends[node].store),
+            connect(self.ends[node].store),
             work,
             patience=HANG,
         )

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from hypothesis.strategies import integers, sampled_from
 
-from fl_node.artifacts.store import FolderStore
+from fl_node.artifacts.folder_store import FolderStore
 from fl_node.audit.auditor import audit
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import LogEntry

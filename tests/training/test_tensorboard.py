@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fl_node.artifacts import model_file
-from fl_node.artifacts.store import FolderStore
+from fl_node.artifacts.folder_store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.data import datasets
 from fl_node.errors import ConfigError

@@ -271,7 +271,7 @@ def test_a_plan_that_no_store_has_is_said_by_audit_and_is_code_five_elsewhere(
     fl_node: FlNode, rpc: str, tmp_path: Path
 ) -> None:
     (tmp_path / "plan.json").write_bytes(plans.load(Path(PAPER)).to_bytes() + b"\n")
-    from fl_node.artifacts.store import FolderStore
+    from fl_node.artifacts.folder_store import FolderStore
 
     chain = Chain(rpc, HEADER)
     contract = str(chain.deploy(FolderStore(tmp_path / "store").add(tmp_path / "plan.json")).contract)
@@ -414,7 +414,7 @@ def test_doctor_says_what_is_wrong_and_ends_with_code_one(fl_node: FlNode, rpc: 
 
 
 def test_a_run_of_nodes_that_are_up_is_reached_by_its_folder(fl_node: FlNode, rpc: str, tmp_path: Path) -> None:
-    from fl_node.artifacts.store import FolderStore
+    from fl_node.artifacts.folder_store import FolderStore
 
     (tmp_path / "plan.json").write_bytes(plans.load(Path(PAPER)).to_bytes())
     store = FolderStore(tmp_path / "store")
@@ -435,7 +435,7 @@ def test_a_run_of_nodes_that_are_up_is_reached_by_its_folder(fl_node: FlNode, rp
 def test_a_learner_takes_part_in_attacks_only_where_its_operator_allows_them(
     fl_node: FlNode, rpc: str, tmp_path: Path
 ) -> None:
-    from fl_node.artifacts.store import FolderStore
+    from fl_node.artifacts.folder_store import FolderStore
     from fl_node.models.attack import check_allowed
 
     attacked = ["rounds=1", "attack={learners=[1], update='copy'}", "data.name=digits", "data.train=0", "data.test=0"]

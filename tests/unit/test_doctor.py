@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fl_node.artifacts import cid
-from fl_node.artifacts.store import IpfsStore
+from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.chain.client import Chain
 from fl_node.errors import StoreUnreachable
 from fl_node.lab import doctor

@@ -12,7 +12,8 @@ from rich.console import Console
 from fl_node import events
 from fl_node.artifacts import download
 from fl_node.artifacts.download import Arrival, Download, Downloads, Meter, ShownStore
-from fl_node.artifacts.store import FolderStore, Progress, silent
+from fl_node.artifacts.folder_store import FolderStore
+from fl_node.artifacts.store import Progress, silent
 from fl_node.errors import FileMissing
 
 HANG = 60.0

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from fl_node.artifacts import model_file
+from fl_node.artifacts.folder_store import FolderStore
 from fl_node.artifacts.model_file import GlobalMeta, Tensors
-from fl_node.artifacts.store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.chain.transactions import Receipt

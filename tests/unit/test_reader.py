@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from fl_node.artifacts import model_file
+from fl_node.artifacts.folder_store import FolderStore
 from fl_node.artifacts.model_file import GlobalMeta, LocalMeta
-from fl_node.artifacts.store import FolderStore, Progress, TooLarge, silent
+from fl_node.artifacts.store import Progress, TooLarge, silent
 from fl_node.errors import FileMissing, PlanError, StoreUnreachable, WeightsError
 from fl_node.plan.schema import Plan
 from fl_node.protocol import reader as readers

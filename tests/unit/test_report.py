@@ -11,8 +11,8 @@ import pytest
 
 from fl_node.aggregation import global_file
 from fl_node.artifacts import cid, model_file
+from fl_node.artifacts.folder_store import FolderStore
 from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, Rejection, WeightsFile
-from fl_node.artifacts.store import FolderStore
 from fl_node.audit.result import Audit, Finding
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fl_node.artifacts import cid
-from fl_node.artifacts.store import FolderStore
+from fl_node.artifacts.folder_store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.errors import (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fl_node import __version__
-from fl_node.artifacts.store import FolderStore
+from fl_node.artifacts.folder_store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ConfigError

@@ -16,8 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fl_node.artifacts import cid, store
-from fl_node.artifacts.store import FolderStore, IpfsStore, TooLarge, WrongContent
+from fl_node.artifacts import cid
+from fl_node.artifacts.address import connect
+from fl_node.artifacts.folder_store import FolderStore
+from fl_node.artifacts.ipfs_store import IpfsStore, _Stream
+from fl_node.artifacts.store import TooLarge, WrongContent, receive
 from fl_node.chain.client import Chain
 from fl_node.errors import ChainUnreachable, ConfigError, FileMissing, StoreError
 
@@ -99,13 +102,13 @@ def test_no_more_is_read_of_a_file_than_is_allowed(tmp_path: Path) -> None:
             yield bytes(1000)
 
     with pytest.raises(TooLarge):
-        store._receive(NAME, tmp_path / "out", 10_000, endless())
+        receive(NAME, tmp_path / "out", 10_000, endless())
     assert len(read) == 11
 
 
 def test_a_file_that_ends_too_early_is_missing_and_says_how_much_came(tmp_path: Path) -> None:
     with pytest.raises(FileMissing, match="1 of 2 bytes") as caught:
-        store._receive(NAME, tmp_path / "out", 10**6, iter([b"a"]), lambda: 2)
+        receive(NAME, tmp_path / "out", 10**6, iter([b"a"]), lambda: 2)
     assert caught.value.received == 1
     assert files(tmp_path) == []
 
@@ -143,7 +146,7 @@ class Daemon:
 
 def test_a_file_is_asked_for_again_from_where_it_was_while_anything_arrives() -> None:
     daemon = Daemon((b"", 10), (CONTENT[:2], 20), (b"", 30), (CONTENT[2:], 40))
-    stream = store._Stream(daemon, NAME, len(CONTENT), 1.0)  # type: ignore[arg-type]
+    stream = _Stream(daemon, NAME, len(CONTENT), 1.0)  # type: ignore[arg-type]
     assert b"".join(stream.blocks()) == CONTENT
     assert daemon.offsets == [0, 0, 2, 2]
     assert stream.length == len(CONTENT)
@@ -152,7 +155,7 @@ def test_a_file_is_asked_for_again_from_where_it_was_while_anything_arrives() ->
 def test_a_file_is_missing_when_nothing_arrives() -> None:
     daemon = Daemon((b"", 10), (b"", 10))
     with pytest.raises(FileMissing):
-        list(store._Stream(daemon, NAME, len(CONTENT), 1.0).blocks())  # type: ignore[arg-type]
+        list(_Stream(daemon, NAME, len(CONTENT), 1.0).blocks())  # type: ignore[arg-type]
     assert daemon.offsets == [0, 0]
 
 
@@ -246,7 +249,7 @@ def test_readers_and_writers_side_by_side_see_whole_files(tmp_path: Path, folder
     "address", ["/ip4/127.0.0.1/tcp/5001", "/ip6/::1/tcp/5001", "/dns/node/tcp/5001", "/dns4/node/tcp/5001"]
 )
 def test_a_multiaddress_is_an_ipfs_daemon(address: str) -> None:
-    connected = store.connect(address)
+    connected = connect(address)
     assert isinstance(connected, IpfsStore)
     assert connected.address == address
 
@@ -256,7 +259,7 @@ def test_a_folder_that_is_there_is_one(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     for name in ("files", "here"):
         Path(name).mkdir()
-    connected = store.connect(address)
+    connected = connect(address)
     assert isinstance(connected, FolderStore)
     assert connected.address == str(Path(address.removeprefix("file:")))
 
@@ -264,7 +267,7 @@ def test_a_folder_that_is_there_is_one(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("form", ["file:{}", "file://{}", "file://localhost{}"])
 def test_a_folder_that_was_asked_for_comes_with_its_first_file(tmp_path: Path, source: Path, form: str) -> None:
     folder = tmp_path / "new" / "files"
-    connected = store.connect(form.format(folder))
+    connected = connect(form.format(folder))
     assert not folder.exists()
     assert connected.add(source) == NAME
     assert files(folder) == [NAME]
@@ -333,7 +336,7 @@ def test_what_is_neither_is_refused_with_the_right_form(
     for name in ("http:/127.0.0.1:5001", "127.0.0.1:5001", "ip4/127.0.0.1/tcp/5001", "files"):
         Path(name).mkdir(parents=True)
     with pytest.raises(ConfigError) as caught:
-        store.connect(address)
+        connect(address)
     message = str(caught.value)
     assert message.startswith(f"store {address!r} ")
     assert "such as /ip4/127.0.0.1/tcp/5001, or an existing folder (file:FOLDER makes a new one)" in message
@@ -350,8 +353,8 @@ def test_what_is_neither_is_refused_with_the_right_form(
 )
 def test_a_url_is_told_as_the_multiaddress_that_it_means(address: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"(is it {meant}?)")):
-        store.connect(address)
-    assert isinstance(store.connect(meant), IpfsStore)
+        connect(address)
+    assert isinstance(connect(meant), IpfsStore)
 
 
 @pytest.fixture
@@ -404,7 +407,7 @@ def test_the_nodes_own_rpc_is_asked_directly(elsewhere: socket.socket, free_port
 
 def test_a_daemon_that_is_down_is_named(tmp_path: Path, source: Path, free_port: Callable[[], int]) -> None:
     address = f"/ip4/127.0.0.1/tcp/{free_port()}"
-    daemon = store.connect(address)
+    daemon = connect(address)
     for attempt in (lambda: daemon.add(source), lambda: daemon.fetch(NAME, tmp_path / "out", 1000, 1.0)):
         with pytest.raises(StoreError, match=f"IPFS at {address} can't be reached") as caught:
             attempt()

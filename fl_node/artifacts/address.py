@@ -1,0 +1,98 @@
+"""The address of a store: a folder, or the multiaddress of an IPFS API."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from fl_node.artifacts.folder_store import FolderStore
+from fl_node.artifacts.ipfs_store import IpfsStore
+from fl_node.artifacts.store import Store
+from fl_node.errors import ConfigError
+
+
+def connect(address: str) -> Store:
+    """Return the store at an address: a folder, or the multiaddress of an IPFS API.
+
+    ``/ip4/127.0.0.1/tcp/5001`` is the latter. A folder must exist, unless ``file:`` stands before it: then the first
+    file that is added makes it.
+
+    Raises
+    ------
+    ConfigError
+        The address is neither, such as a URL, ``host:port``, or the path of a folder that is not there.
+    """
+    if address.startswith("file:"):
+        return FolderStore(Path(_explicit(address)))
+    if address.startswith(_MULTIADDRESS):
+        _check_multiaddress(address)
+        return IpfsStore(address)
+    # These may even exist as folders: other versions of this program made them.
+    if _URL.match(address) or _HOST_AND_PORT.match(address) or f"/{address}".startswith(_MULTIADDRESS):
+        raise _no_store(address, f"is neither a folder nor a multiaddress{_meant(address)}")
+    if not os.path.isdir(address):  # noqa: PTH112 - Path raises where a name is too long
+        there = os.path.lexists(address) if "\0" not in address else False
+        raise _no_store(address, "is no folder" if there else "is not there")
+    return FolderStore(Path(address))
+
+
+_MULTIADDRESS = ("/ip4/", "/ip6/", "/dns/", "/dns4/", "/dns6/", "/unix/")
+_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/")
+_HOST_AND_PORT = re.compile(r"\s*(\[[^/]*\]|[^/:]*):[0-9]*\s*/?\s*$")
+
+
+def _no_store(address: str, problem: str) -> ConfigError:
+    return ConfigError(
+        f"store {address!r} {problem}; it should be the multiaddress of an IPFS API, such as "
+        "/ip4/127.0.0.1/tcp/5001, or an existing folder (file:FOLDER makes a new one)"
+    )
+
+
+def _explicit(address: str) -> str:
+    path = address.removeprefix("file:")
+    if path.startswith("//"):
+        parts = urlsplit(address)
+        if parts.netloc not in ("", "localhost"):
+            raise _no_store(address, f"names the host {parts.netloc!r}")
+        path = unquote(parts.path)
+    if not path.strip() or not path.isprintable() or path != path.strip():
+        raise _no_store(address, "names no folder")
+    if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112 - as above
+        raise _no_store(address, "is no folder")
+    return path
+
+
+def _check_multiaddress(address: str) -> None:
+    from ipfshttpclient.exceptions import AddressError
+    from ipfshttpclient.http_common import multiaddr_to_url_data
+
+    try:
+        url, *_ = multiaddr_to_url_data(address, "")
+    except (AddressError, ValueError) as error:
+        raise _no_store(address, "is malformed") from error
+    # The parser takes spaces around a number, other scripts' digits, and port 0.
+    plain = address.isprintable() and address == address.strip()
+    if not address.startswith("/unix/"):
+        plain = plain and address.isascii() and " " not in address and urlsplit(url).port != 0
+    if not plain:
+        raise _no_store(address, "is malformed")
+
+
+def _meant(address: str) -> str:
+    """Return the multiaddress that a URL or host and port stands for, as a question; nothing if it is not clear."""
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return ""
+    if (
+        not host
+        or not port
+        or parts.scheme not in ("", "http", "https")
+        or not re.fullmatch(r"[A-Za-z0-9.:-]+", host)
+    ):
+        return ""
+    kind = "ip6" if ":" in host else "ip4" if re.fullmatch(r"[0-9.]+", host) else "dns"
+    return f" (is it /{kind}/{host}/tcp/{port}{'/https' if parts.scheme == 'https' else ''}?)"

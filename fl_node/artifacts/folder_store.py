@@ -1,0 +1,49 @@
+"""A store that is a folder, for a run on one machine."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from fl_node.artifacts import cid
+from fl_node.artifacts.store import BLOCK_BYTES, Progress, receive, replacing, silent
+from fl_node.errors import FileMissing, StoreError
+
+
+class FolderStore:
+    """A folder in which each file bears its CID as its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.address = str(folder)
+        self._folder = folder
+
+    def add(self, path: Path) -> str:
+        """Store a file and return its CID."""
+        name = cid.of_file(path)
+        target = self._folder / name
+        # A copy may be damaged since the machine lost power; then this one replaces it.
+        if not target.is_file() or cid.of_file(target) != name:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with replacing(target) as file, path.open("rb") as source:
+                    shutil.copyfileobj(source, file)
+            except OSError as error:
+                raise StoreError(f"store folder {self._folder}: {error.strerror or error}") from error
+        return name
+
+    def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
+        """Write the file with this CID to ``path``, waiting for it up to ``timeout`` seconds."""
+        source = self._folder / file_cid
+        deadline = time.monotonic() + timeout
+        while not source.is_file():
+            if time.monotonic() >= deadline:
+                raise FileMissing(f"{file_cid} is not in the store folder {self._folder}")
+            time.sleep(min(0.05, timeout))
+        try:
+            file = source.open("rb")
+        except OSError as error:  # this one file's trouble, unlike that of the folder it is written to
+            raise StoreError(f"store folder {self._folder}: {file_cid}: {error.strerror or error}") from error
+        with file:
+            length = source.stat().st_size
+            receive(file_cid, path, max_bytes, iter(lambda: file.read(BLOCK_BYTES), b""), lambda: length, progress)
