@@ -13,7 +13,7 @@ from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.models.trainer import Trainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol.history import History, Round
-from fl_node.protocol.names import HEADER
+from fl_node.protocol.names import HEADER, learner_label
 from fl_node.protocol.publications import Publication
 from fl_node.protocol.reader import Reader
 
@@ -77,7 +77,7 @@ class Case:
 
     def note_rejection(self, closed: Round, one: Rejection, text: str) -> None:
         """Note how a rejection looks from here."""
-        self.result.note(f"round {closed.number}: learner {one.node_id}'s {one.cid} was rejected {text}")
+        self.result.note(f"round {closed.number}: {learner_label(one.node_id)}'s {one.cid} was rejected {text}")
 
     def seconds(self, first: LogEntry, second: LogEntry) -> int:
         """Return the time between two events, by the chain's clock."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from fl_node import events
@@ -107,10 +107,14 @@ class Arrivals:
         """Give up all files but these."""
         self._downloads.keep(keys)
 
-    def forget(self, which: Callable[[Key], bool]) -> None:
-        """Forget how long files were missing, as those that nobody wants any more."""
-        for key in [key for key in self._arrivals if which(key)]:
-            del self._arrivals[key]
+    def asked(self) -> list[Key]:
+        """Return the files that were asked for and are not forgotten."""
+        return list(self._arrivals)
+
+    def forget(self, keys: Iterable[Key]) -> None:
+        """Forget how long files have been missing, since nobody wants them any more."""
+        for key in keys:
+            self._arrivals.pop(key, None)
             self._reported.discard(key)
 
     def _report(self, key: Key, name: str, round_: int, why: str) -> None:

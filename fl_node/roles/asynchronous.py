@@ -109,7 +109,7 @@ class Asynchronous:
         accepted = dict(current.global_meta.taken or ())
         self._next = None
         self._arrivals.keep(())
-        self._arrivals.forget(lambda key: int(key[1]) <= accepted.get(key[0], 0))
+        self._arrivals.forget([key for key in self._arrivals.asked() if int(key[1]) <= accepted.get(key[0], 0)])
         for (node_id, number), known in list(self._judged.items()):
             if number <= accepted.get(node_id, 0):
                 del self._judged[node_id, number]

@@ -81,7 +81,7 @@ class Synchronous:
             return Waiting("registration", f"{required - len(learners)} more learners to be registered")
         if (self._round.number, self._round.parent) != (state.round, global_cid):
             self._round = _Round(global_cid, state.round, self._site.timing.clock.monotonic())
-            self._arrivals.forget(lambda _key: True)
+            self._arrivals.forget(self._arrivals.asked())
             emit(events.RoundStarted(round=state.round, cid=global_cid))
         current = self._round
         current.learners = learners
@@ -117,8 +117,9 @@ class Synchronous:
     def is_outdated(self) -> bool:
         """Return whether somebody published in the meantime; but nobody keeps a round open by publishing again."""
         current = self._round
-        newest = current.looks < LOOKS and self._site.contract.local_weights(current.number, current.learners)
-        if newest is False or newest == current.published:
+        if current.looks >= LOOKS:
+            return False
+        if self._site.contract.local_weights(current.number, current.learners) == current.published:
             return False
         current.looks += 1
         return True
@@ -126,7 +127,7 @@ class Synchronous:
     def forget(self, current: WeightsFile) -> None:  # noqa: ARG002
         """Forget the files of the round; if its block is replaced and it is open again, they are fetched again."""
         self._arrivals.keep(())
-        self._arrivals.forget(lambda _key: True)
+        self._arrivals.forget(self._arrivals.asked())
         self._round.judged.clear()
 
     def _judge_all(self, current: _Round) -> None:
@@ -157,8 +158,7 @@ class Synchronous:
             for key in [key for key in current.judged if key[0] == node_id and key[1] != name]:
                 del current.judged[key]
                 self._path(*key).unlink(missing_ok=True)
-            latest = (node_id, name)
-            self._arrivals.forget(lambda key, latest=latest: key[0] == latest[0] and key != latest)  # type: ignore[misc]
+            self._arrivals.forget([key for key in self._arrivals.asked() if key[0] == node_id and key[1] != name])
             if (
                 current.changes[node_id] > history.MOST_PUBLICATIONS
                 and node_id not in current.too_often
