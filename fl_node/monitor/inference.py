@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from fl_node.errors import DataError, FLNodeError, JsonError, WeightsError
-from fl_node.monitor.observer import Newest
+from fl_node.monitor.reading import Newest
 from fl_node.nodes.process import python
 from fl_node.plan.schema import SIDE
 from fl_node.runtime import strict_json

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,19 +20,16 @@ from web3 import Web3
 from fl_node import events
 from fl_node.artifacts.address import connect
 from fl_node.artifacts.ipfs_store import IpfsStore
-from fl_node.artifacts.model_file import GlobalMeta
-from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.client import Chain
-from fl_node.chain.contract import Contract, LogEntry
-from fl_node.errors import ChainError, JsonError, PlanError, StoreError, WeightsError
+from fl_node.chain.contract import Contract
+from fl_node.errors import ChainError, JsonError, StoreError
 from fl_node.monitor import state as snapshot
-from fl_node.monitor.state import BlockView, FileFacts, NodeView, Part, RoundView, RunView, Snapshot
+from fl_node.monitor.reading import Newest, Reading
+from fl_node.monitor.state import BlockView, NodeView, Part, RunView, Snapshot
 from fl_node.nodes.backends import Endpoint
-from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.history import History
 from fl_node.protocol.names import HEADER, learner_label, learner_name
-from fl_node.protocol.reader import Reader
 from fl_node.runtime import logs, recursion, strict_json
 
 recursion.restore()
@@ -51,45 +48,9 @@ BLOCKS = 40
 """Blocks kept."""
 REORGANISED = 32
 """Blocks that are read again whenever there is a new one, since another branch may have taken their place."""
-MAX_FILES = 600
-"""Model files that are read for what they say of themselves, the newest first."""
-MAX_BYTES = 256 * 1024**2
-FETCH_TIMEOUT = 3.0
-TRIES = 6
-"""After so many a file counts as missing; it is looked for still, once a minute."""
 _TAIL_BYTES = 4096
 
 _log = logging.getLogger("fl_node")
-
-
-@dataclass(frozen=True)
-class Newest:
-    """The newest global weights that were read: a file that stays until there are newer ones."""
-
-    path: Path
-    cid: str
-    round: int
-    plan: Plan
-
-
-@dataclass
-class _Reading:
-    """What was read of one run; another contract starts anew."""
-
-    address: str | None = None
-    contract: Contract | None = None
-    log: list[LogEntry] = field(default_factory=list)
-    head: int = -1
-    past: History | None = None
-    plan: Plan | None = None
-    plan_problem: str = ""
-    blocks: dict[int, BlockView] = field(default_factory=dict)
-    files: dict[str, FileFacts] = field(default_factory=dict)
-    tries: dict[str, tuple[int, float]] = field(default_factory=dict)
-    rounds: tuple[RoundView, ...] = ()
-    newest: Newest | None = None
-    older: Newest | None = None
-    """The one before, which somebody may be reading still."""
 
 
 class Observer:
@@ -136,7 +97,7 @@ class Observer:
         self._says: dict[str, str] = {}
         self._accuracies: dict[str, float] = _reported(report) if report else {}
         self._logged_accuracies: dict[int, float] = {}
-        self._reading = _Reading()
+        self._reading = Reading()
         self._problem = ""
 
     def __enter__(self) -> Self:
@@ -271,7 +232,7 @@ class Observer:
         address = self._address()
         if address != self._reading.address:
             with self._lock:
-                self._reading = _Reading(address)
+                self._reading = Reading(address)
             self._show()
         up = [(part.height or 0, name) for name, part in list(self._chain_parts.items()) if part.up]
         if not up:
@@ -287,7 +248,7 @@ class Observer:
             (block,) = chain.ask(("eth_getBlockByNumber", [hex(head), False]))
             if known is not None and block is not None and block["hash"] == known.hash:
                 return
-            reading = self._reading = _Reading(address)
+            reading = self._reading = Reading(address)
         past = reading.past
         log = reading.log
         if address is not None:
@@ -303,7 +264,7 @@ class Observer:
         self._show()
         self._files_wanted.set()
 
-    def _blocks(self, chain: Chain, head: int, reading: _Reading, past: History | None) -> dict[int, BlockView]:
+    def _blocks(self, chain: Chain, head: int, reading: Reading, past: History | None) -> dict[int, BlockView]:
         lowest = max(head - BLOCKS + 1, 0)
         # The last few again: another branch may have taken their place.
         first = max(lowest, min(reading.head - 2, head - 2)) if reading.head >= 0 else lowest
@@ -336,68 +297,16 @@ class Observer:
         """Read the file that is wanted most; return whether there was one."""
         reading = self._reading
         up = [name for name, part in list(self._file_parts.items()) if part.up]
-        if reading.past is None or not up:
+        name = reading.wanted()
+        if name is None or not up:
             return False
-        name = self._wanted(reading)
-        if name is None:
-            return False
-        reader = Reader(self._stores[up[0]], self._folder, timeout=FETCH_TIMEOUT, max_bytes=MAX_BYTES)
         path = self._folder / f"{name}.part"
-        try:
-            if name == reading.past.plan_cid:
-                reading.plan = reader.read_plan(name, FETCH_TIMEOUT, path)
-                if reading.past.rounds:  # should they have been read before, they were of no use without the plan
-                    reading.tries.pop(str(reading.past.rounds[-1].started.cid), None)
-                facts = FileFacts("read")
-            else:
-                facts = FileFacts("read", reader.read(name, path=path).meta)
-        except (TooLarge, WrongContent, WeightsError, PlanError) as error:
-            facts = FileFacts("bad", problem=str(error))
-            if name == reading.past.plan_cid:
-                reading.plan_problem = str(error)
-        except StoreError as error:
-            count = reading.tries.get(name, (0, 0.0))[0] + 1
-            pause = min(2.0**count, 60.0)
-            reading.tries[name] = (count, time.monotonic() + pause)
-            facts = FileFacts("missing" if count >= TRIES else "coming", problem=str(error))
+        facts = reading.read(name, self._stores[up[0]], path)
         with self._lock:
-            if facts.state in ("read", "bad"):
-                reading.tries[name] = (0, float("inf"))
-            reading.files[name] = facts
-            self._keep(reading, name, path, facts)
+            reading.take_in(name, path, facts)
             self._arrange()
         self._show()
         return True
-
-    def _keep(self, reading: _Reading, name: str, path: Path, facts: FileFacts) -> None:
-        """Keep the newest global weights and those before, and no other file."""
-        meta = facts.meta
-        newest = reading.newest
-        # Whatever a file says of itself, the chain says what the global weights of a round are.
-        known = [(str(one.started.cid), one.number) for one in reading.past.rounds] if reading.past else []
-        if (
-            isinstance(meta, GlobalMeta)
-            and (name, meta.round) in known
-            and reading.plan
-            and (newest is None or newest.round < meta.round)
-        ):
-            kept = self._folder / f"{name}.safetensors"
-            path.replace(kept)
-            reading.newest, older, reading.older = Newest(kept, name, meta.round, reading.plan), reading.older, newest
-            if older is not None and older.cid not in (name, newest.cid if newest else None):
-                older.path.unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-
-    def _wanted(self, reading: _Reading) -> str | None:
-        """Return the CID of the file to be read next: the plan, then the newest global weights, then all others."""
-        past = reading.past
-        if past is None:
-            return None
-        names = [past.plan_cid]
-        for one in reversed(past.rounds):
-            names += [str(one.started.cid), *(str(entry.cid) for entry in reversed(one.published))]
-        now = time.monotonic()
-        return next((n for n in names[:MAX_FILES] if reading.tries.get(n, (0, 0.0))[1] <= now), None)
 
     def _listen(self) -> None:
         """Read what roles say in their logs: their last words, and the accuracy that the header measured."""

@@ -40,7 +40,8 @@ from fl_node.data.images import as_mnist
 from fl_node.errors import ConfigError, DataError, FLNodeError
 from fl_node.monitor import metrics
 from fl_node.monitor.inference import Busy, NoAnswer, Predictor
-from fl_node.monitor.observer import Newest, Observer
+from fl_node.monitor.observer import Observer
+from fl_node.monitor.reading import Newest
 from fl_node.monitor.state import Snapshot
 from fl_node.plan.schema import SIDE
 from fl_node.runtime.logs import emit

@@ -15,7 +15,7 @@ from fl_node.artifacts.model_file import GlobalMeta
 from fl_node.data import datasets
 from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.monitor.inference import WAITING, Busy, NoAnswer, Predictor
-from fl_node.monitor.observer import Newest
+from fl_node.monitor.reading import Newest
 from fl_node.plan.schema import Plan
 
 PLAN = Plan.model_validate(
