@@ -21,7 +21,7 @@ from fl_node.plan.schema import Plan
 PLAN_TIMEOUT = 30.0
 """Seconds in which the plan must come out of the swarm; those for model files stand in the plan."""
 MOST_REMEMBERED = 64
-"""Files that a reader remembers as checked or rejected; those read longest ago are forgotten first."""
+"""Files that a reader remembers as checked or rejected, each with its metadata; those used last stay."""
 
 
 class Reader:
