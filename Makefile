@@ -6,6 +6,7 @@ PLAN ?= plans/demo.toml
 SEEDS ?= 1,2,3
 ARGS ?=
 JOBS ?= 4
+COVERAGE ?= --cov=fl_node
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
 	$(p) -c 'import sys; (3,11) <= sys.version_info[:2] <= (3,13) and print("$(p)")' 2>/dev/null)))
 NODE := .venv/node-installed
@@ -42,8 +43,8 @@ reproduce: binaries ## The paper's experiment and its baseline, three seeds (an 
 bundle: $(CONTROLLER) ## All that a bring-up needs in one archive, from hosts that are up, for rooms without internet
 	.venv/bin/ansible-playbook ansible/bundle.yml $(ARGS)
 
-test: $(DEV) binaries ## Tests on this machine alone: units, contract, real Geth and IPFS (JOBS=4 modules at a time)
-	$(PYTEST) --ignore=tests/testbed -n $(JOBS) --dist loadfile $(ARGS)
+test: $(DEV) binaries ## Tests on this machine alone: units, contract, real Geth and IPFS (JOBS=4, COVERAGE= for none)
+	$(PYTEST) --ignore=tests/testbed -n $(JOBS) --dist loadfile $(COVERAGE) $(ARGS)
 
 test-testbed: $(DEV) binaries ## Tests of Vagrantfile, roles and playbooks on three real hosts (docker provider; half an hour)
 	$(PYTEST) --timeout=1800 tests/testbed $(ARGS)
