@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -526,6 +528,19 @@ cli.main()
         f"fl-node: this needs the Python package web3, which is not in {sys.prefix}; "
         "install requirements/node.txt there"
     ]
+
+
+def test_a_learners_host_can_leave_out_the_packages_of_all_extras() -> None:
+    extras = [one for one in metadata.requires("fl-node") or [] if "extra ==" in one]
+    assert {"matplotlib", "starlette", "uvicorn"} <= {re.split(r"[^\w-]", one)[0] for one in extras}
+    script = """
+import sys
+for name in ("eth_tester", "eth", "matplotlib", "starlette", "sse_starlette", "uvicorn", "prometheus_client"):
+    sys.modules[name] = None
+import fl_node.cli.app, fl_node.roles.factory, fl_node.models.keras_trainer, fl_node.models.ensemble
+import fl_node.data.loading, fl_node.data.datasets, fl_node.audit.auditor, fl_node.report.collect, fl_node.lab.doctor
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 UNEVEN = """
