@@ -6,7 +6,6 @@ So MkDocs itself checks a link from ``docs/`` to a file elsewhere, and one that 
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 import json
@@ -21,11 +20,13 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from fl_node.events import EVENTS, Event, Wait
-from fl_node.plan.schema import LATER, REQUIRED, Plan
+from fl_node.plan.json_schema import choice_properties, filled_in, section_schema
+from fl_node.plan.schema import Plan
 from fl_node.runtime import logs
+from fl_node.runtime.settings import Choice, Settings, choice_of, section_of
 
 ROOT = Path(__file__).parents[1]
 BESIDE = (
@@ -93,7 +94,7 @@ def commands() -> str:
 
 
 def plan() -> str:
-    """Return the reference of a plan's settings: what the source says of each, with its type, limits and default."""
+    """Return the reference of a plan's settings: what the classes say of each, with its type, limits and default."""
     return "\n".join(_plan())
 
 
@@ -101,78 +102,93 @@ def _plan() -> Iterator[str]:
     yield "# Plan\n"
     yield "A run's settings, in a TOML file such as [plans/demo.toml](../plans/demo.toml)."
     yield "`--set section.setting=value` changes one; `fl-node plan check` says whether a plan is right,"
-    yield "and all that it implies.\n"
-    sections = {key: section for key, field in Plan.model_fields.items() if (section := _section(field.annotation))}
-    for key, section in {"": Plan, **sections}.items():
-        if key:
-            yield f"## [{key}]\n\n{inspect.getdoc(section)}\n"
-        yield "| setting | value | if not said | what it is |\n|---|---|---|---|"
-        said = _docstrings(section)
-        for name, setting in section.model_json_schema()["properties"].items():
-            if section is Plan and name in sections:
-                continue
-            if name not in said:
-                raise PluginError(f"the plan's setting {key}.{name} has no docstring")
-            yield f"| `{name}` | {_value(setting)} | {_default(section, name)} | {said[name]} |"
-        yield ""
+    yield "and all that it implies. `fl-node plan schema` prints the JSON Schema of plans, for editors.\n"
+    yield from _table(_rows(Plan))
+    for key, field in sorted(_sections(Plan), key=lambda one: one[0]):
+        choice = choice_of(field)
+        section = section_of(field, {})
+        assert section is not None
+        yield f"## [{key}]\n\n{field.description or inspect.getdoc(section)}\n"
+        yield from _table(_choice_rows(choice) if choice else _rows(section))
 
 
-def _section(annotation: object) -> type[BaseModel] | None:
-    """Return which section of a plan a setting is, if it is one."""
-    some = (one for one in (annotation, *get_args(annotation)) if isinstance(one, type))
-    return next((one for one in some if issubclass(one, BaseModel)), None)
+def _sections(section: type[Settings]) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the sections among the settings, those of flat choices included."""
+    for name, field in section.model_fields.items():
+        choice = choice_of(field)
+        if choice is not None and choice.flat:
+            for variant in choice.classes:
+                yield from _sections(variant)
+        elif section_of(field, {}) is not None:
+            yield name, field
 
 
-def _docstrings(section: type[BaseModel]) -> dict[str, str]:
-    """Return what stands below each setting in the source."""
-    (definition,) = ast.parse(inspect.getsource(section)).body
-    assert isinstance(definition, ast.ClassDef)
-    found = {}
-    for one, after in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and isinstance(after, ast.Expr):
-            found[one.target.id] = " ".join(ast.literal_eval(after.value).split())
-    return found
+def _table(rows: Iterator[tuple[str, str, str, str]]) -> Iterator[str]:
+    yield "| setting | value | default | what it is |\n|---|---|---|---|"
+    for name, value, default, text in rows:
+        yield f"| `{name}` | {value} | {default} | {text} |"
+    yield ""
+
+
+def _rows(section: type[Settings]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield a row for each setting of a section, but for the sections in it."""
+    for name, field in section.model_fields.items():
+        choice = choice_of(field)
+        if choice is not None and choice.flat:
+            yield from _choice_rows(choice)
+        elif section_of(field, {}) is None:
+            yield (name, *_row(section, name))
+
+
+def _choice_rows(choice: Choice) -> Iterator[tuple[str, str, str, str]]:
+    """Yield a row for the key of a choice, and for the settings of what may be chosen, with who uses them."""
+    key = choice_properties(choice)[choice.key]
+    default = f"`{_toml(choice.default)}`" if choice.default else "–"
+    yield choice.key, ", ".join(f"`{value}`" for value in choice.variants), default, key["description"]
+    users: dict[tuple[str, str, str], dict[str, list[str]]] = {}
+    inner: dict[str, Choice] = {}
+    for value, variant in choice.variants.items():
+        for name, field in variant.model_fields.items():
+            nested = choice_of(field)
+            if nested is not None and nested.flat:
+                inner[nested.key] = nested
+            elif name != choice.key and section_of(field, {}) is None:
+                kind, given, text = _row(variant, name)
+                users.setdefault((name, kind, text), {}).setdefault(given, []).append(f"`{value}`")
+    for (name, kind, text), defaults in users.items():
+        yield name, kind, "; ".join(f"{given} ({', '.join(some)})" for given, some in defaults.items()), text
+    for nested in inner.values():
+        yield from _choice_rows(nested)
+
+
+def _row(section: type[Settings], name: str) -> tuple[str, str, str]:
+    """Return a setting's value, default and description."""
+    field, setting = section.model_fields[name], section_schema(section)["properties"][name]
+    if "description" not in setting:
+        raise PluginError(f"the setting {name} of {section.__name__} has no description")
+    default = "required" if field.is_required() else f"`{_toml(field.default)}`"
+    return _value(setting), "filled in" if filled_in(field) else default, setting["description"]
 
 
 def _value(setting: Mapping[str, Any]) -> str:
     """Return a setting's type and limits in words."""
-    one = next((part for part in setting.get("anyOf", ()) if part.get("type") != "null"), setting)
-    if "enum" in one:
-        return ", ".join(f"`{choice}`" for choice in one["enum"])
-    if one["type"] == "array":
-        return f"a list: {_value(one['items'])}"
-    if one["type"] == "string":
-        return "a SHA-256" if "64" in one["pattern"] else "a text"
+    if choices := setting.get("enum", [setting["const"]] if "const" in setting else []):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    if setting["type"] == "array":
+        return f"a list: {_value(setting['items'])}"
+    if setting["type"] == "string":
+        return "a SHA-256" if "64" in setting["pattern"] else "a text"
     limits = [
-        f"{word} {one[key] if isinstance(one[key], int) else format(one[key], '.15g')}"
+        f"{word} {setting[key] if isinstance(setting[key], int) else format(setting[key], '.15g')}"
         for key, word in (
             ("minimum", "from"),
             ("exclusiveMinimum", "above"),
             ("maximum", "to"),
             ("exclusiveMaximum", "below"),
         )
-        if key in one
+        if key in setting
     ]
-    return " ".join([{"integer": "whole number", "number": "number"}[one["type"]], *limits])
-
-
-def _default(section: type[BaseModel], name: str) -> str:
-    """Return what counts if a setting is not given, with the choices that it belongs to."""
-    field = section.model_fields[name]
-    texts = []
-    if field.is_required():
-        texts.append("must be said")
-    elif field.default is not None:
-        texts.append(f"`{_toml(field.default)}`")
-    users: dict[str, list[str]] = {}
-    for choices in getattr(section, "CHOICES", {}).values():
-        for choice, settings in choices.items():
-            if name in settings:
-                given = settings[name]
-                text = "filled in" if given is LATER else "must be said" if given is REQUIRED else f"`{_toml(given)}`"
-                users.setdefault(text, []).append(f"`{choice}`")
-    texts += [f"{text} ({', '.join(some)})" for text, some in users.items() if text not in texts]
-    return "; ".join(texts) or "–"
+    return " ".join([{"integer": "whole number", "number": "number"}[setting["type"]], *limits])
 
 
 def _toml(value: object) -> str:

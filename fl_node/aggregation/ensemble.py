@@ -11,16 +11,13 @@ the weights again bit for bit, without a data set; and whoever has the images ca
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from fl_node.aggregation.fedavg import fedavg
-from fl_node.aggregation.rule import Aggregate, Wide, in_order
-from fl_node.artifacts.model_file import Shapes, Tensor, Tensors, WeightsFile
-from fl_node.plan.schema import Plan
+from fl_node.aggregation.rule import in_order
+from fl_node.runtime.tensors import Tensor, Tensors, Wide
 
 WEIGHTS = "ensemble/weights"
 """The tensor with what each architecture counts for, in the order of their names; sums to 1 up to its rounding."""
@@ -36,15 +33,6 @@ Evidence = Callable[[str, Tensors], Tensor]
 def evidence_name(architecture: str) -> str:
     """Return the name of the tensor with what a member said of the held-out images."""
     return f"evidence/{architecture}"
-
-
-def extra_shapes(plan: Plan) -> Shapes:
-    """Return names and shapes of what an ensemble's global file has beside the models; nothing for other plans."""
-    if plan.mode != "ensemble":
-        return {}
-    members = plan.architectures
-    measured = members if plan.measures_members else ()
-    return {WEIGHTS: (len(members),)} | {evidence_name(name): (plan.data.validation or 0,) for name in measured}
 
 
 def evidence(weighting: str | None, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Tensor:
@@ -124,56 +112,3 @@ def member_weights(weighting: str | None, evidences: Sequence[Tensor]) -> Tensor
             shares = [in_order(one / together) / len(one) for one in likelihoods]
             weights = weights * np.array(shares)
     return weights.astype(np.float32)
-
-
-def ensemble(
-    plan: Plan,
-    inputs: Sequence[WeightsFile],
-    counts: Sequence[int],
-    parent: Tensors,
-    measure: Evidence | None,
-) -> Aggregate:
-    """Average the local weights of each architecture, and say what each counts for.
-
-    Parameters
-    ----------
-    plan
-        The run's plan.
-    inputs
-        Checked local files in the order of nodeId, each with the tensors of its own architecture.
-    counts
-        What each counts for in the average of its architecture.
-    parent
-        The tensors of the last global file: an architecture of which no local weights came keeps its own.
-    measure
-        What averaged weights say of the held-out images; called once for each architecture, if the plan measures any.
-    """
-    mine = [plan.architecture_of(file.local_meta.node_id) for file in inputs]
-    totals = {name: sum(count for other, count in zip(mine, counts, strict=True) if other == name) for name in mine}
-
-    def averaged(name: str) -> Tensor:
-        architecture = name.partition("/")[0]
-        some = [(file, count) for file, count, of in zip(inputs, counts, mine, strict=True) if of == architecture]
-        if not some:
-            return parent[name]
-        return fedavg((file.tensor(name) for file, _ in some), [count for _, count in some])
-
-    @functools.cache
-    def said(architecture: str) -> Tensor:
-        if measure is None:
-            raise ValueError(f"what {architecture} counts for is measured, and nothing measures it")
-        prefix = f"{architecture}/"
-        return measure(architecture, {name: averaged(name) for name in parent if name.startswith(prefix)})
-
-    def tensor(name: str) -> Tensor:
-        if name == WEIGHTS:
-            members = plan.architectures
-            measured = plan.measures_members
-            return member_weights(plan.model.weighting, [said(one) if measured else _NOTHING for one in members])
-        kind, _, rest = name.partition("/")
-        return said(rest) if kind == "evidence" else averaged(name)
-
-    return Aggregate(tuple(count / totals[name] for name, count in zip(mine, counts, strict=True)), tensor)
-
-
-_NOTHING = np.empty(0, np.float32)

@@ -7,9 +7,23 @@ https://arxiv.org/abs/1602.05629
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from fl_node.aggregation.rule import Aggregate, Rule, shares
+from fl_node.runtime.tensors import Tensors
+
+
+class FedAvg(Rule):
+    """The average of the local weights."""
+
+    rule: Literal["fedavg"] = "fedavg"
+
+    def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:  # noqa: ARG002
+        """Average each tensor by :func:`fedavg`."""
+        return Aggregate(shares(counts), lambda name: fedavg((one[name] for one in inputs), counts))
 
 
 def fedavg(tensors: Iterable[npt.NDArray[np.float32]], counts: Sequence[int]) -> npt.NDArray[np.float32]:

@@ -11,54 +11,87 @@ What they carry from round to round stands in the global file beside the weights
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from fl_node.aggregation.fedavg import fedavg
-from fl_node.aggregation.rule import Aggregate, Wide, rounded, shares
-from fl_node.artifacts.model_file import Tensor, Tensors
-from fl_node.plan.schema import AggregationPlan
+from fl_node.aggregation.rule import Aggregate, Rule, rounded, shares
+from fl_node.runtime.settings import Fraction, Positive
+from fl_node.runtime.tensors import Tensor, Tensors, Wide
+
+ServerLearningRate = Annotated[Positive, Field(description="The length of the step of the global weights (η).")]
 
 
-def fedavgm(
-    inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors, settings: AggregationPlan
-) -> Aggregate:
-    """Keep ``momentum`` of the last direction v, add the average update Δ, and go ``server_learning_rate`` along it.
+class FedAvgM(Rule):
+    """The global weights follow the average of the updates (Δ) with momentum (v).
 
     v ← momentum · v + Δ;  w ← w + server_learning_rate · v
     """
-    rate, kept = np.float64(settings.server_learning_rate or 1), np.float64(settings.momentum or 0)
 
-    def tensor(name: str) -> Tensor:
-        kind, _, rest = name.partition("/")
-        own = rest if kind == "momentum" else name
-        direction = kept * parent[f"momentum/{own}"] + _update(inputs, counts, parent, own)
-        return rounded(direction if kind == "momentum" else parent[own] + rate * direction)
+    state: ClassVar[tuple[str, ...]] = ("momentum",)
+    needs_parent: ClassVar[bool] = True
 
-    return Aggregate(shares(counts), tensor)
+    rule: Literal["fedavgm"] = "fedavgm"
+    server_learning_rate: ServerLearningRate = 1.0
+    momentum: Annotated[Fraction, Field(description="The share of the last direction that is kept (in Adam β₁).")] = (
+        0.9
+    )
+
+    def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:
+        """Make the next weights and the next direction."""
+        rate, kept = np.float64(self.server_learning_rate), np.float64(self.momentum)
+
+        def tensor(name: str) -> Tensor:
+            kind, _, rest = name.partition("/")
+            weights = rest if kind == "momentum" else name
+            direction = kept * parent[f"momentum/{weights}"] + _update(inputs, counts, parent, weights)
+            return rounded(direction if kind == "momentum" else parent[weights] + rate * direction)
+
+        return Aggregate(shares(counts), tensor)
 
 
-def fedadam(
-    inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors, settings: AggregationPlan
-) -> Aggregate:
-    """Follow the average update Δ as Adam does, without its correction of the first steps.
+class FedAdam(Rule):
+    """The global weights follow the average of the updates (Δ) as Adam follows a gradient.
 
+    Without Adam's correction of the first steps:
     m ← β₁ m + (1 - β₁) Δ;  v ← β₂ v + (1 - β₂) Δ²;  w ← w + server_learning_rate · m / (√v + τ)
     """
-    rate, first = np.float64(settings.server_learning_rate or 1), np.float64(settings.momentum or 0)
-    second, adaptivity = np.float64(settings.second_momentum or 0), np.float64(settings.adaptivity or 1)
 
-    def tensor(name: str) -> Tensor:
-        kind, _, rest = name.partition("/")
-        own = rest if kind in ("momentum", "second_momentum") else name
-        update = _update(inputs, counts, parent, own)
-        direction = first * parent[f"momentum/{own}"] + (1 - first) * update
-        squares = second * parent[f"second_momentum/{own}"] + (1 - second) * (update * update)
-        if own != name:
-            return rounded(direction if kind == "momentum" else squares)
-        return rounded(parent[own] + rate * direction / (np.sqrt(squares) + adaptivity))
+    state: ClassVar[tuple[str, ...]] = ("momentum", "second_momentum")
+    needs_parent: ClassVar[bool] = True
 
-    return Aggregate(shares(counts), tensor)
+    rule: Literal["fedadam"] = "fedadam"
+    server_learning_rate: ServerLearningRate = 0.01
+    momentum: Annotated[Fraction, Field(description="The share of the last direction that is kept (in Adam β₁).")] = (
+        0.9
+    )
+    beta_2: Annotated[Fraction, Field(description="The share of the last squares that is kept (β₂).")] = 0.99
+    tau: Annotated[
+        Positive,
+        Field(
+            description="What is added to the root of the squares (τ); with a small value the steps follow the signs "
+            "of the updates, with a large one their sizes."
+        ),
+    ] = 0.001
+
+    def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:
+        """Make the next weights, directions and squares."""
+        rate, beta_1 = np.float64(self.server_learning_rate), np.float64(self.momentum)
+        beta_2, tau = np.float64(self.beta_2), np.float64(self.tau)
+
+        def tensor(name: str) -> Tensor:
+            kind, _, rest = name.partition("/")
+            weights = rest if kind in self.state else name
+            update = _update(inputs, counts, parent, weights)
+            direction = beta_1 * parent[f"momentum/{weights}"] + (1 - beta_1) * update
+            squares = beta_2 * parent[f"second_momentum/{weights}"] + (1 - beta_2) * (update * update)
+            if weights != name:
+                return rounded(direction if kind == "momentum" else squares)
+            return rounded(parent[weights] + rate * direction / (np.sqrt(squares) + tau))
+
+        return Aggregate(shares(counts), tensor)
 
 
 def _update(inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors, name: str) -> Wide:

@@ -6,32 +6,63 @@ https://arxiv.org/abs/1703.02757
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from fl_node.aggregation.fedavg import fedavg
-from fl_node.aggregation.rule import Aggregate, in_order, names_of, pieces, shares
-from fl_node.artifacts.model_file import Tensors
-from fl_node.plan.schema import AggregationPlan
+from fl_node.aggregation.rule import Aggregate, Robust, Uniform, in_order, names_of, pieces, shares
+from fl_node.runtime.tensors import Tensors
 
 
-def krum(inputs: Sequence[Tensors], _counts: Sequence[int], _parent: Tensors, settings: AggregationPlan) -> Aggregate:
-    """Take one learner's weights as they are: those with the best :func:`scores`."""
-    return _of_the_best(inputs, [1] * len(inputs), settings, 1)
+class _Nearest(Robust):
+    def least(self) -> int:
+        """Return how many files there must be so that honest ones have honest neighbours."""
+        return 2 * self.num_malicious + 3
+
+    @abstractmethod
+    def kept(self, files: int) -> int:
+        """Return how many of the files are taken."""
+
+    def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:  # noqa: ARG002
+        """Average the weights with the best :func:`scores`, by what they count for."""
+        ranked = scores(inputs, self.num_malicious)
+        best = sorted(sorted(range(len(inputs)), key=lambda index: (ranked[index], index))[: self.kept(len(inputs))])
+        kept = [counts[index] for index in best]
+        share = dict(zip(best, shares(kept), strict=True))
+        return Aggregate(
+            tuple(share.get(index, 0.0) for index in range(len(inputs))),
+            lambda name: fedavg((inputs[index][name] for index in best), kept),
+        )
 
 
-def multi_krum(
-    inputs: Sequence[Tensors], counts: Sequence[int], _parent: Tensors, settings: AggregationPlan
-) -> Aggregate:
-    """Average the weights with the best :func:`scores`, as many as are honest, by what they count for."""
-    return _of_the_best(inputs, counts, settings, len(inputs) - (settings.byzantine or 0))
+class Krum(_Nearest):
+    """The local weights of one learner: those that lie closest to their neighbours."""
+
+    rule: Literal["krum"] = "krum"
+    weighting: Uniform = "uniform"
+
+    def kept(self, files: int) -> int:  # noqa: ARG002
+        """Return 1."""
+        return 1
 
 
-def scores(inputs: Sequence[Tensors], byzantine: int) -> list[float]:
-    """Return for each input the sum of squared distances to its ``len(inputs) - byzantine - 2`` nearest others.
+class MultiKrum(_Nearest):
+    """The average of the local weights that lie closest to their neighbours, as many as are honest."""
 
-    Less is better: of ``byzantine`` inputs that lie far from the majority none has near neighbours enough.
+    rule: Literal["multi_krum"] = "multi_krum"
+
+    def kept(self, files: int) -> int:
+        """Return how many are honest."""
+        return files - self.num_malicious
+
+
+def scores(inputs: Sequence[Tensors], num_malicious: int) -> list[float]:
+    """Return for each input the sum of squared distances to its ``len(inputs) - num_malicious - 2`` nearest others.
+
+    Less is better: of ``num_malicious`` inputs that lie far from the majority none has near neighbours enough.
     """
     count = len(inputs)
     distances = np.zeros((count, count))
@@ -42,18 +73,5 @@ def scores(inputs: Sequence[Tensors], byzantine: int) -> list[float]:
                     difference = np.subtract(tensors[i], tensors[j], dtype=np.float64)
                     distances[i, j] += in_order(np.multiply(difference, difference))
     distances += distances.T
-    near = max(count - byzantine - 2, 1)
+    near = max(count - num_malicious - 2, 1)
     return [in_order(np.sort(np.delete(row, i))[:near]) for i, row in enumerate(distances)]
-
-
-def _of_the_best(
-    inputs: Sequence[Tensors], counts: Sequence[int], settings: AggregationPlan, number: int
-) -> Aggregate:
-    ranked = scores(inputs, settings.byzantine or 0)
-    best = sorted(sorted(range(len(inputs)), key=lambda index: (ranked[index], index))[:number])
-    kept = [counts[index] for index in best]
-    share = dict(zip(best, shares(kept), strict=True))
-    return Aggregate(
-        tuple(share.get(index, 0.0) for index in range(len(inputs))),
-        lambda name: fedavg((inputs[index][name] for index in best), kept),
-    )

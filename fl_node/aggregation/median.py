@@ -6,11 +6,24 @@ https://arxiv.org/abs/1803.01498
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
-from fl_node.artifacts.model_file import Tensor
+from fl_node.aggregation.rule import Aggregate, Rule, Uniform, by_piece, shares
+from fl_node.runtime.tensors import Tensor, Tensors
+
+
+class Median(Rule):
+    """The median of each value over the learners."""
+
+    rule: Literal["median"] = "median"
+    weighting: Uniform = "uniform"
+
+    def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:  # noqa: ARG002
+        """Take each value by :func:`median`."""
+        return Aggregate(shares(counts), lambda name: by_piece(median, inputs, name))
 
 
 def median(tensors: Iterable[Tensor]) -> Tensor:

@@ -6,22 +6,42 @@ https://arxiv.org/abs/1803.01498
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 
 from fl_node.aggregation.fedavg import fedavg
-from fl_node.artifacts.model_file import Tensor
+from fl_node.aggregation.rule import Aggregate, Robust, Uniform, by_piece, shares
+from fl_node.runtime.tensors import Tensor, Tensors
 
 
-def trimmed_mean(tensors: Iterable[Tensor], byzantine: int) -> Tensor:
+class TrimmedMean(Robust):
+    """The mean of each value over the learners without the extremes."""
+
+    rule: Literal["trimmed_mean"] = "trimmed_mean"
+    weighting: Uniform = "uniform"
+
+    def least(self) -> int:
+        """Return how many files there must be so that one is left."""
+        return 2 * self.num_malicious + 1
+
+    def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:  # noqa: ARG002
+        """Take each value by :func:`trimmed_mean`."""
+        return Aggregate(
+            shares(counts),
+            lambda name: by_piece(lambda tensors: trimmed_mean(tensors, self.num_malicious), inputs, name),
+        )
+
+
+def trimmed_mean(tensors: Iterable[Tensor], num_malicious: int) -> Tensor:
     """Return the mean of one tensor over the learners without the extremes, each value by itself.
 
     Parameters
     ----------
     tensors
-        The same tensor of each learner, float32, all of one shape; more than ``2 * byzantine``.
-    byzantine
+        The same tensor of each learner, float32, all of one shape; more than ``2 * num_malicious``.
+    num_malicious
         How many of the smallest values are left out, and how many of the largest.
 
     Returns
@@ -30,5 +50,5 @@ def trimmed_mean(tensors: Iterable[Tensor], byzantine: int) -> Tensor:
         Of the same shape; of what is left the sum from the smallest to the largest in float64, rounded once.
     """
     ordered = np.sort(np.stack(list(tensors)), axis=0)
-    kept = ordered[byzantine : len(ordered) - byzantine]
+    kept = ordered[num_malicious : len(ordered) - num_malicious]
     return fedavg(kept, [1] * len(kept))

@@ -14,15 +14,29 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
-import numpy.typing as npt
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import CoreSchema, core_schema
 from safetensors import SafetensorError, safe_open
 
 from fl_node.artifacts import cid
 from fl_node.errors import JsonError, WeightsError
 from fl_node.runtime import files, strict_json
+from fl_node.runtime.tensors import Shapes as Shapes
+from fl_node.runtime.tensors import Sliceable
+from fl_node.runtime.tensors import Tensor as Tensor
+from fl_node.runtime.tensors import Tensors as Tensors
 
 FORMAT = "fl-node/1"
 MAX_HEADER_BYTES = 1024 * 1024
@@ -40,9 +54,66 @@ MAX_NAME = 512
 """Characters of a tensor's name."""
 MAX_DIMENSIONS = 32
 
-Tensor = npt.NDArray[np.float32]
-Tensors = Mapping[str, Tensor]
-Shapes = Mapping[str, tuple[int, ...]]
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+"""Values are strict each; as a whole, JSON's lists and objects are to be taken for tuples and entries."""
+
+
+@dataclass(frozen=True)
+class Should:
+    """What a value in metadata should be, in words; whatever is wrong with the value, the error says this."""
+
+    be: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Replace the errors of the value."""
+        return core_schema.custom_error_schema(
+            handler(source), "should_be", custom_error_message="{be}", custom_error_context={"be": self.be}
+        )
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("not printable")
+    return text
+
+
+def _cid(text: str) -> str:
+    cid.to_digest(text)
+    return text
+
+
+def _float(value: object) -> object:
+    if not isinstance(value, float):
+        raise ValueError("not a float")  # a whole number would be written in another form
+    return value
+
+
+def _given(value: object) -> object:
+    if value is None:
+        raise ValueError("null")  # it would be left out
+    return value
+
+
+def _list(value: object) -> object:
+    if not isinstance(value, list) or len(value) > MAX_ENTRIES:
+        raise ValueError("no list, or too long")
+    return value
+
+
+Given = BeforeValidator(_given)
+Many = BeforeValidator(_list)
+Cid = Annotated[str, Strict(), AfterValidator(_cid), Should("a CIDv0")]
+Count = Annotated[int, Strict(), Field(ge=0, le=MAX_COUNT), Should(f"a whole number from 0 to {MAX_COUNT}")]
+Positive = Annotated[int, Strict(), Field(ge=1, le=MAX_COUNT), Should(f"a whole number from 1 to {MAX_COUNT}")]
+Share = Annotated[float, BeforeValidator(_float), Field(ge=0, le=1), Should("a number from 0 to 1")]
+Loss = Annotated[float, BeforeValidator(_float), Field(ge=0, le=MAX_LOSS), Should(f"a number from 0 to {MAX_LOSS:g}")]
+Line = Annotated[
+    str,
+    Strict(),
+    Field(max_length=MAX_REASON),
+    AfterValidator(_printable),
+    Should(f"a line of at most {MAX_REASON} characters"),
+]
 
 
 @dataclass(frozen=True)
@@ -53,13 +124,15 @@ class LocalMeta:
     test images; nobody else can check them without its word for the weights, which they have.
     """
 
-    plan: str
-    node_id: int
-    round: int
-    parent: str
-    samples: int
-    accuracy: float
-    loss: float
+    __pydantic_config__ = STRICT
+
+    plan: Cid
+    node_id: Positive
+    round: Count
+    parent: Cid
+    samples: Positive
+    accuracy: Share
+    loss: Loss
 
 
 @dataclass(frozen=True)
@@ -69,20 +142,24 @@ class Input:
     ``started`` is the round whose global weights it was trained from, where that may differ from file to file.
     """
 
-    node_id: int
-    cid: str
-    samples: int
-    share: float
-    started: int | None = None
+    __pydantic_config__ = STRICT
+
+    node_id: Positive
+    cid: Cid
+    samples: Positive
+    share: Share
+    started: Annotated[Count | None, Given, Should(f"a whole number from 0 to {MAX_COUNT}")] = None
 
 
 @dataclass(frozen=True)
 class Rejection:
     """A file of local weights that the header rejected, and why."""
 
-    node_id: int
-    cid: str
-    reason: str
+    __pydantic_config__ = STRICT
+
+    node_id: Positive
+    cid: Cid
+    reason: Line
 
 
 @dataclass(frozen=True)
@@ -97,14 +174,16 @@ class GlobalMeta:
     numbers, which no reorganisation changes, so nothing is counted twice and nothing is lost.
     """
 
-    plan: str
-    round: int
-    parent: str | None
-    rule: str
-    inputs: tuple[Input, ...] = ()
-    refused: tuple[Rejection, ...] = ()
-    absent: tuple[int, ...] = ()
-    taken: tuple[tuple[int, int], ...] | None = None
+    __pydantic_config__ = STRICT
+
+    plan: Cid
+    round: Count
+    parent: Cid | None
+    rule: Line
+    inputs: Annotated[tuple[Input, ...], Many] = ()
+    refused: Annotated[tuple[Rejection, ...], Many] = ()
+    absent: Annotated[tuple[Positive, ...], Many] = ()
+    taken: Annotated[tuple[tuple[Positive, Count], ...] | None, Many, Given] = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +224,7 @@ class WeightsFile:
         return Mapped(self)
 
 
-class Mapped(Mapping[str, Tensor]):
+class Mapped(Sliceable):
     """The tensors of a file, read when they are asked for, whole or some rows of them."""
 
     def __init__(self, file: WeightsFile) -> None:
@@ -328,34 +407,27 @@ def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
+_LOCAL, _GLOBAL = TypeAdapter(LocalMeta), TypeAdapter(GlobalMeta)
+_TEXTS = frozenset({"plan", "parent", "rule"})
+"""Fields that are texts as they are; all others are JSON."""
+
+
 def _parse(texts: Mapping[str, str]) -> LocalMeta | GlobalMeta:
     if texts.get("format") != FORMAT:
         _refuse("format", f"is {_short(texts.get('format'))}", FORMAT)
     kind = texts.get("kind")
-    if kind == "local":
-        _names(texts, LocalMeta)
-        return LocalMeta(
-            plan=_cid(texts, "plan"),
-            node_id=_int(_value(texts, "node_id"), "node_id", 1),
-            round=_int(_value(texts, "round"), "round"),
-            parent=_cid(texts, "parent"),
-            samples=_int(_value(texts, "samples"), "samples", 1),
-            accuracy=_float(_value(texts, "accuracy"), "accuracy", 1.0),
-            loss=_float(_value(texts, "loss"), "loss", MAX_LOSS),
-        )
-    if kind == "global":
-        _names(texts, GlobalMeta)
-        return GlobalMeta(
-            plan=_cid(texts, "plan"),
-            round=_int(_value(texts, "round"), "round"),
-            parent=None if texts["parent"] == "null" else _cid(texts, "parent"),
-            rule=_text(texts, "rule"),
-            inputs=tuple(_input(entry) for entry in _list(texts, "inputs")),
-            refused=tuple(_rejection(entry) for entry in _list(texts, "refused")),
-            absent=tuple(_int(entry, "absent", 1) for entry in _list(texts, "absent")),
-            taken=tuple(_pair(entry) for entry in _list(texts, "taken")) if "taken" in texts else None,
-        )
-    return _refuse("kind", f"is {_short(kind)}", "local or global")
+    if kind not in ("local", "global"):
+        _refuse("kind", f"is {_short(kind)}", "local or global")
+    meta = LocalMeta if kind == "local" else GlobalMeta
+    _names(texts, meta)
+    names = [field.name for field in fields(meta) if field.name in texts]
+    values = {name: texts[name] if name in _TEXTS else _value(texts, name) for name in names}
+    if kind == "global" and values["parent"] == "null":
+        values["parent"] = None
+    try:
+        return (_LOCAL if kind == "local" else _GLOBAL).validate_python(values)
+    except ValidationError as error:
+        return _refuse_value(error, values)
 
 
 def _names(texts: Mapping[str, str], meta: type[LocalMeta] | type[GlobalMeta]) -> None:
@@ -366,37 +438,27 @@ def _names(texts: Mapping[str, str], meta: type[LocalMeta] | type[GlobalMeta]) -
         _refuse(_short(extra[0]), "is unknown", f"one of {', '.join(sorted(wanted))}")
 
 
-def _input(entry: object) -> Input:
-    values = _entry(entry, Input)
-    return Input(
-        node_id=_int(values["node_id"], "inputs.node_id", 1),
-        cid=_cid(values, "cid"),
-        samples=_int(values["samples"], "inputs.samples", 1),
-        share=_float(values["share"], "inputs.share", 1.0),
-        started=_int(values["started"], "inputs.started") if "started" in values else None,
-    )
-
-
-def _pair(entry: object) -> tuple[int, int]:
-    if not isinstance(entry, list) or len(entry) != 2:
-        _refuse("taken", f"has an entry {_short(entry)}", "pairs of a nodeId and a number")
-    return _int(entry[0], "taken", 1), _int(entry[1], "taken")
-
-
-def _rejection(entry: object) -> Rejection:
-    values = _entry(entry, Rejection)
-    return Rejection(
-        node_id=_int(values["node_id"], "refused.node_id", 1),
-        cid=_cid(values, "cid"),
-        reason=_text(values, "reason"),
-    )
-
-
-def _entry(entry: object, kind: type[Input] | type[Rejection]) -> dict[str, Any]:
-    wanted = {field.name for field in fields(kind)}
-    if not isinstance(entry, dict) or set(entry) | {"started"} & wanted != wanted:
-        _refuse("inputs or refused", f"has an entry {_short(entry)}", f"entries with {', '.join(sorted(wanted))}")
-    return entry
+def _refuse_value(error: ValidationError, values: Mapping[str, Any]) -> NoReturn:
+    """Refuse the first value that is wrong."""
+    errors = error.errors(include_url=False, include_context=False)
+    name, *rest = errors[0]["loc"]
+    # Of an entry its keys count first, then its values.
+    about = [one for one in errors if one["loc"][:2] == errors[0]["loc"][:2]]
+    first = next((one for one in about if one["type"] != "should_be"), about[0])
+    if first["type"] == "should_be":
+        keys = [str(part) for part in first["loc"] if isinstance(part, str)]
+        _refuse(
+            keys[-1] if keys[-1] in {"cid", "reason"} else ".".join(keys),
+            f"is {_short(first['input'])}",
+            first["msg"],
+        )
+    if not rest:
+        _refuse(str(name), f"is {_short(first['input'])}", f"a list of at most {MAX_ENTRIES} entries")
+    entry = _short(values[str(name)][rest[0]])
+    if name == "taken":
+        _refuse("taken", f"has an entry {entry}", "pairs of a nodeId and a number")
+    wanted = ", ".join(sorted(field.name for field in fields(Input if name == "inputs" else Rejection)))
+    _refuse("inputs or refused", f"has an entry {entry}", f"entries with {wanted}")
 
 
 def _value(texts: Mapping[str, str], name: str) -> object:
@@ -404,41 +466,6 @@ def _value(texts: Mapping[str, str], name: str) -> object:
         return strict_json.loads(texts[name], max_bytes=MAX_HEADER_BYTES, max_depth=3, max_text=MAX_REASON)
     except JsonError as error:
         raise WeightsError(f"metadata: {name} is {_short(texts[name])}; it {error}", f"metadata.{name}") from error
-
-
-def _list(texts: Mapping[str, str], name: str) -> Iterator[object]:
-    value = _value(texts, name)
-    if not isinstance(value, list) or len(value) > MAX_ENTRIES:
-        _refuse(name, f"is {_short(value)}", f"a list of at most {MAX_ENTRIES} entries")
-    return iter(value)
-
-
-def _int(value: object, name: str, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_COUNT:
-        _refuse(name, f"is {_short(value)}", f"a whole number from {least} to {MAX_COUNT}")
-    return value
-
-
-def _float(value: object, name: str, most: float) -> float:
-    if not isinstance(value, float) or not 0 <= value <= most:  # NaN is neither
-        _refuse(name, f"is {_short(value)}", f"a number from 0 to {most:g}")
-    return value
-
-
-def _text(values: Mapping[str, Any], name: str) -> str:
-    value = values[name]
-    if not isinstance(value, str) or not value.isprintable() or len(value) > MAX_REASON:
-        _refuse(name, f"is {_short(value)}", f"a line of at most {MAX_REASON} characters")
-    return value
-
-
-def _cid(values: Mapping[str, Any], name: str) -> str:
-    value = values[name]
-    try:
-        cid.to_digest(value if isinstance(value, str) else "")
-    except cid.CidError:
-        _refuse(name, f"is {_short(value)}", "a CIDv0")
-    return str(value)
 
 
 def _short(value: object) -> str:

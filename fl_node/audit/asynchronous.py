@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from fl_node.aggregation import check_bounds
-from fl_node.aggregation.asynchronous import Update, asynchronous_file
 from fl_node.artifacts import cid
 from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection
 from fl_node.audit.case import LATE, Case
@@ -21,6 +19,8 @@ from fl_node.audit.global_files import again, closing_file, report_difference
 from fl_node.chain.contract import LogEntry
 from fl_node.errors import DataError, WeightsError
 from fl_node.protocol import history
+from fl_node.protocol.asynchronous_files import Update, asynchronous_file
+from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.history import Round
 from fl_node.protocol.names import HEADER, learner_label
 from fl_node.protocol.publications import MISSING, Publication, check_update, too_often
@@ -66,7 +66,7 @@ class AsynchronousChecker:
             self._accepted = None
             return
         meta = file.global_meta
-        wanted = plan.aggregation.buffer or 1
+        wanted = plan.asynchronous_rule.updates
         if len(meta.inputs) != wanted and not (0 < len(meta.inputs) < wanted and case.is_late(closed, entry)):
             text = f"{len(meta.inputs)} updates, the plan asks for {wanted}"
             self._result.find(number, HEADER, "inputs", text)

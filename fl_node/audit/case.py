@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fl_node.aggregation import check_bounds
 from fl_node.artifacts.model_file import Rejection, WeightsFile
 from fl_node.audit.result import Audit
 from fl_node.chain.contract import Contract, LogEntry
@@ -12,6 +11,7 @@ from fl_node.data.partition import shard_size
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.models.trainer import Trainer
 from fl_node.plan.schema import Plan
+from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.history import History, Round
 from fl_node.protocol.names import HEADER, learner_label
 from fl_node.protocol.publications import Publication

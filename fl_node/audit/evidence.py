@@ -25,7 +25,7 @@ def check_evidence(case: Case, number: int, file: WeightsFile) -> None:
     plan, trainer, result = case.plan, case.trainer, case.result
     if not plan.measures_members:
         return
-    weighting = plan.model.weighting
+    weighting = plan.ensemble_model.weighting
     for member in plan.architectures:
         name = ensemble.evidence_name(member)
         if not ensemble.is_evidence(weighting, file.tensor(name)):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fl_node.aggregation import initial_file
 from fl_node.artifacts.model_file import GlobalMeta, Input, WeightsFile
 from fl_node.audit.case import Case
 from fl_node.chain.contract import LogEntry
 from fl_node.errors import WeightsError
+from fl_node.protocol.global_files import initial_file
 from fl_node.protocol.history import Round
 from fl_node.protocol.names import HEADER, learner_label
 

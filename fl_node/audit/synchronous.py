@@ -7,7 +7,7 @@ must give the same global file again, bit for bit.
 
 from __future__ import annotations
 
-from fl_node.aggregation import check_bounds, ensemble, follows_parent, global_file
+from fl_node.aggregation import ensemble
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection, WeightsFile
 from fl_node.audit.case import LATE, Case
@@ -16,6 +16,8 @@ from fl_node.audit.global_files import again, closing_file, report_difference
 from fl_node.chain.contract import LogEntry
 from fl_node.errors import WeightsError
 from fl_node.protocol import history
+from fl_node.protocol.bounds import check_bounds
+from fl_node.protocol.global_files import follows_parent, global_file
 from fl_node.protocol.history import Round
 from fl_node.protocol.names import HEADER, learner_label
 from fl_node.protocol.publications import MISSING
@@ -51,7 +53,7 @@ class SynchronousChecker:
         inputs = [self._check_input(closed, entry, one, parent) for one in meta.inputs]
         for rejection in meta.refused:
             self._check_rejection(closed, entry, rejection, parent)
-        enough = len(inputs) >= max(plan.aggregation.least(), 1)
+        enough = len(inputs) >= plan.aggregation.least()
         if enough and None not in inputs and not (parent is None and follows_parent(plan)):
             expected = global_file(
                 again(case),

@@ -71,6 +71,7 @@ PLAN_COMMANDS: dict[str, Callable[..., None]] = {
     "check": plans.check,
     "shards": plans.shards,
     "module": plans.module,
+    "schema": plans.schema,
 }
 
 

@@ -142,7 +142,7 @@ def make_trainer_with_data_if_there(plan: Plan, data_dir: Path | None, modules: 
 
 def module_folder(plan: Path, settings: list[str] | None, modules: Path | None) -> Path | None:
     """Return where modules are: if not said, the folder of the one that the user's own plan file names."""
-    from fl_node.plan import schema as plans
+    from fl_node.plan import loading as plans
 
     if modules is None and (file := plans.module_file(plan, settings or ())):
         return file.parent
@@ -159,7 +159,7 @@ def complete(plan: Plan, data_dir: Path | None, modules: Path | None) -> Plan:
 def complete_or_digits(plan: Plan, data_dir: Path | None, modules: Path | None, *, fallback: bool) -> Plan:
     """Return the complete plan, for digits instead of MNIST if that can't be had and the user allows it."""
     from fl_node.errors import DataError
-    from fl_node.plan import schema as plans
+    from fl_node.plan import loading as plans
 
     try:
         return complete(plan, data_dir, modules)
@@ -168,7 +168,7 @@ def complete_or_digits(plan: Plan, data_dir: Path | None, modules: Path | None, 
             raise
         print_note(f"note: using scikit-learn's digits: {error}")
         content = plan.model_dump() | {"data": plan.data.model_dump() | {"name": "digits", "train": 0, "test": 0}}
-        return plans.Plan.model_validate(content)
+        return plans.validate(content, f"plan {plan.name} with digits")
 
 
 class Terminated(KeyboardInterrupt):

@@ -35,7 +35,7 @@ def baseline(
     from fl_node.data import loading
     from fl_node.experiments import baseline as single
     from fl_node.models.keras_trainer import KerasTrainer
-    from fl_node.plan import schema as plans
+    from fl_node.plan import loading as plans
 
     modules = module_folder(plan, settings, modules)
     loaded = plans.load(plan, settings or ())
@@ -86,7 +86,7 @@ def reproduce(
     from fl_node.lab import run_folder as run
     from fl_node.lab.lab import Lab
     from fl_node.lab.show import Show
-    from fl_node.plan import schema as plans
+    from fl_node.plan import loading as plans
     from fl_node.runtime import strict_json
 
     loaded = plans.load(plan)
@@ -145,7 +145,7 @@ def matrix(
 
     from fl_node.cli.tables import matrix_table
     from fl_node.experiments import sweep as work
-    from fl_node.plan import schema as plans
+    from fl_node.plan import loading as plans
 
     if place not in ("embedded", "processes"):
         raise ConfigError(f"--place {place}: should be embedded or processes")

@@ -72,7 +72,7 @@ def lab(
     from fl_node.lab.fault_model import Check
     from fl_node.lab.lab import Lab
     from fl_node.lab.show import Show, checks_table, scenarios_table
-    from fl_node.plan import schema as plans
+    from fl_node.plan import loading as plans
 
     if place not in ("embedded", "processes"):
         raise ConfigError(f"--place {place}: should be embedded or processes")

@@ -132,8 +132,8 @@ def _global_weights(
         if file_cid is None:
             raise ConfigError(f"there are no global weights {number}; the newest are {found.state().round}")
         plan = plan_of(found, place)
-        if images is not None and (plan.own is not None or plan.data.image_size != images):
-            takes = "what its own module loads" if plan.own else in_pixels(plan.data.image_size)
+        if images is not None and (plan.custom is not None or plan.data.image_size != images):
+            takes = "what its own module loads" if plan.custom else in_pixels(plan.data.image_size)
             raise ConfigError(f"this makes an image of {in_pixels(images)}, and the run's model takes {takes}")
         trainer = make_trainer(plan, data_dir, modules, with_data=measure)
         reader = Reader(place, Path(name), plan, trainer.shapes())

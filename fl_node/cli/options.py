@@ -31,7 +31,7 @@ ModulesOption = Annotated[
     typer.Option(
         "--modules",
         envvar="FL_NODE_MODULES",
-        help="Folder with the Python modules that this node may run for plans that name one (docs/own.md).",
+        help="Folder with the Python modules that this node may run for plans that name one (docs/custom.md).",
     ),
 ]
 RpcOption = Annotated[str, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL of this node's Ethereum RPC.")]

@@ -29,7 +29,7 @@ def shards(
     """
     from fl_node.data import loading, partition
     from fl_node.lab.show import shards_table
-    from fl_node.plan import schema as plans
+    from fl_node.plan import loading as plans
     from fl_node.report import plots
 
     if picture is not None:
@@ -52,7 +52,7 @@ def shards(
 def check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a plan and show it with every default filled in; exit code 2 with all that is wrong."""
     from fl_node.artifacts import cid
-    from fl_node.plan import schema as plans
+    from fl_node.plan import loading as plans
 
     loaded = plans.load(plan, settings or ())
     if as_json:
@@ -68,7 +68,17 @@ def check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOption = 
 
 def module(plan: PlanArgument, settings: SetOption = None) -> None:
     """Print the path of the module that a plan names; print nothing if the plan gives no path."""
-    from fl_node.plan import schema as plans
+    from fl_node.plan import loading as plans
 
     if file := plans.module_file(plan, settings or ()):
         typer.echo(file.absolute())
+
+
+def schema() -> None:
+    """Print the JSON Schema of plan files, for editors.
+
+    fl-node plan schema >plans/plan.schema.json
+    """
+    from fl_node.plan.json_schema import plan_schema
+
+    typer.echo(json.dumps(plan_schema(), indent=2, ensure_ascii=False))

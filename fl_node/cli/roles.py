@@ -69,7 +69,7 @@ def deploy(
     from fl_node.artifacts.address import connect
     from fl_node.chain.client import Chain
     from fl_node.chain.keys import load_key
-    from fl_node.plan import schema as plans
+    from fl_node.plan import loading as plans
     from fl_node.roles.deploy import deploy as start
     from fl_node.runtime.logs import configure
 

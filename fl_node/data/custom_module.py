@@ -1,4 +1,4 @@
-"""A custom Python module, which gives a run its data and its model; docs/own.md says what it must hold.
+"""A custom Python module, which gives a run its data and its model; docs/custom.md says what it must hold.
 
 A plan has the module's name and the hash of its source, never the source: a node runs a module that its owner put
 into a folder of modules (``--modules`` or ``FL_NODE_MODULES``), and only if it has that hash. Nothing that comes from
@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from fl_node.data.datasets import Indices, Labels
 from fl_node.errors import ModuleError
+from fl_node.plan.data_sets import CustomData
 from fl_node.runtime import arithmetic
 from fl_node.seeds import derive
 
@@ -50,7 +51,7 @@ def load(plan: Plan, folder: Path | None = None) -> OwnModule:
     ModuleError
         It is not installed, has another hash than the plan's, fails, or lacks a function.
     """
-    wanted = plan.own
+    wanted = plan.custom
     if wanted is None:
         raise ModuleError(f"the plan {plan.name} names no module")
     if folder is None and (given := os.environ.get("FL_NODE_MODULES")):
@@ -158,11 +159,19 @@ class OwnModule:
             model = self._build_model()
         wrong = _wrong_model(model)
         classes = None if wrong else model.output_shape[1]
-        if not wrong and classes != (self._plan.data.classes or classes):
-            wrong = f"has {classes} outputs, the plan says {self._plan.data.classes} classes"
+        planned = self._planned.classes
+        if not wrong and planned not in (None, classes):
+            wrong = f"has {classes} outputs, the plan says {planned} classes"
         if wrong:
             raise self.error(f"build_model(): what it returns {wrong}")
         return model
+
+    @property
+    def _planned(self) -> CustomData:
+        """What the plan says of the module's data; nothing before a run is deployed."""
+        source = self._plan.data.source
+        assert isinstance(source, CustomData)
+        return source
 
     def data(self, shard: int | None) -> tuple[Samples, Labels]:
         """Return the training samples of a learner, or the test samples if ``shard`` is None, and their labels.
@@ -186,8 +195,8 @@ class OwnModule:
             samples, labels = np.asarray(x), np.asarray(y)
         except (TypeError, ValueError) as error:
             raise self.error(f"{call}: should return two arrays, samples and labels") from error
-        planned = self._plan.data.samples
-        if wrong := _wrong_data(samples, labels, self._plan.data.classes):
+        planned = self._planned.samples
+        if wrong := _wrong_data(samples, labels, self._planned.classes):
             raise self.error(f"{call}: {wrong}")
         if shard is not None and planned is not None and len(samples) != planned[shard - 1]:
             raise self.error(f"{call}: gave {len(samples)} samples, the plan says {planned[shard - 1]}")
@@ -272,13 +281,13 @@ class OwnData:
 
     def __init__(self, plan: Plan, module: OwnModule) -> None:
         self.module = module
-        self.source = f"module {plan.own.module if plan.own else ''}"
+        self.source = f"module {plan.custom.module if plan.custom else ''}"
         self._plan = plan
         self._kept: dict[int | None, tuple[Samples, Labels]] = {}
 
     def training(self, samples: Indices) -> tuple[Samples, Labels]:
         """Return the training samples with these indices, counted through all shards in the order of nodeId."""
-        ends = np.cumsum(self._plan.data.samples or ())
+        ends = np.cumsum(self._plan.data.samples)
         shards = np.searchsorted(ends, samples, side="right")
         parts = []
         for number in np.unique(shards).tolist():

@@ -21,17 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import platformdirs
 import requests
 
 from fl_node.errors import DataError
-from fl_node.plan.schema import SIDE
+from fl_node.plan.data_sets import SIDE
+from fl_node.runtime.tensors import Images as Images
+from fl_node.runtime.tensors import Indices as Indices
+from fl_node.runtime.tensors import Labels as Labels
 from fl_node.seeds import permutation
 
-Images = npt.NDArray[np.uint8]
-Labels = npt.NDArray[np.int64]
-Indices = npt.NDArray[np.int64]
 Report = Callable[[str], None]
 
 MNIST_SHA256 = {

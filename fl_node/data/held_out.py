@@ -34,7 +34,7 @@ def held_out(plan: Plan, dataset: DataSet) -> tuple[Images, Labels]:
 
 def with_held_out(plan: Plan, dataset: DataSet) -> Plan:
     """Return the plan with the hash of the images that it holds out, if it does, as it is published."""
-    if plan.data.validation is None:
+    if not plan.data.validation:
         return plan
     digest = _digest(*held_out(plan, dataset))
     return plan.model_copy(update={"data": plan.data.model_copy(update={"validation_sha256": digest})})

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 from fl_node.data.datasets import Images
 from fl_node.errors import DataError
-from fl_node.plan.schema import SIDE
+from fl_node.plan.data_sets import SIDE
 
 DIGIT_SIDE = 20
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "JPEG2000", "PPM", "ICO", "PCX", "PSD", "QOI")

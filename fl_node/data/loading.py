@@ -12,7 +12,9 @@ from fl_node.data.custom_module import load as load_module
 from fl_node.data.datasets import FOLDER_FILES, DataSet
 from fl_node.data.held_out import with_held_out
 from fl_node.errors import DataError
-from fl_node.plan.schema import Plan, validate
+from fl_node.plan.data_sets import CustomData, Folder
+from fl_node.plan.loading import validate
+from fl_node.plan.schema import Plan
 
 Data = DataSet | OwnData
 TRIED = 10
@@ -41,13 +43,14 @@ def load(
     DataError, ModuleError
         They can't be had, or are not the plan's.
     """
-    if plan.own is not None:
+    if plan.custom is not None:
         return OwnData(plan, load_module(plan, modules))
-    if plan.data.name != "folder":
-        return datasets.load(plan.data.name, folder, report)
-    found = datasets.from_folder(folder, {key: getattr(plan.data, key) for key in FOLDER_FILES})
+    source = plan.data.source
+    if not isinstance(source, Folder):
+        return datasets.load(source.name, folder, report)
+    found = datasets.from_folder(folder, {key: getattr(source, key) for key in FOLDER_FILES})
     for key, value in _facts(found).items():
-        planned = getattr(plan.data, key)
+        planned = getattr(source, key)
         # More classes than labels are right: a set may lack the highest.
         if planned is not None and planned != value and not (key == "classes" and planned > value):
             raise DataError(f"data folder {found.source}: data.{key} is {value}, the plan says {planned}")
@@ -62,7 +65,7 @@ def load_images(plan: Plan, folder: Path | None = None, report: Callable[[str], 
     DataError
         The plan has a module of its own, or its images can't be had.
     """
-    if plan.own is not None:
+    if plan.custom is not None:
         raise DataError(f"this is for images, and the plan {plan.name} has what its own module loads")
     found = load(plan, folder, report=report)
     assert isinstance(found, DataSet)
@@ -80,9 +83,9 @@ def complete(plan: Plan, found: Data) -> Plan:
         The data are not what a run needs.
     """
     if isinstance(found, DataSet):
-        facts = _facts(found) if plan.data.name == "folder" else {}
-        unknown = {key: value for key, value in facts.items() if getattr(plan.data, key) is None}
-        return with_held_out(_with(plan, unknown), found)
+        if isinstance(source := plan.data.source, Folder):
+            plan = _with(plan, {key: value for key, value in _facts(found).items() if getattr(source, key) is None})
+        return with_held_out(plan, found)
     return _with(plan, _own_facts(plan, found)) if plan.data.unknown else plan
 
 
@@ -108,11 +111,14 @@ def _own_facts(plan: Plan, found: OwnData) -> dict[str, Any]:
     """Return what a plan says of a module's data; only what it does not say is asked for."""
     model = found.module.build()
     classes = int(model.output_shape[1])
-    told = plan.model_copy(update={"data": plan.data.model_copy(update={"classes": classes})})
+    source = plan.data.source
+    assert isinstance(source, CustomData)
+    data = plan.data.model_copy(update={"source": source.model_copy(update={"classes": classes})})
+    told = plan.model_copy(update={"data": data})
     asked = OwnData(told, found.module.of(told))
     tests, _ = asked.tests(plan.data.test)
     found.module.try_out(model, tests[:TRIED])
-    samples = plan.data.samples
+    samples = source.samples
     if samples is None:
         shards = [asked.shard(node_id)[0] for node_id in range(1, plan.learners + 1)]
         for shard in shards:

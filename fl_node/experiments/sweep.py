@@ -17,29 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fl_node.aggregation import RULES
+from fl_node.aggregation.rule import Robust
 from fl_node.artifacts import cid
+from fl_node.attacks import DATA_CHOICE, UPDATE_CHOICE
+from fl_node.attacks.backdoor import Backdoor
 from fl_node.data import loading
 from fl_node.errors import ConfigError, JsonError, ProcessError
 from fl_node.nodes.process import Child, python
-from fl_node.plan import schema as plans
-from fl_node.plan.schema import AttackPlan, Plan
+from fl_node.plan import loading as plans
+from fl_node.plan.schema import Plan
 from fl_node.runtime import files, strict_json
+from fl_node.runtime.settings import Settings
 from fl_node.runtime.templating import render
 from fl_node.seeds import derive, permutation
 
 CLEAN = "none"
 """The attack that is none."""
-
-_NUMBERS = {
-    "scale": "factor",
-    "sign_flip": "factor",
-    "noise": "deviation",
-    "constant": "value",
-    "backdoor": "fraction",
-}
-_RULE_NUMBERS = {"norm_clipping": ("clip", float), "krum": ("byzantine", int), "multi_krum": ("byzantine", int)} | {
-    "trimmed_mean": ("byzantine", int)
-}
+_ATTACKS = (DATA_CHOICE, UPDATE_CHOICE)
 
 
 @dataclass(frozen=True)
@@ -126,39 +121,40 @@ def _attackers(plan: Plan, share: float) -> int:
 def _rule(plan: Plan, text: str, attackers: int) -> dict[str, Any]:
     name, _, number = text.partition(":")
     settings: dict[str, Any] = {"rule": name}
+    rule = RULES.get(name)
     if name == plan.aggregation.rule and not number:
         settings = plan.aggregation.model_dump()
-    elif name in _RULE_NUMBERS:
-        key, kind = _RULE_NUMBERS[name]
-        if number:
-            settings[key] = _number(text, number, kind)
-        elif key == "byzantine":
-            settings[key] = attackers
     elif number:
-        raise ConfigError(f"rule {text}: {name} takes no number")
+        if rule is None or rule.number is None:
+            raise ConfigError(f"rule {text}: {name} takes no number")
+        settings[rule.number] = _number(text, number, rule)
+    elif rule is not None and issubclass(rule, Robust):
+        settings["num_malicious"] = attackers
     return settings
 
 
 def _attack(text: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
-    kinds = {key: AttackPlan.CHOICES[key] for key in ("data", "update")}
+    known = {name: (choice.key, one) for choice in _ATTACKS for name, one in choice.variants.items()}
     for part in text.split("+"):
         name, _, number = part.partition(":")
-        key = next((key for key, choices in kinds.items() if name in choices), None)
-        if key is None:
-            known = ", ".join(choice for choices in kinds.values() for choice in choices)
-            raise ConfigError(f"attack {text}: {name} is not known; there are {known}")
+        if name not in known:
+            raise ConfigError(f"attack {text}: {name} is not known; there are {', '.join(known)}")
+        key, attack = known[name]
         if key in settings:
             raise ConfigError(f"attack {text}: {settings[key]} and {name} can't go together")
         settings[key] = name
         if number:
-            if name not in _NUMBERS:
+            if attack.number is None:
                 raise ConfigError(f"attack {text}: {name} takes no number")
-            settings[_NUMBERS[name]] = _number(text, number, float)
+            settings[attack.number] = _number(text, number, attack)
     return settings
 
 
-def _number(text: str, number: str, kind: Callable[[str], Any]) -> Any:
+def _number(text: str, number: str, settings: type[Settings]) -> float:
+    """Return the number after a name, of the type that the setting has."""
+    assert settings.number is not None
+    kind = int if settings.model_fields[settings.number].annotation is int else float
     try:
         return kind(number)
     except ValueError as error:
@@ -264,7 +260,7 @@ def _run(cell: Cell, kept: Path, data_dir: Path | None, place: str, children: di
             lab += ["--runs", str(scratch), "--name", folder.name, *data]
             _carry_out(cell, lab, scratch / "log", children)
             result = _of_lab(folder, time.monotonic() - start)
-            if cell.plan.attack is not None and cell.plan.attack.data == "backdoor":
+            if cell.plan.attack is not None and isinstance(cell.plan.attack.on_data, Backdoor):
                 # A lab's report does not say how often a backdoor works.
                 final = ["--final", str(folder / "final.safetensors")]
                 _carry_out(cell, [*simulate, *final], scratch / "log", children)

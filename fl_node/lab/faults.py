@@ -534,7 +534,7 @@ def get(name: str, place: str) -> Scenario:
 
 def planned(scenario: Scenario, plan: Plan) -> Plan:
     """Return the plan as a scenario needs it: three learners, and rounds enough before and after the harm."""
-    from fl_node.plan import schema as plans
+    from fl_node.plan import loading as plans
 
     content = plan.model_dump() | {"learners": 3, "rounds": max(plan.rounds, ROUND + 2), **scenario.settings}
     return plans.validate(content, f"plan {plan.name} for scenario {scenario.name}")

@@ -64,7 +64,7 @@ class Show:
         self._step = ""
 
     def __enter__(self) -> Self:
-        source = f"module {self._plan.own.module}" if self._plan.own else self._plan.data.name
+        source = f"module {self._plan.custom.module}" if self._plan.custom else self._plan.data.name
         self._console.print(
             styled(self._plan.name, "bold"),
             f": {self._plan.rounds} rounds, {self._plan.learners} learners, {self._plan.data.train} "

@@ -20,19 +20,19 @@ from typing import Any
 
 import numpy as np
 
-from fl_node.aggregation import global_shapes
 from fl_node.artifacts import model_file
 from fl_node.artifacts.folder_store import FolderStore
+from fl_node.attacks.backdoor import Backdoor, patched
 from fl_node.audit.auditor import audit
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ConfigError, FLNodeError, GaveUp, ProcessError
-from fl_node.models.attack import patched
 from fl_node.models.ensemble import trainer_for
 from fl_node.models.trainer import Trainer
 from fl_node.nodes.backends import EmbeddedPlace
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
+from fl_node.protocol.global_files import global_shapes
 from fl_node.protocol.names import HEADER, learner_name
 from fl_node.roles.deploy import deploy
 from fl_node.roles.factory import header_of, learner_of
@@ -147,18 +147,17 @@ def _measured(plan: Plan, path: Path, trainer: Trainer, number: int) -> dict[str
     entry: dict[str, Any] = {"round": number, "cid": file.cid, **dataclasses.asdict(trainer.evaluate(tensors))}
     if members := trainer.members(tensors):
         entry["members"] = {member: dataclasses.asdict(score) for member, score in members.items()}
-    if plan.attack is not None and plan.attack.data == "backdoor":
-        entry["backdoor"] = backdoor_success(plan, trainer, tensors)
+    if plan.attack is not None and isinstance(plan.attack.on_data, Backdoor):
+        entry["backdoor"] = backdoor_success(plan.attack.on_data, trainer, tensors)
     return entry
 
 
-def backdoor_success(plan: Plan, trainer: Trainer, tensors: model_file.Tensors) -> float:
+def backdoor_success(attack: Backdoor, trainer: Trainer, tensors: model_file.Tensors) -> float:
     """Return the share of test images of other classes that get the attack's label once they have its patch."""
     images, labels = trainer.tests()
-    target = plan.attack.target if plan.attack is not None else None
-    others = labels != (target or 0)
+    others = labels != attack.target
     said = trainer.predict(tensors, patched(images[others])).argmax(axis=1)
-    return float(np.mean(said == (target or 0)))
+    return float(np.mean(said == attack.target))
 
 
 def main() -> None:
@@ -178,7 +177,7 @@ def _carry_out() -> None:
 
     from fl_node.data import loading
     from fl_node.lab import run_folder
-    from fl_node.plan import schema as plan
+    from fl_node.plan import loading as plan
 
     parser = argparse.ArgumentParser(prog="python -m fl_node.lab.simulate", description=__doc__)
     parser.add_argument("plan", type=Path)

@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from fl_node.aggregation.ensemble import WEIGHTS
 from fl_node.artifacts.model_file import Shapes, Tensor, Tensors
+from fl_node.attacks.attack import Poison
 from fl_node.data import partition
 from fl_node.data.datasets import DataSet, Images, Labels
 from fl_node.data.loading import Data
 from fl_node.errors import DataError
-from fl_node.models.attack import Poison
 from fl_node.models.keras_trainer import (
     KerasTrainer,
     Lesson,
@@ -83,8 +83,8 @@ class EnsembleTrainer:
     ) -> Tensors:
         """Train one model as :meth:`KerasTrainer.train` does.
 
-        With a teacher, the global weights of all models, it also learns what these say together of the shared images:
-        as in FedMD (Li & Wang 2019, https://arxiv.org/abs/1910.03581), where learners with different models have
+        With a teacher, the global weights of all models, it also learns what these predict together on the public
+        set: as in FedMD (Li & Wang 2019, https://arxiv.org/abs/1910.03581), where learners with different models have
         nothing in common but what they say.
         """
         (name,) = self._architectures(weights)
@@ -142,8 +142,8 @@ class EnsembleTrainer:
     def _lesson(self, teacher: Tensors) -> Lesson:
         settings = self.plan.distillation
         if not isinstance(self.data, DataSet) or settings is None:
-            raise DataError(f"learning from each other needs shared images of {self.plan.data.name}")
-        images = self.data.train_images[partition.shared(self.plan)]
+            raise DataError(f"distillation needs the public set of {self.plan.data.name}")
+        images = self.data.train_images[partition.public_set(self.plan)]
         said = self._predict(teacher, images, settings.temperature)
         return Lesson(images, said, settings.weight, settings.temperature)
 

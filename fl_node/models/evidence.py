@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fl_node.aggregation import Evidence, ensemble
+from fl_node.aggregation import ensemble
+from fl_node.aggregation.ensemble import Evidence
 from fl_node.data.datasets import DataSet
 from fl_node.data.held_out import held_out
 from fl_node.errors import DataError
@@ -23,5 +24,5 @@ def evidence(plan: Plan, trainer: Trainer) -> Evidence | None:
     if not isinstance(trainer.data, DataSet):
         raise DataError(f"what models count for is measured on held-out images of {plan.data.name}, which is needed")
     images, labels = held_out(plan, trainer.data)
-    weighting = plan.model.weighting
+    weighting = plan.ensemble_model.weighting
     return lambda _name, tensors: ensemble.evidence(weighting, trainer.predict(tensors, images), labels)

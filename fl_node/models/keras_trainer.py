@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_node.artifacts.model_file import Shapes, Tensor, Tensors
+from fl_node.attacks.attack import Poison
 from fl_node.data.datasets import Images, Labels
 from fl_node.errors import ConfigError, DataError, PlanError
-from fl_node.models.attack import Poison
 from fl_node.models.trainer import OnEpoch, Probabilities, Score
-from fl_node.plan.schema import Architecture, Plan
+from fl_node.plan.schema import Plan
 from fl_node.runtime import files
 from fl_node.runtime.keras_start import not_float32, prepare
 from fl_node.seeds import derive, permutation
@@ -126,7 +126,7 @@ def separable_cnn() -> list[keras.Layer]:
 ARCHITECTURES = {"cnn": cnn, "deep_cnn": deep_cnn, "mlp": mlp, "separable_cnn": separable_cnn}
 
 
-def build(plan: Plan, architecture: Architecture | None = None) -> Any:
+def build(plan: Plan, architecture: str | None = None) -> Any:
     """Return the plan's model for images, or one of its models, with the weights that its seed gives.
 
     They are drawn as Glorot & Bengio (2010) do.
@@ -187,7 +187,7 @@ class KerasTrainer:
         plan: Plan,
         data: Data | None = None,
         modules: Path | None = None,
-        architecture: Architecture | None = None,
+        architecture: str | None = None,
     ) -> None:
         prepare(plan.training.threads)
         import keras
@@ -196,7 +196,7 @@ class KerasTrainer:
 
         self.plan = plan
         self.data = data
-        self._own: OwnModule | None = custom_module.load(plan, modules) if plan.own is not None else None
+        self._own: OwnModule | None = custom_module.load(plan, modules) if plan.custom is not None else None
         self._model: Any = self._own.build() if self._own else build(plan, architecture)
         if wrong := not_float32(self._model):
             raise ConfigError(f"model {self._model.name}: {wrong}")
@@ -209,7 +209,7 @@ class KerasTrainer:
             jit_compile=False,
         )
         self._model.optimizer.build(self._model.trainable_variables)
-        if plan.training.proximal:
+        if plan.training.proximal_mu:
             self._anchors += [
                 keras.Variable(variable, trainable=False) for variable in self._model.trainable_variables
             ]
@@ -255,7 +255,7 @@ class KerasTrainer:
         teacher
             Not used by a model alone.
         lesson
-            Shared images that are mixed among these, with what others say of them in place of labels.
+            Images of the public set that are mixed among these, with the predictions of all models as labels.
 
         Returns
         -------
@@ -475,7 +475,7 @@ def _optimizer(plan: Plan, anchors: Sequence[Any]) -> Any:
 
     kinds: dict[str, Any] = {"adam": keras.optimizers.Adam, "sgd": keras.optimizers.SGD}
     kind = kinds[plan.training.optimizer]
-    strength = plan.training.proximal
+    strength = plan.training.proximal_mu
 
     class Proximal(kind):  # type: ignore[misc, valid-type]
         """Adds the gradient of the proximal term of FedProx (Li et al. 2020, https://arxiv.org/abs/1812.06127)."""

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_node.artifacts.model_file import Shapes, Tensors
+from fl_node.attacks.attack import Poison
 from fl_node.data.datasets import Images, Labels
-from fl_node.models.attack import Poison
 from fl_node.plan.schema import Plan
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import numpy as np
 from fl_node.errors import DataError, FLNodeError, JsonError, WeightsError
 from fl_node.monitor.reading import Newest
 from fl_node.nodes.process import python
-from fl_node.plan.schema import SIDE
+from fl_node.plan.data_sets import SIDE
 from fl_node.runtime import strict_json
 from fl_node.runtime.arithmetic import pin_environment
 
@@ -184,10 +184,10 @@ class _Model:
         plan = Plan.model_validate(question["plan"])
         if plan != self._plan:
             self._plan, self._trainer, self._data = plan, None, None
-        if plan.own is not None or plan.data.image_size != (SIDE, SIDE):
+        if plan.custom is not None or plan.data.image_size != (SIDE, SIDE):
             raise DataError(f"this is for images of {SIDE} × {SIDE} pixels, and the run's model takes others")
         if "count" in question:
-            return {"count": min(plan.data.test or len(self._tests(plan)[1]), len(self._tests(plan)[1]))}
+            return {"count": len(self._tests(plan)[1])}
         if "image" in question:
             images, labels = self._tests(plan)
             number = int(question["image"])
@@ -208,12 +208,12 @@ class _Model:
             # A folder is named, so that nothing is downloaded for this.
             folder = Path(os.environ.get("FL_NODE_DATA_DIR") or datasets.cache_dir())
             self._data = loading.load_images(plan, folder)
-        count = plan.data.test or None
+        count = plan.data.test
         return self._data.test_images[:count], self._data.test_labels[:count]
 
     def _weights(self, plan: Any, path: Path) -> tuple[Any, Any]:
-        from fl_node.aggregation import global_shapes
         from fl_node.artifacts import model_file
+        from fl_node.protocol.global_files import global_shapes
 
         # Before TensorFlow is loaded: by then there may be newer weights, and these gone.
         file = model_file.read(path)

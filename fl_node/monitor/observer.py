@@ -356,7 +356,7 @@ class Observer:
             for one in reading.past.rounds
             if one.number in self._logged_accuracies
         }
-        mode = reading.plan.mode or "sync" if reading.plan else "sync"
+        mode = reading.plan.mode if reading.plan else "sync"
         reading.rounds = snapshot.rounds(reading.past, reading.files, said | self._accuracies, mode)
 
     def _show(self) -> None:
@@ -388,7 +388,7 @@ class Observer:
                 run = replace(
                     run,
                     name=plan.name,
-                    mode=plan.mode or "sync",
+                    mode=plan.mode,
                     rounds=plan.rounds,
                     model=plan.model.name,
                     data=plan.data.name,

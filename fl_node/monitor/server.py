@@ -43,7 +43,7 @@ from fl_node.monitor.inference import Busy, NoAnswer, Predictor
 from fl_node.monitor.observer import Observer
 from fl_node.monitor.reading import Newest
 from fl_node.monitor.state import Snapshot
-from fl_node.plan.schema import SIDE
+from fl_node.plan.data_sets import SIDE
 from fl_node.runtime.logs import emit
 
 PORT = 8090

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from pathlib import Path
 
-from fl_node.aggregation import global_shapes, local_shapes
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import MAX_GLOBAL_BYTES, Shapes, WeightsFile
 from fl_node.artifacts.store import Progress, Store, silent
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
-from fl_node.plan import schema as plans
+from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
+from fl_node.protocol.global_files import global_shapes, local_shapes
 
 PLAN_TIMEOUT = 30.0
 """Seconds in which the plan must come out of the swarm; those for model files stand in the plan."""

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from fl_node.audit.result import Audit
 from fl_node.data.partition import shard_size
 from fl_node.models.error_analysis import Examination
-from fl_node.plan.schema import DataPlan, Plan
+from fl_node.plan.schema import Plan
 from fl_node.report import collect
 from fl_node.report.collect import Cost, Entry, Member, Result, RoundResult, percent
 from fl_node.report.plots import MANY, STYLES, Line, Span
@@ -78,7 +78,7 @@ def context(
         "state": _state(result),
         "data_name": _data_name(result.plan),
         "trained_on": sum(shard_size(result.plan, n) for n in range(1, result.plan.learners + 1)),
-        "shared_out": _shared_out(result.plan.data),
+        "shared_out": result.plan.data.partitioner.description,
         "rounds": [(one, members(one)) for one in result.rounds],
         "left_out": left_out(result),
         "left_rows": [[one.round, one.node_id, one.what, one.reason] for one in left_out(result)],
@@ -340,22 +340,9 @@ def _state(result: Result) -> str:
 
 
 def _data_name(plan: Plan) -> str:
-    if plan.own is not None:
-        return f"module {plan.own.module}"
+    if plan.custom is not None:
+        return f"module {plan.custom.module}"
     return {"mnist": "MNIST", "folder": "a folder"}.get(plan.data.name, plan.data.name)
-
-
-def _shared_out(data: DataPlan) -> str:
-    match data.partition:
-        case "equal":
-            return "shared out at random in equal parts"
-        case "labels":
-            return f"sorted by label and shared out in {data.labels_each} parts a learner"
-        case "module":
-            return "shared out by the plan's module"
-        case _:
-            what = "labels" if data.partition == "dirichlet" else "numbers"
-            return f"shared out with {what} from a Dirichlet distribution (α = {data.alpha:g})"
 
 
 def _closings(result: Result) -> list[int | None]:

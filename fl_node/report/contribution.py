@@ -17,13 +17,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from fl_node.aggregation import Evidence, follows_parent, global_file
+from fl_node.aggregation.ensemble import Evidence
 from fl_node.artifacts.model_file import GlobalMeta, Shapes, Tensors, WeightsFile
 from fl_node.artifacts.store import Store
 from fl_node.chain.contract import Contract
 from fl_node.errors import ConfigError, WeightsError
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
+from fl_node.protocol.global_files import follows_parent, global_file
 from fl_node.protocol.reader import Reader
 
 MOST_LEARNERS = 8
@@ -178,10 +179,8 @@ def _made(
 ) -> WeightsFile:
     """Return the global file that the plan's rule makes of some of a round's files."""
     rule = plan.aggregation
-    if rule.byzantine and len(inputs) < rule.least():
-        # Of a small set the rule leaves out no more than it could have outvoted.
-        rule = rule.model_copy(update={"byzantine": max((len(inputs) - 1) // 2, 0)})
-        plan = plan.model_copy(update={"aggregation": rule})
+    if len(inputs) < rule.least():
+        plan = plan.model_copy(update={"aggregation": rule.for_fewer(len(inputs))})
     return global_file(
         folder / "made.safetensors",
         plan,

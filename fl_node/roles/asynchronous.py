@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fl_node import events
-from fl_node.aggregation import check_bounds
-from fl_node.aggregation.asynchronous import Update, asynchronous_file
 from fl_node.artifacts import model_file
 from fl_node.artifacts.download import with_share
 from fl_node.artifacts.model_file import Rejection, WeightsFile
@@ -20,6 +18,8 @@ from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.contract import View
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.protocol import history
+from fl_node.protocol.asynchronous_files import Update, asynchronous_file
+from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.publications import MISSING, Publication, check_update, publications, too_often
 from fl_node.roles.learner import Learner
 from fl_node.roles.loop import Waiting
@@ -66,7 +66,7 @@ class Asynchronous:
         accepted = dict(parent.global_meta.taken or ())
         everything = publications(self._site.contract.log())
         new = [one for one in everything if one.number > accepted.get(one.node_id, 0)]
-        wanted, seen = plan.aggregation.buffer or 1, self._context.changes()
+        wanted, seen = plan.asynchronous_rule.updates, self._context.changes()
         good, rejected, waits = self._choose(new, everything, wanted)
         late = bool(plan.round_timeout) and clock.monotonic() >= self._round_start + plan.round_timeout
         if len(good) < wanted and not (late and good):

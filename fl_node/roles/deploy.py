@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fl_node import events
-from fl_node.aggregation import initial_file
 from fl_node.artifacts.model_file import WeightsFile
 from fl_node.artifacts.store import Store
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.errors import ChainError, ConfigError
 from fl_node.models.trainer import Trainer
-from fl_node.plan import schema as plans
+from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
+from fl_node.protocol.global_files import initial_file
 from fl_node.runtime import files
 from fl_node.runtime.logs import emit
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fl_node.errors import ConfigError
-from fl_node.models.attack import check_allowed
 from fl_node.models.trainer import MakeTrainer, Trainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol.reader import Reader
 from fl_node.roles.arrivals import Arrivals
 from fl_node.roles.asynchronous import Asynchronous, AsynchronousLearner
+from fl_node.roles.attack import check_allowed
 from fl_node.roles.header import Header
 from fl_node.roles.learner import Learner, Record
 from fl_node.roles.loop import Site, Waiting, fetch_plan, reconcile

@@ -7,9 +7,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from fl_node import events
-from fl_node.aggregation import initial_file
 from fl_node.artifacts.model_file import WeightsFile
 from fl_node.errors import FLNodeError
+from fl_node.protocol.global_files import initial_file
 from fl_node.roles.deploy import start
 from fl_node.roles.loop import Done, Waiting
 from fl_node.roles.strategy import Context, Strategy

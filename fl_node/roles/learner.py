@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from fl_node import events
-from fl_node.aggregation import check_bounds, local_shapes
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.download import logged
 from fl_node.artifacts.model_file import LocalMeta, Tensors, WeightsFile
@@ -20,10 +19,12 @@ from fl_node.artifacts.store import Progress
 from fl_node.chain.contract import View
 from fl_node.data import partition
 from fl_node.errors import FileMissing, WeightsError
-from fl_node.models.attack import check_allowed, poison, tamper
 from fl_node.models.trainer import OnEpoch, Trainer
 from fl_node.plan.schema import Plan
+from fl_node.protocol.bounds import check_bounds
+from fl_node.protocol.global_files import local_shapes
 from fl_node.protocol.reader import Reader
+from fl_node.roles.attack import check_allowed, poison, tamper
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.runtime.logs import emit
 from fl_node.seeds import derive
@@ -165,7 +166,7 @@ class Learner:
                 epochs=plan.training.epochs,
                 samples=len(samples),
                 noun=plan.data.noun,
-                distilled=plan.data.shared if teacher is not None else None,
+                distilled=plan.data.public_set if teacher is not None else None,
             )
         )
         start = time.monotonic()
@@ -179,8 +180,8 @@ class Learner:
         # Of a global file the weights of this learner's model alone, not what else is in it.
         weights_ = {name: file.tensor(name) for name in local_shapes(plan, trainer.shapes(), node_id)}
         trained = self._trained(weights_, node_id, round_, on_epoch, teacher)
-        if plan.slow is not None and node_id in plan.slow.learners:
-            time.sleep((plan.slow.factor - 1) * (time.monotonic() - start))
+        if plan.stragglers is not None and node_id in plan.stragglers.learners:
+            time.sleep((plan.stragglers.factor - 1) * (time.monotonic() - start))
         emit(events.TrainingEnded(round=round_, seconds=time.monotonic() - start))
         start = time.monotonic()
         score = trainer.evaluate(trained)
@@ -260,7 +261,7 @@ class Learner:
         attack, seed = self._plan.attack, derive(self._plan.seed, node_id, round_)
         if attack is None or not self._attacks(node_id):
             return self._trainer.train(parent, self._shard(node_id), seed, on_epoch, teacher=teacher)
-        emit(events.AttackStarted(round=round_, kinds=tuple(kind for kind in (attack.data, attack.update) if kind)))
+        emit(events.AttackStarted(round=round_, kinds=attack.kinds))
         dirty = poison(attack, seed, self._plan.data.class_count)
         trained = self._trainer.train(parent, self._shard(node_id), seed, on_epoch, poison=dirty, teacher=teacher)
         return tamper(attack, parent, trained, seed)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fl_node import events
-from fl_node.aggregation import check_bounds, follows_parent, global_file
 from fl_node.artifacts import model_file
 from fl_node.artifacts.download import with_share
 from fl_node.artifacts.model_file import Rejection, WeightsFile
@@ -18,6 +17,8 @@ from fl_node.data.partition import shard_size
 from fl_node.errors import StoreUnreachable, WeightsError
 from fl_node.models.evidence import evidence
 from fl_node.protocol import history
+from fl_node.protocol.bounds import check_bounds
+from fl_node.protocol.global_files import follows_parent, global_file
 from fl_node.protocol.publications import MISSING
 from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fl_node.aggregation import global_file
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import LocalMeta
 from fl_node.errors import ProcessError
 from fl_node.plan.schema import Plan
+from fl_node.protocol.global_files import global_file
 from tests.bench.results import Part, Row, say
 from tests.bench.stub import MODELS, megabytes, plan, trainer
 

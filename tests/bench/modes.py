@@ -22,7 +22,7 @@ from typing import Any
 
 from fl_node import events
 from fl_node.lab.lab import Lab
-from fl_node.plan import schema as plans
+from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -113,17 +113,17 @@ def asynchronous(seeds: list[int]) -> list[str]:
 KINDS = {
     "15,000 images each, all count alike": ("data.train=60000", "model.weighting=uniform"),
     "13,500 each, weights fitted on 3,000 more": ("data.train=54000", "data.validation=3000"),
-    "the same, and they learn from each other": ("data.train=54000", "data.validation=3000", "data.shared=3000"),
+    "the same, and they learn from each other": ("data.train=54000", "data.validation=3000", "data.public_set=3000"),
 }
 
 
 def ensemble_plan(kind: str, seed: int) -> Plan:
     """Return a plan of four learners with four architectures."""
     settings = [*KINDS[kind], "data.test=10000", "rounds=3", "training.batch_size=128"]
-    loaded = changed("ensemble", seed, "data.train=54000", "data.validation=3000", "data.shared=3000")
+    loaded = changed("ensemble", seed, "data.train=54000", "data.validation=3000", "data.public_set=3000")
     content = loaded.model_dump()
-    if not any(setting.startswith("data.shared") for setting in settings):
-        del content["distillation"], content["data"]["shared"]
+    if not any(setting.startswith("data.public_set") for setting in settings):
+        del content["distillation"], content["data"]["public_set"]
     if not any(setting.startswith("data.validation") for setting in settings):
         del content["data"]["validation"]
     for setting in settings:

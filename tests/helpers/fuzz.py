@@ -31,7 +31,7 @@ from fl_node.experiments import reproduce, sweep
 from fl_node.lab import run_folder
 from fl_node.monitor import observer
 from fl_node.nodes import CHAIN_ID, dev_chain  # what the roles import, and more
-from fl_node.plan import schema as plans
+from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
 from fl_node.protocol.names import HEADER
 

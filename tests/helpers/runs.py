@@ -14,7 +14,6 @@ from typing import Any, Self
 import numpy as np
 
 from fl_node import events
-from fl_node.aggregation import global_file
 from fl_node.artifacts import model_file as weights
 from fl_node.artifacts.folder_store import FolderStore
 from fl_node.artifacts.model_file import LocalMeta, Rejection, Tensors, WeightsFile
@@ -27,7 +26,9 @@ from fl_node.chain.keys import create_key, load_key
 from fl_node.data.partition import shard_size
 from fl_node.models.trainer import Trainer
 from fl_node.nodes.backends import EmbeddedPlace
-from fl_node.plan.schema import DataPlan, ModelPlan, Plan
+from fl_node.plan.models import SingleModel
+from fl_node.plan.schema import DataPlan, Plan
+from fl_node.protocol.global_files import global_file
 from fl_node.protocol.names import HEADER, learner_name
 from fl_node.report.collect import Result, collect
 from fl_node.roles import factory
@@ -49,7 +50,7 @@ def plan(**settings: Any) -> Plan:
         "learners": 2,
         "fetch_timeout": 0.3,
         "data": DataPlan(name="digits", train=101, test=10),
-        "model": ModelPlan(name="mlp"),
+        "model": SingleModel(name="mlp"),
     }
     return Plan(**(common | settings))
 

@@ -147,7 +147,7 @@ def handle(run: Run) -> None:
     screen.print(rounds_table(collect.table(traced, loss=True)))
 
     past = history.read(run.contract)
-    rounds = state.rounds(past, files, {}, run.plan.mode or "sync")
+    rounds = state.rounds(past, files, {}, run.plan.mode)
     seen = Snapshot(RunView(run.contract.address, run.plan_cid, ROUNDS, True, rounds=ROUNDS), rounds=rounds)
     json.dumps(server.content(seen), allow_nan=False).encode()
     assert metrics.exposition(lambda: seen)

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from fl_node import events
-from fl_node.aggregation.asynchronous import Update, asynchronous_file, discount
+from fl_node.aggregation import FedAsync
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Rejection, WeightsFile
 from fl_node.audit.case import LATE
 from fl_node.chain.contract import Contract
 from fl_node.chain.transactions import Receipt
-from fl_node.plan.schema import AggregationPlan, Plan
+from fl_node.plan.schema import Plan
+from fl_node.protocol.asynchronous_files import Update, asynchronous_file
 from fl_node.protocol.history import MOST_PUBLICATIONS, TOO_OFTEN
 from fl_node.protocol.publications import publications
 from tests.helpers.runs import Run, World, plan
@@ -53,8 +54,8 @@ def asynchronous(rule: str = "fedasync", **more: Any) -> Plan:
     ],
 )
 def test_an_update_counts_less_the_longer_ago_it_began(settings: dict[str, Any], expected: list[float]) -> None:
-    rule = AggregationPlan.model_validate({"rule": "fedasync", **settings})
-    assert [discount(rule, staleness) for staleness in (0, 3, 15)] == pytest.approx(expected)
+    rule = FedAsync.model_validate({"rule": "fedasync", **settings})
+    assert [rule.function.discount(staleness) for staleness in (0, 3, 15)] == pytest.approx(expected)
 
 
 def update(folder: Path, began: int, local: float, start: float, node_id: int = 1) -> Update:

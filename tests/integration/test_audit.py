@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_node.aggregation import initial_file
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.folder_store import FolderStore
 from fl_node.artifacts.model_file import Input, Rejection, Tensors, WeightsFile
@@ -24,9 +23,10 @@ from fl_node.chain.client import DEPLOY_GAS
 from fl_node.chain.contract import Contract
 from fl_node.chain.keys import load_key
 from fl_node.errors import StoreUnreachable
-from fl_node.plan import schema
-from fl_node.plan.schema import AggregationPlan, Plan
+from fl_node.plan import loading
+from fl_node.plan.schema import Plan
 from fl_node.protocol import history
+from fl_node.protocol.global_files import initial_file
 from fl_node.protocol.history import History
 from tests.helpers.runs import Run, World, plan
 from tests.helpers.stub import StubTrainer, noise
@@ -592,7 +592,7 @@ def test_a_lie_is_found_where_it_was_told(world: World, kind: str) -> None:
 
 @pytest.mark.parametrize("rule", ["trimmed_mean", "multi_krum"])
 def test_a_rule_that_has_too_few_files_is_found(world: World, rule: str) -> None:
-    run = world.deploy(plan(learners=5, rounds=1, aggregation=AggregationPlan(rule=rule, byzantine=1)))
+    run = world.deploy(plan(learners=5, rounds=1, aggregation={"rule": rule, "num_malicious": 1}))
     files = run.publish_locals(1, 2)
     # The rule itself makes nothing of them.
     parent = run.current().global_meta
@@ -869,7 +869,7 @@ def test_the_command_line_tells_honest_runs_from_lies_by_its_exit_code(world: Wo
     assert deployed.returncode == 0, deployed.stderr
     address = json.loads(deployed.stdout)["contract"]
     first = world.chain("header").contract(address)
-    tiny = schema.from_bytes((files / first.plan()).read_bytes())
+    tiny = loading.from_bytes((files / first.plan()).read_bytes())
     initial = model_file.read(files / str(first.global_weight_at(0))).tensors()
 
     honest = Run(world, tiny, address, tmp_path, StubTrainer(tiny, initial))

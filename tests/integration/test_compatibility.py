@@ -18,16 +18,16 @@ from fl_node.data import loading
 from fl_node.errors import WeightsError
 from fl_node.lab import run_folder
 from fl_node.models import ensemble
-from fl_node.plan import schema as plans
+from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
 from fl_node.report import collect
 
 ROOT = Path(__file__).parents[2]
 RUNS = sorted((ROOT / "tests" / "compatibility").iterdir())
 PLANS = {
-    "async": "QmUAfqPXJR5dT67PALcKgjYxKEmZ9STB7FjymDBLiJYk3m",
+    "async": "QmPD4F7emRmryv9qhPzFxiieb2DCDmQTTKTsWsBAt3qeYN",
     "demo": "QmYSFnrcorCByRwvmyQy5UtbisW1WZdX57jgvsxjiZszg5",
-    "ensemble": "QmVSdWMCxvejqydXgKxCqr9fkPAjT913QiLGuPivquyzcR",
+    "ensemble": "Qme3DwYsdFUrQTVitfNx6EnHUsm7qbzBtSGCJkUctyJwTd",
     "matrix": "QmSdv6FnAKqZqCoTuCJizokwWq2aVQdoJukZYH9NdRb2Tn",
     "paper": "QmUjkPFQrqeRLakWf7C9Gdf4dFgU2MFK5UMtF9vm37K2cs",
     "scenario": "QmUUkyZKQM2NMAguavsr1EtYoTy2xnAj1g89AukYhm3akU",
@@ -76,5 +76,5 @@ def test_an_old_run_still_audits_and_reports(old: Path, tmp_path: Path) -> None:
         assert (found.rounds, found.files) == (2, 8)
         result = collect.collect(contract, store, tmp_path)
     final = result.rounds[-1].result
-    assert final.cid == "QmPPUSPo74vMrBZnjJCpFsu1jSGE2uhdvcxrzJ3AbM5UZ9"
+    assert final.cid == "QmZ4ADAsDHu5mQ8ivQBq9zEfCwZ19DEVngCbKu9E8HheWz"
     assert json.loads((old / "run.json").read_text())["contract"] == result.contract

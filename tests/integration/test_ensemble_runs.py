@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from fl_node import events
-from fl_node.aggregation import global_file, local_shapes
 from fl_node.aggregation.ensemble import WEIGHTS, evidence_name
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import WeightsFile
@@ -23,6 +22,7 @@ from fl_node.lab.simulate import simulate
 from fl_node.models.ensemble import trainer_for
 from fl_node.models.evidence import evidence
 from fl_node.plan.schema import Plan
+from fl_node.protocol.global_files import global_file, local_shapes
 from fl_node.report.contribution import contributions
 from tests.helpers.logged import logged
 from tests.helpers.runs import Run, World
@@ -32,7 +32,7 @@ CONTENT: dict[str, Any] = {
     "mode": "ensemble",
     "rounds": 2,
     "learners": 3,
-    "data": {"name": "digits", "train": 300, "test": 100, "validation": 80, "shared": 100},
+    "data": {"name": "digits", "train": 300, "test": 100, "validation": 80, "public_set": 100},
     "model": {"architectures": ["mlp", "separable_cnn"], "weighting": "convex"},
     "training": {"epochs": 1, "batch_size": 50},
     "distillation": {},

@@ -41,7 +41,7 @@ from fl_node.chain.keys import load_key
 from fl_node.errors import ChainError
 from fl_node.nodes.backends import EmbeddedPlace, Endpoint, ProcessPlace
 from fl_node.nodes.process import Child, stop_all
-from fl_node.plan import schema as plans
+from fl_node.plan import loading as plans
 from fl_node.plan.schema import DataPlan, Plan, TrainingPlan
 from fl_node.roles import factory
 from fl_node.roles.deploy import register

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fl_node.lab.faults import SCENARIOS, planned
-from fl_node.plan import schema as plans
+from fl_node.plan import loading as plans
 from fl_node.runtime import logs
 from tests.helpers.warm import fl_node, run
 from tests.scenarios.undefended import WITHOUT

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from fl_node.aggregation import global_file, global_shapes, initial_file, local_shapes
 from fl_node.aggregation.ensemble import GRAIN, WEIGHTS, evidence, evidence_name, member_weights, unexplained
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import LocalMeta, Tensors, WeightsFile
@@ -23,13 +22,14 @@ from fl_node.data.held_out import held_out
 from fl_node.models.ensemble import EnsembleTrainer, trainer_for
 from fl_node.models.keras_trainer import KerasTrainer, calibration_error, soften
 from fl_node.plan.schema import Plan
+from fl_node.protocol.global_files import global_file, global_shapes, initial_file, local_shapes
 
 PLAN_CID = cid.of_bytes(b"plan")
 CONTENT: dict[str, Any] = {
     "name": "tiny",
     "mode": "ensemble",
     "learners": 3,
-    "data": {"name": "digits", "train": 600, "test": 200, "validation": 100, "shared": 200},
+    "data": {"name": "digits", "train": 600, "test": 200, "validation": 100, "public_set": 200},
     "model": {"architectures": ["mlp", "separable_cnn"], "weighting": "convex"},
     "training": {"epochs": 1, "batch_size": 32, "learning_rate": 0.005},
     "distillation": {"temperature": 2.0},
@@ -209,7 +209,7 @@ def test_a_learner_comes_closer_to_what_a_teacher_says_and_to_the_same_bits_agai
     start = of(trainer().initial(), "mlp")
     knows = trainer().train(start, partition.shard(PLAN, 3), 1, epochs=20)
     teacher = {**together([1.0, 0.0]), **knows}
-    images = datasets.load("digits").train_images[partition.shared(PLAN)]
+    images = datasets.load("digits").train_images[partition.public_set(PLAN)]
     right = trainer().predict(teacher, images)
 
     def distance(tensors: Tensors) -> float:
@@ -223,7 +223,7 @@ def test_a_learner_comes_closer_to_what_a_teacher_says_and_to_the_same_bits_agai
 
 
 def test_the_images_that_all_share_are_nobodys_own_and_not_the_headers() -> None:
-    kinds = [partition.shared(PLAN), partition.held_out(PLAN), *(partition.shard(PLAN, n) for n in (1, 2, 3))]
+    kinds = [partition.public_set(PLAN), partition.held_out(PLAN), *(partition.shard(PLAN, n) for n in (1, 2, 3))]
     assert [len(kind) for kind in kinds] == [200, 100, 200, 200, 200]
     assert len(np.unique(np.concatenate(kinds))) == 900
     assert len(held_out(PLAN, datasets.load("digits"))[0]) == 100

@@ -260,7 +260,7 @@ def test_the_proximal_term_pulls_towards_the_weights_that_training_began_with() 
         return float(sum(((trained[name] - initial[name]) ** 2).sum() for name in initial) ** 0.5)
 
     plain, weak, strong = (
-        moved(optimizer="sgd", learning_rate=0.05, **p) for p in ({}, {"proximal": 0.1}, {"proximal": 5.0})
+        moved(optimizer="sgd", learning_rate=0.05, **p) for p in ({}, {"proximal_mu": 0.1}, {"proximal_mu": 5.0})
     )
     assert plain > weak > strong > 0
 
@@ -268,7 +268,7 @@ def test_the_proximal_term_pulls_towards_the_weights_that_training_began_with() 
 def test_one_step_with_the_proximal_term_is_as_its_paper_says() -> None:
     # Two images in batches of one: the gradient of the second step gets mu times what the first step did.
     settings = {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 1, "batch_size": 1}
-    one = trainer(training=PLAN.training.model_dump() | settings | {"proximal": 0.25})
+    one = trainer(training=PLAN.training.model_dump() | settings | {"proximal_mu": 0.25})
     plain = trainer(training=PLAN.training.model_dump() | settings)
     start, two = dict(plain.initial()), SAMPLES[:2]
     order = permutation(2, derive(7, "order", 0))

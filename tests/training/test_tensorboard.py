@@ -13,7 +13,7 @@ from fl_node.data import datasets
 from fl_node.errors import ConfigError
 from fl_node.events import EventFilesStopped
 from fl_node.models.keras_trainer import KerasTrainer
-from fl_node.plan import schema as plans
+from fl_node.plan import loading as plans
 from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
 from fl_node.roles.loop import Site

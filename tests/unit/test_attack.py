@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_node.models.attack import patched, poison, tamper
+from fl_node.attacks.backdoor import patched
 from fl_node.plan.schema import AttackPlan
+from fl_node.roles.attack import poison, tamper
 
 IMAGES = np.arange(20 * 28 * 28, dtype=np.uint32).reshape(20, 28, 28).astype(np.uint8)
 LABELS = np.arange(20) % 10
@@ -21,13 +22,13 @@ def attack(**settings: Any) -> AttackPlan:
 
 
 def test_a_label_flip_mirrors_the_labels() -> None:
-    images, labels = poison(attack(data="label_flip"), 1)(IMAGES, LABELS)
+    images, labels = poison(attack(data="label_flip"), 1, 10)(IMAGES, LABELS)
     assert labels[:10].tolist() == list(range(9, -1, -1))
     assert images is IMAGES
 
 
 def test_a_backdoor_patches_its_share_of_the_images_and_gives_them_its_label() -> None:
-    images, labels = poison(attack(data="backdoor", target=7, fraction=0.25), 1)(IMAGES, LABELS)
+    images, labels = poison(attack(data="backdoor", target=7, fraction=0.25), 1, 10)(IMAGES, LABELS)
     changed = [i for i in range(20) if not (images[i] == IMAGES[i]).all()]
     assert len(changed) == 5
     assert (images[changed] == patched(IMAGES[changed])).all()

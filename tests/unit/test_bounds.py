@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_node.aggregation import check_bounds
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, WeightsFile
 from fl_node.errors import WeightsError
-from fl_node.models.attack import tamper
 from fl_node.plan.schema import AttackPlan, Plan
+from fl_node.protocol.bounds import check_bounds
+from fl_node.roles.attack import tamper
 
 CID = "QmUjkPFQrqeRLakWf7C9Gdf4dFgU2MFK5UMtF9vm37K2cs"
 CNN = 329_962
@@ -92,4 +92,4 @@ def test_the_attacks_of_the_documentation_are_within_the_default_bounds(
 def test_bounds_stand_in_the_published_plan_only_where_they_are_set() -> None:
     assert b"bounds" not in plan().to_bytes()
     assert b'"bounds":{"value":10.0}' in plan(bounds={"value": 10}).to_bytes()
-    assert plan(bounds={"value": 10}).longest_update == plan().longest_update
+    assert plan(bounds={"value": 10}).bounds.update == plan().bounds.update

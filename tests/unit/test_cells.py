@@ -33,20 +33,25 @@ def test_attackers_follow_from_the_seed_and_a_rule_is_told_their_number() -> Non
     one, two = (sweep.cells(PLAN, ["krum"], ["copy"], [0.3], [seed])[1] for seed in (1, 2))
     assert one.plan.attack and two.plan.attack
     assert one.plan.attack.learners != two.plan.attack.learners
-    assert one.plan.aggregation.byzantine == 3
-    assert sweep.cells(PLAN, ["krum:2"], ["copy"], [0.3], [1])[1].plan.aggregation.byzantine == 2
+    assert one.plan.aggregation.num_malicious == 3
+    assert sweep.cells(PLAN, ["krum:2"], ["copy"], [0.3], [1])[1].plan.aggregation.num_malicious == 2
 
 
 def test_two_attacks_go_together() -> None:
     (_, cell) = sweep.cells(PLAN, ["fedavg"], ["label_flip+scale:7"], [0.2], [1])
     assert cell.plan.attack
-    assert (cell.plan.attack.data, cell.plan.attack.update, cell.plan.attack.factor) == ("label_flip", "scale", 7.0)
+    assert cell.plan.model_dump()["attack"] == {
+        "learners": (5, 8),
+        "data": "label_flip",
+        "update": "scale",
+        "factor": 7.0,
+    }
 
 
 @pytest.mark.parametrize(
     ("rules", "attacks", "shares", "message"),
     [
-        (["fedavg"], ["bribery"], [0.1], "attack bribery: bribery is not known; there are label_flip, backdoor, "),
+        (["fedavg"], ["bribery"], [0.1], "attack bribery: bribery is not known; there are backdoor, label_flip, "),
         (["fedavg"], ["scale+noise"], [0.1], r"scale and noise can't go together"),
         (["fedavg"], ["copy:3"], [0.1], "copy takes no number"),
         (["fedavg"], ["scale:much"], [0.1], "much is not a number"),
@@ -57,7 +62,7 @@ def test_two_attacks_go_together() -> None:
             ["krum"],
             ["copy"],
             [0.4],
-            r"rule krum with attack none by 0 is not a valid plan:\s+aggregation.byzantine: krum needs 11",
+            r"rule krum with attack none by 0 is not a valid plan:\s+aggregation.num_malicious: krum needs 11",
         ),
         (["norm_clipping"], ["copy"], [0.1], "norm_clipping needs it"),
     ],

@@ -25,7 +25,7 @@ from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.cli import app, live_page
 from fl_node.lab.run_folder import Node, Run
-from fl_node.plan import schema as plans
+from fl_node.plan import loading as plans
 from tests.conftest import TINY
 from tests.helpers.accounts import ALICE, HEADER, POOR
 
@@ -438,7 +438,7 @@ def test_a_learner_takes_part_in_attacks_only_where_its_operator_allows_them(
     fl_node: FlNode, rpc: str, tmp_path: Path
 ) -> None:
     from fl_node.artifacts.folder_store import FolderStore
-    from fl_node.models.attack import check_allowed
+    from fl_node.roles.attack import check_allowed
 
     attacked = ["rounds=1", "attack={learners=[1], update='copy'}", "data.name=digits", "data.train=0", "data.test=0"]
     (tmp_path / "plan.json").write_bytes(plans.load(Path(PAPER), attacked).to_bytes())

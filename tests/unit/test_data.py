@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from fl_node.data import datasets, loading, partition
 from fl_node.data.datasets import DataSet
 from fl_node.errors import DataError, PlanError
-from fl_node.plan import schema as plans
-from fl_node.plan.schema import DATA_SIZES
+from fl_node.plan import loading as plans
+from fl_node.plan.data_sets import DATA_SIZES
 
 TRAIN, TEST = 7, 3
 
@@ -311,7 +311,7 @@ def test_a_plan_that_was_not_told_what_the_folder_holds_is_not_published() -> No
 def test_some_of_the_images_can_be_taken_and_some_held_out(tmp_path: Path) -> None:
     folder = own_folder(tmp_path / "mine")
     some = own_plan(folder, train=30, test=5, validation=10)
-    assert (some.data.train, some.data.test, some.data.all_train) == (30, 5, 40)
+    assert (some.data.train, some.data.test, some.data.available[0]) == (30, 5, 40)
     assert own_plan(folder, validation=10).data.train == 30
     with pytest.raises(PlanError, match=r"data\.train: should be at most 40, all there are"):
         own_plan(folder, train=41)
@@ -319,7 +319,7 @@ def test_some_of_the_images_can_be_taken_and_some_held_out(tmp_path: Path) -> No
 
 def test_a_plan_may_know_more_classes_than_a_folder_has_labels_and_not_fewer(tmp_path: Path) -> None:
     folder = own_folder(tmp_path / "mine", classes=4)
-    assert own_plan(folder, classes=6).data.classes == 6
+    assert own_plan(folder, classes=6).data.class_count == 6
     with pytest.raises(DataError, match=r"data\.classes is 4, the plan says 3"):
         own_plan(folder, classes=3)
     with pytest.raises(DataError, match=r"data\.size is \(9, 10\), the plan says \(9, 9\)"):
@@ -335,7 +335,7 @@ def test_a_folder_with_another_content_is_refused_with_the_file_and_both_hashes(
     other = content[:-1] + bytes([content[-1] ^ 1])
     path.write_bytes(gzip.compress(other) if path.suffix else other)
     found = hashlib.sha256(other).hexdigest()[:16]
-    planned = getattr(published.data, key)[:16]
+    planned = getattr(published.data.source, key)[:16]
     with pytest.raises(DataError, match=f"^{path} is not the plan's: .*{found}…, the plan says {planned}…$"):
         loading.load(published, folder)
 
@@ -394,7 +394,7 @@ def test_bounds_that_depend_on_the_number_of_classes_are_those_of_the_folder(tmp
     plan = plans.validate(
         PLAN | {"data": {"name": "folder", "partition": "labels", "labels_each": 13}, "attack": attack}, "p"
     )
-    assert loading.complete(plan, loading.load(plan, folder)).data.classes == 13
+    assert loading.complete(plan, loading.load(plan, folder)).data.class_count == 13
     more = {"data": {"name": "folder", "partition": "labels", "labels_each": 14}, "attack": attack | {"target": 13}}
     plan = plans.validate(PLAN | more, "p")
     with pytest.raises(PlanError) as raised:

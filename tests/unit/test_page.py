@@ -167,10 +167,10 @@ def test_without_a_data_set_it_says_so(tmp_path: Path) -> None:
 
 
 def test_of_a_module_of_ones_own_it_shows_no_images_and_says_why(tmp_path: Path) -> None:
-    own = {"own": {"module": "tabular", "sha256": "0" * 64}, "model": {"name": "own"}}
-    data = {"name": "own", "partition": "module", "samples": [7, 12], "test": 9, "classes": 2}
+    own = {"custom": {"module": "tabular", "sha256": "0" * 64}, "model": {"name": "custom"}}
+    data = {"name": "custom", "partition": "module", "samples": [7, 12], "test": 9, "classes": 2}
     text = write(tmp_path, run(plan(**own, data=data), 1)).text
-    assert "19 samples of module tabular shared out by the plan's module, model own" in text
+    assert "19 samples of module tabular shared out by the plan's module, model custom" in text
     assert "what your own module loads need not be images" in text
     assert "How the labels are shared out is not shown: only the module knows" in text
     assert "What your own module loads need not be images" in (tmp_path / "report.md").read_text()

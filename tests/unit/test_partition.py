@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fl_node.data.partition import equal, held_out, label_counts, shard, shard_size
+from fl_node.data.partition import held_out, label_counts, shard, shard_size
 from fl_node.errors import DataError
-from fl_node.plan.schema import DATA_SIZES, DataPlan, Plan
+from fl_node.partitions.equal import equal
+from fl_node.plan.data_sets import DATA_SIZES
+from fl_node.plan.schema import DataPlan, Plan
 
 
 def plan(**settings: object) -> Plan:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from fl_node.artifacts import cid
 from fl_node.errors import PlanError
-from fl_node.plan import schema as plans
-from fl_node.plan.schema import DATA_SIZES, Plan
+from fl_node.plan import loading as plans
+from fl_node.plan.data_sets import DATA_SIZES
+from fl_node.plan.schema import AttackPlan, DataPlan, Plan
 
 PLANS = Path(__file__).parents[2] / "plans"
 DEFAULTS = {
@@ -109,12 +110,12 @@ weighting = "mean"
     }
     assert found["round"] == "unknown key; did you mean rounds?"
     assert found["training.epoch"] == "unknown key; did you mean epochs?"
-    assert found["aggregation.colour"].startswith("unknown key; known here: adaptivity, buffer, ")
+    assert found["aggregation.colour"].startswith("unknown key; known here: beta_2, buffer, ")
     assert found["training.epochs"] == "should be a whole number (is 'five')"
     assert found["model"] == "should be a section with keys (is 5)"
     assert found["min_learners"] == "should be at most learners, which is 2 (is 3)"
     assert found["data.train"] == "should be 0 (all) or at least one a learner, 2 (is 1)"
-    assert found["data.name"] == "should be 'mnist', 'digits', 'folder' or 'own' (is 'cifar')"
+    assert found["data.name"] == "should be 'mnist', 'digits', 'folder' or 'custom' (is 'cifar')"
 
 
 @pytest.mark.parametrize(
@@ -370,22 +371,22 @@ def test_the_papers_plan_has_the_papers_values() -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ('[aggregation]\nrule = "krum"', "aggregation.byzantine: krum needs it"),
-        ("[aggregation]\nclip = 1.0", "aggregation.clip: only used by norm_clipping"),
+        ('[aggregation]\nrule = "krum"', "aggregation.num_malicious: krum needs it"),
+        ("[aggregation]\nclipping_norm = 1.0", "aggregation.clipping_norm: only used by norm_clipping"),
         ('[data]\npartition = "labels"\nalpha = 0.5', "data.alpha: only used by dirichlet, quantity"),
         (
             'learners = 5\n[aggregation]\nrule = "median"\nweighting = "samples"',
-            "aggregation.weighting: should be uniform, median knows no weights (is 'samples')",
+            "aggregation.weighting: should be uniform; this rule gives all files the same weight (is 'samples')",
         ),
         (
-            'learners = 6\n[aggregation]\nrule = "multi_krum"\nbyzantine = 2',
-            "aggregation.byzantine: multi_krum needs 7 local files in each round for 2 that lie, and a round may "
-            "close with 6",
+            'learners = 6\n[aggregation]\nrule = "multi_krum"\nnum_malicious = 2',
+            "aggregation.num_malicious: multi_krum needs 7 local files in each round to withstand 2 malicious "
+            "learners, and a round may close with 6",
         ),
         (
-            'learners = 9\nmin_learners = 4\n[aggregation]\nrule = "trimmed_mean"\nbyzantine = 2',
-            "aggregation.byzantine: trimmed_mean needs 5 local files in each round for 2 that lie, and a round may "
-            "close with 4",
+            'learners = 9\nmin_learners = 4\n[aggregation]\nrule = "trimmed_mean"\nnum_malicious = 2',
+            "aggregation.num_malicious: trimmed_mean needs 5 local files in each round to withstand 2 malicious "
+            "learners, and a round may close with 4",
         ),
         ("[attack]\nlearners = [1]", "attack: should have data or update, or both: what the learners do"),
         ('[attack]\ndata = "label_flip"', "attack.learners: missing"),
@@ -401,7 +402,7 @@ def test_the_papers_plan_has_the_papers_values() -> None:
             "data.labels_each: should be at most 10, the number of classes (is 11)",
         ),
         ('[attack]\nlearners = 1\nupdate = "copy"', "attack.learners: should be a list such as [1] (is 1)"),
-        ('[slow]\nlearners = "1"', "slow.learners: should be a list such as [1] (is '1')"),
+        ('[stragglers]\nlearners = "1"', "stragglers.learners: should be a list such as [1] (is '1')"),
         ('[data]\nname = "folder"\nsize = 28', "data.size: should be a list such as [28, 28] (is 28)"),
         (
             'mode = "ensemble"\n[model]\narchitectures = "cnn"',
@@ -427,8 +428,8 @@ def test_the_defaults_of_a_choice_are_filled_in_and_those_of_others_are_not(tmp_
         "weighting": "samples",
         "server_learning_rate": 0.01,
         "momentum": 0.9,
-        "second_momentum": 0.99,
-        "adaptivity": 0.001,
+        "beta_2": 0.99,
+        "tau": 0.001,
     }
     assert content["attack"] == {"learners": [2], "data": "backdoor", "target": 0, "fraction": 0.5}
     assert plans.from_bytes(plans.load(write(tmp_path, text)).to_bytes()).attack is not None
@@ -441,8 +442,92 @@ def test_a_plan_that_uses_nothing_new_is_published_as_ever() -> None:
     assert set(content["training"]) == {"optimizer", "learning_rate", "epochs", "batch_size", "threads"}
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ('[aggregation]\nrule = "fedadam"\nsecond_momentum = 0.9', "aggregation.second_momentum: {} beta_2?"),
+        ('[aggregation]\nrule = "fedadam"\nadaptivity = 0.1', "aggregation.adaptivity: {} tau?"),
+        ("[aggregation]\nclip = 1.0", "aggregation.clip: {} clipping_norm?"),
+        ("[aggregation]\nbyzantine = 1", "aggregation.byzantine: {} num_malicious?"),
+        ("[training]\nproximal = 1.0", "training.proximal: {} proximal_mu?"),
+        ("[data]\nshared = 10", "data.shared: {} public_set?"),
+        ("[slow]\nlearners = [1]", "slow: {} stragglers?"),
+        ('[own]\nmodule = "a.py"', "own: {} custom?"),
+    ],
+)
+def test_a_former_name_of_a_setting_is_refused_with_its_name_of_today(tmp_path: Path, text: str, hint: str) -> None:
+    assert problems(tmp_path, text) == [hint.format("unknown key; did you mean")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "strategy = {}",
+        'strategy = {mode = "async"}',
+        '[data]\nsource = {name = "digits"}',
+        "[data]\npartitioner = {}",
+        "[attack]\nlearners = [1]\non_update = {}\nupdate = 'copy'",
+        'mode = "async"\n[aggregation]\nfunction = {}',
+    ],
+)
+def test_the_name_that_the_code_has_for_a_choice_is_no_key(tmp_path: Path, text: str) -> None:
+    (line,) = problems(tmp_path, text)
+    assert "unknown key" in line
+
+
+KEYS = st.sampled_from(
+    [
+        *Plan.keys(),
+        *Plan.model_fields,
+        *DataPlan.keys(),
+        *AttackPlan.keys(),
+        "rule",
+        "buffer",
+        "exponent",
+        "own",
+        "sync",
+    ]
+)
+VALUES = st.sampled_from(
+    [
+        None,
+        True,
+        0,
+        1,
+        2.5,
+        10**30,
+        "sync",
+        "async",
+        "ensemble",
+        "krum",
+        "fedbuff",
+        "custom",
+        "folder",
+        "copy",
+        [1],
+        {},
+    ]
+)
+
+
+@settings(max_examples=150)
+@given(content=st.dictionaries(KEYS, VALUES | st.dictionaries(KEYS, VALUES, max_size=4), max_size=6))
+def test_whatever_settings_say_each_problem_is_a_line_with_a_key(content: dict[str, Any]) -> None:
+    try:
+        plan = plans.validate({"name": "test", **content}, "plan")
+    except PlanError as error:
+        first, *lines = str(error).splitlines()
+        assert first == "plan is not a valid plan:"
+        assert lines
+        assert all(": " in line for line in lines)
+        assert len(set(lines)) == len(lines)
+    else:
+        assert plans.validate(json.loads(plan.to_bytes()), "plan").to_bytes() == plan.to_bytes()
+
+
 # Learners with different models
 
+UNUSED_PUBLIC_SET = 'data.public_set: only used with [distillation] and mode = "ensemble"'
 ENSEMBLE = 'mode = "ensemble"\n[model]\narchitectures = ["mlp", "cnn"]\n'
 
 
@@ -463,7 +548,7 @@ def test_an_architecture_that_no_learner_has_is_no_member(tmp_path: Path) -> Non
 
 
 def test_all_images_are_those_that_are_neither_held_out_nor_shared(tmp_path: Path) -> None:
-    text = ENSEMBLE + "[data]\nvalidation = 1000\nshared = 2000\n[distillation]\n"
+    text = ENSEMBLE + "[data]\nvalidation = 1000\npublic_set = 2000\n[distillation]\n"
     assert plans.load(write(tmp_path, text)).data.train == 57_000
 
 
@@ -483,9 +568,12 @@ def test_all_images_are_those_that_are_neither_held_out_nor_shared(tmp_path: Pat
             ENSEMBLE + 'weighting = "convex"',
             ["data.validation: missing; model.weighting 'convex' is measured on images that no learner has"],
         ),
-        (ENSEMBLE + "[distillation]", ["data.shared: missing; distillation needs images that all have"]),
-        ("[data]\nshared = 10", ["data.shared: only used with distillation"]),
-        ("[data]\nshared = 10\n[distillation]", ['distillation: only used with mode = "ensemble"']),
+        (ENSEMBLE + "[distillation]", ["data.public_set: missing; distillation needs images that all nodes have"]),
+        ("[data]\npublic_set = 10", [UNUSED_PUBLIC_SET]),
+        (
+            "[data]\npublic_set = 10\n[distillation]",
+            ['distillation: only used with mode = "ensemble"', UNUSED_PUBLIC_SET],
+        ),
     ],
 )
 def test_what_an_ensemble_needs_is_said(tmp_path: Path, text: str, expected: list[str]) -> None:
@@ -547,8 +635,8 @@ def test_a_plan_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path, c
 @pytest.mark.parametrize("name", ["my-module.py", "2nd.py", "mödule.py", "a b.py", "a.b.py"])
 def test_what_a_modules_name_may_contain_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("")
-    found = problems(tmp_path, f'[own]\nmodule = "{name}"')
+    found = problems(tmp_path, f'[custom]\nmodule = "{name}"')
     assert found == [
-        "own.module: should be a Python file whose name before .py has up to 63 letters (a to z), digits or '_' and "
-        f"begins with no digit, such as my_module.py (is {name.removesuffix('.py')!r})"
+        "custom.module: should be a Python file whose name before .py has up to 63 letters (a to z), digits or '_' "
+        f"and begins with no digit, such as my_module.py (is {name.removesuffix('.py')!r})"
     ]

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl_node.aggregation import global_file
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.folder_store import FolderStore
 from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, Rejection, WeightsFile
@@ -19,6 +18,7 @@ from fl_node.chain.contract import Contract
 from fl_node.models.trainer import Score
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
+from fl_node.protocol.global_files import global_file
 from fl_node.report import collect as report
 from fl_node.report import writer
 from fl_node.report.collect import Entry, Result, RoundResult
@@ -78,7 +78,7 @@ def test_the_papers_figures_stand_beside_the_papers_experiment() -> None:
     "change", ["rounds=4", "learners=3", "data.train=1000", "data.test=100", "data.name=digits", "training.epochs=1"]
 )
 def test_the_papers_figures_stand_beside_nothing_else(tmp_path: Path, change: str) -> None:
-    from fl_node.plan import schema as plans
+    from fl_node.plan import loading as plans
 
     path = tmp_path / "plan.toml"
     path.write_text('name = "paper"')

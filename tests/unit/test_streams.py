@@ -15,7 +15,7 @@ from fl_node.artifacts.folder_store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.data.datasets import FOLDER_FILES
 from fl_node.experiments import sweep
-from fl_node.plan import schema as plans
+from fl_node.plan import loading as plans
 from tests.conftest import TINY
 from tests.helpers.accounts import ALICE, HEADER
 from tests.helpers.streams import OUTPUTS, Ended, carry_out

@@ -195,7 +195,7 @@ OWN_FILES = {
     ("ipfs.py", "command"),  # the template of a configuration
     ("collect.py", "paper"),  # the paper's figures
     ("strict_json.py", "loads"),
-    ("schema.py", "_toml"),
+    ("loading.py", "_toml"),
 }
 """Where a parser is called: on files of this package, or after a check."""
 

@@ -17,8 +17,8 @@ from fl_node.experiments.baseline import table as baseline_table
 from fl_node.experiments.sweep import Figure
 from fl_node.lab import show
 from fl_node.lab.fault_model import Check
+from fl_node.plan.loading import load as load_plan
 from fl_node.plan.schema import Plan
-from fl_node.plan.schema import load as load_plan
 from fl_node.report.contribution import RoundContribution
 from fl_node.runtime import terminal
 from fl_node.runtime.terminal import Console, Numbers, visible

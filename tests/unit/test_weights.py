@@ -474,6 +474,36 @@ def test_a_wrong_value_in_global_metadata_is_refused(tmp_path: Path, name: str, 
         assert len(message) < 300
 
 
+@pytest.mark.parametrize(
+    ("meta", "changes", "code"),
+    [
+        (LOCAL, {"node_id": "0"}, "metadata.node_id"),
+        (LOCAL, {"plan": "null"}, "metadata.plan"),
+        (LOCAL, {"accuracy": "1"}, "metadata.accuracy"),
+        (LOCAL, {"round": "["}, "metadata.round"),
+        (LOCAL, {"loss": None}, "metadata.loss"),
+        (GLOBAL, {"inputs": "{}"}, "metadata.inputs"),
+        (GLOBAL, {"inputs": "[" + "1," * 10_000 + "1]"}, "metadata.inputs"),
+        (GLOBAL, {"inputs": entries(AN_INPUT, ("share", 1))[0]}, "metadata.inputs.share"),
+        (GLOBAL, {"inputs": entries(AN_INPUT, ("started", None))[0]}, "metadata.inputs.started"),
+        (GLOBAL, {"inputs": entries(AN_INPUT, ("more", 1))[0]}, "metadata.inputs or refused"),
+        (GLOBAL, {"refused": entries(A_REJECTION, ("cid", ""))[0]}, "metadata.cid"),
+        (GLOBAL, {"refused": entries(A_REJECTION, ("reason", 5))[0]}, "metadata.reason"),
+        (GLOBAL, {"absent": "[true]"}, "metadata.absent"),
+        (GLOBAL, {"taken": "null"}, "metadata.taken"),
+        (GLOBAL, {"taken": "[[1]]"}, "metadata.taken"),
+        (GLOBAL, {"taken": "[[0,1]]"}, "metadata.taken"),
+    ],
+)
+def test_a_refusal_of_metadata_has_the_code_of_the_field(
+    tmp_path: Path, meta: LocalMeta | GlobalMeta, changes: dict[str, Any], code: str
+) -> None:
+    with_metadata(tmp_path / "file", meta, changes)
+    with pytest.raises(WeightsError) as caught:
+        model_file.read(tmp_path / "file", SHAPES)
+    assert caught.value.code == code
+
+
 @pytest.mark.parametrize("text", ["\ud800", "two\nlines", "\x1b[2J"])
 def test_a_reason_that_no_terminal_or_report_can_show_is_refused(tmp_path: Path, text: str) -> None:
     (refused,) = entries(A_REJECTION, ("reason", text))

@@ -17,7 +17,7 @@ from fl_node.data import custom_module, loading, partition
 from fl_node.errors import FLNodeError, ModuleError, PlanError
 from fl_node.lab import simulate
 from fl_node.models.keras_trainer import KerasTrainer
-from fl_node.plan import schema as plans
+from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
 from fl_node.runtime import arithmetic
 from tests.helpers.warm import fl_node
@@ -59,7 +59,7 @@ def make(tmp_path: Path) -> Make:
     def write(source: str) -> Path:
         (tmp_path / "mine.py").write_text(source)
         path = tmp_path / "plan.toml"
-        settings = 'name = "mine"\nrounds = 2\n[own]\nmodule = "mine.py"\n[training]\nepochs = 2\nbatch_size = 4\n'
+        settings = 'name = "mine"\nrounds = 2\n[custom]\nmodule = "mine.py"\n[training]\nepochs = 2\nbatch_size = 4\n'
         path.write_text(settings)
         return path
 
@@ -88,15 +88,15 @@ def changed(old: str, new: str) -> str:
 def test_the_plan_has_the_modules_name_and_hash_and_never_its_path(make: Make) -> None:
     path = make(GOOD)
     published = json.loads(plans.load(path).to_bytes())
-    assert published["own"] == {"module": "mine", "sha256": hashlib.sha256(GOOD.encode()).hexdigest()}
+    assert published["custom"] == {"module": "mine", "sha256": hashlib.sha256(GOOD.encode()).hexdigest()}
     assert str(path.parent) not in json.dumps(published)
-    assert (published["data"]["name"], published["data"]["partition"]) == ("own", "module")
-    assert published["model"] == {"name": "own"}
+    assert (published["data"]["name"], published["data"]["partition"]) == ("custom", "module")
+    assert published["model"] == {"name": "custom"}
 
 
 def test_whoever_deploys_fills_in_all_numbers_and_the_same_ones_again(make: Make) -> None:
     plan, found = completed(make(GOOD))
-    assert (plan.data.samples, plan.data.train, plan.data.test, plan.data.classes) == ((7, 12), 19, 9, 3)
+    assert (plan.data.samples, plan.data.train, plan.data.test, plan.data.class_count) == ((7, 12), 19, 9, 3)
     assert plans.from_bytes(plan.to_bytes()) == plan
     assert loading.complete(plan, found) == plan
 
@@ -132,11 +132,11 @@ def test_how_many_samples_each_learner_has_follows_from_the_plan_alone(make: Mak
         ("data.validation=5", "data.validation: should be left out"),
         ("data.samples=[1, 2, 3]", "data.samples: should be a number for each of 2 learners"),
         ("model.name=cnn", "model.name: should be left out"),
-        ('attack={learners=[1], data="backdoor"}', "backdoor puts a patch on images"),
-        (f"own.sha256={'0' * 64}", "has SHA-256 "),
-        ("own.module=other.py", "No such file"),
-        ("own.module=mine", "own.sha256: missing"),
-        ('own.module="a b"', "own.module: should be a Python file"),
+        ('attack={learners=[1], data="backdoor"}', "backdoor is for images"),
+        (f"custom.sha256={'0' * 64}", "has SHA-256 "),
+        ("custom.module=other.py", "No such file"),
+        ("custom.module=mine", "custom.sha256: missing"),
+        ('custom.module="a b"', "custom.module: should be a Python file"),
     ],
 )
 def test_settings_that_a_module_decides_are_refused(make: Make, setting: str, message: str) -> None:
@@ -144,15 +144,15 @@ def test_settings_that_a_module_decides_are_refused(make: Make, setting: str, me
         plans.load(make(GOOD), [setting])
 
 
-@pytest.mark.parametrize("setting", ["data.name=own", "model.name=own", "data.partition=module"])
+@pytest.mark.parametrize("setting", ["data.name=custom", "model.name=custom", "data.partition=module"])
 def test_without_a_module_nothing_can_be_its(setting: str) -> None:
-    with pytest.raises(PlanError, match="own"):
+    with pytest.raises(PlanError, match="custom"):
         plans.load(ROOT / "plans" / "demo.toml", [setting])
 
 
 def test_other_plans_know_nothing_of_all_this() -> None:
     content = json.loads(plans.load(ROOT / "plans" / "paper.toml").to_bytes())
-    assert "own" not in content
+    assert "custom" not in content
     assert sorted(content["data"]) == ["name", "partition", "test", "train"]
 
 
@@ -338,7 +338,7 @@ def test_samples_of_several_shards_come_in_the_order_of_their_numbers(make: Make
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=8))
 def test_the_shards_of_a_module_are_all_samples_each_once(sizes: list[int]) -> None:
-    content = {"name": "mine", "learners": len(sizes), "own": {"module": "mine", "sha256": "0" * 64}}
+    content = {"name": "mine", "learners": len(sizes), "custom": {"module": "mine", "sha256": "0" * 64}}
     plan = Plan.model_validate(content | {"data": {"samples": sizes, "test": 1, "classes": 2}})
     shards = [partition.shard(plan, node_id) for node_id in range(1, len(sizes) + 1)]
     assert [len(shard) for shard in shards] == sizes

@@ -1,7 +1,7 @@
 """The bounds on local weights, whatever the rule: no huge value, and no huge step away from the global weights.
 
 The average of values near float32's largest is finite, but training from it gives NaN. So such a file is rejected.
-The bounds are far wider than the attacks of :mod:`fl_node.models.attack`, which the rules are there to withstand.
+The bounds are far wider than the attacks of :mod:`fl_node.attacks`, which the rules are there to withstand.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def check_bounds(file: WeightsFile, start: WeightsFile, plan: Plan) -> None:
     for name in names_of(file.shapes):
         for own, before in pieces(both, name):
             largest = float(np.abs(own).max(initial=0.0))
-            if not largest <= plan.largest_value:
+            if not largest <= plan.bounds.value:
                 raise WeightsError(
-                    f"tensor {name} has a value of size {largest:g}; should be at most {plan.largest_value:g} "
+                    f"tensor {name} has a value of size {largest:g}; should be at most {plan.bounds.value:g} "
                     "(the plan's bounds.value)",
                     "bounds",
                 )
             difference = np.subtract(own, before, dtype=np.float64)
             squares += in_order(np.multiply(difference, difference))
     length = math.sqrt(squares)
-    if not length <= plan.longest_update:
+    if not length <= plan.bounds.update:
         raise WeightsError(
-            f"the update has the norm {length:g}; should be at most {plan.longest_update:g} "
+            f"the update has the norm {length:g}; should be at most {plan.bounds.update:g} "
             "(the plan's bounds.update)",
             "bounds",
         )

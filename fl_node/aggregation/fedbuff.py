@@ -1,0 +1,52 @@
+"""FedBuff: a number of updates makes new global weights.
+
+Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AISTATS 2022,
+https://arxiv.org/abs/2106.06639
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fl_node.aggregation.asynchronous import AsynchronousRule, Update
+from fl_node.aggregation.fedopt import ServerLearningRate
+from fl_node.aggregation.rule import Aggregate, rounded
+from fl_node.aggregation.staleness import DIGITS
+from fl_node.runtime.tensors import Tensor, Tensors
+
+
+class FedBuff(AsynchronousRule):
+    """The global weights follow the average of a number of updates: global + rate · Σ share · (local - start)."""
+
+    rule: Literal["fedbuff"] = "fedbuff"
+    buffer: Annotated[
+        int, Field(ge=1, le=1000, description="The number of updates that make the next global weights (K).")
+    ]
+    server_learning_rate: ServerLearningRate = 1.0
+
+    @property
+    def updates(self) -> int:
+        """As many as the buffer holds."""
+        return self.buffer
+
+    def problems(self, files: int) -> Iterator[tuple[str, str]]:
+        """Yield that nobody is left to fill the buffer."""
+        if self.buffer > files:
+            yield "buffer", f"should be at most {files}, or nobody is left to fill it (is {self.buffer})"
+
+    def apply(self, parent: Tensors, updates: Sequence[Update]) -> Aggregate:
+        """Add the average of the updates to the global weights."""
+        shares = tuple(round(self.function.discount(update.rounds) / len(updates), DIGITS) for update in updates)
+
+        def tensor(name: str) -> Tensor:
+            start = parent[name]
+            change = np.zeros(start.shape)
+            for update, share in zip(updates, shares, strict=True):
+                change += np.float64(share) * np.subtract(update.local[name], update.start[name], dtype=np.float64)
+            return rounded(start + np.float64(self.server_learning_rate) * change)
+
+        return Aggregate(shares, tensor)

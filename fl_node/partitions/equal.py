@@ -1,0 +1,37 @@
+"""Equal parts at random, as in Hwang & Kim (2024)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from fl_node.partitions.partition import Partition, Pool
+from fl_node.runtime.tensors import Indices
+from fl_node.seeds import derive, permutation
+
+
+class Equal(Partition):
+    """The same number of samples for each learner, drawn at random."""
+
+    partition: Literal["equal"] = "equal"
+
+    @property
+    def description(self) -> str:
+        """How the samples are shared out."""
+        return "shared out at random in equal parts"
+
+    def parts(self, pool: Pool) -> list[Indices]:
+        """Draw the parts."""
+        return equal(pool.count, pool.learners, derive(pool.seed, "partition"))
+
+
+def equal(count: int, learners: int, seed: int) -> list[Indices]:
+    """Share out ``count`` images at random in equal parts, as in Hwang & Kim (2024).
+
+    Returns
+    -------
+    list of int arrays
+        One a learner, in the order of nodeId; their sizes differ by at most one.
+    """
+    return [np.sort(part) for part in np.array_split(permutation(count, seed), learners)]

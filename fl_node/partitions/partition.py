@@ -1,0 +1,94 @@
+"""What a partition is, and the arithmetic that partitions share."""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fl_node.runtime.settings import Settings
+from fl_node.runtime.tensors import Indices, Labels
+from fl_node.seeds import derive
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The training samples that learners share.
+
+    Parameters
+    ----------
+    count
+        How many there are.
+    learners
+        How many learners share them.
+    seed
+        The run's.
+    labels
+        Returns their labels, shape ``(count,)``.
+    classes
+        Returns the number of classes; labels are 0 to one less.
+    samples
+        How many samples each learner has, where the data decide it; else empty.
+    """
+
+    count: int
+    learners: int
+    seed: int
+    labels: Callable[[], Labels]
+    classes: Callable[[], int]
+    samples: tuple[int, ...] = ()
+
+
+class Partition(Settings):
+    """How the learners share the training samples.
+
+    How many samples a learner has follows from the plan alone, so that an audit can check it without a data set;
+    which they are may depend on the labels. Everything is drawn with whole numbers from a stable generator, so that a
+    part is the same on every machine.
+    """
+
+    module: ClassVar[bool] = False
+    """Whether a custom module decides."""
+
+    partition: str
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """How the samples are shared out, as a report says it."""
+
+    @abstractmethod
+    def parts(self, pool: Pool) -> list[Indices]:
+        """Return which of the pool's samples each learner has, in the order of nodeId; in ascending order."""
+
+    def sizes(self, pool: Pool) -> Sequence[int]:
+        """Return how many samples each learner has, without asking for labels: of equal parts."""
+        return equal_sizes(pool.count, pool.learners)
+
+
+def equal_sizes(count: int, learners: int) -> list[int]:
+    """Return the sizes of equal parts; they differ by at most one."""
+    return [len(part) for part in np.array_split(np.empty(count, np.uint8), learners)]
+
+
+def polya(draw: Callable[[int], int], seen: Sequence[int], colours: Sequence[int], alpha: float) -> int:
+    """Draw from an urn with ``alpha`` balls of each colour and one more for each that was seen."""
+    # Whole numbers decide, so that nothing depends on how a machine rounds.
+    new = round(alpha * len(colours) * SCALE)
+    if draw(new + len(seen) * SCALE) < new:
+        return colours[draw(len(colours))]
+    return seen[draw(len(seen))]
+
+
+SCALE = 1000
+
+
+def draws(seed: int) -> Callable[[int], int]:
+    """Return a function that gives a number below its argument; biased by less than 2**-40 for those used here."""
+    blocks = (np.random.Philox(key=derive(seed, block)).random_raw(4096).tolist() for block in itertools.count())
+    numbers = itertools.chain.from_iterable(blocks)
+    return lambda below: int(next(numbers)) % below

@@ -1,0 +1,222 @@
+"""What is impossible about settings that are each possible alone.
+
+Each check is a generator of problems, a key and what is wrong with it. It asks the plan for what it needs; where a
+setting is not valid by itself, the plan raises :class:`NotValidError`, and the check ends: another message says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from fl_node.aggregation import RULES
+from fl_node.runtime.settings import NotValidError
+
+if TYPE_CHECKING:
+    from fl_node.plan.schema import Plan
+
+INCONSISTENT = "inconsistent"
+"""The type of pydantic's error for a plan with such problems."""
+
+Problems = Iterator[tuple[str, str]]
+
+
+def problems(plan: Plan) -> list[str]:
+    """Return what is wrong about a plan, or about the valid part of one, a line each."""
+    lines = []
+    for check in CHECKS:
+        try:
+            for key, problem in check(plan):
+                lines.append(f"{key}: {problem}")
+        except NotValidError:
+            continue
+    return lines
+
+
+def _train_exists(plan: Plan) -> Problems:
+    yield from _exist("train", plan.data.train, plan.data.available[0])
+
+
+def _test_exists(plan: Plan) -> Problems:
+    yield from _exist("test", plan.data.test, plan.data.available[1])
+
+
+def _exist(key: str, count: int, available: int) -> Problems:
+    if count > available > 0:
+        yield f"data.{key}", f"should be at most {available}, all there are in this data set (is {count})"
+
+
+def _enough_for_all(plan: Plan) -> Problems:
+    if 0 < plan.data.train < plan.learners:
+        yield (
+            "data.train",
+            f"should be 0 (all) or at least one a learner, {plan.learners} (is {plan.data.train})",
+        )
+
+
+def _kept_images(plan: Plan) -> Problems:
+    data = plan.data
+    if data.kept and data.train + data.kept > data.available[0] > 0:
+        keys = " and ".join(f"data.{key}" for key in ("validation", "public_set") if getattr(data, key))
+        left = data.available[0] - data.train
+        yield keys, f"should be at most {left}, what is left of {data.available[0]} (is {data.kept})"
+
+
+def _validation_hash(plan: Plan) -> Problems:
+    if plan.data.validation_sha256 is not None and not plan.data.validation:
+        yield "data.validation_sha256", "only used with data.validation"
+
+
+def _image_size(plan: Plan) -> Problems:
+    size = getattr(plan.data.source, "size", None)
+    if size is not None and len(size) != 2:
+        yield "data.size", f"should be height and width (is {list(size)})"
+
+
+def _labels_each(plan: Plan) -> Problems:
+    classes, each = plan.data.source.class_count, getattr(plan.data.partitioner, "labels_each", None)
+    if classes is not None and each is not None and each > classes:
+        yield "data.labels_each", f"should be at most {classes}, the number of classes (is {each})"
+
+
+def _target(plan: Plan) -> Problems:
+    if plan.attack is not None and plan.attack.on_data is not None:
+        classes, target = plan.data.source.class_count, getattr(plan.attack.on_data, "target", None)
+        if classes is not None and target is not None and target >= classes:
+            yield "attack.target", f"should be at most {classes - 1}, there are {classes} classes (is {target})"
+
+
+def _attackers(plan: Plan) -> Problems:
+    if plan.attack is not None:
+        ids = plan.attack.learners
+        if len(set(ids)) < len(ids) or not ids:
+            yield "attack.learners", f"should name one or more, each once (is {list(ids)})"
+        if any(node_id > plan.learners for node_id in ids):
+            yield "attack.learners", f"should be among 1 to {plan.learners} (is {list(ids)})"
+
+
+def _attack_kind(plan: Plan) -> Problems:
+    if plan.attack is not None and plan.attack.on_data is None and plan.attack.on_update is None:
+        yield "attack", "should have data or update, or both: what the learners do"
+
+
+def _min_learners(plan: Plan) -> Problems:
+    if plan.min_learners > plan.learners:
+        yield "min_learners", f"should be at most learners, which is {plan.learners} (is {plan.min_learners})"
+
+
+def _rule_of_mode(plan: Plan) -> Problems:
+    rule, mode = plan.aggregation, plan.mode
+    if mode == "ensemble" and rule.rule != "fedavg":
+        yield "aggregation.rule", f"should be fedavg, the average within an architecture (is {rule.rule!r})"
+    elif mode == "async" and not rule.asynchronous:
+        wanted = " or ".join(name for name, one in RULES.items() if one.asynchronous)
+        yield "aggregation.rule", f"should be {wanted} (is {rule.rule!r})"
+    elif mode != "async" and rule.asynchronous:
+        yield "aggregation.rule", f'should be one of another mode; it needs mode = "async" (is {rule.rule!r})'
+
+
+def _rule_of_learners(plan: Plan) -> Problems:
+    files = plan.required_learners
+    for key, problem in plan.aggregation.problems(files):
+        yield f"aggregation.{key}", problem
+
+
+def _model_of_mode(plan: Plan) -> Problems:
+    if plan.mode == "ensemble" and plan.custom is not None:
+        yield "custom", 'not used with mode = "ensemble", whose models are those of model.architectures'
+    elif plan.mode == "ensemble" and plan.model.name != "ensemble":
+        yield "model.name", f"should be ensemble, or not given (is {plan.model.name!r})"
+    elif plan.mode != "ensemble" and plan.model.name == "ensemble":
+        yield (
+            "model.name",
+            f'should be one architecture; an ensemble needs mode = "ensemble" (is {plan.model.name!r})',
+        )
+
+
+def _measured_on(plan: Plan) -> Problems:
+    if plan.measures_members and not plan.data.validation:
+        yield (
+            "data.validation",
+            f"missing; model.weighting {plan.ensemble_model.weighting!r} is measured on images that no learner has",
+        )
+
+
+def _distilled_on(plan: Plan) -> Problems:
+    if plan.distillation is not None and not plan.data.public_set:
+        yield "data.public_set", "missing; distillation needs images that all nodes have"
+    if plan.distillation is None and plan.data.public_set:
+        yield "data.public_set", 'only used with [distillation] and mode = "ensemble"'
+
+
+def _module_named(plan: Plan) -> Problems:
+    if plan.custom is None:
+        if plan.data.partitioner.module:
+            yield "data.partition", "module needs your own module, which [custom] names"
+        if plan.data.source.module:
+            yield "data.name", "custom needs [custom] with a module"
+
+
+def _module_model(plan: Plan) -> Problems:
+    if plan.custom is None and plan.model.name == "custom":
+        yield "model.name", "custom needs [custom] with a module"
+
+
+def _module_decides(plan: Plan) -> Problems:
+    if plan.custom is None:
+        return
+    data = plan.data
+    if not data.source.module:
+        yield "data.name", f"should be left out, the module decides it (is {data.name!r})"
+    if not data.partitioner.module:
+        yield "data.partition", f"should be left out, the module decides it (is {data.partition!r})"
+    if plan.mode != "ensemble" and plan.model.name != "custom":
+        yield "model.name", f"should be left out, the module decides it (is {plan.model.name!r})"
+
+
+def _module_data(plan: Plan) -> Problems:
+    if plan.custom is None:
+        return
+    data = plan.data
+    if data.validation:
+        yield "data.validation", "should be left out, a module's samples all belong to learners"
+    samples = getattr(data.source, "samples", None)
+    if samples is not None and len(samples) != plan.learners:
+        yield (
+            "data.samples",
+            f"should be a number for each of {plan.learners} learners (is {list(samples)})",
+        )
+    if 0 < data.train != data.available[0]:
+        yield "data.train", f"should be left out, it is the sum of the samples (is {data.train})"
+
+
+def _module_attacked(plan: Plan) -> Problems:
+    if plan.custom is not None and plan.attack is not None and plan.attack.on_data is not None:
+        attack = plan.attack.on_data
+        if attack.needs_images:
+            yield "attack.data", f"{attack.data} is for images, and a module's samples may be anything"
+
+
+CHECKS: tuple[Callable[[Plan], Problems], ...] = (
+    _train_exists,
+    _test_exists,
+    _kept_images,
+    _validation_hash,
+    _image_size,
+    _target,
+    _labels_each,
+    _rule_of_mode,
+    _rule_of_learners,
+    _attack_kind,
+    _attackers,
+    _model_of_mode,
+    _measured_on,
+    _distilled_on,
+    _module_named,
+    _module_model,
+    _module_decides,
+    _module_data,
+    _module_attacked,
+    _min_learners,
+    _enough_for_all,
+)

@@ -1,0 +1,111 @@
+"""The JSON Schema of plan files, for editors and for the reference of settings in the documentation."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from fl_node.plan.schema import Plan
+from fl_node.runtime.settings import Choice, Settings, choice_of, section_of
+
+Schema = dict[str, Any]
+DIALECT = "http://json-schema.org/draft-07/schema#"
+
+
+def plan_schema() -> Schema:
+    """Return the JSON Schema of a plan file. What depends on several settings only ``fl-node plan check`` checks."""
+    return {"$schema": DIALECT, "title": "Plan of a run of fl-node", **section_schema(Plan)}
+
+
+def section_schema(section: type[Settings]) -> Schema:
+    """Return the schema of a section, with the keys of its flat choices beside its own."""
+    properties: Schema = {}
+    required: list[str] = []
+    conditions: list[Schema] = []
+    for name, field in section.model_fields.items():
+        choice = choice_of(field)
+        if choice is not None and choice.flat:
+            properties |= choice_properties(choice)
+            conditions += _conditions(choice)
+        else:
+            properties[name] = _property(section, name, field, choice)
+            if field.is_required() and not filled_in(field):
+                required.append(name)
+    schema: Schema = {
+        "type": "object",
+        "description": " ".join((inspect.getdoc(section) or "").split()),
+        "properties": properties,
+        "additionalProperties": False,
+    }
+    return schema | ({"required": required} if required else {}) | ({"allOf": conditions} if conditions else {})
+
+
+def filled_in(field: FieldInfo) -> bool:
+    """Return whether a setting is filled in by whoever has the file or the data."""
+    return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("filled_in"))
+
+
+def choice_properties(choice: Choice) -> Schema:
+    """Return the schemas of the keys of a choice, whatever is chosen; where they differ, without what differs."""
+    properties: Schema = {choice.key: _key(choice)}
+    for one in choice.classes:
+        for key, schema in section_schema(one)["properties"].items():
+            if key != choice.key:
+                known = properties.setdefault(key, schema)
+                properties[key] = {part: value for part, value in known.items() if schema.get(part) == value}
+    return properties
+
+
+def _key(choice: Choice) -> Schema:
+    schema: Schema = {"enum": list(choice.variants)}
+    values: dict[str, list[str]] = {}
+    for value, one in choice.variants.items():
+        values.setdefault((inspect.getdoc(one) or "").partition("\n")[0], []).append(f"`{value}`")
+    schema["description"] = " ".join(f"{', '.join(some)}: {line}" for line, some in values.items())
+    return schema if choice.default is None else schema | {"default": choice.default}
+
+
+def _conditions(choice: Choice) -> list[Schema]:
+    """Return for each value of a choice what holds then; other keys of the choice may not be given."""
+    conditions = []
+    everything = choice_properties(choice)
+    for value, one in choice.variants.items():
+        then = section_schema(one)
+        properties = {key: then["properties"].get(key, False) for key in everything if key != choice.key}
+        properties = {key: schema for key, schema in properties.items() if schema != everything[key]}
+        rest = {part: then[part] for part in ("required", "allOf") if part in then}
+        if properties or rest:
+            given = [] if value == choice.default and not choice.implied else [choice.key]
+            asked = {"properties": {choice.key: {"const": value}}, "required": given}
+            conditions.append({"if": asked, "then": ({"properties": properties} if properties else {}) | rest})
+    if choice.default is None:
+        absent = {key: False for key in everything if key != choice.key}
+        if absent:
+            conditions.append({"if": {"required": [choice.key]}, "else": {"properties": absent}})
+    return conditions
+
+
+def _property(section: type[Settings], name: str, field: FieldInfo, choice: Choice | None) -> Schema:
+    if choice is not None:
+        return {
+            "type": "object",
+            "description": field.description,
+            "properties": choice_properties(choice),
+            "additionalProperties": False,
+            "allOf": _conditions(choice),
+        }
+    if (inner := section_of(field, {})) is not None:
+        schema = section_schema(inner)
+        return schema | ({"description": field.description} if field.description else {})
+    return _leaf(section.model_json_schema()["properties"][name])
+
+
+def _leaf(schema: Schema) -> Schema:
+    """Return pydantic's schema of a setting without its title and without null, which a file can't have."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
+    merged = {key: value for key, value in schema.items() if key not in {"title", "anyOf", "filled_in"}}
+    if merged.get("default", 0) is None:
+        del merged["default"]
+    return merged | (kinds[0] if len(kinds) == 1 else {})

@@ -1,0 +1,208 @@
+"""Plans from files: what people write in TOML, and what is published as canonical JSON."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from fl_node.errors import JsonError, PlanError
+from fl_node.plan import checks, messages
+from fl_node.plan.schema import Plan
+from fl_node.runtime import strict_json
+
+MAX_PLAN_BYTES = 64 * 1024
+MAX_FILE_BYTES = 256 * 1024
+"""The most that a person's file may have; it may be full of comments."""
+MAX_BRACKETS = 200
+"""Opening brackets of all kinds in a TOML file, in comments too; tomllib descends into each."""
+MAX_DOTS = 64
+"""Dots in a line of a TOML file; tomllib takes quadratic time for a key of many parts."""
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> Plan:
+    """Read a plan in TOML, or in JSON as it is published.
+
+    Parameters
+    ----------
+    path
+        The TOML file; a file that ends in ``.json`` is read as JSON. ``-`` is standard input, in either.
+    overrides
+        Settings that replace those of the file, each as ``key=value`` in TOML, such as ``training.epochs=1``.
+
+    Raises
+    ------
+    PlanError
+        The file can't be read or the plan is not valid; the message lists everything that is wrong.
+    """
+    content = _read(path, overrides)
+    return validate(_with_hash(content, _module(path, content)), str(path))
+
+
+def module_file(path: Path, overrides: Iterable[str] = ()) -> Path | None:
+    """Return the file of the module that a plan in TOML names by its path, or None; arguments as for :func:`load`."""
+    return None if str(path) == "-" else _module(path, _read(path, overrides))
+
+
+def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
+    piped = str(path) == "-"
+    form = "JSON" if path.suffix == ".json" else "TOML"
+    try:
+        given = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if piped else strict_json.read_bytes(path, MAX_FILE_BYTES)
+        if len(given) > MAX_FILE_BYTES:
+            raise JsonError(f"has more than the {MAX_FILE_BYTES} bytes allowed")
+        text = _text(given)
+        if piped and text.lstrip().startswith("{"):
+            form = "JSON"
+        content = strict_json.loads(text) if form == "JSON" else _toml(text)
+    except OSError as error:
+        raise PlanError(f"plan {path}: {error.strerror or error}") from error
+    except JsonError as error:
+        raise PlanError(f"plan {path} {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"plan {path} is not valid {form}: {error}") from error
+    if not isinstance(content, dict):
+        raise PlanError(f"plan {path} should be a table of settings")
+    for override in overrides:
+        _override(content, override)
+        _check_override(content, override)
+    return content
+
+
+def _text(content: bytes) -> str:
+    """Return the text of a plan; with ends of lines of any system, and with or without a byte-order mark.
+
+    Raises
+    ------
+    ValueError
+        It is not UTF-8; the message says where.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:4]:
+        raise ValueError("it is UTF-16 or UTF-32; save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        raise ValueError(f"line {line} has the byte 0x{byte:02x}, which is not UTF-8; save it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError(f"line {text[: text.index(chr(0))].count(chr(10)) + 1} has a NUL byte; remove it")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """Parse TOML within the bounds that JSON has."""
+    if text.count("[") + text.count("{") > MAX_BRACKETS:
+        raise JsonError(f"has more than {MAX_BRACKETS} opening brackets")
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > MAX_DOTS and not line.lstrip().startswith("#"):
+            raise JsonError(f"has more than {MAX_DOTS} dots in line {number}")
+    content = tomllib.loads(text)
+    strict_json.check(content)
+    return content
+
+
+def _check_override(content: dict[str, Any], override: str) -> None:
+    try:
+        strict_json.check(content)
+    except JsonError as error:
+        raise PlanError(f"--set {override[:60]!r}: with it, the plan {error}") from error
+
+
+def _module(path: Path, content: Mapping[str, Any]) -> Path | None:
+    """Return the file that `custom.module` names, if it names one and not only a module."""
+    custom = content.get("custom")
+    named = custom.get("module") if isinstance(custom, Mapping) else None
+    is_path = isinstance(named, str) and named.endswith(".py") and "\0" not in named
+    return path.parent / str(named) if is_path else None
+
+
+def _with_hash(content: dict[str, Any], module: Path | None) -> dict[str, Any]:
+    """Put the name and the hash of a module in the place of its path."""
+    if module is None:
+        return content
+    try:
+        found = hashlib.sha256(module.read_bytes()).hexdigest()
+    except OSError as error:
+        raise PlanError(f"custom.module: {module}: {error.strerror or error}") from error
+    custom = {"sha256": found, **content["custom"], "module": module.stem}
+    if custom["sha256"] != found:
+        raise PlanError(f"custom.module: {module} has SHA-256 {found}, the plan says {custom['sha256']}")
+    return content | {"custom": custom}
+
+
+def from_bytes(content: bytes, source: str = "published plan") -> Plan:
+    """Read a plan as it was published.
+
+    Raises
+    ------
+    PlanError
+        The bytes are not the canonical form of a valid plan.
+    """
+    if len(content) > MAX_PLAN_BYTES:
+        raise PlanError(f"{source}: {len(content)} bytes, more than the {MAX_PLAN_BYTES} that a plan may have")
+    try:
+        decoded = strict_json.loads(content)
+    except JsonError as error:
+        raise PlanError(f"{source} {error}") from error
+    plan = validate(decoded, source)
+    if plan.to_bytes() != content:
+        raise PlanError(f"{source} is not in canonical form (JSON with sorted keys, no spaces, all settings)")
+    check_complete(plan, source)
+    return plan
+
+
+def check_complete(plan: Plan, source: str) -> None:
+    """Check that nothing is left to be filled in, so that a run can be audited without its data.
+
+    Raises
+    ------
+    PlanError
+        Something is; the message names it.
+    """
+    if plan.data.unknown:
+        missing = ", ".join(f"data.{key}" for key in plan.data.unknown)
+        raise PlanError(f"{source} lacks what whoever has the data fills in: {missing}")
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    path = key.strip().split(".")
+    if not separator or not all(path):
+        raise PlanError(f"--set {override}: should be KEY=VALUE, such as training.epochs=1")
+    try:
+        value = _toml(f"value = {text.strip()}")["value"]
+    except JsonError as error:
+        raise PlanError(f"--set {key.strip()[:60]!r}: the value {error}") from error
+    except ValueError:
+        value = text.strip()
+    for name in path[:-1]:
+        content = content.setdefault(name, {})
+        if not isinstance(content, dict):
+            raise PlanError(f"--set {override}: {name} is not a section of a plan")
+    content[path[-1]] = value
+
+
+def validate(content: object, source: str) -> Plan:
+    """Return the plan that decoded TOML or JSON holds.
+
+    Raises
+    ------
+    PlanError
+        It is not valid; the message names the source and, a line each, everything that is wrong.
+    """
+    try:
+        return Plan.model_validate(content)
+    except ValidationError as error:
+        if isinstance(content, dict):
+            found = messages.problems(error) + checks.problems(Plan.valid_part(content))
+        else:
+            found = ["should be a table of settings"]
+        lines = "".join(f"\n  {problem}" for problem in found)
+        raise PlanError(f"{source} is not a valid plan:{lines}") from error

@@ -1,0 +1,64 @@
+"""The modes of a run: when a round closes, and what its global weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from fl_node.runtime.settings import Choice, Positive, Settings, variants_of
+
+
+class Mode(Settings):
+    """How a run proceeds."""
+
+    implied: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """By section: settings that need not be given in this mode."""
+
+    mode: str
+
+
+class Synchronous(Mode):
+    """A round closes with the weights of all learners."""
+
+    if_given: ClassVar[frozenset[str]] = frozenset({"mode"})
+
+    mode: Literal["sync"] = "sync"
+
+
+class Asynchronous(Mode):
+    """A round closes with the weights that come first."""
+
+    implied: ClassVar[Mapping[str, Mapping[str, str]]] = {"aggregation": {"rule": "fedasync"}}
+
+    mode: Literal["async"] = "async"
+
+
+class Distillation(Settings):
+    """How learners with different models learn from what all models together predict on the public set."""
+
+    weight: Annotated[
+        Positive, Field(description="What an image of the public set counts for beside one of the learner's own.")
+    ] = 1.0
+    temperature: Annotated[
+        float, Field(ge=1, le=100, description="Softens the predictions; 1 leaves them as they are.")
+    ] = 2.0
+
+
+class Ensemble(Mode):
+    """Learners have different models; the global weights are all models and what each counts for."""
+
+    implied: ClassVar[Mapping[str, Mapping[str, str]]] = {"model": {"name": "ensemble"}}
+
+    mode: Literal["ensemble"] = "ensemble"
+    distillation: Annotated[
+        Distillation | None,
+        Field(
+            description="If given, learners also learn from what all models together predict on the public set; "
+            "needs `data.public_set`."
+        ),
+    ] = None
+
+
+MODE_CHOICE = Choice("mode", variants_of(Mode, globals()), "sync", flat=True)

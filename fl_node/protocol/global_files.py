@@ -1,0 +1,183 @@
+"""The files of global weights: what header, audit and report make of the same local files, bit for bit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fl_node.aggregation import Aggregate
+from fl_node.aggregation.ensemble import WEIGHTS, Evidence, evidence_name, member_weights
+from fl_node.aggregation.fedavg import fedavg
+from fl_node.artifacts.model_file import (
+    GlobalMeta,
+    Input,
+    Rejection,
+    Shapes,
+    Tensor,
+    Tensors,
+    WeightsFile,
+    write,
+    write_stream,
+)
+from fl_node.plan.schema import Plan
+
+
+def follows_parent(plan: Plan) -> bool:
+    """Return whether global weights are made of the last ones too, not of the local weights alone."""
+    # In an ensemble an architecture whose learners are all away keeps its weights.
+    return plan.aggregation.needs_parent or plan.mode == "ensemble"
+
+
+def global_shapes(plan: Plan, shapes: Shapes) -> Shapes:
+    """Return names and shapes of the tensors of a global file: the model's, and what else the plan has there.
+
+    That is what the rule carries along, and of an ensemble what each architecture counts for.
+    """
+    state = {f"{kind}/{name}": shape for kind in plan.aggregation.state for name, shape in shapes.items()}
+    return {**shapes, **state, **_extra_shapes(plan)}
+
+
+def local_shapes(plan: Plan, shapes: Shapes, node_id: int) -> Shapes:
+    """Return those of a model's tensors, or of a global file's, that a learner's local file has."""
+    if plan.mode == "ensemble":
+        prefix = f"{plan.architecture_of(node_id)}/"
+        return {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
+    carried = tuple(f"{kind}/" for kind in plan.aggregation.state)
+    return {name: shape for name, shape in shapes.items() if not name.startswith(carried)} if carried else shapes
+
+
+def initial_file(path: Path, plan: Plan, plan_cid: str, tensors: Tensors) -> WeightsFile:
+    """Write the file of weights that a run starts from; deployment, header and audit all call this."""
+    shapes = global_shapes(plan, {name: tensor.shape for name, tensor in tensors.items()})
+    state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name not in tensors}
+    if WEIGHTS in state:
+        # Nothing is measured of models that know nothing yet.
+        state[WEIGHTS] = np.full(shapes[WEIGHTS], 1 / len(plan.architectures), np.float32)
+    meta = GlobalMeta(plan=plan_cid, round=0, parent=None, rule="initial")
+    return write(path, meta, {**tensors, **state})
+
+
+def global_file(
+    path: Path,
+    plan: Plan,
+    plan_cid: str,
+    *,
+    round_: int,
+    parent: str,
+    inputs: Sequence[WeightsFile],
+    parent_file: WeightsFile | None = None,
+    evidence: Evidence | None = None,
+    refused: Sequence[Rejection] = (),
+    absent: Sequence[int] = (),
+) -> WeightsFile:
+    """Write the global file that a plan's rule makes of local files; header and audit both call this.
+
+    Parameters
+    ----------
+    path
+        Where to write.
+    plan, plan_cid
+        The run's plan and the CID it is published by.
+    round_
+        The round that will start from the new global weights.
+    parent
+        The CID of the global weights that the local files were trained from.
+    inputs
+        Checked local files of one model.
+    parent_file
+        The file of that CID; needed where :func:`follows_parent` says so.
+    evidence
+        Of an ensemble whose plan measures its members: what an architecture's weights say of the held-out images.
+    refused, absent
+        Learners whose file was not taken, and learners without one.
+    """
+    inputs = sorted(inputs, key=lambda file: file.local_meta.node_id)
+    samples = [file.local_meta.samples for file in inputs]
+    counts = samples if plan.aggregation.weighting == "samples" else [1] * len(samples)
+    last = parent_file.mapped() if parent_file else {}
+    if plan.mode == "ensemble":
+        made = _ensemble(plan, inputs, counts, last, evidence)
+    else:
+        made = plan.aggregation.aggregate([file.mapped() for file in inputs], counts, last)
+    # Files that were checked have the shapes that the plan gives them.
+    shapes = parent_file.shapes if parent_file else global_shapes(plan, inputs[0].shapes)
+    meta = GlobalMeta(
+        plan=plan_cid,
+        round=round_,
+        parent=parent,
+        rule=plan.aggregation.rule,
+        inputs=tuple(
+            Input(file.local_meta.node_id, file.cid, file.local_meta.samples, share)
+            for file, share in zip(inputs, made.shares, strict=True)
+        ),
+        refused=tuple(sorted(refused, key=lambda refusal: refusal.node_id)),
+        absent=tuple(sorted(absent)),
+    )
+    return write_stream(path, meta, shapes, made.tensor)
+
+
+def _extra_shapes(plan: Plan) -> Shapes:
+    """Return names and shapes of what an ensemble's global file has beside the models; nothing for other plans."""
+    if plan.mode != "ensemble":
+        return {}
+    members = plan.architectures
+    measured = members if plan.measures_members else ()
+    return {WEIGHTS: (len(members),)} | {evidence_name(name): (plan.data.validation,) for name in measured}
+
+
+def _ensemble(
+    plan: Plan,
+    inputs: Sequence[WeightsFile],
+    counts: Sequence[int],
+    parent: Tensors,
+    measure: Evidence | None,
+) -> Aggregate:
+    """Average the local weights of each architecture, and say what each counts for.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    inputs
+        Checked local files in the order of nodeId, each with the tensors of its own architecture.
+    counts
+        What each counts for in the average of its architecture.
+    parent
+        The tensors of the last global file: an architecture of which no local weights came keeps its own.
+    measure
+        What averaged weights say of the held-out images; called once for each architecture, if the plan measures any.
+    """
+    mine = [plan.architecture_of(file.local_meta.node_id) for file in inputs]
+    totals = {name: sum(count for other, count in zip(mine, counts, strict=True) if other == name) for name in mine}
+
+    def averaged(name: str) -> Tensor:
+        architecture = name.partition("/")[0]
+        some = [(file, count) for file, count, of in zip(inputs, counts, mine, strict=True) if of == architecture]
+        if not some:
+            return parent[name]
+        return fedavg((file.tensor(name) for file, _ in some), [count for _, count in some])
+
+    @functools.cache
+    def said(architecture: str) -> Tensor:
+        if measure is None:
+            raise ValueError(f"what {architecture} counts for is measured, and nothing measures it")
+        prefix = f"{architecture}/"
+        return measure(architecture, {name: averaged(name) for name in parent if name.startswith(prefix)})
+
+    def tensor(name: str) -> Tensor:
+        if name == WEIGHTS:
+            members = plan.architectures
+            measured = plan.measures_members
+            return member_weights(
+                plan.ensemble_model.weighting, [said(one) if measured else _NOTHING for one in members]
+            )
+        kind, _, rest = name.partition("/")
+        return said(rest) if kind == "evidence" else averaged(name)
+
+    return Aggregate(tuple(count / totals[name] for name, count in zip(mine, counts, strict=True)), tensor)
+
+
+_NOTHING = np.empty(0, np.float32)
