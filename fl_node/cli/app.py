@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from fl_node import __version__
-from fl_node.cli import experiments, lab, live_page, models, node, plans, results, roles
+from fl_node.cli import experiments, lab, live_page, models, node, node_config, plans, results, roles
 from fl_node.cli.common import Terminated, console, errors, process
 from fl_node.errors import ConfigError, FLNodeError
 from fl_node.runtime import files, streams
@@ -73,6 +73,11 @@ PLAN_COMMANDS: dict[str, Callable[..., None]] = {
     "module": plans.module,
     "schema": plans.schema,
 }
+NODE_CONFIG_COMMANDS: dict[str, Callable[..., None]] = {
+    "geth": node_config.geth,
+    "ipfs": node_config.ipfs,
+    "genesis": node_config.genesis,
+}
 
 
 def _flowed(text: str) -> str:
@@ -125,10 +130,14 @@ def _build() -> typer.Typer:
     for group, commands in COMMANDS.items():
         for name, command in commands.items():
             built.command(name, help=_help(command), rich_help_panel=group)(command)
-    plan = typer.Typer(no_args_is_help=True, help="Look at plans.")
-    for name, command in PLAN_COMMANDS.items():
-        plan.command(name, help=_help(command))(command)
-    built.add_typer(plan, name="plan", rich_help_panel="Run")
+    for group_name, text, panel, commands in (
+        ("plan", "Look at plans.", "Run", PLAN_COMMANDS),
+        ("node-config", "Print how Geth and IPFS run on a host.", "Set up a node", NODE_CONFIG_COMMANDS),
+    ):
+        subcommands = typer.Typer(no_args_is_help=True, help=text)
+        for name, command in commands.items():
+            subcommands.command(name, help=_help(command))(command)
+        built.add_typer(subcommands, name=group_name, rich_help_panel=panel)
     return built
 
 

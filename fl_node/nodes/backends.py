@@ -17,7 +17,8 @@ from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.chain.client import Chain
 from fl_node.errors import ConfigError, FLNodeError, ProcessError
 from fl_node.nodes import CHAIN_ID, binaries
-from fl_node.nodes.geth import GethNode, genesis
+from fl_node.nodes.configuration import genesis
+from fl_node.nodes.geth import GethNode
 from fl_node.nodes.ipfs import IpfsNode, new_swarm_key
 from fl_node.nodes.process import Child, python, stop_all
 from fl_node.runtime import files

@@ -1,7 +1,4 @@
-"""A Geth node of a private Clique network, as files in a folder and a command line.
-
-What keeps a small Clique network from stalling stands in ``templates/geth.toml.j2`` and in :meth:`GethNode.command`.
-"""
+"""A Geth node of a private Clique network, as files in a folder and a command line."""
 
 from __future__ import annotations
 
@@ -14,38 +11,10 @@ from pathlib import Path
 from eth_account import Account
 from eth_keys import keys
 
-from fl_node.nodes import CHAIN_ID
+from fl_node.nodes import CHAIN_ID, configuration
 from fl_node.runtime import recursion
-from fl_node.runtime.templating import render
 
 recursion.restore()
-
-
-def genesis(chain_id: int, sealers: Sequence[str], accounts: Sequence[str]) -> str:
-    """Return the genesis of a Clique network.
-
-    It depends on nothing but the arguments, so that every node makes the same.
-
-    Parameters
-    ----------
-    chain_id
-        The number of the chain and of the network.
-    sealers
-        Addresses that may seal blocks. They have code from the start, so no node takes a transaction from them
-        (EIP-3607): an unlocked account can't be spent by whoever reaches the RPC.
-    accounts
-        Addresses that own 10^6 ether from the start, to pay for transactions.
-
-    Raises
-    ------
-    ValueError
-        An address is given twice. An account that seals could send nothing, so it can't be a role's too.
-    """
-    members = [address.lower() for address in (*sealers, *accounts)]
-    for address in members:
-        if members.count(address) > 1:
-            raise ValueError(f"{address} is given twice: sealing and other accounts are all different")
-    return render("genesis.json.j2", chain_id=chain_id, sealers=sealers, accounts=accounts)
 
 
 class GethNode:
@@ -111,8 +80,7 @@ class GethNode:
 
     def init_command(self, geth: Path, genesis_file: Path) -> list[str]:
         """Return the command that starts the node's chain from the genesis."""
-        # As in command(): without it the database is made for another layout than the one that keeps all states.
-        return [str(geth), "init", "--datadir", str(self.folder), "--state.scheme", "hash", str(genesis_file)]
+        return [str(geth), *self._settings(()).init_arguments, str(genesis_file)]
 
     def command(self, geth: Path, peers: Sequence[str]) -> list[str]:
         """Write the node's configuration and return the command that runs it.
@@ -124,40 +92,22 @@ class GethNode:
         peers
             The enode addresses of all other nodes.
         """
-        config = self.folder / "config.toml"
-        listen = f"127.0.0.1:{self.p2p_port}"
-        config.write_text(render("geth.toml.j2", chain_id=self.chain_id, listen=listen, peers=peers))
-        return [
-            str(geth),
-            *("--config", str(config)),
-            *("--datadir", str(self.folder)),
-            *("--nodekey", str(self._key_file)),
-            *("--nat", "none"),
-            "--ipcdisable",
-            *("--authrpc.port", "0"),
-            "--http",
-            *("--http.addr", "127.0.0.1"),
-            *("--http.port", str(self.http_port)),
-            *("--http.api", "eth,net,web3"),
-            # Every state is written as its block is sealed, so that a killed node comes back with all blocks.
-            *("--gcmode", "archive"),
-            *("--state.scheme", "hash"),
-            *("--history.transactions", "0"),
-            *("--cache", "64"),
-            "--mine",
-            *("--miner.etherbase", self.sealer),
-            *("--miner.gasprice", "1"),
-            *("--unlock", self.sealer),
-            *("--password", str(self._password_file)),
-            # Refused otherwise once there is HTTP; the RPC is on loopback, and the account can't be spent.
-            "--allow-insecure-unlock",
-            *("--verbosity", "3"),
-            *(
-                ("--metrics", "--metrics.addr", "127.0.0.1", "--metrics.port", str(self.metrics_port))
-                if self.metrics_port
-                else ()
-            ),
-        ]
+        settings = self._settings(peers)
+        Path(settings.config_file).write_text(settings.config)
+        return [str(geth), *settings.arguments]
+
+    def _settings(self, peers: Sequence[str]) -> configuration.Geth:
+        return configuration.Geth(
+            folder=str(self.folder),
+            config_file=str(self.folder / "config.toml"),
+            node_key=str(self._key_file),
+            sealer=self.sealer,
+            listen=f"127.0.0.1:{self.p2p_port}",
+            rpc_port=self.http_port,
+            peers=peers,
+            chain_id=self.chain_id,
+            metrics_port=self.metrics_port,
+        )
 
 
 def _write_secret(path: Path, text: str) -> None:

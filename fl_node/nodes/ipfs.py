@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fl_node.errors import ConfigError, JsonError
+from fl_node.nodes import configuration
 from fl_node.runtime import strict_json
-from fl_node.runtime.templating import render
 
 MAX_CONFIG_BYTES = 1024**2
-ENVIRONMENT = {"LIBP2P_FORCE_PNET": "1", "IPFS_TELEMETRY": "off", "GOGC": "400", "GOMEMLIMIT": "512MiB"}
-"""A daemon without a swarm key refuses to start, and no daemon reports to anybody.
-
-Little is live in a daemon and much passes through it, so Go collects garbage less often, unless memory gets short.
-"""
 
 
 def new_swarm_key() -> str:
@@ -39,7 +34,7 @@ class IpfsNode:
     @property
     def environment(self) -> dict[str, str]:
         """What the ``ipfs`` command needs in its environment to speak of this node."""
-        return {"IPFS_PATH": str(self.folder), **ENVIRONMENT}
+        return configuration.ipfs_environment(str(self.folder))
 
     @property
     def initialised(self) -> bool:
@@ -82,17 +77,16 @@ class IpfsNode:
         handle = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w") as file:
             file.write(swarm_key)
-        config = self._config()
-        # TCP alone: a private network has neither QUIC nor WebRTC.
-        swarm = f"/ip4/127.0.0.1/tcp/{self.swarm_port}"
-        addresses = [peer.address for peer in peers]
-        settings = json.loads(
-            render("ipfs.json.j2", api=self.api, swarm=swarm, address=self.address, peers=addresses)
+        settings = configuration.Ipfs(
+            folder=str(self.folder),
+            listen=f"/ip4/127.0.0.1/tcp/{self.swarm_port}",
+            address=self.address,
+            api_port=self.api_port,
+            peers=[peer.address for peer in peers],
         )
-        for section, values in settings.items():
-            config[section] = {**config.get(section, {}), **values} if isinstance(values, dict) else values
+        config = configuration.merged(self._config(), settings.settings)
         (self.folder / "config").write_text(json.dumps(config, indent=2))
-        return [str(ipfs), "daemon", "--migrate=false"]
+        return [str(ipfs), *settings.arguments]
 
     def share(self) -> None:
         """Let those read the blocks who may read their folder; IPFS writes them for its user alone."""

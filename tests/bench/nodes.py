@@ -17,8 +17,9 @@ from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ProcessError
+from fl_node.nodes import CHAIN_ID
 from fl_node.nodes.backends import Endpoint, ProcessPlace
-from fl_node.nodes.geth import CHAIN_ID, genesis
+from fl_node.nodes.configuration import genesis
 from fl_node.nodes.process import Child, stop_all
 from fl_node.protocol.names import HEADER, learner_name
 from fl_node.roles.deploy import deploy

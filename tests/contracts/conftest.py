@@ -18,9 +18,10 @@ from web3.types import RPCEndpoint, RPCResponse
 
 from fl_node.chain.client import Chain
 from fl_node.errors import ChainError
-from fl_node.nodes import binaries
+from fl_node.nodes import CHAIN_ID, binaries
 from fl_node.nodes.backends import free_ports
-from fl_node.nodes.geth import CHAIN_ID, GethNode, genesis
+from fl_node.nodes.configuration import genesis
+from fl_node.nodes.geth import GethNode
 from fl_node.nodes.process import Child
 from fl_node.runtime.waiting import wait_until
 

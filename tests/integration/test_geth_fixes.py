@@ -13,7 +13,8 @@ from eth_keys import keys
 from fl_node.nodes import CHAIN_ID, binaries
 from fl_node.nodes.backends import free_ports
 from fl_node.nodes.binaries.edits import MAX_ITEMS
-from fl_node.nodes.geth import GethNode, genesis
+from fl_node.nodes.configuration import genesis
+from fl_node.nodes.geth import GethNode
 from fl_node.nodes.process import Child
 from fl_node.runtime.waiting import wait_until
 from tests.helpers import rlpx

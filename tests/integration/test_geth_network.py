@@ -27,7 +27,8 @@ from fl_node.chain.transactions import Receipt
 from fl_node.errors import ChainError
 from fl_node.nodes import CHAIN_ID, binaries
 from fl_node.nodes.backends import ProcessPlace, free_ports
-from fl_node.nodes.geth import GethNode, genesis
+from fl_node.nodes.configuration import genesis
+from fl_node.nodes.geth import GethNode
 from fl_node.nodes.process import Child, stop_all
 from fl_node.runtime.waiting import wait_until
 

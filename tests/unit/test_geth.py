@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from fl_node.nodes.geth import CHAIN_ID, genesis
+from fl_node.nodes import CHAIN_ID
+from fl_node.nodes.configuration import genesis
 from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY
 
 

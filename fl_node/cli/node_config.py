@@ -1,0 +1,126 @@
+"""The configuration of a host's Geth and IPFS, as a lab's nodes have it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from fl_node.cli.options import JsonOption
+from fl_node.errors import ConfigError
+from fl_node.nodes import CHAIN_ID, configuration
+
+PeersOption = Annotated[
+    list[str] | None,
+    typer.Option("--peer", help="Address of another node, once for each: an enode or a multiaddress."),
+]
+ChainIdOption = Annotated[int, typer.Option("--chain-id", min=1, help="Number of the chain and of the network.")]
+
+
+def _port(name: str, what: str, least: int = 1) -> object:
+    return typer.Option(name, min=least, max=65535, help=what)
+
+
+def geth(
+    sealer: Annotated[str, typer.Option("--sealer", help="Address of the account that seals.")],
+    peers: PeersOption = None,
+    chain_id: ChainIdOption = CHAIN_ID,
+    folder: Annotated[str, typer.Option("--folder", help="Data directory.")] = "/var/lib/geth",
+    config_file: Annotated[str, typer.Option("--config", help="Where the file is.")] = "/etc/geth/config.toml",
+    port: Annotated[int, _port("--port", "TCP port for peers.")] = 30303,
+    rpc_port: Annotated[int, _port("--rpc-port", "RPC, on loopback.")] = 8545,
+    authrpc_port: Annotated[int, _port("--authrpc-port", "Engine API, on loopback.")] = 8551,
+    metrics_port: Annotated[int, _port("--metrics-port", "Metrics, on loopback; 0 means none.", 0)] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Print how Geth runs on a host: its arguments as an EnvironmentFile of systemd.
+
+    With --json also the text of its configuration file.
+    """
+    settings = configuration.Geth(
+        folder=folder,
+        config_file=config_file,
+        node_key=f"{folder}/nodekey",
+        sealer=_address("--sealer", sealer),
+        listen=f"0.0.0.0:{port}",
+        rpc_port=rpc_port,
+        peers=peers or [],
+        chain_id=chain_id,
+        authrpc_port=authrpc_port,
+        metrics_port=metrics_port,
+        ipc=f"{folder}/geth.ipc",
+    )
+    if as_json:
+        content = {"arguments": settings.arguments, "init": settings.init_arguments, "config": settings.config}
+        typer.echo(json.dumps(content))
+    else:
+        typer.echo(_variable("GETH_ARGUMENTS", " ".join(settings.arguments)))
+
+
+def ipfs(
+    address: Annotated[
+        str, typer.Option("--address", help="Multiaddress that peers dial, with /p2p/ and the identity.")
+    ],
+    peers: PeersOption = None,
+    folder: Annotated[str, typer.Option("--folder", help="Repository.")] = "/var/lib/ipfs",
+    port: Annotated[int, _port("--port", "TCP port for peers.")] = 4001,
+    api_port: Annotated[int, _port("--api-port", "API, on loopback.")] = 5001,
+    as_json: JsonOption = False,
+) -> None:
+    """Print how IPFS runs on a host: its environment and arguments as an EnvironmentFile of systemd.
+
+    With --json also the settings that its repository's configuration gets.
+    """
+    for option, value in [("--address", address), *(("--peer", peer) for peer in peers or [])]:
+        if not value.rpartition("/p2p/")[0]:
+            raise ConfigError(f"{option} {value}: should be a multiaddress such as /ip4/10.0.0.1/tcp/4001/p2p/12D3…")
+    settings = configuration.Ipfs(
+        folder=folder, listen=f"/ip4/0.0.0.0/tcp/{port}", address=address, api_port=api_port, peers=peers or []
+    )
+    if as_json:
+        content = {
+            "arguments": settings.arguments,
+            "environment": settings.environment,
+            "settings": settings.settings,
+        }
+        typer.echo(json.dumps(content))
+    else:
+        for name, value in settings.environment.items():
+            typer.echo(_variable(name, value))
+        typer.echo(_variable("IPFS_ARGUMENTS", " ".join(settings.arguments)))
+
+
+def genesis(
+    sealers: Annotated[list[str], typer.Option("--sealer", help="Address that may seal, once for each.")],
+    accounts: Annotated[
+        list[str] | None, typer.Option("--account", help="Address that owns ether from the start, once for each.")
+    ] = None,
+    chain_id: ChainIdOption = CHAIN_ID,
+) -> None:
+    """Print the genesis of a Clique network, which depends on nothing but the options."""
+    try:
+        text = configuration.genesis(
+            chain_id, _addresses("--sealer", sealers), _addresses("--account", accounts or [])
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    typer.echo(text, nl=False)
+
+
+def _addresses(option: str, texts: Sequence[str]) -> list[str]:
+    return [_address(option, text) for text in texts]
+
+
+def _address(option: str, text: str) -> str:
+    """Return an address; without web3, which a controller does not have."""
+    if not re.fullmatch("0x[0-9a-fA-F]{40}", text):
+        raise ConfigError(f"{option} {text}: should be an address, 0x and 40 hexadecimal digits")
+    return text
+
+
+def _variable(name: str, value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'{name}="{escaped}"'
