@@ -35,6 +35,8 @@ module Testbed
 
   # -- the inventory --------------------------------------------------------------------------------------------------
 
+  # Vagrant reads this for every command, also for status and destroy, and in a fresh clone before Ansible is installed.
+  # So it does not call ansible-inventory, which needs Ansible and takes a second; site.yml checks the rest of the inventory.
   def hosts
     @hosts ||= read_hosts
   end

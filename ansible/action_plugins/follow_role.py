@@ -1,4 +1,4 @@
-"""Follow a role's unit until the run has ended, and show what it says as it says it."""
+"""Follow a role's unit until the run has ended, and show its events as it logs them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ name: follow_role
 short_description: Follow a role's unit until the run has ended
 description:
   - Shows the events that the unit logs, a line as it comes, until the contract says that the run has ended.
-  - A host that is out of reach, boots, or has its unit stopped is waited for, for it may come back and go on.
+  - It waits for a host that is out of reach, boots, or has its unit stopped, because it may come back and continue.
   - If the unit failed for good, C(problem) says so there, with its last lines, and the other hosts stop waiting.
 options:
   unit:
@@ -55,11 +55,11 @@ options:
 POLL = 0.7
 """Seconds between two looks, on a host that answers at once."""
 REST = 4
-"""How many times as long as a look has taken the host has peace afterwards; a slow one has to work, not to answer."""
+"""Pause before the next look, as a multiple of what the last look took: a slow host should work, not answer."""
 MOST = 15.0
-"""Seconds between two looks at the most."""
+"""Maximum of the seconds between two looks."""
 NOTICE = 20.0
-"""Seconds that a host may be out of reach, or its unit stopped, before that is said."""
+"""Seconds that a host may be out of reach, or its unit stopped, before this is reported."""
 LINGER = 120.0
 """Seconds that a role has to notice that the run has ended."""
 LAST_LINES = 8
@@ -115,7 +115,7 @@ class ActionModule(ActionBase):
                 away = _last_line(error)
                 if not away_told and time.monotonic() - heard > NOTICE:
                     away_told = True
-                    display.display(f"  {host}: out of reach; its role goes on by itself. Waiting for it: {away}")
+                    display.display(f"  {host}: out of reach; its role continues. Waiting for it: {away}")
                 with contextlib.suppress(AnsibleError):
                     self._connection.reset()
                 time.sleep(min(POLL * 4, MOST))
@@ -154,7 +154,7 @@ class ActionModule(ActionBase):
                 if not stopped_told and now - stopped > NOTICE:
                     stopped_told = True
                     display.display(
-                        f"  {host}: {unit} is stopped, the run goes on. Waiting for it: sudo systemctl start {unit}"
+                        f"  {host}: {unit} is stopped, the run continues. Waiting for it: sudo systemctl start {unit}"
                     )
             else:
                 stopped, stopped_told = 0.0, False

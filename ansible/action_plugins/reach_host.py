@@ -1,4 +1,4 @@
-"""Wait until a host can be worked on: by SSH, with Python, as root; or say what it lacks, and what to do."""
+"""Wait until SSH, Python and sudo work on a host; else report what does not work and what to do."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ansible.plugins.action import ActionBase
 
 DOCUMENTATION = """
 name: reach_host
-short_description: Wait until a host can be worked on
+short_description: Wait until SSH, Python and sudo work on a host
 description:
   - Tries SSH, Python and sudo, until all work. C(problem) says which does not, and what to do.
-  - What only a person can put right is said after a few seconds, the rest, as a host may boot, after C(patience).
+  - Problems that only a person can solve are reported after a few seconds, others after C(patience), for a boot.
 options:
   patience:
     description: Seconds to wait.
@@ -52,7 +52,7 @@ SUDO = {
     "sudo_missing": r"sudo: (command )?not found|sudo: No such file",
 }
 TEXTS = {
-    "host_key": "{where} has another host key than before: if it was made anew, ssh-keygen -R {address}{known_hosts}",
+    "host_key": "{where} has another host key than before: if it is new, ssh-keygen -R {address}{known_hosts}",
     "unknown_name": "{address}, the address of {host}, can't be resolved: correct ansible_host, or give an address",
     "key_open": "the private key {key} can be read by others, so SSH refuses it: chmod 600 {key}",
     "booting": "{where} still boots or shuts down",
@@ -67,13 +67,13 @@ TEXTS = {
     "no_ssh": "this machine has no ssh: install OpenSSH's client (Debian, Ubuntu: apt-get install openssh-client)",
     "no_python": "{where} has no Python 3: install it (Debian, Ubuntu: apt-get install python3), or give "
     "ansible_python_interpreter",
-    "sudo_password": "sudo on {host} wants a password of {user}: --ask-become-pass, or ansible_become_password in a "
+    "sudo_password": "sudo on {host} needs a password of {user}: --ask-become-pass, or ansible_become_password in a "
     "file of ansible-vault, or NOPASSWD for {user}",
     "sudo_wrong": "sudo on {host} refuses the password given for {user}",
     "sudo_not_allowed": "{user} may not use sudo on {host}: add it to the group sudo, or give another ansible_user",
     "sudo_missing": "{host} has no sudo: install it (Debian, Ubuntu: apt-get install sudo), or log in as root with "
     "ansible_become=false",
-    "other": "{where} can't be worked on",
+    "other": "{where} can't be used",
 }
 
 

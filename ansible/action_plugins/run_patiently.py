@@ -16,8 +16,8 @@ name: run_patiently
 short_description: Run a command until it works, and fetch the files that it wrote
 description:
   - A host that is out of reach, and a command that failed, are tried again for C(patience) seconds. So the command
-    must do no harm a second time.
-  - The task never fails; C(done) says whether it worked, C(problem) why not, C(rc) and C(stdout) what was said.
+    must be safe to repeat.
+  - The task never fails; C(done) says whether it worked, C(problem) why not, C(rc) and C(stdout) the result.
 options:
   command:
     description: What the host's shell is to run.

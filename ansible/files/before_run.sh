@@ -1,7 +1,7 @@
 #!/bin/sh
-# Prints, as JSON, what a playbook must know of a host before a run: the role's account, whether the role's unit runs, the
-# last run's contract and name, where the journal ends, how many files of MNIST there are. No account, if the host is not
-# provisioned. One script, since each task costs a host most of a second.
+# Prints, as JSON, what a playbook needs to know about a host before a run: the role's account, whether the role's unit runs,
+# the last run's contract and name, the end of the journal, the number of MNIST's files. The account is empty if the host is not
+# provisioned. It is one script because each task takes most of a second on a host.
 # before_run.sh UNIT [stop]: with stop, the unit is stopped first.
 set -eu
 if [ ! -e "/etc/systemd/system/$1" ] || [ ! -e /var/lib/fl-node/account ]; then

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Says in one line how the host's services are; fails if its firewall is not complete. Argument: the role's unit.
+# Prints the state of the host's services in one line; fails if its firewall is not complete. Argument: the role's unit.
 for unit in geth ipfs "$1"; do
 	state=$(systemctl is-active "$unit")
 	line+="$unit $state, "

@@ -144,7 +144,9 @@ def check_pins(folder: Path) -> None:
     try:
         pins = json.loads((folder / PINS).read_text())
     except FileNotFoundError:
-        raise ValueError(f"it has no {PINS}, so it is older than the pins of this checkout: make it anew") from None
+        raise ValueError(
+            f"it has no {PINS}, so it is older than the pins of this checkout: make a new bundle"
+        ) from None
     for machine in sorted(path.name for path in (folder / "bin").iterdir() if path.is_dir()):
         for binary in (binaries.pin("geth"), binaries.pin("kubo")):
             path = (folder / "bin" / machine / binary.command).absolute()
@@ -154,7 +156,7 @@ def check_pins(folder: Path) -> None:
             if made != binary.file_name:
                 raise ValueError(
                     f"its {binary.title} for {machine} is {made or 'unknown'}, and this checkout pins "
-                    f"{binary.file_name}: make the bundle anew"
+                    f"{binary.file_name}: make a new bundle"
                 )
             if machine == f"linux-{_architecture()}" and sys.platform == "linux":
                 os.environ[binary.path_variable] = str(path)

@@ -1,4 +1,4 @@
-"""Names of runs on the hosts; what a scenario promised, and whether it held."""
+"""Names of runs on the hosts, and whether a scenario's expectations hold."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from fl_node.runtime import logs
 from fl_node.runtime.terminal import visible
 
 DOCUMENTATION = """
-name: promises_kept
-short_description: Check a scenario's promises against what the hosts' roles said
-description: A list of C(what), C(held) and C(seen), one for each promise.
+name: check_expectations
+short_description: Check a scenario's expectations against the hosts' journals
+description: A list of C(what), C(held) and C(seen), one for each expectation.
 options:
   _input:
     description:
-      - The promises. Each says C(what) must hold, and that C(host), or any, logs C(event) with the values C(where) in
-        its fields, or that Geth, IPFS or systemd writes a line that matches C(line), a regular expression.
-      - That must come after C(after) (start, harm or restored) and before C(before) (restored or end).
+      - The expectations. Each says C(what) must hold, and that C(host), or any, logs C(event) with values C(where)
+        in its fields, or that Geth, IPFS or systemd writes a line that matches C(line), a regular expression.
+      - That must come after C(after) (start, fault or restored) and before C(before) (restored or end).
       - With C(absent) it must not come in that time.
     type: list
     required: true
   journals:
-    description: What the roles said, a list of lines by host.
+    description: The journals, a list of lines by host.
     type: dict
     required: true
-  moments:
-    description: When harm was done and when the hosts were restored, as seconds since 1970, C(harm) and C(restored).
+  times:
+    description: When the fault began and when the hosts were restored, as C(fault) and C(restored), in Unix time.
     type: dict
     required: true
 """
@@ -41,32 +41,32 @@ _LINE = re.compile(r"(\d+\.\d+) \S+ \S+: (.*)")
 """A line of ``journalctl --output=short-unix``: seconds since 1970, host, program, text."""
 
 
-def promises_kept(
-    promises: Sequence[Mapping[str, Any]], journals: Mapping[str, Sequence[str]], moments: Mapping[str, Any]
+def check_expectations(
+    expectations: Sequence[Mapping[str, Any]], journals: Mapping[str, Sequence[str]], times: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return for each promise what was promised, whether it held, and what was seen."""
-    times = {name: float(value) for name, value in moments.items()} | {"start": 0.0, "end": float("inf")}
+    """Return for each expectation what must hold, whether it held, and what was seen."""
+    moments = {name: float(value) for name, value in times.items()} | {"start": 0.0, "end": float("inf")}
     found = []
-    for promise in promises:
-        begin, end = times[promise.get("after", "harm")], times[promise.get("before", "end")]
+    for expected in expectations:
+        begin, end = moments[expected.get("after", "fault")], moments[expected.get("before", "end")]
         lines = [
             (when, text)
-            for when, text in _said(journals, promise["host"])
-            if begin <= when <= end and _is_promised(text, promise)
+            for when, text in _said(journals, expected["host"])
+            if begin <= when <= end and _is_expected(text, expected)
         ]
-        since = times["harm"] if promise.get("after", "harm") == "start" else begin
-        name = {times["harm"]: "harm", times["restored"]: "end of the harm"}.get(since, "start")
+        since = moments["fault"] if expected.get("after", "fault") == "start" else begin
+        name = {moments["fault"]: "fault", moments["restored"]: "end of the fault"}.get(since, "start")
         seen = "nothing of the kind"
         if lines:
             when, text = lines[0]
             side = "before" if when < since else "after"
             seen = f"{abs(when - since):.1f} s {side} the {name}: {_shown(text)}"
-        found.append({"what": promise["what"], "held": bool(lines) != promise.get("absent", False), "seen": seen})
+        found.append({"what": expected["what"], "held": bool(lines) != expected.get("absent", False), "seen": seen})
     return found
 
 
 def undisturbed_run(runs: str, plan: str) -> dict[str, Any]:
-    """Return name, CID and accuracy of a run of the same plan that was kept and ended well, without harm; else {}."""
+    """Return name, CID and accuracy of a kept run of the same plan that ended well without a fault; else {}."""
     for report in sorted(Path(runs).glob("*/report.json")):
         try:
             if max(path.stat().st_size for path in (report, report.parent / "plan.json")) > MAX_BYTES:
@@ -97,11 +97,11 @@ def scenario_line(check: Mapping[str, Any]) -> str:
     return f"{'held  ' if check['held'] else 'BROKEN'} {check['what']}: {check['seen']}"
 
 
-def _is_promised(text: str, promise: Mapping[str, Any]) -> bool:
+def _is_expected(text: str, expected: Mapping[str, Any]) -> bool:
     event = logs.parse(text)
-    if "line" in promise:
-        return event is None and re.search(promise["line"], text) is not None
-    return event is not None and is_wanted(event, promise)
+    if "line" in expected:
+        return event is None and re.search(expected["line"], text) is not None
+    return event is not None and is_wanted(event, expected)
 
 
 def _shown(text: str) -> str:
@@ -122,7 +122,7 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "free_name": free_name,
-            "promises_kept": promises_kept,
+            "check_expectations": check_expectations,
             "scenario_line": scenario_line,
             "undisturbed_run": undisturbed_run,
         }

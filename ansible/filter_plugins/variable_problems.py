@@ -186,6 +186,14 @@ def _store(value: Any) -> str | None:
     )
 
 
+def _python(value: Any) -> str | None:
+    return _text(
+        value,
+        "a version of Python such as 3.12, in quotes",
+        lambda text: re.fullmatch(r"3[.]1[1-9]", text, re.ASCII) is not None,
+    )
+
+
 def _shown(value: Any) -> str:
     text = repr(value)
     return f"is {text if len(text) <= 80 else text[:80] + '…'}"
@@ -220,6 +228,8 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "base_minimum_disk_mb": _between(0, 10**9),
     "base_maximum_clock_offset": _between(0, 10**6),
     "base_apt_mirror": _url("http", "https"),
+    "base_security_mirror": _url("http", "https"),
+    "base_python": _python,
     "base_http_proxy": _url("http", "https"),
     "base_ca_bundle": _path,
     "base_packages": _each(
@@ -242,14 +252,12 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "ipfs_api_users": _USERS,
     "ipfs_swarm_key": _swarm_key,
     "ipfs_peer_timeout": _between(2, 86400),
-    "geth_cache": _path,
-    "ipfs_cache": _path,
-    "fl_node_cache": _path,
-    "fl_node_bundle": _path,
-    "fl_node_pip_index": _url("https", "http"),
-    "fl_node_wheelhouse": _path,
-    "fl_node_data_dir": _path,
-    "fl_node_binaries_mirror": _mirror,
+    "controller_source": _path,
+    "controller_cache": _path,
+    "controller_pip_index": _url("https", "http"),
+    "controller_wheelhouse": _path,
+    "controller_data_dir": _path,
+    "controller_binaries_mirror": _mirror,
     "fl_node_rpc": lambda value: _url("http", "https")(value or None),
     "fl_node_store": _store,
     "fl_node_modules": _PATHS,

@@ -105,7 +105,7 @@ def test_with_the_configuration_named_it_works_from_anywhere_without_an_environm
         "testbed_connect_timeout=1",
     ]
     ended = subprocess.run(
-        [*command, "-e", "run=..", "-e", "plan=plans/demo.toml"],
+        [*command, "-e", "fl_run=..", "-e", "fl_plan=plans/demo.toml"],
         cwd=tmp_path,
         env={"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
         stdin=subprocess.DEVNULL,
@@ -151,7 +151,7 @@ def test_a_right_inventory_and_plan_are_followed_by_a_look_at_the_hosts(inventor
         "ansible_host: 192.168.56", "ansible_host: 127.0.0.1, ansible_port: 1, testbed_address: 192.168.56"
     )
     inventory.write_text(text)
-    code, said = play("train", "-i", inventory, "-e", "testbed_connect_timeout=1", "-e", "data=digits")
+    code, said = play("train", "-i", inventory, "-e", "testbed_connect_timeout=1", "-e", "fl_data=digits")
     assert code != 0
     # Any of the hosts may be the first to fail.
     assert "header (127.0.0.1) answers, but nothing listens on port 1" in said

@@ -103,7 +103,7 @@ def run_undefended_on_hosts(name: str, without: Without) -> list[str]:
     change_units(without.unit)
     try:
         settings = [f"{key}={value}" for key, value in without.settings.items()]
-        found = run_on_hosts(name, "-e", json.dumps({"settings": settings, **without.variables}))
+        found = run_on_hosts(name, "-e", json.dumps({"fl_settings": settings, **without.variables}))
     finally:
         change_units("")
     return [*broken_promises(found), *found.get("said", [])]
@@ -163,7 +163,7 @@ def run_on_hosts(name: str, *settings: str) -> dict[str, Any]:
     """Carry a scenario out on the hosts as a user does, and return what it wrote down."""
     start = time.time()
     playbook = [str(Path(sys.executable).parent / "ansible-playbook"), "ansible/scenario.yml"]
-    command = [*playbook, "-e", f"scenario={name}", *settings]
+    command = [*playbook, "-e", f"fl_scenario={name}", *settings]
     done = ended(command, 2 * TIMEOUT)
     written = [path for path in Path("runs").glob("*/scenario.json") if path.stat().st_mtime >= start]
     if not written:

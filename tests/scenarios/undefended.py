@@ -151,7 +151,7 @@ def _impatient(waiting: str) -> Without:
         # Training that is over before a role gives up, and not before the harm.
         {"training.epochs": 20},
         unit=_IMPATIENT,
-        variables={"plan": "plans/scenario.toml", "hold": HOLD},
+        variables={"fl_plan": "plans/scenario.toml", "fl_hold": HOLD},
     )
 
 

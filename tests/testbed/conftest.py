@@ -232,11 +232,11 @@ def data_set() -> str:
 @pytest.fixture(scope="session")
 def trained(provisioned: Testbed, data_set: str) -> Ended:
     """What `train.yml` said of a run under the name first."""
-    return provisioned.play("train", "-e", f"plan={PLAN}", "-e", "run=first", *choice(data_set)).must()
+    return provisioned.play("train", "-e", f"fl_plan={PLAN}", "-e", "fl_run=first", *choice(data_set)).must()
 
 
 def choice(data_set: str) -> list[str]:
-    return ["-e", "data=digits"] if data_set == "digits" else []
+    return ["-e", "fl_data=digits"] if data_set == "digits" else []
 
 
 def report(testbed: Testbed, name: str) -> dict[str, object]:

@@ -64,6 +64,27 @@ def test_check_mode_works_and_finds_nothing_to_change(provisioned: Testbed) -> N
     assert all(counts["changed"] == counts["failed"] == 0 for counts in check.recap.values())
 
 
+def test_configure_alone_applies_a_changed_variable_on_hosts_that_are_installed(provisioned: Testbed) -> None:
+    host = provisioned.host("learner-1")
+    rules = "nft list table inet fl_testbed"
+    before = host.check_output(rules)
+    changed = provisioned.play("site", "--tags", "configure", "-e", '{"base_extra_open_ports": [8099]}').must()
+    assert "8099" in host.check_output(rules)
+    again = provisioned.play("site", "--tags", "configure").must()
+    assert host.check_output(rules) == before
+    for ended in (changed, again):
+        # One file and one reload; nothing is fetched, installed or started.
+        assert {counts["changed"] for name, counts in ended.recap.items() if name in NAMES} == {2}
+        assert "TASK [controller : Get the locked wheels]" not in ended.output
+
+
+def test_a_variable_that_no_playbook_knows_is_named_before_a_host_is_touched(provisioned: Testbed) -> None:
+    ended = provisioned.play("train", "-e", "plan=plans/demo.toml")
+    assert ended.code != 0
+    assert "-e plan: there is no such variable; should it be fl_plan?" in re.sub(r"\s+", " ", ended.output)
+    assert set(ended.recap) == {"localhost"}
+
+
 WRONG = {
     "two hosts with one address": (".12,", ".11,", f"learner-1 and learner-2 have one address, {NETWORK}.11"),
     "no header": (

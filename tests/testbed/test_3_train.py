@@ -78,9 +78,11 @@ def test_on_a_host_everything_can_be_asked_for_by_hand(provisioned: Testbed, tra
 
 @pytest.mark.parametrize(("mode", "rounds"), [("async", 4), pytest.param("ensemble", 2, marks=pytest.mark.nightly)])
 def test_other_modes_run_on_the_hosts_too(provisioned: Testbed, mode: str, rounds: int) -> None:
-    settings = json.dumps({"settings": [f"rounds={rounds}"]})
+    settings = json.dumps({"fl_settings": [f"rounds={rounds}"]})
     said = (
-        provisioned.play("train", "-e", f"plan=plans/{mode}.toml", "-e", "data=digits", "-e", settings).must().output
+        provisioned.play("train", "-e", f"fl_plan=plans/{mode}.toml", "-e", "fl_data=digits", "-e", settings)
+        .must()
+        .output
     )
     assert f"audit passed: {rounds} rounds" in said
     audit = provisioned.host("learner-1").check_output("sudo -u fl-node fl-node audit --json")
@@ -90,8 +92,8 @@ def test_other_modes_run_on_the_hosts_too(provisioned: Testbed, mode: str, round
 @pytest.mark.nightly
 def test_data_and_model_of_ones_own_are_installed_and_trained_on_the_hosts(provisioned: Testbed) -> None:
     plan = ROOT / "examples" / "tabular" / "plan.toml"
-    settings = json.dumps({"settings": ["rounds=2"]})
-    ended = provisioned.play("train", "-e", f"plan={plan}", "-e", "run=tabular", "-e", settings).must()
+    settings = json.dumps({"fl_settings": ["rounds=2"]})
+    ended = provisioned.play("train", "-e", f"fl_plan={plan}", "-e", "fl_run=tabular", "-e", settings).must()
     assert "audit passed: 2 rounds" in ended.output
     for name in NAMES:
         file = provisioned.host(name).file("/opt/fl-node/modules/tabular.py")
@@ -106,7 +108,7 @@ def test_data_and_model_of_ones_own_are_installed_and_trained_on_the_hosts(provi
 
 
 def test_a_wrong_plan_is_named_before_anything_is_changed(provisioned: Testbed) -> None:
-    ended = provisioned.play("train", "-e", '{"settings": ["rounds=0"]}')
+    ended = provisioned.play("train", "-e", '{"fl_settings": ["rounds=0"]}')
     assert ended.code != 0
     assert "rounds: should be" in re.sub(r"Input should be", "should be", ended.output)
     assert set(ended.recap) == {"localhost"}
@@ -121,7 +123,7 @@ def test_a_run_that_fails_says_which_host_and_unit_with_its_last_lines(
     file = "/opt/fl-node/mnist/train-labels-idx1-ubyte.gz"
     host.check_output("mv %s %s.away && head -c 100 %s.away > %s", file, file, file, file)
     try:
-        ended = provisioned.play("train", "-e", "run=broken", "-e", json.dumps({"settings": SMALL}))
+        ended = provisioned.play("train", "-e", "fl_run=broken", "-e", json.dumps({"fl_settings": SMALL}))
     finally:
         host.check_output("mv %s.away %s", file, file)
     assert ended.code != 0
@@ -134,13 +136,13 @@ def test_a_run_that_fails_says_which_host_and_unit_with_its_last_lines(
         assert not provisioned.host(name).service(unit).is_running
 
 
-LONG = json.dumps({"settings": ["data.train=2000", "data.test=500", "rounds=6"]})
+LONG = json.dumps({"fl_settings": ["data.train=2000", "data.test=500", "rounds=6"]})
 
 
 @contextlib.contextmanager
 def running(testbed: Testbed, name: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """Train under a name while the block goes on; who was not waited for is stopped."""
-    command = [".venv/bin/ansible-playbook", "ansible/train.yml", "-e", f"run={name}", "-e", LONG, *arguments]
+    command = [".venv/bin/ansible-playbook", "ansible/train.yml", "-e", f"fl_run={name}", "-e", LONG, *arguments]
     process = subprocess.Popen(
         command,
         cwd=testbed.root,
@@ -194,15 +196,15 @@ def test_a_run_that_goes_on_is_left_alone_and_can_be_followed(provisioned: Testb
     for playbook in ("train", "site"):
         refused = provisioned.play(playbook)
         assert refused.code != 0
-        assert "the run left goes on" in re.sub(r"\s+", " ", refused.output)
+        assert "the run left is active" in re.sub(r"\s+", " ", refused.output)
         assert "ansible-playbook ansible/follow.yml" in refused.output
-    provisioned.play("site", "-e", "during_run=true").must()
+    provisioned.play("site", "-e", "fl_during_run=true").must()
     assert "audit passed: 6 rounds" in provisioned.play("follow").must().output
     # At any later time, and without what this machine has noted.
     shutil.rmtree(provisioned.root / "runs" / "left")
-    provisioned.play("report", "-e", "run=left").must()
+    provisioned.play("report", "-e", "fl_run=left").must()
     assert report(provisioned, "left")["ended"] is True
-    unknown = provisioned.play("report", "-e", "run=nobody")
+    unknown = provisioned.play("report", "-e", "fl_run=nobody")
     assert unknown.code != 0
     assert "no host knows a run nobody; there are" in re.sub(r"\s+", " ", unknown.output)
 

@@ -17,7 +17,9 @@ from .conftest import NAMES, Ended, Testbed, choice
 def scenario(testbed: Testbed, name: str, data: str) -> Ended:
     """Run it with rounds that take some seconds, so that harm can come within one."""
     longer = ["rounds=2", f"training.epochs={40 if data == 'digits' else 2}"]
-    return testbed.play("scenario", "-e", f"scenario={name}", *choice(data), "-e", json.dumps({"settings": longer}))
+    return testbed.play(
+        "scenario", "-e", f"fl_scenario={name}", *choice(data), "-e", json.dumps({"fl_settings": longer})
+    )
 
 
 def checks(testbed: Testbed, name: str) -> dict[str, bool]:
@@ -66,7 +68,7 @@ def test_a_learner_that_was_cut_off_is_waited_for_whatever_the_roles_sentences_a
     assert "round 1: " not in ended.output
     assert "TASK [Cut the learner's host off]" in ended.output
     found = checks(provisioned, "learner-cut-off")
-    assert found["the header says for whom it waits"]
+    assert found["the header reports whom it waits for"]
     assert found["the final weights are the undisturbed run's, bit for bit"]
     assert all(found.values())
     # The run to compare with is taken once.
@@ -78,7 +80,7 @@ def test_an_undo_that_failed_is_left_to_the_host_which_runs_the_same(provisioned
     step = {"what": "Do nothing", "hosts": ["learner-1"], "do": "true", "undo": undo}
     path = provisioned.root / "ansible" / "step.yml"
     path.write_text(
-        "- hosts: testbed\n  gather_facts: false\n  tasks: [ansible.builtin.include_tasks: tasks/harm_step.yml]\n"
+        "- hosts: testbed\n  gather_facts: false\n  tasks: [ansible.builtin.include_tasks: tasks/fault_step.yml]\n"
     )
     ended = provisioned.play("step", "-e", json.dumps({"step": step, "scenario_limit": 600}))
     path.unlink()

@@ -31,7 +31,7 @@ def test_a_host_that_was_destroyed_is_healed_by_one_vagrant_up(provisioned: Test
     # What was trained before is still there, on the host that is new too.
     assert (
         "audit passed: 3 rounds, 11 files"
-        in provisioned.play("audit", "-e", f"contract={report(provisioned, 'first')['contract']}").must().output
+        in provisioned.play("audit", "-e", f"fl_contract={report(provisioned, 'first')['contract']}").must().output
     )
 
 
@@ -52,8 +52,8 @@ def test_a_third_learner_is_one_line(provisioned: Testbed, trained: object, data
         assert signers(provisioned, name) == {sealer(provisioned, one) for one in four}
     again = provisioned.play("site").must()
     assert all(counts["changed"] == 0 for counts in again.recap.values())
-    settings = json.dumps({"settings": SMALL if data_set == "mnist" else ["rounds=2"]})
-    provisioned.play("train", "-e", "run=three", "-e", settings, *choice(data_set)).must()
+    settings = json.dumps({"fl_settings": SMALL if data_set == "mnist" else ["rounds=2"]})
+    provisioned.play("train", "-e", "fl_run=three", "-e", settings, *choice(data_set)).must()
     result = report(provisioned, "three")
     assert result["plan"]["learners"] == 3  # type: ignore[index]
     assert sorted(result["rounds"][-1]["local"]) == ["1", "2", "3"]  # type: ignore[index]
@@ -63,7 +63,7 @@ def test_a_third_learner_is_one_line(provisioned: Testbed, trained: object, data
 def test_reset_wants_a_yes(provisioned: Testbed) -> None:
     ended = provisioned.play("reset")
     assert ended.code != 0
-    assert "-e confirm=yes" in ended.output
+    assert "-e fl_confirm=yes" in ended.output
     assert set(ended.recap) == {"localhost"}
 
 
@@ -74,7 +74,7 @@ def test_reset_clears_chain_and_store_and_all_is_up_again(provisioned: Testbed, 
     other = "cd /etc/systemd/system && cp fl-learner.service fl-header.service && systemctl enable fl-header"
     provisioned.host("learner-1").check_output(less)
     provisioned.host("learner-2").check_output(other)
-    ended = provisioned.play("reset", "-e", "confirm=yes").must()
+    ended = provisioned.play("reset", "-e", "fl_confirm=yes").must()
     assert all(counts["failed"] == 0 for counts in ended.recap.values())
     assert provisioned.ask("header", "eth.blockNumber") == 0
     assert signers(provisioned, "header") >= {sealer(provisioned, name) for name in NAMES}

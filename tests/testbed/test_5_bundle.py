@@ -29,7 +29,7 @@ CLOSED = {
 def bundle(provisioned: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The archive, made from hosts that are up; more than a gigabyte, so it is not kept."""
     folder = tmp_path_factory.mktemp("bundle")
-    provisioned.play("bundle", "-e", f"bundle={folder}/lab.tar").must()
+    provisioned.play("bundle", "-e", f"fl_bundle={folder}/lab.tar").must()
     yield folder / "lab.tar"
     shutil.rmtree(folder)
 
@@ -61,7 +61,7 @@ def test_check_mode_on_new_hosts_says_that_they_are_new_and_changes_nothing(bare
     check = bare.play("site", "--check", "--diff").must()
     assert set(check.recap) == {*NAMES, "localhost"}
     assert all(counts["changed"] == counts["failed"] == 0 for counts in check.recap.values())
-    assert re.sub(r"\s+", " ", check.output).count("is new: it has what it needs") == len(NAMES)
+    assert re.sub(r"\s+", " ", check.output).count("is new and passes all checks") == len(NAMES)
     for name in NAMES:
         assert bare.host(name).check_output("find /etc /opt /usr -newer /tmp/before -type f") == ""
 
@@ -74,7 +74,7 @@ def test_check_mode_names_what_a_new_host_lacks(bare: Testbed) -> None:
 
 def test_a_host_that_is_not_provisioned_is_called_so(bare: Testbed) -> None:
     for playbook, host in (("train", "header"), ("audit", "learner-2")):
-        ended = bare.play(playbook, "-e", "data=digits")
+        ended = bare.play(playbook, "-e", "fl_data=digits")
         assert ended.code != 0
         assert f"{host} is not provisioned: vagrant provision" in " ".join(ended.output.split())
 
@@ -96,8 +96,8 @@ def test_a_bring_up_needs_nothing_but_the_bundle(bare: Testbed, bundle: Path, bu
     assert not nothing.exists()
     again = provisioned.play("site", *bundled, **closed).must()
     assert all(counts["changed"] == 0 for counts in again.recap.values())
-    data = ["-e", "data=digits"] if not list((bundle.parent / "lab" / "mnist").glob("*")) else []
-    trained = provisioned.play("train", "-e", "run=offline", *data, **closed).must()
+    data = ["-e", "fl_data=digits"] if not list((bundle.parent / "lab" / "mnist").glob("*")) else []
+    trained = provisioned.play("train", "-e", "fl_run=offline", *data, **closed).must()
     assert "audit passed: 3 rounds, 11 files" in trained.output
 
 
@@ -117,7 +117,7 @@ def test_a_damaged_bundle_is_refused_before_a_host_is_touched(
     flip_a_bit()
     ended = provisioned.play("site", *bundled, **CLOSED)
     assert ended.code != 0
-    assert f"testbed_bundle {bundle} is refused: " in " ".join(ended.output.split())
+    assert f"testbed_bundle {bundle} is rejected: " in " ".join(ended.output.split())
     assert set(ended.recap) == {"localhost"}
     # A whole one of the same name is taken, so the hosts are looked at.
     flip_a_bit()
@@ -128,7 +128,7 @@ def test_a_damaged_bundle_is_refused_before_a_host_is_touched(
 def test_a_bundle_without_its_digest_is_refused(provisioned: Testbed, bundle: Path) -> None:
     ended = provisioned.play("site", "-e", f"testbed_bundle={bundle}", **CLOSED)
     assert ended.code != 0
-    assert "is used only with its digest" in " ".join(ended.output.split())
+    assert "needs its digest" in " ".join(ended.output.split())
     assert set(ended.recap) == {"localhost"}
 
 

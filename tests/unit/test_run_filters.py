@@ -22,7 +22,7 @@ def logged(seconds: float, **event: object) -> str:
 
 
 PLAN = {"name": "demo", "rounds": 2}
-MOMENTS = {"harm": "100.5", "restored": "120.0"}
+MOMENTS = {"fault": "100.5", "restored": "120.0"}
 JOURNALS = {
     "header": [
         logged(99, event="round_started", round=1),
@@ -74,25 +74,25 @@ STARTS = {"host": "header", "event": "round_started"}
 @pytest.mark.parametrize(
     ("promise", "held", "seen"),
     [
-        (WAITS, True, "0.8 s after the harm: "),
-        (WAITS | {"before": "restored"}, True, "0.8 s after the harm: "),
+        (WAITS, True, "0.8 s after the fault: "),
+        (WAITS | {"before": "restored"}, True, "0.8 s after the fault: "),
         (WAITS | {"after": "restored"}, False, "nothing"),
         (WAITS | {"where": {"reason": "block"}}, False, "nothing"),
-        (ACCEPTS, True, "30.0 s after the harm: "),
+        (ACCEPTS, True, "30.0 s after the fault: "),
         (ACCEPTS | {"where": {"learner": 2}}, False, "nothing"),
         (ACCEPTS | {"before": "restored"}, False, "nothing"),
         (ACCEPTS | {"before": "restored", "absent": True}, True, "nothing"),
-        (ACCEPTS | {"after": "restored"}, True, "10.5 s after the end of the harm: "),
+        (ACCEPTS | {"after": "restored"}, True, "10.5 s after the end of the fault: "),
         (ACCEPTS | {"after": "restored", "absent": True}, False, "10.5 s after"),
         (STARTS, False, "nothing"),
-        (STARTS | {"after": "start"}, True, "1.5 s before the harm: "),
-        ({"host": "any", "line": "reorg"}, True, "24.5 s after the harm: "),
+        (STARTS | {"after": "start"}, True, "1.5 s before the fault: "),
+        ({"host": "any", "line": "reorg"}, True, "24.5 s after the fault: "),
         ({"host": "header", "line": "reorg"}, False, "nothing"),
         ({"host": "learner-9", "line": "reorg"}, False, "nothing"),
     ],
 )
 def test_a_promise_is_an_event_or_a_line_of_a_host_in_a_time(promise: dict[str, Any], held: bool, seen: str) -> None:
-    (found,) = filters.promises_kept([{"what": "it holds", **promise}], JOURNALS, MOMENTS)
+    (found,) = filters.check_expectations([{"what": "it holds", **promise}], JOURNALS, MOMENTS)
     assert (found["what"], found["held"]) == ("it holds", held)
     assert found["seen"].startswith(seen)
     assert "{" not in found["seen"]

@@ -1,6 +1,7 @@
 """Values that could not be written to a host's configuration, each named in one line before any host is touched."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -131,11 +132,72 @@ def test_a_host_whose_name_could_not_be_written_to_a_unit_is_named():
 
 def test_every_variable_that_a_role_takes_is_checked():
     taken = set()
-    for role in ("base", "geth", "ipfs", "fl_node"):
+    for role in ("base", "controller", "geth", "ipfs", "fl_node"):
         specs = yaml.safe_load((ROOT / "roles" / role / "meta" / "argument_specs.yml").read_text())
         options = specs["argument_specs"]["main"]["options"]
         # Ansible itself checks these.
         taken |= {name for name, option in options.items() if option["type"] != "bool" and "choices" not in option}
     # Names of groups, and what other roles found out.
-    apart = {"geth_group", "ipfs_group", "geth_accounts"}
+    apart = {"geth_group", "ipfs_group", "geth_accounts", "controller_platforms"}
     assert taken - apart - set(module.CHECKS) == set()
+
+
+def options(*names):
+    path = ROOT / "ansible" / "filter_plugins" / "option_problems.py"
+    specification = importlib.util.spec_from_file_location("option_problems", path)
+    plugin = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(plugin)
+    return plugin.option_problems(str(ROOT), names)
+
+
+def test_options_and_variables_that_the_playbooks_know_are_taken():
+    known = [
+        "fl_plan",
+        "fl_settings",
+        "testbed_data_dir",
+        "base_packages",
+        "geth_port",
+        "fl_node_dashboard",
+        "node_id",
+    ]
+    assert options(*known, "ansible_user", "vm_memory", "site_rack") == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("plan", "fl_plan"),
+        ("run", "fl_run"),
+        ("confirm", "fl_confirm"),
+        ("settings", "fl_settings"),
+        ("setting", "fl_settings"),
+        ("fl_scenarios", "fl_scenario"),
+        ("testbed_datadir", "testbed_data_dir"),
+        ("geth_ports", "geth_port"),
+    ],
+)
+def test_a_wrong_name_is_named_with_the_right_one(wrong, right):
+    (found,) = options("fl_run", wrong)
+    assert found.startswith(f"-e {wrong}: ")
+    assert found.endswith(f"{right}?")
+
+
+def test_a_name_that_is_like_no_other_is_named_with_those_there_are():
+    (found,) = options("rounds")
+    assert found.startswith("-e rounds: ")
+    assert "fl_settings" in found
+    assert "site_" in found
+
+
+def test_every_option_of_the_playbooks_is_in_use_and_none_is_without_a_prefix():
+    content = "".join(path.read_text() for path in (ROOT / "ansible").rglob("*.yml"))
+    path = ROOT / "ansible" / "filter_plugins" / "option_problems.py"
+    names = re.findall(r'^    "(fl_\w+)",$', path.read_text(), re.MULTILINE)
+    assert names
+    used = set(re.findall(r"\bfl_(?!node_)[a-z_]+\b", content))
+    assert set(names) <= used
+    assert set(re.findall(r"-e ([a-z]\w*)=", content)) - {
+        "testbed_bundle",
+        "testbed_data_dir",
+        "testbed_bundle_sha256",
+    } <= set(names)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-specification = importlib.util.spec_from_file_location("wheelhouse", ROOT / "roles/fl_node/files/wheelhouse.py")
+specification = importlib.util.spec_from_file_location("wheelhouse", ROOT / "roles/controller/files/wheelhouse.py")
 wheelhouse = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(wheelhouse)
 

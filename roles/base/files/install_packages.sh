@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs packages, with what they depend on, from a folder of .deb files and from nowhere else. Arguments: folder, packages.
 # The folder has a list of digests, SHA256SUMS: a file that it does not list is removed, one that it lists must have its digest.
-# The folder is made a repository of its own, so that apt takes what is missing and leaves what is there as it is.
+# The folder becomes a repository, so that apt installs what is missing and leaves the rest as it is.
 set -euo pipefail
 umask 022 # the host's own may be stricter, and apt reads it as a user of its own
 cd "$1"

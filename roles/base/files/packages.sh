@@ -10,11 +10,11 @@ apt-get update --quiet
 all=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces \
 	--no-enhances "$@" | grep '^[a-z0-9]' | sort -u)
 for package in $all; do
-	# Some names are virtual, and have no package of their own.
+	# Some names are virtual packages.
 	candidate=$(LC_ALL=C apt-cache policy "$package" | sed -n 's/^  Candidate: \([^(]\)/\1/p')
 	if [ -n "$candidate" ]; then
 		apt-get download --quiet "$package"
 	else
-		echo "no package of its own: $package"
+		echo "virtual package: $package"
 	fi
 done
