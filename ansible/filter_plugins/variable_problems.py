@@ -156,6 +156,10 @@ def _is_ipv4(value: Any) -> bool:
     return True
 
 
+def _address(value: Any) -> str | None:
+    return _text(value, "an IPv4 address", _is_ipv4)
+
+
 def _listen(value: Any) -> str | None:
     def fits(text: str) -> bool:
         try:
@@ -221,6 +225,7 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "testbed_data_dir": _path,
     "testbed_modules": _PATHS,
     "testbed_connect_timeout": _between(1, 86400),
+    "base_address": _address,
     "base_peers": _each("an IPv4 address", _is_ipv4, least=1),
     "base_ssh_port": _PORT,
     "base_extra_open_ports": _each("a TCP port from 1 to 65535", _is_port),
@@ -238,7 +243,7 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "base_package_folder": _path,
     "base_package_digests": _path,
     "geth_chain_id": _between(1, 2**53 - 1),
-    "geth_address": lambda value: _text(value, "an IPv4 address", _is_ipv4),
+    "geth_address": _address,
     "geth_port": _PORT,
     "geth_rpc_port": _PORT,
     "geth_authrpc_port": _PORT,
@@ -246,7 +251,7 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "geth_metrics_users": _USERS,
     "geth_rpc_users": _USERS,
     "geth_peer_timeout": _between(2, 86400),
-    "ipfs_address": lambda value: _text(value, "an IPv4 address", _is_ipv4),
+    "ipfs_address": _address,
     "ipfs_port": _PORT,
     "ipfs_api_port": _PORT,
     "ipfs_api_users": _USERS,
