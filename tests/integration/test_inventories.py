@@ -65,18 +65,19 @@ def inventory(tmp_path: Path) -> Path:
 
 
 VARIABLES = {
-    "settings=rounds=2": ("settings should be a list",),
-    '{"settings": [2]}': ("settings should be a list",),
-    "run=../away": ('run is "../away"', "letters, digits"),
-    "contract=0x12": ('contract is "0x12"', "40 hexadecimal digits"),
-    "patience=long": ('patience is "long"', "whole number"),
-    "plan=plans/none.toml": ("plans/none.toml",),
+    "fl_settings=rounds=2": ("fl_settings should be a list",),
+    "settings=rounds=2": ("-e settings: ", "should it be fl_settings?"),
+    '{"fl_settings": [2]}': ("fl_settings should be a list",),
+    "fl_run=../away": ('fl_run is "../away"', "letters, digits"),
+    "fl_contract=0x12": ('fl_contract is "0x12"', "40 hexadecimal digits"),
+    "fl_patience=long": ('fl_patience is "long"', "whole number"),
+    "fl_plan=plans/none.toml": ("plans/none.toml",),
 }
 
 
 @pytest.mark.parametrize(
     "variable",
-    [pytest.param(name, marks=[] if name == "settings=rounds=2" else pytest.mark.nightly) for name in VARIABLES],
+    [pytest.param(name, marks=[] if name == "fl_settings=rounds=2" else pytest.mark.nightly) for name in VARIABLES],
 )
 def test_a_wrong_variable_is_one_clear_line(variable: str, inventory: Path) -> None:
     code, said = play("train", "-i", inventory, "-e", variable)
