@@ -15,7 +15,7 @@ from fl_node.runtime.terminal import visible
 DOCUMENTATION = """
 name: check_expectations
 short_description: Check a scenario's expectations against the hosts' journals
-description: A list of C(what), C(held) and C(seen), one for each expectation.
+description: A list of C(what), C(passed) and C(seen), one for each expectation.
 options:
   _input:
     description:
@@ -44,7 +44,7 @@ _LINE = re.compile(r"(\d+\.\d+) \S+ \S+: (.*)")
 def check_expectations(
     expectations: Sequence[Mapping[str, Any]], journals: Mapping[str, Sequence[str]], times: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return for each expectation what must hold, whether it held, and what was seen."""
+    """Return for each expectation what must hold, whether it passed, and what was seen."""
     moments = {name: float(value) for name, value in times.items()} | {"start": 0.0, "end": float("inf")}
     found = []
     for expected in expectations:
@@ -61,7 +61,7 @@ def check_expectations(
             when, text = lines[0]
             side = "before" if when < since else "after"
             seen = f"{abs(when - since):.1f} s {side} the {name}: {_shown(text)}"
-        found.append({"what": expected["what"], "held": bool(lines) != expected.get("absent", False), "seen": seen})
+        found.append({"what": expected["what"], "passed": bool(lines) != expected.get("absent", False), "seen": seen})
     return found
 
 
@@ -94,7 +94,7 @@ def free_name(base: str, runs: str) -> str:
 
 def scenario_line(check: Mapping[str, Any]) -> str:
     """Return a check as a line to read."""
-    return f"{'held  ' if check['held'] else 'BROKEN'} {check['what']}: {check['seen']}"
+    return f"{'pass' if check['passed'] else 'FAIL'} {check['what']}: {check['seen']}"
 
 
 def _is_expected(text: str, expected: Mapping[str, Any]) -> bool:

@@ -42,7 +42,9 @@ def lab(
     ] = False,
     scenario: Annotated[
         str | None,
-        typer.Option("--scenario", help="Do harm to the run and check what must hold; list names those there are."),
+        typer.Option(
+            "--scenario", help="Inject a fault into the run and check what must hold; `list` names the scenarios."
+        ),
     ] = None,
     tensorboard: Annotated[
         Path | None,
@@ -64,8 +66,8 @@ def lab(
         fl-node lab plans/paper.toml --place processes --set seed=2
         fl-node lab plans/demo.toml --scenario header-killed
 
-    With --scenario the exit code is 1 if something did not hold that must; the same plan is carried out without harm
-    as well, to compare.
+    With --scenario the exit code is 1 if an expectation fails; the same plan is carried out without
+    the fault as well, to compare.
     """
     from fl_node.lab import faults
     from fl_node.lab import run_folder as run
@@ -79,20 +81,20 @@ def lab(
     if scenario == "list":
         console.print(scenarios_table(faults.SCENARIOS.values()))
         return
-    harm = faults.get(scenario, place) if scenario else None
+    chosen = faults.get(scenario, place) if scenario else None
     modules = module_folder(plan, settings, modules)
     loaded = plans.load(plan, settings or ())
-    if harm is not None:
-        loaded = faults.planned(harm, loaded)
+    if chosen is not None:
+        loaded = faults.planned(chosen, loaded)
     loaded = complete_or_digits(loaded, data_dir, modules, fallback=fallback)
-    name = name or (loaded.name if harm is None else f"{loaded.name}-{harm.name}")
+    name = name or (loaded.name if chosen is None else f"{loaded.name}-{chosen.name}")
     with run.new_folder(runs, name) as folder, Show(errors if as_json else console, loaded, folder) as show:
-        one = Lab(loaded, place, folder, data_dir, show.update, harm, modules, tensorboard)
+        one = Lab(loaded, place, folder, data_dir, show.update, chosen, modules, tensorboard)
         outcome = one.run(stay=show.stay if stay else None)
     found: list[Check] = []
-    if harm is not None:
-        print_note("the same plan without harm, to compare")
-        found = faults.checks(harm, one.story, outcome, _undisturbed(one.plan, data_dir, modules))
+    if chosen is not None:
+        print_note("the same plan without the fault, to compare")
+        found = faults.checks(chosen, one.trace, outcome, _undisturbed(one.plan, data_dir, modules))
     if as_json:
         content = {
             "run": str(outcome.folder),
@@ -102,19 +104,19 @@ def lab(
             "final": asdict(outcome.result.rounds[-1].result),
             "audit": asdict(outcome.audit) | {"passed": outcome.audit.passed},
         }
-        if harm is not None:
-            content |= {"scenario": harm.name, "checks": [asdict(check) for check in found]}
+        if chosen is not None:
+            content |= {"scenario": chosen.name, "checks": [asdict(check) for check in found]}
         typer.echo(json.dumps(content, indent=2))
     elif not stay:
         show.outcome(outcome)
     if found and not as_json:
         console.print(checks_table(str(scenario), found))
-    if not outcome.audit.passed or not all(check.held for check in found):
+    if not outcome.audit.passed or not all(check.passed for check in found):
         raise typer.Exit(1)
 
 
 def _undisturbed(plan: Plan, data_dir: Path | None, modules: Path | None) -> tuple[str, float]:
-    """Carry a plan out in this process without harm, and return CID and accuracy of its final weights."""
+    """Carry a plan out in this process without the fault, and return CID and accuracy of its final weights."""
     from fl_node.lab import simulate
 
     trainer = make_trainer(plan, data_dir, modules)

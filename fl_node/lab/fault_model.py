@@ -1,4 +1,4 @@
-"""What a scenario is: a fault at a chosen moment of a run, and what must hold nevertheless."""
+"""What a scenario is: a fault at a chosen event of a run, and what must hold nevertheless."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fl_node.plan.schema import Plan
 from fl_node.report.collect import Result
 
 ROUND = 1
-"""The round in which harm is done."""
+"""The round in which the fault is injected."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,20 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Check:
-    """Something that a scenario promises, whether it held, and what was seen."""
+    """An expectation of a scenario, whether it passed, and what was seen."""
 
     what: str
-    held: bool
+    passed: bool
     seen: str
 
 
 @dataclass
-class Story:
+class Trace:
     """What happened in a run, as far as its roles said it; times in seconds from the start of the roles."""
 
     events: list[tuple[float, str, Mapping[str, Any]]] = field(default_factory=list)
-    harm: float | None = None
+    fault: float | None = None
+    """When the fault was injected."""
     notes: list[str] = field(default_factory=list)
     prepared: str = ""
     """CID of what was stored before the roles started, because that takes its time."""
@@ -98,25 +99,25 @@ class Controls(Protocol):
         """Return contract and store as a node sees them, with its role's account."""
 
 
-Harm = Callable[[Controls, Story], None]
-Promise = Callable[[Story, Outcome], Check]
+Fault = Callable[[Controls, Trace], None]
+Expectation = Callable[[Trace, Outcome], Check]
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One scenario: when harm is done and what it is, and what must hold at the end."""
+    """One scenario: when the fault is injected and what it is, and what must hold at the end."""
 
     name: str
     text: str
     """What a student should look at."""
-    moment: tuple[str, str]
-    """The node and the kind of its event, in round :data:`ROUND`, at which harm is done."""
-    harm: Harm
-    promises: tuple[Promise, ...]
+    trigger: tuple[str, str]
+    """The node and the kind of its event, in round :data:`ROUND`, at which the fault is injected."""
+    fault: Fault
+    expectations: tuple[Expectation, ...]
     same_bits: bool
     """Whether the final weights must be those of the undisturbed run, bit for bit."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes of the plan."""
     places: tuple[str, ...] = ("embedded", "processes")
-    begin: Harm = lambda _lab, _story: None
+    begin: Fault = lambda _lab, _trace: None
     """Done before the roles start."""

@@ -1,7 +1,7 @@
-"""Faults and lies that a lab can show on one machine: harm at a chosen round, and what must hold nevertheless.
+"""Faults and lies that a lab can show on one machine: a fault in a chosen round, and what must hold nevertheless.
 
-A scenario watches a real run, does its harm when a role says that it has come to a certain point, and afterwards
-checks what it promises. What needs hosts of their own (networks cut, disks full, clocks wrong) are playbooks in
+A scenario watches a real run, injects its fault when a role says that it has come to a certain point, and afterwards
+checks its expectations. What needs hosts of their own (networks cut, disks full, clocks wrong) are playbooks in
 ``ansible/scenarios``.
 """
 
@@ -30,7 +30,7 @@ from fl_node.chain.contract import Contract
 from fl_node.chain.keys import create_key, load_key
 from fl_node.data.partition import shard_size
 from fl_node.errors import ConfigError, ContractError, ProcessError, StoreError
-from fl_node.lab.fault_model import ROUND, Check, Controls, Harm, Outcome, Promise, Scenario, Story
+from fl_node.lab.fault_model import ROUND, Check, Controls, Expectation, Fault, Outcome, Scenario, Trace
 from fl_node.nodes import binaries
 from fl_node.nodes.backends import free_ports
 from fl_node.nodes.ipfs import IpfsNode
@@ -47,46 +47,46 @@ NEAR = 0.05
 """How much accuracy, as a fraction, a run without one learner's weights in one round may lose at most."""
 
 
-# Harm
+# Fault
 
 
-def _kill(node: str) -> Harm:
-    return lambda lab, _story: lab.roles[node].process.kill()
+def _kill(node: str) -> Fault:
+    return lambda lab, _trace: lab.roles[node].process.kill()
 
 
-def _leave(lab: Controls, _story: Story) -> None:
+def _leave(lab: Controls, _trace: Trace) -> None:
     lab.hold(LIAR)
 
 
-def _pause(lab: Controls, _story: Story) -> None:
+def _pause(lab: Controls, _trace: Trace) -> None:
     lab.hold(LIAR)
     lab.later(AWAY, lambda: lab.release(LIAR))
 
 
-def _come_late(lab: Controls, _story: Story) -> None:
+def _come_late(lab: Controls, _trace: Trace) -> None:
     lab.hold(LIAR)
 
 
-def _come(lab: Controls, _story: Story) -> None:
+def _come(lab: Controls, _trace: Trace) -> None:
     lab.release(LIAR)
 
 
-def _kill_daemon(name: str) -> Harm:
-    def harm(lab: Controls, story: Story) -> None:
+def _kill_daemon(name: str) -> Fault:
+    def fault(lab: Controls, trace: Trace) -> None:
         before = lab.daemons()[name].process
         before.kill()
-        story.notes.append(f"killed {name}, process {before.pid}")
+        trace.notes.append(f"killed {name}, process {before.pid}")
 
         def look() -> None:
             now = lab.daemons()[name]
-            story.back = now.running and now.process.pid != before.pid
+            trace.back = now.running and now.process.pid != before.pid
 
         lab.later(AWAY, look)
 
-    return harm
+    return fault
 
 
-def _freeze_sealers(lab: Controls, _story: Story) -> None:
+def _freeze_sealers(lab: Controls, _trace: Trace) -> None:
     """Stop so many Geth nodes that the others may not seal."""
     frozen = [child for name, child in sorted(lab.daemons().items()) if name.endswith(" geth")][1:]
     frozen = frozen[: len(lab.nodes) // 2]
@@ -126,21 +126,21 @@ class _Hand:
         return model_file.write_stream(self.folder / "lie.safetensors", meta, self.shapes, tensors)
 
 
-def _lie(publish: Callable[[_Hand], str]) -> Harm:
+def _lie(publish: Callable[[_Hand], str]) -> Fault:
     """In place of the liar's work something else is published, by its account."""
 
-    def harm(lab: Controls, story: Story) -> None:
+    def fault(lab: Controls, trace: Trace) -> None:
         lab.hold(LIAR)
         with tempfile.TemporaryDirectory() as name:
             contract, store = lab.as_node(LIAR)
-            hand = _Hand(contract, store, Path(name), lab.plan, lab.shapes, story.prepared)
+            hand = _Hand(contract, store, Path(name), lab.plan, lab.shapes, trace.prepared)
             file_cid = publish(hand)
-            story.notes.append(f"published {file_cid} in place of its work")
+            trace.notes.append(f"published {file_cid} in place of its work")
             contract.set_local_weight(2, file_cid, contract.chain.nonce())
         # Its process sees that something is published, and takes part again in the next round.
         lab.release(LIAR)
 
-    return harm
+    return fault
 
 
 def _garbage(hand: _Hand) -> str:
@@ -153,12 +153,12 @@ def _not_a_number(hand: _Hand) -> str:
     return hand.store.add(hand.local(2, lambda name: np.full(hand.shapes[name], np.nan, np.float32)).path)
 
 
-def _store_large(lab: Controls, story: Story) -> None:
+def _store_large(lab: Controls, trace: Trace) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "large"
         with path.open("wb") as file:
             file.truncate(2**30)
-        story.prepared = lab.as_node(LIAR)[1].add(path)
+        trace.prepared = lab.as_node(LIAR)[1].add(path)
 
 
 def _too_large(hand: _Hand) -> str:
@@ -177,10 +177,10 @@ def _of_yesterday(hand: _Hand) -> str:
     return str(hand.contract.local_weight_at(hand.contract.state().round - 1, 2))
 
 
-def _trespass(who: Callable[[Controls], Contract]) -> Harm:
-    """Let an account try what it may not do; what the contract answers goes into the story."""
+def _trespass(who: Callable[[Controls], Contract]) -> Fault:
+    """Let an account try what it may not do; what the contract answers goes into the trace."""
 
-    def harm(lab: Controls, story: Story) -> None:
+    def fault(lab: Controls, trace: Trace) -> None:
         contract = who(lab)
         lie, nonce = cid.of_bytes(b"a lie"), contract.chain.nonce()
         tries: dict[str, Callable[[], object]] = {
@@ -191,11 +191,11 @@ def _trespass(who: Callable[[Controls], Contract]) -> Harm:
         for what, attempt in tries.items():
             try:
                 attempt()
-                story.notes.append(f"{what}: TAKEN")
+                trace.notes.append(f"{what}: TAKEN")
             except ContractError as error:
-                story.notes.append(f"{what}: {error}")
+                trace.notes.append(f"{what}: {error}")
 
-    return harm
+    return fault
 
 
 def _stranger(lab: Controls) -> Contract:
@@ -205,7 +205,7 @@ def _stranger(lab: Controls) -> Contract:
     return Chain(known.chain.rpc, load_key(key)).contract(known.address)
 
 
-def _join_swarm(lab: Controls, story: Story) -> None:
+def _join_swarm(lab: Controls, trace: Trace) -> None:
     """Start a daemon that knows where the swarm's nodes are, and let it ask them for the weights of the round."""
     with tempfile.TemporaryDirectory() as name:
         node = IpfsNode(Path(name))
@@ -224,21 +224,21 @@ def _join_swarm(lab: Controls, story: Story) -> None:
         try:
             if not wait_until(lambda: "Daemon is ready" in log.read_text() or not daemon.running, PATIENCE):
                 raise ProcessError(f"the stranger's daemon is not up:{daemon.tail()}")
-            _ask_swarm(lab, story, IpfsStore(node.api), Path(name) / "got")
+            _ask_swarm(lab, trace, IpfsStore(node.api), Path(name) / "got")
         finally:
             daemon.stop()
 
 
-def _ask_swarm(lab: Controls, story: Story, store: IpfsStore, path: Path) -> None:
+def _ask_swarm(lab: Controls, trace: Trace, store: IpfsStore, path: Path) -> None:
     wanted = str(lab.as_node(VICTIM)[0].state().global_cid)
     for name, node in lab.swarm().items():
         with contextlib.suppress(StoreError):
             store.connect_peer(node.address)
-            story.got.append(f"a connection to {name}")
+            trace.got.append(f"a connection to {name}")
     with contextlib.suppress(StoreError):
         store.fetch(wanted, path, model_file.size_of(lab.shapes), AWAY)
-        story.got.append(f"the file {wanted}")
-    story.notes.append(f"asked {len(lab.swarm())} nodes for {wanted}")
+        trace.got.append(f"the file {wanted}")
+    trace.notes.append(f"asked {len(lab.swarm())} nodes for {wanted}")
 
 
 def strangers_key(_lab: Controls) -> str:
@@ -246,7 +246,7 @@ def strangers_key(_lab: Controls) -> str:
     return ""
 
 
-def _flood(lab: Controls, story: Story) -> None:
+def _flood(lab: Controls, trace: Trace) -> None:
     """Publish one hash after the other, each of a file that nobody has, until the round is closed over it."""
     contract, _ = lab.as_node(LIAR)
     start = time.monotonic()
@@ -256,9 +256,9 @@ def _flood(lab: Controls, story: Story) -> None:
     while contract.state().round == ROUND and time.monotonic() - start < FLOOD:
         lie = cid.of_bytes(f"flood {count}".encode())
         count += contract.set_local_weight(2, lie, contract.chain.nonce()) is not None
-    story.notes.append(f"{count} transactions taken in {time.monotonic() - start:.1f} s")
+    trace.notes.append(f"{count} transactions taken in {time.monotonic() - start:.1f} s")
     if contract.state().round == ROUND:
-        story.notes.append("the round was open still")
+        trace.notes.append("the round was open still")
     lab.release(LIAR)
 
 
@@ -269,28 +269,28 @@ FLOOD = 90.0
 # Promises
 
 
-def _waited_for(node_id: int) -> Promise:
-    def promise(story: Story, _outcome: Outcome) -> Check:
+def _waited_for(node_id: int) -> Expectation:
+    def expectation(trace: Trace, _outcome: Outcome) -> Check:
         said = [
-            e for _, e in story.said(HEADER, events.Waiting.name, reason="updates", round=ROUND, learners=[node_id])
+            e for _, e in trace.said(HEADER, events.Waiting.name, reason="updates", round=ROUND, learners=[node_id])
         ]
         return Check(f"the header says that it waits for learner {node_id}", bool(said), _first(said))
 
-    return promise
+    return expectation
 
 
-def _rejected(code: str) -> Promise:
-    def promise(story: Story, outcome: Outcome) -> Check:
-        said = [e for _, e in story.said(HEADER, events.UpdateRejected.name, round=ROUND, learner=2, reason=code)]
+def _rejected(code: str) -> Expectation:
+    def expectation(trace: Trace, outcome: Outcome) -> Check:
+        said = [e for _, e in trace.said(HEADER, events.UpdateRejected.name, round=ROUND, learner=2, reason=code)]
         listed = outcome.result.rounds[ROUND].rejected.get(2, "")
-        held = bool(said and listed)
-        return Check("learner 2's file is rejected, and the global file says why", held, listed or _first(said))
+        passed = bool(said and listed)
+        return Check("learner 2's file is rejected, and the global file says why", passed, listed or _first(said))
 
-    return promise
+    return expectation
 
 
-def _absent(rounds: Callable[[Plan], range]) -> Promise:
-    def promise(_story: Story, outcome: Outcome) -> Check:
+def _absent(rounds: Callable[[Plan], range]) -> Expectation:
+    def expectation(_trace: Trace, outcome: Outcome) -> Check:
         wanted = list(rounds(outcome.result.plan))
         found = [one.round for one in outcome.result.rounds if 2 in one.missing_learners]
         names = ", ".join(map(str, found)) or "none"
@@ -298,33 +298,33 @@ def _absent(rounds: Callable[[Plan], range]) -> Promise:
             "the global files name learner 2 as missing in the rounds without it", found == wanted, f"rounds {names}"
         )
 
-    return promise
+    return expectation
 
 
-def _contract_refused(story: Story, _outcome: Outcome) -> Check:
-    held = len(story.notes) == 3 and all("the contract refused" in note for note in story.notes)
-    return Check("the contract refuses everything that the account may not do", held, "; ".join(story.notes))
+def _contract_refused(trace: Trace, _outcome: Outcome) -> Check:
+    passed = len(trace.notes) == 3 and all("the contract refused" in note for note in trace.notes)
+    return Check("the contract refuses everything that the account may not do", passed, "; ".join(trace.notes))
 
 
-def _taken(node: str) -> Promise:
-    def promise(story: Story, _outcome: Outcome) -> Check:
+def _taken(node: str) -> Expectation:
+    def expectation(trace: Trace, _outcome: Outcome) -> Check:
         kind = events.GlobalWeightsPublished if node == HEADER else events.LocalWeightsPublished
-        after = [when for when, _ in story.said(node, kind.name, round=ROUND + (node == HEADER))]
-        harm = story.harm if story.harm is not None else math.inf
-        seconds = next((when - harm for when in after if when > harm), None)
-        seen = "never" if seconds is None else f"{seconds:.1f} s after the harm"
+        after = [when for when, _ in trace.said(node, kind.name, round=ROUND + (node == HEADER))]
+        fault = trace.fault if trace.fault is not None else math.inf
+        seconds = next((when - fault for when in after if when > fault), None)
+        seen = "never" if seconds is None else f"{seconds:.1f} s after the fault"
         return Check(f"{node} is back and publishes in the same round", seconds is not None, seen)
 
-    return promise
+    return expectation
 
 
-def _back(story: Story, _outcome: Outcome) -> Check:
-    return Check("the daemon that was killed runs again", story.back, "; ".join(story.notes))
+def _back(trace: Trace, _outcome: Outcome) -> Check:
+    return Check("the daemon that was killed runs again", trace.back, "; ".join(trace.notes))
 
 
-def _waited(story: Story, _outcome: Outcome) -> Check:
-    after = [when for when, _ in story.said(HEADER, events.GlobalWeightsPublished.name, round=ROUND + 1)]
-    seconds = (after[0] - (story.harm or 0)) if after else 0.0
+def _waited(trace: Trace, _outcome: Outcome) -> Check:
+    after = [when for when, _ in trace.said(HEADER, events.GlobalWeightsPublished.name, round=ROUND + 1)]
+    seconds = (after[0] - (trace.fault or 0)) if after else 0.0
     return Check(
         "nothing is sealed while half of the sealers are away",
         seconds > AWAY,
@@ -332,21 +332,21 @@ def _waited(story: Story, _outcome: Outcome) -> Check:
     )
 
 
-def _flooded(_story: Story, outcome: Outcome) -> Check:
+def _flooded(_trace: Trace, outcome: Outcome) -> Check:
     accepted = [{n for n, entry in one.local.items() if entry.problem is None} for one in outcome.result.rounds]
-    held = all({1, 3} <= one for one in accepted)
+    passed = all({1, 3} <= one for one in accepted)
     seen = f"from learners {', '.join(map(str, sorted(set.intersection(*accepted))))}"
-    return Check("the others' weights are accepted in every round", held, seen)
+    return Check("the others' weights are accepted in every round", passed, seen)
 
 
-def _closed_over_flood(story: Story, _outcome: Outcome) -> Check:
-    return Check("the round closes while the flood goes on", len(story.notes) == 1, "; ".join(story.notes))
+def _closed_over_flood(trace: Trace, _outcome: Outcome) -> Check:
+    return Check("the round closes while the flood goes on", len(trace.notes) == 1, "; ".join(trace.notes))
 
 
-def _kept_out(story: Story, _outcome: Outcome) -> Check:
-    seen = "; ".join(story.notes) + ": it got " + (", ".join(story.got) or "nothing")
+def _kept_out(trace: Trace, _outcome: Outcome) -> Check:
+    seen = "; ".join(trace.notes) + ": it got " + (", ".join(trace.got) or "nothing")
     return Check(
-        "the stranger's daemon gets neither a connection nor a file", bool(story.notes and not story.got), seen
+        "the stranger's daemon gets neither a connection nor a file", bool(trace.notes and not trace.got), seen
     )
 
 
@@ -359,7 +359,7 @@ _TRAINS = (LIAR, events.TrainingStarted.name)
 
 
 def _liar(
-    name: str, text: str, publish: Callable[[_Hand], str], code: str, begin: Harm = lambda _lab, _story: None
+    name: str, text: str, publish: Callable[[_Hand], str], code: str, begin: Fault = lambda _lab, _trace: None
 ) -> Scenario:
     return Scenario(
         name,
@@ -533,30 +533,30 @@ def get(name: str, place: str) -> Scenario:
 
 
 def planned(scenario: Scenario, plan: Plan) -> Plan:
-    """Return the plan as a scenario needs it: three learners, and rounds enough before and after the harm."""
+    """Return the plan as a scenario needs it: three learners, and rounds enough before and after the fault."""
     from fl_node.plan import loading as plans
 
     content = plan.model_dump() | {"learners": 3, "rounds": max(plan.rounds, ROUND + 2), **scenario.settings}
     return plans.validate(content, f"plan {plan.name} for scenario {scenario.name}")
 
 
-def checks(scenario: Scenario, story: Story, outcome: Outcome, undisturbed: tuple[str, float] | None) -> list[Check]:
-    """Return what a scenario promises and whether it held.
+def checks(scenario: Scenario, trace: Trace, outcome: Outcome, undisturbed: tuple[str, float] | None) -> list[Check]:
+    """Return a scenario's expectations and whether they passed.
 
     Parameters
     ----------
-    scenario, story, outcome
+    scenario, trace, outcome
         The scenario, what the roles said, and what came out.
     undisturbed
-        CID and accuracy of the final weights of the same plan without harm, if known.
+        CID and accuracy of the final weights of the same plan without the fault, if known.
     """
     last = outcome.result.rounds[-1].result
     audit = outcome.audit
     found = [
         Check(
-            "the harm was done",
-            story.harm is not None,
-            "; ".join(story.notes) or f"{story.harm or 0:.1f} s after the start",
+            "the fault was injected",
+            trace.fault is not None,
+            "; ".join(trace.notes) or f"{trace.fault or 0:.1f} s after the start",
         ),
         Check("the run ends", outcome.result.ended, f"{outcome.result.round} rounds, {outcome.seconds:.1f} s"),
         Check(
@@ -566,7 +566,7 @@ def checks(scenario: Scenario, story: Story, outcome: Outcome, undisturbed: tupl
             if audit.passed
             else str(audit.findings[0]),
         ),
-        *(promise(story, outcome) for promise in scenario.promises),
+        *(expectation(trace, outcome) for expectation in scenario.expectations),
     ]
     if undisturbed is not None and last.accuracy is not None:
         name, accuracy = undisturbed

@@ -23,7 +23,7 @@ from fl_node.chain.keys import create_key, load_key
 from fl_node.data import loading
 from fl_node.errors import ChainUnreachable, ProcessError
 from fl_node.lab import run_folder as run
-from fl_node.lab.fault_model import ROUND, Outcome, Scenario, Story
+from fl_node.lab.fault_model import ROUND, Outcome, Scenario, Trace
 from fl_node.lab.run_folder import Node, Run
 from fl_node.models.ensemble import trainer_for
 from fl_node.models.trainer import Score, Trainer
@@ -78,7 +78,7 @@ class Lab:
     watch
         Called as the lab goes on.
     scenario
-        Does harm to the run, and tells afterwards what came of it in :attr:`story`.
+        Injects a fault into the run, and tells afterwards what came of it in :attr:`trace`.
     tensorboard
         Where learners write event files, below the run's folder; nowhere if None.
     """
@@ -95,7 +95,7 @@ class Lab:
         tensorboard: Path | None = None,
     ) -> None:
         self.folder = folder
-        self.story = Story()
+        self.trace = Trace()
         self.shapes: Shapes = {}
         self.roles: dict[str, Child] = {}
         self._scenario = scenario
@@ -261,7 +261,7 @@ class Lab:
         """Run header and learners until they have ended."""
         self._began = time.monotonic()
         if self._scenario is not None:
-            self._scenario.begin(self, self.story)
+            self._scenario.begin(self, self.trace)
         for node in self._nodes:
             role = HEADER if node == HEADER else "learner"
             command = [
@@ -357,15 +357,15 @@ class Lab:
         self._harm(node, event)
 
     def _harm(self, node: str, event: Mapping[str, Any]) -> None:
-        """Tell the story, and let the scenario do its harm when its moment has come."""
-        scenario, story = self._scenario, self.story
-        story.events.append((self.seconds(), node, event))
-        if scenario is None or story.harm is not None or event.get("round") != ROUND:
+        """Add to the trace, and let the scenario inject its fault when its trigger occurs."""
+        scenario, trace = self._scenario, self.trace
+        trace.events.append((self.seconds(), node, event))
+        if scenario is None or trace.fault is not None or event.get("round") != ROUND:
             return
-        if (node, event["event"]) == scenario.moment:
-            story.harm = self.seconds()
-            self._step(f"scenario {scenario.name}: harm is done")
-            scenario.harm(self, story)
+        if (node, event["event"]) == scenario.trigger:
+            trace.fault = self.seconds()
+            self._step(f"scenario {scenario.name}: the fault is injected")
+            scenario.fault(self, trace)
 
     def _finish(self, contract: Contract, store: Store, record: Run, trainer: Trainer, seconds: float) -> Outcome:
         found = conclude(

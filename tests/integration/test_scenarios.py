@@ -30,7 +30,7 @@ def test_a_scenario_passes_with_every_sentence_of_the_roles_taken_away(
     done = run("tests.scenarios.wordless", "lab", tiny_plan, *options)
     found: dict[str, Any] = json.loads(done.stdout or "{}")
     assert done.returncode == 0, (found.get("checks"), done.stderr)
-    assert all(check["held"] for check in found["checks"])
+    assert all(check["passed"] for check in found["checks"])
     assert len(found["checks"]) >= 5
     folder = tmp_path / f"tiny-{name}"
     assert (folder / "report.md").is_file()
@@ -42,9 +42,9 @@ def test_a_scenario_passes_with_every_sentence_of_the_roles_taken_away(
 def test_a_promise_that_does_not_hold_is_named_and_ends_with_1(tiny_plan: Path, tmp_path: Path) -> None:
     # Nobody trespasses, so nothing is refused.
     arguments = ("lab", tiny_plan, "--scenario", "trespass", "--runs", tmp_path, "--json")
-    done = run("tests.scenarios.harmless", "trespass", *arguments)
+    done = run("tests.scenarios.without_fault", "trespass", *arguments)
     assert done.returncode == 1, done.stderr
-    broken = [check["what"] for check in json.loads(done.stdout)["checks"] if not check["held"]]
+    broken = [check["what"] for check in json.loads(done.stdout)["checks"] if not check["passed"]]
     assert broken == ["the contract refuses everything that the account may not do"]
 
 
@@ -56,7 +56,7 @@ def test_without_its_defence_a_promise_is_broken(tiny_plan: Path, tmp_path: Path
     """`make scenarios ARGS=--undefended` does so with all that can lose theirs on one machine."""
     done = run("tests.scenarios.undefended", name, tiny_plan, "--runs", tmp_path, "--json")
     assert done.returncode == 1, done.stderr
-    broken = [check["what"] for check in json.loads(done.stdout)["checks"] if not check["held"]]
+    broken = [check["what"] for check in json.loads(done.stdout)["checks"] if not check["passed"]]
     assert any(WITHOUT[name].broken in what for what in broken)
 
 

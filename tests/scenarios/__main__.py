@@ -2,7 +2,7 @@
 
 python -m tests.scenarios [--place processes] [NAME ...]     on this machine
 python -m tests.scenarios --place hosts [NAME ...]           on the hosts of the inventory, which must be up
-With --undefended each goes without its defence, and its promise must be broken.
+With --undefended each goes without its defence, and one of its expectations must fail.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ DATA = Path("ansible/scenarios")
 HOSTS = "hosts"
 NEEDS_MACHINES = ("wrong-clock",)
 COMMON = (
-    "the harm was done",
+    "the fault was injected",
     "the run ends",
     "the audit passes",
     "an audit from a learner passes",
-    "harm came before the run ended",
+    "the fault came before the run ended",
 )
 TIMEOUT = 600
 LAST = 5000
@@ -56,10 +56,10 @@ def main() -> None:
     for name in names:
         result = run_on_hosts(name) if options.place == HOSTS else run(name, options.place)
         rows.append(row(name, result))
-        failed = [check for check in result["checks"] if not check["held"]]
+        failed = [check for check in result["checks"] if not check["passed"]]
         broken += bool(failed)
         accuracy = f"{result['final']['accuracy']:.2%}, " if "final" in result else ""
-        print(f"{'BROKEN' if failed else 'held  '} {name}: {accuracy}{result.get('seconds', 0):.0f} s", flush=True)
+        print(f"{'FAIL' if failed else 'pass'} {name}: {accuracy}{result.get('seconds', 0):.0f} s", flush=True)
         for check in failed:
             print(f"       {check['what']}: {check['seen']}", flush=True)
     write(options.page, options.place, rows)
@@ -68,7 +68,7 @@ def main() -> None:
 
 def undefended(place: str, wanted: dict[str, Without]) -> int:
     """Carry scenarios out without their defences, and return 1 if one of them is not broken as it must be."""
-    held = 0
+    unbroken = 0
     for name, without in wanted.items():
         begin = time.time()
         if place == HOSTS:
@@ -76,16 +76,16 @@ def undefended(place: str, wanted: dict[str, Without]) -> int:
         else:
             lines = run_undefended(name, SCENARIOS[name].places[0])
         is_broken = any(without.broken in line for line in lines)
-        held += not is_broken
-        verdict = "broken" if is_broken else "HELD  "
+        unbroken += not is_broken
+        verdict = "broken" if is_broken else "PASSED"
         print(f"{verdict} {name}, without this: {without.defence}; {time.time() - begin:.0f} s", flush=True)
         if not is_broken:
             print("".join(f"       {line}\n" for line in lines), end="", flush=True)
-    return 1 if held else 0
+    return 1 if unbroken else 0
 
 
 def run_undefended(name: str, place: str) -> list[str]:
-    """Return the promises that are broken without the defence, or the error that the lab ended with."""
+    """Return the expectations that fail without the defence, or the error that the lab ended with."""
     with tempfile.TemporaryDirectory(prefix="fl-scenario-") as runs:
         command = [sys.executable, "-m", "tests.scenarios.undefended", name, str(PLAN)]
         command += ["--place", place, "--runs", runs, "--json"]
@@ -99,7 +99,7 @@ def run_undefended(name: str, place: str) -> list[str]:
 
 
 def run_undefended_on_hosts(name: str, without: Without) -> list[str]:
-    """Return the promises that are broken without the defence, or what the playbook ended with."""
+    """Return the expectations that fail without the defence, or what the playbook ended with."""
     change_units(without.unit)
     try:
         settings = [f"{key}={value}" for key, value in without.settings.items()]
@@ -120,8 +120,8 @@ def change_units(content: str) -> None:
 
 
 def broken_promises(found: dict[str, Any]) -> list[str]:
-    """Return the promises of a scenario that did not hold."""
-    return [check["what"] for check in found["checks"] if not check["held"]]
+    """Return the expectations of a scenario that failed."""
+    return [check["what"] for check in found["checks"] if not check["passed"]]
 
 
 def run(name: str, place: str) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def run(name: str, place: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
         said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return {"checks": [{"what": "the scenario ends", "held": False, "seen": said[0]}]}
+        return {"checks": [{"what": "the scenario ends", "passed": False, "seen": said[0]}]}
     return found
 
 
@@ -170,7 +170,7 @@ def run_on_hosts(name: str, *settings: str) -> dict[str, Any]:
         (said,) = re.findall(r"^.*(?:FAILED|ERROR|msg:).*$", done.stdout + done.stderr, re.MULTILINE)[-1:] or [
             "nothing"
         ]
-        broken = {"what": "the scenario ends", "held": False, "seen": said.strip()}
+        broken = {"what": "the scenario ends", "passed": False, "seen": said.strip()}
         # All of it in one line, for Ansible folds long ones; and it doubles apostrophes within quotes.
         output = " ".join(done.stdout.split()).replace("''", "'")[-LAST:]
         return {"checks": [broken], "text": "", "seconds": time.time() - start, "said": [output]}
@@ -181,14 +181,14 @@ def run_on_hosts(name: str, *settings: str) -> dict[str, Any]:
 def row(name: str, result: dict[str, Any]) -> str:
     """Return a scenario's line of the table."""
     checks = result["checks"]
-    held = "held" if all(check["held"] for check in checks) else "**broken**"
-    # What all scenarios promise says little of one.
+    passed = "passed" if all(check["passed"] for check in checks) else "**failed**"
+    # What all scenarios expect says little of one.
     own = [check for check in checks if check["what"] not in COMMON]
     seen = "<br>".join(f"{escape(check['what'])}: *{escape(check['seen'])}*" for check in own)
     # Of CIDs, addresses and Geth's peers the beginning: nobody reads the rest of them in a table.
     seen = re.sub(r"\b(Qm\w{6}|0x\w{6}|[0-9a-f]{8})\w{34,}\b", r"\1…", seen)
     text = SCENARIOS[name].text if "text" not in result else result["text"].strip()
-    return f"| {name} | {escape(text)} | {seen} | {held} |"
+    return f"| {name} | {escape(text)} | {seen} | {passed} |"
 
 
 def name_of(line: str) -> str:

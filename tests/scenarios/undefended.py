@@ -1,4 +1,4 @@
-"""A scenario with its defence taken away, so that what it promises must be seen not to hold.
+"""A scenario with its defence taken away, so that its expectations must fail.
 
 python -m tests.scenarios.undefended NAME PLAN [lab's options]
 
@@ -38,7 +38,7 @@ class Without:
 
     defence: str
     broken: str
-    """A part of a promise that does not hold then, or of the error that the lab ends with."""
+    """A part of an expectation that fails then, or of the error that the lab ends with."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes of the scenario's settings of the plan."""
     take_away: Callable[[], None] = lambda: None
@@ -131,7 +131,7 @@ WITHOUT = {
 HOSTS_PATIENCE = 60
 """The same on the hosts: longer than a learner takes to start and to train, shorter than :data:`HOLD`."""
 HOLD = 75
-"""Seconds for which a harm is held on hosts without their defence."""
+"""Seconds for which a fault lasts on hosts without their defence."""
 _IMPATIENT = f"""[Service]
 ExecStart=
 ExecStart=/opt/fl-node/venv/bin/fl-node ROLE --patience {HOSTS_PATIENCE}
@@ -148,7 +148,7 @@ def _impatient(waiting: str) -> Without:
     return Without(
         "a role waits as long as it takes",
         f"was waiting: {waiting}",
-        # Training that is over before a role gives up, and not before the harm.
+        # Training that is over before a role gives up, and not before the fault.
         {"training.epochs": 20},
         unit=_IMPATIENT,
         variables={"fl_plan": "plans/scenario.toml", "fl_hold": HOLD},

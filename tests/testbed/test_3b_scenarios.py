@@ -1,4 +1,4 @@
-"""Scenarios on the hosts: what they promise holds, and is seen not to hold where the defence is taken away."""
+"""Scenarios on the hosts: their expectations pass, and fail where the defence is taken away."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .conftest import NAMES, Ended, Testbed, choice
 
 
 def scenario(testbed: Testbed, name: str, data: str) -> Ended:
-    """Run it with rounds that take some seconds, so that harm can come within one."""
+    """Run it with rounds that take some seconds, so that the fault can come within one."""
     longer = ["rounds=2", f"training.epochs={40 if data == 'digits' else 2}"]
     return testbed.play(
         "scenario", "-e", f"fl_scenario={name}", *choice(data), "-e", json.dumps({"fl_settings": longer})
@@ -24,7 +24,7 @@ def scenario(testbed: Testbed, name: str, data: str) -> Ended:
 
 def checks(testbed: Testbed, name: str) -> dict[str, bool]:
     written = json.loads((testbed.root / "runs" / name / "scenario.json").read_text())
-    return {check["what"]: check["held"] for check in written["checks"]}
+    return {check["what"]: check["passed"] for check in written["checks"]}
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Ansible's filters about runs on the hosts: names, the run without harm, and what a scenario promised."""
+"""Ansible's filters about runs on the hosts: names, the run without the fault, and a scenario's expectations."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _spec.loader.exec_module(filters)
 
 
 def logged(seconds: float, **event: object) -> str:
-    """Return a line of the journal with an event of the header, and with a sentence that no promise looks at."""
+    """Return a line of the journal with an event of the header, and with a sentence that no expectation looks at."""
     return f"{seconds:.6f} header fl-node[5]: {json.dumps({'message': 'some sentence, reorg', **event})}"
 
 
 PLAN = {"name": "demo", "rounds": 2}
-MOMENTS = {"fault": "100.5", "restored": "120.0"}
+TIMES = {"fault": "100.5", "restored": "120.0"}
 JOURNALS = {
     "header": [
         logged(99, event="round_started", round=1),
@@ -72,7 +72,7 @@ STARTS = {"host": "header", "event": "round_started"}
 
 
 @pytest.mark.parametrize(
-    ("promise", "held", "seen"),
+    ("expectation", "passed", "seen"),
     [
         (WAITS, True, "0.8 s after the fault: "),
         (WAITS | {"before": "restored"}, True, "0.8 s after the fault: "),
@@ -91,13 +91,15 @@ STARTS = {"host": "header", "event": "round_started"}
         ({"host": "learner-9", "line": "reorg"}, False, "nothing"),
     ],
 )
-def test_a_promise_is_an_event_or_a_line_of_a_host_in_a_time(promise: dict[str, Any], held: bool, seen: str) -> None:
-    (found,) = filters.check_expectations([{"what": "it holds", **promise}], JOURNALS, MOMENTS)
-    assert (found["what"], found["held"]) == ("it holds", held)
+def test_a_promise_is_an_event_or_a_line_of_a_host_in_a_time(
+    expectation: dict[str, Any], passed: bool, seen: str
+) -> None:
+    (found,) = filters.check_expectations([{"what": "it holds", **expectation}], JOURNALS, TIMES)
+    assert (found["what"], found["passed"]) == ("it holds", passed)
     assert found["seen"].startswith(seen)
     assert "{" not in found["seen"]
 
 
 def test_a_check_is_a_line_to_read() -> None:
-    line = filters.scenario_line({"what": "the run ends", "held": False, "seen": "1 round"})
-    assert line == "BROKEN the run ends: 1 round"
+    line = filters.scenario_line({"what": "the run ends", "passed": False, "seen": "1 round"})
+    assert line == "FAIL the run ends: 1 round"

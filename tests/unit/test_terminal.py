@@ -80,7 +80,7 @@ TABLES: dict[str, tuple[object, list[str]]] = {
     "contribution": (show.contribution_table([CONTRIBUTION], 1000), ["learner 8", "+0.80", "total", "+3.60"]),
     "shards": (show.shards_table({n: [6000] * 10 for n in range(1, 129)}), ["6000 █", "60000", "128"]),
     "baseline": (baseline_table(PLAN, Baseline([0.98765] * 25, 1.0)), ["98.77", "25"]),
-    "checks": (show.checks_table("x", [Check("it holds", False, "123")]), ["BROKEN", "123"]),
+    "checks": (show.checks_table("x", [Check("it holds", False, "123")]), ["FAIL", "123"]),
     "nodes": (
         Numbers([["node", "RPC"], ["header", "http://127.0.0.1:8545"]], justify="left", boxed=False),
         ["http://127.0.0.1:8545"],
