@@ -30,7 +30,7 @@ demo: $(NODE) ## A small whole run: chain and store in Python, a header, two lea
 	$(FL_NODE) lab $(PLAN) --or-digits $(ARGS)
 
 lab: binaries ## The same run on three real Geth and three real IPFS nodes (PLAN=…, ARGS=--stay)
-	$(FL_NODE) lab $(PLAN) --place processes --or-digits $(ARGS)
+	$(FL_NODE) lab $(PLAN) --backend processes --or-digits $(ARGS)
 
 controller: $(CONTROLLER) ## What brings up hosts: Ansible and the tools that fetch things for them
 

@@ -60,7 +60,7 @@ def tiny_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def lab_run(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The tiny plan, carried out by `fl-node lab` in the embedded place: its folder, and what it printed.
+    """The tiny plan, carried out by `fl-node lab` in the embedded backend: its folder, and what it printed.
 
     All workers of one session share it: the first that needs it makes it while the others wait. Tests only read it.
     """

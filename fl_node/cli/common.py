@@ -78,8 +78,8 @@ def open_run(
     from fl_node.lab import run_folder as run
 
     if folder is not None:
-        with run.reach(folder, print_note) as (reached, place):
-            yield reached, with_progress(place)
+        with run.reach(folder, print_note) as (reached, run_store):
+            yield reached, with_progress(run_store)
         return
     if contract is None:
         raise ConfigError("which run? Name its folder, or its contract by --contract (with --rpc and --store)")

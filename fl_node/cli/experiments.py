@@ -127,8 +127,8 @@ def matrix(
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, with commas between.")] = "1,2,3",
     results: Annotated[Path, typer.Option("--results", help="Where results are kept.")] = Path("results/matrix"),
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Runs at a time; 0 means one a core.")] = 0,
-    place: Annotated[
-        str, typer.Option("--place", help="embedded, or processes for real Geth and IPFS (one run at a time then).")
+    backend: Annotated[
+        str, typer.Option("--backend", help="embedded, or processes for real Geth and IPFS (one run at a time then).")
     ] = "embedded",
     data_dir: DataOption = None,
     settings: SetOption = None,
@@ -147,8 +147,8 @@ def matrix(
     from fl_node.experiments import sweep as work
     from fl_node.plan import loading as plans
 
-    if place not in ("embedded", "processes"):
-        raise ConfigError(f"--place {place}: should be embedded or processes")
+    if backend not in ("embedded", "processes"):
+        raise ConfigError(f"--backend {backend}: should be embedded or processes")
     loaded = plans.load(plan, settings or ())
     numbers = _seeds(seeds)
     shares = []
@@ -170,8 +170,8 @@ def matrix(
 
     print_note(f"{len(todo)} runs of {loaded.rounds} rounds with {loaded.learners} learners")
     cores = len(os.sched_getaffinity(0))
-    at_a_time = 1 if place == "processes" else jobs or max(cores // loaded.training.threads, 1)
-    found = work.run(todo, folder, at_a_time, data_dir, done, place=place)
+    at_a_time = 1 if backend == "processes" else jobs or max(cores // loaded.training.threads, 1)
+    found = work.run(todo, folder, at_a_time, data_dir, done, backend=backend)
     made = work.figures(todo, found)
     path = work.write(folder, loaded, made, numbers)
     if as_json:

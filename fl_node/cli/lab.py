@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 def lab(
     plan: PlanArgument,
-    place: Annotated[
+    backend: Annotated[
         str,
         typer.Option(
-            "--place",
+            "--backend",
             help="[bold]embedded[/bold]: a py-evm chain and a folder, Python alone. "
             "[bold]processes[/bold]: real Geth and IPFS for each node.",
         ),
@@ -63,7 +63,7 @@ def lab(
     goes on. Ctrl-C stops everything. The run's folder keeps logs, report, final model and the nodes' state.
 
         fl-node lab plans/demo.toml
-        fl-node lab plans/paper.toml --place processes --set seed=2
+        fl-node lab plans/paper.toml --backend processes --set seed=2
         fl-node lab plans/demo.toml --scenario header-killed
 
     With --scenario the exit code is 1 if an expectation fails; the same plan is carried out without
@@ -76,12 +76,12 @@ def lab(
     from fl_node.lab.show import Show, checks_table, scenarios_table
     from fl_node.plan import loading as plans
 
-    if place not in ("embedded", "processes"):
-        raise ConfigError(f"--place {place}: should be embedded or processes")
+    if backend not in ("embedded", "processes"):
+        raise ConfigError(f"--backend {backend}: should be embedded or processes")
     if scenario == "list":
         console.print(scenarios_table(faults.SCENARIOS.values()))
         return
-    chosen = faults.get(scenario, place) if scenario else None
+    chosen = faults.get(scenario, backend) if scenario else None
     modules = module_folder(plan, settings, modules)
     loaded = plans.load(plan, settings or ())
     if chosen is not None:
@@ -89,7 +89,7 @@ def lab(
     loaded = complete_or_digits(loaded, data_dir, modules, fallback=fallback)
     name = name or (loaded.name if chosen is None else f"{loaded.name}-{chosen.name}")
     with run.new_folder(runs, name) as folder, Show(errors if as_json else console, loaded, folder) as show:
-        one = Lab(loaded, place, folder, data_dir, show.update, chosen, modules, tensorboard)
+        one = Lab(loaded, backend, folder, data_dir, show.update, chosen, modules, tensorboard)
         outcome = one.run(stay=show.stay if stay else None)
     found: list[Check] = []
     if chosen is not None:

@@ -126,15 +126,15 @@ def _global_weights(
     """
     from fl_node.protocol.reader import Reader
 
-    with open_run(folder, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
+    with open_run(folder, rpc, store, contract) as (found, run_store), tempfile.TemporaryDirectory() as name:
         number = found.state().round if round_ is None else round_
         file_cid = found.global_weight_at(number)
         if file_cid is None:
             raise ConfigError(f"there are no global weights {number}; the newest are {found.state().round}")
-        plan = plan_of(found, place)
+        plan = plan_of(found, run_store)
         if images is not None and (plan.custom is not None or plan.data.image_size != images):
             takes = "what its own module loads" if plan.custom else in_pixels(plan.data.image_size)
             raise ConfigError(f"this makes an image of {in_pixels(images)}, and the run's model takes {takes}")
         trainer = make_trainer(plan, data_dir, modules, with_data=measure)
-        reader = Reader(place, Path(name), plan, trainer.shapes())
+        reader = Reader(run_store, Path(name), plan, trainer.shapes())
         return trainer, reader.read(file_cid).tensors(), number

@@ -79,8 +79,8 @@ def status(
     from fl_node.lab.show import rounds_table
     from fl_node.report import collect
 
-    with open_run(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
-        result = collect.collect(found, place, Path(name))
+    with open_run(run, rpc, store, contract) as (found, run_store), tempfile.TemporaryDirectory() as name:
+        result = collect.collect(found, run_store, Path(name))
     if as_json:
         typer.echo(collect.as_json(result))
         return
@@ -117,10 +117,10 @@ def audit(
             return make_trainer_with_data_if_there(plan, data_dir, modules, "")
         return make_trainer(plan, modules=modules, with_data=False)
 
-    with open_run(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
+    with open_run(run, rpc, store, contract) as (found, run_store), tempfile.TemporaryDirectory() as name:
         show = errors.status("auditing", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
-            result = check(found, place, Path(name), make)
+            result = check(found, run_store, Path(name), make)
     text = json.dumps(asdict(result) | {"passed": result.passed}, indent=2)
     with never_lost(lambda: files.rescued("audit.json", text)):
         if as_json:
@@ -170,8 +170,8 @@ def report(
     from fl_node.report.collect import table
     from fl_node.report.finalize import conclude
 
-    with files.output_folder(output, "--output"), open_run(run, rpc, store, contract) as (found, place):
-        plan = plan_of(found, place)
+    with files.output_folder(output, "--output"), open_run(run, rpc, store, contract) as (found, run_store):
+        plan = plan_of(found, run_store)
         if evaluate is None:
             trainer = make_trainer_with_data_if_there(plan, data_dir, modules, "nothing is measured: ")
         else:
@@ -179,7 +179,7 @@ def report(
         title = name or (run.resolve().name if run else trainer.plan.name)
         # A run's folder names Geth and IPFS as they were when it was made; a host's node names itself.
         versions = runs.load(run).versions if run else runs.versions() | {"chain client": found.chain.client()}
-        made = conclude(found, place, output, title, trainer, versions, evaluate=trainer.data is not None)
+        made = conclude(found, run_store, output, title, trainer, versions, evaluate=trainer.data is not None)
     passed = made.audit.passed
     if as_json:
         content = {
@@ -227,8 +227,8 @@ def contribution(
     from fl_node.models.evidence import evidence
     from fl_node.report import contribution as work
 
-    with open_run(run, rpc, store, contract) as (found, place), tempfile.TemporaryDirectory() as name:
-        plan = plan_of(found, place)
+    with open_run(run, rpc, store, contract) as (found, run_store), tempfile.TemporaryDirectory() as name:
+        plan = plan_of(found, run_store)
         work.check(plan)
         dataset = loading.load_images(plan, data_dir, print_note)
         images, labels = held_out(plan, dataset)
@@ -240,7 +240,7 @@ def contribution(
 
         show = errors.status("measuring", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
-            values = work.contributions(found, place, Path(name), plan, trainer.shapes(), right, measure)
+            values = work.contributions(found, run_store, Path(name), plan, trainer.shapes(), right, measure)
     text = json.dumps(work.as_content(values, len(labels)), indent=2)
     with never_lost(lambda: files.rescued("contribution.json", text)):
         if as_json:

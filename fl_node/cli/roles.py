@@ -80,11 +80,11 @@ def deploy(
     learners = dict(_learner(text) for text in learner)
     if len(learners) < len(learner):
         raise ConfigError("--learner: a nodeId is given twice")
-    chain, place = Chain(rpc, load_key(key)), connect(store)
+    chain, run_store = Chain(rpc, load_key(key)), connect(store)
     configure("deploy", verbose=process.verbose)
     with tempfile.TemporaryDirectory() as name:
         trainer = make_trainer(loaded, modules=modules, with_data=False)
-        contract = start(chain, place, Path(name), loaded, learners, trainer)
+        contract = start(chain, run_store, Path(name), loaded, learners, trainer)
     with never_lost(lambda: f"; the contract is {contract.address}"):
         if as_json:
             content = {"contract": contract.address, "plan": contract.plan(), "header": contract.header()}

@@ -168,7 +168,7 @@ def run(
     data_dir: Path | None,
     done: Callable[[Cell, Mapping[str, Any], bool], None],
     *,
-    place: str = "embedded",
+    backend: str = "embedded",
 ) -> dict[str, dict[str, Any]]:
     """Carry out what is not done yet, ``jobs`` at a time, and return all results by the names of their cells.
 
@@ -184,7 +184,7 @@ def run(
         Where the data set is.
     done
         Called with each cell, its result, and whether it had been kept from before.
-    place
+    backend
         ``embedded``, all roles in one process, or ``processes``, each run a lab on real Geth and IPFS.
 
     Raises
@@ -212,7 +212,7 @@ def run(
     children: dict[str, Child] = {}
     with ThreadPoolExecutor(max(jobs, 1)) as pool:
         try:
-            running = {pool.submit(_run, cell, kept, data_dir, place, children): cell for cell in missing}
+            running = {pool.submit(_run, cell, kept, data_dir, backend, children): cell for cell in missing}
             pending = set(running)
             while pending:
                 finished, pending = wait(pending, return_when=FIRST_COMPLETED)
@@ -244,7 +244,7 @@ def _kept(path: Path) -> dict[str, Any]:
     return result
 
 
-def _run(cell: Cell, kept: Path, data_dir: Path | None, place: str, children: dict[str, Child]) -> dict[str, Any]:
+def _run(cell: Cell, kept: Path, data_dir: Path | None, backend: str, children: dict[str, Child]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fl-matrix-") as name:
         scratch = Path(name)
         plan, folder = scratch / "plan.json", scratch / "run"
@@ -252,11 +252,11 @@ def _run(cell: Cell, kept: Path, data_dir: Path | None, place: str, children: di
         data = [] if data_dir is None else ["--data-dir", str(data_dir)]
         simulate = python("fl_node.lab.simulate", str(plan), "--folder", str(folder), *data)
         start = time.monotonic()
-        if place == "embedded":
+        if backend == "embedded":
             _carry_out(cell, simulate, scratch / "log", children)
             result: dict[str, Any] = strict_json.read(folder / "result.json")
         else:
-            lab = python("fl_node", "lab", str(plan), "--place", place, "--json")
+            lab = python("fl_node", "lab", str(plan), "--backend", backend, "--json")
             lab += ["--runs", str(scratch), "--name", folder.name, *data]
             _carry_out(cell, lab, scratch / "log", children)
             result = _of_lab(folder, time.monotonic() - start)

@@ -118,6 +118,6 @@ class Scenario:
     """Whether the final weights must be those of the undisturbed run, bit for bit."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes of the plan."""
-    places: tuple[str, ...] = ("embedded", "processes")
+    backends: tuple[str, ...] = ("embedded", "processes")
     begin: Fault = lambda _lab, _trace: None
     """Done before the roles start."""

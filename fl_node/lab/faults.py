@@ -472,7 +472,7 @@ SCENARIOS = {
             _join_swarm,
             (_kept_out,),
             same_bits=True,
-            places=("processes",),
+            backends=("processes",),
         ),
         Scenario(
             "flood",
@@ -492,7 +492,7 @@ SCENARIOS = {
             _kill_daemon(f"{VICTIM} geth"),
             (_back, _taken(VICTIM)),
             same_bits=True,
-            places=("processes",),
+            backends=("processes",),
         ),
         Scenario(
             "ipfs-killed",
@@ -501,7 +501,7 @@ SCENARIOS = {
             _kill_daemon(f"{VICTIM} ipfs"),
             (_back, _taken(VICTIM)),
             same_bits=True,
-            places=("processes",),
+            backends=("processes",),
         ),
         Scenario(
             "sealers-gone",
@@ -511,24 +511,24 @@ SCENARIOS = {
             _freeze_sealers,
             (_waited,),
             same_bits=True,
-            places=("processes",),
+            backends=("processes",),
         ),
     )
 }
 
 
-def get(name: str, place: str) -> Scenario:
+def get(name: str, backend: str) -> Scenario:
     """Return a scenario by its name.
 
     Raises
     ------
     ConfigError
-        There is none of this name, or none in this place.
+        There is none of this name, or none in this backend.
     """
     if name not in SCENARIOS:
         raise ConfigError(f"--scenario {name}: there are {', '.join(SCENARIOS)}")
-    if place not in SCENARIOS[name].places:
-        raise ConfigError(f"--scenario {name} needs --place {' or '.join(SCENARIOS[name].places)}")
+    if backend not in SCENARIOS[name].backends:
+        raise ConfigError(f"--scenario {name} needs --backend {' or '.join(SCENARIOS[name].backends)}")
     return SCENARIOS[name]
 
 

@@ -27,9 +27,8 @@ from fl_node.lab.fault_model import ROUND, Outcome, Scenario, Trace
 from fl_node.lab.run_folder import Node, Run
 from fl_node.models.ensemble import trainer_for
 from fl_node.models.trainer import Score, Trainer
-from fl_node.nodes import backends as places
-from fl_node.nodes import binaries
-from fl_node.nodes.backends import EmbeddedPlace, Endpoint, Place, ProcessPlace
+from fl_node.nodes import backends, binaries
+from fl_node.nodes.backends import Backend, EmbeddedBackend, Endpoint, ProcessBackend
 from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child, python, stop_all
 from fl_node.plan.schema import Plan
@@ -67,7 +66,7 @@ class Lab:
     ----------
     plan
         The run's plan.
-    place
+    backend
         ``embedded`` or ``processes``.
     folder
         The run's folder, which must be there.
@@ -86,7 +85,7 @@ class Lab:
     def __init__(
         self,
         plan: Plan,
-        place: str,
+        backend: str,
         folder: Path,
         data_dir: Path | None,
         watch: Watch,
@@ -112,7 +111,7 @@ class Lab:
         self._progress = Progress(plan)
         self._nodes = [HEADER, *(learner_name(n) for n in range(1, plan.learners + 1))]
         self._accounts = {node: create_key(self._key(node)) for node in self._nodes}
-        self._place: Place = places.of(place, folder / "nodes", self._accounts, self._step)
+        self._backend: Backend = backends.of(backend, folder / "nodes", self._accounts, self._step)
         self._events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self._stopped: set[str] = set()
         self._unfit: dict[int, set[str]] = {}
@@ -137,8 +136,8 @@ class Lab:
             with ThreadPoolExecutor(1) as pool:
                 # TensorFlow takes as long to come up as the nodes do.
                 trainer_comes = pool.submit(self._trainer)
-                self._step(f"starting {len(self._nodes)} nodes ({self._place.name})")
-                endpoints = self._place.start()
+                self._step(f"starting {len(self._nodes)} nodes ({self._backend.name})")
+                endpoints = self._backend.start()
                 self._step("loading the model")
                 trainer = trainer_comes.result()
             contract, store, record = self._deploy(endpoints, trainer)
@@ -149,7 +148,7 @@ class Lab:
                 stay(outcome, record)
             return outcome
         except ChainUnreachable as error:
-            if isinstance(self._place, EmbeddedPlace) and (ended := self._place.ended):
+            if isinstance(self._backend, EmbeddedBackend) and (ended := self._backend.ended):
                 raise ProcessError(ended) from error
             raise
         finally:
@@ -158,7 +157,7 @@ class Lab:
             finally:
                 # Roles first, so that none complains of a node that is gone.
                 stop_all(list(self.roles.values()))
-                self._place.stop()
+                self._backend.stop()
 
     # What a scenario may do.
 
@@ -191,11 +190,11 @@ class Lab:
 
     def daemons(self) -> Mapping[str, Child]:
         """Return the processes of the nodes, by names such as ``learner-1 geth``."""
-        return self._place.children if isinstance(self._place, ProcessPlace) else {}
+        return self._backend.children if isinstance(self._backend, ProcessBackend) else {}
 
     def swarm(self) -> Mapping[str, IpfsNode]:
         """Return the nodes of the swarm, by the names of their nodes."""
-        return self._place.ipfs if isinstance(self._place, ProcessPlace) else {}
+        return self._backend.ipfs if isinstance(self._backend, ProcessBackend) else {}
 
     def seconds(self) -> float:
         """Return the seconds since the start of the roles."""
@@ -234,11 +233,11 @@ class Lab:
         work = self._work(HEADER)
         contract = deploy(chain, store, work, self._plan, learners, trainer)
         versions = run.versions()
-        if self._place.name == "processes":
+        if self._backend.name == "processes":
             versions |= {name: binaries.pin(name).full_version for name in ("geth", "kubo")}
         record = Run(
             name=self.folder.name,
-            place=self._place.name,
+            backend=self._backend.name,
             plan=contract.plan(),
             contract=contract.address,
             chain_id=chain.chain_id(),
@@ -313,7 +312,7 @@ class Lab:
 
     def _check(self) -> None:
         """Start again what was killed or stopped; a role that ended with an error of its own ends the lab."""
-        self._place.check()
+        self._backend.check()
         for node, role in self.roles.items():
             code = role.process.poll()
             if code is None or node in self._held or (code == 0 and node not in self._stopped):

@@ -20,7 +20,7 @@ from fl_node.artifacts.store import Store
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.errors import ChainError, ConfigError, JsonError
-from fl_node.nodes import backends as places
+from fl_node.nodes import backends
 from fl_node.nodes.backends import Endpoint
 from fl_node.protocol.names import HEADER, is_node_name
 from fl_node.runtime import files, strict_json
@@ -46,7 +46,7 @@ class Run:
     """What ``run.json`` says."""
 
     name: str
-    place: str
+    backend: str
     plan: str
     contract: str
     chain_id: int
@@ -84,7 +84,7 @@ def load(folder: Path) -> Run:
 
 def _check(run: Run) -> None:
     """Raise a ValueError that names what is not of its kind."""
-    texts = {key: getattr(run, key) for key in ("name", "place", "plan", "contract", "genesis")}
+    texts = {key: getattr(run, key) for key in ("name", "backend", "plan", "contract", "genesis")}
     for name, node in run.nodes.items():
         texts |= {f"nodes.{name}.{key}": value for key, value in dataclasses.asdict(node).items()}
     if not isinstance(run.versions, dict):
@@ -101,8 +101,8 @@ def _check(run: Run) -> None:
     for key, value in texts.items():
         if (key == "contract" or key.endswith(".account")) and not _ADDRESS.fullmatch(value):
             raise ValueError(f"{key} should be an address, 0x and 40 hexadecimal digits")
-    if run.place not in {"embedded", "processes"}:
-        raise ValueError("place should be embedded or processes")
+    if run.backend not in {"embedded", "processes"}:
+        raise ValueError("backend should be embedded or processes")
 
 
 @contextlib.contextmanager
@@ -170,16 +170,16 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
     report("bringing the run's nodes up again, on a copy of what they kept")
     accounts = {name: one.account for name, one in run.nodes.items()}
     with tempfile.TemporaryDirectory(prefix="fl-node-") as scratch:
-        place = places.to_read(run.place, nodes, Path(scratch), accounts, report)
+        backend = backends.to_read(run.backend, nodes, Path(scratch), accounts, report)
         try:
-            yield place.start()
+            yield backend.start()
         finally:
-            place.stop()
+            backend.stop()
 
 
 def _is_where_it_was(run: Run, nodes: Path) -> bool:
     """Return whether the files of a run that goes on are where ``run.json`` says, which those of a copy are not."""
-    if run.place != "embedded":
+    if run.backend != "embedded":
         return True  # each node's own IPFS is asked
     store, here = Path(run.nodes[HEADER].store), nodes / "files"
     try:

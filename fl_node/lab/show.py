@@ -162,8 +162,8 @@ class Show:
 def scenarios_table(scenarios: Iterable[Scenario]) -> Table:
     """Return the scenarios that there are for a console."""
     grid = Table(box=None, padding=(0, 2, 0, 0))
-    rows = [(one.name, "any" if len(one.places) > 1 else one.places[0], one.text) for one in scenarios]
-    for head, *texts in zip(("scenario", "place", "what happens"), *rows, strict=True):
+    rows = [(one.name, "any" if len(one.backends) > 1 else one.backends[0], one.text) for one in scenarios]
+    for head, *texts in zip(("scenario", "backend", "what happens"), *rows, strict=True):
         grid.add_column(head, min_width=_longest_word(texts))
     for row in rows:
         grid.add_row(*row)

@@ -29,7 +29,7 @@ from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ConfigError, FLNodeError, GaveUp, ProcessError
 from fl_node.models.ensemble import trainer_for
 from fl_node.models.trainer import Trainer
-from fl_node.nodes.backends import EmbeddedPlace
+from fl_node.nodes.backends import EmbeddedBackend
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.global_files import global_shapes
@@ -72,9 +72,9 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
     names = [HEADER, *(learner_name(node_id) for node_id in range(1, plan.learners + 1))]
     keys = {name: folder / "keys" / f"{name}.key" for name in names}
     accounts = {name: create_key(path) for name, path in keys.items()}
-    place = EmbeddedPlace(folder / "nodes", accounts)
+    backend = EmbeddedBackend(folder / "nodes", accounts)
     try:
-        rpc = place.start()[HEADER].rpc
+        rpc = backend.start()[HEADER].rpc
         chains = {name: Chain(rpc, load_key(keys[name])) for name in names}
         store = FolderStore(folder / "files")
         learners = {node_id: accounts[names[node_id]] for node_id in range(1, plan.learners + 1)}
@@ -100,7 +100,7 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
             raise ProcessError(f"the audit failed: {audited.findings[0]}")
         return [str(one.started.cid) for one in history.read(contract).rounds]
     finally:
-        place.stop()
+        backend.stop()
 
 
 def _take_turns(plan: Plan, header: Header, learners: list[Learner], on_round: OnRound) -> None:

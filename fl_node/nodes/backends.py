@@ -38,7 +38,7 @@ class Endpoint:
     store: str
 
 
-class Place(Protocol):
+class Backend(Protocol):
     """A chain and a store for the nodes of a run, kept in one folder."""
 
     name: str
@@ -53,13 +53,13 @@ class Place(Protocol):
         """Bring all nodes down."""
 
 
-def of(name: str, folder: Path, accounts: Mapping[str, str], report: Report) -> Place:
-    """Return a place by its name, ``embedded`` or ``processes``.
+def of(name: str, folder: Path, accounts: Mapping[str, str], report: Report) -> Backend:
+    """Return a backend by its name, ``embedded`` or ``processes``.
 
     Parameters
     ----------
     name
-        The place.
+        The backend.
     folder
         What the nodes keep, also between two starts.
     accounts
@@ -68,12 +68,12 @@ def of(name: str, folder: Path, accounts: Mapping[str, str], report: Report) -> 
         Called with one line a step.
     """
     if name == "embedded":
-        return EmbeddedPlace(folder, accounts)
-    return ProcessPlace(folder, accounts, report)
+        return EmbeddedBackend(folder, accounts)
+    return ProcessBackend(folder, accounts, report)
 
 
-def to_read(name: str, folder: Path, scratch: Path, accounts: Mapping[str, str], report: Report) -> Place:
-    """Return a place with the chain and the files of another, which is only read: for whoever may not write there.
+def to_read(name: str, folder: Path, scratch: Path, accounts: Mapping[str, str], report: Report) -> Backend:
+    """Return a backend with the chain and the files of another, which is only read: for whoever may not write there.
 
     Parameters
     ----------
@@ -93,15 +93,15 @@ def to_read(name: str, folder: Path, scratch: Path, accounts: Mapping[str, str],
         if name == "embedded":
             os.scandir(folder / "files").close()
             shutil.copyfile(folder / "blocks", scratch / "blocks")
-            return EmbeddedPlace(scratch, accounts, folder / "files")
+            return EmbeddedBackend(scratch, accounts, folder / "files")
         for node in accounts:
             files.copy_folder(GethNode(folder / node / "geth").chain, GethNode(scratch / node / "geth").chain)
-        return ProcessPlace(scratch, accounts, report, folder)
+        return ProcessBackend(scratch, accounts, report, folder)
     except OSError as error:
         raise ConfigError(f"the run's nodes: {files.described(error)}") from error
 
 
-class EmbeddedPlace:
+class EmbeddedBackend:
     """One py-evm chain and one folder of files, shared by all nodes."""
 
     name = "embedded"
@@ -165,7 +165,7 @@ class EmbeddedPlace:
         return url
 
 
-class ProcessPlace:
+class ProcessBackend:
     """A Geth node and an IPFS node for each node of the run, on free ports of loopback."""
 
     name = "processes"

@@ -30,7 +30,7 @@ def measure(*, quick: bool) -> Part:
         part.rows += _rows(f"{count} transactions", times, 0.05, 0.1)
         part.rows.append(Row(f"the first {COLD} of them, the slowest", max(times[:COLD]), "s", 1.0))
         gone = learner_name(2)
-        some.place.children[f"{gone} geth"].stop()
+        some.backend.children[f"{gone} geth"].stop()
         say(f"{down} transactions with one sealer down")
         rest = [chain for name, chain in zip(some.names, chains, strict=True) if name != gone]
         times = _send(rest, down)

@@ -34,7 +34,7 @@ def measure(*, quick: bool) -> Part:
             time.sleep(SETTLE)
             processes = {name: [psutil.Process(role.process.pid)] for name, role in zip(names, roles, strict=True)}
             processes["Geth and IPFS of three nodes together"] = [
-                psutil.Process(child.process.pid) for child in some.place.children.values()
+                psutil.Process(child.process.pid) for child in some.backend.children.values()
             ]
             before = {name: _cpu(group) for name, group in processes.items()}
             start = time.monotonic()

@@ -18,7 +18,7 @@ from fl_node.chain.contract import Contract
 from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ProcessError
 from fl_node.nodes import CHAIN_ID
-from fl_node.nodes.backends import Endpoint, ProcessPlace
+from fl_node.nodes.backends import Endpoint, ProcessBackend
 from fl_node.nodes.configuration import genesis
 from fl_node.nodes.process import Child, stop_all
 from fl_node.protocol.names import HEADER, learner_name
@@ -40,18 +40,18 @@ class Nodes:
         self.names = [HEADER, *(learner_name(node_id) for node_id in range(1, learners + 1))]
         self.accounts = {name: create_key(self.key(name)) for name in self.names}
         own = [HEADER, *(learner_name(number) for number in range(1, hosts + 1))]
-        self.place = ProcessPlace(folder / "nodes", {name: self.accounts[name] for name in own}, say)
+        self.backend = ProcessBackend(folder / "nodes", {name: self.accounts[name] for name in own}, say)
         self.endpoints: dict[str, Endpoint] = {}
         self._runs = 0
 
     def start(self) -> None:
         """Bring the nodes up; every role's account owns ether, also where its role shares a node."""
-        for geth in self.place.geth.values():
+        for geth in self.backend.geth.values():
             geth.prepare()
-        sealers = [geth.sealer for geth in self.place.geth.values()]
+        sealers = [geth.sealer for geth in self.backend.geth.values()]
         file = self.folder / "nodes" / "genesis.json"
         file.write_text(genesis(CHAIN_ID, sealers, list(self.accounts.values())))
-        found = self.place.start()
+        found = self.backend.start()
         self.endpoints = {HEADER: found[HEADER]} | {
             learner_name(node_id): found[learner_name((node_id - 1) % self.hosts + 1)]
             for node_id in range(1, self.learners + 1)
@@ -100,7 +100,7 @@ class Nodes:
 
     def cpu(self, kind: str) -> float:
         """Return the seconds of CPU that all nodes' Geth (``geth``) or IPFS (``ipfs``) took until now."""
-        children = [child for name, child in self.place.children.items() if name.endswith(kind)]
+        children = [child for name, child in self.backend.children.items() if name.endswith(kind)]
         times = [psutil.Process(child.process.pid).cpu_times() for child in children]
         return sum(one.user + one.system for one in times)
 
@@ -119,7 +119,7 @@ def nodes(learners: int, hosts: int | None = None) -> Iterator[Nodes]:
             made.start()
             yield made
         finally:
-            made.place.stop()
+            made.backend.stop()
 
 
 def wait_for(children: list[Child], patience: float) -> None:

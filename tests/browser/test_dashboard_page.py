@@ -20,7 +20,7 @@ from fl_node.chain.keys import create_key, load_key
 from fl_node.data import datasets
 from fl_node.lab import run_folder
 from fl_node.models.keras_trainer import KerasTrainer
-from fl_node.nodes.backends import Endpoint, ProcessPlace
+from fl_node.nodes.backends import Endpoint, ProcessBackend
 from tests.helpers.runs import Run, World, plan
 
 PLAN = plan(name="seen-live", rounds=50)
@@ -35,16 +35,16 @@ class Swarm(World):
         self.folder = folder
         self.keys = {node: folder / "keys" / f"{node}.key" for node in NODES}
         self.accounts = {node: create_key(path) for node, path in self.keys.items()}
-        self.place = ProcessPlace(folder / "nodes", self.accounts, print)
+        self.backend = ProcessBackend(folder / "nodes", self.accounts, print)
         self.ends: dict[str, Endpoint] = {}
-        self._place = self.place  # type: ignore[assignment]
+        self._backend = self.backend  # type: ignore[assignment]
         self._runs = 0
 
     def __enter__(self) -> Swarm:
         try:
-            self.ends = dict(self.place.start())
+            self.ends = dict(self.backend.start())
         except BaseException:
-            self.place.stop()
+            self.backend.stop()
             raise
         self.rpc = self.ends["header"].rpc
         return self
@@ -192,7 +192,7 @@ def test_a_new_round_appears_by_itself(
 def test_a_node_that_is_down_is_named_and_the_rest_goes_on(opened: Page, live: Run, swarm: Swarm) -> None:
     number = live.contract.round()
     made = live.local(2)
-    swarm.place.children["header geth"].stop()
+    swarm.backend.children["header geth"].stop()
     try:
         expect(opened.locator("#state")).to_have_text("header down")
         assert re.search(r"Geth\s+down (just now|for \d+ s)\s+IPFS\s+up", card(opened, "header"))
@@ -202,7 +202,7 @@ def test_a_node_that_is_down_is_named_and_the_rest_goes_on(opened: Page, live: R
             re.compile(rf"^learner 2 set local weights \S+ in round {number}$")
         )
     finally:
-        swarm.place.restart("header geth")
+        swarm.backend.restart("header geth")
     expect(opened.locator("#state")).to_have_text(re.compile("^round"))
     assert re.search(r"Geth\s+up", card(opened, "header"))
 
@@ -304,14 +304,14 @@ def test_nobody_is_kept_out(model: Page, barriers: Barriers, scheme: str) -> Non
 
 
 def test_nobody_is_kept_out_while_a_node_is_down(opened: Page, barriers: Barriers, swarm: Swarm) -> None:
-    swarm.place.children["learner-1 ipfs"].stop()
+    swarm.backend.children["learner-1 ipfs"].stop()
     try:
         expect(opened.locator("#state")).to_have_text("learner-1 down")
         for scheme in ("light", "dark"):
             opened.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
             assert barriers(opened) == []
     finally:
-        swarm.place.restart("learner-1 ipfs")
+        swarm.backend.restart("learner-1 ipfs")
     expect(opened.locator("#state")).to_have_text(re.compile("^round"))
 
 

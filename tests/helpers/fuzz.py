@@ -44,7 +44,7 @@ METAS = (
 PLAN = Plan(name="fuzz")
 RUN = {
     "name": "demo",
-    "place": "embedded",
+    "backend": "embedded",
     "plan": NAME,
     "contract": "0x" + "ab" * 20,
     "chain_id": CHAIN_ID,

@@ -25,7 +25,7 @@ from fl_node.chain.contract import Contract
 from fl_node.chain.keys import create_key, load_key
 from fl_node.data.partition import shard_size
 from fl_node.models.trainer import Trainer
-from fl_node.nodes.backends import EmbeddedPlace
+from fl_node.nodes.backends import EmbeddedBackend
 from fl_node.plan.models import SingleModel
 from fl_node.plan.schema import DataPlan, Plan
 from fl_node.protocol.global_files import global_file
@@ -66,16 +66,16 @@ class World:
         nodes = [HEADER, *(learner_name(n) for n in range(1, LEARNERS + 1)), "mallory"]
         self.keys = {node: folder / "keys" / f"{node}.key" for node in nodes}
         self.accounts = {node: create_key(path) for node, path in self.keys.items()}
-        self._place = EmbeddedPlace(folder / "chain", self.accounts)
+        self._backend = EmbeddedBackend(folder / "chain", self.accounts)
         self._runs = 0
         self.rpc = ""
 
     def __enter__(self) -> Self:
-        self.rpc = self._place.start()["header"].rpc
+        self.rpc = self._backend.start()["header"].rpc
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._place.stop()
+        self._backend.stop()
 
     def chain(self, node: str) -> Chain:
         """Return the chain as a node sees it, with the node's account."""

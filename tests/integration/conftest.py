@@ -9,7 +9,7 @@ import pytest
 
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
-from fl_node.nodes.backends import ProcessPlace
+from fl_node.nodes.backends import ProcessBackend
 
 NODES = ("header", "learner-1", "learner-2")
 
@@ -31,9 +31,9 @@ def accounts(keys: dict[str, Path]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def place(accounts: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessPlace]:
+def backend(accounts: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessBackend]:
     """Three Geth and three IPFS nodes; a test that stops one starts it again."""
-    running = ProcessPlace(tmp_path_factory.mktemp("nodes"), accounts, print)
+    running = ProcessBackend(tmp_path_factory.mktemp("nodes"), accounts, print)
     try:
         running.start()
         yield running
@@ -42,7 +42,7 @@ def place(accounts: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def chain(place: ProcessPlace, keys: dict[str, Path]) -> Callable[[str], Chain]:
+def chain(backend: ProcessBackend, keys: dict[str, Path]) -> Callable[[str], Chain]:
     """A node's own RPC, by the name of the node."""
-    chains = {node: Chain(place.geth[node].rpc, load_key(keys[node])) for node in NODES}
+    chains = {node: Chain(backend.geth[node].rpc, load_key(keys[node])) for node in NODES}
     return chains.__getitem__

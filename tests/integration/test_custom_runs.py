@@ -70,7 +70,7 @@ def test_what_is_for_images_says_so_of_a_module(tabular: Path, picture: Path) ->
 
 def test_a_learner_of_a_module_that_is_killed_on_real_nodes_makes_the_same_bits(tmp_path: Path) -> None:
     said = must(
-        "lab", EXAMPLE / "plan.toml", "--place", "processes", "--scenario", "learner-killed", "--runs", tmp_path
+        "lab", EXAMPLE / "plan.toml", "--backend", "processes", "--scenario", "learner-killed", "--runs", tmp_path
     )
     assert said["audit"]["passed"]
     checks = {check["what"]: check["held"] for check in said["checks"]}

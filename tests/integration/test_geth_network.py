@@ -26,7 +26,7 @@ from fl_node.chain.keys import load_key
 from fl_node.chain.transactions import Receipt
 from fl_node.errors import ChainError
 from fl_node.nodes import CHAIN_ID, binaries
-from fl_node.nodes.backends import ProcessPlace, free_ports
+from fl_node.nodes.backends import ProcessBackend, free_ports
 from fl_node.nodes.configuration import genesis
 from fl_node.nodes.geth import GethNode
 from fl_node.nodes.process import Child, stop_all
@@ -216,16 +216,16 @@ def test_a_transaction_sent_to_any_node_is_seen_on_another(chain: Chains) -> Non
             assert sees(chain(other), send(chain(node)))
 
 
-def test_all_nodes_seal(place: ProcessPlace, chain: Chains) -> None:
+def test_all_nodes_seal(backend: ProcessBackend, chain: Chains) -> None:
     for node in NODES * 5:
         send(chain(node))
     assert agree([chain(node) for node in NODES])
     seen = {sealer(chain("header"), number) for number in range(1, chain("header").block_number() + 1)}
-    assert seen == {place.geth[node].sealer for node in NODES}
+    assert seen == {backend.geth[node].sealer for node in NODES}
 
 
-def test_an_unlocked_sealing_account_can_not_be_spent(place: ProcessPlace, chain: Chains) -> None:
-    account, node = place.geth["header"].sealer, chain("header")
+def test_an_unlocked_sealing_account_can_not_be_spent(backend: ProcessBackend, chain: Chains) -> None:
+    account, node = backend.geth["header"].sealer, chain("header")
     fees = {"gas": hex(21_000), "maxFeePerGas": "0x8", "maxPriorityFeePerGas": "0x1"}
     request = {"from": account, "to": node.address, "value": "0x1", **fees}
     cost = 3 * (21_000 * 8 + 1)
@@ -249,7 +249,7 @@ def test_an_unlocked_sealing_account_can_not_be_spent(place: ProcessPlace, chain
     for _ in range(6):
         for other in NODES:
             assert all(sees(chain(each), send(chain(other))) for each in NODES)
-    place.restart("header geth")
+    backend.restart("header geth")
     assert sees(chain("learner-1"), send(node))
     assert agree([chain(other) for other in NODES])
     for other in NODES:
@@ -266,39 +266,39 @@ def test_an_unlocked_sealing_account_can_not_be_spent(place: ProcessPlace, chain
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda how: how.name)
 @pytest.mark.parametrize("node", NODES)
 def test_a_node_that_is_restarted_takes_transactions_at_once(
-    place: ProcessPlace, chain: Chains, node: str, how: signal.Signals
+    backend: ProcessBackend, chain: Chains, node: str, how: signal.Signals
 ) -> None:
-    end(place.children[f"{node} geth"], how)
-    place.restart(f"{node} geth")
+    end(backend.children[f"{node} geth"], how)
+    backend.restart(f"{node} geth")
     assert sees(chain(OTHER[node]), send(chain(node)))
     assert sees(chain(node), send(chain(OTHER[node])))
 
 
 @pytest.mark.parametrize("away", NODES)
 def test_the_chain_goes_on_without_one_sealer_which_catches_up_later(
-    place: ProcessPlace, chain: Chains, away: str
+    backend: ProcessBackend, chain: Chains, away: str
 ) -> None:
     assert agree([chain(node) for node in NODES])
     before = blocks(chain(away))
-    end(place.children[f"{away} geth"], signal.SIGKILL)
+    end(backend.children[f"{away} geth"], signal.SIGKILL)
     try:
         others = [chain(node) for node in NODES if node != away]
         receipts = [send(other) for other in others * 3]
     finally:
-        place.restart(f"{away} geth")
+        backend.restart(f"{away} geth")
     assert all(sees(chain(away), receipt) for receipt in receipts)
     assert agree([chain(node) for node in NODES])
     assert blocks(chain(away))[: len(before)] == before
 
 
 def test_a_node_that_may_not_seal_alone_says_what_it_holds_back_and_is_not_flooded_with_nudges(
-    place: ProcessPlace, chain: Chains
+    backend: ProcessBackend, chain: Chains
 ) -> None:
     assert agree([chain(node) for node in NODES])
     alone = chain("header")
     assert not alone.holds_back()
     for node in NODES[1:]:
-        end(place.children[f"{node} geth"], signal.SIGKILL)
+        end(backend.children[f"{node} geth"], signal.SIGKILL)
     try:
         # It may have sealed the last block of the three; it may never seal the second one.
         hand(alone)
@@ -310,19 +310,19 @@ def test_a_node_that_may_not_seal_alone_says_what_it_holds_back_and_is_not_flood
         assert latest < pending <= latest + 2
     finally:
         for node in NODES[1:]:
-            place.restart(f"{node} geth")
+            backend.restart(f"{node} geth")
     assert wait_until(lambda: not alone.holds_back(), REDIAL)
     assert agree([chain(node) for node in NODES])
 
 
-def test_no_block_is_lost_when_all_nodes_are_killed_at_once(place: ProcessPlace, chain: Chains) -> None:
+def test_no_block_is_lost_when_all_nodes_are_killed_at_once(backend: ProcessBackend, chain: Chains) -> None:
     send(chain("header"))
     assert agree([chain(node) for node in NODES])
     before = blocks(chain("header"))
     for node in NODES:
-        place.children[f"{node} geth"].process.kill()
+        backend.children[f"{node} geth"].process.kill()
     for node in NODES:
-        place.restart(f"{node} geth")
+        backend.restart(f"{node} geth")
     # Before any of them has sealed or has a peer, perhaps.
     receipt = send(chain("learner-1"))
     assert receipt.block == len(before)
@@ -331,8 +331,10 @@ def test_no_block_is_lost_when_all_nodes_are_killed_at_once(place: ProcessPlace,
         assert blocks(chain(node))[: len(before)] == before
 
 
-def test_a_node_that_stood_still_for_a_while_has_the_same_head_afterwards(place: ProcessPlace, chain: Chains) -> None:
-    still = place.children["learner-2 geth"].process
+def test_a_node_that_stood_still_for_a_while_has_the_same_head_afterwards(
+    backend: ProcessBackend, chain: Chains
+) -> None:
+    still = backend.children["learner-2 geth"].process
     still.send_signal(signal.SIGSTOP)
     try:
         receipts = [send(chain(node)) for node in ("header", "learner-1") * 3]
@@ -475,9 +477,9 @@ def test_two_nodes_that_each_dialled_a_third_find_one_another_later(
 # Doors
 
 
-def test_a_node_with_another_genesis_is_no_peer(place: ProcessPlace, chain: Chains, tmp_path: Path) -> None:
+def test_a_node_with_another_genesis_is_no_peer(backend: ProcessBackend, chain: Chains, tmp_path: Path) -> None:
     # It has the name, the port and the node key of one that all others trust, and another sealer.
-    real = place.geth["learner-2"]
+    real = backend.geth["learner-2"]
     stranger = GethNode(tmp_path / "stranger")
     stranger.folder.mkdir()
     shutil.copy(real.folder / "node.key", stranger.folder)
@@ -486,10 +488,10 @@ def test_a_node_with_another_genesis_is_no_peer(place: ProcessPlace, chain: Chai
     (tmp_path / "genesis.json").write_text(genesis(CHAIN_ID, [stranger.sealer], []))
     initialise(stranger, tmp_path / "genesis.json")
     others = ("header", "learner-1")
-    end(place.children["learner-2 geth"], signal.SIGTERM)
+    end(backend.children["learner-2 geth"], signal.SIGTERM)
     try:
         assert stranger.enode == real.enode
-        command = stranger.command(binaries.install(binaries.GETH), [place.geth[node].enode for node in others])
+        command = stranger.command(binaries.install(binaries.GETH), [backend.geth[node].enode for node in others])
         child = Child("stranger", [*command, "--verbosity", "4"], tmp_path / "stranger.log")
         try:
             refused = wait_until(lambda: "genesis mismatch" in child.log.read_text(), HANG)
@@ -499,15 +501,15 @@ def test_a_node_with_another_genesis_is_no_peer(place: ProcessPlace, chain: Chai
         finally:
             child.stop()
     finally:
-        place.restart("learner-2 geth")
+        backend.restart("learner-2 geth")
     assert all(has_peers(chain(node), 2, REDIAL) for node in NODES)
 
 
-def test_geth_listens_on_loopback_alone(place: ProcessPlace) -> None:
+def test_geth_listens_on_loopback_alone(backend: ProcessBackend) -> None:
     for node in NODES:
-        process = psutil.Process(place.children[f"{node} geth"].process.pid)
+        process = psutil.Process(backend.children[f"{node} geth"].process.pid)
         listening = [c.laddr for c in process.net_connections("inet") if c.status in (psutil.CONN_LISTEN, "NONE")]
-        assert {place.geth[node].http_port, place.geth[node].p2p_port} <= {address.port for address in listening}
+        assert {backend.geth[node].http_port, backend.geth[node].p2p_port} <= {address.port for address in listening}
         assert {address.ip for address in listening} == {"127.0.0.1"}
 
 
@@ -525,8 +527,8 @@ def test_geth_listens_on_loopback_alone(place: ProcessPlace) -> None:
         "txpool_content",
     ],
 )
-def test_the_rpc_does_not_serve_what_changes_the_node(place: ProcessPlace, method: str) -> None:
+def test_the_rpc_does_not_serve_what_changes_the_node(backend: ProcessBackend, method: str) -> None:
     request = {"jsonrpc": "2.0", "id": 1, "method": method, "params": []}
-    answer = requests.post(place.geth["header"].rpc, json=request, timeout=HANG).json()
+    answer = requests.post(backend.geth["header"].rpc, json=request, timeout=HANG).json()
     assert answer["error"]["code"] == -32601
     assert answer["error"]["message"] == f"the method {method} does not exist/is not available"

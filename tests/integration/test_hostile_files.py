@@ -516,7 +516,7 @@ def test_a_report_survives_what_a_learner_and_a_header_published(world: World) -
     other = world.deploy(plan(name="other"), lambda given: StubTrainer(given, {"a": (2,)}))
     other.close_round()
     files = run.publish_locals()
-    # A whole global file of another model, in the place of local weights, and each kind in the other's place.
+    # A whole global file of another model, in the place of local weights, and each kind in the other's backend.
     run.publish_local(2, run.store.add(other.current().path))
     run.publish_global(run.average(files))
     run.publish_local(1, run.current().cid)

@@ -17,7 +17,7 @@ from fl_node.artifacts import cid
 from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.artifacts.store import TooLarge
 from fl_node.errors import FileMissing, FLNodeError, StoreError
-from fl_node.nodes.backends import ProcessPlace
+from fl_node.nodes.backends import ProcessBackend
 from fl_node.nodes.ipfs import new_swarm_key
 from fl_node.runtime.waiting import wait_until
 from tests.helpers.swarm import HANG, SlowLine, daemon
@@ -45,20 +45,20 @@ def make_file(tmp_path: Path) -> MakeFile:
 
 
 @pytest.fixture(scope="module")
-def stores(place: ProcessPlace) -> dict[str, IpfsStore]:
-    return {node: IpfsStore(ipfs.api) for node, ipfs in place.ipfs.items()}
+def stores(backend: ProcessBackend) -> dict[str, IpfsStore]:
+    return {node: IpfsStore(ipfs.api) for node, ipfs in backend.ipfs.items()}
 
 
 @contextlib.contextmanager
-def away(place: ProcessPlace, name: str, how: signal.Signals = signal.SIGKILL) -> Iterator[None]:
+def away(backend: ProcessBackend, name: str, how: signal.Signals = signal.SIGKILL) -> Iterator[None]:
     """End a daemon, and start it again at the end."""
-    process = place.children[name].process
+    process = backend.children[name].process
     process.send_signal(how)
     process.wait(HANG)
     try:
         yield
     finally:
-        place.restart(name)
+        backend.restart(name)
 
 
 def is_up(store: IpfsStore) -> bool:
@@ -155,11 +155,11 @@ def test_what_nobody_has_yet_comes_as_soon_as_somebody_adds_it(
 
 
 def test_a_daemon_that_was_killed_has_its_files_when_it_is_started_again(
-    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+    backend: ProcessBackend, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
 ) -> None:
     path = make_file(2 * CHUNK)
     added = stores["learner-1"].add(path)
-    with away(place, "learner-1 ipfs"), pytest.raises(FileMissing):
+    with away(backend, "learner-1 ipfs"), pytest.raises(FileMissing):
         stores["header"].fetch(added, tmp_path / "fetched", CHUNK, 1.0)
     # First from the node itself, then through the swarm, by a store that had a connection to the old daemon.
     assert fetch(stores["learner-1"], added, tmp_path / "own") == path.read_bytes()
@@ -167,17 +167,17 @@ def test_a_daemon_that_was_killed_has_its_files_when_it_is_started_again(
 
 
 def test_what_was_fetched_once_is_given_on_when_its_first_owner_is_away(
-    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+    backend: ProcessBackend, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
 ) -> None:
     path = make_file(2 * CHUNK)
     added = stores["learner-1"].add(path)
     stores["header"].fetch(added, tmp_path / "header", 2 * CHUNK, HANG)
-    with away(place, "learner-1 ipfs", signal.SIGTERM):
+    with away(backend, "learner-1 ipfs", signal.SIGTERM):
         assert fetch(stores["learner-2"], added, tmp_path / "learner") == path.read_bytes()
 
 
 def test_a_daemon_that_is_down_is_an_error_of_one_line_that_says_where(
-    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+    backend: ProcessBackend, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
 ) -> None:
     path = make_file(10)
     name = cid.of_file(path)
@@ -193,7 +193,7 @@ def test_a_daemon_that_is_down_is_an_error_of_one_line_that_says_where(
         store.bootstrap,
         fresh.identity,
     ]
-    with away(place, "learner-2 ipfs"):
+    with away(backend, "learner-2 ipfs"):
         for call in calls:
             with pytest.raises(StoreError) as caught:
                 call()
@@ -203,11 +203,11 @@ def test_a_daemon_that_is_down_is_an_error_of_one_line_that_says_where(
 
 
 def test_a_daemon_that_ends_in_the_middle_of_a_file_leaves_no_part_of_it(
-    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+    backend: ProcessBackend, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
 ) -> None:
     path = make_file(64 * MEBIBYTE)
     name = stores["header"].add(path)
-    child = place.children["header ipfs"]
+    child = backend.children["header ipfs"]
     folder = tmp_path / "fetched"
     folder.mkdir()
 
@@ -223,20 +223,20 @@ def test_a_daemon_that_ends_in_the_middle_of_a_file_leaves_no_part_of_it(
             stores["header"].fetch(name, folder / "file", path.stat().st_size, HANG)
     finally:
         ending.join()
-        place.restart("header ipfs")
+        backend.restart("header ipfs")
     assert "\n" not in str(caught.value)
     assert list(folder.iterdir()) == []
     assert fetch(stores["header"], name, folder / "file") == path.read_bytes()
 
 
 def test_a_file_of_which_the_end_does_not_come_is_missing_and_not_another_file(
-    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+    backend: ProcessBackend, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
 ) -> None:
     # The daemon has sent the beginning with a code of 200 when its time is up; its answer just ends then.
     store = stores["header"]
     path = make_file(8 * CHUNK)
     name = store.add(path)
-    _, _, host, _, port = place.ipfs["header"].api.split("/")
+    _, _, host, _, port = backend.ipfs["header"].api.split("/")
     api = f"http://{host}:{port}/api/v0"
     leaves = requests.post(f"{api}/ls", params={"arg": name}, timeout=HANG).json()["Objects"][0]["Links"]
     for call, arguments in (("pin/rm", {"arg": name}), ("block/rm", {"arg": leaves[6]["Hash"], "force": "true"})):
@@ -250,10 +250,10 @@ def test_a_file_of_which_the_end_does_not_come_is_missing_and_not_another_file(
 
 
 def test_a_daemon_that_stands_still_is_not_waited_for_longer_than_allowed(
-    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+    backend: ProcessBackend, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path
 ) -> None:
     path = make_file(10)
-    process = place.children["learner-2 ipfs"].process
+    process = backend.children["learner-2 ipfs"].process
     process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(StoreError) as caught:
@@ -274,17 +274,19 @@ def newcomer(folder: Path, swarm_key: str) -> Iterator[IpfsStore]:
 
 
 @pytest.mark.nightly
-def test_a_file_may_come_slowly_but_not_stand_still(place: ProcessPlace, make_file: MakeFile, tmp_path: Path) -> None:
+def test_a_file_may_come_slowly_but_not_stand_still(
+    backend: ProcessBackend, make_file: MakeFile, tmp_path: Path
+) -> None:
     # Its first ten blocks come together and in any order: for longer than the time allowed there is nothing to read.
     path, patience = make_file(14 * MEBIBYTE), 8.0
-    owner = IpfsStore(place.ipfs["learner-1"].api)
+    owner = IpfsStore(backend.ipfs["learner-1"].api)
     name = owner.add(path)
-    key = (place.ipfs["learner-1"].folder / "swarm.key").read_text()
+    key = (backend.ipfs["learner-1"].folder / "swarm.key").read_text()
     with (
-        SlowLine(place.ipfs["learner-1"].swarm_port, MEBIBYTE) as line,
+        SlowLine(backend.ipfs["learner-1"].swarm_port, MEBIBYTE) as line,
         newcomer(tmp_path / "newcomer", key) as store,
     ):
-        store.connect_peer(f"/ip4/127.0.0.1/tcp/{line.port}/p2p/{place.ipfs['learner-1'].peer_id}")
+        store.connect_peer(f"/ip4/127.0.0.1/tcp/{line.port}/p2p/{backend.ipfs['learner-1'].peer_id}")
         came: list[int] = []
         store.fetch(name, tmp_path / "fetched", 100 * MEBIBYTE, patience, lambda now, _length: came.append(now))
         assert (tmp_path / "fetched").read_bytes() == path.read_bytes()
@@ -303,47 +305,49 @@ def test_a_file_may_come_slowly_but_not_stand_still(place: ProcessPlace, make_fi
 
 @pytest.mark.parametrize("swarm_key", [None, new_swarm_key()], ids=["no-key", "another-key"])
 def test_a_daemon_without_the_swarm_key_gets_nothing(
-    place: ProcessPlace, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path, swarm_key: str | None
+    backend: ProcessBackend, stores: dict[str, IpfsStore], make_file: MakeFile, tmp_path: Path, swarm_key: str | None
 ) -> None:
     path = make_file(CHUNK)
     added = stores["header"].add(path)
-    with daemon(tmp_path / "stranger", swarm_key, list(place.ipfs.values())) as (_, child):
+    with daemon(tmp_path / "stranger", swarm_key, list(backend.ipfs.values())) as (_, child):
         lines = "Daemon is ready"
         assert wait_until(lambda: lines in child.log.read_text() or not child.running, HANG)
         assert child.running, child.tail()
         address = next(line.split()[-1] for line in child.log.read_text().splitlines() if "RPC API" in line)
         store = IpfsStore(address)
-        for ipfs in place.ipfs.values():
+        for ipfs in backend.ipfs.values():
             with pytest.raises(FLNodeError, match=r"failed to negotiate security protocol|connect .* failure"):
                 store.connect_peer(ipfs.address)
         with pytest.raises(FileMissing):
             store.fetch(added, tmp_path / "fetched", CHUNK, 2.0)
         assert store.peers() == []
         peers = {node: {peer.rpartition("/")[2] for peer in stores[node].peers()} for node in NODES}
-        assert all(peers[node] <= {ipfs.peer_id for ipfs in place.ipfs.values()} for node in NODES)
+        assert all(peers[node] <= {ipfs.peer_id for ipfs in backend.ipfs.values()} for node in NODES)
 
 
-def test_a_daemon_refuses_to_start_without_a_swarm_key(place: ProcessPlace, tmp_path: Path) -> None:
-    environment = place.ipfs["header"].environment
+def test_a_daemon_refuses_to_start_without_a_swarm_key(backend: ProcessBackend, tmp_path: Path) -> None:
+    environment = backend.ipfs["header"].environment
     del environment["IPFS_PATH"]
-    with daemon(tmp_path / "stranger", None, list(place.ipfs.values()), environment) as (_, child):
+    with daemon(tmp_path / "stranger", None, list(backend.ipfs.values()), environment) as (_, child):
         assert child.process.wait(HANG) != 0
         assert "private network" in child.log.read_text()
 
 
-def test_no_daemon_has_a_bootstrap_peer_or_a_peer_outside(place: ProcessPlace, stores: dict[str, IpfsStore]) -> None:
-    known = {ipfs.peer_id for ipfs in place.ipfs.values()}
+def test_no_daemon_has_a_bootstrap_peer_or_a_peer_outside(
+    backend: ProcessBackend, stores: dict[str, IpfsStore]
+) -> None:
+    known = {ipfs.peer_id for ipfs in backend.ipfs.values()}
     for node in NODES:
         assert stores[node].bootstrap() == []
-        own = place.ipfs[node].peer_id
+        own = backend.ipfs[node].peer_id
         assert stores[node].identity() == own
         wanted = known - {own}
         assert wait_until(lambda: {p.rpartition("/")[2] for p in stores[node].peers()} == wanted, HANG)  # noqa: B023
 
 
-def test_daemons_listen_on_loopback_alone(place: ProcessPlace) -> None:
+def test_daemons_listen_on_loopback_alone(backend: ProcessBackend) -> None:
     for node in NODES:
-        process = psutil.Process(place.children[f"{node} ipfs"].process.pid)
+        process = psutil.Process(backend.children[f"{node} ipfs"].process.pid)
         listening = [c.laddr for c in process.net_connections("inet") if c.status in (psutil.CONN_LISTEN, "NONE")]
-        assert {place.ipfs[node].api_port, place.ipfs[node].swarm_port} == {address.port for address in listening}
+        assert {backend.ipfs[node].api_port, backend.ipfs[node].swarm_port} == {address.port for address in listening}
         assert {address.ip for address in listening} == {"127.0.0.1"}

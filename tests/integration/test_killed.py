@@ -39,7 +39,7 @@ from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.chain.keys import load_key
 from fl_node.errors import ChainError
-from fl_node.nodes.backends import EmbeddedPlace, Endpoint, ProcessPlace
+from fl_node.nodes.backends import EmbeddedBackend, Endpoint, ProcessBackend
 from fl_node.nodes.process import Child, stop_all
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import DataPlan, Plan, TrainingPlan
@@ -258,7 +258,7 @@ class Run:
             assert not left, f"{node} ended and did not come to {left}: {self._tails()}"
 
     def _do_what_is_due(self, *, everything: bool = False) -> None:
-        # Here and not in a thread: a child of the places ends with the thread that started it.
+        # Here and not in a thread: a child of the backends ends with the thread that started it.
         for due, later in list(self._later):
             if everything or time.monotonic() >= due:
                 self._later.remove((due, later))
@@ -337,9 +337,9 @@ MakeRun = Callable[..., Run]
 @pytest.fixture(scope="module")
 def embedded(
     accounts: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[EmbeddedPlace, Mapping[str, Endpoint]]]:
+) -> Iterator[tuple[EmbeddedBackend, Mapping[str, Endpoint]]]:
     """An embedded chain and a folder for files; each test has a contract of its own there."""
-    running = EmbeddedPlace(tmp_path_factory.mktemp("embedded"), accounts)
+    running = EmbeddedBackend(tmp_path_factory.mktemp("embedded"), accounts)
     try:
         yield running, running.start()
     finally:
@@ -348,7 +348,7 @@ def embedded(
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    embedded: tuple[EmbeddedPlace, Mapping[str, Endpoint]],
+    embedded: tuple[EmbeddedBackend, Mapping[str, Endpoint]],
     keys: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Run:
@@ -366,21 +366,21 @@ def final(undisturbed: Run) -> str:
 
 
 @pytest.fixture
-def run(embedded: tuple[EmbeddedPlace, Mapping[str, Endpoint]], keys: dict[str, Path], tmp_path: Path) -> Run:
-    """A run in the embedded place, deployed."""
+def run(embedded: tuple[EmbeddedBackend, Mapping[str, Endpoint]], keys: dict[str, Path], tmp_path: Path) -> Run:
+    """A run in the embedded backend, deployed."""
     made = Run(embedded[1], keys, tmp_path)
     made.deploy()
     return made
 
 
 @pytest.fixture
-def real_run(place: ProcessPlace, keys: dict[str, Path], tmp_path: Path) -> Run:
+def real_run(backend: ProcessBackend, keys: dict[str, Path], tmp_path: Path) -> Run:
     """A run on real Geth and IPFS nodes, deployed."""
-    return _on(place, keys, tmp_path, PLAN)
+    return _on(backend, keys, tmp_path, PLAN)
 
 
-def _on(place: ProcessPlace, keys: dict[str, Path], folder: Path, plan: Plan) -> Run:
-    ends = {node: Endpoint(place.geth[node].rpc, place.ipfs[node].api) for node in keys}
+def _on(backend: ProcessBackend, keys: dict[str, Path], folder: Path, plan: Plan) -> Run:
+    ends = {node: Endpoint(backend.geth[node].rpc, backend.ipfs[node].api) for node in keys}
     made = Run(ends, keys, folder, plan)
     made.deploy()
     return made
@@ -412,7 +412,7 @@ def each_step(role: str) -> list[Trap]:
     return [Trap(step, round_) for round_, step in traps]
 
 
-# The embedded place: every step
+# The embedded backend: every step
 
 
 def test_the_run_that_all_others_are_compared_with_is_sound(undisturbed: Run, final: str, tmp_path: Path) -> None:
@@ -486,7 +486,7 @@ def test_a_role_that_lost_its_folder_goes_on(run: Run, final: str, tmp_path: Pat
 @pytest.mark.parametrize(("node", "step"), [("header", "updates_aggregated"), ("learner-1", "file_stored")])
 def test_the_embedded_chain_is_killed_under_a_role(
     run: Run,
-    embedded: tuple[EmbeddedPlace, Mapping[str, Endpoint]],
+    embedded: tuple[EmbeddedBackend, Mapping[str, Endpoint]],
     final: str,
     tmp_path: Path,
     node: str,
@@ -507,14 +507,14 @@ def test_the_embedded_chain_is_killed_under_a_role(
 # Real Geth and IPFS
 
 
-def _away(place: ProcessPlace, name: str, how: signal.Signals) -> Meanwhile:
+def _away(backend: ProcessBackend, name: str, how: signal.Signals) -> Meanwhile:
     """A node's Geth or IPFS ends and is started again."""
 
     def end() -> None:
-        place.children[name].process.send_signal(how)
-        place.children[name].process.wait(HANG)
+        backend.children[name].process.send_signal(how)
+        backend.children[name].process.wait(HANG)
 
-    return Meanwhile(end, functools.partial(place.restart, name))
+    return Meanwhile(end, functools.partial(backend.restart, name))
 
 
 def test_all_roles_are_killed_at_every_step_of_one_run_on_real_nodes(real_run: Run, final: str) -> None:
@@ -542,29 +542,29 @@ def test_roles_are_killed_when_they_have_sent_a_transaction_to_real_geth(real_ru
     ids=lambda value: getattr(value, "name", value),
 )
 def test_geth_or_ipfs_of_a_node_is_away_for_a_while(
-    place: ProcessPlace, real_run: Run, final: str, child: str, node: str, step: str, how: signal.Signals
+    backend: ProcessBackend, real_run: Run, final: str, child: str, node: str, step: str, how: signal.Signals
 ) -> None:
     # The role stands still until its node is gone, so that it is in the middle of a step when it finds out.
     trap = Trap(step, 1, signal=signal.SIGSTOP)
-    real_run.go({node: [trap]}, {trap: _away(place, child, how)})
+    real_run.go({node: [trap]}, {trap: _away(backend, child, how)})
     check(real_run, final, moved=True)
 
 
 @pytest.mark.parametrize("node", ["header", "learner-1"])
 def test_geth_is_killed_right_after_it_took_a_transaction(
-    place: ProcessPlace, real_run: Run, final: str, node: str
+    backend: ProcessBackend, real_run: Run, final: str, node: str
 ) -> None:
     trap = Trap("_receipt", count=2, signal=signal.SIGSTOP)
-    real_run.go({node: [trap]}, {trap: _away(place, f"{node} geth", signal.SIGKILL)})
+    real_run.go({node: [trap]}, {trap: _away(backend, f"{node} geth", signal.SIGKILL)})
     check(real_run, final, moved=True)
 
 
 def test_a_file_that_is_away_for_longer_than_the_plan_allows_is_taken_when_it_is_back(
-    place: ProcessPlace, keys: dict[str, Path], tmp_path: Path
+    backend: ProcessBackend, keys: dict[str, Path], tmp_path: Path
 ) -> None:
-    run = _on(place, keys, tmp_path, PLAN.model_copy(update={"fetch_timeout": AWAY / 4}))
+    run = _on(backend, keys, tmp_path, PLAN.model_copy(update={"fetch_timeout": AWAY / 4}))
     trap = Trap("file_stored", 1, signal=signal.SIGSTOP)
-    away = _away(place, "learner-1 ipfs", signal.SIGKILL)
+    away = _away(backend, "learner-1 ipfs", signal.SIGKILL)
 
     def back() -> None:
         refused = wait_until(lambda: run.said("header")["update_rejected"] > 0, HANG)
@@ -616,7 +616,7 @@ cli.main()
 def test_a_learner_killed_within_an_epoch_and_a_header_killed_at_aggregation_change_nothing(
     lab_run: tuple[Path, dict[str, Any]],
     tiny_plan: Path,
-    embedded: tuple[EmbeddedPlace, Mapping[str, Endpoint]],
+    embedded: tuple[EmbeddedBackend, Mapping[str, Endpoint]],
     keys: dict[str, Path],
     tmp_path: Path,
 ) -> None:

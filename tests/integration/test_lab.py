@@ -170,7 +170,7 @@ def embedded(lab_run: tuple[Path, dict[str, Any]]) -> Finished:
 @pytest.fixture(scope="module")
 def pair(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     runs = tmp_path_factory.mktemp("runs")
-    options = ["lab", tiny_plan, "--place", "processes", "--runs", runs, "--json"]
+    options = ["lab", tiny_plan, "--backend", "processes", "--runs", runs, "--json"]
     with starter() as start:
         troubled = start(*options, "--stay")
         assert troubled.says("starting 3 nodes"), troubled.lines
@@ -204,7 +204,7 @@ def pair(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 @pytest.fixture(params=["embedded", "processes"])
 def finished(request: pytest.FixtureRequest) -> Finished:
-    """A run in each place; the second had its troubles."""
+    """A run in each backend; the second had its troubles."""
     if request.param == "embedded":
         found: Finished = request.getfixturevalue("embedded")
         return found
@@ -240,7 +240,7 @@ def test_the_folder_of_a_run_has_what_the_documentation_names(finished: Finished
         assert stat.S_IMODE((folder / "nodes" / node / "role.key").stat().st_mode) == 0o600
 
 
-def test_the_same_plan_gives_the_same_final_weights_in_every_place(embedded: Finished, pair: Pair) -> None:
+def test_the_same_plan_gives_the_same_final_weights_in_every_backend(embedded: Finished, pair: Pair) -> None:
     assert pair.troubled.said["final"]["cid"] == embedded.said["final"]["cid"]
 
 
@@ -332,7 +332,7 @@ def interrupted(command: Command, *signals: signal.Signals) -> int:
 
 
 @pytest.mark.parametrize(
-    ("place", "step", "signals"),
+    ("backend", "step", "signals"),
     [
         ("processes", "starting 3 nodes", [signal.SIGINT]),
         ("embedded", "starting 3 nodes", [signal.SIGINT, signal.SIGINT]),
@@ -343,9 +343,9 @@ def interrupted(command: Command, *signals: signal.Signals) -> int:
     ids=["ctrl-c-early", "ctrl-c-twice-early", "ctrl-c", "SIGTERM", "SIGHUP"],
 )
 def test_a_lab_that_is_interrupted_stops_everything(
-    start: Start, tiny_plan: Path, tmp_path: Path, place: str, step: str, signals: list[signal.Signals]
+    start: Start, tiny_plan: Path, tmp_path: Path, backend: str, step: str, signals: list[signal.Signals]
 ) -> None:
-    command = start("lab", tiny_plan, "--place", place, "--runs", tmp_path, "--json")
+    command = start("lab", tiny_plan, "--backend", backend, "--runs", tmp_path, "--json")
     assert command.says(step), command.lines
     # A second Ctrl-C may come when all is stopped and Python is about to end.
     assert interrupted(command, *signals) in (130, -signal.SIGINT)

@@ -71,15 +71,17 @@ def test_a_matrix_compares_rules_and_goes_on_where_it_was(plan: Path, tmp_path: 
 @pytest.mark.nightly
 def test_real_nodes_give_the_same_figures_of_the_same_files(plan: Path, tmp_path: Path) -> None:
     small = ["--set", "learners=2", "--set", "rounds=1", "--attackers", "0.5", "--rules", "fedavg", "--json"]
-    places = ("embedded", "processes")
-    done = {place: matrix(plan, tmp_path / place, "--place", place, *small) for place in places}
+    backends = ("embedded", "processes")
+    done = {backend: matrix(plan, tmp_path / backend, "--backend", backend, *small) for backend in backends}
     assert all(one.returncode == 0 for one in done.values()), [one.stderr for one in done.values()]
-    figures = {place: json.loads(one.stdout)["figures"] for place, one in done.items()}
+    figures = {backend: json.loads(one.stdout)["figures"] for backend, one in done.items()}
     assert figures["processes"] == figures["embedded"]
     assert [one["backdoor"] is None for one in figures["processes"]] == [True, False]
     cells = {
-        place: {path.name: json.loads(path.read_text()) for path in (tmp_path / place / "small" / "cells").iterdir()}
-        for place in places
+        backend: {
+            path.name: json.loads(path.read_text()) for path in (tmp_path / backend / "small" / "cells").iterdir()
+        }
+        for backend in backends
     }
     assert cells["processes"].keys() == cells["embedded"].keys()
     for name, cell in cells["processes"].items():

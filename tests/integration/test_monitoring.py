@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from fl_node.chain.keys import create_key
 from fl_node.monitor import metrics
 from fl_node.monitor.observer import Observer
-from fl_node.nodes.backends import Endpoint, ProcessPlace, free_ports
+from fl_node.nodes.backends import Endpoint, ProcessBackend, free_ports
 from fl_node.runtime.waiting import wait_until
 from tests.helpers.runs import World, plan
 
@@ -41,19 +41,19 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
     """What each of the three sources says, by the job that scrapes it."""
     folder = tmp_path_factory.mktemp("monitoring")
     accounts = {node: create_key(folder / f"{node}.key") for node in ("header", "learner-1")}
-    place = ProcessPlace(folder / "nodes", accounts, print)
-    (place.geth["header"].metrics_port,) = free_ports(1)
+    backend = ProcessBackend(folder / "nodes", accounts, print)
+    (backend.geth["header"].metrics_port,) = free_ports(1)
     try:
-        ends = place.start()
+        ends = backend.start()
         host, port = ends["header"].store.split("/")[2::2]
-        geth = f"http://127.0.0.1:{place.geth['header'].metrics_port}/debug/metrics/prometheus"
+        geth = f"http://127.0.0.1:{backend.geth['header'].metrics_port}/debug/metrics/prometheus"
         yield {
             "fl-node": page(folder / "world"),
             "geth": fetched(geth),
             "ipfs": fetched(f"http://{host}:{port}/debug/metrics/prometheus"),
         }
     finally:
-        place.stop()
+        backend.stop()
 
 
 def page(folder: Path) -> str:

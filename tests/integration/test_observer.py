@@ -16,7 +16,7 @@ from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.monitor.observer import Observer
 from fl_node.monitor.state import NodeView, Part, Snapshot
-from fl_node.nodes.backends import EmbeddedPlace, Endpoint
+from fl_node.nodes.backends import EmbeddedBackend, Endpoint
 from fl_node.runtime.waiting import wait_until
 from tests.helpers.runs import Run, World, plan
 
@@ -98,14 +98,14 @@ def test_listeners_hear_of_each_change_and_of_nothing_else(world: World, tmp_pat
 
 def test_a_chain_that_goes_is_said_to_be_down_since_then_and_comes_back(tmp_path: Path) -> None:
     key = tmp_path / "header.key"
-    place = EmbeddedPlace(tmp_path / "nodes", {"header": create_key(key)})
+    backend = EmbeddedBackend(tmp_path / "nodes", {"header": create_key(key)})
     try:
-        end = place.start()["header"]
+        end = backend.start()["header"]
         address = str(Chain(end.rpc, load_key(key)).deploy(cid.of_bytes(b"plan")).contract)
         with Observer({"header": end}, lambda: address, tmp_path) as observer:
             sees(observer, lambda now: now.run)
             gone = time.time()
-            place.stop()
+            backend.stop()
 
             seen = sees(observer, lambda now: not chain_of(now).up)
             assert chain_of(seen).since >= gone - 1
@@ -114,29 +114,29 @@ def test_a_chain_that_goes_is_said_to_be_down_since_then_and_comes_back(tmp_path
             sees(observer, lambda now: "no node's chain" in now.problem)
             assert observer.snapshot.run is not None  # what was seen is shown still
 
-            place.check()
+            backend.check()
             sees(observer, lambda now: chain_of(now).up and not now.problem)
     finally:
-        place.stop()
+        backend.stop()
 
 
 def test_a_chain_that_was_begun_anew_is_read_anew(tmp_path: Path) -> None:
     key = tmp_path / "header.key"
     create_key(key)
     heights = []
-    place = EmbeddedPlace(tmp_path / "nodes", {"header": create_key(key)})
+    backend = EmbeddedBackend(tmp_path / "nodes", {"header": create_key(key)})
     try:
-        end = place.start()["header"]
+        end = backend.start()["header"]
         with Observer({"header": end}, lambda: None, tmp_path) as observer:
             for count in (3, 1):
                 for _ in range(count):
                     Chain(end.rpc, load_key(key)).nudge()
                 heights.append(sees(observer, lambda now, n=count: now.blocks and now.blocks[0].number == n).blocks)
-                place.stop()
+                backend.stop()
                 (tmp_path / "nodes" / "blocks").unlink()
-                place.check()
+                backend.check()
     finally:
-        place.stop()
+        backend.stop()
     assert [len(blocks) for blocks in heights] == [4, 2]
 
 

@@ -26,7 +26,7 @@ EACH_TIME = ("header-killed", "yesterdays-file", "trespass")
 def test_a_scenario_passes_with_every_sentence_of_the_roles_taken_away(
     tiny_plan: Path, tmp_path: Path, name: str
 ) -> None:
-    options = ["--scenario", name, "--place", SCENARIOS[name].places[0], "--runs", tmp_path, "--json"]
+    options = ["--scenario", name, "--backend", SCENARIOS[name].backends[0], "--runs", tmp_path, "--json"]
     done = run("tests.scenarios.wordless", "lab", tiny_plan, *options)
     found: dict[str, Any] = json.loads(done.stdout or "{}")
     assert done.returncode == 0, (found.get("checks"), done.stderr)
@@ -75,4 +75,4 @@ def test_scenarios_are_listed_and_mistakes_named(tiny_plan: Path) -> None:
     assert unknown.stderr.startswith("fl-node: --scenario earthquake: there are learner-killed, ")
     elsewhere = fl_node("lab", str(tiny_plan), "--scenario", "sealers-gone")
     assert elsewhere.returncode == 2
-    assert elsewhere.stderr.strip() == "fl-node: --scenario sealers-gone needs --place processes"
+    assert elsewhere.stderr.strip() == "fl-node: --scenario sealers-gone needs --backend processes"

@@ -1,7 +1,7 @@
 """Run every scenario, print one line each, and write its table of docs/scenarios.md.
 
-python -m tests.scenarios [--place processes] [NAME ...]     on this machine
-python -m tests.scenarios --place hosts [NAME ...]           on the hosts of the inventory, which must be up
+python -m tests.scenarios [--backend processes] [NAME ...]     on this machine
+python -m tests.scenarios --backend hosts [NAME ...]           on the hosts of the inventory, which must be up
 With --undefended each goes without its defence, and one of its expectations must fail.
 """
 
@@ -44,17 +44,17 @@ def main() -> None:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(prog="python -m tests.scenarios", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="scenarios; all if none is named")
-    parser.add_argument("--place", choices=["embedded", "processes", HOSTS], default="processes")
+    parser.add_argument("--backend", choices=["embedded", "processes", HOSTS], default="processes")
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--undefended", action="store_true", help="take each scenario's defence away")
     options = parser.parse_args()
     if options.undefended:
-        known = ON_HOSTS if options.place == HOSTS else WITHOUT
-        sys.exit(undefended(options.place, {name: known[name] for name in options.names or known}))
-    names = options.names or names_of(options.place)
+        known = ON_HOSTS if options.backend == HOSTS else WITHOUT
+        sys.exit(undefended(options.backend, {name: known[name] for name in options.names or known}))
+    names = options.names or names_of(options.backend)
     rows, broken = [], 0
     for name in names:
-        result = run_on_hosts(name) if options.place == HOSTS else run(name, options.place)
+        result = run_on_hosts(name) if options.backend == HOSTS else run(name, options.backend)
         rows.append(row(name, result))
         failed = [check for check in result["checks"] if not check["passed"]]
         broken += bool(failed)
@@ -62,19 +62,19 @@ def main() -> None:
         print(f"{'FAIL' if failed else 'pass'} {name}: {accuracy}{result.get('seconds', 0):.0f} s", flush=True)
         for check in failed:
             print(f"       {check['what']}: {check['seen']}", flush=True)
-    write(options.page, options.place, rows)
+    write(options.page, options.backend, rows)
     sys.exit(1 if broken else 0)
 
 
-def undefended(place: str, wanted: dict[str, Without]) -> int:
+def undefended(backend: str, wanted: dict[str, Without]) -> int:
     """Carry scenarios out without their defences, and return 1 if one of them is not broken as it must be."""
     unbroken = 0
     for name, without in wanted.items():
         begin = time.time()
-        if place == HOSTS:
+        if backend == HOSTS:
             lines = run_undefended_on_hosts(name, without)
         else:
-            lines = run_undefended(name, SCENARIOS[name].places[0])
+            lines = run_undefended(name, SCENARIOS[name].backends[0])
         is_broken = any(without.broken in line for line in lines)
         unbroken += not is_broken
         verdict = "broken" if is_broken else "PASSED"
@@ -84,11 +84,11 @@ def undefended(place: str, wanted: dict[str, Without]) -> int:
     return 1 if unbroken else 0
 
 
-def run_undefended(name: str, place: str) -> list[str]:
+def run_undefended(name: str, backend: str) -> list[str]:
     """Return the expectations that fail without the defence, or the error that the lab ended with."""
     with tempfile.TemporaryDirectory(prefix="fl-scenario-") as runs:
         command = [sys.executable, "-m", "tests.scenarios.undefended", name, str(PLAN)]
-        command += ["--place", place, "--runs", runs, "--json"]
+        command += ["--backend", backend, "--runs", runs, "--json"]
         done = ended(command, TIMEOUT)
     if done.returncode == 0:
         return []
@@ -124,11 +124,11 @@ def broken_promises(found: dict[str, Any]) -> list[str]:
     return [check["what"] for check in found["checks"] if not check["passed"]]
 
 
-def run(name: str, place: str) -> dict[str, Any]:
+def run(name: str, backend: str) -> dict[str, Any]:
     """Carry a scenario out as a user does, and return what it printed."""
     with tempfile.TemporaryDirectory(prefix="fl-scenario-") as runs:
         command = [*(sys.executable, "-m", "fl_node", "lab", str(PLAN), "--scenario", name)]
-        command += ["--place", place, "--runs", runs, "--json"]
+        command += ["--backend", backend, "--runs", runs, "--json"]
         done = ended(command, TIMEOUT)
     try:
         found: dict[str, Any] = json.loads(done.stdout)
@@ -151,12 +151,12 @@ def ended(command: list[str], timeout: float) -> subprocess.CompletedProcess[str
     return subprocess.CompletedProcess(command, process.returncode, output, errors.rstrip("\n") + said)
 
 
-def names_of(place: str) -> list[str]:
-    """Return the scenarios that a place has: those of the lab, or those of the hosts."""
-    if place == HOSTS:
+def names_of(backend: str) -> list[str]:
+    """Return the scenarios that a backend has: those of the lab, or those of the hosts."""
+    if backend == HOSTS:
         # These want a kernel or a clock of the host's own.
         return sorted(path.stem for path in DATA.glob("*.yml") if path.stem not in NEEDS_MACHINES)
-    return [name for name, one in SCENARIOS.items() if place in one.places]
+    return [name for name, one in SCENARIOS.items() if backend in one.backends]
 
 
 def run_on_hosts(name: str, *settings: str) -> dict[str, Any]:
@@ -196,15 +196,15 @@ def name_of(line: str) -> str:
     return line.split("|")[1].strip()
 
 
-def write(page: Path, place: str, rows: list[str]) -> None:
+def write(page: Path, backend: str, rows: list[str]) -> None:
     """Put the lines into the table between its marks, in place of those of the same scenarios."""
-    begin, end = f"<!-- {place}: begin -->", f"<!-- {place}: end -->"
+    begin, end = f"<!-- {backend}: begin -->", f"<!-- {backend}: end -->"
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(begin)
     table, after = rest.split(end)
     new = {name_of(one): one for one in rows}
     kept = {name_of(line): line for line in table.splitlines() if line.startswith("| ")}
-    order = sorted(kept | new) if place == HOSTS else SCENARIOS
+    order = sorted(kept | new) if backend == HOSTS else SCENARIOS
     rows = [(kept | new)[name] for name in order if name in kept | new and name != "scenario"]
     table = "\n".join(["| scenario | what happens | what must hold: *what was seen* | |", "|---|---|---|---|", *rows])
     page.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")

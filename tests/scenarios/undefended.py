@@ -22,7 +22,7 @@ from fl_node.artifacts import model_file
 from fl_node.cli import app
 from fl_node.errors import ConfigError
 from fl_node.lab import faults, lab
-from fl_node.nodes.backends import EmbeddedPlace, ProcessPlace
+from fl_node.nodes.backends import EmbeddedBackend, ProcessBackend
 from fl_node.roles import learner, synchronous
 
 GIVES_UP = "gave up after"
@@ -54,7 +54,7 @@ def _never_again() -> None:
 
 
 def _daemons_stay_down() -> None:
-    EmbeddedPlace.check = ProcessPlace.check = lambda _self: None  # type: ignore[method-assign]
+    EmbeddedBackend.check = ProcessBackend.check = lambda _self: None  # type: ignore[method-assign]
 
 
 def _unseeded() -> None:

@@ -37,7 +37,7 @@ def test_the_model_is_the_one_that_a_lab_on_one_machine_makes(
     provisioned: Testbed, trained: Ended, data_set: str
 ) -> None:
     settings = ["--set", "data.name=digits", "--set", "data.train=0", "--set", "data.test=0"]
-    command = [sys.executable, "-m", "fl_node", "lab", str(ROOT / PLAN), "--place", "processes", "--name", "beside"]
+    command = [sys.executable, "-m", "fl_node", "lab", str(ROOT / PLAN), "--backend", "processes", "--name", "beside"]
     command += ["--runs", str(provisioned.root / "labs"), "--json", *(settings if data_set == "digits" else [])]
     lab = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert lab.returncode == 0, lab.stderr

@@ -309,7 +309,7 @@ def test_the_environment_may_name_chain_store_and_contract(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lab", PAPER, "--place", "cloud"], "--place cloud: should be embedded or processes"),
+        (["lab", PAPER, "--backend", "cloud"], "--backend cloud: should be embedded or processes"),
         (["export", "--output", "model.h5"], "--output model.h5: should end in .keras"),
         (["reproduce", PAPER, "--seeds", "1,x"], "--seeds 1,x: should be whole numbers"),
         (["reproduce", PAPER, "--seeds", ""], "--seeds : should be whole numbers"),

@@ -28,7 +28,7 @@ from fl_node.errors import (
     StoreUnreachable,
     WeightsError,
 )
-from fl_node.nodes.backends import EmbeddedPlace
+from fl_node.nodes.backends import EmbeddedBackend
 from fl_node.plan.schema import Plan
 from fl_node.roles.loop import Done, Site, Timing, Waiting, fetch_plan, reconcile
 from fl_node.runtime.waiting import wait_until
@@ -263,17 +263,17 @@ def test_a_chain_that_is_down_is_given_up_too(clock: FakeClock, tmp_path: Path, 
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[EmbeddedPlace]:
+def backend(tmp_path: Path) -> Iterator[EmbeddedBackend]:
     """A chain in a process of its own."""
-    place = EmbeddedPlace(tmp_path / "nodes", {"header": FUNDED[0].address})
-    yield place
-    place.stop()
+    backend = EmbeddedBackend(tmp_path / "nodes", {"header": FUNDED[0].address})
+    yield backend
+    backend.stop()
 
 
 def test_a_role_survives_a_chain_that_is_killed_and_comes_back(
-    tmp_path: Path, place: EmbeddedPlace, said: Waits
+    tmp_path: Path, backend: EmbeddedBackend, said: Waits
 ) -> None:
-    chain = Chain(place.start()["header"].rpc, HEADER)
+    chain = Chain(backend.start()["header"].rpc, HEADER)
     contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan")).contract))
     site = Site(chain, contract, FolderStore(tmp_path), tmp_path, HANG)
     seen: list[int] = []
@@ -288,11 +288,11 @@ def test_a_role_survives_a_chain_that_is_killed_and_comes_back(
     thread.start()
     try:
         assert wait_until(lambda: said() == [("updates", "the initial weights")], 120.0)
-        assert place._child is not None
-        place._child.process.kill()
-        place._child.process.wait(120)
+        assert backend._child is not None
+        backend._child.process.kill()
+        backend._child.process.wait(120)
         assert wait_until(lambda: said()[-1][0] == "chain_unreachable", 120.0)
-        place.check()
+        backend.check()
         other = Chain(chain.rpc, HEADER)
         other.contract(contract.address).set_global_weight(cid.of_bytes(b"weights"), other.nonce())
     finally:

@@ -20,11 +20,11 @@ from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ConfigError
 from fl_node.lab import run_folder
 from fl_node.lab.run_folder import Node, Run
-from fl_node.nodes.backends import EmbeddedPlace
+from fl_node.nodes.backends import EmbeddedBackend
 
 RUN = Run(
     name="demo",
-    place="embedded",
+    backend="embedded",
     plan="QmUjkPFQrqeRLakWf7C9Gdf4dFgU2MFK5UMtF9vm37K2cs",
     contract="0x" + "ab" * 20,
     chain_id=20240191,
@@ -74,7 +74,7 @@ def changed(**changes: Any) -> str:
         changed(contract={"a": 1}),
         changed(contract="0x12"),
         changed(name=5),
-        changed(place="elsewhere"),
+        changed(backend="elsewhere"),
         changed(chain_id="1"),
         changed(versions=[]),
         changed(versions={"python": 3}),
@@ -164,8 +164,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with a chain of one contract and the plan's file, whose chain is down."""
     folder = tmp_path_factory.mktemp("runs") / "demo"
     key = folder.parent / "key"
-    place = EmbeddedPlace(folder / "nodes", {"header": create_key(key)})
-    end = place.start()["header"]
+    backend = EmbeddedBackend(folder / "nodes", {"header": create_key(key)})
+    end = backend.start()["header"]
     try:
         plan = folder.parent / "plan.json"
         plan.write_text("a plan")
@@ -175,7 +175,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         node = Node(str(chain.address), end.rpc, end.store)
         Run("demo", "embedded", "", str(contract), chain.chain_id(), chain.genesis(), {"header": node}).save(folder)
     finally:
-        place.stop()
+        backend.stop()
     return folder
 
 
@@ -236,8 +236,8 @@ def test_a_run_that_goes_on_is_read_as_it_is_and_its_copy_as_it_was(chain: Path,
     going, copy = tmp_path / "going", tmp_path / "copy"
     shutil.copytree(chain, going)
     record = run_folder.load(chain)
-    place = EmbeddedPlace(going / "nodes", {"header": record.nodes["header"].account})
-    end = place.start()["header"]
+    backend = EmbeddedBackend(going / "nodes", {"header": record.nodes["header"].account})
+    end = backend.start()["header"]
     try:
         here = Node(record.nodes["header"].account, end.rpc, end.store)
         dataclasses.replace(record, nodes={"header": here}).save(going)
@@ -249,4 +249,4 @@ def test_a_run_that_goes_on_is_read_as_it_is_and_its_copy_as_it_was(chain: Path,
             assert Path(found["header"].store) == copy / "nodes" / "files"
             assert Chain(found["header"].rpc).genesis() == record.genesis
     finally:
-        place.stop()
+        backend.stop()
