@@ -115,8 +115,8 @@ def test_until_the_model_is_known_files_have_the_bytes_allowed(store: Counting, 
 
 
 def test_a_learners_file_has_the_tensors_of_its_own_model_alone(store: Counting, folder: Path) -> None:
-    settings = {"architectures": ["mlp", "cnn"], "weighting": "uniform"}
-    plan = PLAN.model_copy(update={"mode": "ensemble", "model": PLAN.model.model_copy(update=settings)})
+    settings = {"mode": "ensemble", "model": {"architectures": ["mlp", "cnn"]}}
+    plan = Plan.model_validate(PLAN.model_dump() | settings)
     reader = Reader(store, folder, plan, {"cnn/a": (4,), "mlp/a": (3,)})
     path = folder / "local"
     meta = LocalMeta(CID, 1, 0, CID, 5, 0.5, 0.5)
