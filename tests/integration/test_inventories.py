@@ -1,4 +1,4 @@
-"""Wrong inventories, variables and folders, as ansible-playbook itself says them; a start of it costs some seconds."""
+"""Wrong inventories, variables and folders, as ansible-playbook itself says them; each start costs some seconds."""
 
 from __future__ import annotations
 
