@@ -61,8 +61,8 @@ class Sender(Node):
         """Return the number of the account's next transaction, not counting those that wait for a block."""
         return self.quantity(self.ask(("eth_getTransactionCount", [self.address, "latest"]))[0])
 
-    def nudge(self) -> None:
-        """Send a transaction of no effect, so that some sealer makes a block.
+    def send_noop(self) -> None:
+        """Send a no-op transaction, so that some sealer makes a block.
 
         Two blocks of equal weight can follow one another: then each node keeps its own, and what only one of them
         holds is sealed by nobody when those who may seal have sealed it already. The next block decides. Nothing is
@@ -129,7 +129,7 @@ class Sender(Node):
                 pass
             receipt = self._receipt(signed.hash)
             if receipt is None:
-                self.nudge()
+                self.send_noop()
             return receipt
         raise ChainError(f"chain at {self.rpc}: a waiting transaction of {account.address} can't be replaced")
 

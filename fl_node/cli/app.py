@@ -55,7 +55,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Compare runs": {
         "baseline": experiments.baseline,
         "reproduce": experiments.reproduce,
-        "matrix": experiments.matrix,
+        "sweep": experiments.sweep,
     },
     "Set up a node": {
         "doctor": node.doctor,
@@ -63,7 +63,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "data": node.data_files,
         "key": node.key,
         "fund": node.fund,
-        "nudge": node.nudge,
+        "send-noop": node.send_noop,
     },
 }
 """The commands by their group in the help."""

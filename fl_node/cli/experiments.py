@@ -113,8 +113,8 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def matrix(
-    plan: PlanArgument = Path("plans/matrix.toml"),
+def sweep(
+    plan: PlanArgument = Path("plans/sweep.toml"),
     rules: Annotated[
         str, typer.Option("--rules", help="Aggregation rules, with commas between; norm_clipping:1.5 gives a number.")
     ] = "fedavg,median,trimmed_mean,krum,multi_krum,norm_clipping:1.5",
@@ -125,7 +125,7 @@ def matrix(
         str, typer.Option("--attackers", help="Shares of the learners that attack, with commas between.")
     ] = "0.2",
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, with commas between.")] = "1,2,3",
-    results: Annotated[Path, typer.Option("--results", help="Where results are kept.")] = Path("results/matrix"),
+    results: Annotated[Path, typer.Option("--results", help="Where results are kept.")] = Path("results/sweep"),
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Runs at a time; 0 means one a core.")] = 0,
     backend: Annotated[
         str, typer.Option("--backend", help="embedded, or processes for real Geth and IPFS (one run at a time then).")
@@ -139,11 +139,11 @@ def matrix(
     Each run is audited. What is done is kept: interrupt it, and call it again to go on; name more rules, attacks
     or seeds, and only those are run. Ends with a table of the last round's accuracy, and the same as a heat map.
 
-        fl-node matrix plans/matrix.toml --rules fedavg,median --attacks sign_flip,noise:0.5 --attackers 0.1,0.3
+        fl-node sweep plans/sweep.toml --rules fedavg,median --attacks sign_flip,noise:0.5 --attackers 0.1,0.3
     """
     import os
 
-    from fl_node.cli.tables import matrix_table
+    from fl_node.cli.tables import sweep_table
     from fl_node.experiments import sweep as work
     from fl_node.plan import loading as plans
 
@@ -175,9 +175,9 @@ def matrix(
     made = work.figures(todo, found)
     path = work.write(folder, loaded, made, numbers)
     if as_json:
-        typer.echo((folder / "matrix.json").read_text(), nl=False)
+        typer.echo((folder / "sweep.json").read_text(), nl=False)
     else:
-        console.print(matrix_table(made))
+        console.print(sweep_table(made))
         console.print(f"Heat map: {path}")
 
 

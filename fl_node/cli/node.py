@@ -25,7 +25,7 @@ from fl_node.errors import ChainError, ConfigError
 from fl_node.runtime import files
 from fl_node.runtime.terminal import styled
 
-NUDGE_PATIENCE = 10.0
+NOOP_PATIENCE = 10.0
 """Seconds in which a block should come."""
 
 
@@ -117,8 +117,8 @@ def fund(
         typer.echo(json.dumps(given))
 
 
-def nudge(rpc: RpcOption = DEFAULT_RPC, key: KeyOption = Path("role.key"), as_json: JsonOption = False) -> None:
-    """Send a transaction of no effect, so that sealers make a block.
+def send_noop(rpc: RpcOption = DEFAULT_RPC, key: KeyOption = Path("role.key"), as_json: JsonOption = False) -> None:
+    """Send a no-op transaction, so that the sealers seal a block.
 
     Roles do so themselves when a chain stands still; by hand it shows whether blocks come at all.
     """
@@ -128,9 +128,9 @@ def nudge(rpc: RpcOption = DEFAULT_RPC, key: KeyOption = Path("role.key"), as_js
 
     chain = Chain(rpc, load_key(key))
     before = chain.block_number()
-    chain.nudge()
-    if not wait_until(lambda: chain.block_number() > before, NUDGE_PATIENCE):
-        raise ChainError(f"chain at {rpc}: no block after {NUDGE_PATIENCE:g} s; are enough sealers running?")
+    chain.send_noop()
+    if not wait_until(lambda: chain.block_number() > before, NOOP_PATIENCE):
+        raise ChainError(f"chain at {rpc}: no block after {NOOP_PATIENCE:g} s; are enough sealers running?")
     after = chain.block_number()
     typer.echo(json.dumps({"before": before, "after": after}) if as_json else f"block {after}")
 

@@ -25,7 +25,7 @@ def shards(
 ) -> None:
     """Show how many images of each label each learner gets.
 
-    fl-node plan shards plans/matrix.toml --set data.alpha=0.1 --picture shards.svg
+    fl-node plan shards plans/sweep.toml --set data.alpha=0.1 --picture shards.svg
     """
     from fl_node.data import loading, partition
     from fl_node.lab.show import shards_table

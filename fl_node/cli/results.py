@@ -168,7 +168,7 @@ def report(
     from fl_node.lab import run_folder as runs
     from fl_node.lab.show import rounds_table
     from fl_node.report.collect import table
-    from fl_node.report.finalize import conclude
+    from fl_node.report.finalize import finalize
 
     with files.output_folder(output, "--output"), open_run(run, rpc, store, contract) as (found, run_store):
         plan = plan_of(found, run_store)
@@ -179,7 +179,7 @@ def report(
         title = name or (run.resolve().name if run else trainer.plan.name)
         # A run's folder names Geth and IPFS as they were when it was made; a host's node names itself.
         versions = runs.load(run).versions if run else runs.versions() | {"chain client": found.chain.client()}
-        made = conclude(found, run_store, output, title, trainer, versions, evaluate=trainer.data is not None)
+        made = finalize(found, run_store, output, title, trainer, versions, evaluate=trainer.data is not None)
     passed = made.audit.passed
     if as_json:
         content = {

@@ -9,7 +9,7 @@ from fl_node.report.collect import percent
 from fl_node.runtime.terminal import Numbers
 
 
-def matrix_table(figures: Sequence[Figure]) -> Numbers:
+def sweep_table(figures: Sequence[Figure]) -> Numbers:
     """Return what rules reach under attacks for a console: last round's accuracy in percent, mean and deviation."""
     columns = list(dict.fromkeys((one.attack, one.share) for one in figures))
     found = {(one.rule, one.attack, one.share): one for one in figures}
@@ -18,8 +18,8 @@ def matrix_table(figures: Sequence[Figure]) -> Numbers:
         texts = []
         for attack, share in columns:
             one = found.get((rule, attack, share))
-            door = f" (backdoor {one.backdoor:.0%})" if one and one.backdoor is not None else ""
+            backdoor = f" (backdoor {one.backdoor:.0%})" if one and one.backdoor is not None else ""
             spread = f" ± {100 * one.deviation:.2f}" if one and len(one.values) > 1 else ""
-            texts.append(f"{percent(one.mean)}{spread}{door}" if one else "–")
+            texts.append(f"{percent(one.mean)}{spread}{backdoor}" if one else "–")
         rows.append([rule, *texts])
     return Numbers(rows, "accuracy after the last round, %")

@@ -1,6 +1,6 @@
 """Many runs, to compare rules under attack: every combination of rule, attack, share of attackers and seed.
 
-Each cell is a run of its own, audited, whose result is kept by the CID of its plan; so an interrupted matrix goes on
+Each cell is a run of its own, audited, whose result is kept by the CID of its plan; so an interrupted sweep goes on
 where it was, and one that is extended does only what is new.
 """
 
@@ -39,7 +39,7 @@ _ATTACKS = (DATA_CHOICE, UPDATE_CHOICE)
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a matrix."""
+    """One run of a sweep."""
 
     rule: str
     attack: str
@@ -74,7 +74,7 @@ class Figure:
 def cells(
     plan: Plan, rules: Sequence[str], attacks: Sequence[str], shares: Sequence[float], seeds: Sequence[int]
 ) -> list[Cell]:
-    """Return the runs of a matrix: each rule without attack, and with each attack by each share of the learners.
+    """Return the runs of a sweep: each rule without attack, and with each attack by each share of the learners.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ def _kept(path: Path) -> dict[str, Any]:
 
 
 def _run(cell: Cell, kept: Path, data_dir: Path | None, backend: str, children: dict[str, Child]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="fl-matrix-") as name:
+    with tempfile.TemporaryDirectory(prefix="fl-sweep-") as name:
         scratch = Path(name)
         plan, folder = scratch / "plan.json", scratch / "run"
         plan.write_bytes(cell.plan.to_bytes())
@@ -297,7 +297,7 @@ def figures(some: Iterable[Cell], results: Mapping[str, Mapping[str, Any]]) -> l
     made = []
     for (rule, attack, share), last in groups.items():
         values = tuple(float(one["accuracy"]) for one in last)
-        doors = [float(one["backdoor"]) for one in last if one.get("backdoor") is not None]
+        backdoors = [float(one["backdoor"]) for one in last if one.get("backdoor") is not None]
         made.append(
             Figure(
                 rule,
@@ -306,14 +306,14 @@ def figures(some: Iterable[Cell], results: Mapping[str, Mapping[str, Any]]) -> l
                 statistics.fmean(values),
                 statistics.stdev(values) if len(values) > 1 else 0.0,
                 values,
-                statistics.fmean(doors) if doors else None,
+                statistics.fmean(backdoors) if backdoors else None,
             )
         )
     return made
 
 
 def write(folder: Path, plan: Plan, made: Sequence[Figure], seeds: Sequence[int]) -> Path:
-    """Write ``matrix.json``, ``matrix.md`` and ``matrix.html`` with a heat map; return the last."""
+    """Write ``sweep.json``, ``sweep.md`` and ``sweep.html`` with a heat map; return the last."""
     columns = sorted({(one.share, one.attack) for one in made}, key=lambda one: (one[1] != CLEAN, one[1], one[0]))
     rules = list(dict.fromkeys(one.rule for one in made))
     by_place = {(one.rule, one.share, one.attack): one for one in made}
@@ -327,10 +327,10 @@ def write(folder: Path, plan: Plan, made: Sequence[Figure], seeds: Sequence[int]
         "seeds": list(seeds),
         "figures": [vars(one) | {"values": list(one.values)} for one in made],
     }
-    files.write(folder / "matrix.json", json.dumps(content, indent=2) + "\n")
-    files.write(folder / "matrix.md", render("matrix.md.j2", **context))
-    files.write(folder / "matrix.html", render("matrix.html.j2", **context))
-    return folder / "matrix.html"
+    files.write(folder / "sweep.json", json.dumps(content, indent=2) + "\n")
+    files.write(folder / "sweep.md", render("sweep.md.j2", **context))
+    files.write(folder / "sweep.html", render("sweep.html.j2", **context))
+    return folder / "sweep.html"
 
 
 def colour(value: float) -> str:

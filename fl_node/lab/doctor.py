@@ -138,7 +138,7 @@ def _sealing(chain: Chain) -> str:
 def _chain_peers(chain: Chain, wanted: int | None) -> str:
     count = chain.peers()
     if wanted is not None and count != wanted:
-        raise _Wrong(f"{count}, should be {wanted}", "compare the static peers, and the doors between the hosts")
+        raise _Wrong(f"{count}, should be {wanted}", "compare the static peers and the hosts' firewall rules")
     return str(count)
 
 
@@ -207,7 +207,7 @@ def _swarm_peers(files: Store, wanted: int | None) -> str:
     # Two nodes that dialled each other at once have two connections.
     count = len({peer.rpartition("/")[2] for peer in files.peers()})
     if wanted is not None and count != wanted:
-        raise _Wrong(f"{count}, should be {wanted}", "compare the swarm keys, and the doors between the hosts")
+        raise _Wrong(f"{count}, should be {wanted}", "compare the swarm keys and the hosts' firewall rules")
     return str(count)
 
 

@@ -33,7 +33,7 @@ from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child, python, stop_all
 from fl_node.plan.schema import Plan
 from fl_node.protocol.names import HEADER, learner_name
-from fl_node.report.finalize import conclude
+from fl_node.report.finalize import finalize
 from fl_node.roles.deploy import deploy
 from fl_node.runtime import logs
 
@@ -367,7 +367,7 @@ class Lab:
             scenario.fault(self, trace)
 
     def _finish(self, contract: Contract, store: Store, record: Run, trainer: Trainer, seconds: float) -> Outcome:
-        found = conclude(
+        found = finalize(
             contract,
             store,
             self.folder,

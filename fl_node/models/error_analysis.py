@@ -44,7 +44,7 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class Examination:
+class ErrorAnalysis:
     """What global weights make of the test images.
 
     ``confusion[label][said]`` counts images; ``round`` is that of the weights.
@@ -68,8 +68,10 @@ class Examination:
         return content
 
 
-def examine(round_: int, predict: Predict, images: Images, labels: Labels, worst: int = WORST) -> Examination:
-    """Examine a model.
+def analyze_errors(
+    round_: int, predict: Predict, images: Images, labels: Labels, worst: int = WORST
+) -> ErrorAnalysis:
+    """Analyze the errors of a model.
 
     Parameters
     ----------
@@ -89,7 +91,7 @@ def examine(round_: int, predict: Predict, images: Images, labels: Labels, worst
     of_label = probabilities[np.arange(len(labels)), labels]
     wrong = np.flatnonzero(said != labels)
     order = wrong[np.argsort(of_label[wrong], kind="stable")][:worst]
-    return Examination(
+    return ErrorAnalysis(
         round_,
         len(labels),
         tuple(tuple(row) for row in confusion.tolist()),

@@ -9,13 +9,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from fl_node.monitor.state import Part, Snapshot
+from fl_node.monitor.state import MonitorState, Part
 from fl_node.protocol.names import HEADER, learner_name
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def exposition(see: Callable[[], Snapshot]) -> bytes:
+def exposition(see: Callable[[], MonitorState]) -> bytes:
     """Return the metrics of what is seen now, in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Seen(see))
@@ -23,7 +23,7 @@ def exposition(see: Callable[[], Snapshot]) -> bytes:
 
 
 class _Seen(Collector):
-    def __init__(self, see: Callable[[], Snapshot]) -> None:
+    def __init__(self, see: Callable[[], MonitorState]) -> None:
         self._see = see
 
     def collect(self) -> Iterator[Metric]:
@@ -33,7 +33,7 @@ class _Seen(Collector):
         yield from _accuracy(now)
 
 
-def _run(now: Snapshot) -> Iterator[Metric]:
+def _run(now: MonitorState) -> Iterator[Metric]:
     labels = ["contract", "plan", "name", "mode"]
     info = GaugeMetricFamily("fl_run_info", "The run that is watched; always 1", labels=labels)
     number = GaugeMetricFamily("fl_round", "The round that is going on: the number of its global weights")
@@ -53,7 +53,7 @@ def _run(now: Snapshot) -> Iterator[Metric]:
     yield newest
 
 
-def _nodes(now: Snapshot) -> Iterator[Metric]:
+def _nodes(now: MonitorState) -> Iterator[Metric]:
     up = GaugeMetricFamily(
         "fl_node_up", "1 if a node's Geth (chain) or IPFS (files) answers", labels=["node", "part"]
     )
@@ -81,7 +81,7 @@ def _nodes(now: Snapshot) -> Iterator[Metric]:
     yield from (up, height, peers, waiting, total)
 
 
-def _accuracy(now: Snapshot) -> Iterator[Metric]:
+def _accuracy(now: MonitorState) -> Iterator[Metric]:
     accuracy = GaugeMetricFamily(
         "fl_accuracy_ratio",
         "Share of the test images that the newest weights get right; node is global or a learner",

@@ -1,4 +1,4 @@
-"""Watches a run from outside: asks its nodes now and then, reads what is new, and keeps the newest snapshot.
+"""Watches a run from outside: asks its nodes now and then, reads what is new, and keeps the newest state.
 
 It holds no key, sends no transaction and stores nothing. What it costs a node while nothing happens is one request of
 three short questions a second to Geth, and one to IPFS every five.
@@ -23,9 +23,9 @@ from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.errors import ChainError, JsonError, StoreError
-from fl_node.monitor import state as snapshot
+from fl_node.monitor import state as views
 from fl_node.monitor.reading import Newest, Reading
-from fl_node.monitor.state import BlockView, NodeView, Part, RunView, Snapshot
+from fl_node.monitor.state import BlockView, MonitorState, NodeView, Part, RunView
 from fl_node.nodes.backends import Endpoint
 from fl_node.protocol import history
 from fl_node.protocol.history import History
@@ -84,7 +84,7 @@ class Observer:
         self._folder = folder
         self._logs = logs
         self._lock = threading.RLock()
-        self._snapshot = Snapshot()
+        self._state = MonitorState()
         self._listeners: list[Callable[[], None]] = []
         self._ending = threading.Event()
         self._news = threading.Event()
@@ -120,9 +120,9 @@ class Observer:
             thread.join(PROBE_TIMEOUT)
 
     @property
-    def snapshot(self) -> Snapshot:
+    def state(self) -> MonitorState:
         """What is seen now."""
-        return self._snapshot
+        return self._state
 
     @property
     def newest(self) -> Newest | None:
@@ -131,7 +131,7 @@ class Observer:
 
     @contextlib.contextmanager
     def listening(self, listener: Callable[[], None]) -> Iterator[None]:
-        """Call ``listener``, from some thread, whenever there is another snapshot."""
+        """Call ``listener``, from some thread, whenever there is another state."""
         with self._lock:
             self._listeners.append(listener)
         try:
@@ -277,7 +277,7 @@ class Observer:
         kept = {number: view for number, view in reading.blocks.items() if lowest <= number < first}
         for number, block, receipts in zip(numbers, answers, answers[len(numbers) :], strict=False):
             if block is not None:
-                kept[number] = snapshot.block_view(block, receipts or [], reading.address, names)
+                kept[number] = views.block_view(block, receipts or [], reading.address, names)
         return kept
 
     def _names(self, past: History | None) -> dict[str, str]:
@@ -344,7 +344,7 @@ class Observer:
                     self._logged_accuracies[round_] = accuracy
         return start + len(text)
 
-    # Snapshots
+    # State
 
     def _arrange(self) -> None:
         """Put what is known of the rounds in order; the lock is held."""
@@ -357,24 +357,24 @@ class Observer:
             if one.number in self._logged_accuracies
         }
         mode = reading.plan.mode if reading.plan else "sync"
-        reading.rounds = snapshot.rounds(reading.past, reading.files, said | self._accuracies, mode)
+        reading.rounds = views.rounds(reading.past, reading.files, said | self._accuracies, mode)
 
     def _show(self) -> None:
         with self._lock:
             made = self._made()
-            if made == self._snapshot:
+            if made == self._state:
                 return
-            self._snapshot = made
+            self._state = made
             listeners = list(self._listeners)
         for listener in listeners:
             listener()
 
-    def _made(self) -> Snapshot:
+    def _made(self) -> MonitorState:
         reading = self._reading
         past, plan = reading.past, reading.plan
         run = None
         accounts: dict[str, str] = {}
-        published: dict[str, tuple[int, snapshot.LastPublication]] = {}
+        published: dict[str, tuple[int, views.LastPublication]] = {}
         waits: dict[str, str] = {}
         if past is not None and reading.address is not None:
             run = RunView(
@@ -397,7 +397,7 @@ class Observer:
             accounts = {HEADER: past.header} | {
                 learner_name(node_id): str(entry.account) for node_id, entry in past.learners.items()
             }
-            published, waits = snapshot.last_publications(past), snapshot.waits(past, plan)
+            published, waits = views.last_publications(past), views.waits(past, plan)
         names = [*self._nodes, *(name for name in accounts if name not in self._nodes)]
         nodes = []
         for name in names:
@@ -414,7 +414,7 @@ class Observer:
                     says=self._says.get(name, ""),
                 )
             )
-        return Snapshot(
+        return MonitorState(
             run,
             tuple(nodes),
             reading.rounds,

@@ -42,7 +42,7 @@ from fl_node.monitor import metrics
 from fl_node.monitor.inference import Busy, NoAnswer, Predictor
 from fl_node.monitor.observer import Observer
 from fl_node.monitor.reading import Newest
-from fl_node.monitor.state import Snapshot
+from fl_node.monitor.state import MonitorState
 from fl_node.plan.data_sets import SIDE
 from fl_node.runtime.logs import emit
 
@@ -228,7 +228,7 @@ class Page:
         self._observer = observer
         self._predictor = predictor
         self._streams: list[_Place] = []
-        self._told: tuple[Snapshot, dict[str, Any]] = (Snapshot(), content(Snapshot()))
+        self._told: tuple[MonitorState, dict[str, Any]] = (MonitorState(), content(MonitorState()))
 
     def app(self, names: Collection[str]) -> ASGIApp:
         """Return the application."""
@@ -248,7 +248,7 @@ class Page:
 
     async def metrics(self, _request: Request) -> Response:
         """Answer with the metrics."""
-        text = await run_in_threadpool(metrics.exposition, lambda: self._observer.snapshot)
+        text = await run_in_threadpool(metrics.exposition, lambda: self._observer.state)
         return Response(text, media_type=metrics.CONTENT_TYPE)
 
     async def events(self, request: Request) -> Response:
@@ -336,7 +336,7 @@ class Page:
 
     def _content(self) -> dict[str, Any]:
         """Return what is seen now, put into words once for all pages."""
-        now = self._observer.snapshot
+        now = self._observer.state
         if now is not self._told[0]:
             self._told = now, content(now)
         return self._told[1]
@@ -454,7 +454,7 @@ class Pushed:
             yield "rounds", changed
 
 
-def content(now: Snapshot) -> dict[str, Any]:
+def content(now: MonitorState) -> dict[str, Any]:
     """Return what is seen as JSON has it."""
     run = now.run
     return {

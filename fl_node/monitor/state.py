@@ -149,7 +149,7 @@ class RunView:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class MonitorState:
     """All of it."""
 
     run: RunView | None = None
@@ -428,5 +428,5 @@ def _deployment(who: str, data: bytes, receipt: Mapping[str, Any] | None) -> _Wo
 
 def _transfer(who: str, sender: str, to: str, wei: int, names: Mapping[str, str]) -> _Words:
     if to == sender and wei == 0:
-        return _Words("nudge", f"{who} nudged the chain (a transaction of no effect)")
+        return _Words("noop", f"{who} sent a no-op transaction")
     return _Words("transfer", f"{who} sent {wei / 10**18:g} ether to {names.get(to, short(to))}")

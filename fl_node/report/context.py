@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from fl_node.audit.result import Audit
 from fl_node.data.partition import shard_size
-from fl_node.models.error_analysis import Examination
+from fl_node.models.error_analysis import ErrorAnalysis
 from fl_node.plan.schema import Plan
 from fl_node.report import collect
 from fl_node.report.collect import Cost, Entry, Member, Result, RoundResult, percent
@@ -58,7 +58,7 @@ def context(
     result: Result,
     audit: Audit,
     versions: Mapping[str, str],
-    examination: Examination | None,
+    error_analysis: ErrorAnalysis | None,
     split: Mapping[int, Sequence[int]] | None,
 ) -> dict[str, Any]:
     """Return what the templates of a report need; see :func:`fl_node.report.writer.write`."""
@@ -86,9 +86,9 @@ def context(
         "turn_rows": [_turn_row(turn) for turn in when],
         "update_rows": _update_rows(result),
         "member_rows": _member_rows(result),
-        "examination": examination,
-        "confusion_rows": _confusion_rows(examination),
-        "most_wrong": _most_wrong(examination),
+        "error_analysis": error_analysis,
+        "confusion_rows": _confusion_rows(error_analysis),
+        "most_wrong": _most_wrong(error_analysis),
         "split": split,
         "split_rows": [[node_id, *row, sum(row)] for node_id, row in (split or {}).items()],
         "shard_rows": [[n, number(shard_size(result.plan, n))] for n in range(1, result.plan.learners + 1)],
@@ -419,15 +419,15 @@ def _update_rows(result: Result) -> list[list[object]]:
     ]
 
 
-def _confusion_rows(examination: Examination | None) -> list[list[object]]:
-    if examination is None:
+def _confusion_rows(error_analysis: ErrorAnalysis | None) -> list[list[object]]:
+    if error_analysis is None:
         return []
-    labels = range(len(examination.confusion))
-    return [["", *labels], *([label, *examination.confusion[label]] for label in labels)]
+    labels = range(len(error_analysis.confusion))
+    return [["", *labels], *([label, *error_analysis.confusion[label]] for label in labels)]
 
 
-def _most_wrong(examination: Examination | None) -> int:
-    rows = examination.confusion if examination else ()
+def _most_wrong(error_analysis: ErrorAnalysis | None) -> int:
+    rows = error_analysis.confusion if error_analysis else ()
     return max((n for label, row in enumerate(rows) for said, n in enumerate(row) if said != label), default=0)
 
 

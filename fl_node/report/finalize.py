@@ -14,7 +14,7 @@ from fl_node.chain.contract import Contract
 from fl_node.data import partition
 from fl_node.data.datasets import DataSet
 from fl_node.errors import ConfigError, WeightsError
-from fl_node.models.error_analysis import Examination, examine
+from fl_node.models.error_analysis import ErrorAnalysis, analyze_errors
 from fl_node.models.trainer import Score, Trainer
 from fl_node.protocol.reader import Reader
 from fl_node.report import collect as report
@@ -36,7 +36,7 @@ class Conclusion:
     model: Path | None
 
 
-def conclude(
+def finalize(
     contract: Contract,
     store: Store,
     folder: Path,
@@ -92,10 +92,12 @@ def conclude(
         # Of a module's samples nothing is known but that a model takes them.
         data = trainer.data if evaluate and isinstance(trainer.data, DataSet) else None
         split = partition.label_counts(result.plan, data.train_labels) if data else None
-        examination = _examine(result, Reader(store, work, result.plan, trainer.shapes()), trainer) if data else None
+        error_analysis = (
+            _analyze_errors(result, Reader(store, work, result.plan, trainer.shapes()), trainer) if data else None
+        )
 
     def write(folder: Path) -> Conclusion:
-        path = writer.write(folder, name, result, audited, versions, examination, split)
+        path = writer.write(folder, name, result, audited, versions, error_analysis, split)
         files.write(folder / "plan.json", result.plan.to_bytes())
         model = None
         # What is wrong with a file stands in the report, which is all that then can be had.
@@ -115,8 +117,8 @@ def conclude(
         raise ConfigError(f"{files.described(error)}; the report is in {elsewhere}") from error
 
 
-def _examine(result: Result, reader: Reader, trainer: Trainer) -> Examination | None:
-    """Examine the newest global weights that are any good; they were read already."""
+def _analyze_errors(result: Result, reader: Reader, trainer: Trainer) -> ErrorAnalysis | None:
+    """Analyze the errors of the newest global weights that are any good; they were read already."""
     newest = result.rounds[-1].result if result.rounds else result.initial
     if newest is None or newest.problem is not None:
         return None
@@ -125,7 +127,7 @@ def _examine(result: Result, reader: Reader, trainer: Trainer) -> Examination | 
     except WeightsError:
         return None  # of another model, which the audit says
     images, labels = trainer.tests()
-    return examine(result.round, lambda some: trainer.predict(tensors, some), images, labels)
+    return analyze_errors(result.round, lambda some: trainer.predict(tensors, some), images, labels)
 
 
 def _save(result: Result, store: Store, folder: Path, trainer: Trainer) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fl_node.audit.result import Audit
-from fl_node.models.error_analysis import Examination
+from fl_node.models.error_analysis import ErrorAnalysis
 from fl_node.report import context as page
 from fl_node.report.collect import Result, as_json
 from fl_node.runtime import files
@@ -20,7 +20,7 @@ def write(
     result: Result,
     audit: Audit,
     versions: Mapping[str, str],
-    examination: Examination | None = None,
+    error_analysis: ErrorAnalysis | None = None,
     split: Mapping[int, list[int]] | None = None,
 ) -> Path:
     """Write ``report.html``, ``report.md`` and ``report.json`` and return the first's path.
@@ -31,7 +31,7 @@ def write(
         Where they go.
     name, result, audit, versions
         The run, and what was found.
-    examination
+    error_analysis
         Of the newest global weights on the test images, if these are at hand.
     split
         How many images of each label each learner has, if the labels are at hand.
@@ -40,11 +40,11 @@ def write(
         "name": name,
         "versions": dict(versions),
         "audit": asdict(audit) | {"passed": audit.passed},
-        "examination": examination.as_content() if examination else None,
+        "error_analysis": error_analysis.as_content() if error_analysis else None,
         "split": split,
     }
     files.write(folder / "report.json", as_json(result, **more) + "\n")
-    context = page.context(name, result, audit, versions, examination, split)
+    context = page.context(name, result, audit, versions, error_analysis, split)
     files.write(folder / "report.md", render("report.md.j2", **context))
     path = folder / "report.html"
     files.write(path, render("report.html.j2", **context, **page.pictures(result, split)))

@@ -55,9 +55,9 @@ class Timing:
     look_again: float = 2.0
     """After this everything is read again even if there was no new block."""
     stuck: float = 2.0
-    """A transaction may wait so long on the node for a block before the role nudges the chain."""
+    """A transaction may wait so long on the node for a block before the role sends a no-op transaction."""
     quiet: float = 45.0
-    """A role that waits nudges the chain after this time, whatever its node says; then after twice as long, and on.
+    """A role that waits sends a no-op transaction after this time, whatever its node says; then after twice as long.
 
     By then a peer that was lost has been dialled again; but if the line was still cut, only a later block brings two
     chains together, for a node looks at another's chain when it hears of a new block there.
@@ -126,7 +126,7 @@ def reconcile(site: Site, step: Step) -> None:
     ------
     GaveUp
         For ``site.patience`` seconds it did nothing and waited for the same. Blocks alone are no change: roles that
-        wait nudge the chain.
+        wait send a no-op transaction.
     """
     timing, clock = site.timing, site.timing.clock
     said: events.Waiting | None = None
@@ -160,7 +160,7 @@ def reconcile(site: Site, step: Step) -> None:
         elif (long := clock.monotonic() - acted > quiet) or _is_stuck(site, changed):
             quiet *= 2 if long else 1
             with contextlib.suppress(ChainError):
-                site.chain.nudge()
+                site.chain.send_noop()
         if site.patience and clock.monotonic() - went_on > site.patience:
             raise GaveUp(
                 f"gave up after {site.patience:g} s without any change; was waiting: {waiting.detail}", waiting.reason

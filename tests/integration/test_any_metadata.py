@@ -19,7 +19,7 @@ from fl_node.artifacts.model_file import MAX_COUNT, MAX_LOSS, MAX_REASON, Global
 from fl_node.errors import FLNodeError
 from fl_node.lab.show import rounds_table
 from fl_node.monitor import metrics, server, state
-from fl_node.monitor.state import FileFacts, RunView, Snapshot
+from fl_node.monitor.state import FileFacts, MonitorState, RunView
 from fl_node.protocol import history
 from fl_node.report import collect, writer
 from fl_node.report.contribution import contributions
@@ -148,7 +148,7 @@ def handle(run: Run) -> None:
 
     past = history.read(run.contract)
     rounds = state.rounds(past, files, {}, run.plan.mode)
-    seen = Snapshot(RunView(run.contract.address, run.plan_cid, ROUNDS, True, rounds=ROUNDS), rounds=rounds)
+    seen = MonitorState(RunView(run.contract.address, run.plan_cid, ROUNDS, True, rounds=ROUNDS), rounds=rounds)
     json.dumps(server.content(seen), allow_nan=False).encode()
     assert metrics.exposition(lambda: seen)
 

@@ -28,7 +28,7 @@ PLANS = {
     "async": "QmPD4F7emRmryv9qhPzFxiieb2DCDmQTTKTsWsBAt3qeYN",
     "demo": "QmYSFnrcorCByRwvmyQy5UtbisW1WZdX57jgvsxjiZszg5",
     "ensemble": "Qme3DwYsdFUrQTVitfNx6EnHUsm7qbzBtSGCJkUctyJwTd",
-    "matrix": "QmSdv6FnAKqZqCoTuCJizokwWq2aVQdoJukZYH9NdRb2Tn",
+    "sweep": "QmZyPuJvTb2tjHRTxeMHpkZfHneu3jCjUC81LTyUWMMXV8",
     "paper": "QmUjkPFQrqeRLakWf7C9Gdf4dFgU2MFK5UMtF9vm37K2cs",
     "scenario": "QmUUkyZKQM2NMAguavsr1EtYoTy2xnAj1g89AukYhm3akU",
 }

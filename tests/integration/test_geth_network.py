@@ -291,7 +291,7 @@ def test_the_chain_goes_on_without_one_sealer_which_catches_up_later(
     assert blocks(chain(away))[: len(before)] == before
 
 
-def test_a_node_that_may_not_seal_alone_says_what_it_holds_back_and_is_not_flooded_with_nudges(
+def test_a_node_that_may_not_seal_alone_says_what_it_holds_back_and_is_not_flooded_with_noops(
     backend: ProcessBackend, chain: Chains
 ) -> None:
     assert agree([chain(node) for node in NODES])
@@ -305,7 +305,7 @@ def test_a_node_that_may_not_seal_alone_says_what_it_holds_back_and_is_not_flood
         hand(alone)
         assert wait_until(alone.holds_back, HANG)
         for _ in range(5):
-            alone.nudge()
+            alone.send_noop()
         latest, pending = (alone.web3.eth.get_transaction_count(alone.address, at) for at in ("latest", "pending"))
         assert latest < pending <= latest + 2
     finally:
@@ -474,7 +474,7 @@ def test_two_nodes_that_each_dialled_a_third_find_one_another_later(
         assert all(has_peers(chain, 2, REDIAL) for chain in chains.values())
 
 
-# Doors
+# Ports
 
 
 def test_a_node_with_another_genesis_is_no_peer(backend: ProcessBackend, chain: Chains, tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_a_file_may_come_slowly_but_not_stand_still(
         assert fetch(store, owner.add(other), tmp_path / "other") == other.read_bytes()
 
 
-# Doors
+# Ports
 
 
 @pytest.mark.parametrize("swarm_key", [None, new_swarm_key()], ids=["no-key", "another-key"])

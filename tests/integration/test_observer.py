@@ -15,7 +15,7 @@ from fl_node.artifacts import cid, model_file
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.monitor.observer import Observer
-from fl_node.monitor.state import NodeView, Part, Snapshot
+from fl_node.monitor.state import MonitorState, NodeView, Part
 from fl_node.nodes.backends import EmbeddedBackend, Endpoint
 from fl_node.runtime.waiting import wait_until
 from tests.helpers.runs import Run, World, plan
@@ -38,17 +38,17 @@ def watching(run: Run, folder: Path, **options: Any) -> Iterator[Observer]:
         yield observer
 
 
-def sees(observer: Observer, what: Callable[[Snapshot], object]) -> Snapshot:
+def sees(observer: Observer, what: Callable[[MonitorState], object]) -> MonitorState:
     """Wait until something can be seen, and return all of it."""
-    assert wait_until(lambda: bool(what(observer.snapshot)), PATIENCE), observer.snapshot
-    return observer.snapshot
+    assert wait_until(lambda: bool(what(observer.state)), PATIENCE), observer.state
+    return observer.state
 
 
-def header(seen: Snapshot) -> NodeView:
+def header(seen: MonitorState) -> NodeView:
     return next(node for node in seen.nodes if node.name == "header")
 
 
-def chain_of(seen: Snapshot) -> Part:
+def chain_of(seen: MonitorState) -> Part:
     part = header(seen).chain
     assert part is not None
     return part
@@ -85,10 +85,10 @@ def test_a_node_whose_address_is_not_known_is_not_said_to_be_up_or_down(world: W
 
 def test_listeners_hear_of_each_change_and_of_nothing_else(world: World, tmp_path: Path) -> None:
     run = world.deploy(plan())
-    heard: list[Snapshot] = []
+    heard: list[MonitorState] = []
     with watching(run, tmp_path / "w") as observer:
         sees(observer, lambda now: now.run and now.run.name)
-        with observer.listening(lambda: heard.append(observer.snapshot)):
+        with observer.listening(lambda: heard.append(observer.state)):
             time.sleep(2.5)  # several looks
             quiet = len(heard)
             run.publish_locals(1)
@@ -112,7 +112,7 @@ def test_a_chain_that_goes_is_said_to_be_down_since_then_and_comes_back(tmp_path
             assert "can't be reached" in chain_of(seen).problem
             assert chain_of(seen).height == 1
             sees(observer, lambda now: "no node's chain" in now.problem)
-            assert observer.snapshot.run is not None  # what was seen is shown still
+            assert observer.state.run is not None  # what was seen is shown still
 
             backend.check()
             sees(observer, lambda now: chain_of(now).up and not now.problem)
@@ -130,7 +130,7 @@ def test_a_chain_that_was_begun_anew_is_read_anew(tmp_path: Path) -> None:
         with Observer({"header": end}, lambda: None, tmp_path) as observer:
             for count in (3, 1):
                 for _ in range(count):
-                    Chain(end.rpc, load_key(key)).nudge()
+                    Chain(end.rpc, load_key(key)).send_noop()
                 heights.append(sees(observer, lambda now, n=count: now.blocks and now.blocks[0].number == n).blocks)
                 backend.stop()
                 (tmp_path / "nodes" / "blocks").unlink()
@@ -240,7 +240,7 @@ def test_what_roles_say_in_their_logs_is_told_and_the_headers_measurements_are_t
         seen = sees(observer, lambda now: now.rounds and now.rounds[0].result and now.rounds[0].result.accuracy)
         assert seen.rounds[0].result is not None
         assert seen.rounds[0].result.accuracy == pytest.approx(0.9525)
-        said = {node.name: node.says for node in observer.snapshot.nodes}
+        said = {node.name: node.says for node in observer.state.nodes}
         assert said == {
             "header": "round 1 began",
             "learner-1": "training",

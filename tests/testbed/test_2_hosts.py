@@ -1,4 +1,4 @@
-"""What must hold on every host: chain, swarm, doors, keys, units."""
+"""What must hold on every host: chain, swarm, firewall, keys, units."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ true
     assert host.check_output("bash -c %s", script).split("\n") == ["daemon up"]
 
 
-# Doors
+# Ports
 
 
 @pytest.mark.parametrize("name", NAMES)

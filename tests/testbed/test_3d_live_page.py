@@ -20,7 +20,7 @@ def provision(testbed: Testbed, *settings: str) -> Ended:
 
 
 def seen_from_a_learner(testbed: Testbed) -> str:
-    """Return the page, or nothing if the door is closed."""
+    """Return the page, or nothing if the port is closed."""
     asked = testbed.host("learner-1").run("timeout 10 python3 -c %s %s", GET, URL)
     return asked.stdout if asked.rc == 0 else ""
 

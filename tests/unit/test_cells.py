@@ -1,4 +1,4 @@
-"""The cells of a matrix, and what is made of their results."""
+"""The cells of a sweep, and what is made of their results."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def test_figures_are_those_of_the_last_round_over_the_seeds(tmp_path: Path) -> N
     assert "backdoor:0.5, 20%" in page
     assert "85.00" in page
     assert (
-        "| fedavg | 85.00 ± 7.07 (backdoor 75) | 85.00 ± 7.07 (backdoor 75) |" in (tmp_path / "matrix.md").read_text()
+        "| fedavg | 85.00 ± 7.07 (backdoor 75) | 85.00 ± 7.07 (backdoor 75) |" in (tmp_path / "sweep.md").read_text()
     )
-    assert json.loads((tmp_path / "matrix.json").read_text())["figures"][1]["values"] == [0.9, 0.8]
+    assert json.loads((tmp_path / "sweep.json").read_text())["figures"][1]["values"] == [0.9, 0.8]
 
 
 def test_what_is_kept_is_not_run_again(tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ class _Overtaken(Chain):
     def send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
         if not self.overtaken:
             self.overtaken = True
-            Chain(self.rpc, self.account).nudge()
+            Chain(self.rpc, self.account).send_noop()
         return super().send(to, data, gas, nonce, value)
 
 

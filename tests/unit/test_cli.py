@@ -600,9 +600,9 @@ def test_an_end_of_line_of_another_system_does_not_change_a_setting(fl_node: FlN
 # Without data, without space
 
 
-@pytest.mark.parametrize("command", ["matrix", "reproduce", "lab", "baseline"])
+@pytest.mark.parametrize("command", ["sweep", "reproduce", "lab", "baseline"])
 def test_without_the_data_set_nothing_is_begun(fl_node: FlNode, tmp_path: Path, command: str) -> None:
-    rules = ["--rules", "fedavg"] if command == "matrix" else []
+    rules = ["--rules", "fedavg"] if command == "sweep" else []
     ended = fl_node(command, PAPER, "--data-dir", tmp_path / "nowhere", *rules)
     assert (ended.code, ended.out) == (3, "")
     assert ended.err.splitlines()[-1].startswith(f"fl-node: data folder {tmp_path / 'nowhere'}: ")
@@ -618,7 +618,7 @@ def test_without_the_data_set_nothing_is_begun(fl_node: FlNode, tmp_path: Path, 
         ["report", "nowhere", "--output"],
         ["binaries", "--output"],
         ["plan", "shards", PAPER, "--picture"],
-        ["matrix", PAPER, "--rules", "fedavg", "--results"],
+        ["sweep", PAPER, "--rules", "fedavg", "--results"],
         ["reproduce", PAPER, "--results"],
     ],
     ids=lambda arguments: arguments[0],

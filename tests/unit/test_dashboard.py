@@ -23,7 +23,7 @@ from fl_node.monitor import server as dashboard
 from fl_node.monitor.inference import Predictor
 from fl_node.monitor.observer import Observer
 from fl_node.monitor.server import CANVAS, Page, Pushed, bind, content, is_own
-from fl_node.monitor.state import NodeView, RoundView, RunView, Snapshot
+from fl_node.monitor.state import MonitorState, NodeView, RoundView, RunView
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def test_before_there_are_global_weights_the_page_says_so(ask: Ask) -> None:
 # What is pushed
 
 RUN = RunView("0xc", "QmPlan", 1, True)
-SEEN = Snapshot(run=RUN, nodes=(NodeView("header"),), rounds=(RoundView(0), RoundView(1)))
+SEEN = MonitorState(run=RUN, nodes=(NodeView("header"),), rounds=(RoundView(0), RoundView(1)))
 
 
 def test_the_first_push_tells_everything() -> None:

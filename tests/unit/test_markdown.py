@@ -75,7 +75,7 @@ def test_a_table_keeps_its_columns_whatever_is_in_its_cells() -> None:
 def test_values_in_a_template_are_escaped_unless_they_are_markdown() -> None:
     plan = Plan.model_validate({"name": "a_b", "rounds": 1, "learners": 2, "data": {"name": "digits"}})
     context = {"plan": plan, "seeds": [1], "heads": ["<b>|x"], "rows": [{"rule": "a|b", "cells": [None]}]}
-    text = render("matrix.md.j2", **context)
+    text = render("sweep.md.j2", **context)
     assert text.startswith("# a\\_b: rules under attack\n")
     assert text.endswith("| rule | \\<b\\>\\|x |\n|---|---:|\n| a\\|b | – |\n")
 
@@ -83,4 +83,4 @@ def test_values_in_a_template_are_escaped_unless_they_are_markdown() -> None:
 def test_a_matrix_has_a_row_for_each_rule(tmp_path: Path) -> None:
     plan = Plan.model_validate({"name": "a", "rounds": 1, "learners": 2, "data": {"name": "digits"}})
     write(tmp_path, plan, [Figure("trimmed_mean", "none", 0.0, 0.5, 0.1, (0.4, 0.6), None)], [1, 2])
-    assert "| trimmed\\_mean | 50.00 ± 10.00 |\n" in (tmp_path / "matrix.md").read_text(encoding="utf-8")
+    assert "| trimmed\\_mean | 50.00 ± 10.00 |\n" in (tmp_path / "sweep.md").read_text(encoding="utf-8")

@@ -11,14 +11,14 @@ from fl_node.monitor.state import (
     BlockView,
     FileView,
     LastPublication,
+    MonitorState,
     NodeView,
     Part,
     RoundView,
     RunView,
-    Snapshot,
 )
 
-SEEN = Snapshot(
+SEEN = MonitorState(
     run=RunView("0xc", "QmPlan", 2, True, name='a "small" run', mode="sync", rounds=5),
     nodes=(
         NodeView("header", "0xh", Part(True, 1.0, 9, 2), Part(True, 1.0, peers=2), LastPublication(2, "Qm", 9), 3),
@@ -39,7 +39,7 @@ SEEN = Snapshot(
 )
 
 
-def samples(seen: Snapshot) -> dict[tuple[str, ...], float]:
+def samples(seen: MonitorState) -> dict[tuple[str, ...], float]:
     """All samples by their name and the values of their labels."""
     families = text_string_to_metric_families(metrics.exposition(lambda: seen).decode())
     return {(s.name, *s.labels.values()): s.value for family in families for s in family.samples}
@@ -87,4 +87,4 @@ def test_a_learner_that_has_published_in_this_round_waits() -> None:
 
 
 def test_where_nothing_is_seen_there_are_no_samples() -> None:
-    assert samples(Snapshot()) == {}
+    assert samples(MonitorState()) == {}

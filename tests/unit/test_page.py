@@ -14,7 +14,7 @@ import pytest
 
 from fl_node.artifacts import cid
 from fl_node.audit.result import Audit, Finding
-from fl_node.models.error_analysis import examine
+from fl_node.models.error_analysis import analyze_errors
 from fl_node.plan.schema import Plan
 from fl_node.report import context, writer
 from fl_node.report.collect import Cost, Entry, Member, Result, RoundResult
@@ -179,8 +179,8 @@ def test_of_a_module_of_ones_own_it_shows_no_images_and_says_why(tmp_path: Path)
 def test_mistakes_and_labels_are_shown_where_the_data_set_is_at_hand(tmp_path: Path) -> None:
     probabilities = np.eye(10, dtype=np.float32)[[1, 1, 7]]
     images, labels = np.zeros((3, 28, 28), np.uint8), np.array([1, 1, 9])
-    found = examine(1, lambda _: probabilities, images, labels)
-    made = write(tmp_path, run(plan(), 1), examination=found, split={1: [3] * 10, 2: [4] * 10})
+    found = analyze_errors(1, lambda _: probabilities, images, labels)
+    made = write(tmp_path, run(plan(), 1), error_analysis=found, split={1: [3] * 10, 2: [4] * 10})
     assert "take 1 of 3 test images for something else" in made.text
     assert [attributes["alt"] for tag, attributes in made.found if tag == "img"] == ["Test image 2, a 9"]
     assert "taken for 7" in made.text

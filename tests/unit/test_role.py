@@ -145,7 +145,7 @@ class _Stuck(Chain):
         return self.stuck_at == self.block_number()
 
 
-def test_a_chain_that_is_stuck_is_nudged(site: Site, clock: FakeClock) -> None:
+def test_a_chain_that_is_stuck_gets_a_noop(site: Site, clock: FakeClock) -> None:
     chain = _Stuck(site.chain.rpc, HEADER)
     chain.stuck_at = before = chain.block_number()
     calls = 0
@@ -158,13 +158,13 @@ def test_a_chain_that_is_stuck_is_nudged(site: Site, clock: FakeClock) -> None:
         return Waiting("updates", "learner 1 to publish")
 
     reconcile(replace(site, chain=chain), step)
-    assert chain.block_number() == before + 1, "one nudge: the block that it made ended that"
+    assert chain.block_number() == before + 1, "one no-op: the block that it made ended that"
 
 
-def test_a_role_that_waits_for_long_nudges_the_chain_again_and_again_ever_more_seldom(
+def test_a_role_that_waits_for_long_sends_noops_again_and_again_ever_more_seldom(
     site: Site, clock: FakeClock
 ) -> None:
-    # One nudge may come while a line is still cut; then only another brings two chains together.
+    # One no-op may come while a line is still cut; then only another brings two chains together.
     before = site.chain.block_number()
     step, called = steps(clock, *[Waiting("updates", "learner 1 to publish")] * LONG)
     reconcile(site, step)
@@ -172,7 +172,7 @@ def test_a_role_that_waits_for_long_nudges_the_chain_again_and_again_ever_more_s
     assert 2 <= site.chain.block_number() - before <= 1 + math.log2(waited / TIMING.quiet)
 
 
-def test_a_role_that_acts_between_waits_nudges_as_soon_in_the_second(site: Site, clock: FakeClock) -> None:
+def test_a_role_that_acts_between_waits_sends_a_noop_as_soon_in_the_second(site: Site, clock: FakeClock) -> None:
     before = site.chain.block_number()
     once = int(1.5 * TIMING.quiet / TIMING.look_again)
     waits = [[Waiting("updates", f"learner {n} to publish")] * once for n in (1, 2)]
@@ -242,13 +242,13 @@ def test_patience_begins_anew_with_each_change(site: Site, clock: FakeClock) -> 
 
 
 def test_blocks_that_bring_nothing_are_no_change(site: Site, clock: FakeClock) -> None:
-    """Roles that wait nudge the chain, so that blocks come whatever is amiss."""
+    """Roles that wait send no-op transactions, so that blocks come whatever is amiss."""
     end = clock.now + 100
 
     def step() -> Waiting:
         assert clock.now < end
         clock.sleep(0.1)
-        site.chain.nudge()
+        site.chain.send_noop()
         raise StoreUnreachable("IPFS can't be reached")
 
     with pytest.raises(GaveUp, match=r"gave up after 3 s .*waiting: IPFS can't be reached"):

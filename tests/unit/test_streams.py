@@ -28,7 +28,7 @@ PREPARED = Path("../prepared")
 RUN = ["--rpc", "RPC", "--store", str(PREPARED / "files"), "--contract", "CONTRACT"]
 """A run that has begun; the two addresses are filled in."""
 SENDER = ["--rpc", "RPC", "--key", str(PREPARED / "role.key")]
-MATRIX = ["--rules", "fedavg", "--attacks", "sign_flip", "--attackers", "0", "--seeds", "1", "--jobs", "1"]
+SWEEP = ["--rules", "fedavg", "--attacks", "sign_flip", "--attackers", "0", "--seeds", "1", "--jobs", "1"]
 COMMANDS = {
     "help": ["--help"],
     "nothing": [],
@@ -45,13 +45,13 @@ COMMANDS = {
     "status": ["status", *RUN],
     "logs": ["logs", str(PREPARED)],
     "fund": ["fund", ALICE.address, *SENDER],
-    "nudge": ["nudge", *SENDER],
-    "matrix": ["matrix", "tiny.toml", *MATRIX, "--results", str(PREPARED / "matrix")],
+    "send-noop": ["send-noop", *SENDER],
+    "sweep": ["sweep", "tiny.toml", *SWEEP, "--results", str(PREPARED / "sweep")],
     "reproduce": ["reproduce", "tiny.toml", "--seeds", "1", "--results", str(PREPARED / "results")],
 }
 NOTES = {
     "data": "note: this is not MNIST: 10 training and 10 test images of 2 × 2 pixels\n",
-    "matrix": "1 runs of 3 rounds with 2 learners\n1 of 1: fedavg, no attack, seed 1: 50.00% (kept)\n",
+    "sweep": "1 runs of 3 rounds with 2 learners\n1 of 1: fedavg, no attack, seed 1: 50.00% (kept)\n",
     "reproduce": "".join(f"{name}.json is there already\n" for name in ("federated-1", "plain-keras", "baseline-1")),
 }
 """What commands say on standard error first."""
@@ -83,8 +83,8 @@ def prepare(folder: Path, rpc: str) -> str:
     (folder / "tiny.toml").write_text(TINY)
     plan = plans.load(folder / "tiny.toml")
     (cell,) = sweep.cells(plan, ["fedavg"], ["sign_flip"], [0.0], [1])
-    (folder / "matrix" / "tiny" / "cells").mkdir(parents=True)
-    (folder / "matrix" / "tiny" / "cells" / f"{cell.name}.json").write_text('{"rounds": [{"accuracy": 0.5}]}')
+    (folder / "sweep" / "tiny" / "cells").mkdir(parents=True)
+    (folder / "sweep" / "tiny" / "cells" / f"{cell.name}.json").write_text('{"rounds": [{"accuracy": 0.5}]}')
     (folder / "results").mkdir()
     result = {"local": {"1": {"accuracy": 0.5}, "2": {"accuracy": 0.5}}, "result": {"accuracy": 0.5, "cid": "b"}}
     parts = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fl_node.cli import app
-from fl_node.cli.tables import matrix_table
+from fl_node.cli.tables import sweep_table
 from fl_node.experiments.baseline import Baseline
 from fl_node.experiments.baseline import table as baseline_table
 from fl_node.experiments.sweep import Figure
@@ -76,7 +76,7 @@ ATTACKS = ("label_flip+scale:5", "sign_flip", "noise:0.5", "constant:1", "backdo
 FIGURES = [Figure("norm_clipping:1.5", attack, 0.2, 0.98765, 0.0123, (0.97, 0.98), 0.4321) for attack in ATTACKS]
 CONTRIBUTION = RoundContribution(1, 0, 36, {n: Fraction(n) for n in range(1, 9)})
 TABLES: dict[str, tuple[object, list[str]]] = {
-    "matrix": (matrix_table(FIGURES), ["98.77 ± 1.23 (backdoor 43%)", "backdoor:0.25, 20%"]),
+    "sweep": (sweep_table(FIGURES), ["98.77 ± 1.23 (backdoor 43%)", "backdoor:0.25, 20%"]),
     "contribution": (show.contribution_table([CONTRIBUTION], 1000), ["learner 8", "+0.80", "total", "+3.60"]),
     "shards": (show.shards_table({n: [6000] * 10 for n in range(1, 129)}), ["6000 █", "60000", "128"]),
     "baseline": (baseline_table(PLAN, Baseline([0.98765] * 25, 1.0)), ["98.77", "25"]),
@@ -167,7 +167,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..
     [
         (["--help"], "Exit codes"),
         (["lab", "--help"], "Usage"),
-        (["matrix", "--help"], "Usage"),
+        (["sweep", "--help"], "Usage"),
         (["lab", "x.toml", "--scenario", "list"], "header-killed"),
         (["plan", "check", "nowhere-\udcff[bold]×é.toml"], "[bold]"),
         (["plan", "check", "--json", str(ROOT / "plans/paper.toml")], '"rounds":5'),

@@ -1,4 +1,4 @@
-"""`fl-node matrix` and `fl-node contribution` as a user has them, on real models and small data."""
+"""`fl-node sweep` and `fl-node contribution` as a user has them, on real models and small data."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def matrix(plan: Path, results: Path, *more: str) -> subprocess.CompletedProcess[str]:
+def sweep(plan: Path, results: Path, *more: str) -> subprocess.CompletedProcess[str]:
     options = ["--attacks", "backdoor+scale:10", "--attackers", "0.2", "--seeds", "1", "--results", str(results)]
-    return fl_node("matrix", str(plan), *options, *more)
+    return fl_node("sweep", str(plan), *options, *more)
 
 
 def test_a_matrix_compares_rules_and_goes_on_where_it_was(plan: Path, tmp_path: Path) -> None:
-    first = matrix(plan, tmp_path, "--rules", "fedavg", "--jobs", "1", "--json")
+    first = sweep(plan, tmp_path, "--rules", "fedavg", "--jobs", "1", "--json")
     assert first.returncode == 0, first.stderr
     assert "2 of 2: fedavg, backdoor+scale:10 by 20%, seed 1: " in first.stderr
-    second = matrix(plan, tmp_path, "--rules", "fedavg,median", "--json")
+    second = sweep(plan, tmp_path, "--rules", "fedavg,median", "--json")
     assert second.returncode == 0, second.stderr
     assert second.stderr.count("(kept)") == 2
     figures = json.loads(second.stdout)["figures"]
@@ -63,7 +63,7 @@ def test_a_matrix_compares_rules_and_goes_on_where_it_was(plan: Path, tmp_path: 
     ]
     assert figures[:2] == json.loads(first.stdout)["figures"]
     assert [one["backdoor"] is None for one in figures] == [True, False, True, False]
-    page = (tmp_path / "small" / "matrix.html").read_text()
+    page = (tmp_path / "small" / "sweep.html").read_text()
     assert "backdoor+scale:10, 20%" in page
     assert "http" not in page.replace("http-equiv", "")
 
@@ -72,7 +72,7 @@ def test_a_matrix_compares_rules_and_goes_on_where_it_was(plan: Path, tmp_path: 
 def test_real_nodes_give_the_same_figures_of_the_same_files(plan: Path, tmp_path: Path) -> None:
     small = ["--set", "learners=2", "--set", "rounds=1", "--attackers", "0.5", "--rules", "fedavg", "--json"]
     backends = ("embedded", "processes")
-    done = {backend: matrix(plan, tmp_path / backend, "--backend", backend, *small) for backend in backends}
+    done = {backend: sweep(plan, tmp_path / backend, "--backend", backend, *small) for backend in backends}
     assert all(one.returncode == 0 for one in done.values()), [one.stderr for one in done.values()]
     figures = {backend: json.loads(one.stdout)["figures"] for backend, one in done.items()}
     assert figures["processes"] == figures["embedded"]
@@ -91,7 +91,7 @@ def test_real_nodes_give_the_same_figures_of_the_same_files(plan: Path, tmp_path
 
 
 def test_an_interrupted_matrix_leaves_no_process_and_nothing_half_written(plan: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fl_node", "matrix", str(plan), "--results", str(tmp_path), "--rules", "fedavg"]
+    command = [sys.executable, "-m", "fl_node", "sweep", str(plan), "--results", str(tmp_path), "--rules", "fedavg"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         end = time.monotonic() + 240

@@ -64,11 +64,11 @@ def test_every_transaction_of_a_run_is_told_in_words(rpc: str) -> None:
     Contract(learner, contract.address).set_local_weight(1, FILES["local 1"], learner.nonce())
     contract.set_global_weight(FILES["global 1"], chain.nonce())
     chain.give(MALLORY.address, 10**18)
-    learner.nudge()
+    learner.send_noop()
 
     actions = [one for view in views(chain, start + 1, contract.address) for one in view.actions]
 
-    assert [one.kind for one in actions] == ["deploy", "register", "global", "local", "global", "transfer", "nudge"]
+    assert [one.kind for one in actions] == ["deploy", "register", "global", "local", "global", "transfer", "noop"]
     address, short = state.short(contract.address), {name: state.short(file) for name, file in FILES.items()}
     assert [one.text for one in actions] == [
         f"header deployed the contract {address} for plan {short['plan']}",
@@ -77,7 +77,7 @@ def test_every_transaction_of_a_run_is_told_in_words(rpc: str) -> None:
         f"learner 1 set local weights {short['local 1']} in round 0",
         f"header published global weights 1, {short['global 1']}",
         f"header sent 1 ether to {state.short(MALLORY.address)}",
-        "learner 1 nudged the chain (a transaction of no effect)",
+        "learner 1 sent a no-op transaction",
     ]
     assert [one.cid for one in actions[2:5]] == [FILES["global 0"], FILES["local 1"], FILES["global 1"]]
     assert all(one.gas and one.ok for one in actions)

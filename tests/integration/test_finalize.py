@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from fl_node.models.keras_trainer import KerasTrainer
-from fl_node.report.finalize import conclude
+from fl_node.report.finalize import finalize
 from tests.helpers.runs import World, plan
 from tests.helpers.warm import fl_node
 
@@ -111,7 +111,7 @@ def test_a_final_file_that_is_damaged_leaves_a_report_without_a_model(copy: Path
 def test_a_run_whose_first_round_goes_on_has_a_report_without_rounds(world: World, tmp_path: Path) -> None:
     run = world.deploy(plan())
     run.publish_locals(1)
-    made = conclude(run.contract, run.store, tmp_path, "young", cast(KerasTrainer, run.trainer), {})
+    made = finalize(run.contract, run.store, tmp_path, "young", cast(KerasTrainer, run.trainer), {})
     assert (made.audit.passed, made.result.ended, made.result.rounds, made.model) == (True, False, (), None)
     assert sorted(path.name for path in tmp_path.iterdir()) == WRITTEN
     assert "young" in made.report.read_text()

@@ -9,7 +9,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from fl_node.models.error_analysis import examine
+from fl_node.models.error_analysis import analyze_errors
 
 IMAGES = np.arange(6 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(6, 28, 28)
 LABELS = np.array([0, 1, 2, 3, 4, 5])
@@ -28,7 +28,7 @@ SAID = probabilities((0, 1.0), (7, 0.6), (2, 0.9), (9, 0.99), (4, 1.0), (9, 0.8)
 
 
 def test_the_confusion_matrix_has_a_row_a_label_and_a_column_for_what_was_said() -> None:
-    found = examine(3, lambda images: SAID, IMAGES, LABELS)
+    found = analyze_errors(3, lambda images: SAID, IMAGES, LABELS)
     assert (found.round, found.count, found.wrong) == (3, 6, 3)
     matrix = np.array(found.confusion)
     assert matrix.shape == (10, 10)
@@ -37,24 +37,24 @@ def test_the_confusion_matrix_has_a_row_a_label_and_a_column_for_what_was_said()
 
 
 def test_the_worst_mistakes_come_first_and_no_more_than_asked_for() -> None:
-    found = examine(3, lambda images: SAID, IMAGES, LABELS, worst=2)
+    found = analyze_errors(3, lambda images: SAID, IMAGES, LABELS, worst=2)
     assert [(one.index, one.label, one.said) for one in found.worst] == [(3, 3, 9), (5, 5, 9)]
     assert found.worst[0].probability == np.float32(0.99)
 
 
 def test_a_model_without_mistakes_has_none_to_show() -> None:
-    found = examine(1, lambda images: probabilities(*((int(n), 1.0) for n in LABELS)), IMAGES, LABELS)
+    found = analyze_errors(1, lambda images: probabilities(*((int(n), 1.0) for n in LABELS)), IMAGES, LABELS)
     assert (found.wrong, found.worst) == (0, ())
 
 
 def test_a_picture_is_the_image_dark_on_light() -> None:
-    (worst, *_) = examine(3, lambda images: SAID, IMAGES, LABELS).worst
+    (worst, *_) = analyze_errors(3, lambda images: SAID, IMAGES, LABELS).worst
     head, _, content = worst.picture().partition(",")
     assert head == "data:image/png;base64"
     assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))) == 255 - IMAGES[3]).all()
 
 
 def test_as_json_it_has_no_pixels() -> None:
-    content = json.loads(json.dumps(examine(3, lambda images: SAID, IMAGES, LABELS).as_content()))
+    content = json.loads(json.dumps(analyze_errors(3, lambda images: SAID, IMAGES, LABELS).as_content()))
     assert content["confusion"][3][9] == 1
     assert set(content["worst"][0]) == {"index", "label", "said", "probability", "of_label"}
