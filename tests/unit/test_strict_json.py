@@ -192,7 +192,7 @@ RAISING = {"eth", "eth_account", "eth_tester", "py_ecc", "web3"}
 """Libraries that raise the recursion limit when they are imported."""
 OWN_FILES = {
     ("abi.py", "artifact"),  # the compiled contract
-    ("ipfs.py", "command"),  # the template of a configuration
+    ("configuration.py", "settings"),  # the template of a configuration
     ("collect.py", "paper"),  # the paper's figures
     ("strict_json.py", "loads"),
     ("loading.py", "_toml"),
