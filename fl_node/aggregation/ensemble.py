@@ -36,10 +36,20 @@ def evidence_name(architecture: str) -> str:
 
 
 def evidence(weighting: str | None, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Tensor:
-    """Return what a member's probabilities, shape ``(images, classes)``, say about the labels, shape ``(images,)``.
+    """Return the evidence for a member, one float32 value per image, from its predictions.
 
-    By ``accuracy``: 1 for each image that it gets right, else 0. By ``convex``: the probability that it gives to the
-    label, as a multiple of :data:`GRAIN` and no less than that. A model that says nothing (NaN) says that much.
+    With ``accuracy`` the value is 1 for each image that the member classifies correctly, else 0. With ``convex`` it
+    is the probability of the true label, rounded to a multiple of :data:`GRAIN` and at least :data:`GRAIN`. A
+    prediction that is not a number (NaN) also counts as :data:`GRAIN`.
+
+    Parameters
+    ----------
+    weighting
+        How the plan weights the members: ``accuracy`` or ``convex``.
+    probabilities
+        The member's prediction for each image and class, shape ``(images, classes)``, 0 to 1.
+    labels
+        The true label of each image, shape ``(images,)``.
     """
     if weighting == "accuracy":
         return np.asarray(probabilities.argmax(axis=1) == labels, np.float32)

@@ -41,6 +41,11 @@ def fedavg(tensors: Iterable[npt.NDArray[np.float32]], counts: Sequence[int]) ->
     float32 array
         Of the same shape. Products of a float32 and a count are exact in float64, sums are taken in the order
         given, the division is the last step, and the result is rounded to float32 once.
+
+    Raises
+    ------
+    ValueError
+        There are no tensors, or their number differs from that of ``counts``.
     """
     total: npt.NDArray[np.float64] | None = None
     for tensor, count in zip(tensors, counts, strict=True):

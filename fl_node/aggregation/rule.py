@@ -47,29 +47,52 @@ class Rule(Settings):
     ] = "samples"
 
     def least(self) -> int:
-        """Return how many local files the rule needs to mean anything."""
+        """Return the smallest number of local files that the rule can aggregate."""
         return 1
 
     def problems(self, files: int) -> Iterator[tuple[str, str]]:  # noqa: ARG002
-        """Yield key and problem of what is impossible where a round may close with so many files."""
+        """Yield the key and the problem of each setting that the run makes impossible.
+
+        Parameters
+        ----------
+        files
+            The smallest number of local files with which a round of this run may close.
+        """
         yield from ()
 
     def for_fewer(self, files: int) -> Rule:  # noqa: ARG002
-        """Return the rule as it is for a smaller number of local files, below :meth:`least`."""
+        """Return a variant of the rule that can aggregate fewer local files than :meth:`least`.
+
+        Parameters
+        ----------
+        files
+            The number of local files. Shapley values aggregate every subset of a round's files.
+        """
         return self
 
     @abstractmethod
     def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:
-        """Return what the inputs make.
+        """Aggregate the local weights of one round.
 
         Parameters
         ----------
         inputs
-            The local weights in the order of nodeId: by name float32 arrays, of the same shapes for each learner.
+            The local weights, one mapping per learner in the order of nodeId. Each maps a tensor's name to a float32
+            array. All learners have the same names, and for each name the same shape.
         counts
-            What each input counts for, in the same order; positive whole numbers.
+            The weight of each input, in the same order, as many as ``inputs``: positive integers, the number of
+            samples or 1.
         parent
-            The tensors of the last global file, ``state`` included; empty if the rule does not need them.
+            The tensors of the last global file by name, float32: those of the model, in the shapes of ``inputs``, and
+            for each kind in ``state`` one more per tensor in the same shape, named ``KIND/NAME``. Empty if
+            ``needs_parent`` is false.
+
+        Returns
+        -------
+        Aggregate
+            The share of each input, in the order of ``inputs``; and a function that returns one tensor of the new
+            global file by name, float32. It is called for the tensors of the model and for those of ``state``, and
+            keeps their shapes.
         """
 
 
@@ -92,7 +115,7 @@ class Robust(Rule):
             )
 
     def for_fewer(self, files: int) -> Self:
-        """Return the rule for a set of files of which it leaves out no more than it could have outvoted."""
+        """Return the rule with the largest number of malicious learners that a minority of so few files can have."""
         return self.model_copy(update={"num_malicious": max((files - 1) // 2, 0)})
 
 
@@ -136,7 +159,18 @@ def _rows(model: Tensors, name: str, start: int, stop: int) -> Tensor:
 
 
 def by_piece(made: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensors], name: str) -> Tensor:
-    """Return one tensor of a rule that looks at each value alone, over all inputs at once."""
+    """Compute one tensor piece by piece, for rules that treat each value independently.
+
+    Parameters
+    ----------
+    made
+        Receives one piece of the tensor from every input, all of one shape, and returns the aggregated piece in that
+        shape.
+    inputs
+        The local weights of each learner, by tensor name.
+    name
+        The tensor's name.
+    """
     parts = [np.asarray(made(piece)) for piece in pieces(inputs, name)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -155,7 +189,15 @@ def in_order(values: Wide) -> float:
 
 
 def squared_distance(first: Tensors, second: Tensors, names: Iterable[str]) -> float:
-    """Return the squared Euclidean distance of two models, tensors in the order given."""
+    """Return the squared Euclidean distance of two models.
+
+    Parameters
+    ----------
+    first, second
+        The tensors of each model by name, float32; the shapes are equal.
+    names
+        The tensors that count, in the order in which they are summed.
+    """
     total = 0.0
     for name in names:
         difference = np.subtract(first[name], second[name], dtype=np.float64)
