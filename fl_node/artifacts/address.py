@@ -16,14 +16,14 @@ from fl_node.errors import ConfigError
 def connect(address: str) -> Store:
     """Return the store at an address: a folder, or the multiaddress of an IPFS API.
 
-    ``/ip4/127.0.0.1/tcp/5001`` is the latter. A folder must exist, unless ``file:`` stands before it: then the first
-    file that is added makes it.
+    ``/ip4/127.0.0.1/tcp/5001`` is a multiaddress. A folder must exist. With the prefix ``file:`` it need not: adding
+    the first file creates it.
 
     Raises
     ------
     ConfigError
-        The address is neither, such as a URL, ``host:port``, or the path of a folder that is not there.
-    """
+        The address is neither, such as a URL, ``host:port``, or the path of a folder that does not exist.
+    """  # noqa: DOC501 - see _no_store
     if address.startswith("file:"):
         return FolderStore(Path(_explicit(address)))
     if address.startswith(_MULTIADDRESS):

@@ -52,7 +52,13 @@ def of_file(path: Path) -> str:
 
 
 def from_digest(digest: bytes) -> str:
-    """Return the CIDv0 for the 32 bytes that stand on chain."""
+    """Return the CIDv0 for the 32 bytes that stand on chain.
+
+    Raises
+    ------
+    CidError
+        The digest does not have 32 bytes.
+    """
     if len(digest) != len(EMPTY_DIGEST):
         raise CidError(f"a SHA-256 digest has 32 bytes, not {len(digest)}")
     number = int.from_bytes(_MULTIHASH_SHA2_256 + digest, "big")

@@ -155,7 +155,21 @@ class Downloads(Generic[Key]):
         return self._running.get(key)
 
     def start(self, key: Key, name: str, path: Path, max_bytes: int, timeout: float) -> Download:
-        """Begin to fetch a file, and fail when nothing of it arrives for ``timeout`` seconds."""
+        """Start to download a file.
+
+        Parameters
+        ----------
+        key
+            Identifies the download in this object.
+        name
+            The file's CID.
+        path
+            Where the file is written.
+        max_bytes
+            The largest size allowed, in bytes.
+        timeout
+            Seconds without progress after which the download fails.
+        """
         self._running[key] = download = Download(self._store, name, path, max_bytes, timeout)
         download.start(self._turn, self._count)
         return download
@@ -229,7 +243,13 @@ class ShownStore:
         return self._store.add(path)
 
     def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
-        """Write the file with this CID to ``path`` as the store itself does, and show how far it is."""
+        """Write the file with this CID to ``path`` and show the progress on the terminal.
+
+        Parameters
+        ----------
+        file_cid, path, max_bytes, timeout, progress
+            As for :meth:`fl_node.artifacts.store.Store.fetch`.
+        """
         with contextlib.ExitStack() as shown:
             status: list[Status] = []
 

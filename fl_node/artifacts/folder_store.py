@@ -19,7 +19,13 @@ class FolderStore:
         self._folder = folder
 
     def add(self, path: Path) -> str:
-        """Store a file and return its CID."""
+        """Store a file and return its CID.
+
+        Raises
+        ------
+        StoreError
+            The folder can't be written.
+        """
         name = cid.of_file(path)
         target = self._folder / name
         # A copy may be damaged since the machine lost power; then this one replaces it.
@@ -33,7 +39,20 @@ class FolderStore:
         return name
 
     def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
-        """Write the file with this CID to ``path``, waiting for it up to ``timeout`` seconds."""
+        """Write the file with this CID to ``path``, and wait up to ``timeout`` seconds until it exists.
+
+        Parameters
+        ----------
+        file_cid, path, max_bytes, timeout, progress
+            As for :meth:`fl_node.artifacts.store.Store.fetch`.
+
+        Raises
+        ------
+        FileMissing
+            The folder does not have the file after ``timeout`` seconds.
+        StoreError
+            The file can't be read, has more than ``max_bytes``, or does not match its CID.
+        """
         source = self._folder / file_cid
         deadline = time.monotonic() + timeout
         while not source.is_file():

@@ -28,7 +28,15 @@ class IpfsStore:
         self._client: Any = None
 
     def add(self, path: Path) -> str:
-        """Store and pin a file and return its CID."""
+        """Store and pin a file and return its CID.
+
+        Raises
+        ------
+        StoreUnreachable
+            The IPFS daemon does not answer.
+        StoreError
+            The daemon reports an error, or gives the file another CID than it should have.
+        """
         # All that the CID depends on is said, so that a change of Kubo's defaults changes nothing.
         opts = {
             "cid-version": 0,
@@ -49,7 +57,13 @@ class IpfsStore:
         return name
 
     def _pin(self, name: str) -> None:
-        """Pin a file. The daemon reads all of it, and says how far it is, so a large file is no time-out."""
+        """Pin a file. The daemon reads all of it and reports progress, so a large file does not time out.
+
+        Raises
+        ------
+        StoreError
+            The daemon did not pin the file.
+        """
         pinned: list[str] = []
         with (
             self.errors(),
@@ -63,7 +77,22 @@ class IpfsStore:
             raise StoreError(f"IPFS at {self.address} did not pin {name}")
 
     def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
-        """Write the file with this CID to ``path``; give up when the swarm gives nothing for ``timeout`` seconds."""
+        """Write the file with this CID to ``path``; give up after ``timeout`` seconds without progress.
+
+        Parameters
+        ----------
+        file_cid, path, max_bytes, timeout, progress
+            As for :meth:`fl_node.artifacts.store.Store.fetch`.
+
+        Raises
+        ------
+        FileMissing
+            Nothing arrived for ``timeout`` seconds; ``received`` is how many bytes had arrived before.
+        StoreUnreachable
+            The IPFS daemon does not answer.
+        StoreError
+            The file has more than ``max_bytes``, does not match its CID, or the daemon reports an error.
+        """
         received, whole = 0, ""
 
         def count(now: int, length: int | None) -> None:
@@ -91,7 +120,19 @@ class IpfsStore:
             return None
 
     def open(self, file_cid: str, offset: int, length: int, timeout: float) -> Any:
-        """Ask for a file from an offset on; ``timeout`` is for each read."""
+        """Request part of a file from the daemon, as a stream.
+
+        Parameters
+        ----------
+        file_cid
+            The file's CID.
+        offset
+            The first byte.
+        length
+            The number of bytes.
+        timeout
+            Seconds that each read may take.
+        """
         # The daemon ends its search in the swarm when the client has gone.
         opts = {"offset": offset, "length": length}
         return self._connect().cat(file_cid, opts=opts, timeout=timeout, stream=True)
@@ -138,7 +179,22 @@ class IpfsStore:
 
     @contextlib.contextmanager
     def errors(self, file_cid: str | None = None) -> Iterator[None]:
-        """Raise errors of client and daemon as those of this module."""
+        """Translate errors of the client and the daemon into errors of this project.
+
+        Parameters
+        ----------
+        file_cid
+            The CID of the file that is requested, if any; then a time-out means that this file is missing.
+
+        Raises
+        ------
+        FileMissing
+            No peer provided ``file_cid`` in time.
+        StoreUnreachable
+            The daemon does not answer.
+        StoreError
+            The daemon reports another error.
+        """
         import ipfshttpclient.exceptions as ipfs
         import requests
         import urllib3
@@ -181,7 +237,13 @@ class _Stream:
         self._arrived: int | None = None
 
     def blocks(self) -> Generator[bytes, None, None]:
-        """Return the file's bytes, or raise a FileMissing when nothing arrived for the time allowed."""
+        """Yield the file's bytes.
+
+        Raises
+        ------
+        FileMissing
+            Nothing arrived for the time allowed.
+        """
         while True:
             self._sample()
             try:

@@ -270,7 +270,26 @@ def write(path: Path, meta: LocalMeta | GlobalMeta, tensors: Tensors) -> Weights
 def write_stream(
     path: Path, meta: LocalMeta | GlobalMeta, shapes: Shapes, tensor: Callable[[str], Tensor]
 ) -> WeightsFile:
-    """Write a model file in canonical form, asking for one tensor at a time, in the order of their names."""
+    """Write a model file in canonical form, one tensor at a time.
+
+    Parameters
+    ----------
+    path
+        Where the file appears when it is complete.
+    meta
+        The file's metadata.
+    shapes
+        The shape of each tensor, by name.
+    tensor
+        Returns a tensor by its name; called once for each, in the order of names.
+
+    Raises
+    ------
+    WeightsError
+        A tensor does not have the shape that ``shapes`` gives.
+    OSError
+        The file can't be written.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         with files.named(path), partial.open("wb") as file:
@@ -369,7 +388,13 @@ def _shape(tensor: Any, name: str) -> tuple[int, ...]:
 
 
 def _check_any(shapes: Shapes) -> None:
-    """Check names and shapes of a model that nothing is known of: they are printed, and NumPy has to take them."""
+    """Check names and shapes of an unknown model: they are printed, and NumPy must accept them.
+
+    Raises
+    ------
+    WeightsError
+        A name is too long or not printable, or a shape is too large.
+    """
     for name, shape in shapes.items():
         if len(name) > MAX_NAME or not name.isprintable():
             raise WeightsError(
@@ -496,15 +521,21 @@ def check_local(
     ----------
     file
         The file, as :func:`read` returned it.
-    plan, node_id, round_, parent
-        What its metadata must say.
+    plan
+        The CID of the run's plan.
+    node_id
+        The learner that trained the weights.
+    round_
+        The round in which it trained them.
+    parent
+        The CID of the global weights that it started from.
     samples
         The size of the learner's shard, if known; its share in the average depends on it.
 
     Raises
     ------
     WeightsError
-        It is not; the message names the field.
+        The metadata differ; the message names the field.
     """
     meta = file.local_meta
     _check(
@@ -520,10 +551,19 @@ def check_local(
 def check_global(file: WeightsFile, *, plan: str, round_: int) -> GlobalMeta:
     """Check that a file holds the global weights that a round starts from.
 
+    Parameters
+    ----------
+    file
+        The file, as :func:`read` returned it.
+    plan
+        The CID of the run's plan.
+    round_
+        The round that starts from these weights.
+
     Raises
     ------
     WeightsError
-        It does not; the message names the field.
+        The metadata differ; the message names the field.
     """
     meta = file.global_meta
     _check(("plan", meta.plan, plan), ("round", meta.round, round_))

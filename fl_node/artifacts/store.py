@@ -35,17 +35,32 @@ class Store(Protocol):
         """Store a file and return its CID."""
 
     def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
-        """Write the file with this CID to ``path``, whole and checked, or raise.
+        """Write the file with this CID to ``path``, complete and verified.
 
-        It may take as long as it needs, as long as something arrives. What has arrived stays on this node, so a fetch
-        that failed goes on there when it is called again.
+        A fetch may take any time as long as data arrives. What has arrived stays on this node, so the next call
+        continues a failed fetch from there.
+
+        Parameters
+        ----------
+        file_cid
+            The file's CID.
+        path
+            Where the file appears when it is complete.
+        max_bytes
+            The largest size allowed, in bytes.
+        timeout
+            Seconds without progress after which the fetch fails.
+        progress
+            Called as data arrives; see :data:`Progress`.
 
         Raises
         ------
         FileMissing
-            For ``timeout`` seconds nothing arrived.
+            Nothing arrived for ``timeout`` seconds.
+        StoreUnreachable
+            The store does not answer.
         StoreError
-            The file has more than ``max_bytes``, or is not what its CID says.
+            The file has more than ``max_bytes``, or does not match its CID.
         """
 
 
@@ -69,27 +84,31 @@ def receive(
     length: Callable[[], int | None] = lambda: None,
     progress: Progress = silent,
 ) -> None:
-    """Write the blocks of a file to ``path``, whole and checked.
+    """Write the blocks of a file to ``path``, complete and verified.
 
     Parameters
     ----------
     file_cid
-        Its CID.
+        The file's CID.
     path
-        Where it appears when all is well.
+        Where the file appears when it is complete.
     max_bytes
-        The most that it may have.
+        The largest size allowed, in bytes.
     blocks
-        Its content.
+        The content, in order.
     length
-        Returns how many bytes it has, as far as that is known.
+        Returns the file's size in bytes, or None while it is unknown.
     progress
-        Called as it arrives.
+        Called as data arrives; see :data:`Progress`.
 
     Raises
     ------
-    TooLarge, WrongContent, FileMissing
-        It has more bytes than it may have, is not what its CID says, or came in part only.
+    TooLarge
+        The file has more than ``max_bytes``.
+    WrongContent
+        The content does not match the CID.
+    FileMissing
+        The file is incomplete.
     """
     received = 0
     with replacing(path) as file:
