@@ -196,7 +196,13 @@ class AsynchronousChecker:
         self._waiting[one.node_id] = _Waiting(one, closing, seconds, wrongly)
 
     def _check_good(self, one: Publication, newest: int) -> None:
-        """Check an update as the header does, or raise."""
+        """Check an update as the header does.
+
+        Raises
+        ------
+        WeightsError
+            The header must reject the update.
+        """
         case = self._case
         if too_often(one, case.publications):
             raise WeightsError(history.TOO_OFTEN)

@@ -50,16 +50,18 @@ def audit(
     folder
         An empty folder for the files.
     make_trainer
-        Called with the plan; makes the model whose initial weights are compared.
+        Called with the plan; returns the model whose initial weights are compared.
     progress
-        Called after each round with the number of rounds done and of all.
+        Called after each round with the number of rounds checked and of all rounds.
     plan_timeout
-        Seconds in which the plan must come out of the store.
+        Seconds without progress after which the plan counts as missing.
 
     Raises
     ------
-    ChainError, StoreError
-        A node can't be reached, so that nothing can be said.
+    ChainError
+        The Ethereum node can't be reached.
+    StoreError
+        The store can't be reached.
     """
     result, reader = Audit(contract.address), Reader(store, folder, once=True)
     if not contract.has_known_code():

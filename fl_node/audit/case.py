@@ -41,12 +41,21 @@ class Case:
     result: Audit
 
     def file(self, name: str, node_id: int | None = None) -> WeightsFile:
-        """Return a learner's local file, or a global file; a WeightsError says why there is none.
+        """Return a checked model file.
+
+        Parameters
+        ----------
+        name
+            The file's CID.
+        node_id
+            The learner whose local weights it should be; None for global weights.
 
         Raises
         ------
         StoreUnreachable
             The store does not answer, so nothing can be said of the run.
+        WeightsError
+            The file is missing or is not a model file of this run.
         """
         try:
             return self.reader.read(name, node_id)
@@ -69,14 +78,36 @@ class Case:
         return shard_size(self.plan, node_id) if 1 <= node_id <= self.plan.learners else None
 
     def check_bounds(self, round_: int, node: str, file: WeightsFile, start: WeightsFile) -> None:
-        """Check that local weights are within the plan's bounds."""
+        """Add a finding if local weights exceed the plan's bounds.
+
+        Parameters
+        ----------
+        round_
+            The round that the finding names.
+        node
+            The node that the finding names.
+        file
+            The local weights.
+        start
+            The global weights that they were trained from.
+        """
         try:
             check_bounds(file, start, self.plan)
         except WeightsError as error:
             self.result.find(round_, node, "bounds", f"{file.cid}: {error}")
 
     def note_rejection(self, closed: Round, one: Rejection, text: str) -> None:
-        """Note how a rejection looks from here."""
+        """Add a note on whether a rejection can be confirmed.
+
+        Parameters
+        ----------
+        closed
+            The round in which the header rejected the file.
+        one
+            The rejection.
+        text
+            How the rejection appears to the audit; continues "was rejected".
+        """
         self.result.note(f"round {closed.number}: {learner_label(one.node_id)}'s {one.cid} was rejected {text}")
 
     def seconds(self, first: LogEntry, second: LogEntry) -> int:

@@ -36,7 +36,17 @@ def check_initial(case: Case) -> None:
 
 
 def closing_file(case: Case, closed: Round, entry: LogEntry) -> WeightsFile | None:
-    """Return the global file that closed a round, if it is one, and check that it says of which run and round."""
+    """Return the global file that closed a round and check its metadata; None if it is not a valid model file.
+
+    Parameters
+    ----------
+    case
+        The audit's plan, history and files.
+    closed
+        The round that the file closed.
+    entry
+        The event that published the file.
+    """
     result, number, name = case.result, closed.number + 1, str(entry.cid)
     try:
         file = case.file(name)

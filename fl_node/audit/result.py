@@ -46,14 +46,36 @@ class Audit:
         return not self.findings
 
     def find(self, round_: int | None, node: str, field_: str, message: str) -> None:
-        """Add a finding, unless it is there already."""
+        """Add a finding, unless it is recorded already.
+
+        Parameters
+        ----------
+        round_
+            The round of the global weights concerned; None if the finding concerns the whole run.
+        node
+            ``header`` or ``learner N``.
+        field_
+            The field or the check that failed.
+        message
+            What is wrong, for people; cut to :data:`MAX_TEXT` characters.
+        """
         line = " ".join(message.split())
         finding = Finding(round_, node, field_, line if len(line) <= MAX_TEXT else line[:MAX_TEXT] + "…")
         if finding not in self.findings:
             self.findings.append(finding)
 
     def compare(self, round_: int | None, node: str, field_: str, found: object, right: object) -> None:
-        """Add a finding if a field has another value than it should have."""
+        """Add a finding if a field does not have the expected value.
+
+        Parameters
+        ----------
+        round_, node, field_
+            As for :meth:`find`.
+        found
+            The value in the file or on the chain.
+        right
+            The value that it should have.
+        """
         if found != right:
             self.find(round_, node, field_, f"is {found}, should be {right}")
 

@@ -53,6 +53,8 @@ class Chain(Sender):
         ------
         ChainError
             There is no contract of this kind at the address.
+        ConfigError
+            The text is not an address.
         """
         if not address.startswith("0x") or not Web3.is_address(address):
             raise ConfigError(f"contract {address!r} is not an address: 0x and 40 hexadecimal digits")

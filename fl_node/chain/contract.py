@@ -131,7 +131,17 @@ class Contract:
         return _cid(self._read("globalWeightAt", round_))
 
     def local_weight_at(self, round_: int, node_id: int, block: str | None = None) -> str | None:
-        """Return the CID of the local weights that a learner published in a round, or None."""
+        """Return the CID of the local weights that a learner published in a round, or None.
+
+        Parameters
+        ----------
+        round_
+            The round.
+        node_id
+            The learner's nodeId.
+        block
+            The hash of the block whose state counts; the newest if None.
+        """
         return _cid(self._read("localWeightAt", round_, node_id, at=block))
 
     def local_weights(self, round_: int, node_ids: Sequence[int]) -> dict[int, str]:
@@ -154,17 +164,41 @@ class Contract:
         return int(self._read("nodeIdOf", account)) or None
 
     def register_learner(self, node_id: int, account: str, nonce: int) -> Receipt | None:
-        """Register a learner's account; header only."""
-        return self._transact(self._functions.registerLearner(node_id, Web3.to_checksum_address(account)), nonce)
+        """Register a learner's account. Only the header may call this.
 
-    def set_local_weight(self, node_id: int, file_cid: str, nonce: int) -> Receipt | None:
-        """Publish local weights; that learner only.
+        Parameters
+        ----------
+        node_id
+            The learner's nodeId, from 1.
+        account
+            The address of its account.
+        nonce
+            The number of the header's transaction.
 
         Returns
         -------
         Receipt or None
-            None if no block took the transaction in the time allowed, or another with its number was there
-            first; the caller reads the state again.
+            None as for :meth:`set_local_weight`.
+        """
+        return self._transact(self._functions.registerLearner(node_id, Web3.to_checksum_address(account)), nonce)
+
+    def set_local_weight(self, node_id: int, file_cid: str, nonce: int) -> Receipt | None:
+        """Publish local weights. Only the learner with this nodeId may call this.
+
+        Parameters
+        ----------
+        node_id
+            The learner's nodeId.
+        file_cid
+            The CID of the local file.
+        nonce
+            The number of the learner's transaction.
+
+        Returns
+        -------
+        Receipt or None
+            None if no block included the transaction in time, or if another transaction with its number came first;
+            the caller reads the state again.
         """
         return self._transact(self._functions.setLocalWeight(node_id, cid.to_digest(file_cid)), nonce)
 

@@ -19,6 +19,11 @@ def create_key(path: Path) -> str:
     """Make a key file for a new account, readable by its owner alone, and return the account's address.
 
     An existing key file is kept.
+
+    Raises
+    ------
+    ConfigError
+        The key file can't be written, or an existing file is not a valid key file.
     """
     if not path.exists():
         account = Account.create()

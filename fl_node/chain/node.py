@@ -88,7 +88,13 @@ class Node:
         return self.quantity(self.ask(("eth_blockNumber", []))[0])
 
     def head(self) -> str:
-        """Return the hash of the newest block."""
+        """Return the hash of the newest block.
+
+        Raises
+        ------
+        ChainError
+            The answer is not a block, so the node is not an Ethereum node.
+        """
         (block,) = self.ask(("eth_getBlockByNumber", ["latest", False]))
         try:
             return str(block["hash"])
@@ -157,7 +163,13 @@ class Node:
         return self.quantity(self.ask(("eth_getBlockTransactionCountByNumber", ["pending"]))[0]) > 0
 
     def quantity(self, answer: object) -> int:
-        """Return a number as the RPC writes it, such as ``0x1b4``."""
+        """Return a number as the RPC writes it, such as ``0x1b4``.
+
+        Raises
+        ------
+        ChainError
+            The answer is not a number.
+        """
         try:
             return int(str(answer), 16)
         except ValueError as error:
@@ -177,7 +189,15 @@ class Node:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn what goes wrong between here and the node into a :class:`ChainError` of one line."""
+        """Translate errors of the connection and the node into a :class:`ChainError` of one line.
+
+        Raises
+        ------
+        ChainUnreachable
+            The node does not answer.
+        ChainError
+            The node reports an error, or its answer makes no sense; subclasses say which error.
+        """
         try:
             yield
         except web3_errors.Web3RPCError as error:
@@ -193,7 +213,23 @@ class Node:
 
 
 def _raise_error(rpc: str, error: Any) -> NoReturn:
-    """Raise what an error of the node's RPC means."""
+    """Raise the exception that an RPC error stands for.
+
+    Raises
+    ------
+    ContractError
+        The contract reverted the call.
+    NotYet
+        The node is still indexing.
+    Underpriced
+        Another transaction with the same number pays as much or more.
+    AlreadySent
+        The node has the transaction already.
+    NonceUsed
+        A block has a transaction with this number.
+    ChainError
+        Any other error.
+    """
     error = error if isinstance(error, dict) else {"message": error}
     message = str(error.get("message", error))
     lowered = message.lower()

@@ -52,7 +52,13 @@ class Sender(Node):
 
     @property
     def address(self) -> str:
-        """The address of the account that signs."""
+        """The address of the account that signs.
+
+        Raises
+        ------
+        ConfigError
+            There is no key to sign with.
+        """
         if self.account is None:
             raise ConfigError("this needs the key of an account (--key)")
         return str(self.account.address)
@@ -77,7 +83,27 @@ class Sender(Node):
     def send_until_sealed(
         self, what: str, to: str | None, data: Any, gas: int, *, nonce: int | None = None, value: int = 0
     ) -> Receipt:
-        """Send a transaction again and again, with the same nonce so that it counts once, until a block has it."""
+        """Send a transaction until a block includes it.
+
+        All attempts have the same nonce, so that the transaction counts only once. If another transaction of the
+        account takes the nonce, the next attempt has a new one.
+
+        Parameters
+        ----------
+        what
+            What is sent, for the error message.
+        to, data, gas, value
+            As for :meth:`send`.
+        nonce
+            The transaction's number; the account's next number if None.
+
+        Raises
+        ------
+        ChainError
+            No block included it in time.
+        ConfigError
+            There is no key to sign with.
+        """
         nonce, deadline = self.nonce() if nonce is None else nonce, time.monotonic() + SEALED_PATIENCE
         while time.monotonic() < deadline:
             is_used = self.nonce() > nonce
@@ -90,21 +116,32 @@ class Sender(Node):
         )
 
     def send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
-        """Sign and send a transaction, and wait a moment for the block that takes it.
+        """Sign and send a transaction, and wait briefly for the block that includes it.
 
         Parameters
         ----------
         to
-            The receiver; None deploys a contract.
+            The receiver's address; None deploys a contract.
         data
-            The call, or the contract's code.
-        gas, nonce, value
-            The most gas, the transaction's number, and the wei that it gives.
+            The encoded call, or the contract's code.
+        gas
+            The gas limit.
+        nonce
+            The transaction's number.
+        value
+            The amount to transfer, in wei.
 
         Returns
         -------
         Receipt or None
-            None if no block took it in the time allowed, or another with its number was there first.
+            None if no block included it in time, or if another transaction with its number came first.
+
+        Raises
+        ------
+        ConfigError
+            There is no key to sign with.
+        ChainError
+            The node does not seal yet, or a pending transaction with the same number can't be replaced.
         """
         account = self.account
         if account is None:
