@@ -104,7 +104,13 @@ def _run(path: Path, source: bytes) -> types.ModuleType:
 
 @contextmanager
 def _blamed(path: Path, what: str) -> Iterator[None]:
-    """Make one line of whatever the module raises, with the line of its source; what it prints is no result."""
+    """Run code of a custom module: report its errors in one line, and send what it prints to standard error.
+
+    Raises
+    ------
+    ModuleError
+        The code raises an exception, or changes how all models of the process compute. The message names the line.
+    """
     try:
         with redirect_stdout(sys.stderr):
             yield

@@ -203,7 +203,13 @@ def _pairs(path: Path, content: Mapping[str, bytes], part: str) -> tuple[Images,
 
 
 def _idx(content: bytes, dimensions: int, path: Path) -> Images:
-    """Return the array of bytes in a file in IDX format (http://yann.lecun.com/exdb/mnist/)."""
+    """Return the array of bytes in a file in IDX format (http://yann.lecun.com/exdb/mnist/).
+
+    Raises
+    ------
+    DataError
+        The content is not in IDX format, or does not have the size that its header states.
+    """
     start = 4 + 4 * dimensions
     if not content:
         raise DataError(f"{path} is empty")
@@ -234,7 +240,13 @@ def _verified(folder: Path, name: str) -> bytes:
 
 
 def _read(folder: Path, name: str, most: int) -> tuple[bytes, Path]:
-    """Return the content of a file that may be compressed, and the path it was found at."""
+    """Return a file's content, decompressed if it is compressed, and the path of the file.
+
+    Raises
+    ------
+    DataError
+        The file is missing, can't be read, or has more than ``most`` bytes.
+    """
     try:
         there = {one.name for one in folder.iterdir()}
     except OSError as error:

@@ -86,14 +86,21 @@ def read(path: Path, *, invert: bool | None = None) -> Images:
 
 
 def as_mnist(pixels: npt.NDArray[Any], name: str, *, invert: bool | None = None) -> Images:
-    """Return grey pixels of one digit as MNIST has them; arguments and errors are those of :func:`read`.
+    """Return the grey pixels of a digit in the form of MNIST: white on black, 28 × 28, centred.
 
     Parameters
     ----------
     pixels
         Shape ``(height, width)``, 0 to 255.
     name
-        What to call the image in an error.
+        What the error message calls the image.
+    invert
+        Whether the digit is dark on a light background; guessed from the border if None.
+
+    Raises
+    ------
+    DataError
+        The image has no pixels or shows no digit.
     """
     grey = pixels.astype(np.float64)
     if not grey.size:
@@ -168,7 +175,15 @@ def _on_paper(grey: Grey, alpha: Grey) -> Grey:
 
 
 def _deep(image: Image.Image) -> Grey:
-    """Return the pixels of a picture with more than 8 bits each; where the type has no white, the largest is it."""
+    """Return the pixels of an image with more than 8 bits per pixel.
+
+    Where the type defines no white, the largest value is white.
+
+    Raises
+    ------
+    DataError
+        A pixel is not a finite number.
+    """
     values = _floats(image)
     if not np.isfinite(values).all():
         raise DataError("it has pixels that are not finite numbers")

@@ -40,8 +40,10 @@ def load(
 
     Raises
     ------
-    DataError, ModuleError
-        They can't be had, or are not the plan's.
+    DataError
+        The data can't be loaded, or differ from what the plan states.
+    ModuleError
+        The plan's custom module can't be loaded.
     """
     if plan.custom is not None:
         return OwnData(plan, load_module(plan, modules))
@@ -58,12 +60,17 @@ def load(
 
 
 def load_images(plan: Plan, folder: Path | None = None, report: Callable[[str], None] = lambda _: None) -> DataSet:
-    """Return the images of a plan, arguments as for :func:`load`.
+    """Return the images of a plan.
+
+    Parameters
+    ----------
+    plan, folder, report
+        As for :func:`load`.
 
     Raises
     ------
     DataError
-        The plan has a module of its own, or its images can't be had.
+        The plan has a custom module, or its images can't be loaded.
     """
     if plan.custom is not None:
         raise DataError(f"this is for images, and the plan {plan.name} has what its own module loads")

@@ -34,7 +34,13 @@ from fl_node.plan.schema import Plan
 
 
 def trainer_for(plan: Plan, data: Data | None = None, modules: Path | None = None) -> Trainer:
-    """Return the model, or the models, that a plan trains; arguments as for :class:`KerasTrainer`."""
+    """Return the model that a plan trains, or the ensemble of models.
+
+    Parameters
+    ----------
+    plan, data, modules
+        As for :class:`KerasTrainer`.
+    """
     return EnsembleTrainer(plan, data) if plan.mode == "ensemble" else KerasTrainer(plan, data, modules)
 
 
@@ -81,11 +87,24 @@ class EnsembleTrainer:
         poison: Poison | None = None,
         teacher: Tensors | None = None,
     ) -> Tensors:
-        """Train one model as :meth:`KerasTrainer.train` does.
+        """Train one model of the ensemble as :meth:`KerasTrainer.train` does.
 
-        With a teacher, the global weights of all models, it also learns what these predict together on the public
-        set: as in FedMD (Li & Wang 2019, https://arxiv.org/abs/1910.03581), where learners with different models have
-        nothing in common but what they say.
+        With a teacher, it also trains on the ensemble's predictions for the public set, as in FedMD (Li & Wang 2019,
+        https://arxiv.org/abs/1910.03581), where learners with different models share only their predictions.
+
+        Parameters
+        ----------
+        weights
+            The weights of one model; names begin with ``ARCHITECTURE/``.
+        samples, seed, on_epoch, epochs, poison
+            As for :meth:`KerasTrainer.train`.
+        teacher
+            The global weights of all models; None trains without the public set.
+
+        Returns
+        -------
+        dict of float32 arrays
+            The new weights, under the same names.
         """
         (name,) = self._architectures(weights)
         with self._turn:

@@ -245,17 +245,17 @@ class KerasTrainer:
         samples
             Indices into the training images, shape ``(count,)``.
         seed
-            Decides the order of the images in each epoch and what dropout drops.
+            Decides the order of the images in each epoch, and dropout.
         on_epoch
-            Called after each epoch with its number, from 1, and accuracy and loss on the images trained on.
+            Called after each epoch with its number, from 1, and the accuracy and loss on these images.
         epochs
-            How often each image is seen; the plan's local epochs if None.
+            The number of epochs; the plan's local epochs if None.
         poison
-            Changes images and labels first, as an attack does.
+            Changes images and labels before training, as an attack does.
         teacher
-            Not used by a model alone.
+            Not used by a single model.
         lesson
-            Images of the public set that are mixed among these, with the predictions of all models as labels.
+            Images of the public set to train on as well, with the ensemble's predictions as labels.
 
         Returns
         -------

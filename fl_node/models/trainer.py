@@ -63,10 +63,28 @@ class Trainer(Protocol):
         poison: Poison | None = None,
         teacher: Tensors | None = None,
     ) -> Tensors:
-        """Train from ``weights`` on the training images with these indices; return the new weights.
+        """Train from ``weights`` and return the new weights.
 
-        With a teacher, the global weights of an ensemble, it also trains on what the ensemble says of the shared
-        images.
+        Parameters
+        ----------
+        weights
+            float32 arrays by name; shapes as in :meth:`shapes`.
+        samples
+            Indices into the training images, int64, shape ``(count,)``.
+        seed
+            Decides everything random in the training.
+        on_epoch
+            Called after each epoch; see :data:`OnEpoch`.
+        poison
+            Changes images and labels before training, as an attack does.
+        teacher
+            The global weights of an ensemble; the model then also trains on the ensemble's predictions for the public
+            set.
+
+        Returns
+        -------
+        mapping of float32 arrays
+            The new weights, with the names and shapes of ``weights``.
         """
 
     def tests(self) -> tuple[Images, Labels]:

@@ -40,11 +40,29 @@ class Dirichlet(Partition):
 
 
 def by_dirichlet(labels: Labels, learners: int, alpha: float, seed: int, classes: int) -> list[Indices]:
-    """Share out images in equal parts, in which labels are mixed as drawn from a Dirichlet distribution.
+    """Divide images into equal shards, with label proportions drawn from a Dirichlet distribution.
 
     Hsu et al. 2019, https://arxiv.org/abs/1909.06335, section 3.1, here with the concentration ``alpha`` for each
-    label. A learner draws its labels one after the other from Pólya's urn, which is the same distribution and needs
-    no random numbers but whole ones; a label of which none is left is drawn again.
+    label. A learner draws its labels one by one from Pólya's urn, which has the same distribution and needs only
+    random integers. If no image with the drawn label is left, it draws again.
+
+    Parameters
+    ----------
+    labels
+        The label of each image, shape ``(count,)``, 0 to ``classes - 1``.
+    learners
+        The number of shards.
+    alpha
+        The concentration; smaller values give more skewed shards.
+    seed
+        Decides everything random.
+    classes
+        The number of classes.
+
+    Returns
+    -------
+    list of int arrays
+        The indices of each learner's images, ascending, in the order of nodeId; sizes differ by at most one.
     """
     left = [list(permutation(int((labels == c).sum()), derive(seed, "images", c))) for c in range(classes)]
     where = [np.flatnonzero(labels == c) for c in range(classes)]

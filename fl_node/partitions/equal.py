@@ -27,11 +27,20 @@ class Equal(Partition):
 
 
 def equal(count: int, learners: int, seed: int) -> list[Indices]:
-    """Share out ``count`` images at random in equal parts, as in Hwang & Kim (2024).
+    """Divide ``count`` images at random into equal shards, as in Hwang & Kim (2024).
+
+    Parameters
+    ----------
+    count
+        The number of images.
+    learners
+        The number of shards.
+    seed
+        Decides everything random.
 
     Returns
     -------
     list of int arrays
-        One a learner, in the order of nodeId; their sizes differ by at most one.
+        The indices of each learner's images, ascending, in the order of nodeId; sizes differ by at most one.
     """
     return [np.sort(part) for part in np.array_split(permutation(count, seed), learners)]

@@ -41,9 +41,25 @@ class FewLabels(Partition):
 
 
 def by_labels(labels: Labels, learners: int, each: int, seed: int) -> list[Indices]:
-    """Sort images by label, cut them into ``each`` parts a learner, and deal the parts out at random.
+    """Sort images by label, cut them into parts, and deal ``each`` parts to every learner at random.
 
-    McMahan et al. 2017, https://arxiv.org/abs/1602.05629, section 3: with two parts most learners have two labels.
+    McMahan et al. 2017, https://arxiv.org/abs/1602.05629, section 3: with two parts, most learners have two labels.
+
+    Parameters
+    ----------
+    labels
+        The label of each image, shape ``(count,)``.
+    learners
+        The number of shards.
+    each
+        The number of parts per learner.
+    seed
+        Decides everything random.
+
+    Returns
+    -------
+    list of int arrays
+        The indices of each learner's images, ascending, in the order of nodeId; sizes differ by at most one.
     """
     shuffled = permutation(len(labels), derive(seed, "images"))
     ordered = shuffled[np.argsort(labels[shuffled], kind="stable")]

@@ -76,7 +76,19 @@ def equal_sizes(count: int, learners: int) -> list[int]:
 
 
 def polya(draw: Callable[[int], int], seen: Sequence[int], colours: Sequence[int], alpha: float) -> int:
-    """Draw from an urn with ``alpha`` balls of each colour and one more for each that was seen."""
+    """Draw from Pólya's urn: ``alpha`` balls of each colour, and one more for each ball drawn before.
+
+    Parameters
+    ----------
+    draw
+        Returns a random integer that is at least 0 and less than its argument.
+    seen
+        The colours drawn before.
+    colours
+        The colours to choose from.
+    alpha
+        The concentration.
+    """
     # Whole numbers decide, so that nothing depends on how a machine rounds.
     new = round(alpha * len(colours) * SCALE)
     if draw(new + len(seen) * SCALE) < new:

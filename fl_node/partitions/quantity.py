@@ -45,9 +45,21 @@ def by_quantity(sizes: Sequence[int], seed: int) -> list[Indices]:
 
 @functools.lru_cache(maxsize=8)
 def quantities(count: int, learners: int, alpha: float, seed: int) -> tuple[int, ...]:
-    """Return how many images each learner has if their shares are drawn from a Dirichlet distribution; at least one.
+    """Return the number of images of each learner, with shares drawn from a Dirichlet distribution.
 
-    By Pólya's urn as in :func:`fl_node.partitions.dirichlet.by_dirichlet`.
+    It uses Pólya's urn, as :func:`fl_node.partitions.dirichlet.by_dirichlet` does. Each learner has at least one
+    image.
+
+    Parameters
+    ----------
+    count
+        The number of images.
+    learners
+        The number of shards.
+    alpha
+        The concentration; smaller values give less equal shards.
+    seed
+        Decides everything random.
     """
     draw = draws(seed)
     seen: list[int] = []
