@@ -121,7 +121,13 @@ class Folder(Source):
 
     @property
     def image_size(self) -> tuple[int, ...]:
-        """Height and width of the images."""
+        """Height and width of the images.
+
+        Raises
+        ------
+        PlanError
+            The size is unknown until the run is deployed.
+        """
         if self.size is None:
             raise PlanError("data.size: not known before the run is deployed")
         return self.size
@@ -154,7 +160,13 @@ class CustomData(Source):
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:
-        """How many samples each learner has."""
+        """The number of samples of each learner.
+
+        Raises
+        ------
+        PlanError
+            The sizes are unknown until the run is deployed.
+        """
         if self.samples is None:
             raise PlanError("data.samples: not known before the run is deployed")
         return self.samples

@@ -97,7 +97,15 @@ def _text(content: bytes) -> str:
 
 
 def _toml(text: str) -> dict[str, Any]:
-    """Parse TOML within the bounds that JSON has."""
+    """Parse TOML within the bounds of JSON from outside.
+
+    Raises
+    ------
+    JsonError
+        The text exceeds a bound.
+    tomllib.TOMLDecodeError
+        The text is not TOML.
+    """
     if text.count("[") + text.count("{") > MAX_BRACKETS:
         raise JsonError(f"has more than {MAX_BRACKETS} opening brackets")
     for number, line in enumerate(text.split("\n"), 1):
@@ -124,7 +132,13 @@ def _module(path: Path, content: Mapping[str, Any]) -> Path | None:
 
 
 def _with_hash(content: dict[str, Any], module: Path | None) -> dict[str, Any]:
-    """Put the name and the hash of a module in the place of its path."""
+    """Replace the path of a module by its name and its hash.
+
+    Raises
+    ------
+    PlanError
+        The module can't be read, or does not have the hash that the plan states.
+    """
     if module is None:
         return content
     try:

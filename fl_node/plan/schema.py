@@ -94,7 +94,13 @@ class DataPlan(Settings):
 
     @property
     def class_count(self) -> int:
-        """How many classes there are."""
+        """The number of classes.
+
+        Raises
+        ------
+        PlanError
+            The number is unknown until the run is deployed.
+        """
         count = self.source.class_count
         if count is None:
             raise PlanError("data.classes: not known before the run is deployed")
@@ -289,14 +295,26 @@ class Plan(Settings):
 
     @property
     def asynchronous_rule(self) -> AsynchronousRule:
-        """The rule of an asynchronous run."""
+        """The rule of an asynchronous run.
+
+        Raises
+        ------
+        PlanError
+            The run is synchronous.
+        """
         if not isinstance(self.aggregation, AsynchronousRule):
             raise PlanError(f'aggregation.rule: {self.aggregation.rule} is not for mode = "async"')
         return self.aggregation
 
     @property
     def ensemble_model(self) -> EnsembleModel:
-        """The model of an ensemble."""
+        """The model of an ensemble.
+
+        Raises
+        ------
+        PlanError
+            The run trains a single model.
+        """
         if not isinstance(self.model, EnsembleModel):
             raise PlanError(f'model.name: {self.model.name} is not for mode = "ensemble"')
         return self.model

@@ -41,7 +41,17 @@ def global_shapes(plan: Plan, shapes: Shapes) -> Shapes:
 
 
 def local_shapes(plan: Plan, shapes: Shapes, node_id: int) -> Shapes:
-    """Return those of a model's tensors, or of a global file's, that a learner's local file has."""
+    """Return the shapes of the tensors that a learner's local file has.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    shapes
+        The shapes of the model's tensors, or of those in a global file.
+    node_id
+        The learner's nodeId; in an ensemble it decides the architecture.
+    """
     if plan.mode == "ensemble":
         prefix = f"{plan.architecture_of(node_id)}/"
         return {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
@@ -50,7 +60,19 @@ def local_shapes(plan: Plan, shapes: Shapes, node_id: int) -> Shapes:
 
 
 def initial_file(path: Path, plan: Plan, plan_cid: str, tensors: Tensors) -> WeightsFile:
-    """Write the file of weights that a run starts from; deployment, header and audit all call this."""
+    """Write the file of initial weights; deployment, header and audit all call this.
+
+    Parameters
+    ----------
+    path
+        Where the file is written.
+    plan
+        The run's plan.
+    plan_cid
+        The CID of the plan.
+    tensors
+        The model's initial weights by name, float32.
+    """
     shapes = global_shapes(plan, {name: tensor.shape for name, tensor in tensors.items()})
     state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name not in tensors}
     if WEIGHTS in state:

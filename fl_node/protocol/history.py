@@ -14,7 +14,17 @@ TOO_OFTEN = f"more than {MOST_PUBLICATIONS} publications in one round"
 
 
 def too_often(published: Iterable[LogEntry], node_id: int, round_: int) -> bool:
-    """Return whether a learner published more in a round than anybody needs to read; header and audit call this."""
+    """Return whether a learner published more often in a round than is allowed; header and audit call this.
+
+    Parameters
+    ----------
+    published
+        Events of the run's log.
+    node_id
+        The learner.
+    round_
+        The round.
+    """
     mine = (
         one for one in published if one.name == LOCAL_WEIGHT_SET and (one.node_id, one.round) == (node_id, round_)
     )
@@ -50,7 +60,17 @@ def read(contract: Contract) -> History:
 
 
 def arrange(plan_cid: str, header: str, log: Iterable[LogEntry]) -> History:
-    """Put the events of a run, which come in the order of the chain, in order by rounds."""
+    """Arrange the events of a run by round.
+
+    Parameters
+    ----------
+    plan_cid
+        The CID of the run's plan.
+    header
+        The address of the header's account.
+    log
+        The events in the order of the chain.
+    """
     learners: dict[int, LogEntry] = {}
     started: list[LogEntry] = []
     published: dict[int, list[LogEntry]] = {}

@@ -54,12 +54,27 @@ def too_often(one: Publication, everything: Sequence[Publication]) -> bool:
 def check_update(
     file: WeightsFile, contract: Contract, plan: Plan, plan_cid: str, node_id: int, newest: int
 ) -> WeightsFile:
-    """Check that a file holds local weights that began at some round's global weights, up to the newest.
+    """Check that a file holds local weights trained from the global weights of some round up to the newest.
+
+    Parameters
+    ----------
+    file
+        A checked local file.
+    contract
+        The run's contract.
+    plan
+        The run's plan.
+    plan_cid
+        The CID of the plan.
+    node_id
+        The learner that published the file.
+    newest
+        The newest round whose global weights it may have started from.
 
     Raises
     ------
     WeightsError
-        It does not; the message names the field.
+        The metadata differ; the message names the field.
     """
     began = file.local_meta.round
     if began > newest:

@@ -136,6 +136,8 @@ class Reader:
             It is no model file of this run's model.
         StoreError
             It can't be had, or has more bytes than it may have.
+        StoreUnreachable
+            The store does not answer, so nothing is known of the file.
         """
         path, key = path or self.path(name), (name, node_id)
         known = self._known.get(key)
@@ -162,7 +164,22 @@ class Reader:
         return file
 
     def check(self, path: Path, name: str | None = None, node_id: int | None = None) -> WeightsFile:
-        """Return a model file that is here already, as :meth:`read` does; its CID is computed if it is not given."""
+        """Return a model file that is on disk already, checked as :meth:`read` does.
+
+        Parameters
+        ----------
+        path
+            The file.
+        name
+            Its CID; computed if None.
+        node_id
+            The learner whose local weights it should be; None for global weights.
+
+        Raises
+        ------
+        WeightsError
+            It is not a model file of this run's model.
+        """
         return model_file.read(path, self._expected(node_id), name)
 
     def remember(self, file: WeightsFile, node_id: int | None = None) -> None:
