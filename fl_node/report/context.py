@@ -61,7 +61,23 @@ def context(
     error_analysis: ErrorAnalysis | None,
     split: Mapping[int, Sequence[int]] | None,
 ) -> dict[str, Any]:
-    """Return what the templates of a report need; see :func:`fl_node.report.writer.write`."""
+    """Return the variables of the report's templates; see :func:`fl_node.report.writer.write`.
+
+    Parameters
+    ----------
+    name
+        What the report calls the run.
+    result
+        What the chain and the files say of the run.
+    audit
+        The audit's result.
+    versions
+        The versions of everything that the result depends on, by name.
+    examination
+        The error analysis of the newest global weights, if available.
+    split
+        The number of images of each label, by nodeId, if the labels are available.
+    """
     last = result.rounds[-1].result if result.rounds else None
     when = turns(result)
     return {
@@ -326,7 +342,17 @@ def number(value: int | None) -> str:
 
 
 def shade(value: int, most: int, *, right: bool = False) -> str:
-    """Return the background of a cell of the confusion matrix, as CSS: blue where it is right, else vermillion."""
+    """Return the background of a cell of the confusion matrix as a CSS colour: blue if correct, else vermilion.
+
+    Parameters
+    ----------
+    value
+        The number of images in the cell.
+    most
+        The largest number of wrong images in a cell; it has the strongest colour.
+    right
+        Whether the cell counts correct predictions.
+    """
     if not value:
         return "transparent"
     strength = 0.25 if right else 0.12 + 0.38 * value / max(most, 1)

@@ -68,7 +68,13 @@ def shapley(players: Sequence[int], value: Callable[[frozenset[int]], int]) -> d
 
 
 def check(plan: Plan) -> None:
-    """Raise a ConfigError if there is no value of a learner in a plan's rounds, before anything is read for it."""
+    """Check that the contribution of each learner is defined for the plan.
+
+    Raises
+    ------
+    ConfigError
+        The plan is asynchronous.
+    """
     if plan.mode == "async":
         raise ConfigError(f"the plan {plan.name} is asynchronous; values are of rounds that a set of learners made")
 
@@ -105,7 +111,7 @@ def contributions(
     ConfigError
         The run is asynchronous, or a round has more than :data:`MOST_LEARNERS` inputs.
     WeightsError
-        A file is not what the audit would have it be.
+        A file is not a valid model file of this run.
     """
     check(plan)
     past = history.read(contract)

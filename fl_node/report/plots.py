@@ -105,7 +105,17 @@ def lines(name: str, title: str, some: Sequence[Line], y_label: str, x_label: st
 
 
 def timeline(name: str, title: str, rows: Sequence[tuple[str, Sequence[Span]]], marks: Sequence[float]) -> str:
-    """Draw who did what when: filled while at work, open while waiting; a vertical line at each of ``marks``."""
+    """Draw a timeline, one row per node: filled bars for work, open bars for waiting.
+
+    Parameters
+    ----------
+    name, title
+        As for :func:`lines`.
+    rows
+        The label of each row and its spans.
+    marks
+        Positions of vertical lines, in seconds.
+    """
     with _figure(WIDTH * 1.6, 1.1 + 0.34 * len(rows)) as (figure, axes):
         for number, (_, spans) in enumerate(rows):
             colour = STYLES[number % MANY][0]
@@ -132,7 +142,19 @@ def stacks(
     y_label: str,
     x_label: str,
 ) -> str:
-    """Draw a bar for each label, made of parts that lie on one another: first filled, then hatched."""
+    """Draw stacked bars, one per label: the first part is filled, the others are hatched.
+
+    Parameters
+    ----------
+    name, title
+        As for :func:`lines`.
+    parts
+        The height of each part, by its name; one value per label.
+    labels
+        The labels on the x axis.
+    y_label, x_label
+        The titles of the axes.
+    """
     with _figure(WIDTH, 2.7) as (figure, axes):
         bottom = [0.0] * len(labels)
         for number, (part, values) in enumerate(parts.items()):
@@ -152,7 +174,15 @@ def stacks(
 
 
 def bubbles(name: str, title: str, counts: Mapping[int, Sequence[int]]) -> str:
-    """Draw how many images of each label each learner has: the area of a circle is their number."""
+    """Draw the number of images of each label and learner as the area of a circle.
+
+    Parameters
+    ----------
+    name, title
+        As for :func:`lines`.
+    counts
+        The number of images per label, by nodeId.
+    """
     with _figure(WIDTH, 1.0 + 0.3 * len(counts)) as (figure, axes):
         _bubbles(axes, counts)
         return _svg(figure, name, title)
@@ -187,7 +217,13 @@ def _bubbles(axes: Axes, counts: Mapping[int, Sequence[int]]) -> None:
 
 
 def points(name: str, title: str, some: Sequence[Line], y_label: str, x_label: str) -> str:
-    """Draw points, each learner's with its own colour and marker; with many learners all alike."""
+    """Draw points, with a colour and marker per learner, or the same for all if there are many.
+
+    Parameters
+    ----------
+    name, title, some, y_label, x_label
+        As for :func:`lines`.
+    """
     with _figure(WIDTH, 3.0) as (figure, axes):
         many = len(some) > MANY
         for position, line in enumerate(some):

@@ -46,7 +46,17 @@ class Arrivals:
         return self._downloads.ended
 
     def fetch(self, key: Key, name: str, path: Path) -> None:
-        """Begin to fetch a file, unless it is on its way or could not be had a moment ago."""
+        """Start to download a file, unless the download is running or failed a moment ago.
+
+        Parameters
+        ----------
+        key
+            The learner's nodeId, and which of its files this is.
+        name
+            The file's CID.
+        path
+            Where the file is written.
+        """
         arrival = self._arrivals.setdefault(key, Arrival(time.monotonic()))
         if self._downloads.get(key) is None and arrival.is_due():
             path.parent.mkdir(exist_ok=True)
@@ -57,7 +67,7 @@ class Arrivals:
         self._downloads.wait(keys, FETCH_TRY)
 
     def is_here(self, key: Key, name: str, round_: int) -> bool:
-        """Return whether a file has arrived since it was asked for; log once that it has not.
+        """Return whether a requested file has arrived; log once if it has not.
 
         Parameters
         ----------
@@ -69,9 +79,11 @@ class Arrivals:
         Raises
         ------
         StoreUnreachable
-            This node's own store does not answer.
-        TooLarge, WrongContent
-            The file has more bytes than it may have, or is not what its CID says.
+            This node's store does not answer.
+        TooLarge
+            The file has more bytes than it may have.
+        WrongContent
+            The content does not match the CID.
         """
         download = self._downloads.take(key)
         if download is None:

@@ -87,7 +87,13 @@ class Asynchronous:
         return None
 
     def aggregate(self) -> WeightsFile:
-        """Write the global file that the plan's rule makes of the chosen updates."""
+        """Write the global file that the plan's rule computes from the chosen updates.
+
+        Raises
+        ------
+        ValueError
+            No updates are chosen yet.
+        """
         if self._next is None:
             raise ValueError("there is nothing to aggregate yet")
         return asynchronous_file(
@@ -142,7 +148,7 @@ class Asynchronous:
         return good, rejected, list(held.values())
 
     def _judge(self, one: Publication, everything: Sequence[Publication]) -> WeightsFile | Rejection | None:
-        """Return a publication's file, or why it is rejected; None while it is missing."""
+        """Return a publication's file, or why it is rejected; None while it is missing."""  # noqa: DOC501 - caught here
         key = (one.node_id, one.number)
         known = self._judged.get(key)
         # What was missing may come back while the round is open.
@@ -237,7 +243,13 @@ class AsynchronousLearner(Learner):
         return any(one.node_id == node_id and one.cid == name for one in publications(self._site.contract.log()))
 
     def _began_last(self, node_id: int) -> int:
-        """Return the round at which the last publication of this learner began, -1 if there is none."""
+        """Return the round from which this learner's last published weights were trained; -1 if it published none.
+
+        Raises
+        ------
+        StoreUnreachable
+            The store does not answer.
+        """
         mine = [one for one in publications(self._site.contract.log()) if one.node_id == node_id]
         if not mine:
             return -1

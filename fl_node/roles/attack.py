@@ -9,7 +9,13 @@ from fl_node.runtime.tensors import Images, Labels, Tensors
 
 
 def check_allowed(plan: Plan, *, allowed: bool) -> None:
-    """Raise a ConfigError if a plan has learners attack the run and this learner's operator did not allow that."""
+    """Check that the learner's operator allows an attack, if the plan has one.
+
+    Raises
+    ------
+    ConfigError
+        The plan has an attack, and it is not allowed.
+    """
     if plan.attack is not None and not allowed:
         raise ConfigError(
             f"the plan {plan.name} has an [attack] section, which is for laboratories; "
@@ -18,7 +24,17 @@ def check_allowed(plan: Plan, *, allowed: bool) -> None:
 
 
 def poison(attack: AttackPlan, seed: int, classes: int) -> Poison:
-    """Return what an attack does to the images that a learner trains on."""
+    """Return the function that poisons a learner's training images.
+
+    Parameters
+    ----------
+    attack
+        The plan's attack.
+    seed
+        Decides everything random in the attack.
+    classes
+        The number of classes.
+    """
 
     def poisoned(images: Images, labels: Labels) -> tuple[Images, Labels]:
         if attack.on_data is None:
@@ -29,5 +45,17 @@ def poison(attack: AttackPlan, seed: int, classes: int) -> Poison:
 
 
 def tamper(attack: AttackPlan, parent: Tensors, trained: Tensors, seed: int) -> Tensors:
-    """Return what an attack makes of local weights that were trained from the global weights ``parent``."""
+    """Return the weights that a malicious learner publishes.
+
+    Parameters
+    ----------
+    attack
+        The plan's attack.
+    parent
+        The global weights that it trained from, by name, float32.
+    trained
+        Its local weights, by name, float32.
+    seed
+        Decides everything random in the attack.
+    """
     return trained if attack.on_update is None else attack.on_update.tamper(parent, trained, seed)

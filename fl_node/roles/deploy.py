@@ -46,7 +46,9 @@ def deploy(
     ConfigError
         The plan has no shard for a nodeId.
     PlanError
-        The plan lacks what is known where its data are.
+        The plan lacks facts that are known only where its data are.
+    ChainError
+        No block included a transaction in time.
     """
     plans.check_complete(plan, f"plan {plan.name}")
     if extra := sorted(node_id for node_id in learners if not 1 <= node_id <= plan.learners):
@@ -66,7 +68,22 @@ def deploy(
 
 
 def register(contract: Contract, node_id: int, account: str) -> None:
-    """Register a learner, unless it is registered with this account already."""
+    """Register a learner, unless it is registered with this account already.
+
+    Parameters
+    ----------
+    contract
+        The run's contract.
+    node_id
+        The learner's nodeId.
+    account
+        The address of its account.
+
+    Raises
+    ------
+    ChainError
+        No block included the transaction in time.
+    """
     for _ in range(TRIES):
         view = contract.look(contract.chain.address)
         if contract.account_of(node_id, view.block) == account:
@@ -79,7 +96,22 @@ def register(contract: Contract, node_id: int, account: str) -> None:
 
 
 def start(contract: Contract, store: Store, file: WeightsFile) -> None:
-    """Publish the initial weights, unless the run has begun."""
+    """Publish the initial weights, unless the run has started.
+
+    Parameters
+    ----------
+    contract
+        The run's contract.
+    store
+        The header's store.
+    file
+        The file of initial weights.
+
+    Raises
+    ------
+    ChainError
+        No block included the transaction in time.
+    """
     store.add(file.path)
     for _ in range(TRIES):
         view = contract.look(contract.chain.address)

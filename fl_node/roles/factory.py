@@ -17,7 +17,7 @@ from fl_node.roles.synchronous import Synchronous
 
 
 def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) -> None:
-    """Lead a run to its end.
+    """Lead a run until it ends.
 
     Parameters
     ----------
@@ -30,8 +30,10 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) 
 
     Raises
     ------
+    ConfigError
+        The account is not the one that deployed the contract.
     FLNodeError
-        On permanent errors: a wrong plan, an account that is not the header's, a refusal by the contract.
+        Another permanent error, such as a wrong plan or a call that the contract reverts.
     """
     if (owner := site.contract.header()) != site.chain.address:
         raise ConfigError(f"contract {site.contract.address} belongs to {owner}, not to {site.chain.address}")
@@ -51,7 +53,19 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) 
 
 
 def header_of(site: Site, plan: Plan, trainer: Trainer, *, evaluate: bool) -> Header:
-    """Return the header that the plan's mode wants."""
+    """Return the header for the plan's mode.
+
+    Parameters
+    ----------
+    site
+        The header's node.
+    plan
+        The run's plan.
+    trainer
+        The plan's model.
+    evaluate
+        Whether to measure each round's global weights on the test images.
+    """
     reader = Reader(site.store, site.folder, plan, trainer.shapes())
     arrivals = Arrivals(site.store, reader, plan.fetch_timeout)
     context = Context(site, plan, site.contract.plan(), trainer, reader, arrivals)
@@ -94,6 +108,25 @@ def run_learner(
 def learner_of(
     site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_: None, *, allow_attacks: bool = False
 ) -> Learner:
-    """Return the learner that the plan's mode wants."""
+    """Return the learner for the plan's mode.
+
+    Parameters
+    ----------
+    site
+        The learner's node.
+    plan
+        The run's plan.
+    trainer
+        The plan's model, with the data to train it on.
+    record
+        Called with each figure; see :data:`fl_node.roles.learner.Record`.
+    allow_attacks
+        Whether to take part in a run whose plan has an attack.
+
+    Raises
+    ------
+    ConfigError
+        The plan has an attack, and it is not allowed.
+    """
     kind = AsynchronousLearner if plan.mode == "async" else Learner
     return kind(site, plan, trainer, record, allow_attacks=allow_attacks)

@@ -50,7 +50,13 @@ class Header:
         return self._strategy.round
 
     def step(self) -> Waiting | None:
-        """Look at the contract and do the next thing."""
+        """Read the contract and take the next step.
+
+        Raises
+        ------
+        Done
+            The run has ended.
+        """
         contract, plan, context = self._site.contract, self._plan, self._context
         view = contract.look(self._site.chain.address)
         state = view.state

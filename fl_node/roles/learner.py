@@ -72,7 +72,13 @@ class Learner:
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
 
     def step(self) -> Waiting | None:
-        """Look at the contract and do the next thing."""
+        """Read the contract and take the next step.
+
+        Raises
+        ------
+        Done
+            The run has ended.
+        """
         contract, plan = self._site.contract, self._plan
         view = contract.look(self._site.chain.address)
         state, node_id = view.state, view.node_id

@@ -119,14 +119,16 @@ Step = Callable[[], Waiting | None]
 def reconcile(site: Site, step: Step) -> None:
     """Repeat ``step`` until it raises :class:`Done`.
 
-    A step does at most one thing and returns None to be called again at once, or says what it waits for; then
-    it is called again when there is a new block. A node that can't be reached is waited for likewise.
+    A step takes at most one action. It returns None to be called again at once, or what it waits for; then the loop
+    calls it again when there is a new block. The loop also waits for a node that can't be reached.
 
     Raises
     ------
+    ContractError
+        The contract reverted a transaction.
     GaveUp
-        For ``site.patience`` seconds it did nothing and waited for the same. Blocks alone are no change: roles that
-        wait send a no-op transaction.
+        For ``site.patience`` seconds it took no action and waited for the same thing. New blocks alone do not count,
+        because waiting roles send no-op transactions.
     """
     timing, clock = site.timing, site.timing.clock
     said: events.Waiting | None = None
@@ -174,8 +176,10 @@ def fetch_plan(site: Site, timeout: float = 5.0) -> Plan:
     ------
     PlanError
         The file is not a valid plan.
-    FileMissing, StoreError
-        It can't be had now.
+    FileMissing
+        Nothing of the file arrived in time.
+    StoreError
+        The store fails, or the file does not match its CID.
     """
     name = site.contract.plan()
     site.folder.mkdir(parents=True, exist_ok=True)
