@@ -475,7 +475,17 @@ class FileFetching(Event):
 
 
 def size(received: int, length: int | None, rate: float) -> str:
-    """Return how far a file is, such as ``12.0 of 930.1 MB, 3.4 MB/s``."""
+    """Return the progress of a download as text, such as ``12.0 of 930.1 MB, 3.4 MB/s``.
+
+    Parameters
+    ----------
+    received
+        The bytes that have arrived.
+    length
+        The file's size in bytes, if known.
+    rate
+        Bytes per second.
+    """
     whole = f" of {length / 1e6:.1f}" if length else ""
     return f"{received / 1e6:.1f}{whole} MB, {rate / 1e6:.1f} MB/s"
 

@@ -197,7 +197,13 @@ class EmbeddedChain:
         }
 
     def request(self, method: str, params: Sequence[Any]) -> Any:
-        """Answer one JSON-RPC request; what is wrong with it is an :class:`RpcError`."""
+        """Answer one JSON-RPC request.
+
+        Raises
+        ------
+        RpcError
+            The method does not exist, or its arguments are invalid.
+        """
         if method not in self._methods:
             raise RpcError(-32601, f"the method {method[:100]} does not exist")
         try:

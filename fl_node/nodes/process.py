@@ -75,7 +75,13 @@ class Child:
 
     @property
     def output(self) -> IO[bytes]:
-        """What the process prints, if it is captured."""
+        """The standard output of the process, if it is captured.
+
+        Raises
+        ------
+        ProcessError
+            The output is not captured; it goes to the log.
+        """
         if self.process.stdout is None:
             raise ProcessError(f"{self.name}'s output goes to {self.log}")
         return self.process.stdout

@@ -19,7 +19,13 @@ _PROBE = b"\0" * 4096
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Put a path into an ``OSError`` that has none, as those of writing have none."""
+    """Add the path to an ``OSError`` that names no file, as errors of writing do.
+
+    Raises
+    ------
+    OSError
+        The error of the block, with the path.
+    """
     try:
         yield
     except OSError as error:

@@ -138,7 +138,13 @@ class Settings(BaseModel):
     if not TYPE_CHECKING:  # else every attribute would be there for a type checker
 
         def __getattr__(self, name: str) -> Any:
-            """Refuse what :meth:`valid_part` left out."""
+            """Reject a setting that :meth:`valid_part` left out.
+
+            Raises
+            ------
+            NotValidError
+                The setting has no valid value.
+            """
             if name in type(self).model_fields:
                 raise NotValidError(name)
             return super().__getattr__(name)

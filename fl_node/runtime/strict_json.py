@@ -43,9 +43,13 @@ def loads(
     Parameters
     ----------
     content
-        A text, or UTF-8 without a byte-order mark.
-    max_bytes, max_depth, max_text
-        The most bytes of all, levels of nesting, and characters of one text.
+        The text, or UTF-8 without a byte-order mark.
+    max_bytes
+        The largest size, in bytes.
+    max_depth
+        The deepest nesting.
+    max_text
+        The longest string, in characters.
 
     Raises
     ------
@@ -111,12 +115,21 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
 
 
 def check(value: object, *, max_depth: int = MAX_DEPTH, max_text: int = MAX_TEXT) -> None:
-    """Check the depth, the texts and the whole numbers of a decoded value, however it was decoded.
+    """Check the depth, the strings and the integers of a decoded value.
+
+    Parameters
+    ----------
+    value
+        The value, from JSON or another format.
+    max_depth
+        The deepest nesting.
+    max_text
+        The longest string, in characters.
 
     Raises
     ------
     JsonError
-        Something goes beyond a bound.
+        The value exceeds a bound.
     """
     level: list[object] = [value]
     for _ in range(max_depth + 1):

@@ -24,7 +24,15 @@ class Sliceable(Mapping[str, Tensor]):
 
     @abstractmethod
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Return some of a tensor along its first axis."""
+        """Return a slice of a tensor along its first axis.
+
+        Parameters
+        ----------
+        name
+            The tensor's name.
+        start, stop
+            The first row, and the row after the last.
+        """
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:

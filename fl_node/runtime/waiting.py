@@ -7,7 +7,17 @@ from collections.abc import Callable
 
 
 def wait_until(ready: Callable[[], bool], timeout: float, pause: float = 0.05) -> bool:
-    """Ask until the answer is yes, for up to ``timeout`` seconds; return the last answer."""
+    """Poll a condition until it holds, and return whether it does.
+
+    Parameters
+    ----------
+    ready
+        Returns whether the condition holds.
+    timeout
+        Seconds to wait at most.
+    pause
+        Seconds between two calls.
+    """
     deadline = time.monotonic() + timeout
     while not (answer := ready()) and time.monotonic() < deadline:
         time.sleep(pause)

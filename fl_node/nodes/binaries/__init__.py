@@ -239,7 +239,13 @@ def _digest_file(path: Path) -> Path:
 
 
 def _kept(path: Path) -> Path:
-    """Return a binary for another machine that is in the cache, as it was put there."""
+    """Return a cached binary for another machine, if it still has its recorded digest.
+
+    Raises
+    ------
+    SkippedError
+        The cache does not have it, or it has changed.
+    """
     try:
         if _digest_file(path).read_text().strip() == digest(path):
             return path.absolute()

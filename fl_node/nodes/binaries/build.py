@@ -18,12 +18,25 @@ from fl_node.runtime import strict_json
 
 
 def build(binary: Binary, machine: str, scratch: Path, cache: Path, say: Report) -> Path:
-    """Build the program from the module that ``go.sum`` pins, without cgo: it then runs with any libc.
+    """Build the program from the module that ``go.sum`` pins, without cgo, so that it runs with any libc.
+
+    Parameters
+    ----------
+    binary
+        The pin of the program.
+    machine
+        System and architecture to build for, such as ``linux-arm64``.
+    scratch
+        An empty folder for the build.
+    cache
+        Root of the cache, where Go is kept if it has to be downloaded.
+    say
+        Called with one line of progress at a time.
 
     Raises
     ------
     SkippedError
-        It can't be built; the text says why.
+        The build is not possible; the message says why.
     """
     env = {name: value for name, value in os.environ.items() if name not in ("GOOS", "GOARCH")}
     env |= {"CGO_ENABLED": "0", "GOWORK": "off"}
@@ -52,6 +65,11 @@ def _edited_module(binary: Binary, go: Go, scratch: Path) -> Path:
     """Return a copy of the pinned module that builds an edited copy of the source.
 
     Go's own way, ``go build -overlay``, is refused for files in its module cache.
+
+    Raises
+    ------
+    SkippedError
+        Go can't download the module, or its source is not what ``go.sum`` pins.
     """
     wanted = f"{binary.repository}@v{binary.version}"
     told = go.run(["mod", "download", "-json", wanted], cwd=binary.module)
@@ -71,9 +89,14 @@ def _edited_module(binary: Binary, go: Go, scratch: Path) -> Path:
 
 
 def _copy_verified(binary: Binary, source: Path, target: Path) -> None:
-    """Copy a module's source; what was copied has the digest in ``go.sum`` (Go's ``h1``).
+    """Copy a module's source, and verify the copy against the digest in ``go.sum`` (Go's ``h1``).
 
-    Go checks a module when it downloads it and not again, so that a later change in its cache goes unseen.
+    Go verifies a module when it downloads it and never again, so a later change in its cache goes unnoticed.
+
+    Raises
+    ------
+    SkippedError
+        The copy does not have the pinned digest.
     """
     wanted = f"{binary.repository} v{binary.version} h1:"
     sums = (binary.module / "go.sum").read_text().splitlines()
@@ -92,7 +115,13 @@ def _copy_verified(binary: Binary, source: Path, target: Path) -> None:
 
 
 def _check_build(binary: Binary, machine: str, go: Go, path: Path) -> None:
-    """See by what Go wrote into a program, which can't be run here, that it is the pinned version for `machine`."""
+    """Check from Go's build information that a program is the pinned version for `machine`, where it can't be run.
+
+    Raises
+    ------
+    SkippedError
+        It is another version, or for another machine.
+    """
     system, architecture = machine.split("-")
     told = go.run(["version", "-m", str(path)], cwd=path.parent)
     lines = [line.split()[:3] for line in told.stdout.splitlines()]

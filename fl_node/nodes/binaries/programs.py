@@ -60,9 +60,14 @@ def check_version(binary: Binary, path: Path) -> None:
 
 
 def _run_new(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
-    """Run a file that was written just now.
+    """Run a file that was just written.
 
-    Another thread's child may hold it open for writing between its fork and its exec; that passes.
+    Between fork and exec, another thread's child process may briefly hold it open for writing; then try again.
+
+    Raises
+    ------
+    OSError
+        The file can't be executed.
     """
     for _ in range(50):
         try:
@@ -77,7 +82,26 @@ def _run_new(command: list[str], timeout: float) -> subprocess.CompletedProcess[
 def run(
     command: list[str], timeout: float, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command without input; return what it said and how it ended."""
+    """Run a command without input; return its output and exit code.
+
+    Parameters
+    ----------
+    command
+        The program and its arguments.
+    timeout
+        Seconds that it may take.
+    cwd
+        The working directory; this process's if None.
+    env
+        The environment; this process's if None.
+
+    Raises
+    ------
+    subprocess.TimeoutExpired
+        The command takes longer than ``timeout``.
+    OSError
+        The command can't be executed.
+    """
     return subprocess.run(
         command,
         cwd=cwd,

