@@ -73,7 +73,7 @@ def context(
         The audit's result.
     versions
         The versions of everything that the result depends on, by name.
-    examination
+    error_analysis
         The error analysis of the newest global weights, if available.
     split
         The number of images of each label, by nodeId, if the labels are available.
