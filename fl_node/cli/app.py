@@ -145,7 +145,15 @@ app = _build()
 
 
 def main() -> None:
-    """Run the command line; every error that a user can mend is one line and an exit code."""
+    """Run the command line; report each error that a user can fix as one line and an exit code.
+
+    Raises
+    ------
+    SystemExit
+        Always, with the exit code.
+    ModuleNotFoundError
+        With ``--verbose``, if a Python package is missing.
+    """
     process.is_role = False
     pin_environment()
     streams.prepare()

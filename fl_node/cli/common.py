@@ -58,7 +58,20 @@ def import_web3() -> type[Web3]:
 
 
 def checked_address(option: str, text: str) -> str:
-    """Return an address with its checksum; ``option`` is named if the text is not one."""
+    """Return an address with its checksum.
+
+    Parameters
+    ----------
+    option
+        The option that the error message names.
+    text
+        The address.
+
+    Raises
+    ------
+    ConfigError
+        The text is not an address, or its checksum is wrong.
+    """
     web3 = import_web3()
 
     if not text.startswith("0x") or not web3.is_address(text):
@@ -72,7 +85,24 @@ def checked_address(option: str, text: str) -> str:
 def open_run(
     folder: Path | None, rpc: str | None, store: str | None, contract: str | None
 ) -> Iterator[tuple[Contract, Store]]:
-    """Connect to a run by its folder, or by RPC, store and contract; a lab that has ended gets its nodes back."""
+    """Connect to a run by its folder, or by RPC, store and contract; restart the nodes of a finished lab.
+
+    Parameters
+    ----------
+    folder
+        The run's folder; the other arguments then do not count.
+    rpc
+        The URL of the Ethereum node; the default if None.
+    store
+        The address of the store; the default if None.
+    contract
+        The address of the run's contract.
+
+    Raises
+    ------
+    ConfigError
+        Neither a folder nor a contract is given.
+    """
     from fl_node.artifacts.address import connect
     from fl_node.chain.client import Chain
     from fl_node.lab import run_folder as run
@@ -109,7 +139,20 @@ def plan_of(contract: Contract, store: Store) -> Plan:
 
 @contextlib.contextmanager
 def never_lost(what: Callable[[], str]) -> Iterator[None]:
-    """Print a result that took long; if it can't be printed, the error goes on with what ``what`` returns."""
+    """Print a result that took long to compute, and keep it findable if printing fails.
+
+    Parameters
+    ----------
+    what
+        Returns the text that the error message ends with, such as where the result is.
+
+    Raises
+    ------
+    ConfigError
+        Standard output can't be written.
+    BrokenPipeError
+        The reader of standard output has gone.
+    """
     try:
         yield
     except BrokenPipeError:
@@ -121,7 +164,24 @@ def never_lost(what: Callable[[], str]) -> Iterator[None]:
 def make_trainer(
     plan: Plan, data_dir: Path | None = None, modules: Path | None = None, *, with_data: bool = True
 ) -> Trainer:
-    """Return what trains and measures the plan's model, with the plan's data or without."""
+    """Return the trainer of the plan's model.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    data_dir, modules
+        The folders of data sets and of custom modules, if given.
+    with_data
+        Whether to load the plan's data.
+
+    Raises
+    ------
+    DataError
+        The data can't be loaded, or differ from what the plan states.
+    ModuleError
+        The plan's custom module can't be loaded.
+    """
     from fl_node.data import loading
     from fl_node.models.ensemble import trainer_for
 
@@ -130,7 +190,15 @@ def make_trainer(
 
 
 def make_trainer_with_data_if_there(plan: Plan, data_dir: Path | None, modules: Path | None, without: str) -> Trainer:
-    """Return a trainer with the plan's data, or one without and a note of why, which begins with what that means."""
+    """Return a trainer with the plan's data; if they can't be loaded, print a note and return one without.
+
+    Parameters
+    ----------
+    plan, data_dir, modules
+        As for :func:`make_trainer`.
+    without
+        The start of the note: what the command can't do without the data.
+    """
     from fl_node.errors import DataError
 
     try:
@@ -141,7 +209,17 @@ def make_trainer_with_data_if_there(plan: Plan, data_dir: Path | None, modules: 
 
 
 def module_folder(plan: Path, settings: list[str] | None, modules: Path | None) -> Path | None:
-    """Return where modules are: if not said, the folder of the one that the user's own plan file names."""
+    """Return the folder of custom modules: the given one, or that of the module that the plan file names.
+
+    Parameters
+    ----------
+    plan
+        The plan file.
+    settings
+        The settings that the command line overrides.
+    modules
+        The folder given on the command line.
+    """
     from fl_node.plan import loading as plans
 
     if modules is None and (file := plans.module_file(plan, settings or ())):
@@ -150,14 +228,38 @@ def module_folder(plan: Path, settings: list[str] | None, modules: Path | None) 
 
 
 def complete(plan: Plan, data_dir: Path | None, modules: Path | None) -> Plan:
-    """Return the plan with what only those know who have its data."""
+    """Return the plan, completed with facts about its data.
+
+    Parameters
+    ----------
+    plan, data_dir, modules
+        As for :func:`make_trainer`.
+
+    Raises
+    ------
+    DataError
+        The data can't be loaded.
+    """
     from fl_node.data import loading
 
     return loading.complete(plan, loading.load(plan, data_dir, modules, print_note))
 
 
 def complete_or_digits(plan: Plan, data_dir: Path | None, modules: Path | None, *, fallback: bool) -> Plan:
-    """Return the complete plan, for digits instead of MNIST if that can't be had and the user allows it."""
+    """Return the complete plan, with the digits of scikit-learn if MNIST is not available and the user allows it.
+
+    Parameters
+    ----------
+    plan, data_dir, modules
+        As for :func:`make_trainer`.
+    fallback
+        Whether digits may replace MNIST.
+
+    Raises
+    ------
+    DataError
+        The data can't be loaded.
+    """
     from fl_node.errors import DataError
     from fl_node.plan import loading as plans
 

@@ -152,7 +152,13 @@ def _attack(text: str) -> dict[str, Any]:
 
 
 def _number(text: str, number: str, settings: type[Settings]) -> float:
-    """Return the number after a name, of the type that the setting has."""
+    """Return the number after a name, in the type of the setting.
+
+    Raises
+    ------
+    ConfigError
+        The text is not a number.
+    """
     assert settings.number is not None
     kind = int if settings.model_fields[settings.number].annotation is int else float
     try:
@@ -229,7 +235,13 @@ def run(
 
 
 def _kept(path: Path) -> dict[str, Any]:
-    """Return the result of a cell that ran before."""
+    """Return the stored result of a cell.
+
+    Raises
+    ------
+    ConfigError
+        The file can't be read or is not a result.
+    """
     remedy = "delete the file, and its cell runs again"
     try:
         result: dict[str, Any] = strict_json.read(path)
@@ -313,7 +325,19 @@ def figures(some: Iterable[Cell], results: Mapping[str, Mapping[str, Any]]) -> l
 
 
 def write(folder: Path, plan: Plan, made: Sequence[Figure], seeds: Sequence[int]) -> Path:
-    """Write ``sweep.json``, ``sweep.md`` and ``sweep.html`` with a heat map; return the last."""
+    """Write ``sweep.json``, ``sweep.md`` and ``sweep.html`` with a heat map; return the path of the last.
+
+    Parameters
+    ----------
+    folder
+        Where the files are written.
+    plan
+        The plan that the cells vary.
+    made
+        One figure per rule, attack and share of attackers.
+    seeds
+        The seeds of the runs.
+    """
     columns = sorted({(one.share, one.attack) for one in made}, key=lambda one: (one[1] != CLEAN, one[1], one[0]))
     rules = list(dict.fromkeys(one.rule for one in made))
     by_place = {(one.rule, one.share, one.attack): one for one in made}

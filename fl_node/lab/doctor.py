@@ -62,7 +62,29 @@ def run(
     data_dir: Path | None = None,
     firewall: Path | None = None,
 ) -> list[Check]:
-    """Ask all questions and return the answers, in the order in which one would mend things."""
+    """Run all checks; return the results in the order in which problems should be fixed.
+
+    Parameters
+    ----------
+    rpc
+        The URL of the Ethereum node.
+    store
+        The address of the store.
+    key
+        The key file of the role's account.
+    contract
+        The address of the run's contract, if there is one.
+    peers
+        The number of peers that the nodes should have.
+    genesis
+        The hash that the first block should have.
+    swarm_key
+        The swarm key of IPFS.
+    data_dir
+        The folder of the data set.
+    firewall
+        The socket that reports on the host's firewall.
+    """
     chain = functools.cache(lambda: Chain(rpc))
     files = functools.cache(lambda: connect(store))
     questions: list[tuple[str, Callable[[], str]]] = [
@@ -236,7 +258,15 @@ def _arithmetic() -> str:
 
 
 def _firewall(path: Path | None) -> str:
-    """Ask the host, for its rules can be read by root alone: it answers each connection with one line."""
+    """Ask the host's service, because only root can read the firewall's rules.
+
+    Raises
+    ------
+    _Skip
+        The host has no such service.
+    _Wrong
+        The service does not answer, or the rules are incomplete.
+    """
     if path is None:
         raise _Skip("this is no host of a testbed")
     try:

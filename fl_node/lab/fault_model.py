@@ -59,7 +59,17 @@ class Trace:
     """What somebody got who should get nothing."""
 
     def said(self, node: str, kind: str, **fields: object) -> Iterator[tuple[float, Mapping[str, Any]]]:
-        """Yield when a node said something of a kind, and what."""
+        """Yield each matching event of a node, with its time.
+
+        Parameters
+        ----------
+        node
+            The node that logged the event.
+        kind
+            The event's name.
+        **fields
+            Values that fields of the event must have.
+        """
         for when, who, event in self.events:
             if who == node and events.matches(event, {"event": kind, **fields}):
                 yield when, event

@@ -206,7 +206,13 @@ def _stranger(lab: Controls) -> Contract:
 
 
 def _join_swarm(lab: Controls, trace: Trace) -> None:
-    """Start a daemon that knows where the swarm's nodes are, and let it ask them for the weights of the round."""
+    """Start a daemon that knows the addresses of the swarm's nodes, and let it request the weights of the round.
+
+    Raises
+    ------
+    ProcessError
+        The daemon does not start.
+    """
     with tempfile.TemporaryDirectory() as name:
         node = IpfsNode(Path(name))
         log = lab.folder / "logs" / "stranger.log"

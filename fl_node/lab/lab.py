@@ -120,7 +120,7 @@ class Lab:
         self._scores: dict[str, Score] = {}
 
     def run(self, *, stay: Callable[[Outcome, Run], None] | None = None) -> Outcome:
-        """Carry the run out; whatever happens, no process is left.
+        """Carry out the run, and stop all processes at its end.
 
         Parameters
         ----------
@@ -129,8 +129,12 @@ class Lab:
 
         Raises
         ------
+        ProcessError
+            A node or a role does not start, or ended with an error.
+        ChainUnreachable
+            A node of the chain does not answer.
         FLNodeError
-            A node or a role can't be started, or a role gave up.
+            Another permanent error, such as data that can't be loaded.
         """
         try:
             with ThreadPoolExecutor(1) as pool:
@@ -201,7 +205,13 @@ class Lab:
         return time.monotonic() - self._began
 
     def as_node(self, node: str) -> tuple[Contract, Store]:
-        """Return contract and store as a node sees them, with its role's account."""
+        """Return contract and store as a node sees them, with the account of its role.
+
+        Raises
+        ------
+        ProcessError
+            The run is not deployed yet.
+        """
         if self._record is None:
             raise ProcessError("the run is not deployed yet")
         one = self._record.nodes[node]
@@ -311,7 +321,13 @@ class Lab:
                 self._events.put((node, event))
 
     def _check(self) -> None:
-        """Start again what was killed or stopped; a role that ended with an error of its own ends the lab."""
+        """Restart roles that were killed or stopped.
+
+        Raises
+        ------
+        ProcessError
+            A role ended with an error, or too many were restarted.
+        """
         self._backend.check()
         for node, role in self.roles.items():
             code = role.process.poll()
@@ -329,7 +345,13 @@ class Lab:
             self._start(node)
 
     def _take(self, node: str, event: dict[str, Any]) -> None:
-        """Bring the progress up to date with what a role said."""
+        """Update the progress with a role's event.
+
+        Raises
+        ------
+        ProcessError
+            Too few learners can still use the global weights.
+        """
         progress = self._progress
         kind = event["event"]
         progress.doing[node] = str(event.get("message", ""))

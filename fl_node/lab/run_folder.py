@@ -83,7 +83,13 @@ def load(folder: Path) -> Run:
 
 
 def _check(run: Run) -> None:
-    """Raise a ValueError that names what is not of its kind."""
+    """Check the types and values of a run's record.
+
+    Raises
+    ------
+    ValueError
+        A value is wrong; the message names it.
+    """
     texts = {key: getattr(run, key) for key in ("name", "backend", "plan", "contract", "genesis")}
     for name, node in run.nodes.items():
         texts |= {f"nodes.{name}.{key}": value for key, value in dataclasses.asdict(node).items()}

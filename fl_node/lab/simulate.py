@@ -153,7 +153,25 @@ def _measured(plan: Plan, path: Path, trainer: Trainer, number: int) -> dict[str
 
 
 def backdoor_success(attack: Backdoor, trainer: Trainer, tensors: model_file.Tensors) -> float:
-    """Return the share of test images of other classes that get the attack's label once they have its patch."""
+    """Return the success rate of a backdoor.
+
+    It is the share of test images of other classes that the model assigns to the target class once they have the
+    patch.
+
+    Parameters
+    ----------
+    attack
+        The attack, with its target class and patch.
+    trainer
+        The plan's model.
+    tensors
+        The weights by name, float32.
+
+    Returns
+    -------
+    float
+        0 to 1.
+    """
     images, labels = trainer.tests()
     others = labels != attack.target
     said = trainer.predict(tensors, patched(images[others])).argmax(axis=1)

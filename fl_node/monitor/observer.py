@@ -228,7 +228,13 @@ class Observer:
                 self._show()
 
     def _look(self) -> None:
-        """Read what is new on the chain, from the node that has most of it."""
+        """Read what is new on the chain, from the node with the most blocks.
+
+        Raises
+        ------
+        ChainError
+            No node of the chain answers.
+        """
         address = self._address()
         if address != self._reading.address:
             with self._lock:

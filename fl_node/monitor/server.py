@@ -128,7 +128,17 @@ def bind(address: str, port: int) -> socket.socket:
 
 
 def measure(observer: Observer, predictor: Predictor, ending: threading.Event) -> None:
-    """Measure each new global weights on the plan's test images, until the end."""
+    """Measure all new global weights on the plan's test images until the server stops.
+
+    Parameters
+    ----------
+    observer
+        Knows the newest global weights, and keeps their scores.
+    predictor
+        Measures them.
+    ending
+        Set when the server stops.
+    """
     done = None
     while not ending.wait(0.5):
         newest = observer.newest

@@ -336,7 +336,19 @@ def action(
     contract: str | None,
     names: Mapping[str, str],
 ) -> Action:
-    """Return what a transaction does, in words."""
+    """Return what a transaction does, for people.
+
+    Parameters
+    ----------
+    transaction
+        The transaction as the RPC returns it.
+    receipt
+        Its receipt as the RPC returns it; None if not available.
+    contract
+        The address of the run's contract, with its checksum.
+    names
+        The name of each known account, by address.
+    """
     sender = to_checksum_address(str(transaction["from"]))
     who = names.get(sender, short(sender))
     data = bytes.fromhex(str(transaction["input"]).removeprefix("0x"))

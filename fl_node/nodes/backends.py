@@ -181,7 +181,13 @@ class ProcessBackend:
         self._start_commands: dict[str, Callable[[], Child]] = {}
 
     def start(self) -> Mapping[str, Endpoint]:
-        """Bring all nodes up and wait until they seal and see each other."""
+        """Start all nodes and wait until they seal and see each other.
+
+        Raises
+        ------
+        ProcessError
+            A node does not start, or the nodes do not connect in time.
+        """
         geth_binary = binaries.install(binaries.GETH, report=self._report)
         ipfs_binary = binaries.install(binaries.KUBO, report=self._report)
         self._prepare(geth_binary, ipfs_binary)
