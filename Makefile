@@ -64,6 +64,7 @@ scenarios: $(DEV) binaries ## Faults and lies on real Geth and IPFS, a line each
 lint: $(DEV) $(NPM) ## Style of Python, Ansible, YAML and Solidity, and the compiled contract against its source
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	$(PYTEST) -q tests/unit/test_docstrings.py
 	.venv/bin/lint-imports --no-logo
 	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/ansible-lint -q
 	.venv/bin/yamllint --strict .

@@ -20,7 +20,6 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-import fl_node.roles.learner
 import fl_node.roles.loop
 import fl_node.roles.synchronous
 from fl_node.artifacts import model_file
