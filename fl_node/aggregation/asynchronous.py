@@ -14,7 +14,7 @@ from fl_node.runtime.tensors import Tensors
 
 @dataclass(frozen=True)
 class Update:
-    """The tensors of local weights, those that they were trained from, and how many rounds have closed since."""
+    """The tensors of local weights, the global tensors they were trained from, and the rounds closed since then."""
 
     local: Tensors
     start: Tensors
@@ -22,7 +22,7 @@ class Update:
 
 
 class AsynchronousRule(Rule):
-    """A rule by which global weights are made of the updates that come first."""
+    """A rule that computes global weights from the first updates that arrive."""
 
     asynchronous: ClassVar[bool] = True
     needs_parent: ClassVar[bool] = True
@@ -33,20 +33,26 @@ class AsynchronousRule(Rule):
     @property
     @abstractmethod
     def updates(self) -> int:
-        """How many updates make the next global weights."""
+        """The number of updates that the next global weights are computed from."""
 
     @abstractmethod
     def apply(self, parent: Tensors, updates: Sequence[Update]) -> Aggregate:
-        """Return what updates make of the last global weights.
+        """Apply updates to the last global weights.
 
         Parameters
         ----------
         parent
-            The tensors of the last global file.
+            The tensors of the last global file by name, float32.
         updates
-            As many as :attr:`updates` says, in the order in which they were published.
+            As many as :attr:`updates`, in the order of publication. Their tensors have the names and shapes of
+            ``parent``.
+
+        Returns
+        -------
+        Aggregate
+            As for :meth:`fl_node.aggregation.rule.Rule.aggregate`.
         """
 
     def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:  # noqa: ARG002
-        """Apply inputs that all began at the last global weights."""
+        """Apply inputs that were all trained from the last global weights."""
         return self.apply(parent, [Update(one, parent, 0) for one in inputs])

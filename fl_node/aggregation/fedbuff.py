@@ -30,11 +30,11 @@ class FedBuff(AsynchronousRule):
 
     @property
     def updates(self) -> int:
-        """As many as the buffer holds."""
+        """The size of the buffer."""
         return self.buffer
 
     def problems(self, files: int) -> Iterator[tuple[str, str]]:
-        """Yield that nobody is left to fill the buffer."""
+        """Yield a problem if there are too few learners to fill the buffer."""
         if self.buffer > files:
             yield "buffer", f"should be at most {files}, or nobody is left to fill it (is {self.buffer})"
 

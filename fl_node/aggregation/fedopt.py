@@ -40,7 +40,7 @@ class FedAvgM(Rule):
     )
 
     def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:
-        """Make the next weights and the next direction."""
+        """Compute the next weights and momentum."""
         rate, kept = np.float64(self.server_learning_rate), np.float64(self.momentum)
 
         def tensor(name: str) -> Tensor:
@@ -77,7 +77,7 @@ class FedAdam(Rule):
     ] = 0.001
 
     def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:
-        """Make the next weights, directions and squares."""
+        """Compute the next weights, momentum and second momentum."""
         rate, beta_1 = np.float64(self.server_learning_rate), np.float64(self.momentum)
         beta_2, tau = np.float64(self.beta_2), np.float64(self.tau)
 

@@ -60,9 +60,16 @@ class MultiKrum(_Nearest):
 
 
 def scores(inputs: Sequence[Tensors], num_malicious: int) -> list[float]:
-    """Return for each input the sum of squared distances to its ``len(inputs) - num_malicious - 2`` nearest others.
+    """Return each input's sum of squared distances to its ``len(inputs) - num_malicious - 2`` nearest neighbours.
 
-    Less is better: of ``num_malicious`` inputs that lie far from the majority none has near neighbours enough.
+    A lower score is better: an input far from the majority does not have that many near neighbours.
+
+    Parameters
+    ----------
+    inputs
+        The local weights of each learner, by tensor name.
+    num_malicious
+        The number of malicious learners to withstand.
     """
     count = len(inputs)
     distances = np.zeros((count, count))

@@ -18,17 +18,16 @@ from fl_node.runtime.tensors import Sliceable, Tensor, Tensors, Wide
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What a rule makes: the share of each input, and the tensors of the global file by name, made when asked for."""
+    """The result of a rule: the share of each input, and a function that returns a global tensor by name."""
 
     shares: tuple[float, ...]
     tensor: Callable[[str], Tensor]
 
 
 class Rule(Settings):
-    """The settings of a rule, and how it makes global weights.
+    """The settings of an aggregation rule, and its computation.
 
-    A rule is a class in a file of its own, named as its paper names it, with one line in
-    :mod:`fl_node.aggregation`.
+    Each rule is a class in its own file, named as its paper names it, with one line in :mod:`fl_node.aggregation`.
     """
 
     state: ClassVar[tuple[str, ...]] = ()
@@ -133,7 +132,7 @@ Uniform = Annotated[
 
 
 def rounded(values: Wide) -> Tensor:
-    """Return values as float32, those beyond its range as its largest: finite weights make finite weights."""
+    """Return values as float32; values out of its range become its largest, so finite weights stay finite."""
     largest = float(np.finfo(np.float32).max)
     return np.asarray(np.clip(values, -largest, largest)).astype(np.float32)
 
@@ -143,7 +142,15 @@ BLOCK = 2**18
 
 
 def pieces(inputs: Sequence[Tensors], name: str) -> Iterator[list[Tensor]]:
-    """Yield one tensor of all inputs, some rows at a time, so that not all of them need be held at once."""
+    """Yield one tensor of all inputs, a few rows at a time, to bound the memory.
+
+    Parameters
+    ----------
+    inputs
+        The local weights of each learner, by tensor name.
+    name
+        The tensor's name.
+    """
     first = inputs[0]
     shape = first.shape(name) if isinstance(first, Sliceable) else first[name].shape
     if not math.prod(shape) or not shape:
@@ -176,14 +183,14 @@ def by_piece(made: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor
 
 
 def shares(counts: Sequence[int]) -> tuple[float, ...]:
-    """Return the share of each input by what it counts for."""
+    """Return the share of each input: its count divided by the sum."""
     return tuple(count / sum(counts) for count in counts)
 
 
 def in_order(values: Wide) -> float:
-    """Return a sum taken one value after the other.
+    """Return the sum of values, added one after the other.
 
-    ``numpy.sum`` adds in an order that may differ between its versions; a rule's result must not.
+    ``numpy.sum`` may add in another order in another version; the result of a rule must not depend on that.
     """
     return float(np.add.accumulate(values.ravel())[-1]) if values.size else 0.0
 

@@ -18,17 +18,28 @@ DIGITS = 12
 
 
 class Staleness(Settings):
-    """A function from the number of rounds that have closed to what an update counts for."""
+    """A function from the age of an update, in rounds, to its weight."""
 
     staleness: str
 
     @abstractmethod
     def discount(self, rounds: int) -> float:
-        """Return how much an update counts that began so many rounds ago: 1 if it is fresh, else less, never 0."""
+        """Return the weight of an update.
+
+        Parameters
+        ----------
+        rounds
+            The number of rounds that have closed since the update began, 0 if it is fresh.
+
+        Returns
+        -------
+        float
+            1 for a fresh update, at most 1 for an older one, always greater than 0.
+        """
 
 
 class Constant(Staleness):
-    """An old update counts as much as a fresh one."""
+    """All updates have the same weight."""
 
     staleness: Literal["constant"] = "constant"
 
@@ -38,7 +49,7 @@ class Constant(Staleness):
 
 
 class Polynomial(Staleness):
-    """An update counts (rounds + 1) to the power of minus the exponent."""
+    """The weight of an update is (rounds + 1) to the power of minus the exponent."""
 
     staleness: Literal["polynomial"] = "polynomial"
     exponent: Annotated[
@@ -51,7 +62,7 @@ class Polynomial(Staleness):
 
 
 class Hinge(Staleness):
-    """An update counts in full up to the grace, and 1 / (slope · (rounds - grace) + 1) after it."""
+    """The weight is 1 up to the grace period, then 1 / (slope · (rounds - grace) + 1)."""
 
     staleness: Literal["hinge"] = "hinge"
     grace: Annotated[

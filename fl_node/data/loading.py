@@ -85,9 +85,11 @@ def complete(plan: Plan, found: Data) -> Plan:
     Raises
     ------
     PlanError
-        What is filled in contradicts the plan, such as more test images than there are.
-    DataError, ModuleError
-        The data are not what a run needs.
+        A fact contradicts the plan, such as more test images than there are.
+    DataError
+        The data do not fit the run.
+    ModuleError
+        The custom module's data do not fit the run.
     """
     if isinstance(found, DataSet):
         if isinstance(source := plan.data.source, Folder):

@@ -92,7 +92,9 @@ def cells(
 
     Raises
     ------
-    ConfigError, PlanError
+    ConfigError
+        A combination is malformed; the message names it.
+    PlanError
         A combination is not possible; the message names it.
     """
     found: dict[str, Cell] = {}

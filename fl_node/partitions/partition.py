@@ -22,17 +22,17 @@ class Pool:
     Parameters
     ----------
     count
-        How many there are.
+        The number of samples.
     learners
-        How many learners share them.
+        The number of learners that share them.
     seed
-        The run's.
+        The run's seed.
     labels
-        Returns their labels, shape ``(count,)``.
+        Returns the label of each sample, shape ``(count,)``.
     classes
-        Returns the number of classes; labels are 0 to one less.
+        Returns the number of classes; labels are 0 to ``classes - 1``.
     samples
-        How many samples each learner has, where the data decide it; else empty.
+        The number of samples of each learner where the data decide it; else empty.
     """
 
     count: int
@@ -46,9 +46,9 @@ class Pool:
 class Partition(Settings):
     """How the learners share the training samples.
 
-    How many samples a learner has follows from the plan alone, so that an audit can check it without a data set;
-    which they are may depend on the labels. Everything is drawn with whole numbers from a stable generator, so that a
-    part is the same on every machine.
+    The number of samples per learner follows from the plan alone, so that an audit can check it without the data;
+    which samples these are may depend on the labels. Partitions draw integers from a stable generator, so that shards
+    are the same on every machine.
     """
 
     module: ClassVar[bool] = False
@@ -63,10 +63,27 @@ class Partition(Settings):
 
     @abstractmethod
     def parts(self, pool: Pool) -> list[Indices]:
-        """Return which of the pool's samples each learner has, in the order of nodeId; in ascending order."""
+        """Return the indices of each learner's samples in the pool.
+
+        Parameters
+        ----------
+        pool
+            The samples to share.
+
+        Returns
+        -------
+        list of int64 arrays
+            One array per learner, in the order of nodeId, each ascending.
+        """
 
     def sizes(self, pool: Pool) -> Sequence[int]:
-        """Return how many samples each learner has, without asking for labels: of equal parts."""
+        """Return the number of samples of each learner, without the labels; by default equal.
+
+        Parameters
+        ----------
+        pool
+            The samples to share; its labels are not available.
+        """
         return equal_sizes(pool.count, pool.learners)
 
 
@@ -100,7 +117,10 @@ SCALE = 1000
 
 
 def draws(seed: int) -> Callable[[int], int]:
-    """Return a function that gives a number below its argument; biased by less than 2**-40 for those used here."""
+    """Return a function that draws an integer from 0 up to, not including, its argument.
+
+    The bias is below 2**-40 for the arguments used here.
+    """
     blocks = (np.random.Philox(key=derive(seed, block)).random_raw(4096).tolist() for block in itertools.count())
     numbers = itertools.chain.from_iterable(blocks)
     return lambda below: int(next(numbers)) % below

@@ -57,19 +57,19 @@ def finalize(
     contract, store
         The run's contract and store, as some node sees them.
     folder
-        Where the files go.
+        Where the files are written.
     name
         What the report calls the run.
     trainer
         The plan's model; with a data set if global weights are to be measured.
     versions
-        Of what the result depends on, for the report.
+        The versions of everything that the result depends on, by name.
     scores
-        What is known already of global weights, by CID.
+        Scores of global weights that are known already, by CID.
     evaluate
-        Measure the others.
+        Whether to measure the other global weights.
     step
-        Called with one line a step.
+        Called with one line of progress at a time.
 
     Raises
     ------

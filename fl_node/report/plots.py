@@ -72,13 +72,13 @@ def lines(name: str, title: str, some: Sequence[Line], y_label: str, x_label: st
     Parameters
     ----------
     name
-        Of the picture in its page, in which it is unique.
+        The picture's id, unique in its page.
     title
-        What the picture shows, for those who don't see it.
+        A description of the picture, for screen readers.
     some
-        The lines; learners in their order.
+        The lines; learners in the order of nodeId.
     y_label, x_label
-        What the axes say.
+        The titles of the axes.
     """
     with _figure(WIDTH, 3.4) as (figure, axes):
         learners = [line for line in some if line.kind == "learner"]
