@@ -23,9 +23,9 @@ from fl_node.runtime.arithmetic import pin_environment
 from fl_node.runtime.terminal import prepare
 
 EXIT_CODES = (
-    "[bold]Exit codes[/bold]  0 all is well · 1 an audit or check found something · 2 wrong option, plan or "
-    "configuration · 3 data set · 4 chain · 5 store · 6 model file rejected · 7 gave up waiting · 8 Geth or IPFS not "
-    "installed · 9 a process of a lab ended · 130 interrupted · 141 whoever read the output has gone"
+    "[bold]Exit codes[/bold]  0 success · 1 an audit or check failed · 2 invalid option, plan or configuration · "
+    "3 data set · 4 chain · 5 store · 6 model file rejected · 7 timed out waiting · 8 Geth or IPFS not installed · "
+    "9 a lab process ended · 130 interrupted · 141 output pipe closed"
 )
 
 INTERRUPTED = 130
@@ -100,19 +100,17 @@ def _print_version(wanted: bool) -> None:
 
 
 def options(
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show where an error comes from, and log more.")
-    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks and log more.")] = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Federated learning on a private Ethereum chain and a private IPFS swarm.
 
-    A header averages what learners trained on data that never leaves them. Model files are in IPFS, their hashes
-    in a contract, so that anybody can trace, check and recompute every model.
+    Learners train on data that stays on their hosts; a header aggregates their weights. Model files are stored in
+    IPFS and their hashes in a contract, so anyone can trace, check and recompute every model.
 
-    Start with [bold]fl-node lab plans/demo.toml[/bold]: a whole run on this machine in about a minute.
+    Start with [bold]fl-node lab plans/demo.toml[/bold]: a complete run on this machine in about a minute.
     """
     process.verbose = verbose
 
@@ -131,8 +129,8 @@ def _build() -> typer.Typer:
         for name, command in commands.items():
             built.command(name, help=_help(command), rich_help_panel=group)(command)
     for group_name, text, panel, commands in (
-        ("plan", "Look at plans.", "Run", PLAN_COMMANDS),
-        ("node-config", "Print how Geth and IPFS run on a host.", "Set up a node", NODE_CONFIG_COMMANDS),
+        ("plan", "Check and inspect plans.", "Run", PLAN_COMMANDS),
+        ("node-config", "Print the configuration of Geth and IPFS on a host.", "Set up a node", NODE_CONFIG_COMMANDS),
     ):
         subcommands = typer.Typer(no_args_is_help=True, help=text)
         for name, command in commands.items():
@@ -174,7 +172,7 @@ def main() -> None:
         if process.verbose or missing == "fl_node":
             raise
         errors.print(
-            f"fl-node: this needs the Python package {missing}, which is not in {sys.prefix}; "
+            f"fl-node: the Python package {missing} is not installed in {sys.prefix}; "
             "install requirements/node.txt there",
         )
         sys.exit(ConfigError.exit_code)

@@ -77,7 +77,7 @@ def checked_address(option: str, text: str) -> str:
     if not text.startswith("0x") or not web3.is_address(text):
         raise ConfigError(f"{option} {text}: should be an address, 0x and 40 hexadecimal digits")
     if text != text.lower() and not web3.is_checksum_address(text):
-        raise ConfigError(f"{option} {text}: a digit of the address is mistaken, for its checksum is wrong")
+        raise ConfigError(f"{option} {text}: wrong checksum; check the address for a typo")
     return str(web3.to_checksum_address(text))
 
 
@@ -112,7 +112,7 @@ def open_run(
             yield reached, with_progress(run_store)
         return
     if contract is None:
-        raise ConfigError("which run? Name its folder, or its contract by --contract (with --rpc and --store)")
+        raise ConfigError("no run given; give its folder, or --contract with --rpc and --store")
     files = connect(given_or(store, DEFAULT_STORE))
     yield Chain(given_or(rpc, DEFAULT_RPC)).contract(contract), with_progress(files)
 

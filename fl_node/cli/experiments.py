@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 def baseline(
     plan: PlanArgument,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, help="Epochs; rounds × local epochs of the plan if not given.")
+        int | None, typer.Option("--epochs", min=1, help="Epochs; by default rounds × local epochs of the plan.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the result as JSON.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the result to this JSON file.")
+    ] = None,
     data_dir: DataOption = None,
     modules: ModulesOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the plan's model on all its images on this node alone: what a run is compared with."""
+    """Train the plan's model on all its images on this node, as a baseline for a run."""
     from fl_node.data import loading
     from fl_node.experiments import baseline as single
     from fl_node.models.keras_trainer import KerasTrainer
@@ -40,7 +42,7 @@ def baseline(
     modules = module_folder(plan, settings, modules)
     loaded = plans.load(plan, settings or ())
     if loaded.mode == "ensemble":
-        raise ConfigError(f"plan {plan}: an ensemble is no single model; take a plan of one of its architectures")
+        raise ConfigError(f"plan {plan}: an ensemble has no single model; use a plan with one of its architectures")
     if output is not None:
         files.check(output, "--output")
     found = loading.load(loaded, data_dir, modules, print_note)
@@ -71,16 +73,16 @@ def baseline(
 
 def reproduce(
     plan: PlanArgument = Path("plans/paper.toml"),
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, with commas between.")] = "1,2,3",
-    results: Annotated[Path, typer.Option("--results", help="Where results are kept.")] = Path("results"),
-    runs: Annotated[Path, typer.Option("--runs", help="Where the folders of runs are.")] = Path("runs"),
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas.")] = "1,2,3",
+    results: Annotated[Path, typer.Option("--results", help="Folder for results.")] = Path("results"),
+    runs: Annotated[Path, typer.Option("--runs", help="Parent folder of the run folders.")] = Path("runs"),
     data_dir: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Reproduce the paper: for each seed a run on real nodes and a single-node baseline, then one report.
+    """Reproduce the paper: for each seed, a run on real nodes and a single-node baseline; then write a report.
 
-    Takes about twenty minutes a seed on two cores. What is done is kept: interrupt it, and call it again to go on.
-    Exit code 1 if something that was asked for was not reached.
+    It takes about twenty minutes per seed on two cores. You can interrupt it; the next call resumes with the missing
+    results. The exit code is 1 if a target is not met.
     """
     from fl_node.experiments import reproduce as work
     from fl_node.lab import run_folder as run
@@ -107,7 +109,7 @@ def reproduce(
     else:
         for target in content["targets"]:
             mark = styled("met    ", "green") if target["met"] else styled("not met", "red")
-            console.print(mark, f"{target['what']}: {target['found']} (asked: {target['wanted']})")
+            console.print(mark, f"{target['what']}: {target['found']} (target: {target['wanted']})")
         console.print(f"Report: {path}")
     if not all(target["met"] for target in content["targets"]):
         raise typer.Exit(1)
@@ -116,28 +118,31 @@ def reproduce(
 def sweep(
     plan: PlanArgument = Path("plans/sweep.toml"),
     rules: Annotated[
-        str, typer.Option("--rules", help="Aggregation rules, with commas between; norm_clipping:1.5 gives a number.")
+        str,
+        typer.Option(
+            "--rules", help="Aggregation rules, separated by commas; norm_clipping:1.5 sets the rule's number."
+        ),
     ] = "fedavg,median,trimmed_mean,krum,multi_krum,norm_clipping:1.5",
     attacks: Annotated[
-        str, typer.Option("--attacks", help="Attacks, with commas between; + puts two together: label_flip+scale:5.")
+        str, typer.Option("--attacks", help="Attacks, separated by commas; + combines two: label_flip+scale:5.")
     ] = "label_flip+scale:5",
     attackers: Annotated[
-        str, typer.Option("--attackers", help="Shares of the learners that attack, with commas between.")
+        str, typer.Option("--attackers", help="Shares of malicious learners, separated by commas.")
     ] = "0.2",
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, with commas between.")] = "1,2,3",
-    results: Annotated[Path, typer.Option("--results", help="Where results are kept.")] = Path("results/sweep"),
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Runs at a time; 0 means one a core.")] = 0,
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas.")] = "1,2,3",
+    results: Annotated[Path, typer.Option("--results", help="Folder for results.")] = Path("results/sweep"),
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Runs in parallel; 0 means one per core.")] = 0,
     backend: Annotated[
-        str, typer.Option("--backend", help="embedded, or processes for real Geth and IPFS (one run at a time then).")
+        str, typer.Option("--backend", help="embedded, or processes for real Geth and IPFS (one run at a time).")
     ] = "embedded",
     data_dir: DataOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare rules under attack: a run for every rule, attack, share of attackers and seed, and without attack.
+    """Compare rules under attack: one run per rule, attack, share of attackers and seed, and runs without attack.
 
-    Each run is audited. What is done is kept: interrupt it, and call it again to go on; name more rules, attacks
-    or seeds, and only those are run. Ends with a table of the last round's accuracy, and the same as a heat map.
+    Each run is audited. You can interrupt the sweep; the next call resumes, and new rules, attacks or seeds add only
+    their runs. The result is a table and a heat map of the last round's accuracy.
 
         fl-node sweep plans/sweep.toml --rules fedavg,median --attacks sign_flip,noise:0.5 --attackers 0.1,0.3
     """
@@ -187,5 +192,5 @@ def _names(text: str) -> list[str]:
 
 def _seeds(text: str) -> list[int]:
     if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise ConfigError(f"--seeds {text}: should be whole numbers with commas between, such as 1,2,3")
+        raise ConfigError(f"--seeds {text}: should be whole numbers separated by commas, such as 1,2,3")
     return [int(part) for part in text.split(",")]

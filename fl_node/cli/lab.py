@@ -24,27 +24,25 @@ def lab(
         str,
         typer.Option(
             "--backend",
-            help="[bold]embedded[/bold]: a py-evm chain and a folder, Python alone. "
-            "[bold]processes[/bold]: real Geth and IPFS for each node.",
+            help="[bold]embedded[/bold]: py-evm as the chain and a folder as the store, in Python only. "
+            "[bold]processes[/bold]: a real Geth and IPFS process for each node.",
         ),
     ] = "embedded",
-    name: Annotated[str | None, typer.Option("--name", help="Name of the run; the plan's if not given.")] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="Where the folders of runs are.")] = Path("runs"),
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run; the plan's name by default.")] = None,
+    runs: Annotated[Path, typer.Option("--runs", help="Parent folder of the run folders.")] = Path("runs"),
     data_dir: DataOption = None,
     modules: ModulesOption = None,
     settings: SetOption = None,
     fallback: Annotated[
         bool,
-        typer.Option("--or-digits", help="Use scikit-learn's digits, and say so, where MNIST can't be had."),
+        typer.Option("--or-digits", help="Use scikit-learn's digits with a note if MNIST is not available."),
     ] = False,
     stay: Annotated[
-        bool, typer.Option("--stay", help="Keep the nodes up after the run, until Ctrl-C, and print their addresses.")
+        bool, typer.Option("--stay", help="Keep the nodes up after the run until Ctrl-C, and print their addresses.")
     ] = False,
     scenario: Annotated[
         str | None,
-        typer.Option(
-            "--scenario", help="Inject a fault into the run and check what must hold; `list` names the scenarios."
-        ),
+        typer.Option("--scenario", help="Inject a fault and check the expectations; `list` shows the scenarios."),
     ] = None,
     tensorboard: Annotated[
         Path | None,
@@ -52,22 +50,22 @@ def lab(
             "--tensorboard",
             envvar="FL_NODE_TENSORBOARD",
             metavar="DIR",
-            help="Write each learner's accuracy and loss to DIR/learner-N below the run's folder, for TensorBoard.",
+            help="Write each learner's TensorBoard event files to DIR/learner-N in the run folder.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Do a whole run on this machine: chain, store, header and learners, then audit and report.
+    """Run everything on this machine: chain, store, header and learners, then audit and report.
 
-    Header and learners are processes with the same entrypoints as on hosts. Kill one: it is started again and
-    goes on. Ctrl-C stops everything. The run's folder keeps logs, report, final model and the nodes' state.
+    Header and learners are processes with the same entry points as on hosts. If you kill one, the lab restarts it
+    and it continues. Ctrl-C stops everything. The run folder keeps logs, report, final model and node state.
 
         fl-node lab plans/demo.toml
         fl-node lab plans/paper.toml --backend processes --set seed=2
         fl-node lab plans/demo.toml --scenario header-killed
 
-    With --scenario the exit code is 1 if an expectation fails; the same plan is carried out without
-    the fault as well, to compare.
+    With --scenario, the plan also runs once without the fault for comparison, and the exit code is 1 if an
+    expectation fails.
     """
     from fl_node.lab import faults
     from fl_node.lab import run_folder as run
@@ -93,7 +91,7 @@ def lab(
         outcome = one.run(stay=show.stay if stay else None)
     found: list[Check] = []
     if chosen is not None:
-        print_note("the same plan without the fault, to compare")
+        print_note("running the same plan without the fault for comparison")
         found = faults.checks(chosen, one.trace, outcome, _undisturbed(one.plan, data_dir, modules))
     if as_json:
         content = {

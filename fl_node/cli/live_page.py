@@ -33,35 +33,41 @@ def dashboard(
     listen: Annotated[
         str,
         typer.Option(
-            "--listen", metavar="ADDRESS", help="0.0.0.0 lets everybody in who reaches this machine: they can look."
+            "--listen",
+            metavar="ADDRESS",
+            help="Address to listen on; with 0.0.0.0, every host that reaches this machine can view the page.",
         ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 means a free one.")] = 8090,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 means a free one.")
+    ] = 8090,
     name: Annotated[
         list[str] | None,
-        typer.Option("--name", help="A name that browsers may call this machine by; more than once."),
+        typer.Option("--name", help="Host name that browsers may use for this machine; may be repeated."),
     ] = None,
     node: Annotated[
         list[str] | None,
-        typer.Option("--node", metavar="NAME=RPC,STORE", help="A node to ask, such as header=…; once for each."),
+        typer.Option(
+            "--node", metavar="NAME=RPC,STORE", help="Node to monitor, such as header=…; repeat for each node."
+        ),
     ] = None,
     rpc: RpcChoice = None,
     store: StoreChoice = None,
     contract: ContractChoice = None,
     contract_file: Annotated[
         Path | None,
-        typer.Option("--contract-file", help="A file with FL_NODE_CONTRACT=0x…; read again when it changes."),
+        typer.Option("--contract-file", help="File with FL_NODE_CONTRACT=0x…; changes take effect at once."),
     ] = None,
     evaluate: Annotated[
         bool,
-        typer.Option("--evaluate", help="Measure each new global model on the test images; loads TensorFlow."),
+        typer.Option("--evaluate", help="Evaluate new global weights on the test images; loads TensorFlow."),
     ] = False,
     data_dir: DataOption = None,
 ) -> None:
-    """Show a run as it goes on, in a browser: nodes, rounds, blocks, and the model to be tried on a digit.
+    """Show a run live in a browser: nodes, rounds, blocks, and a form to try the model on a digit.
 
-    It only reads: no key is needed, and nothing is written. Prometheus finds the same at /metrics. A run that has
-    ended can be looked at too; its nodes are brought up for it. Ctrl-C ends it.
+    The page is read-only: it needs no key and writes nothing. Prometheus metrics are at /metrics. For a finished lab,
+    the command restarts the nodes. Ctrl-C stops it.
 
         fl-node dashboard runs/demo
         fl-node dashboard --contract 0x… --rpc http://127.0.0.1:8545 --store /ip4/127.0.0.1/tcp/5001
@@ -88,7 +94,7 @@ def dashboard(
             folder = run if run.is_dir() else run.parent
         else:
             if contract_file is None and contract is None:
-                raise ConfigError("which run? Name its folder, or its contract by --contract or --contract-file")
+                raise ConfigError("no run given; give its folder, --contract or --contract-file")
             here = Endpoint(given_or(rpc, DEFAULT_RPC), given_or(store, DEFAULT_STORE))
             nodes = dict(_endpoint(text) for text in node or []) or {"this node": here}
             address = checked_address("--contract", contract) if contract else None

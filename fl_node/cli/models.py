@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def export(
     run: RunArgument = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write, ending in .keras.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; its name ends in .keras.")] = Path(
         "model.keras"
     ),
     round_: RoundOption = None,
@@ -39,13 +39,13 @@ def export(
     contract: ContractChoice = None,
     modules: ModulesOption = None,
 ) -> None:
-    """Write a round's global weights as a .keras model, which Keras alone can load."""
+    """Export a round's global weights as a .keras model, which plain Keras can load."""
     if output.suffix != ".keras":
         raise ConfigError(f"--output {output}: should end in .keras")
     files.check(output, "--output")
     trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, modules=modules)
     trainer.save(tensors, output)
-    console.print(f"wrote the global weights {number} to {output}")
+    console.print(f"wrote global weights {number} to {output}")
 
 
 def evaluate(
@@ -58,7 +58,7 @@ def evaluate(
     contract: ContractChoice = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a round's global weights on the test images."""
+    """Evaluate a round's global weights on the test images."""
     trainer, tensors, number = _global_weights(
         run, rpc, store, contract, round_, measure=True, data_dir=data_dir, modules=modules
     )
@@ -79,20 +79,22 @@ def evaluate(
 
 
 def predict(
-    image: Annotated[
-        Path, typer.Argument(metavar="IMAGE", help="A picture of one digit, such as a photo or drawing.")
-    ],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Picture of one digit, such as a photo or drawing.")],
     run: RunArgument = None,
     round_: RoundOption = None,
     invert: Annotated[
-        bool | None, typer.Option("--invert/--no-invert", help="Dark on light or not; found out if not given.")
+        bool | None,
+        typer.Option(
+            "--invert/--no-invert",
+            help="Invert the picture (dark digit on light ground) or not; detected by default.",
+        ),
     ] = None,
     rpc: RpcChoice = None,
     store: StoreChoice = None,
     contract: ContractChoice = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which digit an image shows, by a round's global weights.
+    """Classify the digit in an image with a round's global weights.
 
     fl-node predict seven.png runs/demo
     """
@@ -130,11 +132,13 @@ def _global_weights(
         number = found.state().round if round_ is None else round_
         file_cid = found.global_weight_at(number)
         if file_cid is None:
-            raise ConfigError(f"there are no global weights {number}; the newest are {found.state().round}")
+            raise ConfigError(f"global weights {number} are not published; the run is in round {found.state().round}")
         plan = plan_of(found, run_store)
         if images is not None and (plan.custom is not None or plan.data.image_size != images):
-            takes = "what its own module loads" if plan.custom else in_pixels(plan.data.image_size)
-            raise ConfigError(f"this makes an image of {in_pixels(images)}, and the run's model takes {takes}")
+            takes = "the samples of its custom module" if plan.custom else in_pixels(plan.data.image_size)
+            raise ConfigError(
+                f"predict needs a model for images of {in_pixels(images)}; the run's model takes {takes}"
+            )
         trainer = make_trainer(plan, data_dir, modules, with_data=measure)
         reader = Reader(run_store, Path(name), plan, trainer.shapes())
         return trainer, reader.read(file_cid).tensors(), number

@@ -34,23 +34,21 @@ def doctor(
     store: StoreOption = DEFAULT_STORE,
     key: KeyOption = Path("role.key"),
     contract: ContractChoice = None,
-    peers: Annotated[int | None, typer.Option("--peers", min=0, help="How many peers there should be.")] = None,
-    genesis: Annotated[str | None, typer.Option("--genesis", help="The hash that block 0 should have.")] = None,
-    swarm_key: Annotated[
-        Path | None, typer.Option("--swarm-key", help="The swarm key file of this node's IPFS.")
-    ] = None,
+    peers: Annotated[int | None, typer.Option("--peers", min=0, help="Expected number of peers.")] = None,
+    genesis: Annotated[str | None, typer.Option("--genesis", help="Expected hash of block 0.")] = None,
+    swarm_key: Annotated[Path | None, typer.Option("--swarm-key", help="Swarm key file of this node's IPFS.")] = None,
     data_dir: DataOption = None,
     firewall: Annotated[
         Path | None,
         typer.Option(
             "--firewall",
             envvar="FL_NODE_FIREWALL",
-            help="On a host of the testbed, the socket that tells whether its firewall is complete.",
+            help="On a testbed host, the socket that reports whether the firewall rules are complete.",
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check that all a role needs is there: a line each, with what is wrong and what to do; exit code 1 if any is."""
+    """Check what a role needs, one line each; exit code 1 if a check fails, with the remedy on its line."""
     from fl_node.lab import doctor as checks
 
     results = checks.run(
@@ -75,10 +73,10 @@ def doctor(
         raise typer.Exit(1)
 
 
-def key(path: Annotated[Path, typer.Argument(help="The key file to make.")]) -> None:
-    """Make a key file for a new account, readable by its owner alone, and print the account's address.
+def key(path: Annotated[Path, typer.Argument(help="Key file to create.")]) -> None:
+    """Create a key file for a new account, readable only by its owner, and print the account's address.
 
-    A key file that is there is kept, and its address printed.
+    If the key file exists, keep it and print its address.
     """
     from fl_node.chain.keys import create_key
 
@@ -86,14 +84,16 @@ def key(path: Annotated[Path, typer.Argument(help="The key file to make.")]) -> 
 
 
 def fund(
-    accounts: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="Accounts to give ether to.")],
-    ether: Annotated[float, typer.Option("--ether", min=0, help="How much each gets.")] = 1000.0,
-    always: Annotated[bool, typer.Option("--always", help="Also accounts that own at least half of it.")] = False,
+    accounts: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="Accounts that get ether.")],
+    ether: Annotated[float, typer.Option("--ether", min=0, help="Amount for each account.")] = 1000.0,
+    always: Annotated[
+        bool, typer.Option("--always", help="Also pay accounts that own at least half of the amount.")
+    ] = False,
     rpc: RpcOption = DEFAULT_RPC,
     key: KeyOption = Path("role.key"),
     as_json: JsonOption = False,
 ) -> None:
-    """Give ether of this node's account to accounts that joined the chain later, to pay for their transactions."""
+    """Send ether from this node's account to accounts that joined later, to pay for their transactions."""
     from fl_node.chain.client import Chain
     from fl_node.chain.keys import load_key
 
@@ -106,7 +106,7 @@ def fund(
     for account in addresses:
         gets, said = 0.0, "has enough"
         if account == chain.address:
-            said = "is the one that gives"
+            said = "is the sender"
         elif always or chain.balance(account) < wei // 2:
             chain.give(account, wei)
             gets, said = ether, f"got {ether:g} ether"
@@ -118,9 +118,9 @@ def fund(
 
 
 def send_noop(rpc: RpcOption = DEFAULT_RPC, key: KeyOption = Path("role.key"), as_json: JsonOption = False) -> None:
-    """Send a no-op transaction, so that the sealers seal a block.
+    """Send a no-op transaction so that the sealers seal a block.
 
-    Roles do so themselves when a chain stands still; by hand it shows whether blocks come at all.
+    Roles do this when the chain is idle. Use the command to check whether the sealers seal blocks.
     """
     from fl_node.chain.client import Chain
     from fl_node.chain.keys import load_key
@@ -138,14 +138,17 @@ def send_noop(rpc: RpcOption = DEFAULT_RPC, key: KeyOption = Path("role.key"), a
 def binaries(
     platform: Annotated[
         str | None,
-        typer.Option("--platform", help="For hosts, such as linux-arm64: none from PATH; else for this machine."),
+        typer.Option("--platform", help="Target platform, such as linux-arm64; PATH is then ignored."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy them here, as geth and ipfs.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Copy the programs to this folder as geth and ipfs.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Get Geth and IPFS: installed ones of the right version, else built from their pinned source.
+    """Get Geth and IPFS: use installed programs of the right version, or build them from pinned source.
 
-    Both are built, with fixes of known faults. FL_NODE_GETH_UNPATCHED=1 or FL_NODE_KUBO_UNPATCHED=1 takes a release.
+    Builds include fixes for known vulnerabilities. FL_NODE_GETH_UNPATCHED=1 or FL_NODE_KUBO_UNPATCHED=1 allows the
+    unpatched release.
     """
     from fl_node.nodes import binaries as programs
 
@@ -166,9 +169,9 @@ def binaries(
 
 
 def data_files(data_dir: DataOption = None, as_json: JsonOption = False) -> None:
-    """Get MNIST: find or download its four files, verify them, and say where they are.
+    """Get MNIST: find or download its four files, verify them, and print their folder.
 
-    A folder with four such files of your own is checked likewise, for plans with images from a folder.
+    With --data-dir, the command also checks a folder with your own four files, for plans that use them.
     """
     from fl_node.data import datasets as data
 
@@ -176,5 +179,7 @@ def data_files(data_dir: DataOption = None, as_json: JsonOption = False) -> None
     folder = str(Path(found.source).absolute())
     if found.name == "folder":
         counts = f"{len(found.train_images)} training and {len(found.test_images)} test images"
-        print_note(f"note: this is not MNIST: {counts} of {in_pixels(found.train_images.shape[1:])}")
+        print_note(
+            f"note: these are your own images, not MNIST: {counts} of {in_pixels(found.train_images.shape[1:])}"
+        )
     typer.echo(json.dumps({"folder": folder}) if as_json else folder)

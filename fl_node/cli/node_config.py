@@ -15,9 +15,9 @@ from fl_node.nodes import CHAIN_ID, configuration
 
 PeersOption = Annotated[
     list[str] | None,
-    typer.Option("--peer", help="Address of another node, once for each: an enode or a multiaddress."),
+    typer.Option("--peer", help="Enode or multiaddress of another node; repeat for each node."),
 ]
-ChainIdOption = Annotated[int, typer.Option("--chain-id", min=1, help="Number of the chain and of the network.")]
+ChainIdOption = Annotated[int, typer.Option("--chain-id", min=1, help="Chain ID and network ID.")]
 
 
 def _port(name: str, what: str, least: int = 1) -> object:
@@ -25,20 +25,22 @@ def _port(name: str, what: str, least: int = 1) -> object:
 
 
 def geth(
-    sealer: Annotated[str, typer.Option("--sealer", help="Address of the account that seals.")],
+    sealer: Annotated[str, typer.Option("--sealer", help="Address of the sealer account.")],
     peers: PeersOption = None,
     chain_id: ChainIdOption = CHAIN_ID,
     folder: Annotated[str, typer.Option("--folder", help="Data directory.")] = "/var/lib/geth",
-    config_file: Annotated[str, typer.Option("--config", help="Where the file is.")] = "/etc/geth/config.toml",
+    config_file: Annotated[
+        str, typer.Option("--config", help="Path of the configuration file.")
+    ] = "/etc/geth/config.toml",
     port: Annotated[int, _port("--port", "TCP port for peers.")] = 30303,
-    rpc_port: Annotated[int, _port("--rpc-port", "RPC, on loopback.")] = 8545,
-    authrpc_port: Annotated[int, _port("--authrpc-port", "Engine API, on loopback.")] = 8551,
-    metrics_port: Annotated[int, _port("--metrics-port", "Metrics, on loopback; 0 means none.", 0)] = 0,
+    rpc_port: Annotated[int, _port("--rpc-port", "Port of the RPC, on loopback.")] = 8545,
+    authrpc_port: Annotated[int, _port("--authrpc-port", "Port of the Engine API, on loopback.")] = 8551,
+    metrics_port: Annotated[int, _port("--metrics-port", "Port of the metrics, on loopback; 0 means none.", 0)] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Print how Geth runs on a host: its arguments as an EnvironmentFile of systemd.
+    """Print Geth's arguments on a host as a systemd EnvironmentFile.
 
-    With --json also the text of its configuration file.
+    With --json, also print the text of its configuration file.
     """
     settings = configuration.Geth(
         folder=folder,
@@ -62,17 +64,17 @@ def geth(
 
 def ipfs(
     address: Annotated[
-        str, typer.Option("--address", help="Multiaddress that peers dial, with /p2p/ and the identity.")
+        str, typer.Option("--address", help="Multiaddress that peers dial, with /p2p/ and the peer ID.")
     ],
     peers: PeersOption = None,
-    folder: Annotated[str, typer.Option("--folder", help="Repository.")] = "/var/lib/ipfs",
+    folder: Annotated[str, typer.Option("--folder", help="IPFS repository.")] = "/var/lib/ipfs",
     port: Annotated[int, _port("--port", "TCP port for peers.")] = 4001,
-    api_port: Annotated[int, _port("--api-port", "API, on loopback.")] = 5001,
+    api_port: Annotated[int, _port("--api-port", "Port of the API, on loopback.")] = 5001,
     as_json: JsonOption = False,
 ) -> None:
-    """Print how IPFS runs on a host: its environment and arguments as an EnvironmentFile of systemd.
+    """Print IPFS's environment and arguments on a host as a systemd EnvironmentFile.
 
-    With --json also the settings that its repository's configuration gets.
+    With --json, also print the settings for its repository's configuration.
     """
     for option, value in [("--address", address), *(("--peer", peer) for peer in peers or [])]:
         if not value.rpartition("/p2p/")[0]:
@@ -94,13 +96,14 @@ def ipfs(
 
 
 def genesis(
-    sealers: Annotated[list[str], typer.Option("--sealer", help="Address that may seal, once for each.")],
+    sealers: Annotated[list[str], typer.Option("--sealer", help="Address of a sealer; repeat for each sealer.")],
     accounts: Annotated[
-        list[str] | None, typer.Option("--account", help="Address that owns ether from the start, once for each.")
+        list[str] | None,
+        typer.Option("--account", help="Address that owns ether in the genesis block; repeat for each account."),
     ] = None,
     chain_id: ChainIdOption = CHAIN_ID,
 ) -> None:
-    """Print the genesis of a Clique network, which depends on nothing but the options."""
+    """Print the genesis file of a Clique network; it depends only on the options."""
     try:
         text = configuration.genesis(
             chain_id, _addresses("--sealer", sealers), _addresses("--account", accounts or [])

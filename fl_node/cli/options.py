@@ -10,20 +10,20 @@ import typer
 PlanArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="PLAN", allow_dash=True, help="The plan, a TOML file such as plans/demo.toml; - for stdin."
+        metavar="PLAN", allow_dash=True, help="Plan file in TOML, such as plans/demo.toml; - reads standard input."
     ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a setting of the plan, such as training.epochs=1."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the plan, such as training.epochs=1."),
 ]
 DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data-dir",
         envvar="FL_NODE_DATA_DIR",
-        help="Folder with the four MNIST files, without which they are downloaded once and verified; or, for a plan "
-        "with images from a folder, four such files of your own.",
+        help="Folder with the four MNIST files; by default they are downloaded once and verified. For plans with "
+        "images from a folder: the folder with your own four files.",
     ),
 ]
 ModulesOption = Annotated[
@@ -31,20 +31,20 @@ ModulesOption = Annotated[
     typer.Option(
         "--modules",
         envvar="FL_NODE_MODULES",
-        help="Folder with the Python modules that this node may run for plans that name one (docs/custom.md).",
+        help="Folder with the Python modules that this node may run for plans with [custom] (docs/custom.md).",
     ),
 ]
-RpcOption = Annotated[str, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL of this node's Ethereum RPC.")]
+RpcOption = Annotated[str, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL of this node's Ethereum JSON-RPC.")]
 StoreOption = Annotated[
     str,
     typer.Option(
         "--store",
         envvar="FL_NODE_STORE",
-        help="This node's IPFS API as a multiaddress, or an existing folder for files; file:FOLDER makes a new one.",
+        help="Multiaddress of this node's IPFS API, or an existing folder; file:FOLDER creates the folder.",
     ),
 ]
 KeyOption = Annotated[
-    Path, typer.Option("--key", envvar="FL_NODE_KEY", help="Key file of the role's account, mode 0600.")
+    Path, typer.Option("--key", envvar="FL_NODE_KEY", help="Key file of the role's account, with mode 0600.")
 ]
 ContractOption = Annotated[
     str, typer.Option("--contract", envvar="FL_NODE_CONTRACT", help="Address of the run's contract.")
@@ -54,11 +54,11 @@ FolderOption = Annotated[
     typer.Option(
         "--folder",
         envvar="FL_NODE_FOLDER",
-        help="Where the role keeps copies of files; nothing there is needed again.",
+        help="Folder for the role's copies of files; it can be deleted.",
     ),
 ]
 PatienceOption = Annotated[
-    float, typer.Option("--patience", help="Give up after waiting so many seconds for the same; 0 means never.")
+    float, typer.Option("--patience", help="Give up after waiting this many seconds without progress; 0 means never.")
 ]
 TensorboardOption = Annotated[
     Path | None,
@@ -66,24 +66,26 @@ TensorboardOption = Annotated[
         "--tensorboard",
         envvar="FL_NODE_TENSORBOARD",
         metavar="DIR",
-        help="Write accuracy and loss to DIR/learner-N, as event files of TensorBoard; one DIR for each run.",
+        help="Write accuracy and loss as TensorBoard event files to DIR/learner-N; use one DIR per run.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output, for scripts.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 RunArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="[RUN]", help="The folder of a run, such as runs/demo; else --rpc, --store, --contract."),
+    typer.Argument(metavar="[RUN]", help="Run folder, such as runs/demo; or use --rpc, --store and --contract."),
 ]
-RpcChoice = Annotated[str | None, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL of a node's RPC.")]
+RpcChoice = Annotated[
+    str | None, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL of a node's Ethereum JSON-RPC.")
+]
 StoreChoice = Annotated[
     str | None,
-    typer.Option("--store", envvar="FL_NODE_STORE", help="A node's IPFS API as a multiaddress, or a folder."),
+    typer.Option("--store", envvar="FL_NODE_STORE", help="Multiaddress of a node's IPFS API, or a folder."),
 ]
 ContractChoice = Annotated[
     str | None, typer.Option("--contract", envvar="FL_NODE_CONTRACT", help="Address of the run's contract.")
 ]
 RoundOption = Annotated[
-    int | None, typer.Option("--round", min=0, help="Global weights of this round; the newest if not given.")
+    int | None, typer.Option("--round", min=0, help="Round of the global weights; the latest by default.")
 ]
 DEFAULT_RPC = "http://127.0.0.1:8545"
 DEFAULT_STORE = "/ip4/127.0.0.1/tcp/5001"

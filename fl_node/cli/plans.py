@@ -18,12 +18,10 @@ def shards(
     data_dir: DataOption = None,
     modules: ModulesOption = None,
     settings: SetOption = None,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", help="Draw it as well: the SVG file to write, for a browser.")
-    ] = None,
+    picture: Annotated[Path | None, typer.Option("--picture", help="Also write a diagram to this SVG file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how many images of each label each learner gets.
+    """Show the number of images per label for each learner.
 
     fl-node plan shards plans/sweep.toml --set data.alpha=0.1 --picture shards.svg
     """
@@ -50,7 +48,7 @@ def shards(
 
 
 def check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
-    """Check a plan and show it with every default filled in; exit code 2 with all that is wrong."""
+    """Check a plan and show it with all defaults; list all problems with exit code 2."""
     from fl_node.artifacts import cid
     from fl_node.plan import loading as plans
 
@@ -61,13 +59,13 @@ def check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOption = 
     console.print_json(loaded.model_dump_json())
     if loaded.data.unknown:
         missing = ", ".join(f"data.{key}" for key in loaded.data.unknown)
-        console.print(f"{plan} is a valid plan; when it is deployed, {missing} are filled in")
+        console.print(f"{plan} is a valid plan; deployment fills in {missing}")
         return
-    console.print(f"{plan} is a valid plan; published it is {cid.of_bytes(loaded.to_bytes())}")
+    console.print(f"{plan} is a valid plan; its CID is {cid.of_bytes(loaded.to_bytes())}")
 
 
 def module(plan: PlanArgument, settings: SetOption = None) -> None:
-    """Print the path of the module that a plan names; print nothing if the plan gives no path."""
+    """Print the path of the plan's custom module; print nothing if the plan has no path."""
     from fl_node.plan import loading as plans
 
     if file := plans.module_file(plan, settings or ()):

@@ -42,27 +42,27 @@ if TYPE_CHECKING:
 
 def logs(
     source: Annotated[
-        str, typer.Argument(metavar="RUN|-", help="The folder of a run, such as runs/demo, or - for standard input.")
+        str, typer.Argument(metavar="RUN|-", help="Run folder, such as runs/demo; - reads standard input.")
     ],
     nodes: Annotated[
-        list[str] | None, typer.Option("--node", help="Only of this node, such as learner-1; may be repeated.")
+        list[str] | None, typer.Option("--node", help="Show only this node, such as learner-1; may be repeated.")
     ] = None,
     names: Annotated[
-        list[str] | None, typer.Option("--event", help="Only events of this name; may be repeated.")
+        list[str] | None, typer.Option("--event", help="Show only events with this name; may be repeated.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what header and learners have logged, in order of time.
+    """Show the logs of header and learners as text, sorted by time.
 
-    Roles log JSON lines where standard error is no terminal: to the log files of a lab's run, and on a host to the
-    journal. This shows them as text. On a host: journalctl -u fl-learner -o cat --follow | fl-node logs -
+    Roles log JSON lines if standard error is not a terminal: a lab to the log files in its run folder, a host to the
+    journal. On a host: journalctl -u fl-learner -o cat --follow | fl-node logs -
     """
     from fl_node import events as kinds
     from fl_node.runtime import logs as logging_
 
     for name in names or ():
         if name not in kinds.EVENTS:
-            raise ConfigError(f"--event {name}: there are {', '.join(kinds.EVENTS)}")
+            raise ConfigError(f"--event {name}: should be one of {', '.join(kinds.EVENTS)}")
     for event in logging_.read(source, nodes or ()):
         if not names or event["event"] in names:
             print(json.dumps(event) if as_json else logging_.sentence(event), flush=True)
@@ -75,7 +75,7 @@ def status(
     contract: ContractChoice = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say how far a run has come, from the chain and the store alone; works on any node."""
+    """Show the progress of a run from chain and store; works on any node."""
     from fl_node.lab.show import rounds_table
     from fl_node.report import collect
 
@@ -105,10 +105,10 @@ def audit(
     modules: ModulesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a whole run: fetch every file, compare it with the chain, recompute every global file bit for bit.
+    """Audit a run: fetch every file, compare it with the chain, recompute every global file bit for bit.
 
-    Anybody can do this on any node, for nothing is needed but chain and store. Exit code 0 if all is well, 1 with
-    a line for each finding (round, node, field) if not. The nodes of a lab that has ended are brought up for it.
+    Anyone can audit a run on any node; it needs only chain and store. The exit code is 0 if the audit passes, and 1
+    if it fails, with one line per finding (round, node, field). The command restarts the nodes of a finished lab.
     """
     from fl_node.audit.auditor import audit as check
 
@@ -139,15 +139,16 @@ def audit(
 
 def report(
     run: RunArgument = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("report"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Output folder.")] = Path("report"),
     name: Annotated[
-        str | None, typer.Option("--name", help="What to call the run; the plan's name if not given.")
+        str | None,
+        typer.Option("--name", help="Name of the run in the report; the run folder's or the plan's name by default."),
     ] = None,
     evaluate: Annotated[
         bool | None,
         typer.Option(
             "--evaluate/--no-evaluate",
-            help="Measure each round's global weights on the test images; if not said, where they are there.",
+            help="Evaluate each round's global weights on the test images; by default, if the data set is available.",
             show_default=False,
         ),
     ] = None,
@@ -158,10 +159,10 @@ def report(
     contract: ContractChoice = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Audit a run and write its report, plan and final model to a folder, from chain and store alone.
+    """Audit a run and write its report, plan and final model to a folder, from chain and store only.
 
-    Anybody can do this on any node, during a run (of the rounds so far) or long after it. report.html is for people:
-    one file, which loads nothing from anywhere; report.md and report.json say the same as text and for scripts.
+    Anyone can do this on any node, during the run (for the closed rounds) or after it. report.html is self-contained;
+    report.md and report.json have the same content as text and for scripts.
 
         fl-node report runs/demo -o DIR
     """
@@ -173,7 +174,7 @@ def report(
     with files.output_folder(output, "--output"), open_run(run, rpc, store, contract) as (found, run_store):
         plan = plan_of(found, run_store)
         if evaluate is None:
-            trainer = make_trainer_with_data_if_there(plan, data_dir, modules, "nothing is measured: ")
+            trainer = make_trainer_with_data_if_there(plan, data_dir, modules, "the report has no evaluation: ")
         else:
             trainer = make_trainer(plan, data_dir, modules, with_data=evaluate)
         title = name or (run.resolve().name if run else trainer.plan.name)
@@ -195,7 +196,7 @@ def report(
             console.print(str(finding))
         if not made.result.ended:
             console.print(
-                f"the run goes on, in round {made.result.round} of {plan.rounds}: there is no final model yet"
+                f"the run is in progress, in round {made.result.round} of {plan.rounds}; it has no final model yet"
             )
         verdict = "passed" if passed else f"FAILED with {len(made.audit.findings)} findings"
         console.print(f"audit {verdict}: {made.audit.rounds} rounds, {made.audit.files} files")
@@ -212,11 +213,11 @@ def contribution(
     data_dir: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what each learner's weights were worth: exact Shapley values, by round and in total, without training.
+    """Compute each learner's contribution as exact Shapley values, per round and in total, without training.
 
-    For each set of learners the model that their files alone would have made is measured on the images that the plan
-    holds out (data.validation). Up to 8 learners a round, and no asynchronous runs. Anybody with chain, store and
-    data set gets the same.
+    For each subset of learners, the command aggregates their files and evaluates the model on the held-out images
+    (data.validation). It supports up to 8 learners per round and no asynchronous runs. The result is reproducible
+    from chain, store and data set.
 
         fl-node contribution runs/valued
     """
@@ -238,7 +239,7 @@ def contribution(
         def right(tensors: Tensors) -> int:
             return int((trainer.predict(tensors, images).argmax(axis=1) == labels).sum())
 
-        show = errors.status("measuring", spinner="line") if errors.is_terminal else contextlib.nullcontext()
+        show = errors.status("evaluating", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
             values = work.contributions(found, run_store, Path(name), plan, trainer.shapes(), right, measure)
     text = json.dumps(work.as_content(values, len(labels)), indent=2)

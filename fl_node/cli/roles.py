@@ -49,7 +49,9 @@ def deploy(
     plan: PlanArgument,
     learner: Annotated[
         list[str],
-        typer.Option("--learner", metavar="ID=ADDRESS", help="A learner's nodeId and account; once for each."),
+        typer.Option(
+            "--learner", metavar="ID=ADDRESS", help="nodeId and account of a learner; repeat for each learner."
+        ),
     ],
     rpc: RpcOption = DEFAULT_RPC,
     store: StoreOption = DEFAULT_STORE,
@@ -61,8 +63,8 @@ def deploy(
 ) -> None:
     """Start a run: publish the plan, deploy the contract, register the learners, publish the initial weights.
 
-    The account of --key becomes the header. What is printed last is the contract's address, which header and
-    learners are started with.
+    The account of --key becomes the header. The command prints the contract's address; pass it to header and
+    learners with --contract.
 
         fl-node deploy plans/paper.toml --learner 1=0x… --learner 2=0x… --key header.key
     """
@@ -79,7 +81,7 @@ def deploy(
         loaded = complete(loaded, data_dir, modules)
     learners = dict(_learner(text) for text in learner)
     if len(learners) < len(learner):
-        raise ConfigError("--learner: a nodeId is given twice")
+        raise ConfigError("--learner: each nodeId may appear only once")
     chain, run_store = Chain(rpc, load_key(key)), connect(store)
     configure("deploy", verbose=process.verbose)
     with tempfile.TemporaryDirectory() as name:
@@ -102,15 +104,16 @@ def header(
     data_dir: DataOption = None,
     modules: ModulesOption = None,
     evaluate: Annotated[
-        bool, typer.Option("--evaluate/--no-evaluate", help="Measure each round's global weights on the test images.")
+        bool,
+        typer.Option("--evaluate/--no-evaluate", help="Evaluate each round's global weights on the test images."),
     ] = True,
     patience: PatienceOption = 0.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Play the header of a run: take the learners' local weights, average them, publish the global weights.
+    """Run the header: collect the learners' local weights, aggregate them, publish the global weights.
 
-    It reads the contract, does the next thing and reads again until the run has ended. Kill it and start it again
-    at any time. What it says goes to standard error; --json writes each event to standard output as well.
+    The header reads the contract, does the next step, and repeats until the run ends. You can kill and restart it at
+    any time. It logs to standard error; --json also writes each event to standard output.
     """
     site = _site(HEADER, rpc, store, key, contract, folder, patience, as_json=as_json)
     # What comes now takes some seconds: TensorFlow.
@@ -137,15 +140,15 @@ def learner(
         typer.Option(
             "--allow-attacks",
             envvar="FL_NODE_ALLOW_ATTACKS",
-            help="Take part in a run whose plan has learners attack it, as a laboratory does.",
+            help="Join runs whose plan lets learners attack, for experiments.",
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Play a learner of a run: train each round's global weights on this node's images, publish the result.
+    """Run a learner: train each round's global weights on this node's images, publish the local weights.
 
-    Which learner it is follows from its account, which the header registered. Kill it and start it again at any
-    time. What it says goes to standard error; --json writes each event to standard output as well.
+    The account determines the learner's nodeId; the header registers it. You can kill and restart the learner at any
+    time. It logs to standard error; --json also writes each event to standard output.
     """
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
     from fl_node.roles.factory import run_learner

@@ -73,7 +73,7 @@ def load_images(plan: Plan, folder: Path | None = None, report: Callable[[str], 
         The plan has a custom module, or its images can't be loaded.
     """
     if plan.custom is not None:
-        raise DataError(f"this is for images, and the plan {plan.name} has what its own module loads")
+        raise DataError(f"this command needs images; the plan {plan.name} uses the samples of its custom module")
     found = load(plan, folder, report=report)
     assert isinstance(found, DataSet)
     return found

@@ -62,10 +62,12 @@ def test_its_global_weights_are_measured_and_exported(tabular: Path, tmp_path: P
 def test_what_is_for_images_says_so_of_a_module(tabular: Path, picture: Path) -> None:
     predicted = fl_node("predict", picture, tabular)
     assert predicted.returncode == 2
-    assert "the run's model takes what its own module loads" in predicted.stderr
+    assert "the run's model takes the samples of its custom module" in predicted.stderr
     valued = fl_node("contribution", tabular)
     assert valued.returncode == 3
-    assert "fl-node: this is for images, and the plan tabular has what its own module loads" in valued.stderr
+    assert (
+        "fl-node: this command needs images; the plan tabular uses the samples of its custom module" in valued.stderr
+    )
 
 
 def test_a_learner_of_a_module_that_is_killed_on_real_nodes_makes_the_same_bits(tmp_path: Path) -> None:
@@ -101,14 +103,16 @@ def test_a_folder_of_ones_own_is_trained_on_audited_and_valued(tmp_path: Path, p
     assert must("contribution", run, "--data-dir", folder)["images"] == 50
     elsewhere = fl_node("report", run, "--output", tmp_path / "report")
     assert elsewhere.returncode == 0, elsewhere.stderr
-    assert "note: nothing is measured: " in elsewhere.stderr
+    assert "note: the report has no evaluation: " in elsewhere.stderr
     rounds = json.loads((tmp_path / "report" / "report.json").read_text())["rounds"]
     assert [one["result"]["accuracy"] for one in rounds] == [None, None]
     assert fl_node("report", run, "--output", tmp_path / "measured", "--evaluate").returncode == 3
     assert not (tmp_path / "measured").exists()
     predicted = fl_node("predict", picture, run)
     assert predicted.returncode == 2
-    assert "this makes an image of 28 × 28 pixels, and the run's model takes 24 × 20 pixels" in predicted.stderr
+    assert (
+        "predict needs a model for images of 28 × 28 pixels; the run's model takes 24 × 20 pixels" in predicted.stderr
+    )
     labels_file = folder / "t10k-labels-idx1-ubyte"
     labels_file.write_bytes(labels_file.read_bytes()[:-1] + b"\0")
     refused = fl_node("evaluate", run, "--data-dir", folder)

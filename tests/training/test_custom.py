@@ -360,7 +360,7 @@ def test_a_whole_run_of_a_module_passes_its_audit(make: Make, tmp_path: Path) ->
 def test_checking_a_plan_hashes_its_module_and_does_not_run_it(make: Make) -> None:
     done = fl_node("plan", "check", make("raise SystemExit('it was run')"))
     assert done.returncode == 0, done.stderr
-    assert "when it is deployed, data.samples, data.classes, data.train, data.test are filled in" in done.stdout
+    assert "deployment fills in data.samples, data.classes, data.train, data.test" in done.stdout
 
 
 def test_a_bad_module_ends_a_lab_before_anything_is_started(make: Make, tmp_path: Path) -> None:

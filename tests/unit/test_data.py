@@ -476,4 +476,6 @@ def test_the_command_takes_a_folder_of_ones_own_and_says_that_it_is_not_mnist(tm
     folder = own_folder(tmp_path / "mine")
     done = command(tmp_path, "--data-dir", "mine")
     assert (done.returncode, done.stdout) == (0, f"{folder}\n")
-    assert "note: this is not MNIST: 40 training and 12 test images of 9 × 10 pixels" in done.stderr
+    assert (
+        "note: these are your own images, not MNIST: 40 training and 12 test images of 9 × 10 pixels" in done.stderr
+    )

@@ -50,7 +50,7 @@ COMMANDS = {
     "reproduce": ["reproduce", "tiny.toml", "--seeds", "1", "--results", str(PREPARED / "results")],
 }
 NOTES = {
-    "data": "note: this is not MNIST: 10 training and 10 test images of 2 × 2 pixels\n",
+    "data": "note: these are your own images, not MNIST: 10 training and 10 test images of 2 × 2 pixels\n",
     "sweep": "1 runs of 3 rounds with 2 learners\n1 of 1: fedavg, no attack, seed 1: 50.00% (kept)\n",
     "reproduce": "".join(f"{name}.json is there already\n" for name in ("federated-1", "plain-keras", "baseline-1")),
 }
