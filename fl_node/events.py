@@ -73,7 +73,7 @@ class RoleStarted(Event):
     account: str
 
     def text(self) -> str:
-        return f"{self.role} of contract {self.contract}, account {self.account}"
+        return f"started as {self.role} of contract {self.contract}, account {self.account}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class RoleStopped(Event):
     """A signal has stopped the role."""
 
     def text(self) -> str:
-        return "stopped by a signal; start it again to continue"
+        return "stopped by a signal; restart it to continue"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class RunFinished(Event):
     round: int
 
     def text(self) -> str:
-        return f"the run has ended after {self.round} rounds"
+        return f"the run ended after {self.round} rounds"
 
 
 Wait = Literal[
@@ -207,7 +207,7 @@ class RoundStarted(Event):
     """Of the global weights that the round starts from."""
 
     def text(self) -> str:
-        return f"round {self.round}: started from {self.cid}"
+        return f"round {self.round}: started with global weights {self.cid}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +252,7 @@ class UpdateMissing(Event):
     detail: str
 
     def text(self) -> str:
-        return f"round {self.round}: learner {self.learner}'s file is missing, trying again: {self.detail}"
+        return f"round {self.round}: learner {self.learner}'s file is missing, retrying: {self.detail}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +298,7 @@ class GlobalWeightsEvaluated(Event):
     calibration_error: float | None = None
 
     def text(self) -> str:
-        return f"global weights {self.round}: {self.accuracy:.2%} of {self.count} test {self.noun} right"
+        return f"global weights {self.round}: {self.accuracy:.2%} of {self.count} test {self.noun} correct"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,7 +310,7 @@ class EvaluationFailed(Event):
     detail: str
 
     def text(self) -> str:
-        return f"global weights {self.round}: {self.detail}"
+        return f"global weights {self.round}: evaluation failed: {self.detail}"
 
 
 # Learners
@@ -369,7 +369,7 @@ class LocalWeightsEvaluated(Event):
 
     def text(self) -> str:
         return (
-            f"round {self.round}: {self.accuracy:.2%} of {self.count} test {self.noun} right ({self.seconds:.1f} s)"
+            f"round {self.round}: {self.accuracy:.2%} of {self.count} test {self.noun} correct ({self.seconds:.1f} s)"
         )
 
 
@@ -418,7 +418,7 @@ class LocalWeightsDiscarded(Event):
     detail: str
 
     def text(self) -> str:
-        return f"round {self.round}: discarded {self.file}, training again: {self.detail}"
+        return f"round {self.round}: discarded {self.file}, retraining: {self.detail}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -442,7 +442,7 @@ class AttackStarted(Event):
     kinds: tuple[str, ...]
 
     def text(self) -> str:
-        return f"round {self.round}: attacks by {' and '.join(self.kinds)}, as the plan says"
+        return f"round {self.round}: attack with {' and '.join(self.kinds)}, as the plan specifies"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -453,7 +453,7 @@ class EventFilesStopped(Event):
     detail: str
 
     def text(self) -> str:
-        return f"no more event files for TensorBoard: {self.detail}"
+        return f"stopped writing TensorBoard event files: {self.detail}"
 
 
 # Both

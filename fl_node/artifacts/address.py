@@ -34,7 +34,7 @@ def connect(address: str) -> Store:
         raise _no_store(address, f"is neither a folder nor a multiaddress{_meant(address)}")
     if not os.path.isdir(address):  # noqa: PTH112 - Path raises where a name is too long
         there = os.path.lexists(address) if "\0" not in address else False
-        raise _no_store(address, "is no folder" if there else "is not there")
+        raise _no_store(address, "is not a folder" if there else "does not exist")
     return FolderStore(Path(address))
 
 
@@ -45,8 +45,8 @@ _HOST_AND_PORT = re.compile(r"\s*(\[[^/]*\]|[^/:]*):[0-9]*\s*/?\s*$")
 
 def _no_store(address: str, problem: str) -> ConfigError:
     return ConfigError(
-        f"store {address!r} {problem}; it should be the multiaddress of an IPFS API, such as "
-        "/ip4/127.0.0.1/tcp/5001, or an existing folder (file:FOLDER makes a new one)"
+        f"store {address!r} {problem}; should be the multiaddress of an IPFS API, such as "
+        "/ip4/127.0.0.1/tcp/5001, or an existing folder (file:FOLDER creates one)"
     )
 
 
@@ -55,12 +55,12 @@ def _explicit(address: str) -> str:
     if path.startswith("//"):
         parts = urlsplit(address)
         if parts.netloc not in ("", "localhost"):
-            raise _no_store(address, f"names the host {parts.netloc!r}")
+            raise _no_store(address, f"has the host {parts.netloc!r}")
         path = unquote(parts.path)
     if not path.strip() or not path.isprintable() or path != path.strip():
-        raise _no_store(address, "names no folder")
+        raise _no_store(address, "has no folder name")
     if os.path.lexists(path) and not os.path.isdir(path):  # noqa: PTH112 - as above
-        raise _no_store(address, "is no folder")
+        raise _no_store(address, "is not a folder")
     return path
 
 
@@ -95,4 +95,4 @@ def _meant(address: str) -> str:
     ):
         return ""
     kind = "ip6" if ":" in host else "ip4" if re.fullmatch(r"[0-9.]+", host) else "dns"
-    return f" (is it /{kind}/{host}/tcp/{port}{'/https' if parts.scheme == 'https' else ''}?)"
+    return f" (did you mean /{kind}/{host}/tcp/{port}{'/https' if parts.scheme == 'https' else ''}?)"

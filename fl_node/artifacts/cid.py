@@ -78,7 +78,7 @@ def to_digest(cid: str) -> bytes:
         The text is not a CIDv0 (46 base58 characters that begin with ``Qm``).
     """
     if len(cid) != 46 or not cid.startswith("Qm") or any(c not in _ALPHABET for c in cid):
-        raise CidError(f"{cid!r} is not a CIDv0, which has 46 base58 characters and begins with Qm")
+        raise CidError(f"{cid!r} is not a CIDv0; should be 46 base58 characters that start with Qm")
     number = 0
     for character in cid:
         number = number * 58 + _ALPHABET.index(character)

@@ -52,7 +52,9 @@ class IpfsStore:
             added = self._connect().add(path, opts=opts)
         name = str(added["Hash"])
         if name != cid.of_file(path):
-            raise StoreError(f"IPFS at {self.address} gave {path.name} the CID {name}, not {cid.of_file(path)}")
+            raise StoreError(
+                f"IPFS at {self.address} returned the CID {name} for {path.name}; should be {cid.of_file(path)}"
+            )
         self._pin(name)
         return name
 
@@ -108,7 +110,7 @@ class IpfsStore:
         except FileMissing as error:
             if error.received or not received:
                 raise
-            raise FileMissing(f"{error}; {received}{whole} bytes of it had arrived", received) from error
+            raise FileMissing(f"{error}; received {received}{whole} bytes", received) from error
 
     def arrived(self) -> int | None:
         """Return how many bytes this daemon has ever got from others, or None if it does not say."""
@@ -203,13 +205,13 @@ class IpfsStore:
             yield
         except (ipfs.TimeoutError, requests.Timeout, urllib3.exceptions.ReadTimeoutError) as error:
             if file_cid:
-                raise FileMissing(f"nobody in the swarm gave {file_cid} in time") from error
+                raise FileMissing(f"no node in the swarm provided {file_cid} in time") from error
             raise StoreUnreachable(f"IPFS at {self.address} does not answer") from error
         except (ipfs.ConnectionError, requests.ConnectionError) as error:
             raise StoreUnreachable(f"IPFS at {self.address} can't be reached; is the daemon running?") from error
         except ipfs.ErrorResponse as error:
             if file_cid and any(text in str(error) for text in ("deadline exceeded", "timed out", "canceled")):
-                raise FileMissing(f"nobody in the swarm gave {file_cid} in time") from error
+                raise FileMissing(f"no node in the swarm provided {file_cid} in time") from error
             raise StoreError(f"IPFS at {self.address}: {error}") from error
         except (ipfs.Error, requests.RequestException, urllib3.exceptions.HTTPError, RecursionError) as error:
             raise StoreError(f"IPFS at {self.address}: {error}") from error

@@ -68,7 +68,7 @@ class AsynchronousChecker:
         meta = file.global_meta
         wanted = plan.asynchronous_rule.updates
         if len(meta.inputs) != wanted and not (0 < len(meta.inputs) < wanted and case.is_late(closed, entry)):
-            text = f"{len(meta.inputs)} updates, the plan asks for {wanted}"
+            text = f"{len(meta.inputs)} updates, the plan requires {wanted}"
             self._result.find(number, HEADER, "inputs", text)
         first = self._check_sequence(number, meta, entry)
         updates = [self._check_update(number, one) for one in meta.inputs]
@@ -102,7 +102,7 @@ class AsynchronousChecker:
         for one in self._waiting.values():
             if not one.wrongly:
                 what = f"{learner_label(one.publication.node_id)}'s {one.publication.cid}"
-                self._result.note(f"{what} was neither counted nor rejected, and later ones were counted")
+                self._result.note(f"{what} was neither counted nor rejected, although later ones were")
 
     def _check_sequence(self, number: int, meta: GlobalMeta, closing: LogEntry) -> Counter[tuple[int, str]]:
         """Check that nothing is counted twice or left out: of each learner the next publications, in order.
@@ -135,9 +135,9 @@ class AsynchronousChecker:
                 self._waiting.pop(node_id, None)
         swapped = [(first, second) for first, second in pairwise(order) if second < first]
         if any(case.is_before(second, first) for first, second in swapped):
-            self._result.find(number, HEADER, "inputs", "are not in the order in which they were published")
+            self._result.find(number, HEADER, "inputs", "should be in the order of publication")
         elif swapped:
-            self._result.note(f"round {number - 1}: some updates changed places when a block was replaced")
+            self._result.note(f"round {number - 1}: some updates changed their order when a block was replaced")
         return firsts
 
     def _check_next(
@@ -191,7 +191,7 @@ class AsynchronousChecker:
                 wrongly = False
             else:
                 wrongly = True
-                what = "was neither counted nor rejected while later ones were"
+                what = "was neither counted nor rejected, although later ones were"
                 self._result.find(one.entry.round, learner_label(one.node_id), "inputs", f"{one.cid} {what}")
         self._waiting[one.node_id] = _Waiting(one, closing, seconds, wrongly)
 
@@ -248,10 +248,10 @@ class AsynchronousChecker:
         try:
             self._check_good(mine[0], closed.number)
         except (WeightsError, DataError) as error:
-            case.note_rejection(closed, one, f"({one.reason}); here: {error}")
+            case.note_rejection(closed, one, f"({one.reason}); this audit: {error}")
             return
         waited = case.seconds(mine[0].entry, entry)
         if one.reason != MISSING or waited + LATE < case.plan.fetch_timeout:
-            self._result.find(closed.number, node, "refused", f"{one.cid} is good and was rejected: {one.reason}")
+            self._result.find(closed.number, node, "refused", f"{one.cid} is valid, but was rejected: {one.reason}")
         else:
-            case.note_rejection(closed, one, "as missing and is there now")
+            case.note_rejection(closed, one, "as missing, but is available now")

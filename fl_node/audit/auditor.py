@@ -65,7 +65,7 @@ def audit(
     """
     result, reader = Audit(contract.address), Reader(store, folder, once=True)
     if not contract.has_known_code():
-        result.find(None, HEADER, "contract", "its code is not that of FederatedLearning.sol")
+        result.find(None, HEADER, "contract", "its code differs from FederatedLearning.sol")
     try:
         past, state = _read_history(contract)
     except LogError as error:
@@ -81,7 +81,7 @@ def audit(
             everything = publications([one for round_ in past.rounds for one in round_.published])
             _check_rounds(Case(contract, plan, past, tuple(everything), reader, trainer, result), progress)
         else:
-            result.note("the run has not begun: there are no initial weights")
+            result.note("the run has not started: no initial weights")
     result.files, result.bytes = reader.fetched, reader.fetched_bytes
     return result
 
@@ -89,7 +89,7 @@ def audit(
 def _check_rounds(case: Case, progress: Callable[[int, int], None]) -> None:
     result, plan, rounds, reader = case.result, case.plan, case.past.rounds, case.reader
     if result.rounds < plan.rounds:
-        result.note(f"the run has closed {result.rounds} of {plan.rounds} rounds")
+        result.note(f"the run is in progress: {result.rounds} of {plan.rounds} rounds are closed")
     if result.rounds > plan.rounds:
         result.find(plan.rounds + 1, HEADER, "round", f"the plan ends after {plan.rounds} rounds")
     check_initial(case)

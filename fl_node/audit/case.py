@@ -126,8 +126,7 @@ class Case:
     def note_crossed(self, round_: int, node: str) -> None:
         """Note that an event stands behind what came of it."""
         self.result.note(
-            f"round {round_}: {node}'s weights were sealed again after the round that they are counted in, "
-            "as a block was replaced"
+            f"round {round_}: {node}'s weights were sealed again after their round, because a block was replaced"
         )
 
     def is_late(self, closed: Round, closing: LogEntry) -> bool:

@@ -29,9 +29,9 @@ def check_evidence(case: Case, number: int, file: WeightsFile) -> None:
     for member in plan.architectures:
         name = ensemble.evidence_name(member)
         if not ensemble.is_evidence(weighting, file.tensor(name)):
-            result.find(number, HEADER, f"tensor {name}", "has values that nothing says of an image")
+            result.find(number, HEADER, f"tensor {name}", "has values that are no likelihoods")
     if not isinstance(trainer.data, DataSet):
-        result.note("what the models say of the held-out images was not measured here, for want of the data set")
+        result.note("the likelihoods of the held-out images were not checked: the data set is not available")
         return
     images, labels = held_out(plan, trainer.data)
     for member in plan.architectures:
@@ -39,5 +39,5 @@ def check_evidence(case: Case, number: int, file: WeightsFile) -> None:
         tensors = {name: file.tensor(name) for name in file.shapes if name.startswith(prefix)}
         wrong = ensemble.unexplained(weighting, file.tensor(name), trainer.predict(tensors, images), labels)
         if wrong:
-            text = f"of {wrong} images it says what {member} does not say"
+            text = f"{wrong} recorded likelihoods differ from what {member} predicts"
             result.find(number, HEADER, f"tensor {name}", text)

@@ -102,7 +102,7 @@ def _compare_shares(case: Case, number: int, found: tuple[Input, ...], right: tu
     if learners != expected:
         text = ", ".join(map(str, learners)), ", ".join(map(str, expected))
         case.result.find(
-            number, HEADER, "inputs", f"are of learners {text[0]}, should be of {text[1]}, in this order"
+            number, HEADER, "inputs", f"are from learners {text[0]}, should be from {text[1]}, in this order"
         )
     entries = {one.node_id: one for one in right}
     for one in found:

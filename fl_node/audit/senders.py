@@ -35,7 +35,7 @@ def _check_state(contract: Contract, past: History, state: State, result: Audit)
     """Compare what the contract's functions answer with the log that the audit goes by."""
     rounds = past.rounds
     if rounds and state.round != len(rounds) - 1:
-        result.find(None, HEADER, "round", f"the contract says {state.round}, its log {len(rounds) - 1}")
+        result.find(None, HEADER, "round", f"is {state.round} in the contract, {len(rounds) - 1} in its log")
     for one in rounds:
         if contract.global_weight_at(one.number) != one.started.cid:
             result.find(one.number, HEADER, "globalWeightAt", "differs from the log")
@@ -57,10 +57,10 @@ def _check_signers(contract: Contract, past: History, result: Audit) -> None:
     for entry, node, account in events:
         known = sealed.get(entry.transaction)
         if known and (known.sender, known.receiver) != (account, contract.address):
-            seen = f"{entry.name}'s transaction is of {known.sender}, to {known.receiver}"
-            result.find(entry.round, node, "sender", f"{seen}; should be of {account}, to {contract.address}")
+            seen = f"{entry.name}'s transaction is from {known.sender} to {known.receiver}"
+            result.find(entry.round, node, "sender", f"{seen}; should be from {account} to {contract.address}")
     if unknown := sum(entry.transaction not in sealed for entry, _, _ in events):
-        result.note(f"who signed {unknown} transactions was not checked: the node has no index of them")
+        result.note(f"the senders of {unknown} transactions were not checked: the node has not indexed them")
 
 
 def _check_registrations(plan: Plan, past: History, result: Audit) -> None:

@@ -46,7 +46,7 @@ class SynchronousChecker:
             return
         meta = file.global_meta
         if len(meta.inputs) < plan.required_learners:
-            text = f"{len(meta.inputs)} local files, the plan asks for {plan.required_learners}"
+            text = f"{len(meta.inputs)} local files, the plan requires {plan.required_learners}"
             self._result.find(number, HEADER, "inputs", text)
         self._check_members(closed, entry, meta)
         parent = case.parent(closed)
@@ -81,20 +81,20 @@ class SynchronousChecker:
         registered = {node_id for node_id, one in case.past.learners.items() if one < entry}
         for node_id in sorted(set(named)):
             if named.count(node_id) > 1:
-                result.find(number, learner_label(node_id), "inputs", "is named more than once")
+                result.find(number, learner_label(node_id), "inputs", "is listed more than once")
             if node_id not in registered:
-                result.find(number, learner_label(node_id), "inputs", "takes part and is not registered")
+                result.find(number, learner_label(node_id), "inputs", "takes part without registration")
         # The header can't have missed a registration: both are transactions of its account, which are numbered.
         for node_id in sorted(registered):
             published = [p for p in closed.published if p.node_id == node_id and p < entry]
             if node_id not in named:
                 what = "published local weights" if published else "is registered"
-                result.find(number, learner_label(node_id), "inputs", f"{what} and is left out")
+                result.find(number, learner_label(node_id), "inputs", f"{what}, but is left out")
             elif node_id in meta.absent and published:
                 if case.is_before(published[0], entry):
-                    result.find(number, learner_label(node_id), "absent", "is named as missing and had published")
+                    result.find(number, learner_label(node_id), "absent", "is listed as missing, but had published")
                 else:
-                    result.note(f"round {closed.number}: learner {node_id} published as it closed")
+                    result.note(f"round {closed.number}: learner {node_id} published while it closed")
         if meta.absent or len(registered) < case.plan.learners:
             self._check_timeout(closed, entry)
 
@@ -102,10 +102,10 @@ class SynchronousChecker:
         """Check that a round that left learners out was open for long enough."""
         case, timeout = self._case, self._case.plan.round_timeout
         if not timeout:
-            text = "learners are left out, and the plan has no round_timeout"
+            text = "learners are left out, but the plan has no round_timeout"
         elif not case.is_late(closed, entry):
             seconds = case.seconds(closed.started, entry)
-            text = f"learners are left out {seconds} s after the round began, the plan waits {timeout:g} s for them"
+            text = f"learners are left out {seconds} s after the round started; the plan waits {timeout:g} s"
         else:
             return
         self._result.find(closed.number + 1, HEADER, "absent", text)
@@ -126,9 +126,9 @@ class SynchronousChecker:
             return None
         later = [p for p in mine if p > found[-1]]
         if later and case.is_before(later[0], closing):
-            self._result.find(closed.number, node, field, f"had published {later[-1].cid} in place of {one.cid}")
+            self._result.find(closed.number, node, field, f"had replaced {one.cid} by {later[-1].cid}")
         elif later:
-            self._result.note(f"round {closed.number}: {node} published again as it closed")
+            self._result.note(f"round {closed.number}: {node} published again while it closed")
         return found[0]
 
     def _check_input(
@@ -178,17 +178,17 @@ class SynchronousChecker:
             if parent is not None:
                 check_bounds(file, parent, plan)
         except WeightsError as error:
-            case.note_rejection(closed, one, f"({one.reason}); here: {error}")
+            case.note_rejection(closed, one, f"({one.reason}); this audit: {error}")
             return
         waited = case.seconds(published, entry)
         if one.reason != MISSING:
-            result.find(closed.number, node, "refused", f"{one.cid} is good and was rejected: {one.reason}")
+            result.find(closed.number, node, "refused", f"{one.cid} is valid, but was rejected: {one.reason}")
         elif waited + LATE < plan.fetch_timeout and not case.is_late(closed, entry):
             text = (
-                f"{one.cid} is there and was rejected as missing {waited} s after it was published, "
-                f"the plan gives it {plan.fetch_timeout:g} s"
+                f"{one.cid} is available, but was rejected as missing {waited} s after publication; "
+                f"the plan allows {plan.fetch_timeout:g} s"
             )
             result.find(closed.number, node, "refused", text)
         else:
             # It may have been away then; nobody can tell afterwards.
-            case.note_rejection(closed, one, "as missing and is there now")
+            case.note_rejection(closed, one, "as missing, but is available now")

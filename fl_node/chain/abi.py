@@ -50,5 +50,5 @@ def custom_error(message: str, revert: object) -> str:
             selector = Web3.keccak(text=f"{entry['name']}({','.join(types)})")[:4].hex()
             if data.startswith(selector.removeprefix("0x")):
                 values = Web3().codec.decode(types, bytes.fromhex(data)[4:])
-                return f"the contract refused: {entry['name']}({', '.join(str(v) for v in values)})"
-    return f"the contract refused: {message}"
+                return f"the contract reverted: {entry['name']}({', '.join(str(v) for v in values)})"
+    return f"the contract reverted: {message}"

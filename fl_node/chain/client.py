@@ -42,7 +42,7 @@ class Chain(Sender):
             The transaction was not sealed in time, or the account owns less.
         """
         if (owned := self.balance(self.address)) <= wei:
-            raise ChainError(f"chain at {self.rpc}: {self.address} owns {owned} wei and can't give {wei}")
+            raise ChainError(f"chain at {self.rpc}: {self.address} owns {owned} wei, too little to send {wei}")
         receiver = Web3.to_checksum_address(address)
         return self.send_until_sealed(f"the transfer to {address}", receiver, "0x", TRANSFER_GAS, value=wei)
 
@@ -57,9 +57,9 @@ class Chain(Sender):
             The text is not an address.
         """
         if not address.startswith("0x") or not Web3.is_address(address):
-            raise ConfigError(f"contract {address!r} is not an address: 0x and 40 hexadecimal digits")
+            raise ConfigError(f"contract {address!r} should be an address, 0x and 40 hexadecimal digits")
         with self.errors():
             code = self.web3.eth.get_code(Web3.to_checksum_address(address))
         if not code:
-            raise ChainError(f"there is no contract at {address} on the chain at {self.rpc}")
+            raise ChainError(f"chain at {self.rpc}: no contract at {address}")
         return Contract(self, Web3.to_checksum_address(address))

@@ -215,7 +215,7 @@ class Contract:
             return sorted(self._entry(entry) for entry in entries)
 
     def _entry(self, entry: Any) -> LogEntry:
-        strange = f"contract {self.address} has an event of another kind in block {entry['blockNumber']}"
+        strange = f"contract {self.address} has an invalid event in block {entry['blockNumber']}"
         for name in (LOCAL_WEIGHT_SET, GLOBAL_WEIGHT_SET, LEARNER_REGISTERED):
             event = self._contract.events[name]()
             if entry["topics"] and bytes(entry["topics"][0]) == bytes.fromhex(event.topic.removeprefix("0x")):

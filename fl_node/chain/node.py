@@ -99,7 +99,7 @@ class Node:
         try:
             return str(block["hash"])
         except (TypeError, KeyError) as error:
-            raise ChainError(f"chain at {self.rpc} shows no newest block; is this an Ethereum node?") from error
+            raise ChainError(f"chain at {self.rpc} returned no latest block; is this an Ethereum node?") from error
 
     def timestamp(self, block: int) -> int:
         """Return when a block was sealed, in seconds since 1970."""

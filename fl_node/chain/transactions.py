@@ -60,7 +60,7 @@ class Sender(Node):
             There is no key to sign with.
         """
         if self.account is None:
-            raise ConfigError("this needs the key of an account (--key)")
+            raise ConfigError("no key; set --key to the key file of an account")
         return str(self.account.address)
 
     def nonce(self) -> int:
@@ -112,7 +112,7 @@ class Sender(Node):
             if is_used:  # by another transaction of this account
                 nonce = self.nonce()
         raise ChainError(
-            f"chain at {self.rpc}: no block took {what} in {SEALED_PATIENCE:g} s; are enough sealers running?"
+            f"chain at {self.rpc}: {what} is in no block after {SEALED_PATIENCE:g} s; are enough sealers running?"
         )
 
     def send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
@@ -145,11 +145,11 @@ class Sender(Node):
         """
         account = self.account
         if account is None:
-            raise ConfigError("this needs the key of an account (--key)")
+            raise ConfigError("no key; set --key to the key file of an account")
         # A transaction that reaches Clique (period 0) before it seals may wait for the next one to be sealed.
         # A node that catches up with the others pauses for a moment.
         if not wait_until(self.sealing, SEAL_PATIENCE, 0.01):
-            raise ChainError(f"chain at {self.rpc}: the node does not seal yet")
+            raise ChainError(f"chain at {self.rpc}: the node is not sealing yet")
         tip, fee = PRIORITY_FEE, MAX_FEE
         for _ in range(20):
             signed = self._sign(account, to, data, gas, nonce, value, tip, fee)
@@ -168,7 +168,7 @@ class Sender(Node):
             if receipt is None:
                 self.send_noop()
             return receipt
-        raise ChainError(f"chain at {self.rpc}: a waiting transaction of {account.address} can't be replaced")
+        raise ChainError(f"chain at {self.rpc}: can't replace a pending transaction of {account.address}")
 
     def _sign(
         self,

@@ -51,7 +51,7 @@ def baseline(
     count = epochs or loaded.rounds * loaded.training.epochs
 
     def on_epoch(epoch: int, accuracy: float) -> None:
-        errors.print(f"epoch {epoch} of {count}: {accuracy:.2%} of the test {loaded.data.noun} right")
+        errors.print(f"epoch {epoch} of {count}: {accuracy:.2%} of the test {loaded.data.noun} correct")
 
     result = single.run(loaded, trainer, count, on_epoch)
     text = json.dumps({"plan": loaded.model_dump(), **asdict(result)}, indent=2)

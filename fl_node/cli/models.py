@@ -73,7 +73,7 @@ def evaluate(
     for name, score in scores.items():
         who = f"{name} {number}" if name == "global weights" else f"  {name}"
         console.print(
-            f"{who}: {score.accuracy:.2%} of {score.count} test {trainer.plan.data.noun} right, "
+            f"{who}: {score.accuracy:.2%} of {score.count} test {trainer.plan.data.noun} correct, "
             f"loss {score.loss:.4f}, calibration error {score.calibration_error:.4f}",
         )
 

@@ -53,13 +53,13 @@ def load(plan: Plan, folder: Path | None = None) -> OwnModule:
     """
     wanted = plan.custom
     if wanted is None:
-        raise ModuleError(f"the plan {plan.name} names no module")
+        raise ModuleError(f"plan {plan.name} has no module")
     if folder is None and (given := os.environ.get("FL_NODE_MODULES")):
         folder = Path(given)
     if folder is None:
         raise ModuleError(
-            f"module {wanted.module}: the plan wants the one with SHA-256 {wanted.sha256}, and this node has no "
-            "folder of modules; read its source, then name the folder it is in by --modules or FL_NODE_MODULES"
+            f"module {wanted.module}: the plan requires SHA-256 {wanted.sha256}, and this node has no "
+            "modules folder; review the module's source, then set --modules or FL_NODE_MODULES to its folder"
         )
     path = folder.absolute() / f"{wanted.module}.py"
     source = _source(path, wanted.sha256)
@@ -71,21 +71,18 @@ def load(plan: Plan, folder: Path | None = None) -> OwnModule:
 
 
 def _source(path: Path, wanted: str) -> bytes:
-    remedy = f"read the plan's module, then put it there as {path.name}"
+    remedy = f"review the plan's module, then copy it there as {path.name}"
     try:
         source = path.read_bytes()
     except FileNotFoundError as error:
         raise ModuleError(
-            f"module {path.stem}: the plan wants the one with SHA-256 {wanted}, "
-            f"there is none in {path.parent}; {remedy}"
+            f"module {path.stem}: not in {path.parent}; the plan requires SHA-256 {wanted}; {remedy}"
         ) from error
     except OSError as error:
         raise ModuleError(f"module {path.stem}: {path}: {error.strerror or error}") from error
     found = hashlib.sha256(source).hexdigest()
     if found != wanted:
-        raise ModuleError(
-            f"module {path.stem}: the plan wants the one with SHA-256 {wanted}, {path} has {found}; {remedy}"
-        )
+        raise ModuleError(f"module {path.stem}: {path} has SHA-256 {found}, the plan requires {wanted}; {remedy}")
     return source
 
 
@@ -94,7 +91,7 @@ def _run(path: Path, source: bytes) -> types.ModuleType:
     module.__file__ = str(path)
     # Where dataclasses and pickle look for a class's module.
     sys.modules[module.__name__] = module
-    with _blamed(path, "it can't be imported"):
+    with _blamed(path, "import failed"):
         exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102 - its owner installed it
     for name in FUNCTIONS:
         if not callable(getattr(module, name, None)):
@@ -131,8 +128,8 @@ def _blamed(path: Path, what: str) -> Iterator[None]:
         arithmetic.hold()
     if changed:
         raise ModuleError(
-            f"module {path.stem}: it changes what all models in its process are computed with: {'; '.join(changed)}; "
-            "set this for single layers instead, by their arguments"
+            f"module {path.stem}: it changes settings of the whole process: {'; '.join(changed)}; "
+            "set them in the arguments of single layers instead"
         )
 
 
@@ -167,9 +164,9 @@ class OwnModule:
         classes = None if wrong else model.output_shape[1]
         planned = self._planned.classes
         if not wrong and planned not in (None, classes):
-            wrong = f"has {classes} outputs, the plan says {planned} classes"
+            wrong = f"has {classes} outputs, should have one for each of {planned} classes"
         if wrong:
-            raise self.error(f"build_model(): what it returns {wrong}")
+            raise self.error(f"build_model(): the model {wrong}")
         return model
 
     @property
@@ -205,7 +202,7 @@ class OwnModule:
         if wrong := _wrong_data(samples, labels, self._planned.classes):
             raise self.error(f"{call}: {wrong}")
         if shard is not None and planned is not None and len(samples) != planned[shard - 1]:
-            raise self.error(f"{call}: gave {len(samples)} samples, the plan says {planned[shard - 1]}")
+            raise self.error(f"{call}: returned {len(samples)} samples, the plan requires {planned[shard - 1]}")
         return samples, labels.astype(np.int64)
 
     def inputs(self, model: Any, samples: Samples) -> Samples:
@@ -221,7 +218,9 @@ class OwnModule:
         if len(shape) != len(wanted.shape) - 1 or any(
             right not in (None, found) for right, found in zip(wanted.shape[1:], shape, strict=True)
         ):
-            raise self.error(f"load_data gives samples of shape {shape}, build_model takes {tuple(wanted.shape[1:])}")
+            raise self.error(
+                f"load_data returns samples of shape {shape}, build_model expects {tuple(wanted.shape[1:])}"
+            )
         return samples.astype(wanted.dtype, copy=False)
 
     def try_out(self, model: Any, samples: Samples) -> None:
@@ -236,7 +235,7 @@ class OwnModule:
         with _blamed(self._path, "the model fails on samples of load_data"):
             given = np.asarray(model.predict(inputs, verbose=0))
         if not (given >= 0).all() or not np.allclose(given.sum(axis=1), 1, atol=1e-3):
-            raise self.error("build_model(): the outputs are no probabilities; end with a softmax")
+            raise self.error("build_model(): the outputs are not probabilities; end with a softmax")
 
     def error(self, text: str) -> ModuleError:
         """Return an error of this module."""
@@ -253,32 +252,32 @@ def _wrong_model(model: Any) -> str:
         return "should be a model with one keras.Input and one output"
     shape = model.output_shape
     if len(shape) != 2 or not isinstance(shape[1], int) or shape[1] < 2:
-        return f"has outputs of shape {tuple(shape)}, should give a probability for each of two classes or more"
+        return f"has outputs of shape {tuple(shape)}, should have one probability for each of two or more classes"
     if wrong := not_float32(model):
         return wrong
     for variable in model.weights:
         if not np.isfinite(np.asarray(variable)).all():
             return f"has weights {variable.path} that are not finite"
     if not model.trainable_weights:
-        return "has nothing to train"
+        return "has no trainable weights"
     return ""
 
 
 def _wrong_data(samples: Samples, labels: Samples, classes: int | None) -> str:
     """Return what is wrong about samples and labels; empty if nothing is."""
     if samples.dtype.kind not in "fiub" or samples.ndim == 0:
-        return f"samples should be an array of numbers (they are {samples.dtype})"
+        return f"samples should be an array of numbers (is {samples.dtype})"
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        return f"labels should be whole numbers in one row (they are {labels.dtype} of shape {labels.shape})"
+        return f"labels should be a one-dimensional array of integers (is {labels.dtype} of shape {labels.shape})"
     if len(samples) != len(labels):
-        return f"gave {len(samples)} samples with {len(labels)} labels"
+        return f"returned {len(samples)} samples and {len(labels)} labels"
     if not samples.size:
-        return "gave no samples"
+        return "returned no samples"
     if not np.isfinite(samples).all():
-        return "samples have values that are not finite"
+        return "samples should be finite numbers"
     most = "" if classes is None else f" to {classes - 1}"
     if labels.min() < 0 or (classes is not None and labels.max() >= classes):
-        return f"labels should be 0{most} (they are {labels.min()} to {labels.max()})"
+        return f"labels should be 0{most} (are {labels.min()} to {labels.max()})"
     return ""
 
 
@@ -313,7 +312,7 @@ class OwnData:
         """Return the first test samples; all if ``count`` is 0."""
         x, y = self.shard(None)
         if count > len(x):
-            raise self.module.error(f"load_data(None): gave {len(x)} samples, the plan says {count}")
+            raise self.module.error(f"load_data(None): returned {len(x)} samples, the plan requires {count}")
         return x[: count or None], y[: count or None]
 
     def shard(self, number: int | None) -> tuple[Samples, Labels]:
@@ -328,4 +327,4 @@ def _same_shape(module: OwnModule) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise module.error("load_data: shards have samples of different shapes") from error
+        raise module.error("load_data: all shards should have samples of the same shape") from error

@@ -107,7 +107,7 @@ def load(name: str, folder: Path | None = None, report: Report = lambda _: None)
         return _mnist(folder, report)
     if name == "digits":
         return _digits()
-    raise DataError(f"no data set is called {name!r}; there are mnist and digits")
+    raise DataError(f"unknown data set {name!r}; should be mnist or digits")
 
 
 def at_hand(folder: Path | None = None, report: Report = lambda _: None) -> DataSet:
@@ -174,7 +174,7 @@ def from_folder(path: Path | None, wanted: Mapping[str, str | None]) -> DataSet:
     if path is None:
         given = os.environ.get("FL_NODE_DATA_DIR")
         if not given:
-            raise DataError("the plan takes images from a folder: name it by --data-dir or FL_NODE_DATA_DIR")
+            raise DataError("the plan uses images from a folder; set --data-dir or FL_NODE_DATA_DIR")
         path = Path(given)
     content, found = {}, {}
     for key, name in FOLDER_FILES.items():
@@ -182,13 +182,13 @@ def from_folder(path: Path | None, wanted: Mapping[str, str | None]) -> DataSet:
         found[key] = hashlib.sha256(content[name]).hexdigest()
         if wanted.get(key) not in (None, found[key]):
             raise DataError(
-                f"{file} is not the plan's: its content has SHA-256 {found[key][:16]}…, the plan says "
+                f"{file} is not the plan's file: its content has SHA-256 {found[key][:16]}…, the plan requires "
                 f"{str(wanted[key])[:16]}…"
             )
     train, test = (_pairs(path, content, part) for part in ("train", "t10k"))
     if train[0].shape[1:] != test[0].shape[1:]:
         sizes = " and ".join(" × ".join(map(str, images.shape[1:])) for images, _ in (train, test))
-        raise DataError(f"data folder {path}: training and test images differ in size, {sizes}")
+        raise DataError(f"data folder {path}: training and test images differ in size: {sizes}")
     return DataSet("folder", str(path), *train, *test, sha256=found)
 
 
@@ -214,14 +214,14 @@ def _idx(content: bytes, dimensions: int, path: Path) -> Images:
     if not content:
         raise DataError(f"{path} is empty")
     if content.startswith(b"\x1f\x8b"):
-        raise DataError(f"{path} is compressed by gzip; name it {path.name}.gz")
+        raise DataError(f"{path} is a gzip file; rename it to {path.name}.gz")
     if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < start:
         wanted = bytes([0, 0, 8, dimensions]).hex()
-        raise DataError(f"{path} is not in IDX format: it begins with {content[:4].hex()}, should with {wanted}")
+        raise DataError(f"{path} is not an IDX file: it starts with {content[:4].hex()}, should start with {wanted}")
     shape = tuple(np.frombuffer(content, ">u4", dimensions, 4).tolist())
     if len(content) - start != math.prod(shape):
         size = " × ".join(map(str, shape))
-        raise DataError(f"{path} should hold {size} bytes after its {start} first, it holds {len(content) - start}")
+        raise DataError(f"{path} should have {size} bytes after its {start}-byte header (has {len(content) - start})")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
@@ -254,9 +254,9 @@ def _read(folder: Path, name: str, most: int) -> tuple[bytes, Path]:
     paths = [folder / one for one in (f"{name}.gz", name) if one in there]
     path = next((one for one in paths if one.is_file()), paths[0] if paths else None)
     if path is None:
-        raise DataError(f"data folder {folder}: neither {name}.gz nor {name} is there")
+        raise DataError(f"data folder {folder} has neither {name}.gz nor {name}")
     if path.is_dir():
-        raise DataError(f"{path} is a folder, should be a file")
+        raise DataError(f"{path} should be a file, not a folder")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(most + 1)
@@ -283,7 +283,7 @@ def _download(folder: Path, report: Report) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cache folder {folder}: {error.strerror}; name another by FL_NODE_CACHE") from error
+        raise DataError(f"cache folder {folder}: {error.strerror}; set FL_NODE_CACHE to another folder") from error
     given = os.environ.get("FL_NODE_MNIST_URL")
     mirrors = (given.rstrip("/") + "/",) if given else MNIST_MIRRORS
     failures: list[str] = []
@@ -295,8 +295,8 @@ def _download(folder: Path, report: Report) -> None:
         except (requests.RequestException, DataError) as error:
             failures.append(f"{mirror} {_cause(error)}")
     raise DataError(
-        f"MNIST can't be downloaded ({'; '.join(failures)}); name a folder that has it by --data-dir or "
-        "FL_NODE_DATA_DIR, or a mirror by FL_NODE_MNIST_URL"
+        f"MNIST can't be downloaded ({'; '.join(failures)}); set --data-dir or FL_NODE_DATA_DIR to a "
+        "folder with its files, or FL_NODE_MNIST_URL to a mirror"
     )
 
 

@@ -22,12 +22,12 @@ def held_out(plan: Plan, dataset: DataSet) -> tuple[Images, Labels]:
     """
     images, labels = _images(plan, dataset)
     if not len(images):
-        raise DataError(f"the plan {plan.name} holds no images out; a plan does with data.validation = 1000")
+        raise DataError(f"plan {plan.name} has no held-out images; set data.validation, such as 1000")
     found = _digest(images, labels)
     if plan.data.validation_sha256 not in (None, found):
         raise DataError(
-            f"the held-out images of {dataset.source} have SHA-256 {found[:16]}…, the plan says "
-            f"{str(plan.data.validation_sha256)[:16]}…: this is another data set"
+            f"the held-out images of {dataset.source} have SHA-256 {found[:16]}…, the plan requires "
+            f"{str(plan.data.validation_sha256)[:16]}…; use the plan's data set"
         )
     return images, labels
 

@@ -74,14 +74,14 @@ def read(path: Path, *, invert: bool | None = None) -> Images:
                 grey = _grey(_upright(image))
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise DataError(f"image {path}: more than {most} million pixels; save it smaller") from error
+        raise DataError(f"image {path}: more than {most} million pixels; reduce its size") from error
     except UnidentifiedImageError as error:
         raise DataError(f"image {path}: {_unreadable(path)}") from error
     except DataError as error:
         raise DataError(f"image {path}: {error}") from error
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split()) or repr(error)
-        raise DataError(f"image {path}: not a picture that can be read: {reason}") from error
+        raise DataError(f"image {path}: can't be decoded: {reason}") from error
     return as_mnist(grey, f"image {path}", invert=invert)
 
 
@@ -106,7 +106,7 @@ def as_mnist(pixels: npt.NDArray[Any], name: str, *, invert: bool | None = None)
     if not grey.size:
         raise DataError(f"{name} has no pixels")
     if grey.max() == grey.min():
-        raise DataError(f"{name} shows nothing: all of its pixels are alike")
+        raise DataError(f"{name} is blank: all pixels are equal")
     if invert is None:
         invert = bool(np.median(_border(grey)) > (grey.max() + grey.min()) / 2)
     if invert:
@@ -115,7 +115,7 @@ def as_mnist(pixels: npt.NDArray[Any], name: str, *, invert: bool | None = None)
         return _bytes(grey)
     fitted = _fit(_ink(grey))
     if fitted is None:
-        raise DataError(f"{name} shows nothing: specks that are too small for a digit")
+        raise DataError(f"{name} shows no digit, only specks")
     return fitted
 
 
@@ -124,7 +124,7 @@ def _unreadable(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
-        return "the file is empty"
+        return "empty file"
     if head[4:8] == b"ftyp":
         kind = "HEIC, as iPhones save photographs," if head[8:12] in HEIC else "a video"
     else:
@@ -186,7 +186,7 @@ def _deep(image: Image.Image) -> Grey:
     """
     values = _floats(image)
     if not np.isfinite(values).all():
-        raise DataError("it has pixels that are not finite numbers")
+        raise DataError("its pixels should be finite numbers")
     alpha = None
     if isinstance(hidden := image.info.get("transparency"), int):
         alpha = (values != hidden).astype(np.float64)

@@ -55,7 +55,7 @@ def load(
         planned = getattr(source, key)
         # More classes than labels are right: a set may lack the highest.
         if planned is not None and planned != value and not (key == "classes" and planned > value):
-            raise DataError(f"data folder {found.source}: data.{key} is {value}, the plan says {planned}")
+            raise DataError(f"data folder {found.source}: data.{key} is {value}, the plan requires {planned}")
     return found
 
 

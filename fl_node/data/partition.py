@@ -81,13 +81,13 @@ def _chosen(plan: Plan) -> Indices:
 def _known(plan: Plan, node_id: int) -> None:
     if not 1 <= node_id <= plan.learners:
         raise DataError(
-            f"the plan shares the images among learners 1 to {plan.learners}; there is none for learner {node_id}"
+            f"learner {node_id} has no shard; the plan divides the images among learners 1 to {plan.learners}"
         )
 
 
 def _labels(plan: Plan, labels: Callable[[], Labels] | None) -> Labels:
     if labels is None:
-        raise DataError(f"the plan shares the images out by {plan.data.partition}, which needs their labels")
+        raise DataError(f"data.partition = {plan.data.partition} needs the labels of the images")
     return labels()
 
 

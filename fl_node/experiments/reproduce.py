@@ -78,7 +78,9 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
         The plan has other learners, or more rounds or epochs, than the paper.
     """
     if plan.learners != 2 or plan.rounds > 5 or plan.rounds * plan.training.epochs > 25:
-        raise ConfigError(f"plan {plan.name} can't stand beside the paper's: 2 learners, 5 rounds, 25 epochs in all")
+        raise ConfigError(
+            f"plan {plan.name} is not comparable with the paper; should have 2 learners, 5 rounds, 25 epochs in total"
+        )
     files.check_folder(folder, "--results")
     seeded = {seed: plan.model_copy(update={"seed": seed}) for seed in seeds}
     if any(_found(path, one) is None for path, one in _parts(folder, plan, seeded)):
@@ -96,7 +98,7 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
         results = [_seed(seed, federated[seed], single[seed]) for seed in seeds]
         targets = judge(results, plain["seconds"])
     except (LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"results {folder}: one is damaged; delete it, and it is made again") from error
+        raise ConfigError(f"results {folder}: a result is damaged; delete it to recompute it") from error
     content = {
         "plan": plan.model_dump(),
         "seeds": [asdict(one) for one in results],
@@ -178,9 +180,9 @@ def _parts(folder: Path, plan: Plan, seeded: Mapping[int, Plan]) -> Iterator[tup
 def _kept(path: Path, plan: Plan, report: Report, work: Callable[[Plan], dict[str, Any]]) -> dict[str, Any]:
     """Return a result that is there already for this plan, or do the work and keep its result."""
     if (kept := _found(path, plan)) is not None:
-        report(f"{path.name} is there already")
+        report(f"{path.name} exists; kept")
         return kept
-    report(f"working on {path.name}")
+    report(f"computing {path.name}")
     result = {"plan": plan.model_dump()} | work(plan)
     files.keep(path, json.dumps(result, indent=2) + "\n")
     return result

@@ -116,7 +116,7 @@ def cells(
 
 def _attackers(plan: Plan, share: float) -> int:
     if not 0 <= share <= 1:
-        raise ConfigError(f"--attackers {share:g}: should be a share of the learners, 0 to 1")
+        raise ConfigError(f"--attackers {share:g}: should be a share from 0 to 1")
     return round(share * plan.learners)
 
 
@@ -128,7 +128,7 @@ def _rule(plan: Plan, text: str, attackers: int) -> dict[str, Any]:
         settings = plan.aggregation.model_dump()
     elif number:
         if rule is None or rule.number is None:
-            raise ConfigError(f"rule {text}: {name} takes no number")
+            raise ConfigError(f"rule {text}: {name} has no number to set")
         settings[rule.number] = _number(text, number, rule)
     elif rule is not None and issubclass(rule, Robust):
         settings["num_malicious"] = attackers
@@ -141,14 +141,14 @@ def _attack(text: str) -> dict[str, Any]:
     for part in text.split("+"):
         name, _, number = part.partition(":")
         if name not in known:
-            raise ConfigError(f"attack {text}: {name} is not known; there are {', '.join(known)}")
+            raise ConfigError(f"attack {text}: unknown attack {name}; should be one of {', '.join(known)}")
         key, attack = known[name]
         if key in settings:
-            raise ConfigError(f"attack {text}: {settings[key]} and {name} can't go together")
+            raise ConfigError(f"attack {text}: {settings[key]} and {name} can't be combined")
         settings[key] = name
         if number:
             if attack.number is None:
-                raise ConfigError(f"attack {text}: {name} takes no number")
+                raise ConfigError(f"attack {text}: {name} has no number to set")
             settings[attack.number] = _number(text, number, attack)
     return settings
 
@@ -244,7 +244,7 @@ def _kept(path: Path) -> dict[str, Any]:
     ConfigError
         The file can't be read or is not a result.
     """
-    remedy = "delete the file, and its cell runs again"
+    remedy = "delete the file to run its cell again"
     try:
         result: dict[str, Any] = strict_json.read(path)
         last = result["rounds"][-1]
@@ -254,7 +254,7 @@ def _kept(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; {remedy}") from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path} is not the result of a cell; {remedy}") from error
+        raise ConfigError(f"{path} should be the result of a cell; {remedy}") from error
     return result
 
 

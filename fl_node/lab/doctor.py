@@ -125,9 +125,9 @@ def _ask(what: str, question: Callable[[], str]) -> tuple[Check, bool]:
     except _Skip as skip:
         return Check(what, "skipped", str(skip)), True
     except ChainUnreachable as error:
-        return Check(what, "wrong", str(error), "start Geth, or name the right URL by --rpc"), False
+        return Check(what, "wrong", str(error), "start Geth, or correct --rpc"), False
     except StoreUnreachable as error:
-        return Check(what, "wrong", str(error), "start IPFS, or name the right address by --store"), False
+        return Check(what, "wrong", str(error), "start IPFS, or correct --store"), False
     except ConfigError as error:
         return Check(what, "wrong", str(error)), False
     except FLNodeError as error:
@@ -138,23 +138,23 @@ def _chain(chain: Chain) -> str:
     client = chain.client()
     wanted = binaries.pin("geth")
     if client.startswith("Geth/") and client.split("/")[1] != f"v{wanted.full_version}":
-        raise _Wrong(client, f"install Geth {wanted.full_version}, which fl-node binaries builds")
+        raise _Wrong(client, f"install Geth {wanted.full_version}; fl-node binaries builds it")
     return f"{client}, chain {chain.chain_id()}, block {chain.block_number()}"
 
 
 def _genesis(chain: Chain, wanted: str | None) -> str:
     found = chain.genesis()
     if wanted is not None and found != wanted.lower():
-        raise _Wrong(f"{found}, should be {wanted}", "this node is on another chain; compare its genesis file")
+        raise _Wrong(f"{found}, should be {wanted}", "the node is on another chain; compare its genesis file")
     return found
 
 
 def _sealing(chain: Chain) -> str:
     if not chain.sealing():
         raise _Wrong(
-            "the node does not seal", "start Geth with --mine and its account unlocked, or wait for its peers"
+            "the node is not sealing", "start Geth with --mine and its account unlocked, or wait for its peers"
         )
-    return "the node seals"
+    return "the node is sealing"
 
 
 def _chain_peers(chain: Chain, wanted: int | None) -> str:
@@ -166,13 +166,13 @@ def _chain_peers(chain: Chain, wanted: int | None) -> str:
 
 def _account(chain: Chain, key: Path) -> str:
     if not key.exists():
-        raise _Wrong(f"there is no key file {key}", f"make one: fl-node key {key}")
+        raise _Wrong(f"no key file {key}", f"create one: fl-node key {key}")
     address = str(load_key(key).address)
     balance = chain.balance(address)
     if balance < ENOUGH_WEI:
         raise _Wrong(
             f"{address} owns {balance} wei, too little to pay for transactions",
-            "give it ether in the genesis, or send it some",
+            "fund it in the genesis block, or with fl-node fund",
         )
     return f"{address} owns {balance / 10**18:.2f} ether"
 
@@ -183,22 +183,24 @@ def _contract(chain: Chain, address: str | None, key: Path) -> str:
     contract = chain.contract(address)
     account = str(load_key(key).address)
     if contract.header() == account:
-        return f"{address}, whose header this account is"
+        return f"{address}, this account is its header"
     node_id = contract.node_id_of(account)
     if node_id is None:
         raise _Wrong(f"{account} is neither its header nor a learner", "let the header register it")
-    return f"{address}, whose learner {node_id} this account is"
+    return f"{address}, this account is its learner {node_id}"
 
 
 def _store(files: Store) -> str:
     if not isinstance(files, IpfsStore):
         folder = Path(files.address)
         if folder.is_dir() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-            raise _Wrong(f"folder {folder} can't be read and written", "give this user the rights, or name another")
-        return f"folder {folder}" + ("" if folder.is_dir() else ", which the first file makes")
+            raise _Wrong(
+                f"no read and write access to folder {folder}", "grant access to this user, or use another folder"
+            )
+        return f"folder {folder}" + ("" if folder.is_dir() else ", created with the first file")
     version = files.version()
     if version != binaries.KUBO.version:
-        raise _Wrong(f"IPFS {version}", f"install Kubo {binaries.KUBO.version}, which this was tested with")
+        raise _Wrong(f"IPFS {version}", f"install Kubo {binaries.KUBO.version}; fl-node binaries builds it")
     return f"IPFS {version}, peer {files.identity()}"
 
 
@@ -209,10 +211,11 @@ def _swarm_key(path: Path | None) -> str:
         lines = path.read_text().split()
         mode = stat.S_IMODE(path.stat().st_mode)
     except (OSError, UnicodeDecodeError) as error:
-        raise _Wrong(f"{path}: {error}", "without it the daemon would join the public network") from error
+        raise _Wrong(f"{path}: {error}", "create it; without it the daemon joins the public network") from error
     if lines[:2] != ["/key/swarm/psk/1.0.0/", "/base16/"] or len(lines) != 3 or not _is_key(lines[2]):
         raise _Wrong(
-            f"{path} is not a swarm key", "three lines: /key/swarm/psk/1.0.0/, /base16/, 64 hexadecimal digits"
+            f"{path} is not a swarm key",
+            "should have three lines: /key/swarm/psk/1.0.0/, /base16/, 64 hexadecimal digits",
         )
     if mode & 0o077:
         raise _Wrong(f"{path} has mode {mode:04o}", f"chmod 600 {path}")
@@ -225,7 +228,7 @@ def _is_key(text: str) -> bool:
 
 def _swarm_peers(files: Store, wanted: int | None) -> str:
     if not isinstance(files, IpfsStore):
-        raise _Skip("a folder has none")
+        raise _Skip("not used with a folder")
     # Two nodes that dialled each other at once have two connections.
     count = len({peer.rpartition("/")[2] for peer in files.peers()})
     if wanted is not None and count != wanted:
@@ -235,26 +238,26 @@ def _swarm_peers(files: Store, wanted: int | None) -> str:
 
 def _public(files: Store) -> str:
     if not isinstance(files, IpfsStore):
-        raise _Skip("a folder has none")
+        raise _Skip("not used with a folder")
     if bootstrap := files.bootstrap():
         raise _Wrong(f"{len(bootstrap)} bootstrap peers, such as {bootstrap[0]}", "ipfs bootstrap rm --all")
     for peer in files.peers():
         _, kind, host, *_ = peer.split("/")
         if kind not in ("ip4", "ip6") or not ipaddress.ip_address(host).is_private:
-            raise _Wrong(f"connected to {peer}", "this daemon is in the public network: give it a swarm key")
-    return "no bootstrap peers, and every peer has a private address"
+            raise _Wrong(f"connected to {peer}", "the daemon is in the public network; configure a swarm key")
+    return "no bootstrap peers; all peers have private addresses"
 
 
 def _data(folder: Path | None) -> str:
     if folder is None and not any(datasets.cache_dir().glob("*.gz")):
-        raise _Skip("no data folder given; MNIST will be downloaded when it is needed")
+        raise _Skip("no data folder given; MNIST is downloaded on first use")
     found = datasets.at_hand(folder)
     name = "MNIST" if found.name == "mnist" else "your own images"
     return f"{name} in {found.source}, {len(found.train_images)} training images"
 
 
 def _arithmetic() -> str:
-    return f"pinned, but for this: {'; '.join(unpinned())}"
+    return f"pinned, except: {'; '.join(unpinned())}"
 
 
 def _firewall(path: Path | None) -> str:
@@ -268,7 +271,7 @@ def _firewall(path: Path | None) -> str:
         The service does not answer, or the rules are incomplete.
     """
     if path is None:
-        raise _Skip("this is no host of a testbed")
+        raise _Skip("not a testbed host")
     try:
         with socket.socket(socket.AF_UNIX) as asking:
             asking.settimeout(FIREWALL_SECONDS)
@@ -280,6 +283,6 @@ def _firewall(path: Path | None) -> str:
     if answer != "complete":
         raise _Wrong(
             answer or f"no answer at {path}",
-            "sudo systemctl reload-or-restart fl-firewall; journalctl --unit=fl-firewall says why it fails",
+            "sudo systemctl reload-or-restart fl-firewall; journalctl --unit=fl-firewall shows the error",
         )
-    return "its rules are complete"
+    return "all rules are loaded"

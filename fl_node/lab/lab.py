@@ -213,7 +213,7 @@ class Lab:
             The run is not deployed yet.
         """
         if self._record is None:
-            raise ProcessError("the run is not deployed yet")
+            raise ProcessError("the run is not deployed")
         one = self._record.nodes[node]
         return Chain(one.rpc, load_key(self._key(node))).contract(self._record.contract), connect(one.store)
 
@@ -338,8 +338,8 @@ class Lab:
             ended = f"{node} was " + (f"killed by {signal.Signals(-code).name}" if code else "stopped by a signal")
             self._restarts += 1
             if self._restarts > RESTARTS:
-                raise ProcessError(f"{ended}, the {self._restarts}th such end")
-            self._step(f"{ended}; starting it again")
+                raise ProcessError(f"{ended}; giving up after {RESTARTS} restarts")
+            self._step(f"{ended}; restarting it")
             role.stop()
             self._stopped.discard(node)
             self._start(node)
@@ -385,7 +385,7 @@ class Lab:
             return
         if (node, event["event"]) == scenario.trigger:
             trace.fault = self.seconds()
-            self._step(f"scenario {scenario.name}: the fault is injected")
+            self._step(f"scenario {scenario.name}: injecting the fault")
             scenario.fault(self, trace)
 
     def _finish(self, contract: Contract, store: Store, record: Run, trainer: Trainer, seconds: float) -> Outcome:
@@ -401,7 +401,7 @@ class Lab:
         )
         model = found.model
         if not found.result.ended:
-            raise ProcessError(f"the roles have ended, and the run is in round {found.result.round} only")
+            raise ProcessError(f"the roles ended, but the run is still in round {found.result.round}")
         if model is None:
-            raise ProcessError(f"the final global weights are no good, see {found.report}")
+            raise ProcessError(f"the final global weights are invalid; see {found.report}")
         return Outcome(self.folder, found.result, found.audit, found.report, model, seconds)

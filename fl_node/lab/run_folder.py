@@ -75,7 +75,7 @@ def load(folder: Path) -> Run:
         _check(run)
         return run
     except OSError as error:
-        raise ConfigError(f"run {folder}: {path.name}: {error.strerror}; is it the folder of a run?") from error
+        raise ConfigError(f"run {folder}: {path.name}: {error.strerror}; is it a run folder?") from error
     except JsonError as error:
         raise ConfigError(f"run {folder}: {path.name} is damaged: it {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -103,7 +103,7 @@ def _check(run: Run) -> None:
     if HEADER not in run.nodes:  # whoever reads a run asks this node
         raise ValueError(f"nodes has no {HEADER}")
     if wrong := next((name for name in run.nodes if not is_node_name(name)), None):
-        raise ValueError(f"nodes.{wrong}: a node should be called header, or learner-1 and so on")
+        raise ValueError(f"nodes.{wrong}: should be header, learner-1, learner-2, …")
     for key, value in texts.items():
         if (key == "contract" or key.endswith(".account")) and not _ADDRESS.fullmatch(value):
             raise ValueError(f"{key} should be an address, 0x and 40 hexadecimal digits")
@@ -123,7 +123,7 @@ def new_folder(runs: Path, name: str) -> Iterator[Path]:
         It can't be made, or the name is no name of a folder.
     """
     if name in ("", ".", "..") or "/" in name or not name.isprintable():
-        raise ConfigError(f"--name {name!r}: should be the name of a new folder, such as demo")
+        raise ConfigError(f"--name {name!r}: should be a folder name, such as demo")
     first = not runs.exists()
     folder = _make_folder(runs, name)
     try:
@@ -173,7 +173,7 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
     if _is_where_it_was(run, nodes) and any(_is_up(node.rpc, run.genesis) for node in run.nodes.values()):
         yield {name: Endpoint(node.rpc, node.store) for name, node in run.nodes.items()}
         return
-    report("bringing the run's nodes up again, on a copy of what they kept")
+    report("restarting the run's nodes on a copy of their data")
     accounts = {name: one.account for name, one in run.nodes.items()}
     with tempfile.TemporaryDirectory(prefix="fl-node-") as scratch:
         backend = backends.to_read(run.backend, nodes, Path(scratch), accounts, report)

@@ -123,7 +123,7 @@ def _take_turns(plan: Plan, header: Header, learners: list[Learner], on_round: O
                 seen = header.round
                 on_round(seen)
         if time.monotonic() - acted > PATIENCE + plan.round_timeout + plan.fetch_timeout:
-            raise GaveUp(f"nobody can act; waiting for: {'; '.join(dict.fromkeys(waits.values()))}")
+            raise GaveUp(f"deadlock; waiting for: {'; '.join(dict.fromkeys(waits.values()))}")
         if time.monotonic() - acted > 1.0:
             time.sleep(PAUSE)
 
@@ -201,7 +201,7 @@ def _carry_out() -> None:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--final", type=Path, help="measure these weights of the last round; carry nothing out")
+    parser.add_argument("--final", type=Path, help="evaluate these weights of the last round without a simulation")
     options = parser.parse_args()
     loaded = plan.load(options.plan)
     found = loading.load(loaded, options.data_dir)

@@ -22,7 +22,7 @@ def evidence(plan: Plan, trainer: Trainer) -> Evidence | None:
     if not plan.measures_members:
         return None
     if not isinstance(trainer.data, DataSet):
-        raise DataError(f"what models count for is measured on held-out images of {plan.data.name}, which is needed")
+        raise DataError(f"model weights are fitted on held-out images of {plan.data.name}; the data set is missing")
     images, labels = held_out(plan, trainer.data)
     weighting = plan.ensemble_model.weighting
     return lambda _name, tensors: ensemble.evidence(weighting, trainer.predict(tensors, images), labels)

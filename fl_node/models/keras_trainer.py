@@ -151,7 +151,7 @@ def build(plan: Plan, architecture: str | None = None) -> Any:
             name=name,
         )
     except ValueError as error:
-        raise PlanError(f"model.name: {name} is not for images of {height} × {width} pixels") from error
+        raise PlanError(f"model.name: {name} does not support images of {height} × {width} pixels") from error
 
 
 def save_whole(model: Any, path: Path) -> None:
@@ -339,7 +339,7 @@ class KerasTrainer:
 
     def _data(self) -> Data:
         if self.data is None:
-            raise DataError(f"this needs the data set {self.plan.data.name}")
+            raise DataError(f"no data set; the plan needs {self.plan.data.name}")
         return self.data
 
     def _variables(self) -> dict[str, Any]:

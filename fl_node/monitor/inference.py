@@ -90,7 +90,7 @@ class Predictor:
 
     def _ask(self, newest: Newest, question: Mapping[str, Any]) -> dict[str, Any]:
         if not self._waiting.acquire(blocking=False):
-            raise Busy("several others are asking already; try again in a moment")
+            raise Busy("the predictor is busy; try again in a moment")
         try:
             with self._turn:
                 content = {"plan": newest.plan.model_dump(), "weights": str(newest.path), **question}
@@ -109,7 +109,7 @@ class Predictor:
             self._threads = threads
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
-            raise NoAnswer("the process of the model did not start")
+            raise NoAnswer("the model process did not start")
         end = threading.Timer(PATIENCE, process.kill)
         end.start()
         try:
@@ -125,9 +125,7 @@ class Predictor:
             found: dict[str, Any] = strict_json.loads(answer)
         except JsonError:
             self._end()
-            raise NoAnswer(
-                "the process of the model ended or did not answer in time; is there enough memory?"
-            ) from None
+            raise NoAnswer("the model process ended or timed out; is there enough memory?") from None
         return found
 
     def _start(self) -> None:
@@ -185,7 +183,9 @@ class _Model:
         if plan != self._plan:
             self._plan, self._trainer, self._data = plan, None, None
         if plan.custom is not None or plan.data.image_size != (SIDE, SIDE):
-            raise DataError(f"this is for images of {SIDE} × {SIDE} pixels, and the run's model takes others")
+            raise DataError(
+                f"the form needs a model for images of {SIDE} × {SIDE} pixels; the run's model takes others"
+            )
         if "count" in question:
             return {"count": len(self._tests(plan)[1])}
         if "image" in question:
@@ -223,7 +223,7 @@ class _Model:
 
             self._trainer = trainer_for(plan)
         if file.shapes != global_shapes(plan, self._trainer.shapes()):
-            raise WeightsError("these global weights do not fit the plan's model")
+            raise WeightsError("the global weights do not fit the plan's model")
         return self._trainer, tensors
 
 

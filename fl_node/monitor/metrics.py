@@ -35,10 +35,10 @@ class _Seen(Collector):
 
 def _run(now: MonitorState) -> Iterator[Metric]:
     labels = ["contract", "plan", "name", "mode"]
-    info = GaugeMetricFamily("fl_run_info", "The run that is watched; always 1", labels=labels)
-    number = GaugeMetricFamily("fl_round", "The round that is going on: the number of its global weights")
-    planned = GaugeMetricFamily("fl_rounds_planned", "How many rounds the plan wants")
-    ended = GaugeMetricFamily("fl_run_ended", "1 if all rounds of the plan are closed")
+    info = GaugeMetricFamily("fl_run_info", "The monitored run; always 1", labels=labels)
+    number = GaugeMetricFamily("fl_round", "The current round")
+    planned = GaugeMetricFamily("fl_rounds_planned", "Number of rounds in the plan")
+    ended = GaugeMetricFamily("fl_run_ended", "1 if all rounds are closed")
     if (run := now.run) is not None:
         info.add_metric([run.contract, run.plan_cid, run.name, run.mode], 1)
         if run.started:
@@ -47,7 +47,7 @@ def _run(now: MonitorState) -> Iterator[Metric]:
             planned.add_metric([], run.rounds)
             ended.add_metric([], run.ended)
     yield from (info, number, planned, ended)
-    newest = GaugeMetricFamily("fl_last_block_timestamp_seconds", "When the newest block was sealed, by its own time")
+    newest = GaugeMetricFamily("fl_last_block_timestamp_seconds", "Timestamp of the latest block")
     if now.blocks:
         newest.add_metric([], now.blocks[0].time)
     yield newest
@@ -57,12 +57,12 @@ def _nodes(now: MonitorState) -> Iterator[Metric]:
     up = GaugeMetricFamily(
         "fl_node_up", "1 if a node's Geth (chain) or IPFS (files) answers", labels=["node", "part"]
     )
-    height = GaugeMetricFamily("fl_chain_height", "The newest block that a node has", labels=["node"])
+    height = GaugeMetricFamily("fl_chain_height", "Latest block number of a node", labels=["node"])
     peers = GaugeMetricFamily("fl_node_peers", "Peers of a node's Geth or IPFS", labels=["node", "part"])
     waiting = GaugeMetricFamily(
-        "fl_node_waiting", "1 for a learner whose local weights of this round are there already", labels=["node"]
+        "fl_node_waiting", "1 if a learner has published its local weights of this round", labels=["node"]
     )
-    total = CounterMetricFamily("fl_publications", "Model files that a node has published", labels=["node"])
+    total = CounterMetricFamily("fl_publications", "Model files published by a node", labels=["node"])
     for node in now.nodes:
         parts: list[tuple[str, Part | None]] = [("chain", node.chain), ("files", node.files)]
         for name, part in parts:
@@ -84,10 +84,10 @@ def _nodes(now: MonitorState) -> Iterator[Metric]:
 def _accuracy(now: MonitorState) -> Iterator[Metric]:
     accuracy = GaugeMetricFamily(
         "fl_accuracy_ratio",
-        "Share of the test images that the newest weights get right; node is global or a learner",
+        "Test accuracy of the latest weights; node is global or a learner",
         labels=["node"],
     )
-    loss = GaugeMetricFamily("fl_loss", "Cross-entropy on the test images, as the learner says", labels=["node"])
+    loss = GaugeMetricFamily("fl_loss", "Test cross-entropy, as reported by the learner", labels=["node"])
     found: dict[str, tuple[float, float | None]] = {}
     for one in now.rounds:
         for node_id, file in one.local.items():

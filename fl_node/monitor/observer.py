@@ -157,7 +157,7 @@ class Observer:
                 try:
                     work()
                 except Exception:
-                    _log.exception("the observer stumbled and goes on")
+                    _log.exception("the observer failed and retries")
                     self._ending.wait(LOOK_AGAIN)
 
         return keep
@@ -196,7 +196,7 @@ class Observer:
                 elif Path(address).is_dir():
                     part = Part(True, time.time())
                 else:
-                    part = Part(False, time.time(), problem=f"store folder {address} is not there")
+                    part = Part(False, time.time(), problem=f"store folder {address} does not exist")
             except StoreError as error:
                 part = Part(False, time.time(), problem=str(error))
             if part.up:
@@ -242,7 +242,7 @@ class Observer:
             self._show()
         up = [(part.height or 0, name) for name, part in list(self._chain_parts.items()) if part.up]
         if not up:
-            raise ChainError("no node's chain can be reached from here")
+            raise ChainError("can't reach the chain of any node")
         chain = self._chains[max(up, key=lambda one: one[0])[1]]
         reading = self._reading
         head = chain.block_number()

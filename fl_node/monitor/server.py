@@ -114,7 +114,7 @@ def bind(address: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
     except ValueError as error:
-        raise ConfigError(f"--listen {address}: should be an address, such as 127.0.0.1") from error
+        raise ConfigError(f"--listen {address}: should be an IP address, such as 127.0.0.1") from error
     one = socket.socket(family)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -122,7 +122,7 @@ def bind(address: str, port: int) -> socket.socket:
         one.listen()  # whoever comes as soon as the address is told waits a moment, and is not refused
     except (OSError, OverflowError) as error:
         one.close()
-        reason = error.strerror if isinstance(error, OSError) else "no such port"
+        reason = error.strerror if isinstance(error, OSError) else "invalid port"
         raise ConfigError(f"--listen {address} --port {port}: {reason}") from error
     return one
 
@@ -267,7 +267,7 @@ class Page:
             return Response(media_type="text/event-stream")
         place = self._place(request.client.host if request.client else "")
         if place is None:
-            return _sorry(503, f"{STREAMS} pages are open already")
+            return _sorry(503, f"too many open pages; at most {STREAMS}")
         return _Stream(self._stream(place), lambda: self._leave(place))
 
     def _place(self, address: str) -> _Place | None:
@@ -320,11 +320,11 @@ class Page:
     async def predict(self, request: Request) -> Response:
         """Answer with what the newest global weights say of the pixels in the body, a byte each."""
         if request.headers.get("content-type") != "application/octet-stream":
-            return _sorry(415, "pixels are wanted, as application/octet-stream")
+            return _sorry(415, "the Content-Type should be application/octet-stream")
         body = await _body(request, CANVAS * CANVAS)
         sides = {side * side: side for side in (SIDE, CANVAS)}
         if len(body) not in sides:
-            return _sorry(413, f"{SIDE} × {SIDE} or {CANVAS} × {CANVAS} pixels are wanted, a byte each")
+            return _sorry(413, f"the body should be {SIDE} × {SIDE} or {CANVAS} × {CANVAS} pixels, one byte each")
         side = sides[len(body)]
         try:
             pixels = as_mnist(np.frombuffer(body, np.uint8).reshape(side, side), "the drawing", invert=False)
@@ -354,7 +354,7 @@ class Page:
     def _newest(self) -> Newest:
         newest = self._observer.newest
         if newest is None:
-            raise NothingYet("there are no global weights yet")
+            raise NothingYet("no global weights yet")
         return newest
 
     def _predicted(self, pixels: bytes) -> tuple[Newest, list[float]]:
@@ -417,11 +417,11 @@ class Guard:
         site = headers.get("sec-fetch-site", "none")
         problem = None
         if not is_own(host, self._names):
-            problem = _sorry(421, "this server is not called that; use its address, or say --name when it is started")
+            problem = _sorry(421, "unknown Host header; use the server's IP address, or start it with --name")
         elif scope["path"] != "/" and (
             site not in ("none", "same-origin") or origin not in (None, f"http://{host}", f"https://{host}")
         ):
-            problem = _sorry(403, "this is for the page of this server alone")
+            problem = _sorry(403, "cross-origin request; use the page of this server")
         with contextlib.suppress(ClientDisconnect):  # nobody is there to be answered
             await (problem or self._app)(scope, receive, guarded)
 

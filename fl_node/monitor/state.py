@@ -246,10 +246,10 @@ def waits(past: History, plan: Plan | None) -> dict[str, str]:
     The chain does not tell whether a learner trains or is gone; both have still to publish.
     """
     if not past.rounds:
-        return {HEADER: "has to publish the initial weights"}
+        return {HEADER: "should publish the initial weights"}
     current = past.rounds[-1]
     if plan is not None and current.number >= plan.rounds:
-        return dict.fromkeys((HEADER, *map(learner_name, past.learners)), "the run has ended")
+        return dict.fromkeys((HEADER, *map(learner_name, past.learners)), "finished")
     if plan is not None and plan.mode == "async":
         return {HEADER: "waits for updates"} | {learner_name(n): "trains at its own pace" for n in past.learners}
     done = current.latest()
@@ -258,15 +258,15 @@ def waits(past: History, plan: Plan | None) -> dict[str, str]:
     found = {
         learner_name(node_id): f"waits for round {current.number} to close"
         if node_id in done
-        else f"has to publish in round {current.number}"
+        else f"should publish in round {current.number}"
         for node_id in past.learners
     }
     if silent:
         found[HEADER] = f"waits for learner {', '.join(map(str, silent))}"
     elif missing > 0:
-        found[HEADER] = f"waits for {missing} more to be registered"
+        found[HEADER] = f"waits for {missing} more to register"
     else:
-        found[HEADER] = f"has to close round {current.number}"
+        found[HEADER] = f"should close round {current.number}"
     return found
 
 
@@ -327,7 +327,7 @@ def block_view(
             ),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ChainError(f"a block that can't be read: {error!r}") from error
+        raise ChainError(f"invalid block: {error!r}") from error
 
 
 def action(

@@ -212,7 +212,7 @@ class ProcessBackend:
         """Bring up again what has ended."""
         for name, child in self.children.items():
             if not child.running:
-                self._report(f"{name} ended with {child.process.returncode}; starting it again")
+                self._report(f"{name} ended with {child.process.returncode}; restarting it")
                 self.restart(name)
 
     def restart(self, name: str) -> None:

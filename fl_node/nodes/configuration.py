@@ -48,7 +48,7 @@ def genesis(chain_id: int, sealers: Sequence[str], accounts: Sequence[str]) -> s
     members = [address.lower() for address in (*sealers, *accounts)]
     for address in members:
         if members.count(address) > 1:
-            raise ValueError(f"{address} is given twice: sealing and other accounts are all different")
+            raise ValueError(f"{address} is given twice; all sealers and accounts should be different")
     return render("genesis.json.j2", chain_id=chain_id, sealers=sealers, accounts=accounts)
 
 

@@ -625,8 +625,8 @@ class _Server(ThreadingHTTPServer):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve a chain until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description="A small Ethereum chain in one process, on loopback.")
-    parser.add_argument("--blocks", type=Path, required=True, help="the file that blocks are kept in")
-    parser.add_argument("--accounts", required=True, help="addresses that own ether, with commas between")
+    parser.add_argument("--blocks", type=Path, required=True, help="file for blocks")
+    parser.add_argument("--accounts", required=True, help="addresses that own ether, separated by commas")
     parser.add_argument("--port", type=int, default=0, help="port; a free one if 0")
     options = parser.parse_args(arguments)
     server = _Server(options.port, EmbeddedChain(options.blocks, options.accounts.split(",")))

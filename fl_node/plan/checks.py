@@ -43,14 +43,14 @@ def _test_exists(plan: Plan) -> Problems:
 
 def _exist(key: str, count: int, available: int) -> Problems:
     if count > available > 0:
-        yield f"data.{key}", f"should be at most {available}, all there are in this data set (is {count})"
+        yield f"data.{key}", f"should be at most {available}, the size of this data set (is {count})"
 
 
 def _enough_for_all(plan: Plan) -> Problems:
     if 0 < plan.data.train < plan.learners:
         yield (
             "data.train",
-            f"should be 0 (all) or at least one a learner, {plan.learners} (is {plan.data.train})",
+            f"should be 0 (all) or at least one per learner, {plan.learners} (is {plan.data.train})",
         )
 
 
@@ -59,18 +59,18 @@ def _kept_images(plan: Plan) -> Problems:
     if data.kept and data.train + data.kept > data.available[0] > 0:
         keys = " and ".join(f"data.{key}" for key in ("validation", "public_set") if getattr(data, key))
         left = data.available[0] - data.train
-        yield keys, f"should be at most {left}, what is left of {data.available[0]} (is {data.kept})"
+        yield keys, f"should be at most {left}, the rest of {data.available[0]} training images (is {data.kept})"
 
 
 def _validation_hash(plan: Plan) -> Problems:
     if plan.data.validation_sha256 is not None and not plan.data.validation:
-        yield "data.validation_sha256", "only used with data.validation"
+        yield "data.validation_sha256", "needs data.validation"
 
 
 def _image_size(plan: Plan) -> Problems:
     size = getattr(plan.data.source, "size", None)
     if size is not None and len(size) != 2:
-        yield "data.size", f"should be height and width (is {list(size)})"
+        yield "data.size", f"should be a height and a width (is {list(size)})"
 
 
 def _labels_each(plan: Plan) -> Problems:
@@ -90,30 +90,30 @@ def _attackers(plan: Plan) -> Problems:
     if plan.attack is not None:
         ids = plan.attack.learners
         if len(set(ids)) < len(ids) or not ids:
-            yield "attack.learners", f"should name one or more, each once (is {list(ids)})"
+            yield "attack.learners", f"should list at least one learner, each only once (is {list(ids)})"
         if any(node_id > plan.learners for node_id in ids):
-            yield "attack.learners", f"should be among 1 to {plan.learners} (is {list(ids)})"
+            yield "attack.learners", f"should be between 1 and {plan.learners} (is {list(ids)})"
 
 
 def _attack_kind(plan: Plan) -> Problems:
     if plan.attack is not None and plan.attack.on_data is None and plan.attack.on_update is None:
-        yield "attack", "should have data or update, or both: what the learners do"
+        yield "attack", "should set data, update or both"
 
 
 def _min_learners(plan: Plan) -> Problems:
     if plan.min_learners > plan.learners:
-        yield "min_learners", f"should be at most learners, which is {plan.learners} (is {plan.min_learners})"
+        yield "min_learners", f"should be at most learners = {plan.learners} (is {plan.min_learners})"
 
 
 def _rule_of_mode(plan: Plan) -> Problems:
     rule, mode = plan.aggregation, plan.mode
     if mode == "ensemble" and rule.rule != "fedavg":
-        yield "aggregation.rule", f"should be fedavg, the average within an architecture (is {rule.rule!r})"
+        yield "aggregation.rule", f"should be fedavg in an ensemble (is {rule.rule!r})"
     elif mode == "async" and not rule.asynchronous:
         wanted = " or ".join(name for name, one in RULES.items() if one.asynchronous)
         yield "aggregation.rule", f"should be {wanted} (is {rule.rule!r})"
     elif mode != "async" and rule.asynchronous:
-        yield "aggregation.rule", f'should be one of another mode; it needs mode = "async" (is {rule.rule!r})'
+        yield "aggregation.rule", f'should be a synchronous rule, or set mode = "async" (is {rule.rule!r})'
 
 
 def _rule_of_learners(plan: Plan) -> Problems:
@@ -124,13 +124,13 @@ def _rule_of_learners(plan: Plan) -> Problems:
 
 def _model_of_mode(plan: Plan) -> Problems:
     if plan.mode == "ensemble" and plan.custom is not None:
-        yield "custom", 'not used with mode = "ensemble", whose models are those of model.architectures'
+        yield "custom", 'should be left out with mode = "ensemble", which uses model.architectures'
     elif plan.mode == "ensemble" and plan.model.name != "ensemble":
-        yield "model.name", f"should be ensemble, or not given (is {plan.model.name!r})"
+        yield "model.name", f"should be ensemble or left out (is {plan.model.name!r})"
     elif plan.mode != "ensemble" and plan.model.name == "ensemble":
         yield (
             "model.name",
-            f'should be one architecture; an ensemble needs mode = "ensemble" (is {plan.model.name!r})',
+            f'should be one architecture, or set mode = "ensemble" (is {plan.model.name!r})',
         )
 
 
@@ -138,28 +138,28 @@ def _measured_on(plan: Plan) -> Problems:
     if plan.measures_members and not plan.data.validation:
         yield (
             "data.validation",
-            f"missing; model.weighting {plan.ensemble_model.weighting!r} is measured on images that no learner has",
+            f"missing; model.weighting {plan.ensemble_model.weighting!r} needs held-out images",
         )
 
 
 def _distilled_on(plan: Plan) -> Problems:
     if plan.distillation is not None and not plan.data.public_set:
-        yield "data.public_set", "missing; distillation needs images that all nodes have"
+        yield "data.public_set", "missing; distillation needs a public set"
     if plan.distillation is None and plan.data.public_set:
-        yield "data.public_set", 'only used with [distillation] and mode = "ensemble"'
+        yield "data.public_set", 'needs [distillation] and mode = "ensemble"'
 
 
 def _module_named(plan: Plan) -> Problems:
     if plan.custom is None:
         if plan.data.partitioner.module:
-            yield "data.partition", "module needs your own module, which [custom] names"
+            yield "data.partition", "module needs a [custom] section with a module"
         if plan.data.source.module:
-            yield "data.name", "custom needs [custom] with a module"
+            yield "data.name", "custom needs a [custom] section with a module"
 
 
 def _module_model(plan: Plan) -> Problems:
     if plan.custom is None and plan.model.name == "custom":
-        yield "model.name", "custom needs [custom] with a module"
+        yield "model.name", "custom needs a [custom] section with a module"
 
 
 def _module_decides(plan: Plan) -> Problems:
@@ -167,11 +167,11 @@ def _module_decides(plan: Plan) -> Problems:
         return
     data = plan.data
     if not data.source.module:
-        yield "data.name", f"should be left out, the module decides it (is {data.name!r})"
+        yield "data.name", f"should be left out; the module sets it (is {data.name!r})"
     if not data.partitioner.module:
-        yield "data.partition", f"should be left out, the module decides it (is {data.partition!r})"
+        yield "data.partition", f"should be left out; the module sets it (is {data.partition!r})"
     if plan.mode != "ensemble" and plan.model.name != "custom":
-        yield "model.name", f"should be left out, the module decides it (is {plan.model.name!r})"
+        yield "model.name", f"should be left out; the module sets it (is {plan.model.name!r})"
 
 
 def _module_data(plan: Plan) -> Problems:
@@ -179,22 +179,22 @@ def _module_data(plan: Plan) -> Problems:
         return
     data = plan.data
     if data.validation:
-        yield "data.validation", "should be left out, a module's samples all belong to learners"
+        yield "data.validation", "should be left out; a module's samples all belong to learners"
     samples = getattr(data.source, "samples", None)
     if samples is not None and len(samples) != plan.learners:
         yield (
             "data.samples",
-            f"should be a number for each of {plan.learners} learners (is {list(samples)})",
+            f"should have one number for each of {plan.learners} learners (is {list(samples)})",
         )
     if 0 < data.train != data.available[0]:
-        yield "data.train", f"should be left out, it is the sum of the samples (is {data.train})"
+        yield "data.train", f"should be left out; it is the sum of data.samples (is {data.train})"
 
 
 def _module_attacked(plan: Plan) -> Problems:
     if plan.custom is not None and plan.attack is not None and plan.attack.on_data is not None:
         attack = plan.attack.on_data
         if attack.needs_images:
-            yield "attack.data", f"{attack.data} is for images, and a module's samples may be anything"
+            yield "attack.data", f"{attack.data} needs images; it does not support samples of a module"
 
 
 CHECKS: tuple[Callable[[Plan], Problems], ...] = (

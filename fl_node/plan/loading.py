@@ -84,7 +84,7 @@ def _text(content: bytes) -> str:
         It is not UTF-8; the message says where.
     """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:4]:
-        raise ValueError("it is UTF-16 or UTF-32; save it as UTF-8")
+        raise ValueError("UTF-16 or UTF-32; save it as UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -120,7 +120,7 @@ def _check_override(content: dict[str, Any], override: str) -> None:
     try:
         strict_json.check(content)
     except JsonError as error:
-        raise PlanError(f"--set {override[:60]!r}: with it, the plan {error}") from error
+        raise PlanError(f"--set {override[:60]!r}: the plan {error}") from error
 
 
 def _module(path: Path, content: Mapping[str, Any]) -> Path | None:
@@ -147,7 +147,7 @@ def _with_hash(content: dict[str, Any], module: Path | None) -> dict[str, Any]:
         raise PlanError(f"custom.module: {module}: {error.strerror or error}") from error
     custom = {"sha256": found, **content["custom"], "module": module.stem}
     if custom["sha256"] != found:
-        raise PlanError(f"custom.module: {module} has SHA-256 {found}, the plan says {custom['sha256']}")
+        raise PlanError(f"custom.module: {module} has SHA-256 {found}, but the plan requires {custom['sha256']}")
     return content | {"custom": custom}
 
 
@@ -160,7 +160,7 @@ def from_bytes(content: bytes, source: str = "published plan") -> Plan:
         The bytes are not the canonical form of a valid plan.
     """
     if len(content) > MAX_PLAN_BYTES:
-        raise PlanError(f"{source}: {len(content)} bytes, more than the {MAX_PLAN_BYTES} that a plan may have")
+        raise PlanError(f"{source}: {len(content)} bytes; a plan may have at most {MAX_PLAN_BYTES}")
     try:
         decoded = strict_json.loads(content)
     except JsonError as error:
@@ -182,7 +182,7 @@ def check_complete(plan: Plan, source: str) -> None:
     """
     if plan.data.unknown:
         missing = ", ".join(f"data.{key}" for key in plan.data.unknown)
-        raise PlanError(f"{source} lacks what whoever has the data fills in: {missing}")
+        raise PlanError(f"{source} lacks settings that deployment fills in: {missing}")
 
 
 def _override(content: dict[str, Any], override: str) -> None:
@@ -199,7 +199,7 @@ def _override(content: dict[str, Any], override: str) -> None:
     for name in path[:-1]:
         content = content.setdefault(name, {})
         if not isinstance(content, dict):
-            raise PlanError(f"--set {override}: {name} is not a section of a plan")
+            raise PlanError(f"--set {override}: {name} is not a section")
     content[path[-1]] = value
 
 

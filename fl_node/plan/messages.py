@@ -83,24 +83,24 @@ def _problem(error: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         return f"{key}: {_unknown(place)}"
     if kind == "missing":
-        return f"{key}: missing" if place.chosen is None else f"{key}: {place.chosen} needs it"
+        return f"{key}: missing" if place.chosen is None else f"{key}: missing; {place.chosen} needs it"
     if kind in {"model_type", "model_attributes_type"}:
         return f"{key or 'plan'}: should be a section with keys (is {given!r})"
     if kind == "string_pattern_mismatch" and key.endswith("sha256"):
         return f"{key}: should be a SHA-256, 64 hexadecimal digits (is {given!r})"
     if kind == "string_pattern_mismatch" and key == "custom.module":
         return (
-            f"{key}: should be a Python file whose name before .py has up to 63 letters (a to z), digits or '_' and "
-            f"begins with no digit, such as my_module.py (is {given!r})"
+            f"{key}: should be a Python file such as my_module.py; the name has up to 63 letters (a to z), digits "
+            f"or '_' and does not start with a digit (is {given!r})"
         )
     if key == "custom.module":
-        return f"{key}: should be a Python file such as tabular.py, relative to the plan (is {given!r})"
+        return f"{key}: should be the path of a Python file, relative to the plan, such as tabular.py (is {given!r})"
     if kind == "tuple_type":
         return f"{key}: should be a list such as {LISTS.get(key, '[1]')} (is {given!r})"
     if kind == "string_pattern_mismatch":
         return (
             f"{key}: should be up to 63 lower-case letters, digits, '.', '_' or '-', "
-            f"the first a letter or digit (is {given!r})"
+            f"starting with a letter or digit (is {given!r})"
         )
     message = error["msg"].replace("Input should be", "should be").replace("a valid integer", "a whole number")
     return f"{key}: {message} (is {given!r})"
@@ -122,9 +122,9 @@ def _unknown(place: _Place) -> str:
     for choice in choices:
         if users := choice.users(name):
             if section is Plan:
-                return f"only used with {choice.key} = " + " or ".join(f'"{user}"' for user in users)
-            return f"only used by {', '.join(users)}"
+                return f"needs {choice.key} = " + " or ".join(f'"{user}"' for user in users)
+            return f"only valid for {', '.join(users)}"
     known = sorted({*section.keys(), *itertools.chain.from_iterable(choice.keys() for choice in place.choices)})
     former = FORMER.get(name)
     close = [former] if former in known else difflib.get_close_matches(name, known, n=1)
-    return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; known here: {', '.join(known)}"
+    return f"unknown key; did you mean {close[0]}?" if close else f"unknown key; valid keys: {', '.join(known)}"

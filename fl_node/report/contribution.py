@@ -76,7 +76,7 @@ def check(plan: Plan) -> None:
         The plan is asynchronous.
     """
     if plan.mode == "async":
-        raise ConfigError(f"the plan {plan.name} is asynchronous; values are of rounds that a set of learners made")
+        raise ConfigError(f"plan {plan.name} is asynchronous; contributions need a synchronous or ensemble run")
 
 
 def contributions(
@@ -123,8 +123,7 @@ def contributions(
         meta = result.global_meta
         if len(meta.inputs) > MOST_LEARNERS:
             raise ConfigError(
-                f"round {closed.number} was made of {len(meta.inputs)} files; exact values are for up to "
-                f"{MOST_LEARNERS}, the effort doubles with each"
+                f"round {closed.number} has {len(meta.inputs)} files; exact values support up to {MOST_LEARNERS}"
             )
         files = {one.node_id: reader.read(one.cid, one.node_id) for one in meta.inputs}
         worth = {frozenset[int](): value(parent.tensors())}
@@ -134,7 +133,9 @@ def contributions(
                 mine = [files[n] for n in sorted(some)]  # noqa: B023
                 made = _made(folder, plan, past.plan_cid, number, parent, mine, meta, evidence)  # noqa: B023
                 if len(some) == len(files) and made.cid != result.cid:  # noqa: B023
-                    raise WeightsError(f"global weights {number + 1} are not made of their files; see fl-node audit")
+                    raise WeightsError(
+                        f"global weights {number + 1} differ from the aggregate of their files; see fl-node audit"
+                    )
                 worth[some] = value(made.tensors())  # noqa: B023
             return worth[some]  # noqa: B023
 

@@ -130,7 +130,7 @@ def timeline(name: str, title: str, rows: Sequence[tuple[str, Sequence[Span]]], 
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.01)
-        axes.set_xlabel("seconds since the first global weights, by the chain's clock")
+        axes.set_xlabel("seconds since the initial weights, by block timestamps")
         return _svg(figure, name, title)
 
 

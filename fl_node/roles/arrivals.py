@@ -89,7 +89,7 @@ class Arrivals:
         if download is None:
             running = self._downloads.get(key)
             if running is not None and not running.received and running.idle >= FETCH_TRY:
-                self._report(key, name, round_, "nothing of it has come yet")
+                self._report(key, name, round_, "no bytes received yet")
             return False
         try:
             download.finish()

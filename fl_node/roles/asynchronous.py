@@ -71,8 +71,8 @@ class Asynchronous:
         late = bool(plan.round_timeout) and clock.monotonic() >= self._round_start + plan.round_timeout
         if len(good) < wanted and not (late and good):
             deadline = self._round_start + plan.round_timeout if plan.round_timeout else None
-            files = f"{len(good)} of {wanted} updates are there" if wanted > 1 else "an update"
-            missing = f"; the file of learner {', '.join(waits)} is to arrive" if waits else ""
+            files = f"{wanted} updates, {len(good)} accepted" if wanted > 1 else "an update"
+            missing = f"; the file of learner {', '.join(waits)} is arriving" if waits else ""
             until = None if late else deadline
             detail = f"round {number}: {files}{missing}"
             return Waiting("updates", detail, round=number, until=until, watch=self._context.changes, seen=seen)
@@ -95,7 +95,7 @@ class Asynchronous:
             No updates are chosen yet.
         """
         if self._next is None:
-            raise ValueError("there is nothing to aggregate yet")
+            raise ValueError("no updates to aggregate yet")
         return asynchronous_file(
             self._context.global_path(self._round + 1),
             self._plan,

@@ -17,10 +17,7 @@ def check_allowed(plan: Plan, *, allowed: bool) -> None:
         The plan has an attack, and it is not allowed.
     """
     if plan.attack is not None and not allowed:
-        raise ConfigError(
-            f"the plan {plan.name} has an [attack] section, which is for laboratories; "
-            "a learner takes part in it with --allow-attacks only"
-        )
+        raise ConfigError(f"the plan {plan.name} has an [attack] section; set --allow-attacks to take part")
 
 
 def poison(attack: AttackPlan, seed: int, classes: int) -> Poison:

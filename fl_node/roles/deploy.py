@@ -52,7 +52,7 @@ def deploy(
     """
     plans.check_complete(plan, f"plan {plan.name}")
     if extra := sorted(node_id for node_id in learners if not 1 <= node_id <= plan.learners):
-        raise ConfigError(f"learner {extra[0]}: the plan has shards for learners 1 to {plan.learners}")
+        raise ConfigError(f"--learner {extra[0]}: the plan has shards only for learners 1 to {plan.learners}")
     folder.mkdir(parents=True, exist_ok=True)
     plan_file = folder / "plan.json"
     files.write(plan_file, plan.to_bytes())
@@ -92,7 +92,7 @@ def register(contract: Contract, node_id: int, account: str) -> None:
         if receipt is not None:
             emit(events.LearnerRegistered(learner=node_id, account=account))
             return
-    raise ChainError(f"no block took the registration of learner {node_id}; are enough sealers running?")
+    raise ChainError(f"the registration of learner {node_id} is in no block; are enough sealers running?")
 
 
 def start(contract: Contract, store: Store, file: WeightsFile) -> None:
@@ -121,4 +121,4 @@ def start(contract: Contract, store: Store, file: WeightsFile) -> None:
         if receipt is not None:
             emit(events.GlobalWeightsPublished(round=0, cid=file.cid, block=receipt.block, gas=receipt.gas))
             return
-    raise ChainError("no block took the initial weights; are enough sealers running?")
+    raise ChainError("the initial weights are in no block; are enough sealers running?")

@@ -36,7 +36,7 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) 
         Another permanent error, such as a wrong plan or a call that the contract reverts.
     """
     if (owner := site.contract.header()) != site.chain.address:
-        raise ConfigError(f"contract {site.contract.address} belongs to {owner}, not to {site.chain.address}")
+        raise ConfigError(f"contract {site.contract.address}: its header is {owner}; --key has {site.chain.address}")
     header: list[Header] = []
 
     def step() -> Waiting | None:

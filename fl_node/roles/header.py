@@ -100,7 +100,7 @@ class Header:
         self._pending = file.cid
         receipt = self._site.contract.set_global_weight(file.cid, nonce)
         if receipt is None:
-            return Waiting("block", f"a block that takes global weights {number}", round=number)
+            return Waiting("block", f"a block with global weights {number}", round=number)
         self._pending = ""
         emit(events.GlobalWeightsPublished(round=number, cid=file.cid, block=receipt.block, gas=receipt.gas))
         self._strategy.forget(file)

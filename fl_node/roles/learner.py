@@ -126,7 +126,7 @@ class Learner:
         missing = f"learner {', '.join(map(str, who))}" if who else "the header"
         return Waiting(
             "round_end",
-            f"round {round_} to close; {missing} is not done",
+            f"round {round_} to close; {missing} is not finished",
             round=round_,
             learners=who,
             watch=self._site.contract.round,
@@ -162,7 +162,7 @@ class Learner:
             file = self._reader.read(parent, path=path, progress=self._still_wanted(round_, parent))
             model_file.check_global(file, plan=self._plan_cid, round_=round_)
         except WeightsError as error:
-            return self._cannot(round_, parent, f"those of round {round_} ({parent}) are rejected: {error}")
+            return self._cannot(round_, parent, f"global weights {round_} ({parent}) are invalid: {error}")
         samples = self._shard(node_id)
         # Nothing can be learned from models that know nothing yet.
         teacher = file.mapped() if plan.distillation is not None and round_ > 0 else None
@@ -193,7 +193,7 @@ class Learner:
         score = trainer.evaluate(trained)
         if not math.isfinite(score.loss) or not all(np.isfinite(tensor).all() for tensor in trained.values()):
             # Trained again it would come out the same, and nobody would take it.
-            diverged = f"training from those of round {round_} ({parent}) diverged to values that are not finite"
+            diverged = f"training from global weights {round_} ({parent}) diverged to values that are not finite"
             return self._cannot(round_, parent, f"{diverged}; in round 0, lower the learning rate")
         emit(
             events.LocalWeightsEvaluated(
@@ -225,7 +225,9 @@ class Learner:
             except WeightsError as error:
                 written.path.unlink()
                 return self._cannot(
-                    round_, parent, f"what training makes of those of round {round_} ({parent}) is no good: {error}"
+                    round_,
+                    parent,
+                    f"the weights trained from global weights {round_} ({parent}) are invalid: {error}",
                 )
         self._local = local = replace(written, path=written.path.replace(self._path("local", round_)))
         emit(events.LocalWeightsWritten(round=round_, cid=local.cid, file=local.path.name))
@@ -243,7 +245,7 @@ class Learner:
             if time.monotonic() - asked >= ASK_WHETHER_OPEN:
                 asked = time.monotonic()
                 if self._plan.mode != "async" and self._site.contract.round() != round_:
-                    raise FileMissing(f"round {round_} closed before its global weights {name} were here", received)
+                    raise FileMissing(f"round {round_} closed before its global weights {name} arrived", received)
 
         return progress
 
@@ -254,7 +256,7 @@ class Learner:
         return self._wait_for_better(round_, self._unfit)
 
     def _wait_for_better(self, round_: int, unfit: _Unfit) -> Waiting:
-        text = f"good global weights; {unfit.reason}"
+        text = f"valid global weights; {unfit.reason}"
         return Waiting("valid_weights", text, round=round_, watch=self._site.contract.round, seen=round_)
 
     def _attacks(self, node_id: int) -> bool:
@@ -280,7 +282,7 @@ class Learner:
             self._stored = local.cid
         receipt = self._site.contract.set_local_weight(meta.node_id, local.cid, nonce)
         if receipt is None:
-            text = f"a block that takes the local weights of round {meta.round}"
+            text = f"a block with the local weights of round {meta.round}"
             return Waiting("block", text, round=meta.round)
         emit(events.LocalWeightsPublished(round=meta.round, cid=local.cid, block=receipt.block, gas=receipt.gas))
         return None

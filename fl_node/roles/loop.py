@@ -165,7 +165,7 @@ def reconcile(site: Site, step: Step) -> None:
                 site.chain.send_noop()
         if site.patience and clock.monotonic() - went_on > site.patience:
             raise GaveUp(
-                f"gave up after {site.patience:g} s without any change; was waiting: {waiting.detail}", waiting.reason
+                f"gave up after {site.patience:g} s without progress; was waiting: {waiting.detail}", waiting.reason
             )
 
 

@@ -79,7 +79,7 @@ class Synchronous:
         """Judge what was published, and return what the round still waits for; None if it can close."""
         state, learners, required = view.state, list(view.learners), self._plan.required_learners
         if len(learners) < required:
-            return Waiting("registration", f"{required - len(learners)} more learners to be registered")
+            return Waiting("registration", f"{required - len(learners)} more learners to register")
         if (self._round.number, self._round.parent) != (state.round, global_cid):
             self._round = _Round(global_cid, state.round, self._site.timing.clock.monotonic())
             self._arrivals.forget(self._arrivals.asked())
@@ -229,13 +229,13 @@ class Synchronous:
             parts.append(f"learner {', '.join(map(str, silent))} to publish")
         if coming:
             files = ", ".join(with_share(key[0], shares[key]) for key in coming)
-            parts.append(f"the file of learner {files} to arrive")
+            parts.append(f"the file of learner {files}")
         if unregistered > 0:
             parts.append(f"{unregistered} more to register")
         if rejected and (everyone or late):
-            parts.append(f"learner {', '.join(map(str, rejected))}, whose file was rejected, to publish another")
+            parts.append(f"learner {', '.join(map(str, rejected))}, whose file was rejected, to publish again")
         if late:
-            parts.append(f"at least {plan.required_learners} good files, there are {len(good)}")
+            parts.append(f"at least {plan.required_learners} valid files ({len(good)} so far)")
         return Waiting(
             "updates",
             f"round {current.number}: {'; '.join(parts)}",

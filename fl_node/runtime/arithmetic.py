@@ -169,13 +169,13 @@ def unpinned() -> list[str]:
     """Return what a result may depend on here that can't be pinned; a sentence without a full stop each."""
     import numpy as np
 
-    notes = [f"another processor may round otherwise (this one: {instructions()})"]
+    notes = [f"another processor may round differently (this one: {instructions()})"]
     if np.float32(1e-40) * np.float32(1) == 0:
-        notes.append("this process takes tiny numbers for 0, as a library has told the processor")
+        notes.append("a library makes the processor flush tiny numbers to 0")
     if sys.flags.hash_randomization:
-        notes.append("the order of a set of texts is another in each process, as PYTHONHASHSEED does not count here")
+        notes.append("PYTHONHASHSEED has no effect; sets of strings have another order in each process")
     if (encoding := locale.getpreferredencoding(do_setlocale=False).lower()) not in ("utf-8", "utf8"):
-        notes.append(f"texts are read as {encoding}, not as UTF-8, unless a module says how")
+        notes.append(f"the default text encoding is {encoding}, not UTF-8")
     if preloaded := os.environ.get("LD_PRELOAD"):
-        notes.append(f"LD_PRELOAD puts {preloaded} in front of other libraries")
+        notes.append(f"LD_PRELOAD loads {preloaded}")
     return notes

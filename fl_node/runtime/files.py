@@ -86,7 +86,7 @@ def rescued(name: str, content: str | bytes) -> str:
         except (OSError, RuntimeError):
             continue
         return f"; the result is in {path}"
-    return "; the result is lost, for there is no place for it in the temporary folder, here or at home"
+    return "; the result is lost: no writable folder among the temporary, current and home folders"
 
 
 def copy_folder(source: Path, target: Path) -> None:
@@ -120,10 +120,10 @@ def check(path: Path, what: str) -> None:
     """
     target = path.resolve()
     if target.is_dir():
-        raise ConfigError(f"{what} {path}: is a folder, should be a file")
+        raise ConfigError(f"{what} {path}: should be a file, not a folder")
     if target.exists() and not target.is_file():
         if not os.access(target, os.W_OK):
-            raise ConfigError(f"{what} {path}: may not be written to")
+            raise ConfigError(f"{what} {path}: no write permission")
         return
     check_folder(target.parent, f"{what} {path}: folder")
 

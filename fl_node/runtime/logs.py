@@ -112,9 +112,9 @@ def read(source: str, nodes: Collection[str] = ()) -> Iterator[dict[str, Any]]:
         return
     paths = {path.stem: path for path in sorted(Path(source, "logs").glob("*.log"))}
     if not paths:
-        raise ConfigError(f"{source} has no logs; should be the folder of a run, such as runs/demo")
+        raise ConfigError(f"{source} has no logs; should be a run folder, such as runs/demo")
     if missing := sorted(set(nodes) - set(paths)):
-        raise ConfigError(f"--node {missing[0]}: the run has {', '.join(paths)}")
+        raise ConfigError(f"--node {missing[0]}: should be one of {', '.join(paths)}")
     found = []
     for name in nodes or paths:
         with paths[name].open(encoding="utf-8", errors="replace") as file:
@@ -133,7 +133,7 @@ class _Handler(logging.StreamHandler[TextIO]):
             super().handleError(record)
         elif not self._failed:
             self._failed = True
-            print(f"fl-node: {files.described(error)}; events are lost, the role goes on", file=sys.stderr)
+            print(f"fl-node: {files.described(error)}; events are lost, the role continues", file=sys.stderr)
 
 
 def _handler(stream: TextIO, formatter: logging.Formatter) -> logging.Handler:

@@ -270,8 +270,7 @@ def test_an_update_that_stands_behind_the_weights_it_made_is_a_note_if_a_block_w
         return
     assert audited.findings == []
     assert audited.notes == [
-        "round 0: learner 1's weights were sealed again after the round that they are counted in, "
-        "as a block was replaced"
+        "round 0: learner 1's weights were sealed again after their round, because a block was replaced"
     ]
     assert run.collect().rounds[0].local[1].cid == first.cid
 
@@ -373,13 +372,12 @@ def test_a_learner_that_is_passed_over_is_found_where_it_lasts_and_else_noted(wo
     audited = run.audit()
     if long:
         assert [str(one) for one in audited.findings] == [
-            f"round 0, learner 1, inputs: {left_out.cid} was neither counted nor rejected while later ones were"
+            f"round 0, learner 1, inputs: {left_out.cid} was neither counted nor rejected, although later ones were"
         ]
     else:
         assert audited.findings == []
         assert (
-            f"learner 1's {left_out.cid} was neither counted nor rejected, and later ones were counted"
-            in audited.notes
+            f"learner 1's {left_out.cid} was neither counted nor rejected, although later ones were" in audited.notes
         )
 
 

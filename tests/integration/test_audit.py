@@ -84,13 +84,13 @@ def test_a_run_that_goes_on_passes_so_far(world: World) -> None:
     run.publish_locals(1)
     audited = run.audit()
     assert audited.passed, audited.findings
-    assert audited.notes == ["the run has closed 1 of 3 rounds"]
+    assert audited.notes == ["the run is in progress: 1 of 3 rounds are closed"]
 
 
 def test_a_run_that_has_not_begun_is_a_note(world: World) -> None:
     audited = founded(world, plan()).audit()
     assert audited.passed, audited.findings
-    assert audited.notes == ["the run has not begun: there are no initial weights"]
+    assert audited.notes == ["the run has not started: no initial weights"]
 
 
 def test_a_round_that_closes_while_the_audit_reads_is_no_finding(
@@ -135,7 +135,7 @@ def test_a_learner_that_published_as_the_round_closed_is_a_note(world: World) ->
     run.publish_global(run.average(files[:2], absent=[3]))
     audited = run.audit()
     assert audited.passed, audited.findings
-    assert audited.notes == ["round 0: learner 3 published as it closed"]
+    assert audited.notes == ["round 0: learner 3 published while it closed"]
 
 
 @pytest.mark.parametrize("refused", [False, True])
@@ -151,7 +151,7 @@ def test_a_learner_that_published_again_as_the_round_closed_is_a_note(world: Wor
     run.publish_global(made)
     audited = run.audit()
     assert audited.passed, audited.findings
-    assert audited.notes[0] == "round 0: learner 3 published again as it closed"
+    assert audited.notes[0] == "round 0: learner 3 published again while it closed"
 
 
 def test_what_a_replaced_block_put_behind_the_closing_of_its_round_is_a_note(world: World) -> None:
@@ -164,8 +164,7 @@ def test_what_a_replaced_block_put_behind_the_closing_of_its_round_is_a_note(wor
     audited = run.audit()
     assert audited.passed, audited.findings
     assert audited.notes == [
-        "round 0: learner 3's weights were sealed again after the round that they are counted in, "
-        "as a block was replaced"
+        "round 0: learner 3's weights were sealed again after their round, because a block was replaced"
     ]
     first, second = run.collect().rounds
     assert (first.local[3].cid, first.local[3].problem) == (files[2].cid, None)
@@ -189,7 +188,7 @@ def test_a_file_refused_as_missing_that_is_there_now_is_a_note(world: World) -> 
     run.publish_global(run.average(files[:2], refused=[Rejection(3, files[2].cid, "missing")]))
     audited = run.audit()
     assert audited.passed, audited.findings
-    assert audited.notes == [f"round 0: learner 3's {files[2].cid} was rejected as missing and is there now"]
+    assert audited.notes == [f"round 0: learner 3's {files[2].cid} was rejected as missing, but is available now"]
 
 
 def test_a_file_that_was_refused_and_is_bad_is_a_note_with_both_reasons(world: World) -> None:
@@ -478,12 +477,12 @@ LIES = {
         settings=PATIENT | {"min_learners": 1},
     ),
     # Who takes part
-    "dropped": Lie(drops_learner_3, {(2, "learner 3", "inputs")}, "published local weights and is left out", SOME),
+    "dropped": Lie(drops_learner_3, {(2, "learner 3", "inputs")}, "published local weights, but is left out", SOME),
     "not mentioned": Lie(
-        does_not_mention_learner_3, {(2, "learner 3", "inputs")}, "is registered and is left out", PATIENT
+        does_not_mention_learner_3, {(2, "learner 3", "inputs")}, "is registered, but is left out", PATIENT
     ),
     "named as missing": Lie(
-        calls_learner_3_missing, {(2, "learner 3", "absent")}, "is named as missing and had published", PATIENT
+        calls_learner_3_missing, {(2, "learner 3", "absent")}, "is listed as missing, but had published", PATIENT
     ),
     "missing in a plan that waits for ever": Lie(
         does_not_wait_for_learner_3, {(2, "header", "absent")}, "the plan has no round_timeout", SOME
@@ -497,35 +496,35 @@ LIES = {
     "rejected under a pretext": Lie(
         refuses_learner_3("tensor dense/bias has values that are not finite"),
         {(1, "learner 3", "refused")},
-        "is good and was rejected: tensor dense/bias has values that are not finite",
+        "is valid, but was rejected: tensor dense/bias has values that are not finite",
         SOME,
     ),
     "rejected for publications that are not there": Lie(
         refuses_learner_3(history.TOO_OFTEN),
         {(1, "learner 3", "refused")},
-        "is good and was rejected: more than 8 publications in one round",
+        "is valid, but was rejected: more than 8 publications in one round",
         SOME,
     ),
     "rejected as missing at once": Lie(
         refuses_learner_3("missing"),
         {(1, "learner 3", "refused")},
-        "the plan gives it 1000 s",
+        "the plan allows 1000 s",
         SOME | {"fetch_timeout": 1000.0},
     ),
     "rejected without being published": Lie(
         rejects_what_was_not_published, {(1, "learner 3", "refused")}, f"did not publish {NOWHERE}", SOME
     ),
     "rejected after it was replaced": Lie(
-        rejects_what_was_replaced, {(1, "learner 3", "refused")}, "had published Qm", SOME
+        rejects_what_was_replaced, {(1, "learner 3", "refused")}, "had replaced Qm", SOME
     ),
-    "taken after it was replaced": Lie(takes_what_was_replaced, {(1, "learner 3", "cid")}, "had published Qm"),
+    "taken after it was replaced": Lie(takes_what_was_replaced, {(1, "learner 3", "cid")}, "had replaced Qm"),
     "a stranger": Lie(
-        adds_a_stranger, {(2, "learner 4", "inputs"), (1, "learner 4", "cid")}, "takes part and is not registered"
+        adds_a_stranger, {(2, "learner 4", "inputs"), (1, "learner 4", "cid")}, "takes part without registration"
     ),
     "a missing stranger": Lie(
         calls_a_stranger_missing,
         {(2, "learner 4", "inputs"), (2, "header", "absent")},
-        "takes part and is not registered",
+        "takes part without registration",
     ),
     "a learner beyond the plan": Lie(
         adds_one_of_its_own, {(None, "learner 4", "registered")}, "the plan has shards for learners 1 to 3"
@@ -533,12 +532,12 @@ LIES = {
     "what was never published": Lie(adds_what_was_not_published, {(1, "learner 3", "cid")}, "did not publish"),
     "huge weights": Lie(takes_huge_weights, {(1, "learner 3", "bounds")}, "has a value of size 3e+38"),
     "what came too late": Lie(takes_what_came_too_late, {(1, "learner 3", "cid")}, "did not publish"),
-    "named twice": Lie(counts_learner_1_twice, {(2, "learner 1", "inputs")}, "is named more than once"),
+    "named twice": Lie(counts_learner_1_twice, {(2, "learner 1", "inputs")}, "is listed more than once"),
     "accepted and missing": Lie(
-        accepts_learner_3_and_calls_it_missing, {(2, "learner 3", "inputs")}, "is named more than once", PATIENT
+        accepts_learner_3_and_calls_it_missing, {(2, "learner 3", "inputs")}, "is listed more than once", PATIENT
     ),
-    "too few": Lie(takes_one_of_three, {(2, "header", "inputs")}, "1 local files, the plan asks for 2", PATIENT),
-    "nobody": Lie(takes_nobody, {(2, "header", "inputs")}, "0 local files, the plan asks for 3"),
+    "too few": Lie(takes_one_of_three, {(2, "header", "inputs")}, "1 local files, the plan requires 2", PATIENT),
+    "nobody": Lie(takes_nobody, {(2, "header", "inputs")}, "0 local files, the plan requires 3"),
     # Local files that should have been rejected
     "yesterday's file": Lie(
         takes_yesterdays_file, {(1, "learner 3", "round"), (1, "learner 3", "parent")}, "is 0, should be 1"

@@ -46,7 +46,7 @@ def test_a_run_of_a_module_is_audited_by_whoever_has_the_module(tabular: Path) -
     assert must("audit", tabular, "--modules", EXAMPLE)["rounds"] == 2
     refused = fl_node("audit", tabular)
     assert refused.returncode == 2
-    assert "fl-node: module tabular: the plan wants the one with SHA-256" in refused.stderr
+    assert "fl-node: module tabular: the plan requires SHA-256" in refused.stderr
 
 
 def test_its_global_weights_are_measured_and_exported(tabular: Path, tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_the_same_plan_gives_the_same_final_weights_in_every_backend(embedded: F
 
 
 def test_learners_that_were_killed_or_stopped_from_outside_are_started_again(pair: Pair) -> None:
-    again = [line for line in pair.troubled.lines if line.endswith("; starting it again")]
+    again = [line for line in pair.troubled.lines if line.endswith("; restarting it")]
     assert any("learner-1 was killed by SIGKILL" in line for line in again), pair.troubled.lines
     assert any("learner-2 was stopped by a signal" in line for line in again), pair.troubled.lines
 

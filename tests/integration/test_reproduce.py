@@ -35,7 +35,7 @@ def test_a_reproduction_reports_what_was_not_reached_and_keeps_what_is_done(tmp_
 
     again = reproduce(tmp_path, "--json")
     assert again.returncode == 1
-    assert "federated-1.json is there already" in again.stderr
+    assert "federated-1.json exists; kept" in again.stderr
     content = json.loads(again.stdout)
     assert content["seeds"][0]["cid"] == federated["rounds"][-1]["result"]["cid"]
     assert len(content["seeds"][0]["baseline"]) == 1

@@ -175,5 +175,5 @@ def test_a_run_whose_plan_holds_nothing_out_says_so(lab_run: tuple[Path, Any]) -
     done = fl_node("contribution", str(lab_run[0]))
     assert done.returncode == 3
     assert done.stderr.strip().splitlines()[-1] == (
-        "fl-node: the plan tiny holds no images out; a plan does with data.validation = 1000"
+        "fl-node: plan tiny has no held-out images; set data.validation, such as 1000"
     )

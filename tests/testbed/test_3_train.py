@@ -104,7 +104,7 @@ def test_data_and_model_of_ones_own_are_installed_and_trained_on_the_hosts(provi
     host.check_output("echo '# mine' >>/opt/fl-node/modules/tabular.py")
     audit = host.run("fl-node audit")
     assert audit.rc == 2
-    assert "module tabular: the plan wants the one with SHA-256" in audit.stderr
+    assert "module tabular: /opt/fl-node/modules/tabular.py has SHA-256" in audit.stderr
 
 
 def test_a_wrong_plan_is_named_before_anything_is_changed(provisioned: Testbed) -> None:

@@ -130,7 +130,7 @@ def test_how_many_samples_each_learner_has_follows_from_the_plan_alone(make: Mak
         ("data.partition=dirichlet", "data.partition: should be left out"),
         ("data.train=5", "data.train: should be left out"),
         ("data.validation=5", "data.validation: should be left out"),
-        ("data.samples=[1, 2, 3]", "data.samples: should be a number for each of 2 learners"),
+        ("data.samples=[1, 2, 3]", "data.samples: should have one number for each of 2 learners"),
         ("model.name=cnn", "model.name: should be left out"),
         ('attack={learners=[1], data="backdoor"}', "backdoor is for images"),
         (f"custom.sha256={'0' * 64}", "has SHA-256 "),
@@ -167,7 +167,7 @@ def test_a_module_that_is_not_installed_is_not_run(
     with pytest.raises(ModuleError, match=r"this node has no folder of modules.*--modules or FL_NODE_MODULES"):
         custom_module.load(plan)
     empty = tmp_path / "empty"
-    with pytest.raises(ModuleError, match=f"there is none in {empty}"):
+    with pytest.raises(ModuleError, match=f"not in {empty}"):
         custom_module.load(plan, empty)
 
 
@@ -206,19 +206,22 @@ def test_the_folder_of_modules_can_stand_in_the_environment(make: Make, monkeypa
         ),
         (changed("return x, (x", "return x, x, (x"), r"load_data\(None\): should return two arrays"),
         (changed("return x, ", "return None, "), "samples should be an array of numbers"),
-        (changed("return x, ", "return x[1:], "), "gave 8 samples with 9 labels"),
-        (changed("None: 9", "None: 0"), "gave no samples"),
-        (changed("return x, ", "x[0, 0, 0] = np.nan\n    return x, "), "samples have values that are not finite"),
-        (changed(" > 1)", " > 1) + 1"), r"labels should be 0 to 2 \(they are 1 to 3\)"),
+        (changed("return x, ", "return x[1:], "), "returned 8 samples and 9 labels"),
+        (changed("None: 9", "None: 0"), "returned no samples"),
+        (changed("return x, ", "x[0, 0, 0] = np.nan\n    return x, "), "samples should be finite numbers"),
+        (changed(" > 1)", " > 1) + 1"), r"labels should be 0 to 2 \(are 1 to 3\)"),
         (changed(".astype(int)", ".astype(float)"), "labels should be whole numbers"),
         (changed("return keras", "raise KeyError('x')\n    return keras"), r"build_model\(\) failed: .*KeyError"),
         (changed("    return keras.", "    keras."), "is NoneType, should be a keras.Model"),
         (changed("keras.Input((4, 2)),", ""), "should be a model with one keras.Input and one output"),
         (
             changed("keras.Input((4, 2))", "keras.Input((8, 2))"),
-            r"samples of shape \(4, 2\), build_model takes \(8, 2\)",
+            r"samples of shape \(4, 2\), build_model expects \(8, 2\)",
         ),
-        (changed("keras.Input((4, 2))", "keras.Input((8,))"), r"samples of shape \(4, 2\), build_model takes \(8,\)"),
+        (
+            changed("keras.Input((4, 2))", "keras.Input((8,))"),
+            r"samples of shape \(4, 2\), build_model expects \(8,\)",
+        ),
         (changed("Dense(3, activation", "Dense(1, activation"), "has outputs of shape"),
         (changed("keras.layers.Flatten()", "keras.layers.ReLU()"), "has outputs of shape"),
         (changed('Dense(3, activation="softmax")', "Dense(3)"), "the outputs are no probabilities"),
@@ -282,7 +285,7 @@ def test_a_shard_of_another_size_than_the_plans_is_refused(make: Make) -> None:
     path = make(GOOD)
     plan, _ = completed(path, "data.samples=[7, 11]")
     found = loading.load(plan, modules=path.parent)
-    with pytest.raises(ModuleError, match=r"load_data\(2\): gave 12 samples, the plan says 11"):
+    with pytest.raises(ModuleError, match=r"load_data\(2\): returned 12 samples, the plan requires 11"):
         found.training(partition.shard(plan, 2))
 
 
@@ -366,7 +369,7 @@ def test_checking_a_plan_hashes_its_module_and_does_not_run_it(make: Make) -> No
 def test_a_bad_module_ends_a_lab_before_anything_is_started(make: Make, tmp_path: Path) -> None:
     done = fl_node("lab", make(changed("return x, ", "return x[1:], ")), "--runs", tmp_path / "runs")
     assert done.returncode == 2
-    assert done.stderr.strip() == "fl-node: module mine: load_data(None): gave 8 samples with 9 labels"
+    assert done.stderr.strip() == "fl-node: module mine: load_data(None): returned 8 samples and 9 labels"
     assert not (tmp_path / "runs").exists()
 
 

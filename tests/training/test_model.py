@@ -305,5 +305,5 @@ def test_a_model_for_images_of_ones_own_has_their_size_and_their_classes() -> No
 
 
 def test_images_that_are_too_small_for_an_architecture_are_named_with_it() -> None:
-    with pytest.raises(PlanError, match="cnn is not for images of 8 × 9 pixels"):
+    with pytest.raises(PlanError, match="cnn does not support images of 8 × 9 pixels"):
         KerasTrainer(own_images((8, 9), 4, "cnn"))

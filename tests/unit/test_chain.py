@@ -229,7 +229,7 @@ def test_what_the_contract_refuses_is_said_by_its_custom_error_and_costs_nothing
     before = contract.chain.block_number()
     with pytest.raises(ContractError) as caught:
         attempt(contract, contract.chain.nonce())
-    assert str(caught.value).lower() == f"the contract refused: {error}".lower()
+    assert str(caught.value).lower() == f"the contract reverted: {error}".lower()
     assert contract.chain.block_number() == before
 
 
@@ -326,7 +326,7 @@ def test_an_account_that_owns_nothing_is_told_so(rpc: str) -> None:
 
 def test_where_there_is_no_contract_it_is_said(rpc: str) -> None:
     for address in (NOBODY, ALICE.address, ALICE.address.lower()):
-        with pytest.raises(ChainError, match=f"no contract at {address} on the chain at {rpc}"):
+        with pytest.raises(ChainError, match=f"chain at {rpc}: no contract at {address}"):
             Chain(rpc).contract(address)
 
 
@@ -515,7 +515,7 @@ def test_a_revert_without_a_custom_error_is_a_refusal_all_the_same(
 ) -> None:
     rpc, say = odd_node
     say(200, with_error(3, "execution reverted", **({} if data is None else {"data": data})))
-    with pytest.raises(ContractError, match=f"the contract refused: {message}"):
+    with pytest.raises(ContractError, match=f"the contract reverted: {message}"):
         Contract(Chain(rpc), ALICE.address).plan()
 
 

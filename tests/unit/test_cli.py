@@ -116,7 +116,7 @@ def test_the_version_is_printed(fl_node: FlNode) -> None:
 def test_help_breaks_its_lines_at_the_terminals_width_alone(fl_node: FlNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     lines = [line.strip() for line in fl_node("lab", "--help").out.splitlines()]
-    assert any("Kill one: it is started again and goes on." in line for line in lines)
+    assert any("If you kill one, the lab restarts it and it continues." in line for line in lines)
     assert "fl-node lab plans/demo.toml" in lines, "an example keeps its line"
 
 
@@ -219,7 +219,7 @@ def test_a_command_about_a_run_asks_which(fl_node: FlNode, command: str) -> None
     Image.effect_noise((28, 28), 50).save("digit.png")
     arguments = ["digit.png"] if command == "predict" else []
     assert is_one_line(fl_node(command, *arguments), 2, "no run given; give its folder, ")
-    assert is_one_line(fl_node(command, *arguments, "runs/none"), 2, "is it the folder of a run?")
+    assert is_one_line(fl_node(command, *arguments, "runs/none"), 2, "is it a run folder?")
 
 
 @pytest.mark.parametrize(
@@ -264,9 +264,9 @@ def test_a_chain_that_is_down_is_code_four(fl_node: FlNode, free_port: Callable[
 def test_a_contract_that_is_not_there_is_code_four_and_no_address_is_code_two(fl_node: FlNode, rpc: str) -> None:
     for command in ("audit", "status", "export"):
         ended = fl_node(command, "--rpc", rpc, "--store", "file:files", "--contract", ALICE.address)
-        assert is_one_line(ended, 4, "there is no contract at")
+        assert is_one_line(ended, 4, ": no contract at")
         ended = fl_node(command, "--rpc", rpc, "--store", "file:files", "--contract", "0x12")
-        assert is_one_line(ended, 2, "'0x12' is not an address")
+        assert is_one_line(ended, 2, "'0x12' should be an address")
 
 
 def test_a_plan_that_no_store_has_is_said_by_audit_and_is_code_five_elsewhere(
@@ -300,7 +300,7 @@ def test_the_environment_may_name_chain_store_and_contract(
 ) -> None:
     monkeypatch.setenv("FL_NODE_RPC", rpc)
     monkeypatch.setenv("FL_NODE_CONTRACT", ALICE.address)
-    assert is_one_line(fl_node("audit"), 4, f"there is no contract at {ALICE.address} on the chain at {rpc}")
+    assert is_one_line(fl_node("audit"), 4, f"chain at {rpc}: no contract at {ALICE.address}")
 
 
 # Mistakes of other commands
@@ -413,7 +413,7 @@ def test_a_role_does_not_wait_for_a_contract_that_is_no_address(
 def test_doctor_says_what_is_wrong_and_ends_with_code_one(fl_node: FlNode, rpc: str) -> None:
     ended = fl_node("doctor", "--rpc", rpc, "--store", "file:files")
     assert ended.code == 1
-    assert "account: there is no key file role.key; make one: fl-node key role.key" in ended.out
+    assert "account: no key file role.key; create one: fl-node key role.key" in ended.out
     answers = json.loads(fl_node("doctor", "--json", "--rpc", rpc, "--store", "file:files").out)
     assert {answer["what"]: answer["state"] for answer in answers}["account"] == "wrong"
 
@@ -502,7 +502,7 @@ def test_an_account_that_owns_little_is_given_ether_once(fl_node: FlNode, rpc: s
     assert is_one_line(fl_node("fund", poor, *options[:4], "--ether", "inf"), 2, "--ether inf: should be a number")
     assert is_one_line(fl_node("fund", f"{ALICE.address[:-1]}A", *options), 2, "wrong checksum")
     assert is_one_line(fl_node("fund", "0x12", *options), 2, "ADDRESS 0x12: should be an address")
-    assert is_one_line(fl_node("fund", poor, "--always", *options[:4], "--ether", 10**9), 4, "can't give")
+    assert is_one_line(fl_node("fund", poor, "--always", *options[:4], "--ether", 10**9), 4, "too little to send")
 
 
 def test_a_published_plan_is_a_plan_too(fl_node: FlNode, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_global_file_that_is_not_made_of_its_files_is_refused(world: World, tm
     run = world.deploy(plan(learners=3))
     forged = run.average(run.publish_locals(), tensors=lambda given: {n: t + 1 for n, t in given.items()})
     run.publish_global(forged)
-    with pytest.raises(WeightsError, match="global weights 1 are not made of their files"):
+    with pytest.raises(WeightsError, match="global weights 1 differ from the aggregate of their files"):
         contributions(run.contract, run.store, tmp_path, run.plan, run.trainer.shapes(), value)
 
 
@@ -96,5 +96,5 @@ def test_more_learners_than_can_be_tried_are_refused(
     run = played(world)
     assert MOST_LEARNERS == 8
     monkeypatch.setattr("fl_node.report.contribution.MOST_LEARNERS", 2)
-    with pytest.raises(ConfigError, match="round 0 was made of 3 files; exact values are for up to 2"):
+    with pytest.raises(ConfigError, match="round 0 has 3 files; exact values support up to 2"):
         contributions(run.contract, run.store, tmp_path, run.plan, run.trainer.shapes(), value)

@@ -151,7 +151,7 @@ def test_an_empty_drawing_is_refused_with_its_reason(ask: Ask) -> None:
 def test_before_there_are_global_weights_the_page_says_so(ask: Ask) -> None:
     answer = ask("/predict", "POST", bytes([0, 255] * 392), **PIXELS)
     assert answer.status == 409
-    assert answer.error == "there are no global weights yet"
+    assert answer.error == "no global weights yet"
     assert ask("/image").status == 409
 
 

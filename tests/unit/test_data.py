@@ -131,7 +131,7 @@ def test_a_file_with_another_content_is_named(tmp_path: Path, name: str, compres
 def test_a_file_that_is_missing_is_named(tmp_path: Path, name: str) -> None:
     folder = write(tmp_path / "mine")
     (folder / f"{name}.gz").unlink()
-    with pytest.raises(DataError, match=rf"mine: neither {name}\.gz nor {name} is there"):
+    with pytest.raises(DataError, match=rf"mine has neither {name}\.gz nor {name}"):
         datasets.load("mnist", folder)
 
 
@@ -235,7 +235,7 @@ def test_a_mirror_that_is_down_is_named(monkeypatch: pytest.MonkeyPatch, free_po
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, mirror: Path) -> None:
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(DataError, match="name another by FL_NODE_CACHE"):
+    with pytest.raises(DataError, match="set FL_NODE_CACHE to another folder"):
         datasets.load("mnist")
 
 
@@ -261,7 +261,7 @@ def test_the_digits_are_always_in_the_same_order() -> None:
 
 
 def test_another_data_set_is_refused() -> None:
-    with pytest.raises(DataError, match="'cifar'; there are mnist and digits"):
+    with pytest.raises(DataError, match="unknown data set 'cifar'; should be mnist or digits"):
         datasets.load("cifar")
 
 
@@ -313,16 +313,16 @@ def test_some_of_the_images_can_be_taken_and_some_held_out(tmp_path: Path) -> No
     some = own_plan(folder, train=30, test=5, validation=10)
     assert (some.data.train, some.data.test, some.data.available[0]) == (30, 5, 40)
     assert own_plan(folder, validation=10).data.train == 30
-    with pytest.raises(PlanError, match=r"data\.train: should be at most 40, all there are"):
+    with pytest.raises(PlanError, match=r"data\.train: should be at most 40, the size of"):
         own_plan(folder, train=41)
 
 
 def test_a_plan_may_know_more_classes_than_a_folder_has_labels_and_not_fewer(tmp_path: Path) -> None:
     folder = own_folder(tmp_path / "mine", classes=4)
     assert own_plan(folder, classes=6).data.class_count == 6
-    with pytest.raises(DataError, match=r"data\.classes is 4, the plan says 3"):
+    with pytest.raises(DataError, match=r"data\.classes is 4, the plan requires 3"):
         own_plan(folder, classes=3)
-    with pytest.raises(DataError, match=r"data\.size is \(9, 10\), the plan says \(9, 9\)"):
+    with pytest.raises(DataError, match=r"data\.size is \(9, 10\), the plan requires \(9, 9\)"):
         own_plan(folder, size=[9, 9])
 
 
@@ -336,7 +336,7 @@ def test_a_folder_with_another_content_is_refused_with_the_file_and_both_hashes(
     path.write_bytes(gzip.compress(other) if path.suffix else other)
     found = hashlib.sha256(other).hexdigest()[:16]
     planned = getattr(published.data.source, key)[:16]
-    with pytest.raises(DataError, match=f"^{path} is not the plan's: .*{found}…, the plan says {planned}…$"):
+    with pytest.raises(DataError, match=f"^{path} is not the plan's file: .*{found}…, the plan requires {planned}…$"):
         loading.load(published, folder)
 
 
@@ -344,24 +344,28 @@ def test_a_folder_with_another_content_is_refused_with_the_file_and_both_hashes(
     ("name", "content", "message"),
     [
         ("t10k-labels-idx1-ubyte", b"", "t10k-labels-idx1-ubyte is empty"),
-        ("t10k-labels-idx1-ubyte", idx(np.zeros((3, 3), np.uint8)), "begins with 00000802, should with 00000801"),
-        ("t10k-labels-idx1-ubyte", idx(np.zeros(12, np.uint8))[:-1], "should hold 12 bytes after its 8 first"),
+        (
+            "t10k-labels-idx1-ubyte",
+            idx(np.zeros((3, 3), np.uint8)),
+            "starts with 00000802, should start with 00000801",
+        ),
+        ("t10k-labels-idx1-ubyte", idx(np.zeros(12, np.uint8))[:-1], "should have 12 bytes after its 8-byte header"),
         ("t10k-labels-idx1-ubyte", idx(np.zeros(11, np.uint8)), "has 11 labels for 12 images"),
         (
             "t10k-images-idx3-ubyte.gz",
             gzip.compress(idx(np.zeros((12, 8, 8), np.uint8)), mtime=0),
-            "differ in size, 9 × 10 and 8 × 8",
+            "differ in size: 9 × 10 and 8 × 8",
         ),
-        ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x0d\3" + bytes(12), mtime=0), "begins with 00000d03"),
+        ("t10k-images-idx3-ubyte.gz", gzip.compress(b"\0\0\x0d\3" + bytes(12), mtime=0), "starts with 00000d03"),
         ("t10k-images-idx3-ubyte.gz", b"not gzip", "can't be read: Not a gzipped file"),
         (
             "t10k-images-idx3-ubyte.gz",
             gzip.compress(bytes(999), mtime=0)[:-9],
             "can't be read: Compressed file ended",
         ),
-        ("t10k-labels-idx1-ubyte", gzip.compress(bytes(9), mtime=0), "is compressed by gzip; name it .*ubyte.gz"),
-        ("t10k-labels-idx1-ubyte", None, "neither t10k-labels-idx1-ubyte.gz nor t10k-labels-idx1-ubyte is there"),
-        ("t10k-labels-idx1-ubyte", Path, "t10k-labels-idx1-ubyte is a folder, should be a file"),
+        ("t10k-labels-idx1-ubyte", gzip.compress(bytes(9), mtime=0), "is a gzip file; rename it to .*ubyte.gz"),
+        ("t10k-labels-idx1-ubyte", None, "has neither t10k-labels-idx1-ubyte.gz nor t10k-labels-idx1-ubyte"),
+        ("t10k-labels-idx1-ubyte", Path, "t10k-labels-idx1-ubyte should be a file, not a folder"),
     ],
 )
 def test_what_is_wrong_with_a_folder_of_ones_own_is_said_and_not_that_it_is_not_mnist(
@@ -406,7 +410,7 @@ def test_bounds_that_depend_on_the_number_of_classes_are_those_of_the_folder(tmp
 
 
 def test_without_a_folder_the_plan_says_what_it_wants() -> None:
-    with pytest.raises(DataError, match="name it by --data-dir or FL_NODE_DATA_DIR"):
+    with pytest.raises(DataError, match="set --data-dir or FL_NODE_DATA_DIR"):
         loading.load(plans.validate(PLAN, "plan"))
 
 

@@ -64,7 +64,7 @@ def test_every_command_is_in_the_reference_with_all_of_its_first_line_and_no_mar
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         line = " ".join((command.help or "").split("\n\n")[0].split())
         assert f"{name}: {line}" in text, name
-    assert "Exit codes 0 all is well" in text
+    assert "Exit codes 0 success" in text
     assert not re.search(r"\[/?(bold|dim|red|green)\]", text)
 
 

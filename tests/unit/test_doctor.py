@@ -118,7 +118,7 @@ def test_another_number_of_peers_is_wrong(ask: Ask, node: Callable[..., str], wa
 
 def test_an_account_without_key_or_ether_is_wrong(ask: Ask, tmp_path: Path) -> None:
     answer = ask(key=tmp_path / "none.key")["account"]
-    assert (answer.state, answer.remedy) == ("wrong", f"make one: fl-node key {tmp_path / 'none.key'}")
+    assert (answer.state, answer.remedy) == ("wrong", f"create one: fl-node key {tmp_path / 'none.key'}")
     answer = ask(key=key_file(tmp_path, POOR))["account"]
     assert answer.state == "wrong"
     assert "owns 0 wei" in answer.found
@@ -134,8 +134,8 @@ def test_a_contract_says_who_the_account_is_to_it(ask: Ask, rpc: str, tmp_path: 
     contract.register_learner(5, ALICE.address, chain.nonce())
     keys = {one: key_file(tmp_path, one) for one in (HEADER, ALICE, MALLORY)}
     answers = {one: ask(contract=contract.address, key=key)["contract"] for one, key in keys.items()}
-    assert answers[HEADER].found.endswith("whose header this account is")
-    assert answers[ALICE].found.endswith("whose learner 5 this account is")
+    assert answers[HEADER].found.endswith("this account is its header")
+    assert answers[ALICE].found.endswith("this account is its learner 5")
     assert answers[MALLORY].state == "wrong"
     assert answers[MALLORY].remedy == "let the header register it"
     assert ask()["contract"].state == "skipped"

@@ -37,5 +37,5 @@ def test_the_genesis_depends_neither_on_the_order_nor_on_the_case_of_addresses()
     ids=["two sealers", "two accounts", "sealer and account"],
 )
 def test_an_address_that_is_given_twice_is_refused(sealers: list[str], accounts: list[str]) -> None:
-    with pytest.raises(ValueError, match="is given twice: sealing and other accounts are all different"):
+    with pytest.raises(ValueError, match="is given twice; all sealers and accounts should be different"):
         genesis(CHAIN_ID, sealers, accounts)

@@ -91,14 +91,14 @@ def test_a_transparent_picture_is_a_digit_on_paper(tmp_path: Path, colour: int) 
 @pytest.mark.parametrize("side", [1, 28, 50])
 def test_a_picture_of_nothing_is_refused(tmp_path: Path, value: int, side: int) -> None:
     path = save(tmp_path / "image.png", np.full((side, side), value, np.uint8))
-    with pytest.raises(DataError, match="shows nothing"):
+    with pytest.raises(DataError, match="is blank"):
         images.read(path)
 
 
 def test_two_specks_far_apart_are_nothing(tmp_path: Path) -> None:
     pixels = np.zeros((1000, 1000), np.uint8)
     pixels[5, 5] = pixels[995, 995] = 255
-    with pytest.raises(DataError, match="shows nothing"):
+    with pytest.raises(DataError, match="shows no digit"):
         images.read(save(tmp_path / "image.png", pixels))
 
 
@@ -118,7 +118,7 @@ def test_every_picture_with_something_on_it_becomes_an_image(
     try:
         found = images.read(path)
     except DataError as error:
-        assert "shows nothing" in str(error)
+        assert any(text in str(error) for text in ("is blank", "shows no digit"))
         return
     assert found.shape == (28, 28)
     assert found.dtype == np.uint8
@@ -362,14 +362,14 @@ def test_a_picture_that_would_not_fit_into_memory_is_refused_without_a_warning(
         path = tmp_path / f"{side}.bmp"
         header = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 62, 0, 0, 62, 40, side, side, 1, 1, 0, 0, 0, 0, 2, 0)
         path.write_bytes(header + bytes(8))
-        with pytest.raises(DataError, match=r"truncated|more than 178 million pixels; save it smaller"):
+        with pytest.raises(DataError, match=r"truncated|more than 178 million pixels; reduce its size"):
             images.read(path)
     assert not list(recwarn)
 
 
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(tmp_path / "nan.tiff")
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match="should be finite"):
         images.read(tmp_path / "nan.tiff")
 
 

@@ -59,7 +59,7 @@ def test_on_a_terminal_a_line_has_time_node_and_sentence(
     emit(ROUND)
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(TIME + r" header: round 3: started from Qm1\n", err)
+    assert re.fullmatch(TIME + r" header: round 3: started with global weights Qm1\n", err)
 
 
 def test_elsewhere_a_line_is_a_json_object_with_the_events_fields(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +73,7 @@ def test_elsewhere_a_line_is_a_json_object_with_the_events_fields(capsys: pytest
         "level": "info",
         "node": "header",
         "event": "round_started",
-        "message": "round 3: started from Qm1",
+        "message": "round 3: started with global weights Qm1",
         "round": 3,
         "cid": "Qm1",
     }

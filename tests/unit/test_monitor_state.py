@@ -185,7 +185,7 @@ def test_who_has_published_waits_and_the_header_waits_for_the_rest() -> None:
     past = publish([("GlobalWeightSet", 0, None, "global 0"), ("LocalWeightSet", 0, 2, "local 2")])
     assert state.waits(past, PLAN) == {
         "header": "waits for learner 1",
-        "learner-1": "has to publish in round 0",
+        "learner-1": "should publish in round 0",
         "learner-2": "waits for round 0 to close",
     }
 
@@ -198,7 +198,7 @@ def test_when_all_have_published_the_header_has_to_close_the_round() -> None:
             ("LocalWeightSet", 0, 2, "local 2"),
         ]
     )
-    assert state.waits(past, PLAN)["header"] == "has to close round 0"
+    assert state.waits(past, PLAN)["header"] == "should close round 0"
 
 
 def test_a_learner_that_was_never_registered_is_waited_for() -> None:
@@ -210,12 +210,12 @@ def test_a_learner_that_was_never_registered_is_waited_for() -> None:
         ]
     )
     three = Plan.model_validate(PLAN.model_dump() | {"learners": 3})
-    assert state.waits(past, three)["header"] == "waits for 1 more to be registered"
+    assert state.waits(past, three)["header"] == "waits for 1 more to register"
 
 
 def test_nobody_waits_once_the_run_has_ended() -> None:
     one = Plan.model_validate(PLAN.model_dump() | {"rounds": 1})
-    assert set(state.waits(ONE_ROUND, one).values()) == {"the run has ended"}
+    assert set(state.waits(ONE_ROUND, one).values()) == {"finished"}
 
 
 def test_what_nodes_published_last_is_counted() -> None:

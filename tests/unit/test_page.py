@@ -126,12 +126,12 @@ def test_a_run_that_has_not_begun_has_a_page_too(tmp_path: Path) -> None:
 
 def test_what_an_audit_found_is_told_at_the_top_and_in_full(tmp_path: Path) -> None:
     audit = Audit("0xc", rounds=2, findings=[Finding(1, "learner 1", "samples", "is 5, should be 30000")])
-    audit.notes.append("round 0: learner 2 published as it closed")
+    audit.notes.append("round 0: learner 2 published while it closed")
     text = write(tmp_path, run(plan(), 2), audit).text
     assert "Audit FAILED" in text
     assert "1 finding, the first: round 1, learner 1" in text
     assert "round 1, learner 1, samples: is 5, should be 30000" in text
-    assert "round 0: learner 2 published as it closed" in text
+    assert "round 0: learner 2 published while it closed" in text
     assert "bit for bit" not in text
 
 

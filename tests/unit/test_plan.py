@@ -110,11 +110,11 @@ weighting = "mean"
     }
     assert found["round"] == "unknown key; did you mean rounds?"
     assert found["training.epoch"] == "unknown key; did you mean epochs?"
-    assert found["aggregation.colour"].startswith("unknown key; known here: beta_2, buffer, ")
+    assert found["aggregation.colour"].startswith("unknown key; valid keys: beta_2, buffer, ")
     assert found["training.epochs"] == "should be a whole number (is 'five')"
     assert found["model"] == "should be a section with keys (is 5)"
-    assert found["min_learners"] == "should be at most learners, which is 2 (is 3)"
-    assert found["data.train"] == "should be 0 (all) or at least one a learner, 2 (is 1)"
+    assert found["min_learners"] == "should be at most learners = 2 (is 3)"
+    assert found["data.train"] == "should be 0 (all) or at least one per learner, 2 (is 1)"
     assert found["data.name"] == "should be 'mnist', 'digits', 'folder' or 'custom' (is 'cifar')"
 
 
@@ -347,7 +347,7 @@ def test_junk_is_no_plan(content: bytes) -> None:
 
 
 def test_a_published_plan_has_a_bounded_size() -> None:
-    with pytest.raises(PlanError, match="65537 bytes, more than the 65536"):
+    with pytest.raises(PlanError, match="65537 bytes; a plan may have at most 65536"):
         plans.from_bytes(b" " * 65537)
 
 
@@ -371,9 +371,9 @@ def test_the_papers_plan_has_the_papers_values() -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ('[aggregation]\nrule = "krum"', "aggregation.num_malicious: krum needs it"),
-        ("[aggregation]\nclipping_norm = 1.0", "aggregation.clipping_norm: only used by norm_clipping"),
-        ('[data]\npartition = "labels"\nalpha = 0.5', "data.alpha: only used by dirichlet, quantity"),
+        ('[aggregation]\nrule = "krum"', "aggregation.num_malicious: missing; krum needs it"),
+        ("[aggregation]\nclipping_norm = 1.0", "aggregation.clipping_norm: only valid for norm_clipping"),
+        ('[data]\npartition = "labels"\nalpha = 0.5', "data.alpha: only valid for dirichlet, quantity"),
         (
             'learners = 5\n[aggregation]\nrule = "median"\nweighting = "samples"',
             "aggregation.weighting: should be uniform; this rule gives all files the same weight (is 'samples')",
@@ -388,11 +388,14 @@ def test_the_papers_plan_has_the_papers_values() -> None:
             "aggregation.num_malicious: trimmed_mean needs 5 local files in each round to withstand 2 malicious "
             "learners, and a round may close with 4",
         ),
-        ("[attack]\nlearners = [1]", "attack: should have data or update, or both: what the learners do"),
+        ("[attack]\nlearners = [1]", "attack: should set data, update or both"),
         ('[attack]\ndata = "label_flip"', "attack.learners: missing"),
-        ('[attack]\nlearners = [3]\nupdate = "copy"', "attack.learners: should be among 1 to 2 (is [3])"),
-        ('[attack]\nlearners = []\nupdate = "copy"', "attack.learners: should name one or more, each once (is [])"),
-        ('[attack]\nlearners = [1]\nupdate = "copy"\ntarget = 1', "attack.target: only used by backdoor"),
+        ('[attack]\nlearners = [3]\nupdate = "copy"', "attack.learners: should be between 1 and 2 (is [3])"),
+        (
+            '[attack]\nlearners = []\nupdate = "copy"',
+            "attack.learners: should list at least one learner, each only once (is [])",
+        ),
+        ('[attack]\nlearners = [1]\nupdate = "copy"\ntarget = 1', "attack.target: only valid for backdoor"),
         (
             '[attack]\nlearners = [1]\ndata = "backdoor"\ntarget = 10',
             "attack.target: should be at most 9, there are 10 classes (is 10)",
@@ -410,7 +413,7 @@ def test_the_papers_plan_has_the_papers_values() -> None:
         ),
         (
             "[data]\ntrain = 59990\nvalidation = 11",
-            "data.validation: should be at most 10, what is left of 60000 (is 11)",
+            "data.validation: should be at most 10, the rest of 60000 training images (is 11)",
         ),
     ],
 )
@@ -527,7 +530,7 @@ def test_whatever_settings_say_each_problem_is_a_line_with_a_key(content: dict[s
 
 # Learners with different models
 
-UNUSED_PUBLIC_SET = 'data.public_set: only used with [distillation] and mode = "ensemble"'
+UNUSED_PUBLIC_SET = 'data.public_set: needs [distillation] and mode = "ensemble"'
 ENSEMBLE = 'mode = "ensemble"\n[model]\narchitectures = ["mlp", "cnn"]\n'
 
 
@@ -555,24 +558,24 @@ def test_all_images_are_those_that_are_neither_held_out_nor_shared(tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('mode = "ensemble"', ["model.architectures: ensemble needs it"]),
+        ('mode = "ensemble"', ["model.architectures: missing; ensemble needs it"]),
         (
             '[model]\nname = "ensemble"\narchitectures = ["mlp"]',
-            ["model.name: should be one architecture; an ensemble needs mode = \"ensemble\" (is 'ensemble')"],
+            ["model.name: should be one architecture, or set mode = \"ensemble\" (is 'ensemble')"],
         ),
         (
             ENSEMBLE + '[aggregation]\nrule = "median"',
-            ["aggregation.rule: should be fedavg, the average within an architecture (is 'median')"],
+            ["aggregation.rule: should be fedavg in an ensemble (is 'median')"],
         ),
         (
             ENSEMBLE + 'weighting = "convex"',
-            ["data.validation: missing; model.weighting 'convex' is measured on images that no learner has"],
+            ["data.validation: missing; model.weighting 'convex' needs held-out images"],
         ),
-        (ENSEMBLE + "[distillation]", ["data.public_set: missing; distillation needs images that all nodes have"]),
+        (ENSEMBLE + "[distillation]", ["data.public_set: missing; distillation needs a public set"]),
         ("[data]\npublic_set = 10", [UNUSED_PUBLIC_SET]),
         (
             "[data]\npublic_set = 10\n[distillation]",
-            ['distillation: only used with mode = "ensemble"', UNUSED_PUBLIC_SET],
+            ['distillation: needs mode = "ensemble"', UNUSED_PUBLIC_SET],
         ),
     ],
 )
@@ -615,10 +618,10 @@ def test_a_plan_may_have_a_byte_order_mark_and_ends_of_lines_of_any_system(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (TEXT.encode("utf-16"), "it is UTF-16 or UTF-32; save it as UTF-8"),
-        (TEXT.encode("utf-16-le"), "it is UTF-16 or UTF-32"),
-        (TEXT.encode("utf-16-be"), "it is UTF-16 or UTF-32"),
-        (TEXT.encode("utf-32"), "it is UTF-16 or UTF-32"),
+        (TEXT.encode("utf-16"), "UTF-16 or UTF-32; save it as UTF-8"),
+        (TEXT.encode("utf-16-le"), "UTF-16 or UTF-32"),
+        (TEXT.encode("utf-16-be"), "UTF-16 or UTF-32"),
+        (TEXT.encode("utf-32"), "UTF-16 or UTF-32"),
         (TEXT.encode("latin-1"), "line 2 has the byte 0xfc, which is not UTF-8; save it as UTF-8"),
         (TEXT.encode().replace(b"3", b"\0"), "line 3 has a NUL byte; remove it"),
         (TEXT.encode() + b"\x80", "line 4 has the byte 0x80"),
@@ -637,6 +640,6 @@ def test_what_a_modules_name_may_contain_is_said(tmp_path: Path, name: str) -> N
     (tmp_path / name).write_text("")
     found = problems(tmp_path, f'[custom]\nmodule = "{name}"')
     assert found == [
-        "custom.module: should be a Python file whose name before .py has up to 63 letters (a to z), digits or '_' "
-        f"and begins with no digit, such as my_module.py (is {name.removesuffix('.py')!r})"
+        "custom.module: should be a Python file such as my_module.py; the name has up to 63 letters (a to z), digits "
+        f"or '_' and does not start with a digit (is {name.removesuffix('.py')!r})"
     ]

@@ -129,7 +129,7 @@ assert "times" in plan_schema()["properties"]["aggregation"]["properties"]
 try:
     loading.validate({"name": "t", "aggregation": {"times": 2}}, "plan")
 except PlanError as error:
-    assert "aggregation.times: only used by halved" in str(error)
+    assert "aggregation.times: only valid for halved" in str(error)
 here = cid.of_bytes(b"p")
 local = model_file.write(
     Path("local"), model_file.LocalMeta(here, 1, 0, here, 1, 0.5, 1.0), {"a": np.float32([4])}

@@ -44,7 +44,7 @@ def test_a_run_comes_back_from_its_folder_or_its_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_runs_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"run\.json: No such file or directory; is it the folder of a run"):
+    with pytest.raises(ConfigError, match=r"run\.json: No such file or directory; is it a run folder"):
         run_folder.load(tmp_path)
     with pytest.raises(ConfigError, match=r"nowhere: No such file"):
         run_folder.load(tmp_path / "nowhere")
@@ -131,7 +131,7 @@ def test_a_run_that_fails_after_it_was_deployed_keeps_its_folder(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/tmp/x", "a\r", "a\0", "a\nb"], ids=ascii)
 def test_a_name_that_is_no_name_of_a_folder_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="should be the name of a new folder"):
+    with pytest.raises(ConfigError, match="should be a folder name"):
         run_folder.new_folder(tmp_path / "runs", name).__enter__()
     assert list(tmp_path.iterdir()) == []
 

@@ -339,7 +339,7 @@ def test_what_is_neither_is_refused_with_the_right_form(
         connect(address)
     message = str(caught.value)
     assert message.startswith(f"store {address!r} ")
-    assert "such as /ip4/127.0.0.1/tcp/5001, or an existing folder (file:FOLDER makes a new one)" in message
+    assert "such as /ip4/127.0.0.1/tcp/5001, or an existing folder (file:FOLDER creates one)" in message
     assert message.isprintable()
 
 
@@ -352,7 +352,7 @@ def test_what_is_neither_is_refused_with_the_right_form(
     ],
 )
 def test_a_url_is_told_as_the_multiaddress_that_it_means(address: str, meant: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(f"(is it {meant}?)")):
+    with pytest.raises(ConfigError, match=re.escape(f"(did you mean {meant}?)")):
         connect(address)
     assert isinstance(connect(meant), IpfsStore)
 

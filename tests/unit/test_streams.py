@@ -52,7 +52,7 @@ COMMANDS = {
 NOTES = {
     "data": "note: these are your own images, not MNIST: 10 training and 10 test images of 2 × 2 pixels\n",
     "sweep": "1 runs of 3 rounds with 2 learners\n1 of 1: fedavg, no attack, seed 1: 50.00% (kept)\n",
-    "reproduce": "".join(f"{name}.json is there already\n" for name in ("federated-1", "plain-keras", "baseline-1")),
+    "reproduce": "".join(f"{name}.json exists; kept\n" for name in ("federated-1", "plain-keras", "baseline-1")),
 }
 """What commands say on standard error first."""
 MODULES = ["fl_node.lab.doctor", "fl_node.lab.lab", "fl_node.data.partition", "fl_node.data.loading"]

@@ -169,12 +169,12 @@ def install(
                 return target
     except OSError as error:
         raise BinaryError(
-            f"{binary}: can't write to {folder}: {error.strerror}; name another cache by FL_NODE_CACHE"
+            f"{binary}: can't write to {folder}: {error.strerror}; set FL_NODE_CACHE to another folder"
         ) from error
-    mirror = "set FL_NODE_BINARIES_MIRROR to where the release can be had, " if binary.urls else ""
+    mirror = "set FL_NODE_BINARIES_MIRROR to a mirror of the release, " if binary.urls else ""
     raise BinaryError(
         f"{binary} could not be installed ({'; '.join(reasons)}). Install Go {binary.go[0]}.{binary.go[1]} or newer, "
-        f"let GOPROXY and PIP_INDEX_URL name mirrors of Go's modules and of PyPI, "
+        f"set GOPROXY and PIP_INDEX_URL to mirrors of Go modules and PyPI, "
         f"{mirror}or {binary.path_variable} to a {binary.command} {binary.full_version}"
     )
 
@@ -278,8 +278,8 @@ def _installed(binary: Binary, cache: Path, *, on_path: bool = True) -> Path:
                 raise BinaryError(
                     f"{where}={path} is {binary.title} {reason.found} without the fixes "
                     f"of {', '.join(binary.fixed)}: "
-                    f"who reaches its P2P port can stop it. Unset {where} for the build with fixes, "
-                    f"or set {binary.unpatched_variable}=1 to insist"
+                    f"anyone who reaches its P2P port can stop it. Unset {where} to build with the fixes, "
+                    f"or set {binary.unpatched_variable}=1 to allow it"
                 ) from reason
             reasons.append(f"{where}: {reason}")
             continue

@@ -52,7 +52,7 @@ def build(binary: Binary, machine: str, scratch: Path, cache: Path, say: Report)
         flags = ["-mod=readonly", "-trimpath", "-buildvcs=false", f"-ldflags={binary.ldflags}"]
         ended = go.run(["build", *flags, "-o", str(target), binary.package], cwd=module)
         if ended.returncode != 0:
-            raise SkippedError(last_line(ended.stderr, "Go said nothing"))
+            raise SkippedError(last_line(ended.stderr, "no output from Go"))
         if machine != this_machine():
             _check_build(binary, machine, go, target)
     except (SkippedError, BinaryError) as error:
@@ -111,7 +111,7 @@ def _copy_verified(binary: Binary, source: Path, target: Path) -> None:
             lines.append((f"{binary.repository}@v{binary.version}/{name}", hashlib.sha256(content).hexdigest()))
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(lines))
     if pinned != [base64.b64encode(hashlib.sha256(listing.encode()).digest()).decode()]:
-        raise SkippedError(f"{source} is not what go.sum pins; go clean -modcache, then try again")
+        raise SkippedError(f"{source} does not match go.sum; run go clean -modcache and retry")
 
 
 def _check_build(binary: Binary, machine: str, go: Go, path: Path) -> None:
@@ -133,4 +133,4 @@ def _check_build(binary: Binary, machine: str, go: Go, path: Path) -> None:
     # Fixes show in the version alone, which is text in the program.
     meta = binary.full_version.removeprefix(binary.version).encode()
     if not all(line in lines for line in wanted) or (binary.fixed and meta not in path.read_bytes()):
-        raise SkippedError(f"what Go made is not from {binary.repository} v{binary.version} for {machine}")
+        raise SkippedError(f"the built program is not {binary.repository} v{binary.version} for {machine}")

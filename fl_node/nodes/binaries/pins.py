@@ -216,7 +216,7 @@ def pin(name: str | Binary) -> Binary:
     """
     binary = {"geth": GETH, "kubo": KUBO, "ipfs": KUBO}.get(name) if isinstance(name, str) else name
     if binary is None:
-        raise BinaryError(f"no binary is called {name!r}; there are geth, kubo, ipfs")
+        raise BinaryError(f"unknown binary {name!r}; should be geth, kubo or ipfs")
     value = os.environ.get(binary.unpatched_variable, "").strip()
     if value not in ("", "0", "1"):
         raise BinaryError(f"{binary.unpatched_variable}={value}: should be 1 for the release without fixes, or 0")

@@ -46,17 +46,17 @@ def check_version(binary: Binary, path: Path) -> None:
     except OSError as error:
         raise SkippedError(f"{path} can't be run here: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise SkippedError(f"{path} did not say its version in {VERSION_TIMEOUT:.0f} s") from error
+        raise SkippedError(f"{path} did not print its version within {VERSION_TIMEOUT:.0f} s") from error
     lines = [line.strip() for line in (output.stdout + output.stderr).splitlines() if line.strip()]
     if output.returncode != 0:
         raise SkippedError(f"{path} failed: {lines[-1] if lines else f'exit code {output.returncode}'}")
     if f"{binary.version_prefix}{binary.full_version}" not in lines:
         said = next((line for line in lines if re.search(r"\d+\.\d+\.\d+", line)), "nothing")
         found = said.removeprefix(binary.version_prefix)
-        raise OtherVersionError(f"{path} is not {binary.full_version} (it says {said!r})", found)
+        raise OtherVersionError(f"{path} is not version {binary.full_version} (it prints {said!r})", found)
     commit = next((line for line in lines if line.startswith("Git Commit: ")), None)
     if commit and not commit.startswith(f"Git Commit: {binary.commit}"):
-        raise SkippedError(f"{path} is not from commit {binary.commit} (it says {commit!r})")
+        raise SkippedError(f"{path} is not from commit {binary.commit} (it prints {commit!r})")
 
 
 def _run_new(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:

@@ -55,7 +55,7 @@ def fetch(binary: Binary, machine: str, scratch: Path, say: Report) -> Path:
     if digest is None:
         raise SkippedError(
             f"no pinned digest for the release for {machine}, building from source "
-            f"({binary.digest_variable} can give one)"
+            f"(set {binary.digest_variable} to give a digest)"
         )
     reasons = []
     for source in _sources(binary, machine):
@@ -108,7 +108,7 @@ def _fetch(source: str, target: Path, binary: Binary, digest: str, say: Report) 
     except (OSError, urllib3.exceptions.HTTPError) as error:
         raise SkippedError(f"{name}: {_short(error)}") from error
     if hasher.hexdigest() != digest:
-        raise SkippedError(f"{name} refused, its {binary.algorithm} is {hasher.hexdigest()} and not {digest}")
+        raise SkippedError(f"{name} rejected: its {binary.algorithm} is {hasher.hexdigest()}, should be {digest}")
 
 
 @contextmanager
@@ -147,9 +147,9 @@ def _short(error: Exception) -> str:
         case requests.HTTPError():
             return f"HTTP {error.response.status_code}" if error.response is not None else str(error)
         case requests.exceptions.SSLError():
-            return "its certificate is not trusted (a site's own CA can be named by REQUESTS_CA_BUNDLE)"
+            return "its certificate is not trusted (set REQUESTS_CA_BUNDLE to your site's CA)"
         case requests.exceptions.ProxyError():
-            return "the proxy did not let it through"
+            return "the proxy rejected the request"
         case requests.Timeout() | urllib3.exceptions.TimeoutError():
             return "timed out"
         case requests.ConnectionError():
@@ -172,11 +172,11 @@ def _unpack(tarball: Path, member: str, target: Path) -> Path:
             info = archive.getmember(member)
             program = archive.extractfile(info) if info.isfile() and info.size <= MAX_BYTES else None
             if program is None:
-                raise SkippedError(f"{member} in the release is not a program")
+                raise SkippedError(f"{member} in the release is not a regular file")
             with program, target.open("wb") as out:
                 shutil.copyfileobj(program, out, _CHUNK)
     except KeyError:
-        raise SkippedError(f"the release holds no {member}") from None
+        raise SkippedError(f"the release has no {member}") from None
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise SkippedError(f"the release can't be unpacked: {error}") from error
     target.chmod(0o755)

