@@ -1,7 +1,7 @@
-"""What the site has beyond the pages in this folder: the repository's own pages, and references made at each build.
+"""Adds to the site the pages outside this folder, and references that are generated at each build.
 
-The site is laid out as the repository is: ``docs/modes.md`` is ``docs/modes.html`` there, ``README.md`` its index.
-So MkDocs itself checks a link from ``docs/`` to a file elsewhere, and one that is right here is right on GitHub.
+The site has the layout of the repository: ``docs/modes.md`` becomes ``docs/modes.html``, ``README.md`` the index.
+MkDocs therefore checks links from ``docs/`` to other files, and a link that works in the site works on GitHub.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ BESIDE = (
     *("vagrant/README.md", "roles/*/README.md"),
     *("contracts/FederatedLearning.sol", "inventory/*.yml", "plans/*.toml", "examples/**/*.*"),
 )
-"""Files outside ``docs/`` that pages may link to; those that are no pages are copied as they are."""
+"""Files outside ``docs/`` that pages may link to; files that are not pages are copied unchanged."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Put the pages where they are in the repository, and add what is generated."""
+    """Place the pages as in the repository, and add the generated pages."""
 
     def file(path: str) -> File:
         return File(path, str(ROOT), config.site_dir, config.use_directory_urls)
@@ -61,7 +61,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001
-    """Give the theme's search a name for those who can't see it."""
+    """Label the theme's search for screen readers."""
     return output.replace('role="dialog"', 'role="dialog" aria-label="Search"')
 
 
@@ -71,12 +71,12 @@ def is_ours(file: File) -> bool:
 
 
 def commands() -> str:
-    """Return the reference of all commands, by Typer's own generator."""
+    """Return the reference of all commands, from Typer's generator."""
     command = [sys.executable, "-m", "typer", "fl_node.cli.app", "utils", "docs", "--name", "fl-node"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise PluginError(f"the reference of commands can't be made: {done.stderr}")
-    # Typer converts markup everywhere but in the lines at the end of a help text, and cuts its list of commands.
+        raise PluginError(f"can't generate the reference of commands: {done.stderr}")
+    # Typer does not convert markup in the last lines of a help text, and truncates its list of commands.
     text = re.sub(r"\[bold\](.*?)\[/bold\]", r"**\1**", done.stdout)
     first_lines = dict(re.findall(r"^##+ `fl-node ([^`]+)`\n\n(.+?)\n\n", text, re.MULTILINE | re.DOTALL))
     group = ""
@@ -94,15 +94,15 @@ def commands() -> str:
 
 
 def plan() -> str:
-    """Return the reference of a plan's settings: what the classes say of each, with its type, limits and default."""
+    """Return the reference of a plan's settings: description, type, limits and default of each."""
     return "\n".join(_plan())
 
 
 def _plan() -> Iterator[str]:
     yield "# Plan\n"
-    yield "A run's settings, in a TOML file such as [plans/demo.toml](../plans/demo.toml)."
-    yield "`--set section.setting=value` changes one; `fl-node plan check` says whether a plan is right,"
-    yield "and all that it implies. `fl-node plan schema` prints the JSON Schema of plans, for editors.\n"
+    yield "The settings of a run, in a TOML file such as [plans/demo.toml](../plans/demo.toml)."
+    yield "`--set section.setting=value` changes a setting. `fl-node plan check` checks a plan and prints its implied"
+    yield "settings. `fl-node plan schema` prints the JSON schema of plans, for editors.\n"
     yield from _table(_rows(Plan))
     for key, field in sorted(_sections(Plan), key=lambda one: one[0]):
         choice = choice_of(field)
@@ -124,14 +124,14 @@ def _sections(section: type[Settings]) -> Iterator[tuple[str, FieldInfo]]:
 
 
 def _table(rows: Iterator[tuple[str, str, str, str]]) -> Iterator[str]:
-    yield "| setting | value | default | what it is |\n|---|---|---|---|"
+    yield "| setting | value | default | meaning |\n|---|---|---|---|"
     for name, value, default, text in rows:
         yield f"| `{name}` | {value} | {default} | {text} |"
     yield ""
 
 
 def _rows(section: type[Settings]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield a row for each setting of a section, but for the sections in it."""
+    """Yield a row for each setting of a section, without its subsections."""
     for name, field in section.model_fields.items():
         choice = choice_of(field)
         if choice is not None and choice.flat:
@@ -141,7 +141,7 @@ def _rows(section: type[Settings]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _choice_rows(choice: Choice) -> Iterator[tuple[str, str, str, str]]:
-    """Yield a row for the key of a choice, and for the settings of what may be chosen, with who uses them."""
+    """Yield a row for the key of a choice, and for each setting of its variants, with the variants that use it."""
     key = choice_properties(choice)[choice.key]
     default = f"`{_toml(choice.default)}`" if choice.default else "–"
     yield choice.key, ", ".join(f"`{value}`" for value in choice.variants), default, key["description"]
@@ -200,13 +200,13 @@ def events() -> str:
     parts = [
         "# Events",
         "Header and learners log an event for each step. On a terminal an event is a line of text; elsewhere it is a "
-        "JSON object on a line of its own: in a lab's `logs/`, and on a host in the journal. Each object has `time`, "
+        "line with a JSON object: in a lab's `logs/`, and on a host in the journal. Each object has `time`, "
         "`level`, `node`, `event` (its name), `message` (the text) and the fields below. Programs should match names "
         "and fields: `message` and `detail` are for people and may change.",
-        "`fl-node logs RUN` shows the events of a run as text, `--event NAME` only some of them. "
+        "`fl-node logs RUN` shows the events of a run as text, with `--event NAME` only those events. "
         f"`{logs.FORMAT}=text` or `json` overrides the choice of the format.",
         "| Event | Fields | When |\n| --- | --- | --- |\n" + "\n".join(map(_event_row, EVENTS.values())),
-        "Why a role waits (`reason` of `waiting`): " + ", ".join(f"`{one}`" for one in get_args(Wait)) + ".",
+        "Reasons to wait (`reason` of `waiting`): " + ", ".join(f"`{one}`" for one in get_args(Wait)) + ".",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -217,14 +217,14 @@ def _event_row(kind: type[Event]) -> str:
 
 
 def contract() -> str:
-    """Return the reference of the contract: what its NatSpec says, as the compiler left it in the artifact."""
+    """Return the reference of the contract, from the NatSpec in the compiled artifact."""
     artifact = json.loads((ROOT / "contracts" / "FederatedLearning.json").read_text())
     return "\n".join(_contract(artifact["abi"], artifact["userdoc"], artifact["devdoc"]))
 
 
 def _contract(abi: list[dict[str, Any]], user: dict[str, Any], dev: dict[str, Any]) -> Iterator[str]:
     yield "# Contract\n"
-    yield "[`FederatedLearning.sol`](../contracts/FederatedLearning.sol), in the words of its source.\n"
+    yield "[`FederatedLearning.sol`](../contracts/FederatedLearning.sol), from the comments in its source.\n"
     yield user["notice"] + "\n"
     yield dev["details"] + "\n"
     calls = [one for one in abi if one["type"] == "function"]
@@ -247,12 +247,12 @@ def _entry(entry: dict[str, Any], user: dict[str, Any], dev: dict[str, Any]) -> 
     kind = {"event": "events", "error": "errors"}.get(entry["type"], "methods")
     key = name if name == "constructor" else f"{name}({types})"
 
-    def said(docs: dict[str, Any]) -> dict[str, Any]:
+    def text_of(docs: dict[str, Any]) -> dict[str, Any]:
         found = docs[kind].get(key, {})
-        # The compiler keeps a list for an error, whose name another contract may have too.
+        # For an error the compiler writes a list, because other contracts may define the same name.
         return dict(found[0] if isinstance(found, list) else found)
 
-    notice, details = said(user).get("notice"), said(dev)
+    notice, details = text_of(user).get("notice"), text_of(dev)
     if notice is None:
         raise PluginError(f"the contract's {key} has no @notice")
     yield f"### {name}\n"
