@@ -1,4 +1,4 @@
-# What a person does here. `make` lists it. At first it needs Python 3.11, 3.12 or 3.13 with venv, bash, and a package index.
+# The targets for users; `make` lists them. They need Python 3.11, 3.12 or 3.13 with venv, bash, and a package index.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 
@@ -14,54 +14,54 @@ CONTROLLER := .venv/controller-installed
 DEV := .venv/dev-installed
 NPM := contracts/node_modules/.installed
 FL_NODE := .venv/bin/fl-node
-# Without the variables of this make, which would reach each make that a test calls; and what Python compiles is kept.
+# Unset this make's variables, because tests call make too; let Python keep its compiled files.
 PYTEST := env -u MAKEFLAGS -u MAKELEVEL -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest
 
-# A .venv without pip (python3-venv was missing), or of a Python that was removed or upgraded since.
-VENV_IS_BROKEN := $(if $(filter-out help clean,$(MAKECMDGOALS)),$(shell .venv/bin/python -c 'import pip' 2>/dev/null || echo anew))
+# A .venv without pip (python3-venv was missing), or whose Python was removed or upgraded.
+VENV_IS_BROKEN := $(if $(filter-out help clean,$(MAKECMDGOALS)),$(shell .venv/bin/python -c 'import pip' 2>/dev/null || echo rebuild))
 
-.PHONY: anew help demo lab controller binaries reproduce bundle test test-testbed test-vm nightly scenarios lint \
+.PHONY: rebuild help demo lab controller binaries reproduce bundle test test-testbed test-vm nightly scenarios lint \
 	types docs bench bench-testbed bench-modes lock clean
 
-help: ## List what can be done
+help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
-demo: $(NODE) ## A small whole run: chain and store in Python, a header, two learners (3 minutes)
+demo: $(NODE) ## Run a small experiment: chain and store in Python, a header, two learners (3 minutes)
 	$(FL_NODE) lab $(PLAN) --or-digits $(ARGS)
 
-lab: binaries ## The same run on three real Geth and three real IPFS nodes (PLAN=…, ARGS=--stay)
+lab: binaries ## Run it on three real Geth and three real IPFS nodes (PLAN=…, ARGS=--stay)
 	$(FL_NODE) lab $(PLAN) --backend processes --or-digits $(ARGS)
 
-controller: $(CONTROLLER) ## What brings up hosts: Ansible and the tools that fetch things for them
+controller: $(CONTROLLER) ## Install Ansible and the download tools that bring up hosts
 
 binaries: $(NODE) ## Get Geth and IPFS, pinned and verified
 	$(FL_NODE) binaries
 
-reproduce: binaries ## The paper's experiment and its baseline, three seeds (an hour on 2 cores)
+reproduce: binaries ## Reproduce the paper's experiment and its baseline, three seeds (an hour on 2 cores)
 	$(FL_NODE) reproduce plans/paper.toml --seeds $(SEEDS) $(ARGS)
 
-bundle: $(CONTROLLER) ## All that a bring-up needs in one archive, from hosts that are up, for rooms without internet
+bundle: $(CONTROLLER) ## Collect everything for an offline bring-up in one archive, from hosts that are up
 	.venv/bin/ansible-playbook ansible/bundle.yml $(ARGS)
 
-test: $(DEV) binaries ## Tests on this machine alone: units, contract, real Geth and IPFS (JOBS=4, COVERAGE= for none)
+test: $(DEV) binaries ## Run the tests on this machine: units, contract, real Geth and IPFS (JOBS=4, COVERAGE= for none)
 	$(PYTEST) --ignore=tests/testbed -n $(JOBS) --dist loadfile $(COVERAGE) $(ARGS)
 
-test-testbed: $(DEV) binaries ## Tests of Vagrantfile, roles and playbooks on three real hosts (docker provider; half an hour)
+test-testbed: $(DEV) binaries ## Test Vagrantfile, roles and playbooks on three real hosts (docker provider; half an hour)
 	$(PYTEST) --timeout=1800 tests/testbed $(ARGS)
 
-test-vm: $(DEV) ## The same roles on three virtual machines (libvirt): bring up, train, audit, reboot
+test-vm: $(DEV) ## Test the roles on three virtual machines (libvirt): bring up, train, audit, reboot
 	tests/vm/run $(ARGS)
 
-bench-testbed: $(DEV) ## How long the hosts take to come up, to be looked at again, and what train.yml adds to a run
+bench-testbed: $(DEV) ## Measure the time to bring up hosts, to provision them again, and the overhead of train.yml
 	.venv/bin/python -m tests.bench.testbed $(ARGS)
 
-nightly: $(DEV) binaries ## Tests that take too long for each change: all of the lab guide, a bundle, what else takes minutes
+nightly: $(DEV) binaries ## Run the tests that take minutes: the complete lab guide, a bundle, and more
 	$(PYTEST) -m nightly --timeout=1800 $(ARGS)
 
-scenarios: $(DEV) binaries ## Faults and lies on real Geth and IPFS, a line each; writes the table of docs/scenarios.md
+scenarios: $(DEV) binaries ## Run all fault scenarios on real Geth and IPFS; write the table of docs/scenarios.md
 	.venv/bin/python -m tests.scenarios $(ARGS)
 
-lint: $(DEV) $(NPM) ## Style of Python, Ansible, YAML and Solidity, and the compiled contract against its source
+lint: $(DEV) $(NPM) ## Check the style of Python, Ansible, YAML and Solidity, and the compiled contract against its source
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	$(PYTEST) -q tests/unit/test_docstrings.py
@@ -72,34 +72,34 @@ lint: $(DEV) $(NPM) ## Style of Python, Ansible, YAML and Solidity, and the comp
 	cd contracts && npm run --silent lint
 	cd contracts && npm run --silent check
 
-types: $(DEV) ## Types of Python
+types: $(DEV) ## Check the types of Python
 	.venv/bin/mypy
 
-docs: $(DEV) ## The documentation as a site, in site/: docs/, the lab guide, references; a broken link fails it
+docs: $(DEV) ## Build the documentation site in site/; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs --quiet build --strict
 	@echo "open site/index.html"
 
-bench: $(DEV) binaries ## What a round costs beyond training, beside Flower; writes results/bench.json
+bench: $(DEV) binaries ## Measure what a round costs beyond training, compared with Flower; write results/bench.json
 	.venv/bin/python -m tests.bench $(ARGS)
 
-bench-modes: $(DEV) binaries ## Asynchronous against synchronous, ensembles against their members, three seeds (two hours)
+bench-modes: $(DEV) binaries ## Compare asynchronous with synchronous runs, and ensembles with their members (two hours)
 	.venv/bin/python -m tests.bench.modes async $(ARGS)
 	.venv/bin/python -m tests.bench.modes ensemble $(ARGS)
 
-lock: $(DEV) ## Renew the locked requirements
+lock: $(DEV) ## Update the locked requirements
 	cd requirements && for name in node controller dev; do ../.venv/bin/uv pip compile --quiet --upgrade --universal \
 		--python-version 3.11 --prerelease if-necessary-or-explicit --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; done
 
-clean: ## Remove what was installed and built here; runs and results stay
+clean: ## Remove installed and built files; keep runs and results
 	rm -rf .venv site contracts/node_modules .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python: $(VENV_IS_BROKEN)
-	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: install one, or say make PYTHON=…"; exit 1; }
-	@test ! -e .venv || echo ".venv is incomplete, or its Python is gone: it is made anew"
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is required: install it, or set make PYTHON=…"; exit 1; }
+	@test ! -e .venv || echo ".venv is incomplete, or its Python is missing: rebuilding .venv"
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv && .venv/bin/python -m pip --version >/dev/null || { rm -rf .venv; \
-		echo "$(PYTHON) could not make .venv; see above. On Debian and Ubuntu: apt-get install $$(basename "$(PYTHON)")-venv"; exit 1; }
+		echo "$(PYTHON) could not create .venv; see above. On Debian and Ubuntu: apt-get install $$(basename "$(PYTHON)")-venv"; exit 1; }
 
 $(NODE): .venv/bin/python requirements/node.txt pyproject.toml
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/node.txt
