@@ -34,7 +34,7 @@ lab: binaries ## Run it on three real Geth and three real IPFS nodes (PLAN=…, 
 
 controller: $(CONTROLLER) ## Install Ansible and the download tools that bring up hosts
 
-binaries: $(NODE) ## Get Geth and IPFS, pinned and verified
+binaries: $(NODE) ## Get the pinned Geth and IPFS programs and verify them
 	$(FL_NODE) binaries
 
 reproduce: binaries ## Reproduce the paper's experiment and its baseline, three seeds (an hour on 2 cores)

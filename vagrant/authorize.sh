@@ -67,7 +67,7 @@ if ! in_force; then
 	changed=yes
 fi
 if ! in_force; then
-	echo "authorize.sh: sshd still offers other ways in than the testbed's key: look at $config and ${settings%/*}" >&2
+	echo "authorize.sh: sshd still allows logins without the testbed's key; check $config and ${settings%/*}" >&2
 	exit 1
 fi
 if [ -n "$changed" ]; then

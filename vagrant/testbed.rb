@@ -47,9 +47,9 @@ module Testbed
     bad("has no hosts") if found.empty?
     found.map { |name, vars| host(name, vars) }.tap { |list| check_addresses(list) }
   rescue Errno::ENOENT
-    bad("there is no such file")
+    bad("no such file")
   rescue Psych::SyntaxError => e
-    bad("line #{e.line} is indented by a tab: YAML wants spaces") if text.lines[e.line - 1].to_s.match?(/\A\s*\t/)
+    bad("line #{e.line} is indented by a tab; use spaces") if text.lines[e.line - 1].to_s.match?(/\A\s*\t/)
     bad("line #{e.line} is not YAML: #{e.problem}")
   rescue Psych::Exception => e
     bad("is not YAML: #{e.message}")
@@ -58,21 +58,21 @@ module Testbed
   # As other systems may have written it: with a byte-order mark, or in another encoding.
   def read_text
     text = File.binread(INVENTORY).delete_prefix("\xEF\xBB\xBF".b).force_encoding(Encoding::UTF_8)
-    text.valid_encoding? ? text : bad("is not UTF-8: save it as UTF-8")
+    text.valid_encoding? ? text : bad("is not UTF-8; save it as UTF-8")
   end
 
   # Ansible's shape: a group has vars, hosts and children; the nearer variable wins.
   def collect(groups, inherited, found)
-    bad("is not a tree of groups") unless groups.is_a?(Hash)
+    bad("should be a mapping of groups") unless groups.is_a?(Hash)
     groups.each do |name, group|
       group ||= {}
-      bad("group #{name} is not a mapping") unless group.is_a?(Hash)
+      bad("group #{name} should be a mapping") unless group.is_a?(Hash)
       %w[vars hosts children].each do |part|
         bad("#{part} of group #{name} should be a mapping") unless group[part].nil? || group[part].is_a?(Hash)
       end
       vars = inherited.merge(group["vars"] || {})
       (group["hosts"] || {}).each do |host, own|
-        bad("host #{host}: its variables are not a mapping") unless own.nil? || own.is_a?(Hash)
+        bad("host #{host}: its variables should be a mapping") unless own.nil? || own.is_a?(Hash)
         found[host.to_s] = vars.merge(found[host.to_s] || {}).merge(own || {})
       end
       collect(group["children"], vars, found) if group["children"]
@@ -80,11 +80,11 @@ module Testbed
   end
 
   def host(name, vars)
-    bad("host #{name}: not a host name of letters, digits and hyphens") unless name.match?(/\A[a-z\d]([a-z\d-]*[a-z\d])?\z/i)
+    bad("host #{name}: the name should have only letters, digits and hyphens") unless name.match?(/\A[a-z\d]([a-z\d-]*[a-z\d])?\z/i)
     address = vars["ansible_host"] or bad("host #{name}: ansible_host is missing")
     memory, cpus = { "vm_memory" => 3072, "vm_cpus" => 2 }.map do |key, default|
       value = vars.fetch(key, default)
-      value.is_a?(Integer) && value.positive? ? value : bad("host #{name}: #{key} is not a whole number: #{value}")
+      value.is_a?(Integer) && value.positive? ? value : bad("host #{name}: #{key} should be a positive whole number (is #{value})")
     end
     Host.new(name, address.to_s, memory, cpus)
   end
@@ -92,15 +92,15 @@ module Testbed
   def check_addresses(list)
     list.each do |host|
       unless host.address.match?(/\A\d+\.\d+\.\d+\.\d+\z/) && (IPAddr.new(host.address) rescue false)
-        bad("host #{host.name}: ansible_host is not an IPv4 address: #{host.address}")
+        bad("host #{host.name}: ansible_host should be an IPv4 address (is #{host.address})")
       end
       unless PRIVATE.any? { |range| range.include?(host.address) } && host.address.split(".").last.to_i.between?(2, 254)
-        bad("host #{host.name}: #{host.address} can't be a machine's address in a private range, with .1 for this machine")
+        bad("host #{host.name}: #{host.address} should be in a private range and end in 2 to 254")
       end
       first = list.find { |other| other.address == host.address }
-      bad("host #{host.name}: #{host.address} is the address of #{first.name} already") unless first.equal?(host)
+      bad("host #{host.name}: #{host.address} is already the address of #{first.name}") unless first.equal?(host)
       unless host.address.rpartition(".").first == list.first.address.rpartition(".").first
-        bad("host #{host.name}: #{host.address} is not in one /24 network with #{list.first.name}, #{list.first.address}")
+        bad("host #{host.name}: #{host.address} should be in the /24 network of #{list.first.name}, #{list.first.address}")
       end
     end
   end
@@ -121,7 +121,7 @@ module Testbed
     unless File.exist?(path)
       FileUtils.mkdir_p(STATE)
       out, status = Open3.capture2e("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fl-testbed", "-f", path)
-      fail!("no SSH key could be made: #{out.strip}") unless status.success?
+      fail!("could not create an SSH key: #{out.strip}") unless status.success?
     end
     path
   end
@@ -196,7 +196,7 @@ module Testbed
       if absent.empty?
         once(:ansible) { run_ansible(machine) }
       else
-        machine.ui.info("Ansible waits for #{absent.map { |host, _| host.name }.join(', ')}: it runs when all hosts are up.")
+        machine.ui.info("Ansible runs when all hosts are up; missing: #{absent.map { |host, _| host.name }.join(', ')}.")
       end
     end
   end
@@ -220,11 +220,11 @@ module Testbed
     return if File.executable?(ANSIBLE)
 
     machine.ui.info("Installing Ansible into .venv: make controller")
-    call("make", "controller") or fail!("Ansible could not be installed into .venv; see above, then: make controller")
+    call("make", "controller") or fail!("could not install Ansible into .venv; see above, then run make controller")
   end
 
   def build_image(machine)
-    call(File.join(ROOT, "vagrant/image"), IMAGE) or fail!("#{machine.name}: the image of the containers could not be made; see above")
+    call(File.join(ROOT, "vagrant/image"), IMAGE) or fail!("#{machine.name}: could not build the container image; see above")
   end
 
   # By the testbed's key: an open port alone can be a machine that has it not yet, or another one.
@@ -237,7 +237,7 @@ module Testbed
   def run_ansible(machine)
     command = [ANSIBLE, "-i", INVENTORY, "ansible/site.yml", *Shellwords.split(ENV["FL_TESTBED_ARGS"] || "")]
     machine.ui.info("All hosts are up: #{command.map { |word| word.delete_prefix("#{ROOT}/") }.join(' ')}")
-    call(*command) or fail!("Ansible failed, the machines stay up. When the cause above is mended: vagrant provision")
+    call(*command) or fail!("Ansible failed; the machines stay up. Fix the cause above, then run vagrant provision")
   end
 
   # In the project's folder, with the terminal and without what Vagrant puts into its own environment.

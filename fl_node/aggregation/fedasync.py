@@ -23,7 +23,7 @@ class FedAsync(AsynchronousRule):
     rule: Literal["fedasync"] = "fedasync"
     mixing: Annotated[
         float,
-        Field(gt=0, le=1, description="The share of fresh local weights in the next global weights (α)."),
+        Field(gt=0, le=1, description="Share of new local weights in the next global weights (α)."),
     ] = 0.6
 
     @property

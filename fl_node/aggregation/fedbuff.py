@@ -23,9 +23,7 @@ class FedBuff(AsynchronousRule):
     """The global weights follow the average of a number of updates: global + rate · Σ share · (local - start)."""
 
     rule: Literal["fedbuff"] = "fedbuff"
-    buffer: Annotated[
-        int, Field(ge=1, le=1000, description="The number of updates that make the next global weights (K).")
-    ]
+    buffer: Annotated[int, Field(ge=1, le=1000, description="Number of updates per aggregation (K).")]
     server_learning_rate: ServerLearningRate = 1.0
 
     @property
@@ -36,7 +34,7 @@ class FedBuff(AsynchronousRule):
     def problems(self, files: int) -> Iterator[tuple[str, str]]:
         """Yield a problem if there are too few learners to fill the buffer."""
         if self.buffer > files:
-            yield "buffer", f"should be at most {files}, or nobody is left to fill it (is {self.buffer})"
+            yield "buffer", f"should be at most {files}, the number of learners that can fill it (is {self.buffer})"
 
     def apply(self, parent: Tensors, updates: Sequence[Update]) -> Aggregate:
         """Add the average of the updates to the global weights."""

@@ -21,7 +21,7 @@ from fl_node.aggregation.rule import Aggregate, Rule, rounded, shares
 from fl_node.runtime.settings import Fraction, Positive
 from fl_node.runtime.tensors import Tensor, Tensors, Wide
 
-ServerLearningRate = Annotated[Positive, Field(description="The length of the step of the global weights (η).")]
+ServerLearningRate = Annotated[Positive, Field(description="Server learning rate (η).")]
 
 
 class FedAvgM(Rule):
@@ -35,9 +35,9 @@ class FedAvgM(Rule):
 
     rule: Literal["fedavgm"] = "fedavgm"
     server_learning_rate: ServerLearningRate = 1.0
-    momentum: Annotated[Fraction, Field(description="The share of the last direction that is kept (in Adam β₁).")] = (
-        0.9
-    )
+    momentum: Annotated[
+        Fraction, Field(description="Momentum: the share of the previous direction that is kept (β₁ in Adam).")
+    ] = 0.9
 
     def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:
         """Compute the next weights and momentum."""
@@ -64,10 +64,10 @@ class FedAdam(Rule):
 
     rule: Literal["fedadam"] = "fedadam"
     server_learning_rate: ServerLearningRate = 0.01
-    momentum: Annotated[Fraction, Field(description="The share of the last direction that is kept (in Adam β₁).")] = (
-        0.9
-    )
-    beta_2: Annotated[Fraction, Field(description="The share of the last squares that is kept (β₂).")] = 0.99
+    momentum: Annotated[
+        Fraction, Field(description="Momentum: the share of the previous direction that is kept (β₁ in Adam).")
+    ] = 0.9
+    beta_2: Annotated[Fraction, Field(description="Share of the previous squares that is kept (β₂).")] = 0.99
     tau: Annotated[
         Positive,
         Field(

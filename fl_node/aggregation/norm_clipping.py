@@ -26,7 +26,7 @@ class NormClipping(Rule):
     rule: Literal["norm_clipping"] = "norm_clipping"
     clipping_norm: Annotated[
         Positive,
-        Field(description="The longest an update (local minus global weights) may be, in the Euclidean norm."),
+        Field(description="Maximum Euclidean norm of an update (local minus global weights)."),
     ]
 
     def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:

@@ -42,7 +42,7 @@ class Rule(Settings):
     rule: str
     weighting: Annotated[
         Literal["samples", "uniform"],
-        Field(description="What each file of local weights counts for: its number of samples, or 1."),
+        Field(description="Weight of each local file: its number of samples, or 1."),
     ] = "samples"
 
     def least(self) -> int:
@@ -101,7 +101,7 @@ class Robust(Rule):
     number: ClassVar[str | None] = "num_malicious"
 
     num_malicious: Annotated[
-        int, Field(ge=1, le=500, description="The number of malicious learners that the rule withstands (f).")
+        int, Field(ge=1, le=500, description="Number of malicious learners that the rule tolerates (f).")
     ]
 
     def problems(self, files: int) -> Iterator[tuple[str, str]]:
@@ -109,8 +109,8 @@ class Robust(Rule):
         if self.least() > files:
             yield (
                 "num_malicious",
-                f"{self.rule} needs {self.least()} local files in each round to withstand {self.num_malicious} "
-                f"malicious learners, and a round may close with {files}",
+                f"{self.rule} needs {self.least()} local files per round to tolerate {self.num_malicious} "
+                f"malicious learners, but a round may close with {files}",
             )
 
     def for_fewer(self, files: int) -> Self:
@@ -120,14 +120,14 @@ class Robust(Rule):
 
 def _uniform(value: object) -> object:
     if value in ("samples",):
-        raise PydanticCustomError("no_weights", "should be uniform; this rule gives all files the same weight")
+        raise PydanticCustomError("no_weights", "should be uniform; this rule weights all files equally")
     return value
 
 
 Uniform = Annotated[
     Literal["uniform"],
     BeforeValidator(_uniform),
-    Field(description="This rule gives all files of local weights the same weight."),
+    Field(description="This rule weights all files equally."),
 ]
 
 

@@ -53,7 +53,8 @@ class Polynomial(Staleness):
 
     staleness: Literal["polynomial"] = "polynomial"
     exponent: Annotated[
-        Positive, Field(description="An update counts (rounds + 1) to the power of minus this exponent (a).")
+        Positive,
+        Field(description="The weight of an update is (rounds + 1) to the power of minus this exponent (a)."),
     ] = 0.5
 
     def discount(self, rounds: int) -> float:
@@ -66,10 +67,11 @@ class Hinge(Staleness):
 
     staleness: Literal["hinge"] = "hinge"
     grace: Annotated[
-        int, Field(ge=0, le=1_000_000, description="The number of rounds for which an update counts in full (b).")
+        int, Field(ge=0, le=1_000_000, description="Number of rounds without a penalty for an update (b).")
     ] = 4
     slope: Annotated[
-        Positive, Field(description="After the grace an update counts 1 / (slope · (rounds - grace) + 1) (a).")
+        Positive,
+        Field(description="After the grace, the weight of an update is 1 / (slope · (rounds - grace) + 1) (a)."),
     ] = 10.0
 
     def discount(self, rounds: int) -> float:

@@ -24,9 +24,7 @@ class Backdoor(DataAttack):
     needs_images: ClassVar[bool] = True
 
     data: Literal["backdoor"] = "backdoor"
-    target: Annotated[
-        int, Field(ge=0, lt=100_000, description="The label that the model shall give images with the patch.")
-    ] = 0
+    target: Annotated[int, Field(ge=0, lt=100_000, description="Target label for images with the patch.")] = 0
     fraction: Annotated[
         float, Field(gt=0, le=1, description="The share of the attacker's images that get the patch.")
     ] = 0.5

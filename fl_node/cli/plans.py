@@ -36,9 +36,7 @@ def shards(
     loaded = complete(plans.load(plan, settings or ()), data_dir, modules)
     counts = partition.label_counts(loaded, loading.load(loaded, data_dir, modules, print_note).labels())
     if picture is not None:
-        title = (
-            f"{loaded.name}: {loaded.data.noun} of {loaded.data.name} by label, shared out by {loaded.data.partition}"
-        )
+        title = f"{loaded.name}: {loaded.data.noun} of {loaded.data.name} by label, partition {loaded.data.partition}"
         files.write(picture, plots.bubbles_file(title, counts))
         print_note(f"picture: {picture}")
     if as_json:

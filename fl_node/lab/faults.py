@@ -263,9 +263,9 @@ def _flood(lab: Controls, trace: Trace) -> None:
     while contract.state().round == ROUND and time.monotonic() - start < FLOOD:
         lie = cid.of_bytes(f"flood {count}".encode())
         count += contract.set_local_weight(2, lie, contract.chain.nonce()) is not None
-    trace.notes.append(f"{count} transactions taken in {time.monotonic() - start:.1f} s")
+    trace.notes.append(f"{count} transactions sealed in {time.monotonic() - start:.1f} s")
     if contract.state().round == ROUND:
-        trace.notes.append("the round was open still")
+        trace.notes.append("the round was still open")
     lab.release(LIAR)
 
 
@@ -281,7 +281,7 @@ def _waited_for(node_id: int) -> Expectation:
         said = [
             e for _, e in trace.said(HEADER, events.Waiting.name, reason="updates", round=ROUND, learners=[node_id])
         ]
-        return Check(f"the header says that it waits for learner {node_id}", bool(said), _first(said))
+        return Check(f"the header reports that it waits for learner {node_id}", bool(said), _first(said))
 
     return expectation
 
@@ -291,7 +291,9 @@ def _rejected(code: str) -> Expectation:
         said = [e for _, e in trace.said(HEADER, events.UpdateRejected.name, round=ROUND, learner=2, reason=code)]
         listed = outcome.result.rounds[ROUND].rejected.get(2, "")
         passed = bool(said and listed)
-        return Check("learner 2's file is rejected, and the global file says why", passed, listed or _first(said))
+        return Check(
+            "learner 2's file is rejected, and the global file has the reason", passed, listed or _first(said)
+        )
 
     return expectation
 
@@ -302,7 +304,7 @@ def _absent(rounds: Callable[[Plan], range]) -> Expectation:
         found = [one.round for one in outcome.result.rounds if 2 in one.missing_learners]
         names = ", ".join(map(str, found)) or "none"
         return Check(
-            "the global files name learner 2 as missing in the rounds without it", found == wanted, f"rounds {names}"
+            "the global files list learner 2 as missing in the rounds without it", found == wanted, f"rounds {names}"
         )
 
     return expectation
@@ -310,7 +312,7 @@ def _absent(rounds: Callable[[Plan], range]) -> Expectation:
 
 def _contract_refused(trace: Trace, _outcome: Outcome) -> Check:
     passed = len(trace.notes) == 3 and not trace.got
-    return Check("the contract refuses everything that the account may not do", passed, "; ".join(trace.notes))
+    return Check("the contract reverts every call that the account may not make", passed, "; ".join(trace.notes))
 
 
 def _taken(node: str) -> Expectation:
@@ -326,16 +328,16 @@ def _taken(node: str) -> Expectation:
 
 
 def _back(trace: Trace, _outcome: Outcome) -> Check:
-    return Check("the daemon that was killed runs again", trace.back, "; ".join(trace.notes))
+    return Check("the killed daemon runs again", trace.back, "; ".join(trace.notes))
 
 
 def _waited(trace: Trace, _outcome: Outcome) -> Check:
     after = [when for when, _ in trace.said(HEADER, events.GlobalWeightsPublished.name, round=ROUND + 1)]
     seconds = (after[0] - (trace.fault or 0)) if after else 0.0
     return Check(
-        "nothing is sealed while half of the sealers are away",
+        "no block is sealed while half of the sealers are suspended",
         seconds > AWAY,
-        f"the round's global weights come after {seconds:.1f} s",
+        f"the round's global weights are published after {seconds:.1f} s",
     )
 
 
@@ -343,11 +345,11 @@ def _flooded(_trace: Trace, outcome: Outcome) -> Check:
     accepted = [{n for n, entry in one.local.items() if entry.problem is None} for one in outcome.result.rounds]
     passed = all({1, 3} <= one for one in accepted)
     seen = f"from learners {', '.join(map(str, sorted(set.intersection(*accepted))))}"
-    return Check("the others' weights are accepted in every round", passed, seen)
+    return Check("the other learners' weights are accepted in every round", passed, seen)
 
 
 def _closed_over_flood(trace: Trace, _outcome: Outcome) -> Check:
-    return Check("the round closes while the flood goes on", len(trace.notes) == 1, "; ".join(trace.notes))
+    return Check("the round closes during the flood", len(trace.notes) == 1, "; ".join(trace.notes))
 
 
 def _kept_out(trace: Trace, _outcome: Outcome) -> Check:
@@ -358,7 +360,7 @@ def _kept_out(trace: Trace, _outcome: Outcome) -> Check:
 
 
 def _first(said: list[Mapping[str, Any]]) -> str:
-    return str(said[0]["message"]) if said else "nothing of the kind"
+    return str(said[0]["message"]) if said else "no such event"
 
 
 _WITHOUT_ONE = {"min_learners": 2, "round_timeout": 15.0, "fetch_timeout": 3.0}
@@ -385,8 +387,8 @@ SCENARIOS = {
     for one in (
         Scenario(
             "learner-killed",
-            "A learner is killed while it trains. All it had in memory is gone; it is started again, reads the "
-            "chain, and trains the same round from the same seed to the same bits.",
+            "A learner is killed while it trains and loses its memory. After a restart it reads the chain and "
+            "trains the same round from the same seed to the same bits.",
             (VICTIM, events.TrainingStarted.name),
             _kill(VICTIM),
             (_taken(VICTIM),),
@@ -394,8 +396,8 @@ SCENARIOS = {
         ),
         Scenario(
             "header-killed",
-            "The header is killed as it takes the learners' files. Nothing but chain and store remembers the round; "
-            "its successor fetches the files again and makes the same global file.",
+            "The header is killed while it collects the learners' files. Only chain and store keep the round. After "
+            "a restart the header fetches the files again and writes the same global file.",
             (HEADER, events.UpdateAccepted.name),
             _kill(HEADER),
             (_taken(HEADER),),
@@ -403,8 +405,8 @@ SCENARIOS = {
         ),
         Scenario(
             "learner-away",
-            "A learner is away for some seconds. The plan wants every learner, so the round stays open, and the "
-            "header says for whom.",
+            "A learner is suspended for a few seconds. The plan requires every learner, so the round stays open, and "
+            "the header reports the missing learner.",
             _TRAINS,
             _pause,
             (_waited_for(2), _taken(LIAR)),
@@ -412,8 +414,8 @@ SCENARIOS = {
         ),
         Scenario(
             "learner-leaves",
-            "A learner leaves for good. The plan is content with min_learners after round_timeout, so each later "
-            "round closes without it and its global file names it as missing.",
+            "A learner leaves permanently. The plan accepts min_learners after round_timeout, so each later round "
+            "closes without it, and the global file lists it as missing.",
             _TRAINS,
             _leave,
             (_absent(lambda plan: range(ROUND, plan.rounds)),),
@@ -422,7 +424,7 @@ SCENARIOS = {
         ),
         Scenario(
             "learner-late",
-            "A learner joins after the first round has closed without it, and takes part from then on.",
+            "A learner joins after the first round has closed without it and takes part in all later rounds.",
             (HEADER, events.RoundStarted.name),
             _come,
             (_absent(lambda _plan: range(ROUND)),),
@@ -431,33 +433,36 @@ SCENARIOS = {
             begin=_come_late,
         ),
         _liar("garbage", "A learner publishes random bytes.", _garbage, "too_large"),
-        _liar("nan", "A learner publishes weights that are not numbers.", _not_a_number, "not_finite"),
+        _liar("nan", "A learner publishes weights with NaN values.", _not_a_number, "not_finite"),
         _liar(
             "large-file",
-            "A learner publishes a file of 1 GiB. No more of it is read than a model of this plan can have.",
+            "A learner publishes a file of 1 GiB. The header reads at most the size of a model of this plan.",
             _too_large,
             "too_large",
             _store_large,
         ),
         _liar(
             "missing-file",
-            "A learner publishes a hash of which nobody has the file. The header tries as long as the plan says.",
+            "A learner publishes a hash without a file. The header retries until the plan's fetch_timeout.",
             _nothing,
             "missing",
         ),
         _liar(
-            "others-file", "A learner publishes a file that says it is another's.", _of_another, "metadata.node_id"
+            "others-file",
+            "A learner publishes a file with the nodeId of another learner.",
+            _of_another,
+            "metadata.node_id",
         ),
         _liar(
             "yesterdays-file",
-            "A learner publishes its file of the last round again.",
+            "A learner publishes its file of the previous round again.",
             _of_yesterday,
             "metadata.round",
         ),
         Scenario(
             "trespass",
-            "A learner's account calls the contract in place of others: another learner's weights, global weights, a "
-            "registration. Each reverts with an error of its own.",
+            "A learner's account calls the contract for others: to set another learner's weights, to set global "
+            "weights, to register a learner. Each call reverts with a specific error.",
             _TRAINS,
             _trespass(lambda lab: lab.as_node(LIAR)[0]),
             (_contract_refused,),
@@ -465,7 +470,7 @@ SCENARIOS = {
         ),
         Scenario(
             "stranger",
-            "Somebody with an account and no part in the run calls the contract.",
+            "An account that has no role in the run calls the contract.",
             _TRAINS,
             _trespass(_stranger),
             (_contract_refused,),
@@ -473,8 +478,8 @@ SCENARIOS = {
         ),
         Scenario(
             "stranger-daemon",
-            "Somebody who knows where the swarm's nodes are, and which file to ask for, but has no swarm key, starts "
-            "an IPFS daemon. No node speaks with it.",
+            "A stranger who knows the addresses of the swarm's nodes and a file's CID, but has no swarm key, starts "
+            "an IPFS daemon. No node connects to it.",
             _TRAINS,
             _join_swarm,
             (_kept_out,),
@@ -483,8 +488,8 @@ SCENARIOS = {
         ),
         Scenario(
             "flood",
-            "A learner publishes hash after hash, as fast as it can, and no file. Each has its block, and the "
-            "others' come between; the header looks again a few times, and then closes the round over the flood.",
+            "A learner publishes hashes without files as fast as it can. Each gets a block, and the other learners' "
+            "transactions get blocks too. The header re-reads a few times and then closes the round.",
             _TRAINS,
             _flood,
             (_closed_over_flood, _flooded),
@@ -493,8 +498,8 @@ SCENARIOS = {
         ),
         Scenario(
             "geth-killed",
-            "A learner's Geth node is killed. The other sealers go on; the learner waits for its own node and goes "
-            "on with it.",
+            "A learner's Geth node is killed. The other sealers continue; the learner waits for its own node and "
+            "continues after the restart.",
             (VICTIM, events.TrainingStarted.name),
             _kill_daemon(f"{VICTIM} geth"),
             (_back, _taken(VICTIM)),
@@ -503,7 +508,7 @@ SCENARIOS = {
         ),
         Scenario(
             "ipfs-killed",
-            "A learner's IPFS node is killed while the learner trains, and comes back with what it had.",
+            "A learner's IPFS node is killed while the learner trains, and restarts with its data.",
             (VICTIM, events.TrainingStarted.name),
             _kill_daemon(f"{VICTIM} ipfs"),
             (_back, _taken(VICTIM)),
@@ -512,8 +517,8 @@ SCENARIOS = {
         ),
         Scenario(
             "sealers-gone",
-            "Half of the sealers stand still. Clique needs more than half, so no block comes and everybody waits; "
-            "when they are back, the run continues as if nothing had happened.",
+            "Half of the sealers are suspended. Clique needs more than half, so no block is sealed and all roles "
+            "wait. When the sealers resume, the run continues as if nothing had happened.",
             _TRAINS,
             _freeze_sealers,
             (_waited,),

@@ -31,7 +31,7 @@ class Dirichlet(Partition):
     @property
     def description(self) -> str:
         """How the samples are shared out."""
-        return f"shared out with labels from a Dirichlet distribution (α = {self.alpha:g})"
+        return f"partitioned by label with a Dirichlet distribution (α = {self.alpha:g})"
 
     def parts(self, pool: Pool) -> list[Indices]:
         """Draw the parts."""

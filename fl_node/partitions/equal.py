@@ -19,7 +19,7 @@ class Equal(Partition):
     @property
     def description(self) -> str:
         """How the samples are shared out."""
-        return "shared out at random in equal parts"
+        return "partitioned at random into equal parts"
 
     def parts(self, pool: Pool) -> list[Indices]:
         """Draw the parts."""

@@ -33,7 +33,7 @@ class FewLabels(Partition):
     @property
     def description(self) -> str:
         """How the samples are shared out."""
-        return f"sorted by label and shared out in {self.labels_each} parts a learner"
+        return f"sorted by label and partitioned into {self.labels_each} parts per learner"
 
     def parts(self, pool: Pool) -> list[Indices]:
         """Deal the pieces out."""

@@ -21,7 +21,7 @@ class ByModule(Partition):
     @property
     def description(self) -> str:
         """How the samples are shared out."""
-        return "shared out by the plan's module"
+        return "partitioned by the plan's module"
 
     def sizes(self, pool: Pool) -> Sequence[int]:
         """Return the sizes that the plan says of the module's shards."""

@@ -26,7 +26,7 @@ class Quantity(Partition):
     @property
     def description(self) -> str:
         """How the samples are shared out."""
-        return f"shared out with numbers from a Dirichlet distribution (α = {self.alpha:g})"
+        return f"partitioned by size with a Dirichlet distribution (α = {self.alpha:g})"
 
     def sizes(self, pool: Pool) -> Sequence[int]:
         """Draw the numbers."""

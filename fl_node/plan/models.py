@@ -13,7 +13,7 @@ Architecture = Literal["cnn", "deep_cnn", "mlp", "separable_cnn"]
 
 
 class Model(Settings):
-    """Which architecture every node builds, or which each learner."""
+    """Architecture of all learners, or of each learner."""
 
     name: str
 
@@ -47,7 +47,7 @@ class EnsembleModel(Model):
     weighting: Annotated[
         Literal["uniform", "accuracy", "convex"],
         Field(
-            description="What each architecture counts for. `uniform`: the same; `accuracy`: by the number of "
+            description="Weight of each architecture. `uniform`: equal; `accuracy`: by the number of "
             "held-out images it gets right; `convex`: the weights that make the held-out labels most likely."
         ),
     ] = "uniform"

@@ -39,10 +39,10 @@ class Distillation(Settings):
     """How learners with different models learn from what all models together predict on the public set."""
 
     weight: Annotated[
-        Positive, Field(description="What an image of the public set counts for beside one of the learner's own.")
+        Positive, Field(description="Weight of a public image relative to an image of the learner.")
     ] = 1.0
     temperature: Annotated[
-        float, Field(ge=1, le=100, description="Softens the predictions; 1 leaves them as they are.")
+        float, Field(ge=1, le=100, description="Temperature that softens the predictions; 1 means no change.")
     ] = 2.0
 
 

@@ -39,22 +39,24 @@ class DataPlan(Settings):
     source: Annotated[Source, SOURCE_CHOICE] = Mnist()
     train: Annotated[
         int,
-        Field(ge=0, le=10_000_000, description="Training images that the learners share; 0 takes all there are."),
+        Field(ge=0, le=10_000_000, description="Number of training images divided among the learners; 0 means all."),
     ] = 0
-    test: Annotated[int, Field(ge=0, le=10_000_000, description="Test images; 0 takes all there are.")] = 0
+    test: Annotated[int, Field(ge=0, le=10_000_000, description="Number of test images; 0 means all.")] = 0
     partitioner: Annotated[Partition, PARTITION_CHOICE] = Equal()
     validation: Annotated[
         Images,
-        Field(description="Training images that no learner has, to measure models before the end; none by default."),
+        Field(description="Number of held-out training images to evaluate models during the run; none by default."),
     ] = 0
     public_set: Annotated[
         Images,
-        Field(description="Training images that all nodes have, without labels, for distillation; none by default."),
+        Field(
+            description="Number of unlabelled training images that all nodes have, for distillation; none by default."
+        ),
     ] = 0
     validation_sha256: Annotated[
         Sha256 | None,
         FILLED_IN,
-        Field(description="SHA-256 of the validation images and their labels."),
+        Field(description="SHA-256 of the held-out images and their labels."),
     ] = None
 
     @model_validator(mode="after")
@@ -130,7 +132,7 @@ class CustomPlan(Settings):
         Field(
             pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$",
             json_schema_extra={"pattern": r"^(.+\.py|[A-Za-z_][A-Za-z0-9_]{0,62})$"},
-            description="The path of the module, relative to the plan file; in a published plan its name.",
+            description="Path of the module, relative to the plan file; its name in a published plan.",
         ),
     ]
     sha256: Annotated[Sha256, FILLED_IN, Field(description="SHA-256 of the module's source.")]
@@ -142,19 +144,17 @@ class TrainingPlan(Settings):
     if_given: ClassVar[frozenset[str]] = frozenset({"proximal_mu"})
 
     optimizer: Annotated[
-        Literal["adam", "sgd"], Field(description="The optimizer; it starts from its initial state in each round.")
+        Literal["adam", "sgd"], Field(description="The optimizer; its state is reset in each round.")
     ] = "adam"
     learning_rate: Annotated[float, Field(gt=0, le=10, description="The optimizer's learning rate.")] = 0.001
-    epochs: Annotated[
-        int, Field(ge=1, le=1000, description="How many times a learner goes through its images in a round.")
-    ] = 5
-    batch_size: Annotated[int, Field(ge=1, le=65536, description="Images in one step.")] = 64
+    epochs: Annotated[int, Field(ge=1, le=1000, description="Local epochs per round.")] = 5
+    batch_size: Annotated[int, Field(ge=1, le=65536, description="Images per training step.")] = 64
     threads: Annotated[
         int,
         Field(
             ge=1,
             le=256,
-            description="Threads of one learner. Results depend on it, bit for bit, so it belongs to the plan.",
+            description="Threads per learner. The result depends on it bit for bit.",
         ),
     ] = 1
     proximal_mu: Annotated[
@@ -171,10 +171,10 @@ class BoundsPlan(Settings):
 
     if_given: ClassVar[frozenset[str]] = frozenset({"value", "update"})
 
-    value: Annotated[Bound, Field(description="The largest absolute value of a weight.")] = 1e6
+    value: Annotated[Bound, Field(description="Maximum absolute value of a weight.")] = 1e6
     # An honest learner's update on MNIST is about 3 long.
     update: Annotated[
-        Bound, Field(description="The longest an update (local minus global weights) may be, in the Euclidean norm.")
+        Bound, Field(description="Maximum Euclidean norm of an update (local minus global weights).")
     ] = 1e5
 
 
@@ -195,12 +195,14 @@ class AttackPlan(Settings):
 class StragglersPlan(Settings):
     """Learners that take longer than they need; for the laboratory alone."""
 
-    learners: Annotated[
-        NodeIds, Field(description="The nodeIds of the slow learners; an id that the run does not have is ignored.")
-    ]
+    learners: Annotated[NodeIds, Field(description="The nodeIds of the slow learners; unknown ids are ignored.")]
     factor: Annotated[
         float,
-        Field(ge=1, le=1000, description="They pause after training until it has taken so many times as long."),
+        Field(
+            ge=1,
+            le=1000,
+            description="Slowdown: the learners wait after training until it has taken this many times as long.",
+        ),
     ] = 4.0
 
 
@@ -212,11 +214,11 @@ class Plan(Settings):
     strategy: Annotated[Mode, MODE_CHOICE] = Synchronous()
     name: Annotated[
         str,
-        Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="What the run is called, and its folder."),
+        Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="Name of the run and of its folder."),
     ]
     seed: Annotated[
         int,
-        Field(ge=0, lt=2**63, description="Of all randomness: initial weights, shards, the order of images."),
+        Field(ge=0, lt=2**63, description="Seed of all randomness: initial weights, shards, order of images."),
     ] = 1
     rounds: Annotated[
         int,
@@ -227,31 +229,33 @@ class Plan(Settings):
             "update (`fedasync`) or for each `buffer` of them (`fedbuff`).",
         ),
     ] = 5
-    learners: Annotated[int, Field(ge=1, le=1000, description="How many learners there are; nodeIds start at 1.")] = 2
+    learners: Annotated[int, Field(ge=1, le=1000, description="Number of learners; nodeIds start at 1.")] = 2
     min_learners: Annotated[
         int,
-        Field(ge=0, le=1000, description="Local weights without which a round does not close; 0: those of all."),
+        Field(ge=0, le=1000, description="Minimum number of local weights to close a round; 0 means all learners."),
     ] = 0
     round_timeout: Annotated[
         float,
-        Field(ge=0, le=1_000_000, description="Seconds after which a round closes with `min_learners`; 0: never."),
+        Field(
+            ge=0, le=1_000_000, description="Seconds after which a round closes with `min_learners`; 0 means never."
+        ),
     ] = 0.0
     fetch_timeout: Annotated[
         float,
         Field(
             gt=0,
             le=100_000,
-            description="Seconds within which some part of a file must arrive; else the file counts as missing.",
+            description="Seconds without new bytes after which a file counts as missing.",
         ),
     ] = 30.0
     data: DataPlan = DataPlan()
-    model: Annotated[
-        Model, MODEL_CHOICE, Field(description="Which architecture every node builds, or which each learner.")
-    ] = SingleModel()
+    model: Annotated[Model, MODEL_CHOICE, Field(description="Architecture of all learners, or of each learner.")] = (
+        SingleModel()
+    )
     training: TrainingPlan = TrainingPlan()
-    aggregation: Annotated[
-        Rule, RULE_CHOICE, Field(description="How the header makes global weights from local weights.")
-    ] = FedAvg()
+    aggregation: Annotated[Rule, RULE_CHOICE, Field(description="How the header aggregates local weights.")] = (
+        FedAvg()
+    )
     bounds: BoundsPlan = BoundsPlan()
     custom: CustomPlan | None = None
     attack: AttackPlan | None = None

@@ -142,14 +142,14 @@ def pictures(result: Result, split: Mapping[int, Sequence[int]] | None) -> dict[
             found["loss"] = plots.lines("loss", title, curves(result, loss=True), "loss (cross-entropy)", "round")
     if result.plan.mode == "async" and any(turn.member.share is not None for turn in turns(result)):
         for key, title, y_label, of in (
-            ("staleness", "Staleness of each update", "rounds closed since it began", _staleness),
+            ("staleness", "Staleness of each update", "rounds closed since the start of the update", _staleness),
             ("mixing", "Weight of each update in the global weights", "weight", _weight),
         ):
             some = _by_learner(result, of)
             found[key] = plots.points(key, title, some, y_label, "round")
     if rows := _spans(result):
         marks = [seconds for seconds in _closings(result) if seconds is not None]
-        title = "When each learner worked and when it waited"
+        title = "When each learner worked and waited"
         found["timeline"] = plots.timeline("timeline", title, rows, marks)
     if any(one.local_gas or one.global_gas for one in result.costs):
         labels = ["set-up" if one.round is None else str(one.round) for one in result.costs]
@@ -164,7 +164,7 @@ def pictures(result: Result, split: Mapping[int, Sequence[int]] | None) -> dict[
         found["gas"] = plots.stacks("gas", "Gas by round", gas, labels, "thousand gas", "round")
         found["bytes"] = plots.stacks("bytes", "Bytes by round", size, labels, "MB", "round")
     if split:
-        found["split"] = plots.bubbles("split", "Images of each label that each learner has", split)
+        found["split"] = plots.bubbles("split", "Images per label and learner", split)
     return {"plots": {key: Markup(text) for key, text in found.items()}} | drawn  # noqa: S704 - of plots alone
 
 
@@ -181,7 +181,7 @@ def left_out(result: Result) -> list[LeftOut]:
             if member.reason is not None:
                 found.append(LeftOut(one.round, member.node_id, "rejected", member.reason))
         for node_id in one.missing_learners:
-            found.append(LeftOut(one.round, node_id, "missing", "had published nothing when the round closed"))
+            found.append(LeftOut(one.round, node_id, "missing", "had not published when the round closed"))
     return found
 
 
@@ -362,7 +362,7 @@ def shade(value: int, most: int, *, right: bool = False) -> str:
 def _state(result: Result) -> str:
     if result.ended:
         return f"ended after {result.round} rounds"
-    return f"goes on, in round {result.round} of {result.plan.rounds}"
+    return f"is in progress, in round {result.round} of {result.plan.rounds}"
 
 
 def _data_name(plan: Plan) -> str:

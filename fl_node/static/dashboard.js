@@ -45,7 +45,7 @@ function since(seconds) {
 function listen() {
   stream = new EventSource("events");
   stream.onerror = () => {
-    badge("connection lost, trying again", "bad");
+    badge("connection lost, reconnecting", "bad");
     if (stream.readyState === EventSource.CLOSED) setTimeout(listen, 2000); // refused: the browser doesn't try again
   };
   on("reset", () => seen.rounds.clear());
@@ -71,7 +71,7 @@ setInterval(() => {
   for (const one of document.querySelectorAll("[data-ago]")) one.textContent = ago(Number(one.dataset.ago));
   for (const one of document.querySelectorAll("[data-since]")) one.textContent = since(Number(one.dataset.since));
   if (Date.now() - heard > SILENCE) {
-    badge(`no word from the server ${ago(heard / 1000 + ahead)}`, "bad");
+    badge(`no update from the server ${ago(heard / 1000 + ahead)}`, "bad");
     if (stream.readyState === EventSource.OPEN) { stream.close(); heard = Date.now(); listen(); }
   }
 }, 1000);
@@ -87,7 +87,7 @@ function showState() {
   if (down.length) badge(`${down.join(", ")} down`, "bad");
   else if (!run) badge("no run yet", "");
   else if (run.ended) badge("the run has ended", "good");
-  else if (!run.started) badge("the run begins", "");
+  else if (!run.started) badge("the run is starting", "");
   else badge(run.rounds === null ? `round ${run.round}` : `round ${run.round} of ${run.rounds}`, "good");
 }
 
@@ -103,7 +103,7 @@ function showRun() {
       + `${run.model} on ${run.data}. `);
     parts.push("Contract ", element("code", run.contract), ", plan ", element("code", run.plan_cid));
   } else {
-    parts.push("No run was deployed yet. This page shows it as soon as there is one.");
+    parts.push("No run is deployed yet. This page shows the run when it is deployed.");
   }
   get("about").replaceChildren(...parts);
   const problem = [seen.problem, run && run.problem].filter(Boolean).join("; ");
@@ -124,7 +124,7 @@ function showRun() {
 const isDown = (node) => [node.chain, node.files].some((part) => part && !part.up);
 
 function part(one, what) {
-  if (!one) return element("span", "not seen from here", { class: "quiet" });
+  if (!one) return element("span", "not visible from here", { class: "quiet" });
   if (!one.up) {
     const text = [element("span", "down ", { class: "gone" }), element("span", since(one.since), { "data-since": one.since, class: "gone" })];
     return element("span", text, { title: one.problem });
@@ -163,8 +163,8 @@ function showNodes() {
   const unseen = seen.nodes.filter((node) => !node.chain).map((node) => node.name);
   get("unseen").hidden = !unseen.length;
   get("unseen").textContent = unseen.length
-    ? `Geth and IPFS of ${unseen.join(", ")} listen on their own host's loopback: from here is seen only what they put on the chain. `
-      + "Whether such a node is up shows in the peers of those that are seen, and in the blocks it seals."
+    ? `Geth and IPFS of ${unseen.join(", ")} listen only on their host's loopback, so this page shows only their transactions. `
+      + "The peers of the visible nodes and the sealed blocks show whether such a node is up."
     : "";
 }
 
@@ -209,8 +209,8 @@ function showRounds() {
   const unmeasured = closed.length && closed.every((one) => one.result.accuracy === null);
   get("rounds-note").hidden = !unmeasured;
   get("rounds-note").textContent = unmeasured
-    ? "Files of global weights do not say how good they are. The header measures them and says so in its log, which is not seen from here; "
-      + "the report has it, and fl-node dashboard --evaluate measures each here." : "";
+    ? "Files of global weights have no accuracy. The header logs it, but this page can't read the header's log; "
+      + "see the report, or start fl-node dashboard with --evaluate." : "";
   chart(ids, closed.reverse());
 }
 
@@ -399,12 +399,12 @@ function showBars(probabilities) {
 function bytes(text) { return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)); }
 async function fetched(path, options) {
   const answer = await fetch(path, options);
-  const content = await answer.json().catch(() => ({ error: `the server answered with ${answer.status}` }));
-  if (!answer.ok) throw new Error(content.error || `the server answered with ${answer.status}`);
+  const content = await answer.json().catch(() => ({ error: `the server returned ${answer.status}` }));
+  if (!answer.ok) throw new Error(content.error || `the server returned ${answer.status}`);
   return content;
 }
 function slow() {
-  return first ? "Asking… The first question loads TensorFlow, which takes some seconds." : "Asking…";
+  return first ? "Asking… The first request loads TensorFlow, which takes a few seconds." : "Asking…";
 }
 
 async function ask() {
@@ -419,7 +419,7 @@ async function ask() {
     if (number !== asked) return; // another question was asked since
     first = false;
     showBars(found.probabilities);
-    const truth = label === null ? "" : label === found.digit ? ", as it should be" : `; it is a ${label}`;
+    const truth = label === null ? "" : label === found.digit ? ", correct" : `; the label is ${label}`;
     say(element("strong", String(found.digit)), `${(100 * found.probabilities[found.digit]).toFixed(1)} %, by global weights ${found.round}${truth}`);
   } catch (error) {
     if (number === asked) { showBars(null); say(element("span", `No answer: ${error.message}`, { class: "failed" })); }

@@ -45,7 +45,7 @@ def test_a_promise_that_does_not_hold_is_named_and_ends_with_1(tiny_plan: Path, 
     done = run("tests.scenarios.without_fault", "trespass", *arguments)
     assert done.returncode == 1, done.stderr
     broken = [check["what"] for check in json.loads(done.stdout)["checks"] if not check["passed"]]
-    assert broken == ["the contract refuses everything that the account may not do"]
+    assert broken == ["the contract reverts every call that the account may not make"]
 
 
 @pytest.mark.parametrize(

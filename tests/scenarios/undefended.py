@@ -120,7 +120,7 @@ WITHOUT = {
     ),
     "flood": Without(
         "the header looks a few times only for what was published again",
-        "the round closes while the flood goes on",
+        "the round closes during the flood",
         take_away=_look_for_ever,
     ),
     "geth-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),

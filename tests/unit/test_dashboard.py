@@ -145,7 +145,7 @@ def test_a_drawing_of_another_kind_is_refused(ask: Ask) -> None:
 def test_an_empty_drawing_is_refused_with_its_reason(ask: Ask) -> None:
     answer = ask("/predict", "POST", bytes(CANVAS * CANVAS), **PIXELS)
     assert answer.status == 422
-    assert "the drawing shows nothing" in answer.error
+    assert "the drawing is blank" in answer.error
 
 
 def test_before_there_are_global_weights_the_page_says_so(ask: Ask) -> None:
@@ -195,7 +195,7 @@ def test_a_visitor_who_comes_before_the_server_waits_for_it() -> None:
 
 
 def test_an_address_that_is_none_is_named() -> None:
-    with pytest.raises(ConfigError, match="should be an address"):
+    with pytest.raises(ConfigError, match="should be an IP address"):
         bind("lab.example", 0)
 
 

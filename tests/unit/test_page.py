@@ -112,7 +112,12 @@ def test_the_headline_says_how_a_run_ended(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_says_its_round_and_shows_who_has_published(tmp_path: Path) -> None:
     result = replace(run(plan(), 1), open_round={2: entry("open", 14)})
     text = write(tmp_path, result).text
-    for said in ("goes on, in round 1 of 2", "accuracy so far", "Round 1 goes on: 1 local file so far", "80.00 %"):
+    for said in (
+        "is in progress, in round 1 of 2",
+        "accuracy so far",
+        "Round 1 in progress: 1 local file so far",
+        "80.00 %",
+    ):
         assert said in text, said
     assert context.turns(result)[-1] == Turn(2, 1, 1, 10, 14, None, None, Member(2, entry("open", 14), began=1))
 
@@ -121,7 +126,7 @@ def test_a_run_that_has_not_begun_has_a_page_too(tmp_path: Path) -> None:
     result = replace(run(plan(), 0), initial=None, costs=())
     text = write(tmp_path, result).text
     assert "No round is closed yet" in text
-    assert "Nothing has been published yet" in text
+    assert "No learner has published yet" in text
 
 
 def test_what_an_audit_found_is_told_at_the_top_and_in_full(tmp_path: Path) -> None:
@@ -162,18 +167,18 @@ def test_rejected_and_missing_learners_are_named_with_the_reason(tmp_path: Path)
 
 def test_without_a_data_set_it_says_so(tmp_path: Path) -> None:
     text = write(tmp_path, run(plan(), 1)).text
-    assert "No confusion matrix and no images: the data set digits was not at hand" in text
-    assert "How the labels are shared out is not shown" in text
+    assert "No confusion matrix and no images: the data set digits was not available" in text
+    assert "The distribution of labels is not shown" in text
 
 
 def test_of_a_module_of_ones_own_it_shows_no_images_and_says_why(tmp_path: Path) -> None:
     own = {"custom": {"module": "tabular", "sha256": "0" * 64}, "model": {"name": "custom"}}
     data = {"name": "custom", "partition": "module", "samples": [7, 12], "test": 9, "classes": 2}
     text = write(tmp_path, run(plan(**own, data=data), 1)).text
-    assert "19 samples of module tabular shared out by the plan's module, model custom" in text
-    assert "what your own module loads need not be images" in text
-    assert "How the labels are shared out is not shown: only the module knows" in text
-    assert "What your own module loads need not be images" in (tmp_path / "report.md").read_text()
+    assert "19 samples of module tabular partitioned by the plan's module, model custom" in text
+    assert "the samples of a custom module need not be images" in text
+    assert "The distribution of labels is not shown: only the module determines it" in text
+    assert "the samples of a custom module need not be images" in (tmp_path / "report.md").read_text()
 
 
 def test_mistakes_and_labels_are_shown_where_the_data_set_is_at_hand(tmp_path: Path) -> None:
@@ -181,9 +186,9 @@ def test_mistakes_and_labels_are_shown_where_the_data_set_is_at_hand(tmp_path: P
     images, labels = np.zeros((3, 28, 28), np.uint8), np.array([1, 1, 9])
     found = analyze_errors(1, lambda _: probabilities, images, labels)
     made = write(tmp_path, run(plan(), 1), error_analysis=found, split={1: [3] * 10, 2: [4] * 10})
-    assert "take 1 of 3 test images for something else" in made.text
+    assert "misclassify 1 of 3 test images" in made.text
     assert [attributes["alt"] for tag, attributes in made.found if tag == "img"] == ["Test image 2, a 9"]
-    assert "taken for 7" in made.text
+    assert "predicted as 7" in made.text
     assert "|  | 0 | 1 | 2 |" in (tmp_path / "report.md").read_text()
     assert "| 2 | 4 | 4 | 4 |" in (tmp_path / "report.md").read_text()
 
@@ -345,6 +350,6 @@ def test_without_matplotlib_all_but_the_diagrams_is_there(tmp_path: Path, monkey
         importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a)
     )
     made = write(tmp_path, run(plan(), 2))
-    assert "matplotlib is not installed" in made.text
+    assert "matplotlib was not installed" in made.text
     assert "80.10" in made.text
     assert [attributes["class"] for tag, attributes in made.found if tag == "svg"] == ["tree"]

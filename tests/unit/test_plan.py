@@ -376,17 +376,17 @@ def test_the_papers_plan_has_the_papers_values() -> None:
         ('[data]\npartition = "labels"\nalpha = 0.5', "data.alpha: only valid for dirichlet, quantity"),
         (
             'learners = 5\n[aggregation]\nrule = "median"\nweighting = "samples"',
-            "aggregation.weighting: should be uniform; this rule gives all files the same weight (is 'samples')",
+            "aggregation.weighting: should be uniform; this rule weights all files equally (is 'samples')",
         ),
         (
             'learners = 6\n[aggregation]\nrule = "multi_krum"\nnum_malicious = 2',
-            "aggregation.num_malicious: multi_krum needs 7 local files in each round to withstand 2 malicious "
-            "learners, and a round may close with 6",
+            "aggregation.num_malicious: multi_krum needs 7 local files per round to tolerate 2 malicious "
+            "learners, but a round may close with 6",
         ),
         (
             'learners = 9\nmin_learners = 4\n[aggregation]\nrule = "trimmed_mean"\nnum_malicious = 2',
-            "aggregation.num_malicious: trimmed_mean needs 5 local files in each round to withstand 2 malicious "
-            "learners, and a round may close with 4",
+            "aggregation.num_malicious: trimmed_mean needs 5 local files per round to tolerate 2 malicious "
+            "learners, but a round may close with 4",
         ),
         ("[attack]\nlearners = [1]", "attack: should set data, update or both"),
         ('[attack]\ndata = "label_flip"', "attack.learners: missing"),

@@ -7,7 +7,7 @@ case $2 in
 amd64) machine=x86_64 ;;
 arm64) machine=aarch64 ;;
 *)
-	echo "there is no Python for hosts of the platform $2: it should be amd64 or arm64" >&2
+	echo "no Python for platform $2; should be amd64 or arm64" >&2
 	exit 1
 	;;
 esac
@@ -17,7 +17,7 @@ trap 'rm -rf "$folder"' EXIT
 # In a folder of its own: uv obeys a uv.toml that lies in the working directory.
 if ! (cd "$folder" && "$1" python install --no-progress --no-bin --install-dir all "cpython-$3-linux-$machine-gnu") >"$folder/log" 2>&1; then
 	reason=$(sed 's/^ *\(error\|Caused by\): *//' "$folder/log" | grep . | tail -n 1 || true)
-	echo "Python $3 for linux-$2 could not be fetched: ${reason:-$1 does not run}." \
+	echo "could not fetch Python $3 for linux-$2: ${reason:-$1 does not run}." \
 		"Set UV_PYTHON_INSTALL_MIRROR to a mirror of python-build-standalone's releases, put an archive at $archive," \
 		"or install Python 3.11 or newer on the hosts" >&2
 	exit 1
