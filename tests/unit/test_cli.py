@@ -226,7 +226,7 @@ def test_a_command_about_a_run_asks_which(fl_node: FlNode, command: str) -> None
     ("option", "value", "said"),
     [
         ("--node", "header", "should be NAME=RPC,STORE"),
-        ("--listen", "lab.example", "should be an address"),
+        ("--listen", "lab.example", "should be an IP address"),
         ("--contract", "0x12", "should be an address"),
     ],
 )

@@ -86,7 +86,7 @@ def test_a_global_file_that_is_not_made_of_its_files_is_refused(world: World, tm
 def test_an_asynchronous_run_is_refused(world: World, tmp_path: Path) -> None:
     run = played(world)
     nobody_waits = plan(learners=3, mode="async")
-    with pytest.raises(ConfigError, match="asynchronous; values are of rounds"):
+    with pytest.raises(ConfigError, match="asynchronous; contributions need"):
         contributions(run.contract, run.store, tmp_path, nobody_waits, run.trainer.shapes(), value)
 
 
