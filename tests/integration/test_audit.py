@@ -470,7 +470,7 @@ LIES = {
     "rule": Lie(changed(rule="median"), {(2, "header", "rule")}, "is median, should be fedavg"),
     "round": Lie(changed(round=5), {(2, "header", "round")}, "is 5, should be 2"),
     "another plan": Lie(changed(plan=NOWHERE), {(2, "header", "plan")}),
-    "inputs out of order": Lie(changed_inputs(lambda i: i[::-1]), {(2, "header", "inputs")}, "should be of 1, 2, 3"),
+    "inputs out of order": Lie(changed_inputs(lambda i: i[::-1]), {(2, "header", "inputs")}, "should be from 1, 2, 3"),
     "missing learners out of order": Lie(
         puts_missing_learners_out_of_order,
         {(2, "header", "absent")},
@@ -490,7 +490,7 @@ LIES = {
     "missing before the time is up": Lie(
         does_not_wait_for_learner_3,
         {(2, "header", "absent")},
-        "the plan waits 1000 s for them",
+        "the plan waits 1000 s",
         PATIENT | {"round_timeout": 1000.0},
     ),
     "rejected under a pretext": Lie(

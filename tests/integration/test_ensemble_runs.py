@@ -125,7 +125,7 @@ def test_evidence_that_a_model_never_gave_is_found_though_all_follows_from_it(
     text = run.plan.model_dump_json()
     blind = audit(run.contract, run.store, tmp_path, lambda _plan: trainer(text, with_data=False))
     assert blind.passed
-    assert any("not measured here" in note for note in blind.notes)
+    assert any("not checked: the data set" in note for note in blind.notes)
 
 
 def test_a_learner_that_sends_another_architecture_is_refused_with_a_reason(world: World) -> None:

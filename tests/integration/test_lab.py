@@ -280,7 +280,7 @@ def test_a_lab_that_was_killed_can_be_looked_at(pair: Pair, start: Start) -> Non
 def test_status_brings_the_nodes_up_and_down_again(finished: Finished, start: Start) -> None:
     command = start("status", finished.folder, "--json")
     assert command.end() == 0, command.lines
-    assert command.said("bringing the run's nodes up again")
+    assert command.said("restarting the run's nodes")
     status = command.json()
     assert status["ended"]
     assert status["round"] == 3

@@ -111,7 +111,7 @@ def test_a_chain_that_goes_is_said_to_be_down_since_then_and_comes_back(tmp_path
             assert chain_of(seen).since >= gone - 1
             assert "can't be reached" in chain_of(seen).problem
             assert chain_of(seen).height == 1
-            sees(observer, lambda now: "no node's chain" in now.problem)
+            sees(observer, lambda now: "can't reach the chain" in now.problem)
             assert observer.state.run is not None  # what was seen is shown still
 
             backend.check()
