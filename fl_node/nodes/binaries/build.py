@@ -133,4 +133,4 @@ def _check_build(binary: Binary, machine: str, go: Go, path: Path) -> None:
     # Fixes show in the version alone, which is text in the program.
     meta = binary.full_version.removeprefix(binary.version).encode()
     if not all(line in lines for line in wanted) or (binary.fixed and meta not in path.read_bytes()):
-        raise SkippedError(f"the built program is not {binary.repository} v{binary.version} for {machine}")
+        raise SkippedError(f"the built program is not from {binary.repository} v{binary.version} for {machine}")
