@@ -470,7 +470,9 @@ LIES = {
     "rule": Lie(changed(rule="median"), {(2, "header", "rule")}, "is median, should be fedavg"),
     "round": Lie(changed(round=5), {(2, "header", "round")}, "is 5, should be 2"),
     "another plan": Lie(changed(plan=NOWHERE), {(2, "header", "plan")}),
-    "inputs out of order": Lie(changed_inputs(lambda i: i[::-1]), {(2, "header", "inputs")}, "should be from 1, 2, 3"),
+    "inputs out of order": Lie(
+        changed_inputs(lambda i: i[::-1]), {(2, "header", "inputs")}, "should be from 1, 2, 3"
+    ),
     "missing learners out of order": Lie(
         puts_missing_learners_out_of_order,
         {(2, "header", "absent")},
