@@ -225,8 +225,8 @@ class Plan(Settings):
         Field(
             ge=1,
             le=1_000_000,
-            description="How many times new global weights are made. In an asynchronous run that is once for each "
-            "update (`fedasync`) or for each `buffer` of them (`fedbuff`).",
+            description="Number of rounds. A round of an asynchronous run takes one update (`fedasync`) or `buffer` "
+            "updates (`fedbuff`).",
         ),
     ] = 5
     learners: Annotated[int, Field(ge=1, le=1000, description="Number of learners; nodeIds start at 1.")] = 2
