@@ -72,7 +72,7 @@ def test_scenarios_are_listed_and_mistakes_named(tiny_plan: Path) -> None:
     assert all(name in listed.stdout for name in SCENARIOS)
     unknown = fl_node("lab", str(tiny_plan), "--scenario", "earthquake")
     assert unknown.returncode == 2
-    assert unknown.stderr.startswith("fl-node: --scenario earthquake: there are learner-killed, ")
+    assert unknown.stderr.startswith("fl-node: --scenario earthquake: should be one of learner-killed, ")
     elsewhere = fl_node("lab", str(tiny_plan), "--scenario", "sealers-gone")
     assert elsewhere.returncode == 2
     assert elsewhere.stderr.strip() == "fl-node: --scenario sealers-gone needs --backend processes"
