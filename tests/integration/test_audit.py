@@ -199,7 +199,9 @@ def test_a_file_that_was_refused_and_is_bad_is_a_note_with_both_reasons(world: W
     audited = run.audit()
     assert audited.passed, audited.findings
     (note,) = audited.notes
-    assert note.startswith(f"round 0: learner 3's {bad} was rejected (smells); here: metadata: samples is 1000000000")
+    assert note.startswith(
+        f"round 0: learner 3's {bad} was rejected (smells); this audit: metadata: samples is 1000000000"
+    )
 
 
 # Lies about a round: what is published in place of global weights 2, after an honest round
