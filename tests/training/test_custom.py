@@ -132,7 +132,7 @@ def test_how_many_samples_each_learner_has_follows_from_the_plan_alone(make: Mak
         ("data.validation=5", "data.validation: should be left out"),
         ("data.samples=[1, 2, 3]", "data.samples: should have one number for each of 2 learners"),
         ("model.name=cnn", "model.name: should be left out"),
-        ('attack={learners=[1], data="backdoor"}', "backdoor is for images"),
+        ('attack={learners=[1], data="backdoor"}', "backdoor needs images"),
         (f"custom.sha256={'0' * 64}", "has SHA-256 "),
         ("custom.module=other.py", "No such file"),
         ("custom.module=mine", "custom.sha256: missing"),
@@ -177,7 +177,7 @@ def test_a_module_of_another_hash_is_not_run_and_both_hashes_are_named(make: Mak
     changed_source = GOOD + f"open({str(ran)!r}, 'w')\n"
     (tmp_path / "mine.py").write_text(changed_source)
     hashes = [hashlib.sha256(source.encode()).hexdigest() for source in (GOOD, changed_source)]
-    with pytest.raises(ModuleError, match=f"{hashes[0]}.*{hashes[1]}"):
+    with pytest.raises(ModuleError, match=f"{hashes[1]}.*{hashes[0]}"):
         custom_module.load(plan, tmp_path)
     assert not ran.exists()
 

@@ -561,7 +561,7 @@ def test_a_plan_gives_the_same_picture_of_its_shards_each_time(fl_node: FlNode, 
         assert "images by label" in ended.out
     first, second = (path.read_text() for path in pictures)
     assert first == second
-    assert "some: images of digits by label, shared out by labels" in first
+    assert "some: images of digits by label, partition labels" in first
 
 
 def test_an_output_that_can_not_be_written_is_one_line_before_the_work(fl_node: FlNode, tmp_path: Path) -> None:
