@@ -174,7 +174,7 @@ def checks_table(name: str, checks: Sequence[Check]) -> Table:
     """Return a scenario's expectations and whether they passed, for a console."""
     grid = Table(title=f"scenario {name}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     grid.add_column("", min_width=len("FAIL"))
-    grid.add_column("expectation", min_width=_longest_word(one.what for one in checks))
+    grid.add_column("check", min_width=_longest_word(one.what for one in checks))
     grid.add_column("seen", min_width=_longest_word(one.seen for one in checks))
     for one in checks:
         grid.add_row(styled("pass", "green") if one.passed else styled("FAIL", "red"), one.what, one.seen)
