@@ -7,13 +7,10 @@ setting is not valid by itself, the plan raises :class:`NotValidError`, and the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from fl_node.aggregation import RULES
+from fl_node.plan.sections import PlanSettings
 from fl_node.runtime.settings import NotValidError
-
-if TYPE_CHECKING:
-    from fl_node.plan.schema import Plan
 
 INCONSISTENT = "inconsistent"
 """The type of pydantic's error for a plan with such problems."""
@@ -21,7 +18,7 @@ INCONSISTENT = "inconsistent"
 Problems = Iterator[tuple[str, str]]
 
 
-def problems(plan: Plan) -> list[str]:
+def problems(plan: PlanSettings) -> list[str]:
     """Return what is wrong about a plan, or about the valid part of one, a line each."""
     lines = []
     for check in CHECKS:
@@ -33,11 +30,11 @@ def problems(plan: Plan) -> list[str]:
     return lines
 
 
-def _train_exists(plan: Plan) -> Problems:
+def _train_exists(plan: PlanSettings) -> Problems:
     yield from _exist("train", plan.data.train, plan.data.available[0])
 
 
-def _test_exists(plan: Plan) -> Problems:
+def _test_exists(plan: PlanSettings) -> Problems:
     yield from _exist("test", plan.data.test, plan.data.available[1])
 
 
@@ -46,7 +43,7 @@ def _exist(key: str, count: int, available: int) -> Problems:
         yield f"data.{key}", f"should be at most {available}, the size of this data set (is {count})"
 
 
-def _enough_for_all(plan: Plan) -> Problems:
+def _enough_for_all(plan: PlanSettings) -> Problems:
     if 0 < plan.data.train < plan.learners:
         yield (
             "data.train",
@@ -54,7 +51,7 @@ def _enough_for_all(plan: Plan) -> Problems:
         )
 
 
-def _kept_images(plan: Plan) -> Problems:
+def _kept_images(plan: PlanSettings) -> Problems:
     data = plan.data
     if data.kept and data.train + data.kept > data.available[0] > 0:
         keys = " and ".join(f"data.{key}" for key in ("validation", "public_set") if getattr(data, key))
@@ -62,31 +59,31 @@ def _kept_images(plan: Plan) -> Problems:
         yield keys, f"should be at most {left}, the rest of {data.available[0]} training images (is {data.kept})"
 
 
-def _validation_hash(plan: Plan) -> Problems:
+def _validation_hash(plan: PlanSettings) -> Problems:
     if plan.data.validation_sha256 is not None and not plan.data.validation:
         yield "data.validation_sha256", "needs data.validation"
 
 
-def _image_size(plan: Plan) -> Problems:
+def _image_size(plan: PlanSettings) -> Problems:
     size = getattr(plan.data.source, "size", None)
     if size is not None and len(size) != 2:
         yield "data.size", f"should be a height and a width (is {list(size)})"
 
 
-def _labels_each(plan: Plan) -> Problems:
+def _labels_each(plan: PlanSettings) -> Problems:
     classes, each = plan.data.source.class_count, getattr(plan.data.partitioner, "labels_each", None)
     if classes is not None and each is not None and each > classes:
         yield "data.labels_each", f"should be at most {classes}, the number of classes (is {each})"
 
 
-def _target(plan: Plan) -> Problems:
+def _target(plan: PlanSettings) -> Problems:
     if plan.attack is not None and plan.attack.on_data is not None:
         classes, target = plan.data.source.class_count, getattr(plan.attack.on_data, "target", None)
         if classes is not None and target is not None and target >= classes:
             yield "attack.target", f"should be at most {classes - 1}, there are {classes} classes (is {target})"
 
 
-def _attackers(plan: Plan) -> Problems:
+def _attackers(plan: PlanSettings) -> Problems:
     if plan.attack is not None:
         ids = plan.attack.learners
         if len(set(ids)) < len(ids) or not ids:
@@ -95,17 +92,17 @@ def _attackers(plan: Plan) -> Problems:
             yield "attack.learners", f"should be between 1 and {plan.learners} (is {list(ids)})"
 
 
-def _attack_kind(plan: Plan) -> Problems:
+def _attack_kind(plan: PlanSettings) -> Problems:
     if plan.attack is not None and plan.attack.on_data is None and plan.attack.on_update is None:
         yield "attack", "should set data, update or both"
 
 
-def _min_learners(plan: Plan) -> Problems:
+def _min_learners(plan: PlanSettings) -> Problems:
     if plan.min_learners > plan.learners:
         yield "min_learners", f"should be at most learners = {plan.learners} (is {plan.min_learners})"
 
 
-def _rule_of_mode(plan: Plan) -> Problems:
+def _rule_of_mode(plan: PlanSettings) -> Problems:
     rule, mode = plan.aggregation, plan.mode
     if mode == "ensemble" and rule.rule != "fedavg":
         yield "aggregation.rule", f"should be fedavg in an ensemble (is {rule.rule!r})"
@@ -116,13 +113,13 @@ def _rule_of_mode(plan: Plan) -> Problems:
         yield "aggregation.rule", f'should be a synchronous rule, or set mode = "async" (is {rule.rule!r})'
 
 
-def _rule_of_learners(plan: Plan) -> Problems:
+def _rule_of_learners(plan: PlanSettings) -> Problems:
     files = plan.required_learners
     for key, problem in plan.aggregation.problems(files):
         yield f"aggregation.{key}", problem
 
 
-def _model_of_mode(plan: Plan) -> Problems:
+def _model_of_mode(plan: PlanSettings) -> Problems:
     if plan.mode == "ensemble" and plan.custom is not None:
         yield "custom", 'should be left out with mode = "ensemble", which uses model.architectures'
     elif plan.mode == "ensemble" and plan.model.name != "ensemble":
@@ -134,7 +131,7 @@ def _model_of_mode(plan: Plan) -> Problems:
         )
 
 
-def _measured_on(plan: Plan) -> Problems:
+def _measured_on(plan: PlanSettings) -> Problems:
     if plan.measures_members and not plan.data.validation:
         yield (
             "data.validation",
@@ -142,14 +139,14 @@ def _measured_on(plan: Plan) -> Problems:
         )
 
 
-def _distilled_on(plan: Plan) -> Problems:
+def _distilled_on(plan: PlanSettings) -> Problems:
     if plan.distillation is not None and not plan.data.public_set:
         yield "data.public_set", "missing; distillation needs a public set"
     if plan.distillation is None and plan.data.public_set:
         yield "data.public_set", 'needs [distillation] and mode = "ensemble"'
 
 
-def _module_named(plan: Plan) -> Problems:
+def _module_named(plan: PlanSettings) -> Problems:
     if plan.custom is None:
         if plan.data.partitioner.module:
             yield "data.partition", "module needs a [custom] section with a module"
@@ -157,12 +154,12 @@ def _module_named(plan: Plan) -> Problems:
             yield "data.name", "custom needs a [custom] section with a module"
 
 
-def _module_model(plan: Plan) -> Problems:
+def _module_model(plan: PlanSettings) -> Problems:
     if plan.custom is None and plan.model.name == "custom":
         yield "model.name", "custom needs a [custom] section with a module"
 
 
-def _module_decides(plan: Plan) -> Problems:
+def _module_decides(plan: PlanSettings) -> Problems:
     if plan.custom is None:
         return
     data = plan.data
@@ -174,7 +171,7 @@ def _module_decides(plan: Plan) -> Problems:
         yield "model.name", f"should be left out; the module sets it (is {plan.model.name!r})"
 
 
-def _module_data(plan: Plan) -> Problems:
+def _module_data(plan: PlanSettings) -> Problems:
     if plan.custom is None:
         return
     data = plan.data
@@ -190,14 +187,14 @@ def _module_data(plan: Plan) -> Problems:
         yield "data.train", f"should be left out; it is the sum of data.samples (is {data.train})"
 
 
-def _module_attacked(plan: Plan) -> Problems:
+def _module_attacked(plan: PlanSettings) -> Problems:
     if plan.custom is not None and plan.attack is not None and plan.attack.on_data is not None:
         attack = plan.attack.on_data
         if attack.needs_images:
             yield "attack.data", f"{attack.data} needs images; it does not support samples of a module"
 
 
-CHECKS: tuple[Callable[[Plan], Problems], ...] = (
+CHECKS: tuple[Callable[[PlanSettings], Problems], ...] = (
     _train_exists,
     _test_exists,
     _kept_images,

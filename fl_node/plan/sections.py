@@ -1,0 +1,325 @@
+"""The sections of a plan, and all its settings.
+
+The settings of a choice are a class beside its code: rules in :mod:`fl_node.aggregation`, attacks in
+:mod:`fl_node.attacks`, partitions in :mod:`fl_node.partitions`; data sets, models and modes in this package.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fl_node.aggregation import RULE_CHOICE, FedAvg, Rule
+from fl_node.aggregation.asynchronous import AsynchronousRule
+from fl_node.attacks import DATA_CHOICE, UPDATE_CHOICE, DataAttack, UpdateAttack
+from fl_node.errors import PlanError
+from fl_node.partitions import PARTITION_CHOICE, Equal, Partition
+from fl_node.plan.data_sets import SOURCE_CHOICE, Mnist, Sha256, Source
+from fl_node.plan.models import MODEL_CHOICE, EnsembleModel, Model, SingleModel
+from fl_node.plan.modes import MODE_CHOICE, Distillation, Ensemble, Mode, Synchronous
+from fl_node.runtime.settings import FILLED_IN, NodeIds, Positive, Settings
+
+Images = Annotated[int, Field(ge=1, le=10_000_000)]
+Bound = Annotated[float, Field(gt=0, le=1e30)]
+
+
+class DataPlan(Settings):
+    """Which images, how many of them, and how the learners share them."""
+
+    if_given: ClassVar[frozenset[str]] = frozenset({"validation", "public_set"})
+
+    source: Annotated[Source, SOURCE_CHOICE] = Mnist()
+    train: Annotated[
+        int,
+        Field(ge=0, le=10_000_000, description="Number of training images divided among the learners; 0 means all."),
+    ] = 0
+    test: Annotated[int, Field(ge=0, le=10_000_000, description="Number of test images; 0 means all.")] = 0
+    partitioner: Annotated[Partition, PARTITION_CHOICE] = Equal()
+    validation: Annotated[
+        Images,
+        Field(description="Number of held-out training images to evaluate models during the run; none by default."),
+    ] = 0
+    public_set: Annotated[
+        Images,
+        Field(
+            description="Number of unlabelled training images that all nodes have, for distillation; none by default."
+        ),
+    ] = 0
+    validation_sha256: Annotated[
+        Sha256 | None,
+        FILLED_IN,
+        Field(description="SHA-256 of the held-out images and their labels."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _all_there_are(self) -> Self:
+        """Put a number where the plan says "all", so that whoever reads the plan needs no data set to know."""
+        train, test = self.available
+        known = {"train": max(train - self.kept, 0), "test": test}
+        for key, count in known.items():
+            if getattr(self, key) == 0:
+                self.__dict__[key] = count
+        return self
+
+    @property
+    def name(self) -> str:
+        """The data set's name."""
+        return self.source.name
+
+    @property
+    def partition(self) -> str:
+        """The partition's name."""
+        return self.partitioner.partition
+
+    @property
+    def kept(self) -> int:
+        """Training images that are not among those that the learners share."""
+        return self.validation + self.public_set
+
+    @property
+    def available(self) -> tuple[int, int]:
+        """Training and test images there are; the plan may take fewer."""
+        return self.source.available
+
+    @property
+    def noun(self) -> str:
+        """What the data are called in a sentence."""
+        return self.source.noun
+
+    @property
+    def class_count(self) -> int:
+        """The number of classes.
+
+        Raises
+        ------
+        PlanError
+            The number is unknown until the run is deployed.
+        """
+        count = self.source.class_count
+        if count is None:
+            raise PlanError("data.classes: not known before the run is deployed")
+        return count
+
+    @property
+    def image_size(self) -> tuple[int, ...]:
+        """Height and width of the images."""
+        return self.source.image_size
+
+    @property
+    def samples(self) -> tuple[int, ...]:
+        """How many samples each learner has, where the data decide it; else empty."""
+        return self.source.shard_sizes
+
+    @property
+    def unknown(self) -> list[str]:
+        """The settings that are still to be filled in, by whoever has the data."""
+        return self.source.unknown + [key for key in ("train", "test") if not getattr(self, key)]
+
+
+class CustomPlan(Settings):
+    """A Python module with your own data and model; see docs/custom.md."""
+
+    module: Annotated[
+        str,
+        Field(
+            pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$",
+            json_schema_extra={"pattern": r"^(.+\.py|[A-Za-z_][A-Za-z0-9_]{0,62})$"},
+            description="Path of the module, relative to the plan file; its name in a published plan.",
+        ),
+    ]
+    sha256: Annotated[Sha256, FILLED_IN, Field(description="SHA-256 of the module's source.")]
+
+
+class TrainingPlan(Settings):
+    """What a learner does in one round."""
+
+    if_given: ClassVar[frozenset[str]] = frozenset({"proximal_mu"})
+
+    optimizer: Annotated[
+        Literal["adam", "sgd"], Field(description="The optimizer; its state is reset in each round.")
+    ] = "adam"
+    learning_rate: Annotated[float, Field(gt=0, le=10, description="The optimizer's learning rate.")] = 0.001
+    epochs: Annotated[int, Field(ge=1, le=1000, description="Local epochs per round.")] = 5
+    batch_size: Annotated[int, Field(ge=1, le=65536, description="Images per training step.")] = 64
+    threads: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=256,
+            description="Threads per learner. The result depends on it bit for bit.",
+        ),
+    ] = 1
+    proximal_mu: Annotated[
+        Positive,
+        Field(
+            description="FedProx (μ): half of this times the squared distance from the global weights is added to "
+            "the loss; nothing is added by default."
+        ),
+    ] = 0.0
+
+
+class BoundsPlan(Settings):
+    """How large local weights may be; a file beyond that is rejected, whatever the rule."""
+
+    if_given: ClassVar[frozenset[str]] = frozenset({"value", "update"})
+
+    value: Annotated[Bound, Field(description="Maximum absolute value of a weight.")] = 1e6
+    # An honest learner's update on MNIST is about 3 long.
+    update: Annotated[
+        Bound, Field(description="Maximum Euclidean norm of an update (local minus global weights).")
+    ] = 1e5
+
+
+class AttackPlan(Settings):
+    """What some learners do to the run; for the laboratory alone."""
+
+    learners: Annotated[NodeIds, Field(description="The nodeIds of the learners that attack.")]
+    on_data: Annotated[DataAttack | None, DATA_CHOICE] = None
+    on_update: Annotated[UpdateAttack | None, UPDATE_CHOICE] = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the attacks."""
+        data = () if self.on_data is None else (self.on_data.data,)
+        return data if self.on_update is None else (*data, self.on_update.update)
+
+
+class StragglersPlan(Settings):
+    """Learners that take longer than they need; for the laboratory alone."""
+
+    learners: Annotated[NodeIds, Field(description="The nodeIds of the slow learners; unknown ids are ignored.")]
+    factor: Annotated[
+        float,
+        Field(
+            ge=1,
+            le=1000,
+            description="Slowdown: the learners wait after training until it has taken this many times as long.",
+        ),
+    ] = 4.0
+
+
+class PlanSettings(Settings):
+    """The settings of one run, which may contradict each other; :class:`fl_node.plan.schema.Plan` checks that."""
+
+    if_given: ClassVar[frozenset[str]] = frozenset({"bounds"})
+
+    strategy: Annotated[Mode, MODE_CHOICE] = Synchronous()
+    name: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="Name of the run and of its folder."),
+    ]
+    seed: Annotated[
+        int,
+        Field(ge=0, lt=2**63, description="Seed of all randomness: initial weights, shards, order of images."),
+    ] = 1
+    rounds: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Number of rounds. A round of an asynchronous run takes one update (`fedasync`) or `buffer` "
+            "updates (`fedbuff`).",
+        ),
+    ] = 5
+    learners: Annotated[int, Field(ge=1, le=1000, description="Number of learners; nodeIds start at 1.")] = 2
+    min_learners: Annotated[
+        int,
+        Field(ge=0, le=1000, description="Minimum number of local weights to close a round; 0 means all learners."),
+    ] = 0
+    round_timeout: Annotated[
+        float,
+        Field(
+            ge=0, le=1_000_000, description="Seconds after which a round closes with `min_learners`; 0 means never."
+        ),
+    ] = 0.0
+    fetch_timeout: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=100_000,
+            description="Seconds without new bytes after which a file counts as missing.",
+        ),
+    ] = 30.0
+    data: DataPlan = DataPlan()
+    model: Annotated[Model, MODEL_CHOICE, Field(description="Architecture of all learners, or of each learner.")] = (
+        SingleModel()
+    )
+    training: TrainingPlan = TrainingPlan()
+    aggregation: Annotated[Rule, RULE_CHOICE, Field(description="How the header aggregates local weights.")] = (
+        FedAvg()
+    )
+    bounds: BoundsPlan = BoundsPlan()
+    custom: CustomPlan | None = None
+    attack: AttackPlan | None = None
+    stragglers: StragglersPlan | None = None
+
+    @classmethod
+    def completed(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Drop the default mode, and fill in what the mode and a custom module imply."""
+        if content.get("mode") == "sync":
+            del content["mode"]
+        mode = MODE_CHOICE.chosen_by(content)
+        implied = dict(mode.implied) if mode is not None and issubclass(mode, Mode) else {}
+        if isinstance(content.get("custom"), dict | CustomPlan):
+            implied = {"data": {"name": "custom", "partition": "module"}, "model": {"name": "custom"}, **implied}
+        for section, settings in implied.items():
+            given = content.get(section, {})
+            if isinstance(given, dict):
+                content[section] = {**settings, **given}
+        return content
+
+    @property
+    def mode(self) -> str:
+        """The mode's name."""
+        return self.strategy.mode
+
+    @property
+    def distillation(self) -> Distillation | None:
+        """How learners of an ensemble learn from each other, if they do."""
+        return self.strategy.distillation if isinstance(self.strategy, Ensemble) else None
+
+    @property
+    def required_learners(self) -> int:
+        """Local weights without which a round does not close."""
+        return self.learners if self.min_learners == 0 else self.min_learners
+
+    @property
+    def asynchronous_rule(self) -> AsynchronousRule:
+        """The rule of an asynchronous run.
+
+        Raises
+        ------
+        PlanError
+            The run is synchronous.
+        """
+        if not isinstance(self.aggregation, AsynchronousRule):
+            raise PlanError(f'aggregation.rule: {self.aggregation.rule} is not for mode = "async"')
+        return self.aggregation
+
+    @property
+    def ensemble_model(self) -> EnsembleModel:
+        """The model of an ensemble.
+
+        Raises
+        ------
+        PlanError
+            The run trains a single model.
+        """
+        if not isinstance(self.model, EnsembleModel):
+            raise PlanError(f'model.name: {self.model.name} is not for mode = "ensemble"')
+        return self.model
+
+    def architecture_of(self, node_id: int) -> str:
+        """Return the architecture of a learner's model."""
+        return self.model.architecture_of(node_id)
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The architectures that some learner has, in the order of their names."""
+        return tuple(sorted({self.architecture_of(node_id) for node_id in range(1, self.learners + 1)}))
+
+    @property
+    def measures_members(self) -> bool:
+        """Whether what an architecture counts for is measured on the held-out images."""
+        return isinstance(self.model, EnsembleModel) and self.model.measured
