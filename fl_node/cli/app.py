@@ -151,13 +151,17 @@ def main() -> None:
         Always, with the exit code.
     ModuleNotFoundError
         With ``--verbose``, if a Python package is missing.
+    RuntimeError
+        A library failed; a defect.
     """
-    process.is_role = False
+    process.is_role, process.stopped = False, None
     pin_environment()
     streams.prepare()
     prepare()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as after nohup
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         app(standalone_mode=True)
     except FLNodeError as error:
@@ -176,6 +180,12 @@ def main() -> None:
             "install requirements/node.txt there",
         )
         sys.exit(ConfigError.exit_code)
+    except RuntimeError:
+        if process.stopped is None:
+            raise
+        # TensorFlow's C++ code makes this of the signal's exception while it raises an error of its own.
+        errors.print("fl-node: stopped")
+        sys.exit(INTERRUPTED)
     except OSError as error:
         # A folder that is not there, a full disk.
         if process.verbose:
@@ -195,7 +205,13 @@ def main() -> None:
 
 
 def _stop(_signal: int, _frame: object) -> None:
+    process.stopped = Terminated
     raise Terminated
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    process.stopped = KeyboardInterrupt
+    raise KeyboardInterrupt
 
 
 def _log_failure(error: FLNodeError) -> bool:

@@ -212,6 +212,12 @@ def _play(role: Any) -> None:
     from fl_node.runtime.logs import emit
 
     try:
-        role()
+        try:
+            role()
+        except RuntimeError as error:
+            if process.stopped is None:
+                raise
+            # TensorFlow's C++ code makes this of the signal's exception while it raises an error of its own.
+            raise process.stopped from error
     except Terminated:
         emit(RoleStopped())

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from test_arithmetic import HOSTILE, KERAS_JSON
 
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import GlobalMeta, Tensors
@@ -27,6 +26,7 @@ from fl_node.models.keras_trainer import ARCHITECTURES, KerasTrainer, score
 from fl_node.plan.schema import Plan
 from fl_node.report.collect import paper
 from fl_node.seeds import derive, permutation
+from tests.helpers.hostile_environment import HOSTILE, KERAS_JSON
 
 PLAN = Plan.model_validate(
     {

@@ -516,6 +516,48 @@ def test_a_published_plan_is_a_plan_too(fl_node: FlNode, tmp_path: Path) -> None
     assert is_one_line(fl_node("plan", "check", path), 2, "is not JSON")
 
 
+REPLACED = """
+import os, signal, sys, time
+from fl_node.cli import app, roles
+
+def busy():
+    try:
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(60)
+    except KeyboardInterrupt as error:
+        raise RuntimeError("an error of C++ code, REPLACED BY " + type(error).__name__) from None
+
+def doctor():
+    "Stand in for any command."
+    {call}
+
+app.node.doctor = app.COMMANDS["Set up a node"]["doctor"] = doctor
+app.app = app._build()
+sys.argv = ["fl-node", "doctor"]
+app.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "code"),
+    [
+        ("SIGINT", "busy()", 130),
+        ("SIGTERM", "busy()", 130),
+        ("SIGHUP", "busy()", 130),
+        ("SIGINT", "roles._play(busy)", 130),
+        ("SIGTERM", "roles._play(busy)", 0),
+    ],
+)
+def test_a_signal_whose_exception_c_code_replaces_stops_the_process_without_a_traceback(
+    name: str, call: str, code: int
+) -> None:
+    script = REPLACED.format(name=name, call=call)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert (done.stderr == "fl-node: stopped\n") == (code == 130)
+
+
 def test_a_package_that_is_not_installed_is_one_line_that_says_what_to_install() -> None:
     script = """
 import sys

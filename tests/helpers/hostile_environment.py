@@ -1,0 +1,35 @@
+"""Settings of other work that a user may have, and that must not change what is computed here."""
+
+HOSTILE = {
+    "KERAS_BACKEND": "jax",
+    "KERAS_MAX_EPOCHS": "0",
+    "KERAS_MAX_STEPS_PER_EPOCH": "1",
+    "KERAS_NNX_ENABLED": "true",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "TF_SET_ONEDNN_FPMATH_MODE": "BF16",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "ANY",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "TF_XLA_FLAGS": "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit",
+    "XLA_FLAGS": "--xla_cpu_enable_fast_math=true --xla_no_such_flag=1",
+    "TF_FUNCTION_JIT_COMPILE_DEFAULT": "1",
+    "TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_LEVEL": "UNSAFE_FORCE_ALL",
+    "TF_NUM_INTRAOP_THREADS": "7",
+    "TF_USE_LEGACY_KERAS": "1",
+    "TF2_BEHAVIOR": "0",
+    "CUDA_VISIBLE_DEVICES": "0",
+    "NVIDIA_TF32_OVERRIDE": "1",
+    "OMP_NUM_THREADS": "5",
+    "OPENBLAS_NUM_THREADS": "3",
+    "OPENBLAS_CORETYPE": "Prescott",
+    "MKL_CBWR": "COMPATIBLE",
+    "NPY_DISABLE_CPU_FEATURES": "AVX2",
+    "PYTHONHASHSEED": "77",
+    "GLIBC_TUNABLES": "glibc.malloc.check=0:glibc.cpu.hwcaps=-AVX2",
+}
+KERAS_JSON = {
+    "floatx": "float16",
+    "epsilon": 0.1,
+    "image_data_format": "channels_first",
+    "backend": "torch",
+    "nnx_enabled": True,
+}
