@@ -197,7 +197,7 @@ def test_a_score_does_not_depend_on_the_batches() -> None:
 
 def test_without_data_a_model_can_be_made_but_not_trained() -> None:
     bare = KerasTrainer(PLAN)
-    with pytest.raises(DataError, match="needs the data set digits"):
+    with pytest.raises(DataError, match="the plan needs digits"):
         bare.train(bare.initial(), SAMPLES, 1)
     with pytest.raises(DataError):
         bare.evaluate(bare.initial())
