@@ -5,7 +5,9 @@ What takes long to import is imported where it is used, so that help and mistake
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
 import signal
 import sys
 import traceback
@@ -154,7 +156,7 @@ def main() -> None:
     RuntimeError
         A library failed; a defect.
     """
-    process.is_role, process.stopped = False, None
+    process.is_role = process.stopped = False
     pin_environment()
     streams.prepare()
     prepare()
@@ -181,7 +183,7 @@ def main() -> None:
         )
         sys.exit(ConfigError.exit_code)
     except RuntimeError:
-        if process.stopped is None:
+        if not process.stopped:
             raise
         # TensorFlow's C++ code makes this of the signal's exception while it raises an error of its own.
         errors.print("fl-node: stopped")
@@ -205,13 +207,30 @@ def main() -> None:
 
 
 def _stop(_signal: int, _frame: object) -> None:
-    process.stopped = Terminated
+    _end_role(0)
+    process.stopped = True
     raise Terminated
 
 
 def _interrupt(_signal: int, _frame: object) -> None:
-    process.stopped = KeyboardInterrupt
+    _end_role(INTERRUPTED)
+    process.stopped = True
     raise KeyboardInterrupt
+
+
+def _end_role(code: int) -> None:
+    """End a role at once, which may be killed at any time; an exception within TensorFlow can corrupt its memory."""
+    if not process.is_role:
+        return
+    from fl_node import events
+    from fl_node.runtime import logs
+
+    # Whoever is interrupted while writing can't write again, nor flush.
+    with contextlib.suppress(RuntimeError, OSError):
+        logs.emit(events.RoleStopped())
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _log_failure(error: FLNodeError) -> bool:

@@ -30,8 +30,8 @@ class Process:
     verbose: bool = False
     is_role: bool = False
     """Whether it logs events, as header and learners do."""
-    stopped: type[KeyboardInterrupt] | None = None
-    """What a signal raised to stop it."""
+    stopped: bool = False
+    """Whether a signal has asked it to stop."""
 
 
 process = Process()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fl_node.cli.common import (
-    Terminated,
     checked_address,
     complete,
     import_web3,
@@ -122,7 +121,7 @@ def header(
     def make(plan: Plan) -> Trainer:
         return make_trainer(plan, data_dir, modules, with_data=evaluate or plan.measures_members)
 
-    _play(lambda: run_header(site, make, evaluate=evaluate))
+    run_header(site, make, evaluate=evaluate)
 
 
 def learner(
@@ -159,7 +158,7 @@ def learner(
         return make_trainer(plan, data_dir, modules)
 
     record: Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
-    _play(lambda: run_learner(site, make, record, allow_attacks=allow_attacks))
+    run_learner(site, make, record, allow_attacks=allow_attacks)
 
 
 def _learner(text: str) -> tuple[int, str]:
@@ -205,19 +204,3 @@ def _site(
     process.is_role = True  # from now on an error is an event
     emit(RoleStarted(role=name, contract=contract, account=chain.address))
     return Site(chain, found[0], files, work, patience)
-
-
-def _play(role: Any) -> None:
-    from fl_node.events import RoleStopped
-    from fl_node.runtime.logs import emit
-
-    try:
-        try:
-            role()
-        except RuntimeError as error:
-            if process.stopped is None:
-                raise
-            # TensorFlow's C++ code makes this of the signal's exception while it raises an error of its own.
-            raise process.stopped from error
-    except Terminated:
-        emit(RoleStopped())
