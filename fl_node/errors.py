@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class FLNodeError(Exception):
-    """Base of all errors that a user can cause and mend; shown as one line."""
+    """Base of all errors that a user can cause and fix; shown as one line."""
 
     exit_code = 1
 
@@ -32,7 +32,7 @@ class ModuleError(ConfigError):
 
 
 class DataError(FLNodeError):
-    """A data set that can't be had, or whose content is not what it should be."""
+    """A data set that is not available, or has the wrong content."""
 
     exit_code = 3
 

@@ -130,7 +130,7 @@ module Testbed
     File.read("#{key}.pub").strip
   end
 
-  # A machine that is made anew has a new host key.
+  # A machine that is created again has a new host key.
   def forget_host_key(address)
     return unless File.exist?(KNOWN_HOSTS)
 

@@ -5,8 +5,8 @@ The global file of an ensemble holds, for each architecture, the average of its 
 probabilities for it, weighted by ``ensemble/weights`` (a linear opinion pool: Stone, "The Opinion Pool", Annals of
 Mathematical Statistics 32, 1961).
 
-What a member said of the held-out images stands in the file too, under ``evidence/``: so whoever has the file makes
-the weights again bit for bit, without a data set; and whoever has the images can measure the evidence.
+What a member said of the held-out images stands in the file too, under ``evidence/``: so anyone with the file can
+recompute the weights bit for bit, without a data set, and anyone with the images can measure the evidence.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class Rule(Settings):
 
     state: ClassVar[tuple[str, ...]] = ()
     """What the rule carries from round to round: for each tensor of the model one more in the global file, named
-    ``KIND/NAME`` and zero at first. So the state is published and hashed with the weights, and whoever recomputes a
-    round needs nothing else."""
+    ``KIND/NAME`` and zero at first. The state is published and hashed with the weights, so recomputing a round needs
+    nothing else."""
     needs_parent: ClassVar[bool] = False
     """Whether the rule needs the global weights that the local weights were trained from."""
     asynchronous: ClassVar[bool] = False

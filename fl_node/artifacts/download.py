@@ -125,7 +125,7 @@ class Download:
                 self._store.fetch(self.name, self._part, *self._limits, self._progress)
         except _Cancelled:
             pass
-        except Exception as error:  # whoever asked for the file judges it
+        except Exception as error:  # the caller handles it
             self._error = error
         finally:
             if has_turn:
@@ -145,7 +145,7 @@ class Downloads(Generic[Key]):
 
     def __init__(self, store: Store) -> None:
         self.ended = 0
-        """How many have ended; whoever waits for a file watches this."""
+        """How many have ended; a wait for a file watches this."""
         self._store = store
         self._turn = threading.Semaphore(AT_A_TIME)
         self._running: dict[Key, Download] = {}

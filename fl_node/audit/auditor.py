@@ -3,7 +3,7 @@
 Every file is fetched and compared with its hash on chain, every global file is recomputed from its local files and
 compared bit for bit, and what the header says of learners that it left out is compared with the chain's log.
 What an audit can't see: whether a learner trained on the data it should have, and whether the accuracy that it
-reports is true; its weights are there for whoever wants to measure them.
+reports is true; anyone can measure its weights.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ def _end_role(code: int) -> None:
     from fl_node import events
     from fl_node.runtime import logs
 
-    # Whoever is interrupted while writing can't write again, nor flush.
+    # A handler that interrupts a write can't write or flush.
     with contextlib.suppress(RuntimeError, OSError):
         logs.emit(events.RoleStopped())
         sys.stdout.flush()

@@ -2,7 +2,7 @@
 
 MNIST is looked for in the folder given (``--data-dir`` or ``FL_NODE_DATA_DIR``), then in the user's cache, and
 else downloaded there. Wherever it comes from, the uncompressed content is verified, so that a mirror that
-compressed the files anew will do and one that changed an image will not. A folder with your own images has
+compressed the files again will do and one that changed an image will not. A folder with your own images has
 four files of the same names; their hashes stand in the plan.
 """
 
@@ -101,7 +101,7 @@ def load(name: str, folder: Path | None = None, report: Report = lambda _: None)
     Raises
     ------
     DataError
-        The data set can't be had, or a file does not have the content that is published.
+        The data set is not available, or a file differs from the published one.
     """
     if name == "mnist":
         return _mnist(folder, report)

@@ -73,7 +73,7 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
     Raises
     ------
     DataError
-        The data set can't be had.
+        The data set is not available.
     ConfigError
         The plan has other learners, or more rounds or epochs, than the paper.
     """

@@ -198,7 +198,7 @@ def run(
     Raises
     ------
     DataError
-        The data set can't be had.
+        The data set is not available.
     ProcessError
         A run failed; the others that were going on are ended.
     """

@@ -43,7 +43,7 @@ CHECK_EVERY = 0.5
 
 @dataclass
 class Progress:
-    """What a lab is doing, for whoever shows it."""
+    """What a lab is doing, for display."""
 
     plan: Plan
     step: str = ""

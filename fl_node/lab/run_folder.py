@@ -100,7 +100,7 @@ def _check(run: Run) -> None:
         raise ValueError(f"{wrong} should be a text")
     if type(run.chain_id) is not int:
         raise ValueError("chain_id should be a whole number")
-    if HEADER not in run.nodes:  # whoever reads a run asks this node
+    if HEADER not in run.nodes:  # readers of a run ask this node
         raise ValueError(f"nodes has no {HEADER}")
     if wrong := next((name for name in run.nodes if not is_node_name(name)), None):
         raise ValueError(f"nodes.{wrong}: should be header, learner-1, learner-2, …")

@@ -175,7 +175,7 @@ class KerasTrainer:
     plan
         The run's plan.
     data
-        The plan's data, for whoever trains or measures.
+        The plan's data, for training and evaluation.
     modules
         Where custom modules are.
     architecture

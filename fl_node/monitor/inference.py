@@ -1,7 +1,7 @@
 """Asks a run's global weights about an image, in a process of its own.
 
 TensorFlow takes seconds to load and half a gigabyte, and its number of threads can't be changed afterwards. So
-whoever serves others has it in a child, which is started by the first question and ends when nobody has asked for a
+a server runs it in a child, which is started by the first question and ends when nobody has asked for a
 while. Question and answer are a line of JSON each.
 """
 

@@ -41,7 +41,7 @@ BUSY = 30.0
 """Seconds after its last block for which a chain counts as busy."""
 FILES_PAUSE = 5.0
 PROBE_TIMEOUT = 2.0
-"""Seconds in which a node has to answer; one that is slower is as good as down for whoever needs it."""
+"""Seconds in which a node has to answer; a slower node counts as down."""
 READ_TIMEOUT = 5.0
 LOOK_AGAIN = 2.0
 BLOCKS = 40
@@ -249,7 +249,7 @@ class Observer:
         if head == reading.head:
             return
         if head < reading.head:
-            # This node lags behind one that is down now; or else the chain was begun anew, as reset.yml does.
+            # This node lags behind one that is down now; or the chain was reset, as by reset.yml.
             known = reading.blocks.get(head)
             (block,) = chain.ask(("eth_getBlockByNumber", [hex(head), False]))
             if known is not None and block is not None and block["hash"] == known.hash:

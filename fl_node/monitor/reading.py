@@ -35,7 +35,7 @@ class Newest:
 
 @dataclass
 class Reading:
-    """What was read of one run; another contract starts anew."""
+    """What was read of one run; another contract starts a new one."""
 
     address: str | None = None
     contract: Contract | None = None

@@ -109,7 +109,7 @@ def bind(address: str, port: int) -> socket.socket:
     Raises
     ------
     ConfigError
-        It can't be had.
+        The address is not available.
     """
     try:
         family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
@@ -119,7 +119,7 @@ def bind(address: str, port: int) -> socket.socket:
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.bind((address, port))
-        one.listen()  # whoever comes as soon as the address is told waits a moment, and is not refused
+        one.listen()  # a browser that comes early waits instead of being refused
     except (OSError, OverflowError) as error:
         one.close()
         reason = error.strerror if isinstance(error, OSError) else "invalid port"

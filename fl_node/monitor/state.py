@@ -103,7 +103,7 @@ class RoundView:
 
 @dataclass(frozen=True)
 class Action:
-    """A transaction in words; ``kind`` is for whoever shows it."""
+    """A transaction in words; ``kind`` is for display."""
 
     kind: str
     text: str

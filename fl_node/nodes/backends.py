@@ -73,7 +73,7 @@ def of(name: str, folder: Path, accounts: Mapping[str, str], report: Report) -> 
 
 
 def to_read(name: str, folder: Path, scratch: Path, accounts: Mapping[str, str], report: Report) -> Backend:
-    """Return a backend with the chain and the files of another, which is only read: for whoever may not write there.
+    """Return a backend with the chain and the files of another, read only, for users who may not write there.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ def genesis(chain_id: int, sealers: Sequence[str], accounts: Sequence[str]) -> s
         The number of the chain and of the network.
     sealers
         Addresses that may seal blocks. They have code from the start, so no node takes a transaction from them
-        (EIP-3607): an unlocked account can't be spent by whoever reaches the RPC.
+        (EIP-3607): nobody who reaches the RPC can spend from an unlocked account.
     accounts
         Addresses that own 10^6 ether from the start, to pay for transactions.
 

@@ -43,7 +43,7 @@ def section_schema(section: type[Settings]) -> Schema:
 
 
 def filled_in(field: FieldInfo) -> bool:
-    """Return whether a setting is filled in by whoever has the file or the data."""
+    """Return whether a setting is filled in from the file or the data."""
     return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("filled_in"))
 
 

@@ -26,7 +26,7 @@ FORMER = {
     "slow": "stragglers",
     "own": "custom",
 }
-"""What settings were called before 0.1.0; a hint for whoever has an old plan."""
+"""Former names of settings, for hints to users of old plans."""
 
 
 def problems(error: ValidationError) -> list[str]:

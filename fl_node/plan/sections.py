@@ -54,7 +54,7 @@ class DataPlan(Settings):
 
     @model_validator(mode="after")
     def _all_there_are(self) -> Self:
-        """Put a number where the plan says "all", so that whoever reads the plan needs no data set to know."""
+        """Replace "all" by the number, so that readers of the plan need no data set."""
         train, test = self.available
         known = {"train": max(train - self.kept, 0), "test": test}
         for key, count in known.items():
@@ -113,7 +113,7 @@ class DataPlan(Settings):
 
     @property
     def unknown(self) -> list[str]:
-        """The settings that are still to be filled in, by whoever has the data."""
+        """The settings that a node with the data still has to fill in."""
         return self.source.unknown + [key for key in ("train", "test") if not getattr(self, key)]
 
 

@@ -1,7 +1,7 @@
 """The files of global weights in an asynchronous run.
 
 The order in which updates came is not foreseen by any plan; the global file names them in theirs, with the round that
-each began at, so whoever has the files makes the same again.
+each began at, so anyone with the files can recompute it.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Reader:
     max_bytes
         The most that a model file may have as long as the model is not known.
     once
-        Wait for a missing file only once, as whoever reads the files of the past does.
+        Wait for a missing file only once, as a reader of past rounds does.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Reader:
         PlanError
             The file is not a valid plan.
         StoreError
-            It can't be had.
+            The plan is not available.
         """
         path = path or self.folder / "plan.json"
         self._store.fetch(name, path, plans.MAX_PLAN_BYTES, timeout)
@@ -135,7 +135,7 @@ class Reader:
         WeightsError
             It is no model file of this run's model.
         StoreError
-            It can't be had, or has more bytes than it may have.
+            The file is not available, or has more bytes than allowed.
         StoreUnreachable
             The store does not answer, so nothing is known of the file.
         """

@@ -273,7 +273,7 @@ def _whole_numbers(axis: Any) -> None:
 
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
-    # It warns of a home that it can't write to, which is no trouble of whoever reads a report.
+    # matplotlib warns of a home folder that it can't write to; readers of a report need not know.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
     from matplotlib.figure import Figure

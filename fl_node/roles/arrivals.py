@@ -42,7 +42,7 @@ class Arrivals:
 
     @property
     def ended(self) -> int:
-        """How many downloads have ended; whoever waits for a file watches this."""
+        """How many downloads have ended; a wait for a file watches this."""
         return self._downloads.ended
 
     def fetch(self, key: Key, name: str, path: Path) -> None:

@@ -39,7 +39,7 @@ class _Next:
 
 
 class Asynchronous:
-    """Closes a round when the plan's number of good updates is there, whoever they come from."""
+    """Closes a round when the plan's number of good updates is there, from any learners."""
 
     def __init__(self, context: Context) -> None:
         self._context = context

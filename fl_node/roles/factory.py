@@ -91,7 +91,7 @@ def run_learner(
     Raises
     ------
     FLNodeError
-        On permanent errors: a wrong plan, data that can't be had, a refusal by the contract.
+        On permanent errors: a wrong plan, missing data, a call that the contract rejects.
     """
     learner: list[Learner] = []
 

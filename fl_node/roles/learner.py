@@ -30,7 +30,7 @@ from fl_node.runtime.logs import emit
 from fl_node.seeds import derive
 
 Record = Callable[[int, str, float, int], None]
-"""Keeps a figure for whoever looks at curves: a learner's nodeId, the figure's name, its value, and its step."""
+"""Records a figure for learning curves: a learner's nodeId, the figure's name, its value, and its step."""
 
 ASK_WHETHER_OPEN = 5.0
 """Seconds after which a learner that fetches global weights asks again whether their round is open."""

@@ -96,7 +96,7 @@ class Synchronous:
     def aggregate(self) -> WeightsFile:
         """Write the global file that the plan's rule makes of the accepted files."""
         current, context, plan = self._round, self._context, self._plan
-        # What was published and could not be had until now is rejected for that, whoever's fault it is.
+        # A published file that is still missing is rejected, whatever the cause.
         judged = [current.judged.get(key, Rejection(*key, MISSING)) for key in sorted(current.published.items())]
         accepted = [file for file in judged if isinstance(file, WeightsFile)]
         rejected = [rejection for rejection in judged if isinstance(rejection, Rejection)]

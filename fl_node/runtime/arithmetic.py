@@ -60,7 +60,7 @@ def pin_environment(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def pin_process() -> None:
-    """Pin the environment, and start this process anew if something in it counts only at a start.
+    """Pin the environment, and restart this process if a setting takes effect only at the start.
 
     The process keeps its id, its arguments and its open files.
     """

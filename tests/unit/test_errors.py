@@ -20,9 +20,9 @@ def tree(kind: type[FLNodeError]) -> Iterator[type[FLNodeError]]:
 
 
 def test_every_exit_code_of_an_error_is_in_the_help_and_every_one_of_the_help_is_an_errors() -> None:
-    for module in pkgutil.iter_modules(fl_node.__path__):
-        if module.name != "__main__":
-            importlib.import_module(f"fl_node.{module.name}")
+    for module in pkgutil.walk_packages(fl_node.__path__, "fl_node."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     listed = {int(code) for code in re.findall(r"(?<!\S)(\d+) [A-Za-z]", EXIT_CODES)}
     assert {kind.exit_code for kind in tree(FLNodeError)} == listed - {0, 130, 141}
     assert {0, 130, 141} < listed
