@@ -1,7 +1,8 @@
-"""A clone has the same bytes whatever Git is set up to do with line ends."""
+"""A checkout is complete, and a clone has the same bytes whatever Git is set up to do with line ends."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -28,3 +29,9 @@ def test_a_clone_with_line_ends_of_windows_has_the_same_files(tmp_path: Path) ->
     for name in files:
         assert (clone / name).read_bytes() == (ROOT / name).read_bytes(), name
         assert b"\r" not in (clone / name).read_bytes()
+
+
+def test_no_module_of_tests_has_lost_its_tests() -> None:
+    modules = list((ROOT / "tests").rglob("test_*.py"))
+    assert len(modules) > 100
+    assert [path.name for path in modules if not re.search(r"def test_|^class Test", path.read_text(), re.M)] == []
