@@ -48,7 +48,23 @@ class ChainUnreachable(ChainError):
 
 
 class ContractError(ChainError):
-    """The contract reverted a call; the message holds its custom error."""
+    """The contract reverted a call.
+
+    Parameters
+    ----------
+    message
+        What the contract refused, for people.
+    name
+        The contract's custom error, such as ``NotHeader``; empty if it is none of the contract's.
+    """
+
+    def __init__(self, message: str, name: str = "") -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class Reverted(ContractError):
+    """A transaction that the contract accepted before was reverted in its block: something else came first."""
 
 
 class LogError(ChainError):

@@ -108,6 +108,18 @@ class RunFinished(Event):
         return f"the run ended after {self.round} rounds"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunNotFinalized(Event):
+    """The run ends although at most half of the learners attested its last global weights."""
+
+    level = logging.WARNING
+    round: int
+    attestations: int
+
+    def text(self) -> str:
+        return f"global weights {self.round} are not finalized: only {self.attestations} learners attested them"
+
+
 Wait = Literal[
     "block",
     "chain_error",
@@ -116,15 +128,22 @@ Wait = Literal[
     "file_missing",
     "file_rejected",
     "initial_weights",
+    "attestation",
     "newer_weights",
     "registration",
     "round_end",
     "store_error",
+    "standby",
     "store_unreachable",
     "updates",
     "valid_weights",
+    "verification",
 ]
-"""What a role waits for: ``updates`` are learners' files; at ``round_end`` a learner has done its part."""
+"""What a role waits for.
+
+``updates`` are learners' files; at ``round_end`` a learner has done its part. A header waits for ``attestation`` at
+the end of a run, and as a ``standby`` while another account is the header; ``verification`` is of global weights.
+"""
 PROBLEMS: tuple[Wait, ...] = (
     "chain_error",
     "chain_unreachable",
@@ -208,6 +227,18 @@ class RoundStarted(Event):
 
     def text(self) -> str:
         return f"round {self.round}: started with global weights {self.cid}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundClosed(Event):
+    """A block has this role's request to close a round whose time is up."""
+
+    round: int
+    block: int
+    gas: int
+
+    def text(self) -> str:
+        return f"round {self.round}: closed after its timeout{_sealed(self.block, self.gas)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -432,6 +463,99 @@ class GlobalWeightsUnusable(Event):
 
     def text(self) -> str:
         return f"round {self.round}: {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalWeightsVerified(Event):
+    """A learner has recomputed a round's global weights: they are right."""
+
+    round: int
+    cid: str
+    seconds: float
+
+    def text(self) -> str:
+        return f"global weights {self.round}: verified in {self.seconds:.2f} s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationWaiting(Event):
+    """A learner can't verify global weights yet, since it can't get a file; it tries again."""
+
+    level = logging.WARNING
+    round: int
+    cid: str
+    detail: str
+
+    def text(self) -> str:
+        return f"global weights {self.round}: not verified yet, retrying: {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalWeightsAttested(Event):
+    """A block has a learner's attestation of global weights."""
+
+    round: int
+    cid: str
+    block: int
+    gas: int
+
+    def text(self) -> str:
+        return f"global weights {self.round}: attested{_sealed(self.block, self.gas)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalWeightsRejected(Event):
+    """A block has a learner's rejection of global weights that are not what they should be."""
+
+    level = logging.WARNING
+    round: int
+    cid: str
+    code: str
+    """Which field or check failed."""
+    detail: str
+    block: int
+    gas: int
+
+    def text(self) -> str:
+        return f"global weights {self.round}: rejected ({self.detail}){_sealed(self.block, self.gas)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeaderVoted(Event):
+    """A block has a learner's vote for another header, since the present one does nothing."""
+
+    level = logging.WARNING
+    round: int
+    header: str
+    """The account of the header that does nothing."""
+    block: int
+    gas: int
+
+    def text(self) -> str:
+        return (
+            f"round {self.round}: voted for another header; {self.header} does nothing{_sealed(self.block, self.gas)}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeaderReplaced(Event):
+    """The contract names another header than this account, which is a standby now."""
+
+    round: int
+    header: str
+
+    def text(self) -> str:
+        return f"standby: the header is {self.header}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeaderTakenOver(Event):
+    """The contract names this account as the header, which was a standby."""
+
+    round: int
+
+    def text(self) -> str:
+        return f"round {self.round}: became the header"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,21 +13,23 @@ from itertools import pairwise
 from pathlib import Path
 
 from fl_node.artifacts.store import Store
-from fl_node.audit.asynchronous import AsynchronousChecker
-from fl_node.audit.case import Case
-from fl_node.audit.global_files import check_initial
 from fl_node.audit.result import Audit
 from fl_node.audit.senders import check_senders
-from fl_node.audit.synchronous import SynchronousChecker
+from fl_node.audit.verdicts import check_verdicts
 from fl_node.chain.contract import Contract, State
 from fl_node.errors import LogError, PlanError, StoreError, StoreUnreachable
 from fl_node.models.trainer import MakeTrainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
-from fl_node.protocol.history import History
+from fl_node.protocol.history import History, Round
 from fl_node.protocol.names import HEADER
 from fl_node.protocol.publications import publications
 from fl_node.protocol.reader import PLAN_TIMEOUT, Reader
+from fl_node.protocol.terms import terms_of
+from fl_node.protocol.verification.asynchronous import AsynchronousCase, AsynchronousChecker
+from fl_node.protocol.verification.case import Case
+from fl_node.protocol.verification.global_files import check_initial
+from fl_node.protocol.verification.synchronous import Closing, check_closing
 
 LOOKS = 3
 """How often the log is read again because the run went on in the meantime."""
@@ -63,7 +65,7 @@ def audit(
     StoreError
         The store can't be reached.
     """
-    result, reader = Audit(contract.address), Reader(store, folder, once=True)
+    result, reader = Audit(contract=contract.address), Reader(store, folder, once=True)
     if not contract.has_known_code():
         result.find(None, HEADER, "contract", "its code differs from FederatedLearning.sol")
     try:
@@ -74,34 +76,54 @@ def audit(
     result.plan_cid, result.rounds = past.plan_cid, max(len(past.rounds) - 1, 0)
     plan = _read_plan(reader, past, result, plan_timeout)
     if plan is not None:
+        result.compare(None, HEADER, "terms", contract.terms(), terms_of(plan))
         check_senders(contract, plan, past, state, result)
-        if past.rounds:
+        if past.rounds or past.withdrawn:
             trainer = make_trainer(plan)
             reader.expect_model(trainer.shapes())
-            everything = publications([one for round_ in past.rounds for one in round_.published])
-            _check_rounds(Case(contract, plan, past, tuple(everything), reader, trainer, result), progress)
-        else:
+            case = Case(plan, past.plan_cid, reader, trainer, result)
+            if past.rounds:
+                _check_rounds(case, contract, past, progress)
+            check_verdicts(case, past)
+        if not past.rounds:
             result.note("the run has not started: no initial weights")
     result.files, result.bytes = reader.fetched, reader.fetched_bytes
     return result
 
 
-def _check_rounds(case: Case, progress: Callable[[int, int], None]) -> None:
-    result, plan, rounds, reader = case.result, case.plan, case.past.rounds, case.reader
-    if result.rounds < plan.rounds:
-        result.note(f"the run is in progress: {result.rounds} of {plan.rounds} rounds are closed")
-    if result.rounds > plan.rounds:
+def _check_rounds(case: Case, contract: Contract, past: History, progress: Callable[[int, int], None]) -> None:
+    result, plan, rounds, reader = case.result, case.plan, past.rounds, case.reader
+    closed_rounds = len(rounds) - 1
+    if closed_rounds < plan.rounds:
+        result.note(f"the run is in progress: {closed_rounds} of {plan.rounds} rounds are closed")
+    if closed_rounds > plan.rounds:
         result.find(plan.rounds + 1, HEADER, "round", f"the plan ends after {plan.rounds} rounds")
-    check_initial(case)
-    progress(0, result.rounds)
-    checker = (AsynchronousChecker if plan.mode == "async" else SynchronousChecker)(case)
+    check_initial(case, str(rounds[0].started.cid), case.trainer.initial())
+    progress(0, closed_rounds)
+    is_async = plan.mode == "async"
+    everything = tuple(publications(past.publications))
+    checker = AsynchronousChecker(
+        AsynchronousCase(case.plan, case.plan_cid, case.reader, case.trainer, case.result, contract, past, everything)
+    )
     for closed, opened in pairwise(rounds):
-        checker.check(closed, opened.started)
+        if is_async:
+            checker.check(closed, opened.started)
+        else:
+            check_closing(case, _closing(case, closed), str(opened.started.cid))
         # Of a round only its result is needed for the next.
         reader.forget(reader.path(str(opened.started.cid)))
-        progress(opened.number, result.rounds)
-    checker.finish()
+        progress(opened.number, closed_rounds)
+    if is_async:
+        checker.finish()
     reader.forget()
+
+
+def _closing(case: Case, closed: Round) -> Closing:
+    """Return a round as the contract fixed it; what came after it closed was never sealed by our contract."""
+    if closed.closed is None:
+        case.result.find(closed.number + 1, HEADER, "round", "global weights were published while it was open")
+    published = {node_id: str(entry.cid) for node_id, entry in closed.latest().items()}
+    return Closing(closed.number, str(closed.started.cid), published, closed.members)
 
 
 def _read_history(contract: Contract) -> tuple[History, State]:

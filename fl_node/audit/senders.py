@@ -49,10 +49,11 @@ def _check_state(contract: Contract, past: History, state: State, result: Audit)
 def _check_signers(contract: Contract, past: History, result: Audit) -> None:
     """Check that each event comes of a call that was signed by who may make it."""
     learners = {node_id: str(entry.account) for node_id, entry in past.learners.items()}
-    events = [(entry, HEADER, past.header) for entry in past.learners.values()]
-    for one in past.rounds:
-        events.append((one.started, HEADER, past.header))
-        events += [(p, learner_label(n), learners[n]) for p in one.published if (n := p.node_id) in learners]
+    by_header = [*past.learners.values(), *(one.started for one in (*past.rounds, *past.withdrawn))]
+    events = [(entry, HEADER, past.header_at(entry)) for entry in by_header]
+    by_learners = [p for one in (*past.rounds, *past.withdrawn) for p in (*one.attestations, *one.rejections)]
+    by_learners += past.publications
+    events += [(p, learner_label(n), learners[n]) for p in by_learners if (n := p.node_id) in learners]
     sealed = contract.chain.sealed(entry.transaction for entry, _, _ in events)
     for entry, node, account in events:
         known = sealed.get(entry.transaction)

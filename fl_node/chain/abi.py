@@ -41,8 +41,16 @@ def signatures() -> dict[str, tuple[bytes, list[str], list[str]]]:
     }
 
 
-def custom_error(message: str, revert: object) -> str:
-    """Return what the data of a reverted call mean, or the node's message if they are no error of the contract."""
+def custom_error(message: str, revert: object) -> tuple[str, str]:
+    """Return what the data of a reverted call mean, for people, and the name of the custom error, if it is one.
+
+    Parameters
+    ----------
+    message
+        What the node says; it is used if the data are no error of the contract.
+    revert
+        The data that the node sent with it: hexadecimal text, if any.
+    """
     data = revert.removeprefix("0x") if isinstance(revert, str) else ""
     for entry in artifact()["abi"]:
         if entry["type"] == "error":
@@ -50,5 +58,6 @@ def custom_error(message: str, revert: object) -> str:
             selector = Web3.keccak(text=f"{entry['name']}({','.join(types)})")[:4].hex()
             if data.startswith(selector.removeprefix("0x")):
                 values = Web3().codec.decode(types, bytes.fromhex(data)[4:])
-                return f"the contract reverted: {entry['name']}({', '.join(str(v) for v in values)})"
-    return f"the contract reverted: {message}"
+                arguments = ", ".join(f"0x{v.hex()}" if isinstance(v, bytes) else str(v) for v in values)
+                return f"the contract reverted: {entry['name']}({arguments})", str(entry["name"])
+    return f"the contract reverted: {message}", ""

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 from web3 import Web3
 
 from fl_node.artifacts import cid
 from fl_node.chain.abi import artifact
-from fl_node.chain.contract import Contract
+from fl_node.chain.contract import Contract, Terms
 from fl_node.chain.transactions import TRANSFER_GAS, Receipt, Sender
 from fl_node.errors import ChainError, ConfigError
 from fl_node.runtime import recursion
 
 recursion.restore()
 
-DEPLOY_GAS = 3_000_000
+DEPLOY_GAS = 4_000_000
 
 
 class Chain(Sender):
     """The chain as a role sees it: what its node says, the account that signs, and contracts."""
 
-    def deploy(self, plan_cid: str, nonce: int | None = None) -> Receipt:
+    def deploy(self, plan_cid: str, terms: Terms, nonce: int | None = None) -> Receipt:
         """Deploy the contract for a plan; the account that signs becomes its header.
+
+        Parameters
+        ----------
+        plan_cid
+            The CID of the plan.
+        terms
+            The plan's settings that the contract enforces.
+        nonce
+            The transaction's number; the account's next number if None.
 
         Raises
         ------
@@ -30,7 +41,7 @@ class Chain(Sender):
         compiled = artifact()
         contract = self.web3.eth.contract(abi=compiled["abi"], bytecode=compiled["bytecode"])
         with self.errors():
-            data = contract.constructor(cid.to_digest(plan_cid)).data_in_transaction
+            data = contract.constructor(cid.to_digest(plan_cid), astuple(terms)).data_in_transaction
         return self.send_until_sealed("the contract", None, data, DEPLOY_GAS, nonce=nonce)
 
     def give(self, address: str, wei: int) -> Receipt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from eth_abi.exceptions import DecodingError
@@ -15,22 +15,50 @@ from fl_node.artifacts import cid
 from fl_node.chain.abi import artifact, signatures
 from fl_node.chain.rpc import Request
 from fl_node.chain.transactions import Receipt, Sender
-from fl_node.errors import ChainError, LogError
+from fl_node.errors import ChainError, ContractError, LogError, Reverted
 from fl_node.runtime import recursion
 
 recursion.restore()
 
-CALL_GAS = 150_000
+CALL_GAS = 200_000
 LEARNER_REGISTERED, LOCAL_WEIGHT_SET, GLOBAL_WEIGHT_SET = "LearnerRegistered", "LocalWeightSet", "GlobalWeightSet"
+ROUND_CLOSED, HEADER_VOTED, HEADER_CHANGED = "RoundClosed", "HeaderVoted", "HeaderChanged"
+ATTESTED, REJECTED, WITHDRAWN = "GlobalWeightAttested", "GlobalWeightRejected", "GlobalWeightWithdrawn"
+EVENTS = (
+    LOCAL_WEIGHT_SET,
+    ATTESTED,
+    GLOBAL_WEIGHT_SET,
+    ROUND_CLOSED,
+    LEARNER_REGISTERED,
+    REJECTED,
+    WITHDRAWN,
+    HEADER_VOTED,
+    HEADER_CHANGED,
+)
 """The names of the contract's events."""
+OUTDATED = frozenset(
+    {
+        "AlreadyJudged",
+        "AlreadyVoted",
+        "OtherWeights",
+        "RoundIsClosed",
+        "RoundIsOpen",
+        "WrongBallot",
+        "WrongRound",
+    }
+)
+"""The custom errors of calls that came too late: somebody else acted first, so the caller reads the state again."""
+EVIDENCE_CHARACTERS = 32
+"""The most characters of the code of a rejection."""
 
 
 @dataclass(frozen=True, order=True)
 class LogEntry:
     """One event of the contract, in the order of block and log index.
 
-    ``name`` is ``LearnerRegistered``, ``LocalWeightSet`` or ``GlobalWeightSet``; ``round`` is None for the
-    first, ``cid`` likewise, and ``node_id`` is None for the last.
+    ``name`` is one of :data:`EVENTS`; what an event does not have is None. ``round`` is that of the local weights or
+    of the round that starts from the global weights; ``account`` is a learner's or the new header's; ``code`` is what
+    a rejection names, and ``evidence`` the CID of its evidence.
     """
 
     block: int
@@ -41,15 +69,65 @@ class LogEntry:
     node_id: int | None = None
     cid: str | None = None
     account: str | None = None
+    members: int | None = None
+    code: str | None = None
+    evidence: str | None = None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The settings of a plan that the contract enforces.
+
+    ``learners`` must publish before a round closes by itself; after ``round_timeout`` seconds (0: never) anyone can
+    close it if ``min_learners`` have. The rounds of an asynchronous run never close.
+    """
+
+    learners: int = 1
+    min_learners: int = 1
+    round_timeout: int = 0
+    asynchronous: bool = False
 
 
 @dataclass(frozen=True)
 class State:
-    """What the contract says now."""
+    """What the contract says now.
+
+    ``closed`` is whether the current round is closed, ``header`` the account that may publish global weights, and
+    ``ballot`` the number of the current ballot on it.
+    """
 
     started: bool
     round: int
     global_cid: str | None
+    closed: bool = False
+    header: str | None = field(default=None, compare=False)
+    ballot: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a learner has said last: of the current global weights, and in the current ballot on the header."""
+
+    attested: bool
+    rejected: bool
+    voted: bool
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """How a round stands.
+
+    ``published`` learners have published in it; ``members`` were registered when it closed, 0 while it is open;
+    ``rejections`` of the global weights that it started from.
+    """
+
+    published: int
+    members: int
+    rejections: int
+    opened_at: int
+    """In seconds since 1970, by the clock of the block's sealer."""
+    closed_at: int
+    """Likewise; 0 while it is open."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +148,9 @@ class View:
 
 
 Call = tuple[str, Sequence[Any]]
-_STATE: tuple[Call, ...] = (("round", []), ("getGlobalWeight", []))
+_STATE: Call = ("getState", [])
+_PAPER = "setLocalWeight(uint256,bytes32)"
+_PUBLISH = "setLocalWeight(uint256,bytes32,uint256,bytes32,bool)"
 
 
 class Contract:
@@ -91,8 +171,12 @@ class Contract:
         return bytes(code) == bytes.fromhex(artifact()["deployedBytecode"].removeprefix("0x"))
 
     def header(self) -> str:
-        """Return the header's address."""
+        """Return the address of the account that may publish global weights now."""
         return Web3.to_checksum_address(str(self._read("header")))
+
+    def deployer(self) -> str:
+        """Return the address of the account that deployed the contract, which was the first header."""
+        return Web3.to_checksum_address(str(self._read("deployer")))
 
     def plan(self) -> str:
         """Return the CID of the plan."""
@@ -103,8 +187,8 @@ class Contract:
         return int(self._read("round"))
 
     def state(self) -> State:
-        """Return the current round and its global weights."""
-        return self._state(*self._read_all(*_STATE, at=self.chain.head()))
+        """Return the current round, its global weights, and who is the header."""
+        return self._state(*self._read(_STATE[0]))
 
     def look(self, account: str) -> View:
         """Return what a role decides by, as it concerns an account.
@@ -113,18 +197,44 @@ class Contract:
         second is refused.
         """
         head = self.chain.head()
-        calls: list[Call] = [("learners", []), ("nodeIdOf", [account]), *_STATE]
+        calls: list[Call] = [("learners", []), ("nodeIdOf", [account]), _STATE]
         nonce, *answers = self.chain.ask(
             ("eth_getTransactionCount", [account, _at(head)]), *(self._call(*call, at=head) for call in calls)
         )
-        learners, node_id, *state = self._results(calls, answers)
+        learners, node_id, state = self._results(calls, answers)
         return View(
             head, self.chain.quantity(nonce), self._state(*state), tuple(sorted(learners)), int(node_id) or None
         )
 
-    def _state(self, round_: int, digest: bytes) -> State:
-        global_cid = _cid(digest)
-        return State(global_cid is not None, round_, global_cid)
+    def _state(self, rounds: int, digest: bytes, closed: bool, header: str, ballot: int) -> State:
+        return State(rounds > 0, max(rounds - 1, 0), _cid(digest), closed, Web3.to_checksum_address(header), ballot)
+
+    def terms(self) -> Terms:
+        """Return the settings that the contract enforces."""
+        return Terms(*self._read("getTerms"))
+
+    def verdict_of(self, node_id: int) -> Verdict:
+        """Return what a learner has said of the current global weights and in the current ballot."""
+        return Verdict(*self._read("verdictOf", node_id))
+
+    def round_at(self, round_: int) -> RoundRecord:
+        """Return how a round stands."""
+        return RoundRecord(*self._read("roundAt", round_))
+
+    def attestations(self, round_: int) -> int:
+        """Return how many learners attested the global weights of a round, or later ones."""
+        return int(self._read("attestationsOf", round_))
+
+    def is_finalized(self, round_: int) -> bool:
+        """Return whether more than half of the registered learners attested the global weights of a round."""
+        attested, learners = self._read_all(("attestationsOf", [round_]), ("learners", []))
+        return 2 * int(attested) > len(learners)
+
+    def members(self, round_: int) -> list[int]:
+        """Return the nodeIds that were registered when a round closed, in ascending order; all now if it is open."""
+        record, learners = self._read_all(("roundAt", [round_]), ("learners", []))
+        closed = RoundRecord(*record)
+        return sorted(learners[: closed.members] if closed.closed_at else learners)
 
     def global_weight_at(self, round_: int) -> str | None:
         """Return the CID of the global weights that a round started from, or None."""
@@ -182,7 +292,15 @@ class Contract:
         """
         return self._transact(self._functions.registerLearner(node_id, Web3.to_checksum_address(account)), nonce)
 
-    def set_local_weight(self, node_id: int, file_cid: str, nonce: int) -> Receipt | None:
+    def set_local_weight(
+        self,
+        node_id: int,
+        file_cid: str,
+        nonce: int,
+        *,
+        trained_from: tuple[int, str] | None = None,
+        attests: bool = True,
+    ) -> Receipt | None:
         """Publish local weights. Only the learner with this nodeId may call this.
 
         Parameters
@@ -193,18 +311,82 @@ class Contract:
             The CID of the local file.
         nonce
             The number of the learner's transaction.
+        trained_from
+            The round of the global weights that they were trained from, and their CID; if None, those of the round
+            that is current when the transaction is sealed (the paper's call).
+        attests
+            Whether the learner has verified those global weights, and attests them.
 
         Returns
         -------
         Receipt or None
-            None if no block included the transaction in time, or if another transaction with its number came first;
-            the caller reads the state again.
+            None if no block included the transaction in time, if another transaction with its number came first, or
+            if the contract is past this (:data:`OUTDATED`); the caller reads the state again.
         """
-        return self._transact(self._functions.setLocalWeight(node_id, cid.to_digest(file_cid)), nonce)
+        if trained_from is None:
+            return self._transact(self._contract.functions[_PAPER](node_id, _digest(file_cid)), nonce)
+        round_, parent = trained_from
+        function = self._contract.functions[_PUBLISH]
+        return self._transact(function(node_id, _digest(file_cid), round_, _digest(parent), attests), nonce)
 
     def set_global_weight(self, file_cid: str, nonce: int) -> Receipt | None:
         """Publish global weights; header only. Returns as :meth:`set_local_weight` does."""
-        return self._transact(self._functions.setGlobalWeight(cid.to_digest(file_cid)), nonce)
+        return self._transact(self._functions.setGlobalWeight(_digest(file_cid)), nonce)
+
+    def close_round(self, nonce: int) -> Receipt | None:
+        """Close the current round after its timeout. Returns as :meth:`set_local_weight` does."""
+        # A call would be judged by the time of the newest block, which may be old on a chain that is idle.
+        return self._transact(self._functions.closeRound(), nonce, tried=False)
+
+    def attest(self, round_: int, global_cid: str, nonce: int) -> Receipt | None:
+        """Attest global weights; learners only.
+
+        Parameters
+        ----------
+        round_
+            The round that starts from these weights.
+        global_cid
+            Their CID.
+        nonce
+            The number of the learner's transaction.
+
+        Returns
+        -------
+        Receipt or None
+            As for :meth:`set_local_weight`.
+        """
+        return self._transact(self._functions.attestGlobalWeight(round_, _digest(global_cid)), nonce)
+
+    def reject(
+        self, round_: int, global_cid: str, nonce: int, *, code: str, evidence: str | None = None
+    ) -> Receipt | None:
+        """Reject global weights; learners only.
+
+        Parameters
+        ----------
+        round_
+            The round that starts from these weights.
+        global_cid
+            Their CID.
+        nonce
+            The number of the learner's transaction.
+        code
+            What is wrong: the name of a field or of a check; cut to :data:`EVIDENCE_CHARACTERS`.
+        evidence
+            The CID of the file that should have been published, or that the header lied about.
+
+        Returns
+        -------
+        Receipt or None
+            As for :meth:`set_local_weight`.
+        """
+        short = code.encode("ascii", "replace")[:EVIDENCE_CHARACTERS].ljust(EVIDENCE_CHARACTERS, b"\0")
+        proof = _digest(evidence) if evidence else cid.EMPTY_DIGEST
+        return self._transact(self._functions.rejectGlobalWeight(round_, _digest(global_cid), short, proof), nonce)
+
+    def vote(self, ballot: int, nonce: int) -> Receipt | None:
+        """Vote to replace the header; learners only. Returns as :meth:`set_local_weight` does."""
+        return self._transact(self._functions.voteHeader(ballot), nonce)
 
     def log(self, first: int = 0) -> list[LogEntry]:
         """Return all events of the contract from a block on, in the order in which they came about."""
@@ -216,7 +398,7 @@ class Contract:
 
     def _entry(self, entry: Any) -> LogEntry:
         strange = f"contract {self.address} has an invalid event in block {entry['blockNumber']}"
-        for name in (LOCAL_WEIGHT_SET, GLOBAL_WEIGHT_SET, LEARNER_REGISTERED):
+        for name in EVENTS:
             event = self._contract.events[name]()
             if entry["topics"] and bytes(entry["topics"][0]) == bytes.fromhex(event.topic.removeprefix("0x")):
                 try:
@@ -231,7 +413,10 @@ class Contract:
                     round=args.get("round"),
                     node_id=args.get("nodeId"),
                     cid=cid.from_digest(args["hash"]) if "hash" in args else None,
-                    account=args.get("account"),
+                    account=args.get("account", args.get("header")),
+                    members=args.get("members"),
+                    code=_text(args["code"]) if "code" in args else None,
+                    evidence=_cid(args["evidence"]) if "evidence" in args else None,
                 )
         raise LogError(strange)
 
@@ -253,17 +438,39 @@ class Contract:
                 raise ChainError(f"contract {self.address} did not answer {name}: no result")
             outputs = signatures()[name][2]
             try:
-                results.append(self.chain.web3.codec.decode(outputs, bytes.fromhex(answer.removeprefix("0x")))[0])
+                values = self.chain.web3.codec.decode(outputs, bytes.fromhex(answer.removeprefix("0x")))
+                results.append(values[0] if len(values) == 1 else values)
             except (DecodingError, ValueError, AttributeError, OverflowError) as error:
                 raise ChainError(f"contract {self.address} did not answer {name}: {error}") from error
         return results
 
-    def _transact(self, function: ContractFunction, nonce: int) -> Receipt | None:
+    def _transact(self, function: ContractFunction, nonce: int, *, tried: bool = True) -> Receipt | None:
         with self.chain.errors():
             data = function._encode_transaction_data()
-        # A call first: what the contract refuses is not sent, and its custom error is known.
+        try:
+            # A call first: what the contract refuses is not sent, and its custom error is known.
+            if tried:
+                self._try(data)
+            try:
+                return self.chain.send(self.address, data, CALL_GAS, nonce)
+            except Reverted:
+                # Something came first in its block; the reason is what the contract says now.
+                self._try(data)
+                return None
+        except ContractError as error:
+            if error.name in OUTDATED:
+                return None
+            raise
+
+    def _try(self, data: Any) -> None:
+        """Call a function without a transaction.
+
+        Raises
+        ------
+        ContractError
+            The contract refuses the call.
+        """
         self.chain.ask(("eth_call", [{"from": self.chain.address, "to": self.address, "data": data}, "latest"]))
-        return self.chain.send(self.address, data, CALL_GAS, nonce)
 
 
 def _at(block: str | None) -> str | dict[str, str]:
@@ -273,3 +480,11 @@ def _at(block: str | None) -> str | dict[str, str]:
 
 def _cid(digest: bytes) -> str | None:
     return None if digest == cid.EMPTY_DIGEST else cid.from_digest(digest)
+
+
+def _digest(name: str) -> bytes:
+    return cid.to_digest(name)
+
+
+def _text(code: bytes) -> str:
+    return code.rstrip(b"\0").decode("ascii", "replace")

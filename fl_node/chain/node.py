@@ -234,7 +234,7 @@ def _raise_error(rpc: str, error: Any) -> NoReturn:
     message = str(error.get("message", error))
     lowered = message.lower()
     if error.get("code") == _REVERTED or lowered.startswith("execution reverted"):
-        raise ContractError(custom_error(message, error.get("data")))
+        raise ContractError(*custom_error(message, error.get("data")))
     if "indexing is in progress" in lowered:
         raise NotYet(message)
     if "underpriced" in lowered:

@@ -15,7 +15,7 @@ from eth_account.signers.local import LocalAccount
 from web3 import Web3
 
 from fl_node.chain.node import REQUEST_TIMEOUT, AlreadySent, Node, NonceUsed, NotYet, Underpriced
-from fl_node.errors import ChainError, ConfigError, ContractError
+from fl_node.errors import ChainError, ConfigError, Reverted
 from fl_node.runtime import recursion
 from fl_node.runtime.waiting import wait_until
 
@@ -208,7 +208,7 @@ class Sender(Node):
             time.sleep(pause)
             pause = min(pause * 1.3, 0.1)
         if int(found["status"], 16) == 0:
-            raise ContractError(f"transaction {name} failed in its block")
+            raise Reverted(f"transaction {name} failed in its block")
         contract = found["contractAddress"]
         return Receipt(
             name,

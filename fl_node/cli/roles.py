@@ -106,6 +106,13 @@ def header(
         bool,
         typer.Option("--evaluate/--no-evaluate", help="Evaluate each round's global weights on the test images."),
     ] = True,
+    standby: Annotated[
+        bool,
+        typer.Option(
+            "--standby",
+            help="Take over when the contract names this account, a learner's, as the header.",
+        ),
+    ] = False,
     patience: PatienceOption = 0.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -121,7 +128,7 @@ def header(
     def make(plan: Plan) -> Trainer:
         return make_trainer(plan, data_dir, modules, with_data=evaluate or plan.measures_members)
 
-    run_header(site, make, evaluate=evaluate)
+    run_header(site, make, evaluate=evaluate, standby=standby)
 
 
 def learner(

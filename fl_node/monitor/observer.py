@@ -259,7 +259,7 @@ class Observer:
         log = reading.log
         if address is not None:
             contract = Contract(chain, address) if past else chain.contract(address)
-            plan_cid, header = (past.plan_cid, past.header) if past else (contract.plan(), contract.header())
+            plan_cid, header = (past.plan_cid, past.deployer) if past else (contract.plan(), contract.deployer())
             first = max(reading.head - REORGANISED, 0)
             log = [entry for entry in log if entry.block < first] + contract.log(first)
             past = history.arrange(plan_cid, header, log)
@@ -290,7 +290,7 @@ class Observer:
         if past is None:
             return {}
         learners = {str(entry.account): learner_label(node_id) for node_id, entry in past.learners.items()}
-        return {past.header: HEADER} | learners
+        return {past.deployer: HEADER} | learners
 
     def _read_files(self) -> None:
         while not self._ending.is_set():
@@ -400,7 +400,7 @@ class Observer:
                     data=plan.data.name,
                     rule=plan.aggregation.rule,
                 )
-            accounts = {HEADER: past.header} | {
+            accounts = {HEADER: past.deployer} | {
                 learner_name(node_id): str(entry.account) for node_id, entry in past.learners.items()
             }
             published, waits = views.last_publications(past), views.waits(past, plan)

@@ -202,7 +202,7 @@ class StragglersPlan(Settings):
 class PlanSettings(Settings):
     """The settings of one run, which may contradict each other; :class:`fl_node.plan.schema.Plan` checks that."""
 
-    if_given: ClassVar[frozenset[str]] = frozenset({"bounds"})
+    if_given: ClassVar[frozenset[str]] = frozenset({"bounds", "verification", "header_timeout"})
 
     strategy: Annotated[Mode, MODE_CHOICE] = Synchronous()
     name: Annotated[
@@ -241,6 +241,21 @@ class PlanSettings(Settings):
             description="Seconds without new bytes after which a file counts as missing.",
         ),
     ] = 30.0
+    verification: Annotated[
+        Literal["all", "none"],
+        Field(
+            description="Who recomputes global weights before publishing local weights trained from them: `all` "
+            "learners, or `none`."
+        ),
+    ] = "all"
+    header_timeout: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1_000_000,
+            description="Seconds after which learners vote to replace a header that does nothing in a closed round.",
+        ),
+    ] = 60.0
     data: DataPlan = DataPlan()
     model: Annotated[Model, MODEL_CHOICE, Field(description="Architecture of all learners, or of each learner.")] = (
         SingleModel()
@@ -283,6 +298,11 @@ class PlanSettings(Settings):
     def required_learners(self) -> int:
         """Local weights without which a round does not close."""
         return self.learners if self.min_learners == 0 else self.min_learners
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether learners recompute global weights and attest them."""
+        return self.verification == "all" and self.mode != "async"
 
     @property
     def asynchronous_rule(self) -> AsynchronousRule:

@@ -25,10 +25,18 @@ from fl_node.artifacts.model_file import (
 from fl_node.plan.schema import Plan
 
 
-def follows_parent(plan: Plan) -> bool:
-    """Return whether global weights are made of the last ones too, not of the local weights alone."""
+def is_enough(plan: Plan, inputs: int) -> bool:
+    """Return whether so many valid local files change the global weights.
+
+    With fewer than the plan requires, the global weights stay as they are; the files have no share in them.
+    """
+    return inputs >= plan.required_learners
+
+
+def needs_parent(plan: Plan, inputs: int) -> bool:
+    """Return whether global weights are made of the last ones too, not of so many local weights alone."""
     # In an ensemble an architecture whose learners are all away keeps its weights.
-    return plan.aggregation.needs_parent or plan.mode == "ensemble"
+    return plan.aggregation.needs_parent or plan.mode == "ensemble" or not is_enough(plan, inputs)
 
 
 def global_shapes(plan: Plan, shapes: Shapes) -> Shapes:
@@ -110,17 +118,26 @@ def global_file(
     inputs
         Checked local files of one model.
     parent_file
-        The file of that CID; needed where :func:`follows_parent` says so.
+        The file of that CID; needed where :func:`needs_parent` says so.
     evidence
         Of an ensemble whose plan measures its members: what an architecture's weights say of the held-out images.
     refused, absent
         Learners whose file was not taken, and learners without one.
+
+    Raises
+    ------
+    ValueError
+        The parent's file is needed.
     """
+    if parent_file is None and needs_parent(plan, len(inputs)):
+        raise ValueError("these global weights are made of the last ones too")
     inputs = sorted(inputs, key=lambda file: file.local_meta.node_id)
     samples = [file.local_meta.samples for file in inputs]
     counts = samples if plan.aggregation.weighting == "samples" else [1] * len(samples)
     last = parent_file.mapped() if parent_file else {}
-    if plan.mode == "ensemble":
+    if parent_file is not None and not is_enough(plan, len(inputs)):
+        made = Aggregate((0.0,) * len(inputs), parent_file.tensor)
+    elif plan.mode == "ensemble":
         made = _ensemble(plan, inputs, counts, last, evidence)
     else:
         made = plan.aggregation.aggregate([file.mapped() for file in inputs], counts, last)

@@ -5,39 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from fl_node.chain.contract import GLOBAL_WEIGHT_SET, LEARNER_REGISTERED, LOCAL_WEIGHT_SET, Contract, LogEntry
-
-MOST_PUBLICATIONS = 8
-"""What a learner may publish in one round; an honest one publishes once or twice. More is rejected unread."""
-TOO_OFTEN = f"more than {MOST_PUBLICATIONS} publications in one round"
-"""The reason of that rejection."""
-
-
-def too_often(published: Iterable[LogEntry], node_id: int, round_: int) -> bool:
-    """Return whether a learner published more often in a round than is allowed; header and audit call this.
-
-    Parameters
-    ----------
-    published
-        Events of the run's log.
-    node_id
-        The learner.
-    round_
-        The round.
-    """
-    mine = (
-        one for one in published if one.name == LOCAL_WEIGHT_SET and (one.node_id, one.round) == (node_id, round_)
-    )
-    return sum(1 for _ in mine) > MOST_PUBLICATIONS
+from fl_node.chain.contract import (
+    ATTESTED,
+    GLOBAL_WEIGHT_SET,
+    HEADER_CHANGED,
+    LEARNER_REGISTERED,
+    LOCAL_WEIGHT_SET,
+    REJECTED,
+    ROUND_CLOSED,
+    WITHDRAWN,
+    Contract,
+    LogEntry,
+)
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round: the global weights that it started from and all local weights published in it."""
+    """One round: the global weights that it started from, what was published in it, and what was said of it.
+
+    ``closed`` is the event that closed it, and ``members`` are the learners registered then; an open round and those
+    of asynchronous runs have neither. ``attestations`` and ``rejections`` are of the global weights that it started
+    from.
+    """
 
     number: int
     started: LogEntry
     published: tuple[LogEntry, ...] = ()
+    closed: LogEntry | None = None
+    members: frozenset[int] = frozenset()
+    attestations: tuple[LogEntry, ...] = ()
+    rejections: tuple[LogEntry, ...] = ()
 
     def latest(self) -> dict[int, LogEntry]:
         """Return each learner's last publication in this round, by nodeId."""
@@ -46,40 +43,110 @@ class Round:
 
 @dataclass(frozen=True)
 class History:
-    """All events of a run; ``rounds[r]`` is round r."""
+    """All events of a run; ``rounds[r]`` is round r.
+
+    ``deployer`` is the address of the first header, ``headers`` are the events that changed it. ``withdrawn`` are the
+    rounds whose global weights the learners withdrew, and ``publications`` all local weights that were published, in
+    withdrawn rounds too; both are in the order of the chain.
+    """
 
     plan_cid: str
-    header: str
+    deployer: str
     learners: dict[int, LogEntry] = field(default_factory=dict)
     rounds: tuple[Round, ...] = ()
+    withdrawn: tuple[Round, ...] = ()
+    headers: tuple[LogEntry, ...] = ()
+    publications: tuple[LogEntry, ...] = ()
+
+    def header_at(self, entry: LogEntry) -> str:
+        """Return the address of the header at the time of an event."""
+        earlier = [str(change.account) for change in self.headers if change < entry]
+        return earlier[-1] if earlier else self.deployer
+
+    def attested(self, round_: int) -> frozenset[int]:
+        """Return the learners that attested the global weights of a round, or later ones, by nodeId."""
+        return frozenset(
+            entry.node_id
+            for later in self.rounds[round_:]
+            for entry in later.attestations
+            if entry.node_id is not None
+        )
 
 
 def read(contract: Contract) -> History:
     """Read a run's history from the log of its contract."""
-    return arrange(contract.plan(), contract.header(), contract.log())
+    return arrange(contract.plan(), contract.deployer(), contract.log())
 
 
-def arrange(plan_cid: str, header: str, log: Iterable[LogEntry]) -> History:
+@dataclass
+class _Building:
+    started: LogEntry
+    published: list[LogEntry] = field(default_factory=list)
+    closed: LogEntry | None = None
+    members: frozenset[int] = frozenset()
+    attestations: list[LogEntry] = field(default_factory=list)
+    rejections: list[LogEntry] = field(default_factory=list)
+
+    def round(self, number: int) -> Round:
+        return Round(
+            number,
+            self.started,
+            tuple(self.published),
+            self.closed,
+            self.members,
+            tuple(self.attestations),
+            tuple(self.rejections),
+        )
+
+
+def arrange(plan_cid: str, deployer: str, log: Iterable[LogEntry]) -> History:
     """Arrange the events of a run by round.
 
     Parameters
     ----------
     plan_cid
         The CID of the run's plan.
-    header
-        The address of the header's account.
+    deployer
+        The address of the account that deployed the contract.
     log
         The events in the order of the chain.
     """
     learners: dict[int, LogEntry] = {}
-    started: list[LogEntry] = []
-    published: dict[int, list[LogEntry]] = {}
+    rounds: list[_Building] = []
+    withdrawn: list[Round] = []
+    headers: list[LogEntry] = []
+    publications: list[LogEntry] = []
     for entry in log:
+        # A contract of other code may name rounds that never were.
+        of_round = rounds[entry.round] if entry.round is not None and entry.round < len(rounds) else None
         if entry.name == LEARNER_REGISTERED and entry.node_id is not None:
             learners[entry.node_id] = entry
         elif entry.name == GLOBAL_WEIGHT_SET:
-            started.append(entry)
-        elif entry.round is not None:
-            published.setdefault(entry.round, []).append(entry)
-    rounds = tuple(Round(number, entry, tuple(published.get(number, ()))) for number, entry in enumerate(started))
-    return History(plan_cid, header, dict(sorted(learners.items())), rounds)
+            rounds.append(_Building(entry))
+        elif entry.name == HEADER_CHANGED:
+            headers.append(entry)
+        elif entry.name == LOCAL_WEIGHT_SET:
+            publications.append(entry)
+            if of_round is not None:
+                of_round.published.append(entry)
+        elif of_round is None:
+            continue
+        elif entry.name == ROUND_CLOSED:
+            of_round.closed, of_round.members = entry, frozenset(learners)
+        elif entry.name == ATTESTED:
+            of_round.attestations.append(entry)
+        elif entry.name == REJECTED:
+            of_round.rejections.append(entry)
+        elif entry.name == WITHDRAWN:
+            first = rounds.index(of_round)
+            withdrawn += [one.round(first + offset) for offset, one in enumerate(rounds[first:])]
+            del rounds[first:]
+    return History(
+        plan_cid,
+        deployer,
+        dict(sorted(learners.items())),
+        tuple(one.round(number) for number, one in enumerate(rounds)),
+        tuple(withdrawn),
+        tuple(headers),
+        tuple(publications),
+    )

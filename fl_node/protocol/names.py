@@ -1,10 +1,12 @@
-"""What the nodes of a run are called, in its files and to people."""
+"""What nodes are called, in a run's files and to people, and the word for a file that nobody has."""
 
 from __future__ import annotations
 
 import re
 
 HEADER = "header"
+MISSING = "missing"
+"""The reason of a rejection because nobody had the file."""
 _NODE = re.compile(rf"{HEADER}|learner-[1-9][0-9]{{0,8}}")
 
 

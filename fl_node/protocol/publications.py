@@ -14,10 +14,6 @@ from fl_node.chain.contract import LOCAL_WEIGHT_SET, Contract, LogEntry
 from fl_node.data.partition import shard_size
 from fl_node.errors import WeightsError
 from fl_node.plan.schema import Plan
-from fl_node.protocol import history
-
-MISSING = "missing"
-"""The reason of a rejection because nobody had the file."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +39,6 @@ def publications(log: Sequence[LogEntry]) -> list[Publication]:
             counts[entry.node_id] = counts.get(entry.node_id, 0) + 1
             found.append(Publication(entry.node_id, counts[entry.node_id], entry))
     return found
-
-
-def too_often(one: Publication, everything: Sequence[Publication]) -> bool:
-    """Return whether a publication is beyond those that are read of its learner in one round."""
-    earlier = (other.entry for other in everything if other.number <= one.number)
-    return history.too_often(earlier, one.node_id, one.entry.round or 0)
 
 
 def check_update(

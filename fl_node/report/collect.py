@@ -243,7 +243,7 @@ def collect(
         plan=plan,
         plan_cid=past.plan_cid,
         contract=contract.address,
-        header=past.header,
+        header=past.deployer,
         learners={node_id: str(log.account) for node_id, log in past.learners.items()},
         round=max(len(past.rounds) - 1, 0),
         initial=initial,

@@ -24,7 +24,7 @@ from fl_node.chain.contract import Contract
 from fl_node.errors import ConfigError, WeightsError
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
-from fl_node.protocol.global_files import follows_parent, global_file
+from fl_node.protocol.global_files import global_file, is_enough
 from fl_node.protocol.reader import Reader
 
 MOST_LEARNERS = 8
@@ -186,6 +186,9 @@ def _made(
 ) -> WeightsFile:
     """Return the global file that the plan's rule makes of some of a round's files."""
     rule = plan.aggregation
+    if is_enough(plan, len(meta.inputs)):
+        # The round closed with enough files, so each of them counts, in smaller sets too.
+        plan = plan.model_copy(update={"min_learners": 1})
     if len(inputs) < rule.least():
         plan = plan.model_copy(update={"aggregation": rule.for_fewer(len(inputs))})
     return global_file(
@@ -195,7 +198,7 @@ def _made(
         round_=number + 1,
         parent=parent.cid,
         inputs=inputs,
-        parent_file=parent if follows_parent(plan) else None,
+        parent_file=parent,
         evidence=evidence,
         refused=meta.refused,
         absent=meta.absent,

@@ -17,10 +17,10 @@ from fl_node.artifacts.model_file import Rejection, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.contract import View
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
-from fl_node.protocol import history
 from fl_node.protocol.asynchronous_files import Update, asynchronous_file
 from fl_node.protocol.bounds import check_bounds
-from fl_node.protocol.publications import MISSING, Publication, check_update, publications, too_often
+from fl_node.protocol.names import MISSING
+from fl_node.protocol.publications import Publication, check_update, publications
 from fl_node.roles.learner import Learner
 from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context
@@ -106,10 +106,6 @@ class Asynchronous:
             taken=self._next.accepted,
         )
 
-    def is_outdated(self) -> bool:
-        """Return False: what was published in the meantime counts in the next round."""
-        return False
-
     def forget(self, current: WeightsFile) -> None:
         """Forget the publications that these global weights have accepted or rejected."""
         accepted = dict(current.global_meta.taken or ())
@@ -159,8 +155,6 @@ class Asynchronous:
         path = self._site.folder / "updates" / f"learner-{one.node_id}-{one.number}.safetensors"
         try:
             before = [other for other in everything if other.node_id == one.node_id and other.number < one.number]
-            if too_often(one, everything):
-                raise WeightsError(history.TOO_OFTEN, "too_many_publications")
             if one.cid in [other.cid for other in before]:
                 raise WeightsError("was published before", "repeated")
             if one.node_id > self._plan.learners:

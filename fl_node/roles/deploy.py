@@ -15,6 +15,7 @@ from fl_node.models.trainer import Trainer
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
 from fl_node.protocol.global_files import initial_file
+from fl_node.protocol.terms import terms_of
 from fl_node.runtime import files
 from fl_node.runtime.logs import emit
 
@@ -58,7 +59,7 @@ def deploy(
     files.write(plan_file, plan.to_bytes())
     plan_cid = store.add(plan_file)
     emit(events.PlanStored(plan=plan.name, cid=plan_cid))
-    receipt = chain.deploy(plan_cid)
+    receipt = chain.deploy(plan_cid, terms_of(plan))
     contract = chain.contract(str(receipt.contract))
     emit(events.ContractDeployed(contract=contract.address, block=receipt.block, gas=receipt.gas))
     for node_id, account in sorted(learners.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fl_node import events
 from fl_node.errors import ConfigError
 from fl_node.models.trainer import MakeTrainer, Trainer
 from fl_node.plan.schema import Plan
@@ -11,37 +12,45 @@ from fl_node.roles.asynchronous import Asynchronous, AsynchronousLearner
 from fl_node.roles.attack import check_allowed
 from fl_node.roles.header import Header
 from fl_node.roles.learner import Learner, Record
-from fl_node.roles.loop import Site, Waiting, fetch_plan, reconcile
+from fl_node.roles.loop import Done, Site, Waiting, fetch_plan, reconcile
 from fl_node.roles.strategy import Context
 from fl_node.roles.synchronous import Synchronous
+from fl_node.runtime.logs import emit
 
 
-def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) -> None:
-    """Lead a run until it ends.
+def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, standby: bool = False) -> None:
+    """Lead a run until it ends, as long as the contract names this account as its header.
 
     Parameters
     ----------
     site
-        The header's node, with the account that deployed the contract.
+        The header's node, with the account that deployed the contract; of a standby, a learner's account.
     make_trainer
         Called with the plan, once; returns the plan's model.
     evaluate
         Say after each round what the global weights reach on the test images.
+    standby
+        Wait until the contract names a learner's account as the header; the model is loaded only then.
 
     Raises
     ------
     ConfigError
-        The account is not the one that deployed the contract.
+        The account is not the one that deployed the contract, and no standby is wanted.
     FLNodeError
         Another permanent error, such as a wrong plan or a call that the contract reverts.
     """
-    if (owner := site.contract.header()) != site.chain.address:
-        raise ConfigError(f"contract {site.contract.address}: its header is {owner}; --key has {site.chain.address}")
+    if not standby and (owner := site.contract.deployer()) != site.chain.address:
+        raise ConfigError(
+            f"contract {site.contract.address}: its header is {owner}; --key has {site.chain.address}; "
+            "a learner's host can take over with --standby"
+        )
     header: list[Header] = []
 
     def step() -> Waiting | None:
         if not header:
             plan = fetch_plan(site)
+            if (waiting := wait_as_standby(site, plan)) is not None:
+                return waiting
             header.append(header_of(site, plan, make_trainer(plan), evaluate=evaluate))
         return header[0].step()
 
@@ -50,6 +59,32 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True) 
     finally:
         for one in header:
             one.close()
+
+
+def wait_as_standby(site: Site, plan: Plan) -> Waiting | None:
+    """Return what a standby waits for, without the plan's model; None if the contract names its account.
+
+    Parameters
+    ----------
+    site
+        The standby's node.
+    plan
+        The run's plan.
+
+    Raises
+    ------
+    Done
+        The run has ended.
+    """
+    contract = site.contract
+    state = contract.state()
+    if state.round >= plan.rounds and (not plan.is_verified or contract.is_finalized(state.round)):
+        emit(events.RunFinished(round=state.round))
+        raise Done
+    if state.header == site.chain.address:
+        return None
+    text = f"to become the header; the contract names {state.header}"
+    return Waiting("standby", text, round=state.round, watch=contract.state, seen=state)
 
 
 def header_of(site: Site, plan: Plan, trainer: Trainer, *, evaluate: bool) -> Header:
@@ -102,7 +137,11 @@ def run_learner(
             learner.append(learner_of(site, plan, make_trainer(plan), record, allow_attacks=allow_attacks))
         return learner[0].step()
 
-    reconcile(site, step)
+    try:
+        reconcile(site, step)
+    finally:
+        for one in learner:
+            one.close()
 
 
 def learner_of(

@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from fl_node import events
 from fl_node.artifacts.model_file import WeightsFile
-from fl_node.errors import FLNodeError
+from fl_node.chain.contract import State
+from fl_node.errors import ContractError, FLNodeError
 from fl_node.protocol.global_files import initial_file
 from fl_node.roles.deploy import start
 from fl_node.roles.loop import Done, Waiting
@@ -35,7 +36,11 @@ class Header:
         self._site = context.site
         self._plan = context.plan
         self._pending = ""  # the file that no block has taken yet: made again, it is not spoken of again
-        self._evaluated: int | None = None
+        self._evaluated = ""  # the CID of the weights that were measured last
+        self._successor: str | None = None  # the account that is the header while this one stands by
+        self._last_since: tuple[str, float] | None = (
+            None  # the last weights of the run, and when they were seen first
+        )
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
 
     def close(self) -> None:
@@ -60,21 +65,52 @@ class Header:
         contract, plan, context = self._site.contract, self._plan, self._context
         view = contract.look(self._site.chain.address)
         state = view.state
+        is_last = state.round >= plan.rounds
+        if is_last and (waiting := self._wait_for_attestations(state)) is None:
+            if self._evaluator:
+                if state.header == self._site.chain.address:
+                    self._evaluate(state.round, str(state.global_cid))
+                self._evaluator.shutdown()
+            emit(events.RunFinished(round=state.round))
+            raise Done
+        if state.header != self._site.chain.address:
+            return self._stand_by(state)
+        if self._successor is not None:
+            self._successor = None
+            emit(events.HeaderTakenOver(round=state.round))
         if state.global_cid is None:
             initial = initial_file(context.global_path(0), plan, context.plan_cid, context.trainer.initial())
             start(contract, self._site.store, initial)
             return None
-        if self._evaluated != state.round:
-            self._evaluate(state.round, state.global_cid)
-        if state.round >= plan.rounds:
-            if self._evaluator:
-                self._evaluator.shutdown()
-            emit(events.RunFinished(round=state.round))
-            raise Done
+        self._evaluate(state.round, state.global_cid)
+        if is_last:
+            return waiting
         if waiting := self._strategy.wait_for(view, state.global_cid):
             return waiting
-        file = self._aggregate(state.round)
-        return None if self._strategy.is_outdated() else self._publish(file, view.nonce)
+        return self._publish(self._aggregate(state.round), view.nonce)
+
+    def _stand_by(self, state: State) -> Waiting:
+        """Wait until the contract names this account; another one leads the run."""
+        if self._successor != state.header:
+            self._successor = state.header
+            self._context.arrivals.keep(())
+            emit(events.HeaderReplaced(round=state.round, header=str(state.header)))
+        text = f"to become the header; the contract names {state.header}"
+        return Waiting("standby", text, round=state.round, watch=self._site.contract.state, seen=state)
+
+    def _wait_for_attestations(self, state: State) -> Waiting | None:
+        """Return what the end of the run waits for: more than half of the learners to attest its last weights."""
+        plan, contract, now = self._plan, self._site.contract, self._site.timing.clock.monotonic()
+        if not plan.is_verified or contract.is_finalized(state.round):
+            return None
+        if self._last_since is None or self._last_since[0] != state.global_cid:
+            self._last_since = str(state.global_cid), now
+        if plan.round_timeout and now - self._last_since[1] > plan.round_timeout:
+            # The plan does not want to wait for those who are gone.
+            emit(events.RunNotFinalized(round=state.round, attestations=contract.attestations(state.round)))
+            return None
+        text = f"more than half of the learners to attest global weights {state.round}"
+        return Waiting("attestation", text, round=state.round)
 
     def _aggregate(self, round_: int) -> WeightsFile:
         began = time.monotonic()
@@ -98,7 +134,12 @@ class Header:
     def _publish(self, file: WeightsFile, nonce: int) -> Waiting | None:
         number = file.global_meta.round
         self._pending = file.cid
-        receipt = self._site.contract.set_global_weight(file.cid, nonce)
+        try:
+            receipt = self._site.contract.set_global_weight(file.cid, nonce)
+        except ContractError as error:
+            if error.name != "NotHeader":
+                raise
+            return None  # replaced a moment ago
         if receipt is None:
             return Waiting("block", f"a block with global weights {number}", round=number)
         self._pending = ""
@@ -108,9 +149,9 @@ class Header:
         return None
 
     def _evaluate(self, round_: int, name: str) -> None:
-        self._evaluated = round_
-        if self._evaluator is None:
+        if self._evaluator is None or self._evaluated == name:
             return
+        self._evaluated = name
         tensors = self._context.global_file(round_, name).tensors()
 
         def work() -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from fl_node import events
-from fl_node.artifacts import cid, model_file
+from fl_node.artifacts import model_file
 from fl_node.artifacts.download import logged
 from fl_node.artifacts.model_file import LocalMeta, Tensors, WeightsFile
 from fl_node.artifacts.store import Progress
-from fl_node.chain.contract import View
+from fl_node.chain.contract import State, View
 from fl_node.data import partition
 from fl_node.errors import FileMissing, WeightsError
 from fl_node.models.trainer import OnEpoch, Trainer
@@ -26,6 +26,7 @@ from fl_node.protocol.global_files import local_shapes
 from fl_node.protocol.reader import Reader
 from fl_node.roles.attack import check_allowed, poison, tamper
 from fl_node.roles.loop import Done, Site, Waiting
+from fl_node.roles.verifier import Verifier
 from fl_node.runtime.logs import emit
 from fl_node.seeds import derive
 
@@ -36,6 +37,8 @@ ASK_WHETHER_OPEN = 5.0
 """Seconds after which a learner that fetches global weights asks again whether their round is open."""
 ASK_OTHERS = 1.0
 """Seconds after which a learner that waits asks again for whom."""
+CLOSE_AFTER_HEADER = 5.0
+"""Seconds that a learner leaves to the header to close a round whose time is up."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,31 @@ class _Unfit:
 
     parent: str
     reason: str
+
+
+class _Watch:
+    """How long nothing has come of the header: since the round started or closed, or another header was named."""
+
+    def __init__(self) -> None:
+        self._seen: State | None = None
+        self._since = 0.0
+
+    def see(self, state: State, now: float) -> None:
+        """Look at what the contract says now.
+
+        Parameters
+        ----------
+        state
+            What it says.
+        now
+            The time on the role's clock, in seconds.
+        """
+        if state != self._seen:
+            self._seen, self._since = state, now
+
+    def seconds(self, now: float) -> float:
+        """Return for how long the contract has said the same."""
+        return now - self._since
 
 
 class Learner:
@@ -67,9 +95,16 @@ class Learner:
         self._reader = Reader(site.store, site.folder, plan, trainer.shapes())
         self._local: WeightsFile | None = None
         self._stored = ""
-        self._open: tuple[int, float, tuple[int, ...]] = (-1, 0.0, ())
+        self._open: tuple[tuple[int, bool], float, Mapping[int, str]] = ((-1, False), 0.0, {})
         self._unfit: _Unfit | None = None
+        self._verifier = Verifier(site, plan, self._plan_cid, trainer) if plan.is_verified else None
+        self._watch = _Watch()
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
+
+    def close(self) -> None:
+        """End what goes on in the background."""
+        if self._verifier is not None:
+            self._verifier.close()
 
     def step(self) -> Waiting | None:
         """Read the contract and take the next step.
@@ -83,6 +118,8 @@ class Learner:
         view = contract.look(self._site.chain.address)
         state, node_id = view.state, view.node_id
         if state.round >= plan.rounds:
+            if node_id is not None and (waiting := self._attest(view, node_id)) is not None:
+                return waiting
             emit(events.RunFinished(round=state.round))
             raise Done
         if node_id is None:
@@ -94,44 +131,111 @@ class Learner:
     def _work(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
         """Train from these global weights and publish, unless that is done."""
         contract, state = self._site.contract, view.state
+        self._watch.see(state, self._site.timing.clock.monotonic())
+        if self._verifier is not None:
+            self._verifier.start(state.round, global_cid, node_id)
+            if waiting := self._reject(view, node_id, global_cid):
+                return waiting
         published = contract.local_weight_at(state.round, node_id, view.block)
         local = self._finished(state.round, node_id, global_cid)
-        if published and (published == local.cid if local else not self._is_old(published, state.round, node_id)):
-            # With many learners there are many blocks; this one only needs that which closes the round.
-            return self._wait_for_others(state.round, view.learners)
+        if state.closed or (published and (local is None or published == local.cid)):
+            return self._wait_for_others(view, node_id)
         if local is None:
             return self._train(state.round, node_id, global_cid)
-        return self._publish(local, view.nonce)
+        return self._unverified(state.round, global_cid) or self._publish(local, view.nonce)
 
-    def _is_old(self, published: str, round_: int, node_id: int) -> bool:
-        """Return whether this is the file of the last round, which a block took only after that had ended.
+    def _unverified(self, round_: int, global_cid: str) -> Waiting | None:
+        """Return what the verification of these global weights waits for; None if they are right."""
+        verifier = self._verifier
+        if verifier is None:
+            return None
+        verdict = verifier.verdict(round_, global_cid)
+        if verdict is not None and verdict.is_right:
+            return None
+        text = f"the verification of global weights {round_}"
+        if verdict is not None and verdict.lacking:
+            return Waiting("verification", f"{text}: {verdict.lacking}", round=round_)
+        return Waiting("verification", text, round=round_, watch=verifier.is_done, seen=False)
 
-        The block that took it in time may be gone with the chain that it was in, so the chain need not know it.
-        """
-        if not round_:
-            return False
-        before = self._path("local", round_ - 1)
-        return published == self._site.contract.local_weight_at(round_ - 1, node_id) or (
-            before.exists() and published == cid.of_file(before)
-        )
+    def _reject(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
+        """Reject global weights that are not what they should be, and wait for others; None if nothing is known."""
+        verdict = self._verifier.verdict(view.state.round, global_cid) if self._verifier is not None else None
+        if verdict is None or verdict.wrong is None:
+            return None
+        contract, wrong = self._site.contract, verdict.wrong
+        if not contract.verdict_of(node_id).rejected:
+            receipt = contract.reject(verdict.round, verdict.cid, view.nonce, code=wrong.field)
+            if receipt is not None:
+                emit(
+                    events.GlobalWeightsRejected(
+                        round=verdict.round,
+                        cid=verdict.cid,
+                        code=wrong.field,
+                        detail=str(wrong),
+                        block=receipt.block,
+                        gas=receipt.gas,
+                    )
+                )
+        text = f"valid global weights {verdict.round}; rejected: {wrong}"
+        return Waiting("valid_weights", text, round=view.state.round, watch=contract.state, seen=view.state)
 
-    def _wait_for_others(self, round_: int, learners: Sequence[int]) -> Waiting:
+    def _attest(self, view: View, node_id: int) -> Waiting | None:
+        """Attest the last global weights; None if that is done."""
+        contract, state, name = self._site.contract, view.state, str(view.state.global_cid)
+        if self._verifier is None or contract.verdict_of(node_id).attested:
+            return None
+        self._verifier.start(state.round, name, node_id)
+        if waiting := self._reject(view, node_id, name) or self._unverified(state.round, name):
+            return waiting
+        receipt = contract.attest(state.round, name, view.nonce)
+        if receipt is None:
+            text = f"a block with the attestation of global weights {state.round}"
+            return Waiting("block", text, round=state.round)
+        emit(events.GlobalWeightsAttested(round=state.round, cid=name, block=receipt.block, gas=receipt.gas))
+        return None
+
+    def _wait_for_others(self, view: View, node_id: int) -> Waiting:
         """Wait for the end of the round; who else is not done is asked less often than blocks come."""
-        asked_for, asked, who = self._open
+        contract, state, round_ = self._site.contract, view.state, view.state.round
+        asked_for, asked, published = self._open
         now = self._site.timing.clock.monotonic()
-        if asked_for != round_ or now - asked > ASK_OTHERS:
-            published = self._site.contract.local_weights(round_, learners)
-            who = tuple(node_id for node_id in learners if node_id not in published)
-            self._open = (round_, now, who)
+        if asked_for != (round_, state.closed) or now - asked > ASK_OTHERS:
+            published = contract.local_weights(round_, view.learners)
+            self._open = ((round_, state.closed), now, published)
+            if self._verifier is not None:
+                self._verifier.fetch(published)
+        self._push(view, node_id, published)
+        who = () if state.closed else tuple(node_id for node_id in view.learners if node_id not in published)
         missing = f"learner {', '.join(map(str, who))}" if who else "the header"
         return Waiting(
             "round_end",
-            f"round {round_} to close; {missing} is not finished",
+            f"round {round_} to {'end' if state.closed else 'close'}; {missing} is not finished",
             round=round_,
             learners=who,
-            watch=self._site.contract.round,
-            seen=round_,
+            watch=contract.state,
+            seen=state,
         )
+
+    def _push(self, view: View, node_id: int, published: Mapping[int, str]) -> None:
+        """Close a round whose time is up, or vote for another header, if the header does neither."""
+        contract, plan, state = self._site.contract, self._plan, view.state
+        seconds = self._watch.seconds(self._site.timing.clock.monotonic())
+        if not state.closed:
+            # The header asks first.
+            late = plan.round_timeout and seconds > math.ceil(plan.round_timeout) + CLOSE_AFTER_HEADER
+            if late and len(published) >= plan.required_learners:
+                receipt = contract.close_round(view.nonce)
+                if receipt is not None:
+                    emit(events.RoundClosed(round=state.round, block=receipt.block, gas=receipt.gas))
+            return
+        # As long as a file arrives here, it may arrive at the header too.
+        if seconds > plan.header_timeout and (self._verifier is None or self._verifier.has_tried(published)):
+            if contract.verdict_of(node_id).voted:
+                return
+            receipt = contract.vote(state.ballot, view.nonce)
+            if receipt is not None:
+                header = str(state.header)
+                emit(events.HeaderVoted(round=state.round, header=header, block=receipt.block, gas=receipt.gas))
 
     def _path(self, kind: str, round_: int) -> Path:
         return self._site.folder / f"{kind}-{round_}.safetensors"
@@ -280,7 +384,13 @@ class Learner:
         if self._stored != local.cid:
             emit(events.FileStored(round=meta.round, cid=local.cid))
             self._stored = local.cid
-        receipt = self._site.contract.set_local_weight(meta.node_id, local.cid, nonce)
+        receipt = self._site.contract.set_local_weight(
+            meta.node_id,
+            local.cid,
+            nonce,
+            trained_from=(meta.round, meta.parent),
+            attests=self._verifier is not None,
+        )
         if receipt is None:
             text = f"a block with the local weights of round {meta.round}"
             return Waiting("block", text, round=meta.round)

@@ -43,8 +43,8 @@ class Context:
 class Strategy(Protocol):
     """Says when a round closes, and makes the global weights that it ends with.
 
-    The header calls :meth:`wait_for` until it returns None, then :meth:`aggregate`, and publishes the file unless
-    :meth:`is_outdated`. All state is on the chain and in the store; what a strategy remembers saves work only.
+    The header calls :meth:`wait_for` until it returns None, then :meth:`aggregate`, and publishes the file. All state
+    is on the chain and in the store; what a strategy remembers saves work only.
     """
 
     @property
@@ -64,9 +64,6 @@ class Strategy(Protocol):
 
     def aggregate(self) -> WeightsFile:
         """Write the global file that the round ends with, after :meth:`wait_for` returned None."""
-
-    def is_outdated(self) -> bool:
-        """Return whether to look again instead of publishing the file, since there is more to take in."""
 
     def forget(self, current: WeightsFile) -> None:
         """Forget the round that has ended with these global weights."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fl_node.aggregation import ensemble
 from fl_node.artifacts.model_file import WeightsFile
-from fl_node.audit.case import Case
 from fl_node.data.datasets import DataSet
 from fl_node.data.held_out import held_out
 from fl_node.protocol.names import HEADER
+from fl_node.protocol.verification.case import Case
 
 
 def check_evidence(case: Case, number: int, file: WeightsFile) -> None:

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fl_node.artifacts.model_file import GlobalMeta, Input, WeightsFile
-from fl_node.audit.case import Case
-from fl_node.chain.contract import LogEntry
+from fl_node.artifacts.model_file import GlobalMeta, Input, Tensors, WeightsFile
 from fl_node.errors import WeightsError
 from fl_node.protocol.global_files import initial_file
-from fl_node.protocol.history import Round
 from fl_node.protocol.names import HEADER, learner_label
+from fl_node.protocol.verification.case import Case
 
 
 def again(case: Case) -> Path:
@@ -20,43 +18,55 @@ def again(case: Case) -> Path:
     return case.reader.folder / "again.safetensors"
 
 
-def check_initial(case: Case) -> None:
-    """Check that the run started from the weights that the plan's seed gives."""
-    result, name = case.result, str(case.past.rounds[0].started.cid)
-    try:
-        file = case.file(name)
-        meta = file.global_meta
-    except WeightsError as error:
-        result.find(0, HEADER, "file", f"{name}: {error}")
-        return
-    result.compare(0, HEADER, "plan", meta.plan, case.past.plan_cid)
-    result.compare(0, HEADER, "round", meta.round, 0)
-    expected = initial_file(again(case), case.plan, case.past.plan_cid, case.trainer.initial())
-    report_difference(case, 0, file, expected, "the plan's seed gives")
-
-
-def closing_file(case: Case, closed: Round, entry: LogEntry) -> WeightsFile | None:
-    """Return the global file that closed a round and check its metadata; None if it is not a valid model file.
+def check_initial(case: Case, name: str, initial: Tensors) -> None:
+    """Check that the run started from the weights that the plan's seed gives.
 
     Parameters
     ----------
     case
-        The audit's plan, history and files.
-    closed
-        The round that the file closed.
-    entry
-        The event that published the file.
+        The run.
+    name
+        The CID of the initial weights.
+    initial
+        The weights that the plan's seed gives.
     """
-    result, number, name = case.result, closed.number + 1, str(entry.cid)
+    result = case.result
     try:
         file = case.file(name)
         meta = file.global_meta
     except WeightsError as error:
-        result.find(number, HEADER, "file", f"{name}: {error}")
+        case.unreadable(0, HEADER, name, error)
+        return
+    result.compare(0, HEADER, "plan", meta.plan, case.plan_cid)
+    result.compare(0, HEADER, "round", meta.round, 0)
+    expected = initial_file(again(case), case.plan, case.plan_cid, initial)
+    report_difference(case, 0, file, expected, "the plan's seed gives")
+
+
+def closing_file(case: Case, number: int, parent: str, name: str) -> WeightsFile | None:
+    """Return the global file that ended a round and check its metadata; None if it is not a valid model file.
+
+    Parameters
+    ----------
+    case
+        The run.
+    number
+        The round that starts from this file.
+    parent
+        The CID of the global weights that the round before started from.
+    name
+        The file's CID.
+    """
+    result = case.result
+    try:
+        file = case.file(name)
+        meta = file.global_meta
+    except WeightsError as error:
+        case.unreadable(number, HEADER, name, error)
         return None
-    result.compare(number, HEADER, "plan", meta.plan, case.past.plan_cid)
+    result.compare(number, HEADER, "plan", meta.plan, case.plan_cid)
     result.compare(number, HEADER, "round", meta.round, number)
-    result.compare(number, HEADER, "parent", meta.parent, closed.started.cid)
+    result.compare(number, HEADER, "parent", meta.parent, parent)
     result.compare(number, HEADER, "rule", meta.rule, case.plan.aggregation.rule)
     return file
 

@@ -14,19 +14,60 @@ from itertools import pairwise
 
 from fl_node.artifacts import cid
 from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection
-from fl_node.audit.case import LATE, Case
-from fl_node.audit.global_files import again, closing_file, report_difference
-from fl_node.chain.contract import LogEntry
+from fl_node.chain.contract import Contract, LogEntry
 from fl_node.errors import DataError, WeightsError
-from fl_node.protocol import history
 from fl_node.protocol.asynchronous_files import Update, asynchronous_file
 from fl_node.protocol.bounds import check_bounds
-from fl_node.protocol.history import Round
-from fl_node.protocol.names import HEADER, learner_label
-from fl_node.protocol.publications import MISSING, Publication, check_update, too_often
+from fl_node.protocol.history import History, Round
+from fl_node.protocol.names import HEADER, MISSING, learner_label
+from fl_node.protocol.publications import Publication, check_update
+from fl_node.protocol.verification.case import Case
+from fl_node.protocol.verification.global_files import again, closing_file, report_difference
 
+LATE = 30
+"""Seconds, by the chain's clock, in which a publication and the closing of a round may have crossed.
+
+The header need not have seen what stands before its closing. And it may have seen what stands after it: sealers
+replace a block by another now and then, and what was in the one is sealed again, perhaps behind what came of it.
+"""
 PATIENCE = 3
 """Times ``fetch_timeout`` that an update may be passed over; a header that restarts begins to wait again."""
+
+
+@dataclass(frozen=True)
+class AsynchronousCase(Case):
+    """An asynchronous run under verification: also its history, and the time between its events.
+
+    ``publications`` are those of local weights in all rounds, in the order of the chain.
+    """
+
+    contract: Contract
+    past: History
+    publications: tuple[Publication, ...]
+
+    def seconds(self, first: LogEntry, second: LogEntry) -> int:
+        """Return the time between two events, by the chain's clock."""
+        chain = self.contract.chain
+        return chain.timestamp(second.block) - chain.timestamp(first.block)
+
+    def is_before(self, entry: LogEntry, closing: LogEntry) -> bool:
+        """Return whether an event came long enough before the closing of a round to be known to the header."""
+        return self.seconds(entry, closing) > LATE
+
+    def is_crossed(self, closing: LogEntry, entry: LogEntry) -> bool:
+        """Return whether an event came so soon after the closing of a round that the header may have known it."""
+        return 0 <= self.seconds(closing, entry) <= LATE
+
+    def note_crossed(self, round_: int, node: str) -> None:
+        """Note that an event stands behind what came of it."""
+        self.result.note(
+            f"round {round_}: {node}'s weights were sealed again after their round, because a block was replaced"
+        )
+
+    def is_late(self, closed: Round, closing: LogEntry) -> bool:
+        """Return whether a round was open for so long that it need not wait for everybody."""
+        timeout = self.plan.round_timeout
+        return bool(timeout) and self.seconds(closed.started, closing) + LATE >= timeout
 
 
 @dataclass(frozen=True)
@@ -43,7 +84,7 @@ class _Waiting:
 class AsynchronousChecker:
     """Checks the rounds of an asynchronous run, in their order."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: AsynchronousCase) -> None:
         self._case = case
         self._result = case.result
         self._accepted: dict[int, int] | None = {}
@@ -61,7 +102,8 @@ class AsynchronousChecker:
             The event that closed it.
         """
         case, plan = self._case, self._case.plan
-        number, file = closed.number + 1, closing_file(case, closed, entry)
+        number = closed.number + 1
+        file = closing_file(case, number, str(closed.started.cid), str(entry.cid))
         if file is None:
             self._accepted = None
             return
@@ -81,7 +123,7 @@ class AsynchronousChecker:
             # What was published again deserves its rejection.
             repeated = first[rejection.node_id, rejection.cid] < 0
             self._check_rejection(closed, entry, rejection, repeated=repeated)
-        parent = case.parent(closed)
+        parent = case.parent(closed.number, str(closed.started.cid))
         if parent is not None and parent.global_meta.round != closed.number:
             return  # found where these global weights were checked; how old an update is goes by it
         good = [one for one in updates if one is not None]
@@ -89,7 +131,7 @@ class AsynchronousChecker:
             expected = asynchronous_file(
                 again(case),
                 plan,
-                case.past.plan_cid,
+                case.plan_cid,
                 parent=parent,
                 updates=good,
                 refused=meta.refused,
@@ -204,10 +246,8 @@ class AsynchronousChecker:
             The header must reject the update.
         """
         case = self._case
-        if too_often(one, case.publications):
-            raise WeightsError(history.TOO_OFTEN)
         file = case.file(one.cid, one.node_id)
-        check_update(file, case.contract, case.plan, case.past.plan_cid, one.node_id, newest)
+        check_update(file, case.contract, case.plan, case.plan_cid, one.node_id, newest)
         check_bounds(file, case.file(file.local_meta.parent), case.plan)
 
     def _check_update(self, number: int, one: Input) -> Update | None:
@@ -220,18 +260,18 @@ class AsynchronousChecker:
             file = case.file(one.cid, one.node_id)
             meta = file.local_meta
         except WeightsError as error:
-            result.find(number - 1, node, "file", f"{one.cid}: {error}")
+            case.unreadable(number - 1, node, one.cid, error)
             return None
         began = case.past.rounds[meta.round] if meta.round < number else None
         if began is None:
             result.find(number - 1, node, "round", f"is {meta.round}, should be before {number}")
             return None
-        result.compare(number - 1, node, "plan", meta.plan, case.past.plan_cid)
+        result.compare(number - 1, node, "plan", meta.plan, case.plan_cid)
         result.compare(number - 1, node, "node_id", meta.node_id, one.node_id)
         result.compare(number - 1, node, "parent", meta.parent, began.started.cid)
         if (samples := case.samples(one.node_id)) is not None:
             result.compare(number - 1, node, "samples", meta.samples, samples)
-        if (start := case.parent(began)) is None:
+        if (start := case.parent(began.number, str(began.started.cid))) is None:
             return None
         case.check_bounds(number - 1, node, file, start)
         return Update(file, start)
@@ -248,10 +288,10 @@ class AsynchronousChecker:
         try:
             self._check_good(mine[0], closed.number)
         except (WeightsError, DataError) as error:
-            case.note_rejection(closed, one, f"({one.reason}); this audit: {error}")
+            case.note_rejection(closed.number, one, f"({one.reason}); this audit: {error}")
             return
         waited = case.seconds(mine[0].entry, entry)
         if one.reason != MISSING or waited + LATE < case.plan.fetch_timeout:
             self._result.find(closed.number, node, "refused", f"{one.cid} is valid, but was rejected: {one.reason}")
         else:
-            case.note_rejection(closed, one, "as missing, but is available now")
+            case.note_rejection(closed.number, one, "as missing, but is available now")

@@ -1,0 +1,44 @@
+"""What the learners said of global weights: whether their attestations and rejections were right."""
+
+from __future__ import annotations
+
+from fl_node.protocol.history import History, Round
+from fl_node.protocol.names import HEADER, learner_label
+from fl_node.protocol.verification.case import Case
+
+
+def check_verdicts(case: Case, past: History) -> None:
+    """Name who rejected weights that this audit found correct, what was withdrawn, and what is finalized.
+
+    Parameters
+    ----------
+    case
+        The run; its findings are those of the rounds that stand.
+    past
+        The run's history by the log.
+    """
+    wrong = {finding.round for finding in case.result.findings}
+    for one in past.withdrawn:
+        who = ", ".join(str(entry.node_id) for entry in one.rejections)
+        codes = ", ".join(sorted({str(entry.code) for entry in one.rejections}))
+        what = (
+            f"{one.started.cid} was withdrawn: rejected by learner {who} ({codes})"
+            if who
+            else (f"{one.started.cid} was withdrawn with the weights that it follows from")
+        )
+        case.result.note(f"global weights {one.number}: {what}")
+    for change in past.headers:
+        case.result.note(f"the header changed to {change.account}, {_node(change.node_id)}")
+    for one in past.rounds:
+        for entry in one.rejections:
+            if one.number not in wrong and entry.node_id is not None:
+                _find_wrong_rejection(case, one, entry.node_id, str(entry.code))
+
+
+def _find_wrong_rejection(case: Case, one: Round, node_id: int, code: str) -> None:
+    text = f"{learner_label(node_id)} rejected correct global weights {one.number} ({code}), without a majority"
+    case.result.note(text)
+
+
+def _node(node_id: int | None) -> str:
+    return learner_label(node_id) if node_id else f"the first {HEADER}"

@@ -1,0 +1,163 @@
+"""Whether a round of a synchronous run ends with what its local files give, and passes over nobody.
+
+The contract says when a round closed, who was registered then, and which local weights belong to it. The global file
+that ends the round names every learner once: its local file as an input, its rejected file, or the learner itself as
+missing. Rejections must be deserved, and the plan's rule must give the same global file again, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from fl_node.aggregation import ensemble
+from fl_node.artifacts import model_file
+from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection, WeightsFile
+from fl_node.errors import WeightsError
+from fl_node.protocol.bounds import check_bounds
+from fl_node.protocol.global_files import global_file, needs_parent
+from fl_node.protocol.names import MISSING, learner_label
+from fl_node.protocol.verification.case import Case
+from fl_node.protocol.verification.evidence import check_evidence
+from fl_node.protocol.verification.global_files import again, closing_file, report_difference
+
+
+@dataclass(frozen=True)
+class Closing:
+    """A closed round, as the contract fixed it.
+
+    ``published`` are the CIDs of its local weights by nodeId, ``members`` the learners registered when it closed, and
+    ``parent`` the CID of the global weights that it started from.
+    """
+
+    number: int
+    parent: str
+    published: Mapping[int, str]
+    members: frozenset[int]
+
+
+def check_closing(case: Case, closing: Closing, name: str, seen: Collection[str] = ()) -> None:
+    """Check the global weights that ended a round.
+
+    Parameters
+    ----------
+    case
+        The run.
+    closing
+        The round.
+    name
+        The CID of the global file.
+    seen
+        Local files that this verifier had before the global weights were published: who calls one of them missing
+        lies. Of others nobody can tell afterwards whether they were.
+    """
+    number, file = closing.number + 1, closing_file(case, closing.number + 1, closing.parent, name)
+    if file is None:
+        return
+    meta = file.global_meta
+    _check_members(case, closing, meta)
+    parent = case.parent(closing.number, closing.parent)
+    inputs = [_check_input(case, closing, one, parent) for one in meta.inputs]
+    for rejection in meta.refused:
+        _check_rejection(case, closing, rejection, parent, seen)
+    good = [one for one in inputs if one is not None]
+    is_known = parent is not None or not needs_parent(case.plan, len(good))
+    if len(good) == len(inputs) and is_known:
+        expected = global_file(
+            again(case),
+            case.plan,
+            case.plan_cid,
+            round_=number,
+            parent=closing.parent,
+            inputs=good,
+            parent_file=parent,
+            # What the members said is taken from the file here, and measured below.
+            evidence=lambda member, _weights: file.tensor(ensemble.evidence_name(member)),
+            refused=meta.refused,
+            absent=meta.absent,
+        )
+        report_difference(case, number, file, expected, "its local files give")
+    check_evidence(case, number, file)
+
+
+def _check_members(case: Case, closing: Closing, meta: GlobalMeta) -> None:
+    """Check that a global file names every learner once, with what it published, and nobody else."""
+    result, number = case.result, closing.number + 1
+    named = [*(i.node_id for i in meta.inputs), *(r.node_id for r in meta.refused), *meta.absent]
+    for node_id in sorted(set(named)):
+        if named.count(node_id) > 1:
+            result.find(number, learner_label(node_id), "inputs", "is listed more than once")
+        if node_id not in closing.members:
+            result.find(number, learner_label(node_id), "inputs", "takes part without registration")
+    for node_id in sorted(closing.members):
+        published = node_id in closing.published
+        if node_id not in named:
+            what = "published local weights" if published else "is registered"
+            result.find(number, learner_label(node_id), "inputs", f"{what}, but is left out")
+        elif node_id in meta.absent and published:
+            result.find(number, learner_label(node_id), "absent", "is listed as missing, but had published")
+
+
+def _is_published(case: Case, closing: Closing, one: Input | Rejection, field: str) -> bool:
+    """Check that a hash is what a learner had published when the round closed."""
+    published = closing.published.get(one.node_id)
+    if published == one.cid:
+        return True
+    text = f"published {published} in this round, not {one.cid}" if published else "published nothing in this round"
+    case.result.find(closing.number, learner_label(one.node_id), field, text)
+    return False
+
+
+def _check_input(case: Case, closing: Closing, one: Input, parent: WeightsFile | None) -> WeightsFile | None:
+    """Check one input of a global file, and return it if it can be read."""
+    result, node, number = case.result, learner_label(one.node_id), closing.number
+    if not _is_published(case, closing, one, "cid"):
+        return None
+    try:
+        file = case.file(one.cid, one.node_id)
+        meta = file.local_meta
+    except WeightsError as error:
+        case.unreadable(number, node, one.cid, error)
+        return None
+    result.compare(number, node, "plan", meta.plan, case.plan_cid)
+    result.compare(number, node, "node_id", meta.node_id, one.node_id)
+    result.compare(number, node, "round", meta.round, number)
+    result.compare(number, node, "parent", meta.parent, closing.parent)
+    if (samples := case.samples(one.node_id)) is not None:
+        result.compare(number, node, "samples", meta.samples, samples)
+    if parent is not None:
+        case.check_bounds(number, node, file, parent)
+    # In an ensemble its architecture goes by the node that it says; of another's nothing can be made.
+    return file if case.plan.mode != "ensemble" or meta.node_id == one.node_id else None
+
+
+def _check_rejection(
+    case: Case, closing: Closing, one: Rejection, parent: WeightsFile | None, seen: Collection[str]
+) -> None:
+    """Check that a file that the header rejected deserved it."""
+    node = learner_label(one.node_id)
+    if not _is_published(case, closing, one, "refused"):
+        return
+    try:
+        file = case.file(one.cid, one.node_id)
+        model_file.check_local(
+            file,
+            plan=case.plan_cid,
+            node_id=one.node_id,
+            round_=closing.number,
+            parent=closing.parent,
+            samples=case.samples(one.node_id),
+        )
+        if parent is not None:
+            check_bounds(file, parent, case.plan)
+    except WeightsError as error:
+        case.note_rejection(closing.number, one, f"({one.reason}); this verification: {error}")
+        return
+    if one.reason != MISSING:
+        case.result.find(closing.number, node, "refused", f"{one.cid} is valid, but was rejected: {one.reason}")
+    elif one.cid in seen:
+        text = f"{one.cid} was available before the round ended, but was rejected as missing"
+        case.result.find(closing.number, node, "refused", text)
+    else:
+        # It may have been away then; nobody can tell afterwards.
+        case.note_rejection(closing.number, one, "as missing, but is available now")

@@ -1,0 +1,209 @@
+"""Verification during a run: a learner recomputes global weights before it publishes what it trained from them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fl_node import events
+from fl_node.artifacts.model_file import Tensors
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
+from fl_node.errors import ChainError, FLNodeError, StoreError, StoreUnreachable, WeightsError
+from fl_node.models.trainer import Trainer
+from fl_node.plan.schema import Plan
+from fl_node.protocol import history
+from fl_node.protocol.reader import Reader
+from fl_node.protocol.verification.case import Case
+from fl_node.protocol.verification.findings import Finding, Findings
+from fl_node.protocol.verification.global_files import check_initial
+from fl_node.protocol.verification.synchronous import Closing, check_closing
+from fl_node.roles.loop import Site
+from fl_node.runtime.logs import emit
+
+TRY_AGAIN = 2.0
+"""Seconds after which a verification that lacks a file is tried again."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a learner found about global weights.
+
+    ``wrong`` is the first proven finding and ``round`` that of the weights it is about, which may be earlier ones;
+    ``lacking`` says what could not be read, so that nothing is known.
+    """
+
+    round: int
+    cid: str
+    wrong: Finding | None = None
+    lacking: str = ""
+
+    @property
+    def is_right(self) -> bool:
+        """Whether these weights and all earlier ones are what they should be."""
+        return self.wrong is None and not self.lacking
+
+
+class Verifier:
+    """Recomputes global weights in the background, with its own copies of the files.
+
+    It begins after the weights that this learner attested last, so that an attestation speaks of all earlier ones.
+
+    Parameters
+    ----------
+    site
+        The learner's node.
+    plan, plan_cid
+        The run's plan and its CID.
+    trainer
+        The plan's model. An ensemble's members are measured with it, which the training must not disturb; their
+        plans are verified in the foreground.
+    """
+
+    def __init__(self, site: Site, plan: Plan, plan_cid: str, trainer: Trainer) -> None:
+        self._site = site
+        self._plan = plan
+        self._plan_cid = plan_cid
+        self._trainer = trainer
+        self._folder = site.folder / "verification"
+        self._reader = self._new_reader()
+        # The chain and its connection are this thread's own.
+        self._contract = Contract(Chain(site.chain.rpc), site.contract.address)
+        self._worker = ThreadPoolExecutor(1, "verification")
+        self._running: tuple[tuple[int, str], Future[Verdict]] | None = None
+        self._next_try = 0.0
+        self._right: dict[int, str] | None = None
+        """The newest global weights that are known to be right: their round and CID; None before the first look."""
+        self._fetches: dict[str, Future[None]] = {}
+        self._seen: set[str] = set()
+        self._initial: Tensors | None = None
+
+    def close(self) -> None:
+        """End what goes on in the background."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def start(self, round_: int, name: str, node_id: int) -> None:
+        """Begin to verify the global weights of a round, unless that has begun.
+
+        Parameters
+        ----------
+        round_
+            The round that starts from them.
+        name
+            Their CID.
+        node_id
+            This learner's nodeId.
+        """
+        if self._right is None:
+            self._right = self._attested(node_id)
+            if not self._right:
+                self._initial = self._trainer.initial()
+        key, now = (round_, name), self._site.timing.clock.monotonic()
+        if self._running is not None and self._running[0] == key:
+            running = self._running[1]
+            if not running.done() or not running.result().lacking or now < self._next_try:
+                return
+            self._reader = self._new_reader()  # what was missing may be there now
+        self._next_try = now + TRY_AGAIN
+        for fetch in self._fetches.values():
+            fetch.cancel()
+        self._fetches.clear()
+        future: Future[Verdict] = Future()
+        if self._plan.measures_members:
+            future.set_result(self._verify(round_, name))
+        else:
+            future = self._worker.submit(self._verify, round_, name)
+        self._running = key, future
+
+    def verdict(self, round_: int, name: str) -> Verdict | None:
+        """Return what was found about the global weights of a round; None as long as it is not known."""
+        if self._running is None or self._running[0] != (round_, name) or not self._running[1].done():
+            return None
+        return self._running[1].result()
+
+    def is_done(self) -> bool:
+        """Return whether the last verification that was started has ended."""
+        return self._running is None or self._running[1].done()
+
+    def fetch(self, published: Mapping[int, str]) -> None:
+        """Fetch the local files of the round that is going on, which its global weights are made of.
+
+        Parameters
+        ----------
+        published
+            Their CIDs by nodeId.
+        """
+        for node_id, name in published.items():
+            if name not in self._fetches:
+                self._fetches[name] = self._worker.submit(self._fetch, node_id, name)
+
+    def has_tried(self, published: Mapping[int, str]) -> bool:
+        """Return whether each of these files is here, or was missing for the plan's ``fetch_timeout``."""
+        return all(name in self._fetches and self._fetches[name].done() for name in published.values())
+
+    def _fetch(self, node_id: int, name: str) -> None:
+        with suppress(StoreError, WeightsError, OSError):
+            self._reader.read(name, node_id)
+            self._seen.add(name)
+
+    def _new_reader(self) -> Reader:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return Reader(self._site.store, self._folder, self._plan, self._trainer.shapes(), once=True)
+
+    def _attested(self, node_id: int) -> dict[int, str]:
+        """Return the newest global weights that this learner attested, perhaps before it was killed."""
+        rounds = history.read(self._site.contract).rounds
+        mine = [one for one in rounds if any(entry.node_id == node_id for entry in one.attestations)]
+        return {one.number: str(one.started.cid) for one in mine[-1:]}
+
+    def _verify(self, round_: int, name: str) -> Verdict:
+        began = time.monotonic()
+        try:
+            verdict = self._verify_all(round_, name)
+        except (ChainError, StoreUnreachable, OSError) as error:
+            verdict = Verdict(round_, name, lacking=" ".join(str(error).split()))
+        except FLNodeError as error:
+            verdict = Verdict(round_, name, lacking=str(error))
+        if verdict.is_right:
+            self._right, self._initial = {round_: name}, None
+            emit(events.GlobalWeightsVerified(round=round_, cid=name, seconds=time.monotonic() - began))
+        elif verdict.lacking:
+            emit(events.VerificationWaiting(round=round_, cid=name, detail=verdict.lacking))
+        return verdict
+
+    def _verify_all(self, round_: int, name: str) -> Verdict:
+        """Verify all global weights after the last that are known to be right."""
+        known = {n: cid for n, cid in (self._right or {}).items() if self._contract.global_weight_at(n) == cid}
+        for number in range(max(known, default=-1) + 1, round_ + 1):
+            current = name if number == round_ else str(self._contract.global_weight_at(number))
+            verdict = self._verify_one(number, current)
+            if not verdict.is_right:
+                return verdict
+        return Verdict(round_, name)
+
+    def _verify_one(self, number: int, name: str) -> Verdict:
+        result = Findings()
+        case = Case(self._plan, self._plan_cid, self._reader, self._trainer, result)
+        if number == 0:
+            check_initial(case, name, self._trainer.initial() if self._initial is None else self._initial)
+        else:
+            members = self._contract.members(number - 1)
+            closing = Closing(
+                number - 1,
+                str(self._contract.global_weight_at(number - 1)),
+                self._contract.local_weights(number - 1, members),
+                frozenset(members),
+            )
+            check_closing(case, closing, name, self._seen)
+        proven = [finding for finding in result.findings if finding.proven]
+        if proven:
+            return Verdict(number, name, wrong=proven[0])
+        if result.findings:
+            return Verdict(number, name, lacking=str(result.findings[0]))
+        # The next round follows from this file; of the others nothing is needed any more.
+        self._reader.forget(self._reader.path(name))
+        self._seen.clear()
+        return Verdict(number, name)
