@@ -8,8 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from fl_node.chain.contract import Terms
 from fl_node.nodes.dev_chain import EmbeddedChain, _Server
 from tests.helpers.accounts import FUNDED
+
+OPEN = Terms(asynchronous=True)
+"""Terms of contracts whose rounds never close, so that a test publishes what it likes."""
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from fl_node.monitor.observer import Observer
 from fl_node.monitor.state import MonitorState, NodeView, Part
 from fl_node.nodes.backends import EmbeddedBackend, Endpoint
 from fl_node.runtime.waiting import wait_until
+from tests.helpers.chain import OPEN
 from tests.helpers.runs import Run, World, plan
 
 PATIENCE = 120.0
@@ -101,7 +102,7 @@ def test_a_chain_that_goes_is_said_to_be_down_since_then_and_comes_back(tmp_path
     backend = EmbeddedBackend(tmp_path / "nodes", {"header": create_key(key)})
     try:
         end = backend.start()["header"]
-        address = str(Chain(end.rpc, load_key(key)).deploy(cid.of_bytes(b"plan")).contract)
+        address = str(Chain(end.rpc, load_key(key)).deploy(cid.of_bytes(b"plan"), OPEN).contract)
         with Observer({"header": end}, lambda: address, tmp_path) as observer:
             sees(observer, lambda now: now.run)
             gone = time.time()

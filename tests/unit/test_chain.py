@@ -22,6 +22,7 @@ from fl_node.chain.transactions import Receipt
 from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError
 from fl_node.runtime.waiting import wait_until
 from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY, POOR, account
+from tests.helpers.chain import OPEN
 
 PLAN = cid.of_bytes(b"plan")
 WEIGHTS = [cid.of_bytes(b"weights %d" % number) for number in range(10)]
@@ -32,7 +33,7 @@ NOBODY = "0x" + "00" * 20
 def header(rpc: str) -> Contract:
     """A new contract as its header sees it; Alice is learner 1."""
     chain = Chain(rpc, HEADER)
-    contract = chain.contract(str(chain.deploy(PLAN).contract))
+    contract = chain.contract(str(chain.deploy(PLAN, OPEN).contract))
     contract.register_learner(1, ALICE.address, chain.nonce())
     return contract
 
@@ -129,7 +130,7 @@ def test_without_a_key_nothing_can_be_sent(rpc: str, header: Contract) -> None:
     for attempt in (
         lambda: reader.address,
         reader.nonce,
-        lambda: reader.deploy(PLAN, 0),
+        lambda: reader.deploy(PLAN, OPEN, 0),
         lambda: reader.contract(header.address).set_global_weight(WEIGHTS[0], 0),
     ):
         with pytest.raises(ConfigError, match="--key"):
@@ -204,7 +205,7 @@ def test_the_log_tells_everything_in_the_order_in_which_it_happened(header: Cont
 
 def test_one_contracts_log_is_not_anothers(rpc: str, header: Contract) -> None:
     other = Chain(rpc, HEADER)
-    contract = other.contract(str(other.deploy(PLAN).contract))
+    contract = other.contract(str(other.deploy(PLAN, OPEN).contract))
     header.set_global_weight(WEIGHTS[0], header.chain.nonce())
     assert contract.log() == []
 
@@ -314,14 +315,14 @@ def test_ether_is_given_once_however_long_it_takes(rpc: str, kind: type[Chain]) 
 def test_a_contract_is_deployed_once_however_long_it_takes(rpc: str, kind: type[Chain]) -> None:
     chain = kind(rpc, ALICE)
     before = chain.nonce()
-    contract = chain.contract(str(chain.deploy(PLAN).contract))
+    contract = chain.contract(str(chain.deploy(PLAN, OPEN).contract))
     assert contract.plan() == PLAN
     assert chain.nonce() == before + 2, "the contract, and a transaction of no effect"
 
 
 def test_an_account_that_owns_nothing_is_told_so(rpc: str) -> None:
     with pytest.raises(ChainError, match="balance 0"):
-        Chain(rpc, POOR).deploy(PLAN)
+        Chain(rpc, POOR).deploy(PLAN, OPEN)
 
 
 def test_where_there_is_no_contract_it_is_said(rpc: str) -> None:
@@ -362,7 +363,7 @@ def test_a_node_that_is_down_is_named(free_port: Callable[[], int]) -> None:
         chain.client,
         chain.genesis,
         lambda: chain.contract(NOBODY),
-        lambda: chain.deploy(PLAN),
+        lambda: chain.deploy(PLAN, OPEN),
     ):
         with pytest.raises(ChainUnreachable, match=rf"chain at {rpc} can't be reached; is the node running\?"):
             attempt()

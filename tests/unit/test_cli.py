@@ -28,6 +28,7 @@ from fl_node.lab.run_folder import Node, Run
 from fl_node.plan import loading as plans
 from tests.conftest import TINY
 from tests.helpers.accounts import ALICE, HEADER, POOR
+from tests.helpers.chain import OPEN
 
 ROOT = Path(__file__).parents[2]
 PAPER = str(ROOT / "plans" / "paper.toml")
@@ -276,7 +277,7 @@ def test_a_plan_that_no_store_has_is_said_by_audit_and_is_code_five_elsewhere(
     from fl_node.artifacts.folder_store import FolderStore
 
     chain = Chain(rpc, HEADER)
-    contract = str(chain.deploy(FolderStore(tmp_path / "store").add(tmp_path / "plan.json")).contract)
+    contract = str(chain.deploy(FolderStore(tmp_path / "store").add(tmp_path / "plan.json"), OPEN).contract)
     options = ["--rpc", rpc, "--store", tmp_path / "store", "--contract", contract]
     ended = fl_node("audit", *options)
     assert ended.code == 1
@@ -290,7 +291,7 @@ def test_a_plan_that_no_store_has_is_said_by_audit_and_is_code_five_elsewhere(
 
 def test_global_weights_that_are_not_there_are_one_line(fl_node: FlNode, rpc: str) -> None:
     chain = Chain(rpc, HEADER)
-    contract = str(chain.deploy(cid.of_bytes(b"plan")).contract)
+    contract = str(chain.deploy(cid.of_bytes(b"plan"), OPEN).contract)
     ended = fl_node("evaluate", "--rpc", rpc, "--store", "file:files", "--contract", contract, "--round", "3")
     assert is_one_line(ended, 2, "global weights 3 are not published")
 
@@ -425,7 +426,7 @@ def test_a_run_of_nodes_that_are_up_is_reached_by_its_folder(fl_node: FlNode, rp
     store = FolderStore(tmp_path / "store")
     chain = Chain(rpc, HEADER)
     plan = store.add(tmp_path / "plan.json")
-    contract = chain.contract(str(chain.deploy(plan).contract))
+    contract = chain.contract(str(chain.deploy(plan, OPEN).contract))
     nodes = {"header": Node(HEADER.address, rpc, store.address)}
     Run("demo", "embedded", plan, contract.address, chain.chain_id(), chain.genesis(), nodes).save(tmp_path)
     ended = fl_node("status", tmp_path)
@@ -446,7 +447,7 @@ def test_a_learner_takes_part_in_attacks_only_where_its_operator_allows_them(
     attacked = ["rounds=1", "attack={learners=[1], update='copy'}", "data.name=digits", "data.train=0", "data.test=0"]
     (tmp_path / "plan.json").write_bytes(plans.load(Path(PAPER), attacked).to_bytes())
     store = FolderStore(tmp_path / "store")
-    contract = str(Chain(rpc, HEADER).deploy(store.add(tmp_path / "plan.json")).contract)
+    contract = str(Chain(rpc, HEADER).deploy(store.add(tmp_path / "plan.json"), OPEN).contract)
     create_key(tmp_path / "role.key")
     command = ["learner", "--contract", contract, "--rpc", rpc, "--store", store.address, "--patience", "0.1"]
     command += ["--key", str(tmp_path / "role.key")]

@@ -20,6 +20,7 @@ from fl_node.lab.doctor import Check
 from fl_node.nodes.binaries import GETH, GETH_UNPATCHED, KUBO
 from fl_node.nodes.dev_chain import EmbeddedChain
 from tests.helpers.accounts import ALICE, FUNDED, HEADER, MALLORY, POOR
+from tests.helpers.chain import OPEN
 
 Ask = Callable[..., dict[str, Check]]
 
@@ -130,7 +131,7 @@ def test_an_account_without_key_or_ether_is_wrong(ask: Ask, tmp_path: Path) -> N
 
 def test_a_contract_says_who_the_account_is_to_it(ask: Ask, rpc: str, tmp_path: Path) -> None:
     chain = Chain(rpc, HEADER)
-    contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan")).contract))
+    contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan"), OPEN).contract))
     contract.register_learner(5, ALICE.address, chain.nonce())
     keys = {one: key_file(tmp_path, one) for one in (HEADER, ALICE, MALLORY)}
     answers = {one: ask(contract=contract.address, key=key)["contract"] for one, key in keys.items()}
@@ -147,7 +148,7 @@ def test_a_contract_that_is_none_is_wrong(ask: Ask, contract: str) -> None:
 
 
 def test_a_contract_without_a_key_is_wrong(ask: Ask, rpc: str, tmp_path: Path) -> None:
-    contract = str(Chain(rpc, HEADER).deploy(cid.of_bytes(b"plan")).contract)
+    contract = str(Chain(rpc, HEADER).deploy(cid.of_bytes(b"plan"), OPEN).contract)
     assert ask(contract=contract, key=tmp_path / "none.key")["contract"].state == "wrong"
 
 

@@ -26,6 +26,7 @@ from fl_node.roles.deploy import deploy
 from fl_node.roles.loop import Site, Timing
 from fl_node.seeds import derive
 from tests.helpers.accounts import ALICE, BOB, HEADER
+from tests.helpers.chain import OPEN
 from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged
 from tests.helpers.stub import StubTrainer, add
@@ -266,7 +267,7 @@ def test_a_learner_goes_on_with_the_next_global_weights_that_it_can_train(run: R
 
 def test_a_learner_says_that_global_weights_are_bad_and_waits_for_good_ones(run: Run, rpc: str) -> None:
     header = Chain(rpc, HEADER)
-    contract = header.contract(str(header.deploy(run.contract.plan()).contract))
+    contract = header.contract(str(header.deploy(run.contract.plan(), OPEN).contract))
     contract.register_learner(1, ALICE.address, header.nonce())
     meta = GlobalMeta(contract.plan(), 0, None, "initial")
     file = model_file.write(run.folder / "bad", meta, {"a": np.full(3, np.nan, np.float32)})
@@ -281,7 +282,7 @@ def test_a_learner_says_that_global_weights_are_bad_and_waits_for_good_ones(run:
 
 def test_a_learner_that_is_not_registered_waits_for_that(run: Run, rpc: str) -> None:
     header = Chain(rpc, HEADER)
-    contract = header.contract(str(header.deploy(run.contract.plan()).contract))
+    contract = header.contract(str(header.deploy(run.contract.plan(), OPEN).contract))
     site = run.elsewhere(contract, run.folder / "other")
     with pytest.raises(GaveUp, match=f"the header to register {ALICE.address}"):
         factory.run_learner(site, lambda _: adder())

@@ -16,6 +16,7 @@ from fl_node.monitor.state import Action, BlockView, FileFacts
 from fl_node.plan.schema import Plan
 from fl_node.protocol.history import History, arrange
 from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY
+from tests.helpers.chain import OPEN
 
 PLAN = Plan.model_validate({"name": "small", "rounds": 2, "learners": 2, "data": {"name": "digits"}})
 NAMES = {HEADER.address: "header", ALICE.address: "learner 1", BOB.address: "learner 2"}
@@ -57,7 +58,7 @@ def local(node_id: int, accuracy: float) -> FileFacts:
 def test_every_transaction_of_a_run_is_told_in_words(rpc: str) -> None:
     chain = Chain(rpc, HEADER)
     start = chain.block_number()
-    contract = chain.contract(str(chain.deploy(FILES["plan"]).contract))
+    contract = chain.contract(str(chain.deploy(FILES["plan"], OPEN).contract))
     contract.register_learner(1, ALICE.address, chain.nonce())
     contract.set_global_weight(FILES["global 0"], chain.nonce())
     learner = Chain(rpc, ALICE)
@@ -86,7 +87,7 @@ def test_every_transaction_of_a_run_is_told_in_words(rpc: str) -> None:
 def test_what_belongs_to_another_run_is_told_apart(rpc: str) -> None:
     chain = Chain(rpc, HEADER)
     start = chain.block_number()
-    contract = chain.contract(str(chain.deploy(FILES["plan"]).contract))
+    contract = chain.contract(str(chain.deploy(FILES["plan"], OPEN).contract))
     contract.set_global_weight(FILES["global 0"], chain.nonce())
     (_, last) = views(chain, start + 1, MALLORY.address)
     assert "another run" in last.actions[0].text

@@ -23,6 +23,7 @@ from fl_node.report import collect as report
 from fl_node.report import writer
 from fl_node.report.collect import Entry, Result, RoundResult
 from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY
+from tests.helpers.chain import OPEN
 
 PAPER = Plan.model_validate(
     {"name": "paper", "rounds": 5, "learners": 2, "data": {"name": "mnist"}, "training": {"epochs": 5}}
@@ -118,7 +119,7 @@ class Lab:
         (folder / "plan.json").write_bytes(SMALL.to_bytes())
         self.plan = self.store.add(folder / "plan.json")
         chain = Chain(rpc, HEADER)
-        self.contract = chain.contract(str(chain.deploy(self.plan).contract))
+        self.contract = chain.contract(str(chain.deploy(self.plan, OPEN).contract))
         for node_id, account in enumerate((ALICE, BOB, MALLORY), 1):
             self.contract.register_learner(node_id, account.address, chain.nonce())
         self.learners = {1: self.of(ALICE), 2: self.of(BOB), 3: self.of(MALLORY)}

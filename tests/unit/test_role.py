@@ -33,6 +33,7 @@ from fl_node.plan.schema import Plan
 from fl_node.roles.loop import Done, Site, Timing, Waiting, fetch_plan, reconcile
 from fl_node.runtime.waiting import wait_until
 from tests.helpers.accounts import ALICE, FUNDED, HEADER
+from tests.helpers.chain import OPEN
 from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged
 
@@ -58,7 +59,7 @@ def site(rpc: str, tmp_path: Path, clock: FakeClock) -> Site:
     chain = Chain(rpc, HEADER)
     store = FolderStore(tmp_path / "store")
     (tmp_path / "plan.json").write_bytes(PLAN.to_bytes())
-    contract = chain.contract(str(chain.deploy(store.add(tmp_path / "plan.json")).contract))
+    contract = chain.contract(str(chain.deploy(store.add(tmp_path / "plan.json"), OPEN).contract))
     return Site(chain, contract, store, tmp_path / "work", timing=Timing(clock=clock))
 
 
@@ -274,7 +275,7 @@ def test_a_role_survives_a_chain_that_is_killed_and_comes_back(
     tmp_path: Path, backend: EmbeddedBackend, said: Waits
 ) -> None:
     chain = Chain(backend.start()["header"].rpc, HEADER)
-    contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan")).contract))
+    contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan"), OPEN).contract))
     site = Site(chain, contract, FolderStore(tmp_path), tmp_path, HANG)
     seen: list[int] = []
 
@@ -307,7 +308,7 @@ def test_the_plan_that_the_contract_names_is_fetched_and_checked(site: Site) -> 
 
 def test_a_plan_that_nobody_has_is_missing(rpc: str, tmp_path: Path) -> None:
     chain = Chain(rpc, HEADER)
-    contract = chain.contract(str(chain.deploy(cid.of_bytes(b"nobody has this")).contract))
+    contract = chain.contract(str(chain.deploy(cid.of_bytes(b"nobody has this"), OPEN).contract))
     with pytest.raises(FileMissing, match="the plan: "):
         fetch_plan(Site(chain, contract, FolderStore(tmp_path), tmp_path), 0.0)
 
@@ -315,7 +316,7 @@ def test_a_plan_that_nobody_has_is_missing(rpc: str, tmp_path: Path) -> None:
 def test_a_plan_that_is_none_ends_the_role(rpc: str, tmp_path: Path) -> None:
     (tmp_path / "junk").write_bytes(b"{}")
     store, chain = FolderStore(tmp_path / "store"), Chain(rpc, HEADER)
-    contract = chain.contract(str(chain.deploy(store.add(tmp_path / "junk")).contract))
+    contract = chain.contract(str(chain.deploy(store.add(tmp_path / "junk"), OPEN).contract))
     site = Site(chain, contract, store, tmp_path / "work", 5.0)
     with pytest.raises(PlanError, match=cid.of_bytes(b"{}")):
         reconcile(site, lambda: Waiting("updates", str(fetch_plan(site))))

@@ -21,6 +21,7 @@ from fl_node.errors import ConfigError
 from fl_node.lab import run_folder
 from fl_node.lab.run_folder import Node, Run
 from fl_node.nodes.backends import EmbeddedBackend
+from tests.helpers.chain import OPEN
 
 RUN = Run(
     name="demo",
@@ -171,7 +172,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         plan.write_text("a plan")
         store = FolderStore(Path(end.store))
         chain = Chain(end.rpc, load_key(key))
-        contract = chain.deploy(store.add(plan)).contract
+        contract = chain.deploy(store.add(plan), OPEN).contract
         node = Node(str(chain.address), end.rpc, end.store)
         Run("demo", "embedded", "", str(contract), chain.chain_id(), chain.genesis(), {"header": node}).save(folder)
     finally:

@@ -18,6 +18,7 @@ from fl_node.experiments import sweep
 from fl_node.plan import loading as plans
 from tests.conftest import TINY
 from tests.helpers.accounts import ALICE, HEADER
+from tests.helpers.chain import OPEN
 from tests.helpers.streams import OUTPUTS, Ended, carry_out
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +97,7 @@ def prepare(folder: Path, rpc: str) -> str:
         (folder / "results" / f"{name}.json").write_text(json.dumps({"plan": plan.model_dump(), **part}))
     (folder / "plan.json").write_bytes(plan.to_bytes())
     chain = Chain(rpc, HEADER)
-    return str(chain.deploy(FolderStore(folder / "files").add(folder / "plan.json")).contract)
+    return str(chain.deploy(FolderStore(folder / "files").add(folder / "plan.json"), OPEN).contract)
 
 
 @pytest.fixture(scope="module")
