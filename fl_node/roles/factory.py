@@ -44,6 +44,9 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, 
             f"contract {site.contract.address}: its header is {owner}; --key has {site.chain.address}; "
             "a learner's host can take over with --standby"
         )
+    state = site.contract.state()
+    if not standby and state.header != site.chain.address:
+        emit(events.HeaderReplaced(round=state.round, header=str(state.header)))
     header: list[Header] = []
 
     def step() -> Waiting | None:

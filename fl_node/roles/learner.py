@@ -153,9 +153,8 @@ class Learner:
         if verdict is not None and verdict.is_right:
             return None
         text = f"the verification of global weights {round_}"
-        if verdict is not None and verdict.lacking:
-            return Waiting("verification", f"{text}: {verdict.lacking}", round=round_)
-        return Waiting("verification", text, round=round_, watch=verifier.is_done, seen=False)
+        detail = f"{text}: {verdict.lacking}" if verdict is not None else text
+        return Waiting("verification", detail, round=round_, watch=verifier.is_done, seen=verifier.is_done())
 
     def _reject(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
         """Reject global weights that are not what they should be, and wait for others; None if nothing is known."""

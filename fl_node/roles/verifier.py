@@ -6,13 +6,13 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fl_node import events
 from fl_node.artifacts.model_file import Tensors
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
-from fl_node.errors import ChainError, FLNodeError, StoreError, StoreUnreachable, WeightsError
+from fl_node.errors import FLNodeError, StoreError, WeightsError
 from fl_node.models.trainer import Trainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
@@ -32,14 +32,20 @@ TRY_AGAIN = 2.0
 class Verdict:
     """What a learner found about global weights.
 
-    ``wrong`` is the first proven finding and ``round`` that of the weights it is about, which may be earlier ones;
-    ``lacking`` says what could not be read, so that nothing is known.
+    ``wrong`` is the first proven finding, and ``round`` and ``cid`` are of the weights it is about, which may be
+    earlier ones than those that were to be verified; ``lacking`` says what could not be read, so that nothing is known.
     """
 
     round: int
     cid: str
     wrong: Finding | None = None
     lacking: str = ""
+    of_round: int = -1
+    """The round whose weights were to be verified."""
+    of_cid: str = ""
+    """Their CID."""
+    seconds: float = 0.0
+    """How long it took."""
 
     @property
     def is_right(self) -> bool:
@@ -74,6 +80,7 @@ class Verifier:
         self._contract = Contract(Chain(site.chain.rpc), site.contract.address)
         self._worker = ThreadPoolExecutor(1, "verification")
         self._running: tuple[tuple[int, str], Future[Verdict]] | None = None
+        self._last: Verdict | None = None
         self._next_try = 0.0
         self._right: dict[int, str] | None = None
         """The newest global weights that are known to be right: their round and CID; None before the first look."""
@@ -101,28 +108,35 @@ class Verifier:
             self._right = self._attested(node_id)
             if not self._right:
                 self._initial = self._trainer.initial()
-        key, now = (round_, name), self._site.timing.clock.monotonic()
-        if self._running is not None and self._running[0] == key:
-            running = self._running[1]
-            if not running.done() or not running.result().lacking or now < self._next_try:
+        now, last = self._site.timing.clock.monotonic(), self._last
+        if self._running is not None and self._running[0] == (round_, name):
+            return
+        if last is not None and (last.of_round, last.of_cid) == (round_, name):
+            if not last.lacking or now < self._next_try:
                 return
             self._reader = self._new_reader()  # what was missing may be there now
         self._next_try = now + TRY_AGAIN
         for fetch in self._fetches.values():
             fetch.cancel()
         self._fetches.clear()
-        future: Future[Verdict] = Future()
         if self._plan.measures_members:
+            future: Future[Verdict] = Future()
             future.set_result(self._verify(round_, name))
         else:
             future = self._worker.submit(self._verify, round_, name)
-        self._running = key, future
+        self._running = (round_, name), future
 
     def verdict(self, round_: int, name: str) -> Verdict | None:
         """Return what was found about the global weights of a round; None as long as it is not known."""
-        if self._running is None or self._running[0] != (round_, name) or not self._running[1].done():
-            return None
-        return self._running[1].result()
+        if self._running is not None and self._running[1].done():
+            verdict, before = self._running[1].result(), self._last
+            self._running, self._last = None, verdict
+            if verdict.is_right:
+                emit(events.GlobalWeightsVerified(round=round_, cid=name, seconds=verdict.seconds))
+            elif verdict.lacking and (before is None or before.lacking != verdict.lacking):
+                emit(events.VerificationWaiting(round=verdict.round, cid=verdict.cid, detail=verdict.lacking))
+        last = self._last
+        return last if last is not None and (last.of_round, last.of_cid) == (round_, name) else None
 
     def is_done(self) -> bool:
         """Return whether the last verification that was started has ended."""
@@ -163,16 +177,12 @@ class Verifier:
         began = time.monotonic()
         try:
             verdict = self._verify_all(round_, name)
-        except (ChainError, StoreUnreachable, OSError) as error:
+        except (FLNodeError, OSError) as error:
+            # Of the node, the store or the disk; of the weights nothing is known.
             verdict = Verdict(round_, name, lacking=" ".join(str(error).split()))
-        except FLNodeError as error:
-            verdict = Verdict(round_, name, lacking=str(error))
         if verdict.is_right:
             self._right, self._initial = {round_: name}, None
-            emit(events.GlobalWeightsVerified(round=round_, cid=name, seconds=time.monotonic() - began))
-        elif verdict.lacking:
-            emit(events.VerificationWaiting(round=round_, cid=name, detail=verdict.lacking))
-        return verdict
+        return replace(verdict, of_round=round_, of_cid=name, seconds=time.monotonic() - began)
 
     def _verify_all(self, round_: int, name: str) -> Verdict:
         """Verify all global weights after the last that are known to be right."""

@@ -267,6 +267,16 @@ class Run:
             yield role
 
     @contextlib.contextmanager
+    def standby(self, node_id: int) -> Iterator[Role]:
+        """Run a learner's standby header in a thread until it ends or the block does."""
+
+        def play(site: Site) -> None:
+            factory.run_header(site, lambda _plan: self.trainer, evaluate=False, standby=True)
+
+        with Role(self, learner_name(node_id), play, "standby") as role:
+            yield role
+
+    @contextlib.contextmanager
     def learner(self, node_id: int) -> Iterator[Role]:
         """Run a learner in a thread until it ends or the block does."""
         name = learner_name(node_id)
@@ -312,18 +322,18 @@ class _StoppableChain(Chain):
 class Role(logging.Handler):
     """A role in a thread, and what it said so far."""
 
-    def __init__(self, run: Run, node: str, play: Callable[[Site], None]) -> None:
+    def __init__(self, run: Run, node: str, play: Callable[[Site], None], what: str = "role") -> None:
         super().__init__(logging.INFO)
         self.events: list[Event] = []
         self.error: BaseException | None = None
         self._said = threading.Condition()
         self._chain = _StoppableChain(run.world.rpc, load_key(run.world.keys[node]))
-        folder = run.folder / node
-        folder.mkdir(exist_ok=True)
+        folder = run.folder / node / what
+        folder.mkdir(parents=True, exist_ok=True)
         self.store = FolderStore(run.files)
         self._site = Site(self._chain, self._chain.contract(run.address), self.store, folder)
         self._play = play
-        self._thread = threading.Thread(target=self._run, name=f"{node} of {run.address}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"{node}'s {what} of {run.address}", daemon=True)
 
     def __enter__(self) -> Self:
         self._log = logging.getLogger("fl_node")
@@ -364,6 +374,12 @@ class Role(logging.Handler):
             event = self._said.wait_for(lambda: found() or self.error, PATIENCE)
         assert isinstance(event, Event), f"no event {kind.name} {fields}: {self.error}\n{self.told()}"
         return event
+
+    def stop(self) -> None:
+        """End the role, as a signal would."""
+        self._chain.stopped = True
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the role did not end"
 
     def finish(self) -> None:
         """Wait until the role has ended by itself."""
