@@ -44,6 +44,13 @@ def lab(
         str | None,
         typer.Option("--scenario", help="Inject a fault and check the expectations; `list` shows the scenarios."),
     ] = None,
+    standby: Annotated[
+        bool,
+        typer.Option(
+            "--standby",
+            help="Start a standby header for each learner, which takes over if the header lies or is gone.",
+        ),
+    ] = False,
     tensorboard: Annotated[
         Path | None,
         typer.Option(
@@ -85,9 +92,10 @@ def lab(
     if chosen is not None:
         loaded = faults.planned(chosen, loaded)
     loaded = complete_or_digits(loaded, data_dir, modules, fallback=fallback)
+    with_standby = standby or (chosen is not None and chosen.standby)
     name = name or (loaded.name if chosen is None else f"{loaded.name}-{chosen.name}")
     with run.new_folder(runs, name) as folder, Show(errors if as_json else console, loaded, folder) as show:
-        one = Lab(loaded, backend, folder, data_dir, show.update, chosen, modules, tensorboard)
+        one = Lab(loaded, backend, folder, data_dir, show.update, chosen, modules, tensorboard, standby=with_standby)
         outcome = one.run(stay=show.stay if stay else None)
     found: list[Check] = []
     if chosen is not None:

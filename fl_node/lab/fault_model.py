@@ -131,3 +131,10 @@ class Scenario:
     backends: tuple[str, ...] = ("embedded", "processes")
     begin: Fault = lambda _lab, _trace: None
     """Done before the roles start."""
+    standby: bool = False
+    """Whether each learner has a standby header."""
+
+
+def first_message(said: list[Mapping[str, Any]]) -> str:
+    """Return the sentence of the first of these events."""
+    return str(said[0]["message"]) if said else "no such event"

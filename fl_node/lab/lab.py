@@ -32,7 +32,7 @@ from fl_node.nodes.backends import Backend, EmbeddedBackend, Endpoint, ProcessBa
 from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child, python, stop_all
 from fl_node.plan.schema import Plan
-from fl_node.protocol.names import HEADER, learner_name
+from fl_node.protocol.names import HEADER, learner_name, standby_name
 from fl_node.report.finalize import finalize
 from fl_node.roles.deploy import deploy
 from fl_node.runtime import logs
@@ -80,6 +80,8 @@ class Lab:
         Injects a fault into the run, and tells afterwards what came of it in :attr:`trace`.
     tensorboard
         Where learners write event files, below the run's folder; nowhere if None.
+    standby
+        Give each learner a standby header.
     """
 
     def __init__(
@@ -92,6 +94,8 @@ class Lab:
         scenario: Scenario | None = None,
         modules: Path | None = None,
         tensorboard: Path | None = None,
+        *,
+        standby: bool = False,
     ) -> None:
         self.folder = folder
         self.trace = Trace()
@@ -110,6 +114,7 @@ class Lab:
         self._watch = watch
         self._progress = Progress(plan)
         self._nodes = [HEADER, *(learner_name(n) for n in range(1, plan.learners + 1))]
+        self._standby = standby
         self._accounts = {node: create_key(self._key(node)) for node in self._nodes}
         self._backend: Backend = backends.of(backend, folder / "nodes", self._accounts, self._step)
         self._events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
@@ -271,29 +276,14 @@ class Lab:
         self._began = time.monotonic()
         if self._scenario is not None:
             self._scenario.begin(self, self.trace)
-        for node in self._nodes:
-            role = HEADER if node == HEADER else "learner"
-            command = [
-                *python("fl_node", role, "--json"),
-                *("--rpc", endpoints[node].rpc),
-                *("--store", endpoints[node].store),
-                *("--contract", record.contract),
-                *("--key", str(self._key(node))),
-                *("--folder", str(self._work(node))),
-            ]
-            if self._data_dir is not None:
-                command += ["--data-dir", str(self._data_dir)]
-            if self._modules is not None:
-                command += ["--modules", str(self._modules)]
-            if self._plan.attack is not None and node != HEADER:
-                # The user gave this plan to a laboratory.
-                command += ["--allow-attacks"]
-            if self._tensorboard is not None and node != HEADER:
-                command += ["--tensorboard", str(self._tensorboard)]
-            self._commands[node] = command
-            self._progress.doing[node] = "starting"
-            if node not in self._held:
-                self._start(node)
+        roles = [(node, node, HEADER if node == HEADER else "learner") for node in self._nodes]
+        if self._standby:
+            roles += [(standby_name(n), learner_name(n), "standby") for n in range(1, self._plan.learners + 1)]
+        for name, node, role in roles:
+            self._commands[name] = self._command(record, endpoints[node], name, node, role)
+            self._progress.doing[name] = "starting"
+            if name not in self._held:
+                self._start(name)
         self._step("training")
         checked = time.monotonic()
         while any(role.running for role in self.roles.values()) or not self._events.empty() or self._timers:
@@ -304,6 +294,43 @@ class Lab:
                 self._check()
                 checked = time.monotonic()
         self._check()
+
+    def _command(self, record: Run, end: Endpoint, name: str, node: str, role: str) -> list[str]:
+        """Return the command that runs a role.
+
+        Parameters
+        ----------
+        record
+            The run.
+        end
+            Where the role's node is reached.
+        name
+            The role's own name, such as ``standby-1``.
+        node
+            The node whose key it has.
+        role
+            ``header``, ``learner`` or ``standby``.
+        """
+        command = [
+            *python("fl_node", "learner" if role == "learner" else HEADER, "--json"),
+            *("--rpc", end.rpc),
+            *("--store", end.store),
+            *("--contract", record.contract),
+            *("--key", str(self._key(node))),
+            *("--folder", str(self._work(name))),
+        ]
+        if role == "standby":
+            command += ["--standby", "--no-evaluate"]
+        if self._data_dir is not None:
+            command += ["--data-dir", str(self._data_dir)]
+        if self._modules is not None:
+            command += ["--modules", str(self._modules)]
+        if self._plan.attack is not None and role == "learner":
+            # The user gave this plan to a laboratory.
+            command += ["--allow-attacks"]
+        if self._tensorboard is not None and role == "learner":
+            command += ["--tensorboard", str(self._tensorboard)]
+        return command
 
     def _do_what_is_due(self) -> None:
         for timer in [timer for timer in self._timers if timer[0] <= time.monotonic()]:

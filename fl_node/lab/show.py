@@ -47,6 +47,13 @@ SHOWN = {
         events.LocalWeightsDiscarded,
         events.FileFetching,
         events.GlobalWeightsUnusable,
+        events.GlobalWeightsRejected,
+        events.HeaderReplaced,
+        events.HeaderTakenOver,
+        events.HeaderVoted,
+        events.RoundClosed,
+        events.RunNotFinalized,
+        events.VerificationWaiting,
     )
 }
 """Names of the events that have a line where there is no live view."""

@@ -87,8 +87,8 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
 
         header = header_of(site(HEADER), plan, trainer, evaluate=False)
         try:
-            # A simulation is a laboratory: the user gave it this plan.
-            players = [learner_of(site(name), plan, trainer, allow_attacks=True) for name in names[1:]]
+            # A simulation is a laboratory: the user gave it this plan, and nobody here distrusts another.
+            players = [learner_of(site(name), plan, trainer, allow_attacks=True, verify=False) for name in names[1:]]
             _take_turns(plan, header, players, on_round)
         finally:
             header.close()

@@ -15,6 +15,11 @@ def learner_name(node_id: int) -> str:
     return f"learner-{node_id}"
 
 
+def standby_name(node_id: int) -> str:
+    """Return the name of a learner's standby header, such as ``standby-1``."""
+    return f"standby-{node_id}"
+
+
 def learner_label(node_id: int) -> str:
     """Return what a learner is called in texts, such as ``learner 1``."""
     return f"learner {node_id}"

@@ -54,6 +54,8 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, 
             plan = fetch_plan(site)
             if (waiting := wait_as_standby(site, plan)) is not None:
                 return waiting
+            if standby:
+                emit(events.HeaderTakenOver(round=site.contract.round()))
             header.append(header_of(site, plan, make_trainer(plan), evaluate=evaluate))
         return header[0].step()
 
@@ -148,7 +150,13 @@ def run_learner(
 
 
 def learner_of(
-    site: Site, plan: Plan, trainer: Trainer, record: Record = lambda *_: None, *, allow_attacks: bool = False
+    site: Site,
+    plan: Plan,
+    trainer: Trainer,
+    record: Record = lambda *_: None,
+    *,
+    allow_attacks: bool = False,
+    verify: bool = True,
 ) -> Learner:
     """Return the learner for the plan's mode.
 
@@ -164,6 +172,8 @@ def learner_of(
         Called with each figure; see :data:`fl_node.roles.learner.Record`.
     allow_attacks
         Whether to take part in a run whose plan has an attack.
+    verify
+        Recompute global weights if the plan wants it; False where one process plays all roles.
 
     Raises
     ------
@@ -171,4 +181,4 @@ def learner_of(
         The plan has an attack, and it is not allowed.
     """
     kind = AsynchronousLearner if plan.mode == "async" else Learner
-    return kind(site, plan, trainer, record, allow_attacks=allow_attacks)
+    return kind(site, plan, trainer, record, allow_attacks=allow_attacks, verify=verify)

@@ -85,6 +85,7 @@ class Learner:
         record: Record = lambda *_: None,
         *,
         allow_attacks: bool = False,
+        verify: bool = True,
     ) -> None:
         check_allowed(plan, allowed=allow_attacks)
         self._site = site
@@ -97,7 +98,7 @@ class Learner:
         self._stored = ""
         self._open: tuple[tuple[int, bool], float, Mapping[int, str]] = ((-1, False), 0.0, {})
         self._unfit: _Unfit | None = None
-        self._verifier = Verifier(site, plan, self._plan_cid, trainer) if plan.is_verified else None
+        self._verifier = Verifier(site, plan, self._plan_cid, trainer) if verify and plan.is_verified else None
         self._watch = _Watch()
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
 

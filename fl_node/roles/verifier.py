@@ -33,7 +33,8 @@ class Verdict:
     """What a learner found about global weights.
 
     ``wrong`` is the first proven finding, and ``round`` and ``cid`` are of the weights it is about, which may be
-    earlier ones than those that were to be verified; ``lacking`` says what could not be read, so that nothing is known.
+    earlier ones than those that were to be verified; ``lacking`` says what could not be read, so that nothing is
+    known.
     """
 
     round: int
@@ -132,7 +133,7 @@ class Verifier:
             verdict, before = self._running[1].result(), self._last
             self._running, self._last = None, verdict
             if verdict.is_right:
-                emit(events.GlobalWeightsVerified(round=round_, cid=name, seconds=verdict.seconds))
+                emit(events.GlobalWeightsVerified(round=verdict.round, cid=verdict.cid, seconds=verdict.seconds))
             elif verdict.lacking and (before is None or before.lacking != verdict.lacking):
                 emit(events.VerificationWaiting(round=verdict.round, cid=verdict.cid, detail=verdict.lacking))
         last = self._last

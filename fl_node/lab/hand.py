@@ -1,0 +1,83 @@
+"""What somebody dishonest has at hand in a lab: an account, a store, and the files of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fl_node.artifacts import model_file
+from fl_node.artifacts.model_file import LocalMeta, Shapes, WeightsFile
+from fl_node.artifacts.store import Store
+from fl_node.chain.contract import Contract
+from fl_node.data.partition import shard_size
+from fl_node.plan.schema import Plan
+from fl_node.protocol.global_files import global_file
+from fl_node.protocol.reader import Reader
+
+
+@dataclass(frozen=True)
+class Hand:
+    """What a dishonest header or learner has at hand: its account, its store and what it knows of the run."""
+
+    contract: Contract
+    store: Store
+    folder: Path
+    plan: Plan
+    shapes: Shapes
+    prepared: str
+
+    def local(self, node_id: int, tensors: Callable[[str], model_file.Tensor]) -> WeightsFile:
+        """Write local weights with the right metadata and any tensors."""
+        state = self.contract.state()
+        meta = LocalMeta(
+            plan=self.contract.plan(),
+            node_id=node_id,
+            round=state.round,
+            parent=str(state.global_cid),
+            samples=shard_size(self.plan, node_id),
+            accuracy=1.0,
+            loss=0.0,
+        )
+        return model_file.write_stream(self.folder / "lie.safetensors", meta, self.shapes, tensors)
+
+    def aggregated(self) -> tuple[list[WeightsFile], WeightsFile]:
+        """Return the local files of the current round, which is closed, and the global file that they make."""
+        state = self.contract.state()
+        reader = Reader(self.store, self.folder, self.plan, self.shapes)
+        published = self.contract.local_weights(state.round, self.contract.learners())
+        files = [reader.read(name, node_id) for node_id, name in sorted(published.items())]
+        parent = reader.read(str(state.global_cid))
+        true = global_file(
+            self.folder / "true.safetensors",
+            self.plan,
+            self.contract.plan(),
+            round_=state.round + 1,
+            parent=parent.cid,
+            inputs=files,
+            parent_file=parent,
+        )
+        return files, true
+
+    def global_of(self, files: list[WeightsFile], true: WeightsFile, **named: Any) -> WeightsFile:
+        """Write global weights of some of a round's files.
+
+        Parameters
+        ----------
+        files
+            The local files.
+        true
+            The round's true global file.
+        **named
+            ``refused`` and ``absent``, as the file names them.
+        """
+        return global_file(
+            self.folder / "lie.safetensors",
+            self.plan.model_copy(update={"min_learners": 1}),
+            true.global_meta.plan,
+            round_=true.global_meta.round,
+            parent=str(true.global_meta.parent),
+            inputs=files,
+            **named,
+        )
