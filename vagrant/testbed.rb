@@ -8,6 +8,7 @@ require "open3"
 require "shellwords"
 require "socket"
 require "yaml"
+require_relative "boxes"
 
 module Testbed
   ROOT = File.expand_path("..", __dir__)
@@ -139,13 +140,30 @@ module Testbed
 
   # -- before and after the machines ----------------------------------------------------------------------------------
 
+  def use_box(settings, provider)
+    box = Boxes.choose(provider)
+    settings.box = box.name
+    settings.box_version = box.version if box.version
+    settings.box_url = box.url if box.url
+    return unless box.sha256
+
+    settings.box_download_checksum = box.sha256
+    settings.box_download_checksum_type = "sha256"
+  end
+
   def prepare(machine)
     @lock.synchronize do
+      check_box(machine) unless machine.provider_name == :docker
       check_address_is_free(machine) if OFF.include?(machine.state.id)
       forget_host_key(address_of(machine)) if machine.state.id == Vagrant::MachineState::NOT_CREATED_ID
       once(:controller) { install_ansible(machine) } if provision?
       once(:image) { build_image(machine) } if machine.provider_name == :docker
     end
+  end
+
+  def check_box(machine)
+    problem = Boxes.problem(machine.provider_name, !machine.box.nil?) or return
+    fail!("#{machine.name}: #{problem}") if machine.state.id == Vagrant::MachineState::NOT_CREATED_ID
   end
 
   # Hosts of another folder, or of one that was deleted without `vagrant destroy`.
@@ -224,6 +242,7 @@ module Testbed
   end
 
   def build_image(machine)
+    Boxes.release # a wrong one ends here
     call(File.join(ROOT, "vagrant/image"), IMAGE) or fail!("#{machine.name}: could not build the container image; see above")
   end
 

@@ -58,8 +58,9 @@ def test_the_page_has_the_versions_of_the_programs() -> None:
 
 def test_the_page_names_the_system_of_the_hosts() -> None:
     name, release = ROWS["Vagrant box, container image"].split()
-    assert f"{name}{release.replace('.', '')}" in (ROOT / "Vagrantfile").read_text()
-    assert f"{name}:{release}" in (ROOT / "vagrant" / "image").read_text()
+    assert name == "ubuntu"
+    assert f'DEFAULT_RELEASE = "{release}"' in (ROOT / "vagrant" / "boxes.rb").read_text()
+    assert f"ubuntu:${{FL_TESTBED_RELEASE:-{release}}}" in (ROOT / "vagrant" / "image").read_text()
 
 
 def test_the_page_names_each_fix_and_the_versions_that_have_it() -> None:
