@@ -24,7 +24,7 @@ VENV_IS_BROKEN := $(if $(filter-out help clean,$(MAKECMDGOALS)),$(shell .venv/bi
 	types docs bench bench-testbed bench-modes lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(NODE) ## Run a small experiment: chain and store in Python, a header, two learners (3 minutes)
 	$(FL_NODE) lab $(PLAN) --or-digits $(ARGS)
@@ -100,6 +100,18 @@ clean: ## Remove installed and built files; keep runs and results
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv && .venv/bin/python -m pip --version >/dev/null || { rm -rf .venv; \
 		echo "$(PYTHON) could not create .venv; see above. On Debian and Ubuntu: apt-get install $$(basename "$(PYTHON)")-venv"; exit 1; }
+
+# For such Macs TensorFlow, cryptography and ckzg have no wheels.
+ifeq ($(shell uname -sm),Darwin x86_64)
+.PHONY: not-an-intel-mac
+not-an-intel-mac:
+	@echo "Python packages such as TensorFlow don't support Macs with Intel processors." \
+		"vagrant up works: the header is the controller. For other targets use a container, for example:" \
+		'docker run --rm --volume "$$PWD:/src:ro" python:3.12 sh -c "cp -R /src /lab && cd /lab && rm -rf .venv && make demo"'
+	@exit 1
+
+.venv/bin/python: | not-an-intel-mac
+endif
 
 $(NODE): .venv/bin/python requirements/node.txt pyproject.toml
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/node.txt

@@ -87,3 +87,22 @@ def test_an_environment_that_is_a_link_is_not_emptied(project: Path) -> None:
     (project / ".venv").symlink_to(elsewhere)
     assert make(project).returncode == 0
     assert (elsewhere / "mine").exists()
+
+
+def test_on_a_mac_with_an_intel_processor_it_says_what_works_before_it_builds_anything(project: Path) -> None:
+    (project / "uname").write_text("#!/bin/sh\necho Darwin x86_64\n")
+    (project / "uname").chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    environment["PATH"] = f"{project}:{environment['PATH']}"
+    ended = subprocess.run(
+        ["make", "PYTHON=./python3", ".venv/bin/python"],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "vagrant up works" in ended.stdout
+    assert 'docker run --rm --volume "$PWD:/src:ro"' in ended.stdout
+    assert not (project / ".venv").exists()

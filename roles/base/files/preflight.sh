@@ -25,13 +25,16 @@ for version in 3.13 3.12 3.11; do
 		break
 	fi
 done
+# TensorFlow's wheels need it; some hypervisors hide it from their machines.
+avx=true
+if [ "$(uname -m)" = x86_64 ] && ! grep -qsw avx "${CPUINFO:-/proc/cpuinfo}"; then avx=false; fi
 list=$(
 	IFS=,
 	echo "${unreachable[*]-}"
 )
 cat <<JSON
 {"id": "$ID", "version": "${VERSION_ID:-0}", "codename": "${VERSION_CODENAME-}", "machine": "$(uname -m)", "init": "$(cat /proc/1/comm)",
- "memory_mb": $(awk '/^MemTotal/ {print int($2 / 1000)}' /proc/meminfo), "disk_mb": $((other < room ? other : room)),
+ "avx": $avx, "memory_mb": $(awk '/^MemTotal/ {print int($2 / 1000)}' /proc/meminfo), "disk_mb": $((other < room ? other : room)),
  "provisioned": $([ -e /etc/fl-testbed/firewall.nft ] && echo true || echo false), "unreachable": [$list],
  "complete": $([ -e /etc/systemd/system/geth.service ] && [ -e /var/lib/geth/geth/chaindata ] && echo true || echo false),
  "login": "${SUDO_UID:-0}", "firewalls": [$others],

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Fetches Python for the hosts, verified by uv, into an archive. Arguments: uv, platform, version, folder of archives.
 set -euo pipefail
+export COPYFILE_DISABLE=1 # macOS' tar would add files of its own
 archive=$4/linux-$2-$3.tar
 [ -e "$archive" ] && exit 0
 case $2 in
@@ -16,7 +17,7 @@ folder=$(mktemp -d "$4/new.XXXXXX")
 trap 'rm -rf "$folder"' EXIT
 # In a folder of its own: uv obeys a uv.toml that lies in the working directory.
 if ! (cd "$folder" && "$1" python install --no-progress --no-bin --install-dir all "cpython-$3-linux-$machine-gnu") >"$folder/log" 2>&1; then
-	reason=$(sed 's/^ *\(error\|Caused by\): *//' "$folder/log" | grep . | tail -n 1 || true)
+	reason=$(sed -E 's/^ *(error|Caused by): *//' "$folder/log" | grep . | tail -n 1 || true)
 	echo "could not fetch Python $3 for linux-$2: ${reason:-$1 does not run}." \
 		"Set UV_PYTHON_INSTALL_MIRROR to a mirror of python-build-standalone's releases, put an archive at $archive," \
 		"or install Python 3.11 or newer on the hosts" >&2
