@@ -20,7 +20,7 @@ PYTEST := env -u MAKEFLAGS -u MAKELEVEL -u PYTHONDONTWRITEBYTECODE .venv/bin/pyt
 # A .venv without pip (python3-venv was missing), or whose Python was removed or upgraded.
 VENV_IS_BROKEN := $(if $(filter-out help clean,$(MAKECMDGOALS)),$(shell .venv/bin/python -c 'import pip' 2>/dev/null || echo rebuild))
 
-.PHONY: rebuild help demo lab controller binaries reproduce bundle test test-testbed test-vm nightly scenarios lint \
+.PHONY: rebuild help demo lab controller binaries wheel reproduce bundle test test-testbed test-vm nightly scenarios lint \
 	types docs bench bench-testbed bench-modes lock clean
 
 help: ## List the targets
@@ -36,6 +36,9 @@ controller: $(CONTROLLER) ## Install Ansible and the download tools that bring u
 
 binaries: $(NODE) ## Get the pinned Geth and IPFS programs and verify them
 	$(FL_NODE) binaries
+
+wheel: $(NODE) ## Build the package as one file in dist/: fl-node with its plans, for machines without a clone
+	.venv/bin/python -P -m hatchling build --target wheel --directory dist
 
 reproduce: binaries ## Reproduce the paper's experiment and its baseline, three seeds (an hour on 2 cores)
 	$(FL_NODE) reproduce plans/paper.toml --seeds $(SEEDS) $(ARGS)
@@ -92,7 +95,7 @@ lock: $(DEV) ## Update the locked requirements
 		--no-emit-find-links --custom-compile-command "make lock" $$name.in -o $$name.txt || exit 1; done
 
 clean: ## Remove installed and built files; keep runs and results
-	rm -rf .venv site contracts/node_modules .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv dist site contracts/node_modules .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python: $(VENV_IS_BROKEN)
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is required: install it, or set make PYTHON=…"; exit 1; }

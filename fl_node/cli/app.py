@@ -36,6 +36,7 @@ NO_READER = 141
 
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "Run": {
+        "demo": lab.demo,
         "lab": lab.lab,
         "deploy": roles.deploy,
         "header": roles.header,
@@ -70,6 +71,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 }
 """The commands by their group in the help."""
 PLAN_COMMANDS: dict[str, Callable[..., None]] = {
+    "new": plans.new,
     "check": plans.check,
     "shards": plans.shards,
     "module": plans.module,
@@ -112,7 +114,8 @@ def options(
     Learners train on data that stays on their hosts; a header aggregates their weights. Model files are stored in
     IPFS and their hashes in a contract, so anyone can trace, check and recompute every model.
 
-    Start with [bold]fl-node lab plans/demo.toml[/bold]: a complete run on this machine in about a minute.
+    Start with [bold]fl-node demo[/bold]: a complete run on this machine in about a minute. Then write your own plan
+    with [bold]fl-node plan new mine.toml[/bold] and run it with [bold]fl-node lab mine.toml[/bold].
     """
     process.verbose = verbose
 
@@ -131,7 +134,7 @@ def _build() -> typer.Typer:
         for name, command in commands.items():
             built.command(name, help=_help(command), rich_help_panel=group)(command)
     for group_name, text, panel, commands in (
-        ("plan", "Check and inspect plans.", "Run", PLAN_COMMANDS),
+        ("plan", "Write, check and inspect plans.", "Run", PLAN_COMMANDS),
         ("node-config", "Print the configuration of Geth and IPFS on a host.", "Set up a node", NODE_CONFIG_COMMANDS),
     ):
         subcommands = typer.Typer(no_args_is_help=True, help=text)
@@ -179,7 +182,7 @@ def main() -> None:
             raise
         errors.print(
             f"fl-node: the Python package {missing} is not installed in {sys.prefix}; "
-            "install requirements/node.txt there",
+            "install fl-node there with its dependencies (a checkout: requirements/node.txt)",
         )
         sys.exit(ConfigError.exit_code)
     except RuntimeError:

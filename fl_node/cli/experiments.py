@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fl_node.cli.common import console, errors, module_folder, never_lost, print_note
-from fl_node.cli.options import DataOption, JsonOption, ModulesOption, PlanArgument, SetOption
+from fl_node.cli.options import (
+    DataOption,
+    JsonOption,
+    ModulesOption,
+    OptionalPlanArgument,
+    PlanArgument,
+    SetOption,
+)
 from fl_node.errors import ConfigError, FLNodeError
 from fl_node.runtime import files
 from fl_node.runtime.terminal import styled
@@ -72,7 +79,7 @@ def baseline(
 
 
 def reproduce(
-    plan: PlanArgument = Path("plans/paper.toml"),
+    plan: OptionalPlanArgument = None,
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds, separated by commas.")] = "1,2,3",
     results: Annotated[Path, typer.Option("--results", help="Folder for results.")] = Path("results"),
     runs: Annotated[Path, typer.Option("--runs", help="Parent folder of the run folders.")] = Path("runs"),
@@ -88,10 +95,11 @@ def reproduce(
     from fl_node.lab import run_folder as run
     from fl_node.lab.lab import Lab
     from fl_node.lab.show import Show
+    from fl_node.plan import examples
     from fl_node.plan import loading as plans
     from fl_node.runtime import strict_json
 
-    loaded = plans.load(plan)
+    loaded = plans.load(plan or examples.path("paper"))
     numbers = _seeds(seeds)
 
     def lab(name: str, seeded: Plan) -> dict[str, Any]:
@@ -116,7 +124,7 @@ def reproduce(
 
 
 def sweep(
-    plan: PlanArgument = Path("plans/sweep.toml"),
+    plan: OptionalPlanArgument = None,
     rules: Annotated[
         str,
         typer.Option(
@@ -144,17 +152,18 @@ def sweep(
     Each run is audited. You can interrupt the sweep; the next call resumes, and new rules, attacks or seeds add only
     their runs. The result is a table and a heat map of the last round's accuracy.
 
-        fl-node sweep plans/sweep.toml --rules fedavg,median --attacks sign_flip,noise:0.5 --attackers 0.1,0.3
+        fl-node sweep --rules fedavg,median --attacks sign_flip,noise:0.5 --attackers 0.1,0.3
     """
     import os
 
     from fl_node.cli.tables import sweep_table
     from fl_node.experiments import sweep as work
+    from fl_node.plan import examples
     from fl_node.plan import loading as plans
 
     if backend not in ("embedded", "processes"):
         raise ConfigError(f"--backend {backend}: should be embedded or processes")
-    loaded = plans.load(plan, settings or ())
+    loaded = plans.load(plan or examples.path("sweep"), settings or ())
     numbers = _seeds(seeds)
     shares = []
     for text in attackers.split(","):
@@ -174,7 +183,7 @@ def sweep(
         print_note(f"{count} of {len(todo)}: {cell}: {result['rounds'][-1]['accuracy']:.2%} ({took})")
 
     print_note(f"{len(todo)} runs of {loaded.rounds} rounds with {loaded.learners} learners")
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
     at_a_time = 1 if backend == "processes" else jobs or max(cores // loaded.training.threads, 1)
     found = work.run(todo, folder, at_a_time, data_dir, done, backend=backend)
     made = work.figures(todo, found)

@@ -18,6 +18,43 @@ if TYPE_CHECKING:
     from fl_node.plan.schema import Plan
 
 
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run; the plan's name by default.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Parent folder of the run folders.")]
+StayOption = Annotated[
+    bool, typer.Option("--stay", help="Keep the nodes up after the run until Ctrl-C, and print their addresses.")
+]
+
+
+def demo(
+    name: NameOption = None,
+    runs: RunsOption = Path("runs"),
+    data_dir: DataOption = None,
+    settings: SetOption = None,
+    stay: StayOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a small experiment that needs no files: a header and two learners on a chain and a store in Python.
+
+    It trains on MNIST, downloaded once and verified, or on scikit-learn's digits if MNIST is not available. The same
+    run from a plan file of your own:
+
+        fl-node plan new mine.toml
+        fl-node lab mine.toml --or-digits
+    """
+    from fl_node.plan import examples
+
+    lab(
+        examples.path("demo"),
+        name=name,
+        runs=runs,
+        data_dir=data_dir,
+        settings=settings,
+        fallback=True,
+        stay=stay,
+        as_json=as_json,
+    )
+
+
 def lab(
     plan: PlanArgument,
     backend: Annotated[
@@ -28,8 +65,8 @@ def lab(
             "[bold]processes[/bold]: a real Geth and IPFS process for each node.",
         ),
     ] = "embedded",
-    name: Annotated[str | None, typer.Option("--name", help="Name of the run; the plan's name by default.")] = None,
-    runs: Annotated[Path, typer.Option("--runs", help="Parent folder of the run folders.")] = Path("runs"),
+    name: NameOption = None,
+    runs: RunsOption = Path("runs"),
     data_dir: DataOption = None,
     modules: ModulesOption = None,
     settings: SetOption = None,
@@ -37,9 +74,7 @@ def lab(
         bool,
         typer.Option("--or-digits", help="Use scikit-learn's digits with a note if MNIST is not available."),
     ] = False,
-    stay: Annotated[
-        bool, typer.Option("--stay", help="Keep the nodes up after the run until Ctrl-C, and print their addresses.")
-    ] = False,
+    stay: StayOption = False,
     scenario: Annotated[
         str | None,
         typer.Option("--scenario", help="Inject a fault and check the expectations; `list` shows the scenarios."),

@@ -13,6 +13,10 @@ PlanArgument = Annotated[
         metavar="PLAN", allow_dash=True, help="Plan file in TOML, such as plans/demo.toml; - reads standard input."
     ),
 ]
+OptionalPlanArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="[PLAN]", allow_dash=True, help="Plan file; by default the one that comes with fl-node."),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting of the plan, such as training.epochs=1."),

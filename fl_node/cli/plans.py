@@ -13,6 +13,32 @@ from fl_node.cli.options import DataOption, JsonOption, ModulesOption, PlanArgum
 from fl_node.runtime import files
 
 
+def new(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Plan file to write, such as mine.toml; its name names the plan.")
+    ],
+    example: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="EXAMPLE",
+            help="The example to start from: async, demo, ensemble, paper, scenario, sweep or tabular.",
+        ),
+    ] = "demo",
+) -> None:
+    """Write a new plan from an example that comes with fl-node.
+
+    The example tabular has a Python module with your own data and model; it is written beside the plan.
+
+        fl-node plan new mine.toml --from paper
+        fl-node lab mine.toml
+    """
+    from fl_node.plan import examples
+
+    for path in examples.create(file, example):
+        typer.echo(path)
+
+
 def shards(
     plan: PlanArgument,
     data_dir: DataOption = None,

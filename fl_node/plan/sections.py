@@ -21,6 +21,7 @@ from fl_node.plan.modes import MODE_CHOICE, Distillation, Ensemble, Mode, Synchr
 from fl_node.runtime.settings import FILLED_IN, NodeIds, Positive, Settings
 
 Images = Annotated[int, Field(ge=1, le=10_000_000)]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 Bound = Annotated[float, Field(gt=0, le=1e30)]
 
 
@@ -207,7 +208,7 @@ class PlanSettings(Settings):
     strategy: Annotated[Mode, MODE_CHOICE] = Synchronous()
     name: Annotated[
         str,
-        Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="Name of the run and of its folder."),
+        Field(pattern=NAME_PATTERN, description="Name of the run and of its folder."),
     ]
     seed: Annotated[
         int,

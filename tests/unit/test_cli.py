@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.cli import app, live_page
 from fl_node.lab.run_folder import Node, Run
+from fl_node.plan import examples
 from fl_node.plan import loading as plans
 from tests.conftest import TINY
 from tests.helpers.accounts import ALICE, HEADER, POOR
@@ -178,6 +177,30 @@ def test_a_plan_is_shown_with_its_defaults_and_its_published_name(fl_node: FlNod
     content, last = ended.out.rsplit("\n", 2)[0:2]
     assert json.loads(content) == plans.load(Path(PAPER)).model_dump()
     assert last.endswith("its CID is QmUjkPFQrqeRLakWf7C9Gdf4dFgU2MFK5UMtF9vm37K2cs")
+
+
+@pytest.mark.parametrize("example", examples.names())
+def test_a_new_plan_is_an_example_with_the_name_of_its_file(fl_node: FlNode, example: str) -> None:
+    ended = fl_node("plan", "new", "plans/mine.toml", "--from", example)
+    written = Path("plans/mine.toml")
+    assert (ended.code, ended.out.splitlines()[0]) == (0, str(written))
+    assert "#:schema" not in written.read_text()
+    assert plans.load(written) == plans.load(examples.path(example), ['name="mine"'])
+    ended = fl_node("plan", "new", "plans/mine.toml")
+    assert is_one_line(ended, 2, "plans/mine.toml exists")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("Mine.toml",), "'Mine.toml' can't name a plan"),
+        (("mine.txt",), "such as mine.toml"),
+        (("mine.toml", "--from", "other"), "should be one of async, demo"),
+    ],
+)
+def test_a_new_plan_that_can_not_be_is_one_line(fl_node: FlNode, arguments: tuple[str, ...], message: str) -> None:
+    assert is_one_line(fl_node("plan", "new", *arguments), 2, message)
+    assert not list(Path.cwd().iterdir())
 
 
 def test_for_scripts_a_plan_is_its_published_bytes(fl_node: FlNode) -> None:
@@ -571,13 +594,12 @@ cli.main()
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"fl-node: the Python package web3 is not installed in {sys.prefix}; install requirements/node.txt there"
+        f"fl-node: the Python package web3 is not installed in {sys.prefix}; install fl-node there "
+        "with its dependencies (a checkout: requirements/node.txt)"
     ]
 
 
-def test_a_learners_host_can_leave_out_the_packages_of_all_extras() -> None:
-    extras = [one for one in metadata.requires("fl-node") or [] if "extra ==" in one]
-    assert {"matplotlib", "starlette", "uvicorn"} <= {re.split(r"[^\w-]", one)[0] for one in extras}
+def test_a_learners_host_can_leave_out_plots_live_page_and_embedded_chain() -> None:
     script = """
 import sys
 for name in ("eth_tester", "eth", "matplotlib", "starlette", "sse_starlette", "uvicorn", "prometheus_client"):
