@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import urllib3
@@ -23,8 +26,16 @@ recursion.restore()
 REQUEST_TIMEOUT = 10.0
 INDEX_PATIENCE = 10.0
 """Seconds in which a node must have indexed its blocks, so that it knows their transactions."""
+PACE_BLOCKS = 16
+"""Recent blocks from which the pace of a chain is measured."""
+PACE_SECONDS = 60.0
+"""Seconds after which the pace is measured again."""
 _REVERTED = 3
 """The code of the RPC's error when a contract refuses."""
+_NO_METHOD = (-32601, -32604)
+"""The codes when a node does not have a method, or does not serve it (Besu)."""
+_CLIQUE_VANITY, _CLIQUE_SEAL = 32, 65
+"""Bytes before and after the sealers' addresses in the extra data of a Clique genesis."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,22 @@ class Sealed:
     receiver: str | None
     gas: int
     time: int
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How blocks follow one another.
+
+    ``seconds`` is the shortest time between two recent blocks. It is almost 0 where each transaction is sealed at
+    once; elsewhere it is the slot or period. ``is_steady`` says that blocks come without transactions too.
+    """
+
+    seconds: float = 0.0
+    is_steady: bool = False
+
+
+class NoMethod(ChainError):
+    """The node does not have this method."""
 
 
 class NotYet(ChainError):
@@ -71,6 +98,8 @@ class Node:
     def __init__(self, rpc: str, timeout: float = REQUEST_TIMEOUT) -> None:
         self.rpc = rpc
         self._chain_id: int | None = None
+        self._has_mining = True
+        self._pace: tuple[float, Pace] | None = None
         self._provider = NodeProvider(rpc, timeout)
         self.web3 = Web3(self._provider)
         # Clique keeps its signatures in a field that web3 takes for too long.
@@ -154,9 +183,66 @@ class Node:
         with self.errors():
             return int(self.web3.net.peer_count)
 
-    def sealing(self) -> bool:
-        """Return whether the node seals blocks; a transaction that comes before that may wait for the next."""
-        return self.ask(("eth_mining", []))[0] is True
+    def is_ready(self) -> bool:
+        """Return whether blocks will take the node's transactions: it seals, or it follows the nodes that do.
+
+        A node of a Clique chain has to seal: a transaction that comes earlier may wait for the next one. Nodes of
+        other chains need only be in sync; current clients no longer have ``eth_mining``.
+        """
+        if self._has_mining:
+            try:
+                if self.ask(("eth_mining", []))[0] is True:
+                    return True
+                if self.is_clique:
+                    return False
+            except NoMethod:
+                self._has_mining = False
+        return self.ask(("eth_syncing", []))[0] is False
+
+    @functools.cached_property
+    def is_clique(self) -> bool:
+        """Whether the chain is one of Clique, by the form of its genesis (EIP-225)."""
+        (block,) = self.ask(("eth_getBlockByNumber", ["0x0", False]))
+        extra = bytes.fromhex(str((block or {}).get("extraData", "")).removeprefix("0x"))
+        sealers, rest = divmod(len(extra) - _CLIQUE_VANITY - _CLIQUE_SEAL, 20)
+        return sealers > 0 and rest == 0 and not any(extra[-_CLIQUE_SEAL:])
+
+    def pace(self) -> Pace:
+        """Return how blocks follow one another, measured now and then from recent blocks."""
+        now = time.monotonic()
+        if self._pace is not None and now < self._pace[0]:
+            return self._pace[1]
+        height = self.block_number()
+        numbers = range(max(1, height - PACE_BLOCKS + 1), height + 1)
+        if len(numbers) < 2:
+            return Pace()
+        blocks = [one for one in self.ask(*(("eth_getBlockByNumber", [hex(n), False]) for n in numbers)) if one]
+        times = [self.quantity(one["timestamp"]) for one in blocks]
+        gaps = [later - earlier for earlier, later in pairwise(times)]
+        measured = Pace(max(min(gaps, default=0), 0), any(not one["transactions"] for one in blocks))
+        self._pace = now + PACE_SECONDS, measured
+        return measured
+
+    def finalized(self) -> int | None:
+        """Return the number of the newest final block; None if the chain does not say which blocks are final.
+
+        Only proof of stake does. There a young chain, which has no final block yet, gives 0.
+
+        Raises
+        ------
+        ChainUnreachable
+            The node does not answer.
+        """
+        try:
+            (block,) = self.ask(("eth_getBlockByNumber", ["finalized", False]))
+        except ChainUnreachable:
+            raise
+        except ChainError:
+            block = None
+        if block:
+            return self.quantity(block["number"])
+        (head,) = self.ask(("eth_getBlockByNumber", ["latest", False]))
+        return 0 if head and self.quantity(head.get("difficulty", "0x0")) == 0 else None
 
     def holds_back(self) -> bool:
         """Return whether the node has transactions that it may not seal now, and that nobody else has sealed."""
@@ -219,6 +305,8 @@ def _raise_error(rpc: str, error: Any) -> NoReturn:
     ------
     ContractError
         The contract reverted the call.
+    NoMethod
+        The node does not have the method.
     NotYet
         The node is still indexing.
     Underpriced
@@ -235,6 +323,8 @@ def _raise_error(rpc: str, error: Any) -> NoReturn:
     lowered = message.lower()
     if error.get("code") == _REVERTED or lowered.startswith("execution reverted"):
         raise ContractError(*custom_error(message, error.get("data")))
+    if error.get("code") in _NO_METHOD:
+        raise NoMethod(f"chain at {rpc}: {message}")
     if "indexing is in progress" in lowered:
         raise NotYet(message)
     if "underpriced" in lowered:

@@ -14,23 +14,30 @@ from eth_account.datastructures import SignedTransaction
 from eth_account.signers.local import LocalAccount
 from web3 import Web3
 
-from fl_node.chain.node import REQUEST_TIMEOUT, AlreadySent, Node, NonceUsed, NotYet, Underpriced
-from fl_node.errors import ChainError, ConfigError, Reverted
+from fl_node.chain.node import REQUEST_TIMEOUT, AlreadySent, Node, NoMethod, NonceUsed, NotYet, Underpriced
+from fl_node.errors import ChainError, ChainUnreachable, ConfigError, Reverted
 from fl_node.runtime import recursion
 from fl_node.runtime.waiting import wait_until
 
 recursion.restore()
 
 TRANSFER_GAS = 21_000
+GAS_MARGIN = 2
+"""A limit is so many times the estimate, for other transactions may come first. Unused gas costs nothing."""
 PRIORITY_FEE = 1
 MAX_FEE = 100 * 10**9
-"""Fees in wei a gas: the least that a sealer takes, and a bound far above any base fee of an idle chain."""
+"""Fees in wei a gas: the least that a sealer takes, and a bound far above any base fee of an idle chain. Both are
+higher where the chain asks for more."""
 RECEIPT_PATIENCE = 10.0
-"""Seconds after which a transaction that is in no block is given back to the caller, who looks again."""
+RECEIPT_BLOCKS = 3
+"""Seconds and blocks, whichever takes longer, after which a transaction that is in no block is given back to the
+caller, who looks again."""
 SEALED_PATIENCE = 120.0
-"""Seconds in which a block must take a contract or a transfer: sealers may have to find each other first."""
-SEAL_PATIENCE = 2.0
-"""Seconds that a node has to seal before a transaction is given back to the caller unsent."""
+SEALED_BLOCKS = 10
+"""Seconds and blocks in which a contract or a transfer must be in a block: sealers may have to find each other first.
+"""
+READY_PATIENCE = 2.0
+"""Seconds that a node has to seal or to be in sync before a transaction is given back to the caller unsent."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +79,10 @@ class Sender(Node):
 
         Two blocks of equal weight can follow one another: then each node keeps its own, and what only one of them
         holds is sealed by nobody when those who may seal have sealed it already. The next block decides. Nothing is
-        sent while two transactions of the account wait as it is.
+        sent while two transactions of the account wait as it is, nor where blocks come without transactions.
         """
+        if self.pace().is_steady:
+            return
         latest, pending = self.ask(*(("eth_getTransactionCount", [self.address, at]) for at in ("latest", "pending")))
         number = self.quantity(pending)
         if self.account and number - self.quantity(latest) < 2:
@@ -104,7 +113,8 @@ class Sender(Node):
         ConfigError
             There is no key to sign with.
         """
-        nonce, deadline = self.nonce() if nonce is None else nonce, time.monotonic() + SEALED_PATIENCE
+        nonce, patience = self.nonce() if nonce is None else nonce, self.patience(SEALED_PATIENCE, SEALED_BLOCKS)
+        deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             is_used = self.nonce() > nonce
             if receipt := self.send(to, data, gas, nonce, value):
@@ -112,8 +122,12 @@ class Sender(Node):
             if is_used:  # by another transaction of this account
                 nonce = self.nonce()
         raise ChainError(
-            f"chain at {self.rpc}: {what} is in no block after {SEALED_PATIENCE:g} s; are enough sealers running?"
+            f"chain at {self.rpc}: {what} is in no block after {patience:g} s; do the nodes that seal blocks run?"
         )
+
+    def patience(self, seconds: float, blocks: int) -> float:
+        """Return the seconds to wait for what takes so many seconds or so many blocks, whichever is longer."""
+        return max(seconds, blocks * self.pace().seconds)
 
     def send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
         """Sign and send a transaction, and wait briefly for the block that includes it.
@@ -125,7 +139,7 @@ class Sender(Node):
         data
             The encoded call, or the contract's code.
         gas
-            The gas limit.
+            The gas limit; more is allowed where the chain's rules charge more.
         nonce
             The transaction's number.
         value
@@ -141,16 +155,18 @@ class Sender(Node):
         ConfigError
             There is no key to sign with.
         ChainError
-            The node does not seal yet, or a pending transaction with the same number can't be replaced.
+            The node does not seal or is not in sync, or a pending transaction with the same number can't be replaced.
         """
         account = self.account
         if account is None:
             raise ConfigError("no key; set --key to the key file of an account")
         # A transaction that reaches Clique (period 0) before it seals may wait for the next one to be sealed.
         # A node that catches up with the others pauses for a moment.
-        if not wait_until(self.sealing, SEAL_PATIENCE, 0.01):
-            raise ChainError(f"chain at {self.rpc}: the node is not sealing yet")
-        tip, fee = PRIORITY_FEE, MAX_FEE
+        if not wait_until(self.is_ready, READY_PATIENCE, 0.01):
+            reason = "the node does not seal yet" if self.is_clique else "the node is not in sync yet"
+            raise ChainError(f"chain at {self.rpc}: {reason}")
+        gas = self._gas(gas, {"from": account.address, "to": to, "data": data, "value": hex(value)})
+        tip, fee = self._fees()
         for _ in range(20):
             signed = self._sign(account, to, data, gas, nonce, value, tip, fee)
             try:
@@ -164,11 +180,38 @@ class Sender(Node):
                 return self._receipt(signed.hash, patience=0.0)
             except AlreadySent:
                 pass
-            receipt = self._receipt(signed.hash)
+            receipt = self._receipt(signed.hash, self.patience(RECEIPT_PATIENCE, RECEIPT_BLOCKS))
             if receipt is None:
                 self.send_noop()
             return receipt
         raise ChainError(f"chain at {self.rpc}: can't replace a pending transaction of {account.address}")
+
+    def _gas(self, enough: int, call: dict[str, Any]) -> int:
+        """Return the gas limit of a transaction: ``enough`` by London's rules, which Clique keeps, else as estimated.
+
+        Raises
+        ------
+        ChainUnreachable
+            The node does not answer.
+        """
+        if self.is_clique:
+            return enough
+        try:
+            (estimate,) = self.ask(("eth_estimateGas", [{key: value for key, value in call.items() if value}]))
+        except ChainUnreachable:
+            raise
+        except ChainError:  # an embedded chain has no estimates; a transaction that is in a block is refused
+            return enough
+        return max(enough, self.quantity(estimate) * GAS_MARGIN)
+
+    def _fees(self) -> tuple[int, int]:
+        """Return the tip and the highest fee that a transaction offers now, in wei a gas."""
+        tip = PRIORITY_FEE
+        with contextlib.suppress(NoMethod):
+            tip = max(tip, self.quantity(self.ask(("eth_maxPriorityFeePerGas", []))[0]))
+        (head,) = self.ask(("eth_getBlockByNumber", ["latest", False]))
+        base = self.quantity(head["baseFeePerGas"]) if head and "baseFeePerGas" in head else 0
+        return tip, max(MAX_FEE, 2 * base + tip)
 
     def _sign(
         self,
@@ -198,7 +241,7 @@ class Sender(Node):
     def _hand_in(self, signed: SignedTransaction) -> None:
         self.ask(("eth_sendRawTransaction", ["0x" + bytes(signed.raw_transaction).hex()]))
 
-    def _receipt(self, transaction: Any, patience: float = RECEIPT_PATIENCE) -> Receipt | None:
+    def _receipt(self, transaction: Any, patience: float) -> Receipt | None:
         name = "0x" + bytes(transaction).hex()
         deadline = time.monotonic() + patience
         pause = 0.004

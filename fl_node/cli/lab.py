@@ -95,6 +95,14 @@ def lab(
             help="Write each learner's TensorBoard event files to DIR/learner-N in the run folder.",
         ),
     ] = None,
+    rpc: Annotated[
+        str | None,
+        typer.Option("--rpc", help="URL of a node of your own chain; the lab then starts no chain (docs/chains.md)."),
+    ] = None,
+    funder: Annotated[
+        Path | None,
+        typer.Option("--funder", help="With --rpc: key file of an account that gives each role 1 ether."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run everything on this machine: chain, store, header and learners, then audit and report.
@@ -114,10 +122,17 @@ def lab(
     from fl_node.lab.fault_model import Check
     from fl_node.lab.lab import Lab
     from fl_node.lab.show import Show, checks_table, scenarios_table
+    from fl_node.nodes.backends import OwnChain, OwnChainBackend
     from fl_node.plan import loading as plans
 
     if backend not in ("embedded", "processes"):
         raise ConfigError(f"--backend {backend}: should be embedded or processes")
+    if (rpc is None) != (funder is None):
+        raise ConfigError("--rpc and --funder belong together: a node of your own chain, and an account that pays")
+    own_chain = OwnChain(rpc, funder) if rpc is not None and funder is not None else None
+    if own_chain is not None and backend != "embedded":
+        raise ConfigError(f"--backend {backend} starts a chain; leave it out with --rpc")
+    backend = OwnChainBackend.name if own_chain else backend
     if scenario == "list":
         console.print(scenarios_table(faults.SCENARIOS.values()))
         return
@@ -130,7 +145,18 @@ def lab(
     with_standby = standby or (chosen is not None and chosen.standby)
     name = name or (loaded.name if chosen is None else f"{loaded.name}-{chosen.name}")
     with run.new_folder(runs, name) as folder, Show(errors if as_json else console, loaded, folder) as show:
-        one = Lab(loaded, backend, folder, data_dir, show.update, chosen, modules, tensorboard, standby=with_standby)
+        one = Lab(
+            loaded,
+            backend,
+            folder,
+            data_dir,
+            show.update,
+            chosen,
+            modules,
+            tensorboard,
+            own_chain,
+            standby=with_standby,
+        )
         outcome = one.run(stay=show.stay if stay else None)
     found: list[Check] = []
     if chosen is not None:

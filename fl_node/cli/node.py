@@ -26,7 +26,8 @@ from fl_node.runtime import files
 from fl_node.runtime.terminal import styled
 
 NOOP_PATIENCE = 10.0
-"""Seconds in which a block should come."""
+NOOP_BLOCKS = 3
+"""Seconds and blocks, whichever takes longer, in which a block should come."""
 
 
 def doctor(
@@ -46,6 +47,15 @@ def doctor(
             help="On a testbed host, the socket that reports whether the firewall rules are complete.",
         ),
     ] = None,
+    own_chain: Annotated[
+        bool,
+        typer.Option(
+            "--own-chain",
+            envvar="FL_NODE_OWN_CHAIN",
+            help="The chain is your own: accept any Ethereum client and version (docs/chains.md).",
+        ),
+    ] = False,
+    chain_id: Annotated[int | None, typer.Option("--chain-id", min=1, help="Expected number of the chain.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check what a role needs, one line each; exit code 1 if a check fails, with the remedy on its line."""
@@ -61,6 +71,8 @@ def doctor(
         swarm_key=swarm_key,
         data_dir=data_dir,
         firewall=firewall,
+        own_chain=own_chain,
+        chain_id=chain_id,
     )
     if as_json:
         typer.echo(json.dumps([asdict(result) for result in results], indent=2))
@@ -118,9 +130,10 @@ def fund(
 
 
 def send_noop(rpc: RpcOption = DEFAULT_RPC, key: KeyOption = Path("role.key"), as_json: JsonOption = False) -> None:
-    """Send a no-op transaction so that the sealers seal a block.
+    """Send a no-op transaction so that the sealers seal a block, and wait for the block.
 
-    Roles do this when the chain is idle. Use the command to check whether the sealers seal blocks.
+    Roles do this when the chain is idle. Nothing is sent where blocks come without transactions. Use the command to
+    check whether the sealers seal blocks.
     """
     from fl_node.chain.client import Chain
     from fl_node.chain.keys import load_key
@@ -129,8 +142,9 @@ def send_noop(rpc: RpcOption = DEFAULT_RPC, key: KeyOption = Path("role.key"), a
     chain = Chain(rpc, load_key(key))
     before = chain.block_number()
     chain.send_noop()
-    if not wait_until(lambda: chain.block_number() > before, NOOP_PATIENCE):
-        raise ChainError(f"chain at {rpc}: no block after {NOOP_PATIENCE:g} s; are enough sealers running?")
+    patience = chain.patience(NOOP_PATIENCE, NOOP_BLOCKS)
+    if not wait_until(lambda: chain.block_number() > before, patience):
+        raise ChainError(f"chain at {rpc}: no block after {patience:g} s; do the nodes that seal blocks run?")
     after = chain.block_number()
     typer.echo(json.dumps({"before": before, "after": after}) if as_json else f"block {after}")
 

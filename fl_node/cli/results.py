@@ -30,12 +30,13 @@ from fl_node.cli.options import (
     RunArgument,
     StoreChoice,
 )
-from fl_node.errors import ConfigError
+from fl_node.errors import ConfigError, LogError
 from fl_node.runtime import files
 from fl_node.runtime.terminal import styled
 
 if TYPE_CHECKING:
     from fl_node.artifacts.model_file import Tensors
+    from fl_node.chain.contract import Contract
     from fl_node.models.trainer import Trainer
     from fl_node.plan.schema import Plan
 
@@ -121,13 +122,20 @@ def audit(
         show = errors.status("auditing", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
             result = check(found, run_store, Path(name), make)
-    text = json.dumps(asdict(result) | {"passed": result.passed}, indent=2)
+        last_block, final = _last_block(found), found.chain.finalized()
+    is_final = None if final is None else last_block <= final
+    text = json.dumps(asdict(result) | {"passed": result.passed, "final": is_final}, indent=2)
     with never_lost(lambda: files.rescued("audit.json", text)):
         if as_json:
             typer.echo(text)
         else:
             for note in result.notes:
                 console.print(f"note: {note}")
+            if is_final is False:
+                console.print(
+                    f"note: the run's last block, {last_block}, is not final yet (final: {final}); "
+                    "the chain can still replace it, so audit again later"
+                )
             for finding in result.findings:
                 console.print(str(finding))
             verdict = "passed" if result.passed else f"FAILED with {len(result.findings)} findings"
@@ -135,6 +143,14 @@ def audit(
             console.print(f"audit {verdict}: {result.rounds} rounds, {result.files} files, {size}")
     if not result.passed:
         raise typer.Exit(1)
+
+
+def _last_block(contract: Contract) -> int:
+    """Return the number of the newest block with an event of the run."""
+    try:
+        return max((entry.block for entry in contract.log()), default=0)
+    except LogError:  # the audit has reported it
+        return 0
 
 
 def report(

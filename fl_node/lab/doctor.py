@@ -61,6 +61,8 @@ def run(
     swarm_key: Path | None = None,
     data_dir: Path | None = None,
     firewall: Path | None = None,
+    own_chain: bool = False,
+    chain_id: int | None = None,
 ) -> list[Check]:
     """Run all checks; return the results in the order in which problems should be fixed.
 
@@ -84,14 +86,19 @@ def run(
         The folder of the data set.
     firewall
         The socket that reports on the host's firewall.
+    own_chain
+        Whether the site has its own chain, on which any client may run.
+    chain_id
+        The number that the chain should have.
     """
     chain = functools.cache(lambda: Chain(rpc))
     files = functools.cache(lambda: connect(store))
     questions: list[tuple[str, Callable[[], str]]] = [
-        ("chain", lambda: _chain(chain())),
+        ("chain", lambda: _chain(chain(), own_chain, chain_id)),
         ("genesis", lambda: _genesis(chain(), genesis)),
         ("sealing", lambda: _sealing(chain())),
         ("chain peers", lambda: _chain_peers(chain(), peers)),
+        ("finality", lambda: _finality(chain())),
         ("account", lambda: _account(chain(), key)),
         ("contract", lambda: _contract(chain(), contract, key)),
         ("store", lambda: _store(files())),
@@ -134,12 +141,16 @@ def _ask(what: str, question: Callable[[], str]) -> tuple[Check, bool]:
         return Check(what, "wrong", str(error)), True
 
 
-def _chain(chain: Chain) -> str:
-    client = chain.client()
-    wanted = binaries.pin("geth")
-    if client.startswith("Geth/") and client.split("/")[1] != f"v{wanted.full_version}":
-        raise _Wrong(client, f"install Geth {wanted.full_version}; fl-node binaries builds it")
-    return f"{client}, chain {chain.chain_id()}, block {chain.block_number()}"
+def _chain(chain: Chain, own_chain: bool, wanted_id: int | None) -> str:
+    client, found_id = chain.client(), chain.chain_id()
+    wanted = binaries.pin("geth").full_version
+    if not own_chain and client.startswith("Geth/") and client.split("/")[1] != f"v{wanted}":
+        raise _Wrong(
+            client, f"install Geth {wanted}; fl-node binaries builds it. For a chain of your own, set --own-chain"
+        )
+    if wanted_id is not None and found_id != wanted_id:
+        raise _Wrong(f"chain {found_id}, should be {wanted_id}", "the node is on another chain; correct --rpc")
+    return f"{client}, chain {found_id}, block {chain.block_number()}"
 
 
 def _genesis(chain: Chain, wanted: str | None) -> str:
@@ -150,11 +161,15 @@ def _genesis(chain: Chain, wanted: str | None) -> str:
 
 
 def _sealing(chain: Chain) -> str:
-    if not chain.sealing():
-        raise _Wrong(
-            "the node is not sealing", "start Geth with --mine and its account unlocked, or wait for its peers"
-        )
-    return "the node is sealing"
+    if not chain.is_ready():
+        if chain.is_clique:
+            raise _Wrong(
+                "the node is not sealing", "start Geth with --mine and its account unlocked, or wait for its peers"
+            )
+        raise _Wrong("the node is not in sync", "wait until it has all blocks, or check its peers")
+    pace = chain.pace()
+    how = f"a block every {pace.seconds:g} s" if pace.is_steady else "blocks on demand"
+    return f"the node is sealing, {how}" if chain.is_clique else f"the node is in sync, {how}"
 
 
 def _chain_peers(chain: Chain, wanted: int | None) -> str:
@@ -162,6 +177,13 @@ def _chain_peers(chain: Chain, wanted: int | None) -> str:
     if wanted is not None and count != wanted:
         raise _Wrong(f"{count}, should be {wanted}", "compare the static peers and the hosts' firewall rules")
     return str(count)
+
+
+def _finality(chain: Chain) -> str:
+    final = chain.finalized()
+    if final is None:
+        raise _Skip("the chain does not tell final blocks from others")
+    return f"block {final} of {chain.block_number()} is final"
 
 
 def _account(chain: Chain, key: Path) -> str:
@@ -181,6 +203,8 @@ def _contract(chain: Chain, address: str | None, key: Path) -> str:
     if address is None:
         raise _Skip("no contract given")
     contract = chain.contract(address)
+    if not contract.has_known_code():
+        raise _Wrong(f"{address} has other code than this version's contract", "use the version that deployed it")
     account = str(load_key(key).address)
     if contract.header() == account:
         return f"{address}, this account is its header"

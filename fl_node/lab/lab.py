@@ -28,7 +28,7 @@ from fl_node.lab.run_folder import Node, Run
 from fl_node.models.ensemble import trainer_for
 from fl_node.models.trainer import Score, Trainer
 from fl_node.nodes import backends, binaries
-from fl_node.nodes.backends import Backend, EmbeddedBackend, Endpoint, ProcessBackend
+from fl_node.nodes.backends import Backend, EmbeddedBackend, Endpoint, OwnChain, ProcessBackend
 from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child, python, stop_all
 from fl_node.plan.schema import Plan
@@ -67,7 +67,7 @@ class Lab:
     plan
         The run's plan.
     backend
-        ``embedded`` or ``processes``.
+        ``embedded`` or ``processes``; it does not count with ``own_chain``.
     folder
         The run's folder, which must be there.
     data_dir
@@ -80,6 +80,8 @@ class Lab:
         Injects a fault into the run, and tells afterwards what came of it in :attr:`trace`.
     tensorboard
         Where learners write event files, below the run's folder; nowhere if None.
+    own_chain
+        The user's own chain, if the run is on it.
     standby
         Give each learner a standby header.
     """
@@ -94,6 +96,7 @@ class Lab:
         scenario: Scenario | None = None,
         modules: Path | None = None,
         tensorboard: Path | None = None,
+        own_chain: OwnChain | None = None,
         *,
         standby: bool = False,
     ) -> None:
@@ -116,7 +119,7 @@ class Lab:
         self._nodes = [HEADER, *(learner_name(n) for n in range(1, plan.learners + 1))]
         self._standby = standby
         self._accounts = {node: create_key(self._key(node)) for node in self._nodes}
-        self._backend: Backend = backends.of(backend, folder / "nodes", self._accounts, self._step)
+        self._backend: Backend = backends.of(backend, folder / "nodes", self._accounts, self._step, own_chain)
         self._events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self._stopped: set[str] = set()
         self._unfit: dict[int, set[str]] = {}

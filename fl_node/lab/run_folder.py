@@ -21,7 +21,7 @@ from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.errors import ChainError, ConfigError, JsonError
 from fl_node.nodes import backends
-from fl_node.nodes.backends import Endpoint
+from fl_node.nodes.backends import Endpoint, OwnChainBackend
 from fl_node.protocol.names import HEADER, is_node_name
 from fl_node.runtime import files, strict_json
 from fl_node.runtime.arithmetic import unpinned
@@ -29,6 +29,7 @@ from fl_node.runtime.arithmetic import unpinned
 FILE = "run.json"
 MAX_BYTES = 1024**2
 """The most that a ``run.json`` may have; that of a thousand nodes has a quarter of it."""
+BACKENDS = ("embedded", "processes", OwnChainBackend.name)
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 
 
@@ -107,8 +108,8 @@ def _check(run: Run) -> None:
     for key, value in texts.items():
         if (key == "contract" or key.endswith(".account")) and not _ADDRESS.fullmatch(value):
             raise ValueError(f"{key} should be an address, 0x and 40 hexadecimal digits")
-    if run.backend not in {"embedded", "processes"}:
-        raise ValueError("backend should be embedded or processes")
+    if run.backend not in BACKENDS:
+        raise ValueError(f"backend should be one of {', '.join(BACKENDS)}")
 
 
 @contextlib.contextmanager
@@ -166,12 +167,23 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
     Nodes of which one is up, because the run goes on or was kept with ``--stay``, are used as they are. Else others
     come up with what the run's nodes have kept. Nothing is written to the run's folder, which may be another's, may
     have been moved, and may be a copy.
+
+    Raises
+    ------
+    ConfigError
+        The run is on the user's own chain, which does not answer.
     """
     run = load(folder)
     folder = folder if folder.is_dir() else folder.parent
     nodes = folder / "nodes"
     if _is_where_it_was(run, nodes) and any(_is_up(node.rpc, run.genesis) for node in run.nodes.values()):
         yield {name: Endpoint(node.rpc, node.store) for name, node in run.nodes.items()}
+        return
+    if run.backend == OwnChainBackend.name:
+        rpc = run.nodes[HEADER].rpc
+        if not _is_up(rpc, run.genesis):
+            raise ConfigError(f"run {folder}: its chain does not answer at {rpc}; start the node there")
+        yield {name: Endpoint(node.rpc, str(nodes / "files")) for name, node in run.nodes.items()}
         return
     report("restarting the run's nodes on a copy of their data")
     accounts = {name: one.account for name, one in run.nodes.items()}
@@ -185,7 +197,7 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
 
 def _is_where_it_was(run: Run, nodes: Path) -> bool:
     """Return whether the files of a run that goes on are where ``run.json`` says, which those of a copy are not."""
-    if run.backend != "embedded":
+    if run.backend == "processes":
         return True  # each node's own IPFS is asked
     store, here = Path(run.nodes[HEADER].store), nodes / "files"
     try:

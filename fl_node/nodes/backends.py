@@ -1,4 +1,4 @@
-"""Where the nodes of a lab run: in one folder with an embedded chain, or as real Geth and IPFS processes."""
+"""Where the nodes of a lab run: an embedded chain, real Geth and IPFS processes, or the user's own chain."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Protocol
 
 from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.chain.client import Chain
+from fl_node.chain.keys import load_key
 from fl_node.errors import ConfigError, FLNodeError, ProcessError
 from fl_node.nodes import CHAIN_ID, binaries
 from fl_node.nodes.configuration import genesis
@@ -27,6 +28,8 @@ from fl_node.runtime.waiting import wait_until
 START_PATIENCE = 60.0
 END_PATIENCE = 1.0
 PORT_TRIES = 3
+ROLE_WEI = 10**18
+"""What each role's account gets on the user's own chain: it pays for the contract and some hundred transactions."""
 Report = Callable[[str], None]
 
 
@@ -36,6 +39,14 @@ class Endpoint:
 
     rpc: str
     store: str
+
+
+@dataclass(frozen=True)
+class OwnChain:
+    """The user's own chain: the URL of a node's RPC, and the key file of the account that pays."""
+
+    rpc: str
+    funder: Path
 
 
 class Backend(Protocol):
@@ -53,8 +64,10 @@ class Backend(Protocol):
         """Bring all nodes down."""
 
 
-def of(name: str, folder: Path, accounts: Mapping[str, str], report: Report) -> Backend:
-    """Return a backend by its name, ``embedded`` or ``processes``.
+def of(
+    name: str, folder: Path, accounts: Mapping[str, str], report: Report, own_chain: OwnChain | None = None
+) -> Backend:
+    """Return a backend by its name, ``embedded`` or ``processes``, or that of the user's own chain.
 
     Parameters
     ----------
@@ -66,7 +79,11 @@ def of(name: str, folder: Path, accounts: Mapping[str, str], report: Report) -> 
         The address of each node's role, by the name of the node; they own ether.
     report
         Called with one line a step.
+    own_chain
+        The user's own chain, if the run is on it.
     """
+    if own_chain is not None:
+        return OwnChainBackend(folder, accounts, own_chain, report)
     if name == "embedded":
         return EmbeddedBackend(folder, accounts)
     return ProcessBackend(folder, accounts, report)
@@ -163,6 +180,42 @@ class EmbeddedBackend:
             raise ProcessError(f"the embedded chain did not start:{self._child.tail()}")
         self._port = int(url.rpartition(":")[2])
         return url
+
+
+class OwnChainBackend:
+    """A chain that the lab neither starts nor stops, and one folder of files, shared by all nodes."""
+
+    name = "own-chain"
+
+    def __init__(self, folder: Path, accounts: Mapping[str, str], own_chain: OwnChain, report: Report) -> None:
+        self._folder = folder
+        self._accounts = accounts
+        self._own = own_chain
+        self._report = report
+
+    def start(self) -> Mapping[str, Endpoint]:
+        """Send ether to the accounts of the roles.
+
+        Raises
+        ------
+        ConfigError
+            The key file of the account that pays can't be used.
+        ChainError
+            The account owns too little, or the chain does not answer.
+        """
+        chain = Chain(self._own.rpc, load_key(self._own.funder))
+        for node, account in self._accounts.items():
+            self._report(f"sending {ROLE_WEI // 10**18} ether to {node}")
+            chain.give(account, ROLE_WEI)
+        store = self._folder / "files"
+        store.mkdir(parents=True, exist_ok=True)
+        return {node: Endpoint(self._own.rpc, str(store.absolute())) for node in self._accounts}
+
+    def check(self) -> None:
+        """Do nothing: the chain is the user's."""
+
+    def stop(self) -> None:
+        """Do nothing: the chain is the user's."""
 
 
 class ProcessBackend:
@@ -337,7 +390,7 @@ def _connected(store: IpfsStore, others: int) -> bool:
 
 
 def _seals(chain: Chain, others: int) -> bool:
-    return chain.sealing() and chain.peers() == others
+    return chain.is_ready() and chain.peers() == others
 
 
 def free_ports(count: int) -> list[int]:

@@ -188,6 +188,7 @@ class EmbeddedChain:
             "eth_getLogs": self._get_logs,
             "eth_getTransactionCount": self._count,
             "eth_getTransactionReceipt": self._receipts.get,
+            "eth_maxPriorityFeePerGas": lambda: "0x1",
             "eth_mining": lambda: True,
             "eth_sendRawTransaction": self._send,
             "eth_syncing": lambda: False,

@@ -77,7 +77,7 @@ def _geth(funded: Sequence[str]) -> Iterator[Web3]:
 
             def seals() -> bool:
                 try:
-                    return chain.sealing()
+                    return chain.is_ready()
                 except ChainError:
                     return False
 

@@ -532,3 +532,12 @@ def test_the_rpc_does_not_serve_what_changes_the_node(backend: ProcessBackend, m
     answer = requests.post(backend.geth["header"].rpc, json=request, timeout=HANG).json()
     assert answer["error"]["code"] == -32601
     assert answer["error"]["message"] == f"the method {method} does not exist/is not available"
+
+
+def test_the_chain_is_cliques_and_has_no_final_blocks_and_blocks_on_demand(chain: Callable[[str], Chain]) -> None:
+    node = chain("header")
+    assert node.is_clique
+    assert node.is_ready()
+    assert node.finalized() is None
+    assert not node.pace().is_steady
+    assert node._fees()[0] == 1

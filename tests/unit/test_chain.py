@@ -116,7 +116,7 @@ def test_a_node_says_what_it_is(rpc: str) -> None:
     assert chain.chain_id() == 20240191
     assert chain.client() == "fl-node/embedded"
     assert chain.peers() == 0
-    assert chain.sealing()
+    assert chain.is_ready()
     assert chain.genesis().startswith("0x")
     assert len(chain.genesis()) == 66
     assert chain.timestamp(0) == 1_700_000_000

@@ -19,6 +19,7 @@ import typer
 
 from fl_node import __version__
 from fl_node.artifacts import cid
+from fl_node.artifacts.folder_store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.cli import app, live_page
@@ -297,8 +298,6 @@ def test_a_plan_that_no_store_has_is_said_by_audit_and_is_code_five_elsewhere(
     fl_node: FlNode, rpc: str, tmp_path: Path
 ) -> None:
     (tmp_path / "plan.json").write_bytes(plans.load(Path(PAPER)).to_bytes() + b"\n")
-    from fl_node.artifacts.folder_store import FolderStore
-
     chain = Chain(rpc, HEADER)
     contract = str(chain.deploy(FolderStore(tmp_path / "store").add(tmp_path / "plan.json"), OPEN).contract)
     options = ["--rpc", rpc, "--store", tmp_path / "store", "--contract", contract]
@@ -310,6 +309,43 @@ def test_a_plan_that_no_store_has_is_said_by_audit_and_is_code_five_elsewhere(
     assert ended.code == 1
     assert not json.loads(ended.out)["passed"]
     assert fl_node("status", *options).code == 2
+
+
+@pytest.mark.parametrize(("final", "is_final"), [(0, False), (9, True), (None, None)])
+def test_an_audit_tells_whether_the_chain_can_still_replace_the_run(
+    fl_node: FlNode,
+    rpc: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    final: int | None,
+    is_final: bool | None,
+) -> None:
+    (tmp_path / "plan.json").write_bytes(b"no plan")
+    chain, store = Chain(rpc, HEADER), FolderStore(tmp_path / "store")
+    contract = chain.contract(str(chain.deploy(store.add(tmp_path / "plan.json")).contract))
+    contract.register_learner(1, ALICE.address, chain.nonce())
+    offset = 0 if final == 0 else chain.block_number()
+    monkeypatch.setattr(Chain, "finalized", lambda _chain: None if final is None else final + offset)
+    options = ("--rpc", rpc, "--store", tmp_path / "store", "--contract", contract.address)
+    assert json.loads(fl_node("audit", "--json", *options).out)["final"] is is_final
+    assert ("is not final yet (final: 0)" in fl_node("audit", *options).out) == (is_final is False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--rpc", "http://127.0.0.1:1"), "--rpc and --funder belong together"),
+        (("--funder", "funder.key"), "--rpc and --funder belong together"),
+        (
+            ("--rpc", "http://127.0.0.1:1", "--funder", "funder.key", "--backend", "processes"),
+            "--backend processes starts a chain",
+        ),
+    ],
+)
+def test_a_lab_on_a_chain_of_ones_own_needs_an_account_that_pays(
+    fl_node: FlNode, options: tuple[str, ...], message: str
+) -> None:
+    assert is_one_line(fl_node("lab", PAPER, *options), 2, message)
 
 
 def test_global_weights_that_are_not_there_are_one_line(fl_node: FlNode, rpc: str) -> None:

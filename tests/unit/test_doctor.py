@@ -51,7 +51,7 @@ def node(tmp_path: Path, serve: Callable[[EmbeddedChain], str]) -> Iterator[Call
 
     def make(**answers: Any) -> str:
         chain = EmbeddedChain(tmp_path / "odd" / "blocks", [one.address for one in FUNDED])
-        chain._methods |= {method: (lambda value=value: value) for method, value in answers.items()}
+        chain._methods |= {method: (lambda *_, value=value: value) for method, value in answers.items()}
         return serve(chain)
 
     yield make
@@ -109,7 +109,16 @@ def test_another_genesis_is_wrong(ask: Ask, rpc: str) -> None:
 
 
 def test_a_node_that_does_not_seal_is_wrong(ask: Ask, node: Callable[..., str]) -> None:
-    assert ask(rpc=node(eth_mining=False))["sealing"].state == "wrong"
+    syncing = {"currentBlock": "0x1", "highestBlock": "0x9"}
+    assert ask(rpc=node(eth_mining=False, eth_syncing=syncing))["sealing"].state == "wrong"
+    genesis = {
+        "hash": "0x" + "12" * 32,
+        "extraData": "0x" + "00" * 32 + ALICE.address[2:] + "00" * 65,
+        "timestamp": "0x0",
+        "transactions": [],
+    }
+    answer = ask(rpc=node(eth_mining=False, eth_getBlockByNumber=genesis))["sealing"]
+    assert (answer.state, answer.found) == ("wrong", "the node is not sealing")
 
 
 @pytest.mark.parametrize(("wanted", "state"), [(None, "ok"), (2, "ok"), (1, "wrong"), (0, "wrong"), (3, "wrong")])

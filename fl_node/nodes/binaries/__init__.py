@@ -37,6 +37,7 @@ from fl_node.errors import BinaryError
 from fl_node.nodes.binaries.build import build
 from fl_node.nodes.binaries.pins import (
     GETH,
+    GETH_CURRENT,
     GETH_UNPATCHED,
     KUBO,
     KUBO_UNPATCHED,
@@ -52,6 +53,7 @@ from fl_node.nodes.binaries.release import fetch
 
 __all__ = [
     "GETH",
+    "GETH_CURRENT",
     "GETH_UNPATCHED",
     "KUBO",
     "KUBO_UNPATCHED",

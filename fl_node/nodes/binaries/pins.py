@@ -149,6 +149,29 @@ GETH = replace(
     fixed=advisories(GETH_EDITS),
 )
 
+#: A current Geth, which has no Clique. No testbed runs it; tests run a lab on the chain of its developer mode.
+GETH_CURRENT = Binary(
+    name="geth-current",
+    title="Current Geth",
+    version="1.17.10",
+    full_version="1.17.10-stable",
+    command="geth",
+    version_args=("version",),
+    version_prefix="Version: ",
+    commit="",
+    path_variable="FL_NODE_GETH_CURRENT",
+    digest_variable="",
+    urls=(),
+    member="",
+    algorithm="",
+    digests={},
+    module=_MODULES / "geth-current",
+    repository="github.com/ethereum/go-ethereum",
+    command_package="cmd/geth",
+    ldflags="-s -w",
+    go=(1, 25),
+)
+
 #: Kubo as it was published: a member's file of 2 MB stops it.
 KUBO_UNPATCHED = Binary(
     name="kubo",
