@@ -87,6 +87,7 @@ def test_what_runs_keeps_its_environment_until_it_has_ended(machine: Machine, tm
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["installed linux-1.tar", f"installed {first.name}"]
     assert machine.says() == "1 1"
+    assert not (machine.root / "cache").exists()
     assert machine.install("linux-1.tar", first).stdout == ""
 
     # As by its unit, whose script's first line names the environment that the link leads to.

@@ -11,13 +11,14 @@ archive=$1 python=$2 package=$3
 root=${FL_NODE_ROOT:-/opt/fl-node}
 downloads=${FL_NODE_DOWNLOADS:-/var/cache/fl-testbed}
 uv=$root/uv
-export UV_NO_CACHE=1 UV_OFFLINE=1 UV_NO_CONFIG=1 UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy
+# uv unpacks wheels into its cache. From a cache on the same file system it links them, and nothing is written twice.
+export UV_CACHE_DIR=$root/cache UV_LINK_MODE=hardlink UV_OFFLINE=1 UV_NO_CONFIG=1 UV_PYTHON_DOWNLOADS=never
 
 sum=$(sha256sum "$package" | cut -d' ' -f1)
 [ "$(cat "$root/venv/wheels" 2>/dev/null)" != "$archive" ] || [ "$(cat "$root/venv/package" 2>/dev/null)" != "$sum" ] || exit 0
 
 folder=
-trap 'rm -rf "$folder" "$root/venv.new"' EXIT
+trap 'rm -rf "$folder" "$UV_CACHE_DIR" "$root/venv.new"' EXIT
 wheels=$root/wheels-${archive%.tar}
 if [ ! -e "$wheels/whole" ]; then
 	rm -rf "$wheels"
@@ -45,9 +46,10 @@ if [ ! -e "$made/package" ]; then
 	cp -al "$wheels/venv" "$made"
 	"$uv" pip install --quiet --python "$made/bin/python" --no-index --no-deps "$package"
 	# Once as root, so that what is compiled can be kept; and a processor that TensorFlow can't run on shows now.
-	# The package loads TensorFlow late: it has to be named here.
-	(cd / && TF_CPP_MIN_LOG_LEVEL=2 "$made/bin/python" -c "${FL_NODE_TRY:-import keras, tensorflow
-import fl_node.cli.app, fl_node.monitor.server, fl_node.roles.deploy, fl_node.roles.factory, fl_node.models.keras_trainer}")
+	# The package loads TensorFlow late, so it is named here. The command line comes first, because it may restart Python.
+	(cd / && TF_CPP_MIN_LOG_LEVEL=2 "$made/bin/python" -c "${FL_NODE_TRY:-import fl_node.cli.app
+import keras, tensorflow
+import fl_node.monitor.server, fl_node.roles.deploy, fl_node.roles.factory, fl_node.models.keras_trainer}")
 	echo "$archive" >"$made/wheels"
 	echo "$sum" >"$made/package"
 	echo "installed ${package##*/}"
