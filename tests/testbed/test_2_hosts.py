@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import re
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from testinfra.host import Host
 
+from tests.helpers import port_scan
+
 from .conftest import ADDRESSES, NAMES, Testbed
 
-PORTS = [*range(1, 10_000), *range(30_300, 30_310)]
 UNITS = ["geth", "ipfs", "fl-header", "fl-learner"]
 
-SCAN = """
-import asyncio, sys
-async def reach(port, gate):
-    async with gate:
-        try:
-            _, writer = await asyncio.wait_for(asyncio.open_connection(sys.argv[1], port), 1)
-        except (OSError, asyncio.TimeoutError):
-            return None
-        writer.close()
-        return port
-async def main():
-    gate = asyncio.Semaphore(1000)
-    ports = [22, 4001, 30303] if sys.argv[2] == "peers" else [*range(1, 10000), *range(30300, 30310)]
-    found = await asyncio.gather(*(reach(port, gate) for port in ports))
-    print(*[port for port in found if port])
-asyncio.run(main())
-"""
+SCAN = Path(port_scan.__file__).read_text()
 
 
 def unit_of(name: str) -> str:
@@ -133,30 +117,19 @@ true
 
 @pytest.mark.parametrize("name", NAMES)
 def test_from_another_host_only_ssh_and_the_peers_ports_are_open(provisioned: Testbed, name: str) -> None:
-    other = NAMES[(NAMES.index(name) + 1) % len(NAMES)]
-    scan = f"runuser --user=%s -- python3 -c %s {ADDRESSES[name]} %s"
-    found = {
-        user: provisioned.host(other).check_output(scan, user, SCAN, ports)
-        for user, ports in (("root", "all"), ("fl-node", "peers"), ("geth", "peers"), ("ipfs", "peers"))
-    }
-    assert found == {"root": "22", "fl-node": "22", "geth": "22 30303", "ipfs": "22 4001"}
+    other = provisioned.host(NAMES[(NAMES.index(name) + 1) % len(NAMES)])
+    users = {"root": "all", "fl-node": "peers", "geth": "peers", "ipfs": "peers"}
+    scans = [
+        f"echo {user} $(runuser --user={user} -- python3 -c %s {ADDRESSES[name]} {ports}) &"
+        for user, ports in users.items()
+    ]
+    lines = other.check_output(" ".join([*scans, "wait"]), *[SCAN] * len(scans)).splitlines()
+    assert sorted(lines) == ["fl-node 22", "geth 22 30303", "ipfs 22 4001", "root 22"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_from_outside_the_inventory_only_ssh_is_open(provisioned: Testbed, name: str) -> None:
-    async def reach(port: int, gate: asyncio.Semaphore) -> int | None:
-        async with gate:
-            with contextlib.suppress(OSError, asyncio.TimeoutError):
-                _, writer = await asyncio.wait_for(asyncio.open_connection(ADDRESSES[name], port), 1)
-                writer.close()
-                return port
-        return None
-
-    async def scan() -> set[int]:
-        gate = asyncio.Semaphore(1000)
-        return {port for port in await asyncio.gather(*(reach(port, gate) for port in PORTS)) if port}
-
-    assert asyncio.run(scan()) == {22}
+    assert port_scan.open_ports(ADDRESSES[name], port_scan.PORTS) == [22]
 
 
 def test_rpc_and_api_listen_on_loopback_alone(host: Host) -> None:
