@@ -18,7 +18,7 @@ from fl_node.aggregation.fedavg import fedavg
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import Input, LocalMeta, Rejection, WeightsFile
 from fl_node.plan.schema import Plan
-from fl_node.protocol.global_files import global_file
+from fl_node.protocol.global_files import global_file, is_enough, needs_parent
 
 Tensor = npt.NDArray[np.float32]
 PLAN = cid.of_bytes(b"plan")
@@ -37,7 +37,8 @@ def learners(draw: st.DrawFn) -> tuple[list[Tensor], list[int]]:
 
 
 def plan(weighting: str = "samples") -> Plan:
-    return Plan.model_validate({"name": "test", "learners": 9, "aggregation": {"weighting": weighting}})
+    content = {"name": "test", "learners": 9, "min_learners": 1, "aggregation": {"weighting": weighting}}
+    return Plan.model_validate(content)
 
 
 def local(folder: Path, node_id: int, tensors: dict[str, Tensor], samples: int) -> WeightsFile:
@@ -153,6 +154,26 @@ def test_one_learner_alone_makes_the_global_weights(tmp_path: Path) -> None:
         name: tensor.tobytes() for name, tensor in tensors.items()
     }
     assert made.global_meta.inputs[0].share == 1.0
+
+
+def test_with_fewer_files_than_the_plan_requires_the_weights_stay_as_they_are(tmp_path: Path) -> None:
+    few = plan().model_copy(update={"min_learners": 2})
+    meta = model_file.GlobalMeta(PLAN, 0, None, "initial")
+    parent = model_file.write(tmp_path / "parent", meta, {"a": np.array([5], np.float32)})
+    file = local(tmp_path, 1, {"a": np.array([1], np.float32)}, 100)
+
+    def made(parent_file: WeightsFile | None) -> WeightsFile:
+        given: dict[str, Any] = {"round_": 1, "parent": PARENT, "inputs": [file], "absent": range(2, 10)}
+        return global_file(tmp_path / "global", few, PLAN, parent_file=parent_file, **given)
+
+    assert [is_enough(few, count) for count in (0, 1, 2, 9)] == [False, False, True, True]
+    assert [needs_parent(few, count) for count in (0, 1, 2, 9)] == [True, True, False, False]
+    with pytest.raises(ValueError, match="made of the last ones too"):
+        made(None)
+    kept = made(parent)
+    assert kept.tensor("a").tolist() == [5.0]
+    assert kept.global_meta.inputs == (Input(1, file.cid, 100, 0.0),)
+    assert kept.global_meta.parent == PARENT
 
 
 def test_a_sum_that_float32_would_lose_is_kept(tmp_path: Path) -> None:

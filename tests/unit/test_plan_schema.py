@@ -122,7 +122,7 @@ from fl_node.plan import loading
 from fl_node.plan.json_schema import plan_schema
 from fl_node.protocol.global_files import global_file
 
-plan = loading.validate({"name": "t", "aggregation": {"rule": "halved"}}, "plan")
+plan = loading.validate({"name": "t", "min_learners": 1, "aggregation": {"rule": "halved"}}, "plan")
 assert loading.from_bytes(plan.to_bytes()) == plan
 assert b'"aggregation":{"rule":"halved","times":1,"weighting":"samples"}' in plan.to_bytes()
 assert "times" in plan_schema()["properties"]["aggregation"]["properties"]

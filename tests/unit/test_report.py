@@ -253,7 +253,7 @@ def test_the_history_of_a_run_is_in_order(lab: Lab) -> None:
     files = [lab.local(1, 0, first, accuracy) for accuracy in (0.1, 0.2)]
     lab.close(1, first, files[1:], [], [2, 3])
     past = history.read(lab.contract)
-    assert (past.plan_cid, past.header, list(past.learners)) == (lab.plan, HEADER.address, [1, 2, 3])
+    assert (past.plan_cid, past.deployer, list(past.learners)) == (lab.plan, HEADER.address, [1, 2, 3])
     assert [r.number for r in past.rounds] == [0, 1]
     assert [p.cid for p in past.rounds[0].published] == [file.cid for file in files]
     assert {n: e.cid for n, e in past.rounds[0].latest().items()} == {1: files[1].cid}
