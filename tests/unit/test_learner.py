@@ -12,18 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_node.artifacts import model_file
+from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.folder_store import FolderStore
 from fl_node.artifacts.model_file import GlobalMeta, Tensors
 from fl_node.chain.client import Chain
-from fl_node.chain.contract import Contract
+from fl_node.chain.contract import ATTESTED, REJECTED, Contract
 from fl_node.chain.transactions import Receipt
 from fl_node.data import partition
 from fl_node.errors import ConfigError, GaveUp
 from fl_node.plan.schema import Plan
+from fl_node.protocol.global_files import global_file
+from fl_node.protocol.terms import terms_of
 from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
-from fl_node.roles.loop import Site, Timing
+from fl_node.roles.learner import Learner
+from fl_node.roles.loop import Done, Site, Timing, Waiting
+from fl_node.runtime.waiting import wait_until
 from fl_node.seeds import derive
 from tests.helpers.accounts import ALICE, BOB, HEADER
 from tests.helpers.chain import OPEN
@@ -31,7 +35,11 @@ from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged
 from tests.helpers.stub import StubTrainer, add
 
-PLAN = Plan.model_validate({"name": "test", "rounds": 1, "data": {"name": "digits"}, "fetch_timeout": 0.1})
+# A verification takes time that no test's clock knows, so most tests do without.
+PLAN = Plan.model_validate(
+    {"name": "test", "rounds": 1, "data": {"name": "digits"}, "fetch_timeout": 0.1, "verification": "none"}
+)
+VERIFIED = PLAN.model_copy(update={"verification": "all"})
 PATIENCE = 5.0
 """Seconds, on the clock of the test, after which a learner gives up."""
 
@@ -63,6 +71,36 @@ class Run:
     def elsewhere(self, contract: Contract, folder: Path) -> Site:
         """Return the learner's place in another run, with files of its own."""
         return replace(self.site, contract=self.site.chain.contract(contract.address), folder=folder)
+
+    def another(self, rpc: str, folder: Path, plan: Plan) -> Contract:
+        """Begin another run with the same two learners, and return its contract as the header sees it."""
+        names = {1: ALICE.address, 2: BOB.address}
+        return deploy(Chain(rpc, HEADER), self.store, folder / "header", plan, names, adder())
+
+    def spoiled(self, rpc: str, folder: Path, plan: Plan) -> Contract:
+        """Begin a run with both learners whose initial weights are no numbers."""
+        (folder / "plan.json").write_bytes(plan.to_bytes())
+        chain = Chain(rpc, HEADER)
+        contract = chain.contract(str(chain.deploy(self.store.add(folder / "plan.json"), terms_of(plan)).contract))
+        for node_id, account in ((1, ALICE), (2, BOB)):
+            contract.register_learner(node_id, account.address, chain.nonce())
+        meta = GlobalMeta(contract.plan(), 0, None, "initial")
+        file = model_file.write(folder / "bad", meta, {"a": np.full(3, np.nan, np.float32)})
+        self.store.add(file.path)
+        contract.set_global_weight(file.cid, chain.nonce())
+        return contract
+
+    def next_round(self, header: Contract, value: float) -> None:
+        """Let each learner publish that has not, and then the header these global weights of no learner's making."""
+        round_ = header.round()
+        for node_id, account in ((1, ALICE), (2, BOB)):
+            if header.local_weight_at(round_, node_id) is None:
+                chain = Chain(header.chain.rpc, account)
+                chain.contract(header.address).set_local_weight(node_id, cid.of_bytes(b"any"), chain.nonce())
+        meta = GlobalMeta(header.plan(), round_ + 1, header.global_weight_at(round_), "fedavg")
+        file = model_file.write(self.folder / "global", meta, {"a": np.full(3, value, np.float32)})
+        self.store.add(file.path)
+        assert header.set_global_weight(file.cid, header.chain.nonce()) is not None
 
     def play(self, trainer: StubTrainer) -> None:
         """Play the learner until it gives up waiting for the other."""
@@ -108,52 +146,26 @@ def test_a_learner_that_is_started_again_after_it_published_does_nothing_twice(r
     assert run.contract.log() == before
 
 
-def test_a_file_that_a_block_took_only_in_the_next_round_is_followed_by_that_rounds_own(
-    run: Run, rpc: str, tmp_path: Path
-) -> None:
-    plan = PLAN.model_copy(update={"rounds": 2})
-    names = {1: ALICE.address, 2: BOB.address}
-    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, adder())
-    site = run.elsewhere(header, tmp_path / "other")
-    with pytest.raises(GaveUp):
-        factory.run_learner(site, lambda _: adder())
-    late = str(header.local_weight_at(0, 1))
-    meta = GlobalMeta(header.plan(), 1, header.global_weight_at(0), "fedavg")
-    file = model_file.write(tmp_path / "global", meta, {"a": np.full(3, 7, np.float32)})
-    run.store.add(file.path)
-    header.set_global_weight(file.cid, header.chain.nonce())
-    site.contract.set_local_weight(1, late, site.chain.nonce())
-    assert header.local_weight_at(1, 1) == late
-    with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
-        factory.run_learner(site, lambda _: adder())
-    assert header.local_weight_at(1, 1) not in {None, late}
-
-
 @pytest.mark.parametrize("trained", [False, True], ids=["before it trains", "when it has trained"])
-def test_a_file_that_a_reorganisation_moved_into_the_next_round_is_followed_by_that_rounds_own(
+def test_a_file_that_comes_too_late_for_its_round_is_in_no_round_and_the_next_rounds_own_is(
     run: Run, rpc: str, tmp_path: Path, trained: bool
 ) -> None:
-    plan = PLAN.model_copy(update={"rounds": 2})
-    names = {1: ALICE.address, 2: BOB.address}
-    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, adder())
+    header = run.another(rpc, tmp_path, PLAN.model_copy(update={"rounds": 2}))
     site = run.elsewhere(header, tmp_path / "other")
-    site.folder.mkdir()
-    local = model_file.LocalMeta(header.plan(), 1, 0, str(header.global_weight_at(0)), 1, 0.5, 0.5)
-    moved = model_file.write(site.folder / "local-0.safetensors", local, {"a": np.full(3, 5, np.float32)})
-    run.store.add(moved.path)
-    meta = GlobalMeta(header.plan(), 1, header.global_weight_at(0), "fedavg")
-    file = model_file.write(tmp_path / "global", meta, {"a": np.full(3, 7, np.float32)})
-    run.store.add(file.path)
-    # The block that closes round 0 has not the transaction, which the learner saw in another block.
-    header.set_global_weight(file.cid, header.chain.nonce())
+    with pytest.raises(GaveUp, match="round 0 to close; learner 2"):
+        factory.run_learner(site, lambda _: adder())
+    late, parent = str(header.local_weight_at(0, 1)), str(header.global_weight_at(0))
+    run.next_round(header, 7.0)
     if trained:
         with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
             factory.run_learner(site, lambda _: adder())
-    site.contract.set_local_weight(1, moved.cid, site.chain.nonce())
-    assert (header.local_weight_at(0, 1), header.local_weight_at(1, 1)) == (None, moved.cid)
-    with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
-        factory.run_learner(site, lambda _: adder())
-    assert header.local_weight_at(1, 1) not in {None, moved.cid}
+    # As a process does that was stopped before it sent this, or a block that takes the place of another.
+    assert site.contract.set_local_weight(1, late, site.chain.nonce(), trained_from=(0, parent)) is None
+    assert (header.local_weight_at(0, 1), header.local_weight_at(1, 1) == late) == (late, False)
+    if not trained:
+        with pytest.raises(GaveUp, match="round 1 to close; learner 2"):
+            factory.run_learner(site, lambda _: adder())
+    assert header.local_weight_at(1, 1) not in {None, late}
 
 
 def test_a_learner_says_once_that_no_block_takes_its_weights_and_publishes_when_one_does(
@@ -162,9 +174,9 @@ def test_a_learner_says_once_that_no_block_takes_its_weights_and_publishes_when_
     caplog.set_level(logging.INFO, "fl_node")
     publish, tries = run.contract.set_local_weight, []
 
-    def never_at_first(node_id: int, file_cid: str, nonce: int) -> Receipt | None:
+    def never_at_first(node_id: int, file_cid: str, nonce: int, **more: Any) -> Receipt | None:
         tries.append(nonce)
-        return None if len(tries) < 3 else publish(node_id, file_cid, nonce)
+        return None if len(tries) < 3 else publish(node_id, file_cid, nonce, **more)
 
     monkeypatch.setattr(run.contract, "set_local_weight", never_at_first)
     run.play(adder())
@@ -180,7 +192,7 @@ def test_a_learner_says_once_that_no_block_takes_its_weights_and_publishes_when_
 
 
 def test_a_learner_whose_weights_no_block_takes_gives_up_in_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run.contract, "set_local_weight", lambda *_: None)
+    monkeypatch.setattr(run.contract, "set_local_weight", lambda *_, **__: None)
     with pytest.raises(GaveUp, match="was waiting: a block with the local weights of round 0"):
         factory.run_learner(run.site, lambda _: adder())
 
@@ -242,42 +254,101 @@ def test_a_learner_goes_on_with_the_next_global_weights_that_it_can_train(run: R
         return trained if abs(given["a"]).max() < 100 else {"a": np.full(3, np.nan, np.float32)}
 
     plan = PLAN.model_copy(update={"rounds": 3})
-    names = {1: ALICE.address, 2: BOB.address}
-    header = deploy(Chain(rpc, HEADER), run.store, tmp_path / "header", plan, names, adder())
-
-    def publish(round_: int, value: float) -> None:
-        meta = GlobalMeta(header.plan(), round_, header.global_weight_at(round_ - 1), "fedavg")
-        file = model_file.write(tmp_path / "global", meta, {"a": np.full(3, value, np.float32)})
-        run.store.add(file.path)
-        header.set_global_weight(file.cid, header.chain.nonce())
-
+    header = run.another(rpc, tmp_path, plan)
     site = run.elsewhere(header, tmp_path / "other")
-    publish(1, 3e38)
+    run.next_round(header, 3e38)
     trainer = StubTrainer(PLAN, {"a": (3,)}, diverge_from_large)
     one = factory.learner_of(site, plan, trainer)
     site.folder.mkdir()
     for _ in range(3):
         assert getattr(one.step(), "reason", "") == "valid_weights"
     assert len(trainer.trainings) == 1
-    publish(2, 3.0)
+    run.next_round(header, 3.0)
     assert one.step() is None
     assert one.step() is None
     assert header.local_weight_at(2, 1) is not None
 
 
-def test_a_learner_says_that_global_weights_are_bad_and_waits_for_good_ones(run: Run, rpc: str) -> None:
-    header = Chain(rpc, HEADER)
-    contract = header.contract(str(header.deploy(run.contract.plan(), OPEN).contract))
-    contract.register_learner(1, ALICE.address, header.nonce())
-    meta = GlobalMeta(contract.plan(), 0, None, "initial")
-    file = model_file.write(run.folder / "bad", meta, {"a": np.full(3, np.nan, np.float32)})
-    run.store.add(file.path)
-    contract.set_global_weight(file.cid, header.nonce())
-    site = run.elsewhere(contract, run.folder / "other")
+def test_a_learner_says_that_global_weights_are_bad_and_waits_for_good_ones(
+    run: Run, rpc: str, tmp_path: Path
+) -> None:
+    site = run.elsewhere(run.spoiled(rpc, tmp_path, PLAN), run.folder / "other")
     trainer = adder()
     with pytest.raises(GaveUp, match=r"global weights 0 .* are invalid: tensor a has values that are not finite"):
         factory.run_learner(site, lambda _: trainer)
     assert trainer.trainings == []
+
+
+def settle(learner: Learner) -> Waiting:
+    """Let a learner work until it waits for something else than its own verification."""
+    while True:
+        waiting = learner.step()
+        if waiting is None:
+            continue
+        if waiting.reason != "verification" or waiting.watch is None:
+            return waiting
+        assert wait_until(lambda watch=waiting.watch: watch() is True, 60)
+
+
+def test_a_learner_that_verifies_rejects_bad_global_weights_once_and_trains_nothing(
+    run: Run, rpc: str, tmp_path: Path
+) -> None:
+    contract = run.spoiled(rpc, tmp_path, VERIFIED)
+    site = run.elsewhere(contract, run.folder / "other")
+    site.folder.mkdir()
+    for _ in range(2):
+        learner = factory.learner_of(site, VERIFIED, trainer := adder())
+        # It sees that it cannot train from them before it has verified them.
+        assert wait_until(lambda learner=learner: "rejected: " in settle(learner).detail, 60)
+        learner.close()
+        assert trainer.trainings == []
+    said = [entry for entry in contract.log() if entry.name == REJECTED]
+    assert [(entry.round, entry.node_id, entry.cid, entry.code) for entry in said] == [
+        (0, 1, contract.global_weight_at(0), "file")
+    ]
+    assert contract.local_weight_at(0, 1) is None
+    assert contract.header() == HEADER.address
+
+
+def test_a_learner_that_verifies_attests_by_publishing_and_the_last_weights_by_a_call(
+    run: Run, rpc: str, tmp_path: Path
+) -> None:
+    header = run.another(rpc, tmp_path, VERIFIED)
+    site = run.elsewhere(header, tmp_path / "other")
+    site.folder.mkdir()
+    learner = factory.learner_of(site, VERIFIED, adder())
+    assert settle(learner).reason == "round_end"
+    assert header.attestations(0) == 1
+
+    # Bob has the same weights, so their average is Alice's file but for what is said of it.
+    bob = Chain(rpc, BOB)
+    meta = model_file.LocalMeta(
+        header.plan(), 2, 0, str(header.global_weight_at(0)), partition.shard_size(VERIFIED, 2), 0.5, 0.5
+    )
+    mine = model_file.write(tmp_path / "bob", meta, {"a": np.ones(3, np.float32)})
+    run.store.add(mine.path)
+    bob.contract(header.address).set_local_weight(2, mine.cid, bob.nonce())
+    name = str(header.local_weight_at(0, 1))
+    run.store.fetch(name, tmp_path / "alice", 10_000, 0.0)
+    closing = global_file(
+        tmp_path / "closing",
+        VERIFIED,
+        header.plan(),
+        round_=1,
+        parent=str(header.global_weight_at(0)),
+        inputs=[model_file.read(tmp_path / "alice", adder().shapes()), mine],
+    )
+    run.store.add(closing.path)
+    header.set_global_weight(closing.cid, header.chain.nonce())
+
+    with pytest.raises(Done):
+        settle(learner)
+    learner.close()
+    assert header.attestations(1) == 1
+    assert [(entry.round, entry.cid) for entry in header.log() if entry.name == ATTESTED and entry.node_id == 1] == [
+        (0, header.global_weight_at(0)),
+        (1, closing.cid),
+    ]
 
 
 def test_a_learner_that_is_not_registered_waits_for_that(run: Run, rpc: str) -> None:
@@ -288,10 +359,11 @@ def test_a_learner_that_is_not_registered_waits_for_that(run: Run, rpc: str) -> 
         factory.run_learner(site, lambda _: adder())
 
 
-def test_a_learner_ends_with_the_run(run: Run) -> None:
-    run.header.set_global_weight(str(run.contract.global_weight_at(0)), run.header.chain.nonce())
+def test_a_learner_ends_with_the_run(run: Run, rpc: str, tmp_path: Path) -> None:
+    header = run.another(rpc, tmp_path, PLAN)
+    run.next_round(header, 7.0)
     trainer = adder()
-    factory.run_learner(run.site, lambda _: trainer)
+    factory.run_learner(run.elsewhere(header, tmp_path / "other"), lambda _: trainer)
     assert trainer.trainings == []
 
 
