@@ -30,6 +30,7 @@ from fl_node.plan.models import SingleModel
 from fl_node.plan.schema import DataPlan, Plan
 from fl_node.protocol.global_files import global_file
 from fl_node.protocol.names import HEADER, learner_name
+from fl_node.protocol.terms import terms_of
 from fl_node.report.collect import Result, collect
 from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
@@ -209,10 +210,11 @@ class Run:
         assert contract.set_local_weight(node_id, name, contract.chain.nonce()) is not None
         return name
 
-    def publish_global(self, file: WeightsFile | Path | str) -> str:
+    def publish_global(self, file: WeightsFile | Path | str, node: str = HEADER) -> str:
         """Publish a file as the header, or a hash without a file; a file is stored first."""
         name = self._name(file)
-        assert self.contract.set_global_weight(name, self.contract.chain.nonce()) is not None
+        contract = self.as_node(node)
+        assert contract.set_global_weight(name, contract.chain.nonce()) is not None
         return name
 
     def publish_locals(self, *node_ids: int) -> list[WeightsFile]:
@@ -225,6 +227,17 @@ class Run:
     def close_round(self) -> None:
         """Play one round as it should be."""
         self.publish_global(self.average(self.publish_locals()))
+
+    def time_out(self) -> None:
+        """Close the current round without the learners that have not published, after the plan's timeout."""
+        self.world.pass_time(terms_of(self.plan).round_timeout)
+        assert self.contract.close_round(self.contract.chain.nonce()) is not None
+
+    def reject(self, node_id: int, round_: int, code: str) -> None:
+        """Reject the global weights of a round as a learner."""
+        contract = self.as_node(learner_name(node_id))
+        name = str(contract.global_weight_at(round_))
+        assert contract.reject(round_, name, contract.chain.nonce(), code=code) is not None
 
     def register(self, node_id: int, node: str) -> None:
         """Register a node's account as a learner."""
