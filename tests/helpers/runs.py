@@ -239,6 +239,19 @@ class Run:
         name = str(contract.global_weight_at(round_))
         assert contract.reject(round_, name, contract.chain.nonce(), code=code) is not None
 
+    def attest(self) -> None:
+        """Attest the current global weights as all learners."""
+        state = self.contract.state()
+        for node_id in self.contract.learners():
+            contract = self.as_node(learner_name(node_id))
+            contract.attest(state.round, str(state.global_cid), contract.chain.nonce())
+
+    def finish(self, header: Role) -> None:
+        """Wait until a header has ended, which waits for the learners to attest the last global weights."""
+        header.wait_for(events.GlobalWeightsPublished, round=self.plan.rounds)
+        self.attest()
+        header.finish()
+
     def register(self, node_id: int, node: str) -> None:
         """Register a node's account as a learner."""
         account = self.world.accounts[node]
