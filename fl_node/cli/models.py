@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fl_node.cli.common import console, in_pixels, make_trainer, open_run, plan_of
+from fl_node.cli.common import console, in_pixels, make_trainer, open_run, plan_of, print_note
 from fl_node.cli.options import (
     ContractChoice,
     DataOption,
@@ -134,6 +134,11 @@ def _global_weights(
         if file_cid is None:
             raise ConfigError(f"global weights {number} are not published; the run is in round {found.state().round}")
         plan = plan_of(found, run_store)
+        if plan.is_verified and not found.is_finalized(number):
+            print_note(
+                f"global weights {number} are not finalized: {found.attestations(number)} of {len(found.learners())} "
+                "learners attested them"
+            )
         if images is not None and (plan.custom is not None or plan.data.image_size != images):
             takes = "the samples of its custom module" if plan.custom else in_pixels(plan.data.image_size)
             raise ConfigError(

@@ -89,6 +89,12 @@ def status(
     console.print(styled(result.plan.name, "bold"), f", {state}", sep="")
     console.print(f"contract {result.contract}, plan {result.plan_cid}")
     console.print(rounds_table(collect.table(result)))
+    for change in result.header_changes:
+        console.print(f"the header changed to {change.account}, {change.node}, in block {change.block}")
+    for one in result.verdicts:
+        # Of a run that goes well only the newest word is of interest.
+        if one.rejected or one.withdrawn or one is result.verdicts[-1]:
+            console.print(f"global weights {one.round} ({one.cid}): {one.words(len(result.learners))}")
     if not result.ended and result.plan.mode == "async":
         console.print(f"round {result.round}: waiting for updates")
     elif not result.ended:

@@ -21,6 +21,7 @@ from fl_node.models.trainer import Score
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.reader import Reader
+from fl_node.report.verdicts import HeaderChange, Verdict, header_changes, verdicts
 
 Evaluate = Callable[[model_file.Tensors], Score]
 
@@ -108,6 +109,9 @@ class Result:
     """What was published in the round that is going on."""
     costs: tuple[Cost, ...] = ()
     """Of each round, the open one too; empty where the chain was not asked for them."""
+    verdicts: tuple[Verdict, ...] = ()
+    """What the learners said of all global weights, withdrawn ones too."""
+    header_changes: tuple[HeaderChange, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -250,6 +254,8 @@ def collect(
         rounds=tuple(closed),
         open_round={node_id: local_entry(log) for node_id, log in sorted(current.items())},
         costs=_costs(past, sealed, sizes) if traced else (),
+        verdicts=verdicts(past),
+        header_changes=header_changes(past),
     )
 
 
@@ -287,6 +293,8 @@ def as_json(result: Result, **more: Any) -> str:
         "rounds": [asdict(one) for one in result.rounds],
         "open_round": {node_id: asdict(one) for node_id, one in result.open_round.items()},
         "costs": [asdict(one) for one in result.costs],
+        "verdicts": [asdict(one) for one in result.verdicts],
+        "header_changes": [asdict(one) for one in result.header_changes],
     }
     return json.dumps(content | more, indent=2)
 

@@ -109,6 +109,8 @@ def context(
         "split_rows": [[node_id, *row, sum(row)] for node_id, row in (split or {}).items()],
         "shard_rows": [[n, number(shard_size(result.plan, n))] for n in range(1, result.plan.learners + 1)],
         "paper_rows": _paper_rows(),
+        "verdict_rows": _verdict_rows(result),
+        "header_rows": [[one.node, code(one.account), one.block] for one in result.header_changes],
         "cost_rows": [_cost_row(one) for one in result.costs],
         "gas": sum(one.local_gas + one.global_gas for one in result.costs),
         "bytes": sum(one.local_bytes + one.global_bytes for one in result.costs),
@@ -460,6 +462,11 @@ def _most_wrong(error_analysis: ErrorAnalysis | None) -> int:
 def _paper_rows() -> list[list[object]]:
     both = collect.paper()["local_accuracy"]
     return [[epoch, *map(percent, values)] for epoch, values in enumerate(zip(both["1"], both["2"], strict=True), 1)]
+
+
+def _verdict_rows(result: Result) -> list[list[object]]:
+    learners = len(result.learners)
+    return [[one.round, code(one.cid), one.words(learners)] for one in result.verdicts]
 
 
 def _cost_row(one: Cost) -> list[object]:
