@@ -1,8 +1,6 @@
-"""Anybody's check of a run, from the chain and the store alone.
+"""The audit of a run: anyone recomputes it from chain and store.
 
-:mod:`~fl_node.audit.auditor` reads plan and history and runs four checkers over them: :mod:`~fl_node.audit.senders`
-(who signed what, and whether the contract agrees with its log), :mod:`~fl_node.audit.synchronous` or
-:mod:`~fl_node.audit.asynchronous` (whether each global file follows from its local files), and
-:mod:`~fl_node.audit.evidence` (what an ensemble's evidence says). The last three share a
-:class:`~fl_node.audit.case.Case`, and what all find is a :class:`~fl_node.audit.result.Audit`.
+:mod:`~fl_node.audit.auditor` reads plan and history and has the checks go through them: :mod:`~fl_node.audit.senders`
+(who signed what, and whether the contract agrees with its log), :mod:`fl_node.protocol.verification` (whether each global
+file follows from its local files), and :mod:`~fl_node.audit.verdicts` (what learners attested and rejected).
 """
