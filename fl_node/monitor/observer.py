@@ -30,6 +30,7 @@ from fl_node.nodes.backends import Endpoint
 from fl_node.protocol import history
 from fl_node.protocol.history import History
 from fl_node.protocol.names import HEADER, learner_label, learner_name
+from fl_node.protocol.verdicts import verdicts
 from fl_node.runtime import logs, recursion, strict_json
 
 recursion.restore()
@@ -388,6 +389,8 @@ class Observer:
                 plan_cid=past.plan_cid,
                 round=max(len(past.rounds) - 1, 0),
                 started=bool(past.rounds),
+                header=leader if (leader := views.header_node(past)) != HEADER else "",
+                verdict=_verdict(past),
                 problem=reading.plan_problem,
             )
             if plan is not None:
@@ -454,3 +457,9 @@ def _reported(path: Path) -> dict[str, float]:
 
 def _is_fraction(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _verdict(past: History) -> str:
+    """Return what the learners said of the newest global weights that any of them spoke of."""
+    spoken = [one for one in verdicts(past) if one.attested or one.rejected]
+    return f"global weights {spoken[-1].round}: {spoken[-1].words(len(past.learners))}" if spoken else ""

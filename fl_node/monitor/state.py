@@ -140,6 +140,10 @@ class RunView:
     model: str = ""
     data: str = ""
     rule: str = ""
+    header: str = ""
+    """The node that is the header, if the learners replaced the first one."""
+    verdict: str = ""
+    """What the learners said of the newest global weights."""
     problem: str = ""
 
     @property
@@ -252,6 +256,7 @@ def waits(past: History, plan: Plan | None) -> dict[str, str]:
         return dict.fromkeys((HEADER, *map(learner_name, past.learners)), "finished")
     if plan is not None and plan.mode == "async":
         return {HEADER: "waits for updates"} | {learner_name(n): "trains at its own pace" for n in past.learners}
+    leader = header_node(past)
     done = current.latest()
     silent = [node_id for node_id in past.learners if node_id not in done]
     missing = (plan.learners - len(past.learners)) if plan is not None else 0
@@ -261,13 +266,25 @@ def waits(past: History, plan: Plan | None) -> dict[str, str]:
         else f"should publish in round {current.number}"
         for node_id in past.learners
     }
-    if silent:
+    if leader != HEADER:
+        found[HEADER] = f"was replaced by {leader}"
+    if current.closed is not None:
+        found[leader] = f"should publish global weights {current.number + 1}"
+    elif leader != HEADER:
+        pass  # it has its own part as a learner
+    elif silent:
         found[HEADER] = f"waits for learner {', '.join(map(str, silent))}"
     elif missing > 0:
         found[HEADER] = f"waits for {missing} more to register"
     else:
-        found[HEADER] = f"should close round {current.number}"
+        found[HEADER] = f"should publish global weights {current.number + 1}"
     return found
+
+
+def header_node(past: History) -> str:
+    """Return the name of the node that is the header now."""
+    node_id = past.headers[-1].node_id if past.headers else None
+    return learner_name(node_id) if node_id else HEADER
 
 
 def sealer_of(block: Mapping[str, Any]) -> str | None:
@@ -414,11 +431,25 @@ def _called(who: str, name: str, arguments: tuple[Any, ...], receipt: Mapping[st
         node_id, account = arguments
         return _Words("register", f"{who} registered {short(to_checksum_address(account))} as learner {node_id}")
     if name == "setLocalWeight":
-        node_id, digest = arguments
+        # The paper's call, or the one that names the weights trained from and attests them.
+        node_id, digest, *_ = arguments
         file = cid.from_digest(digest)
         where = f" in round {number}" if number is not None else ""
         speaker = who if who == learner_label(node_id) else f"{who}, as learner {node_id},"
-        return _Words("local", f"{speaker} set local weights {short(file)}{where}", file)
+        attested = " and attested global weights" if len(arguments) > 2 and arguments[4] else ""
+        return _Words("local", f"{speaker} set local weights {short(file)}{where}{attested}", file)
+    if name == "attestGlobalWeight":
+        return _Words("attest", f"{who} attested global weights {arguments[0]}", cid.from_digest(arguments[1]))
+    if name == "rejectGlobalWeight":
+        code = arguments[2].rstrip(b"\0").decode("ascii", "replace")
+        text = f"{who} rejected global weights {arguments[0]} ({code})"
+        return _Words("reject", text, cid.from_digest(arguments[1]))
+    if name == "voteHeader":
+        return _Words("vote", f"{who} voted for another header")
+    if name == "closeRound":
+        return _Words(
+            "close", f"{who} closed round {number}" if number is not None else f"{who} tried to close a round"
+        )
     if name == "setGlobalWeight":
         file = cid.from_digest(arguments[0])
         if number == 0:

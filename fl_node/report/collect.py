@@ -21,7 +21,7 @@ from fl_node.models.trainer import Score
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.reader import Reader
-from fl_node.report.verdicts import HeaderChange, Verdict, header_changes, verdicts
+from fl_node.protocol.verdicts import HeaderChange, Verdict, header_changes, verdicts
 
 Evaluate = Callable[[model_file.Tensors], Score]
 

@@ -14,8 +14,8 @@ class Verdict:
     """What was said of the global weights that a round starts from.
 
     ``attested`` are the learners that attested these weights, or later ones; ``rejected`` says by nodeId what a
-    learner found wrong. Weights are ``finalized`` when more than half of the learners attested them, and ``withdrawn``
-    when more than half rejected them.
+    learner found wrong. Weights are ``finalized`` when more than half of the learners attested them, and
+    ``withdrawn`` when more than half rejected them.
     """
 
     round: int
