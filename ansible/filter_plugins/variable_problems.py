@@ -203,6 +203,12 @@ def _shown(value: Any) -> str:
     return f"is {text if len(text) <= 80 else text[:80] + '…'}"
 
 
+def _peer_ports(value: Any) -> str | None:
+    if isinstance(value, Mapping) and all(_is_ipv4(address) and _is_port(port) for address, port in value.items()):
+        return None
+    return f"{_shown(value)}: should be a mapping of IPv4 addresses to TCP ports"
+
+
 _PORT = _between(1, 65535)
 _USERS = _each("a name of a local user (letters a-z, digits, _ . -) or its number", _is_user, least=1)
 _PATHS = _each(_PATH, _is_path)
@@ -228,6 +234,7 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "base_address": _address,
     "base_peers": _each("an IPv4 address", _is_ipv4, least=1),
     "base_ssh_port": _PORT,
+    "base_peer_ssh_ports": _peer_ports,
     "base_extra_open_ports": _each("a TCP port from 1 to 65535", _is_port),
     "base_minimum_memory_mb": _between(0, 10**9),
     "base_minimum_disk_mb": _between(0, 10**9),

@@ -37,6 +37,7 @@ def variables() -> dict[str, Any]:
         found |= yaml.safe_load((ROLES / role / "defaults" / "main.yml").read_text())
     return found | {
         "base_peers": ["10.9.0.1", "10.9.0.2"],
+        "base_found": {"ssh_ports": [22]},
         "fl_node_dashboard_users": ["root", "fl-dashboard", "1000"],
         "geth_metrics_users": ["root", "visitor"],
         "fl_node_dashboard_on_loopback": True,
@@ -118,6 +119,15 @@ def test_the_rules_of_a_live_page_for_everybody_and_of_geth_without_metrics_can_
 def test_a_host_that_has_no_role_yet_has_a_complete_firewall(host: Callable[..., Any]) -> None:
     found = host("load", roles=())
     assert (found["load"], found["check"]) == (0, [0, "complete"])
+
+
+def test_every_port_of_sshd_stays_open() -> None:
+    rules = render(
+        ROLES / "base/templates/closed.nft.j2",
+        variables()
+        | {"base_ssh_port": 2222, "base_found": {"ssh_ports": [2222, 22022]}, "base_extra_open_ports": [80]},
+    )
+    assert "tcp dport { 2222, 22022, 80 } accept" in rules
 
 
 def test_rules_with_an_unknown_user_leave_nothing_but_ssh_open(host: Callable[..., Any]) -> None:

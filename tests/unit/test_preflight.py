@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parents[2] / "roles" / "base" / "files" / "preflight.sh"
 def preflight(tmp_path: Path, flags: str) -> dict[str, Any]:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
     environment = os.environ | {"CPUINFO": str(tmp_path / "cpuinfo")}
-    ended = subprocess.run(["bash", SCRIPT, "1", "22"], env=environment, stdout=subprocess.PIPE, check=True)
+    ended = subprocess.run(["bash", SCRIPT, "1"], env=environment, stdout=subprocess.PIPE, check=True)
     found: dict[str, Any] = json.loads(ended.stdout)
     return found
 

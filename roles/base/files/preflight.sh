@@ -1,15 +1,18 @@
 #!/bin/bash
 # Says, as JSON, what this host is; changes nothing.
-# Arguments: the controller's time, port of SSH, addresses of the other hosts.
+# Arguments: the controller's time; address and port of SSH of each other host.
 now=$(date +%s)
 set -eu
-asked=$1 port=$2
-shift 2
+asked=$1
+shift
 . /etc/os-release
 unreachable=()
-for peer in "$@"; do
-	timeout 5 bash -c "exec 3<>/dev/tcp/$peer/$port" 2>/dev/null || unreachable+=("\"$peer\"")
+while [ $# -ge 2 ]; do
+	timeout 5 bash -c "exec 3<>/dev/tcp/$1/$2" 2>/dev/null || unreachable+=("\"$1 on port $2\"")
+	shift 2
 done
+# As configured: with socket activation systemd listens, on the same ports.
+ssh_ports=$(mkdir -p /run/sshd && sshd -T 2>/dev/null | awk '$1 == "port" { printf "%s%s", comma, $2; comma = ", " }' || true)
 free_mb() { df --output=avail -m "$1" | tail -1 | tr -d ' '; }
 room=$(free_mb /var)
 other=$(free_mb /opt)
@@ -36,7 +39,7 @@ cat <<JSON
 {"id": "$ID", "version": "${VERSION_ID:-0}", "codename": "${VERSION_CODENAME-}", "machine": "$(uname -m)", "init": "$(cat /proc/1/comm)",
  "avx": $avx, "memory_mb": $(awk '/^MemTotal/ {print int($2 / 1000)}' /proc/meminfo), "disk_mb": $((other < room ? other : room)),
  "provisioned": $([ -e /etc/fl-testbed/firewall.nft ] && echo true || echo false), "unreachable": [$list],
- "complete": $([ -e /etc/systemd/system/geth.service ] && [ -e /var/lib/geth/geth/chaindata ] && echo true || echo false),
+ "ssh_ports": [$ssh_ports], "complete": $([ -e /etc/systemd/system/geth.service ] && [ -e /var/lib/geth/geth/chaindata ] && echo true || echo false),
  "login": "${SUDO_UID:-0}", "firewalls": [$others],
  "container": $(systemd-detect-virt --container --quiet && echo true || echo false),
  "python": "$python", "asked": $asked, "epoch": $now}
