@@ -57,9 +57,13 @@ module Boxes
     return if installed || box.url || given(env, "FL_TESTBED_BOX")
 
     release = release(env)
-    "nobody publishes a box of Ubuntu #{release} for #{provider} on #{architecture}. Build it on Linux: " \
-      "vagrant/box --provider=#{provider} --release=#{release} --architecture=#{architecture}; " \
-      "or set FL_TESTBED_BOX_URL to a box file (vagrant/README.md)"
+    nobody = "nobody publishes a box of Ubuntu #{release} for #{provider} on #{architecture}"
+    if provider.to_s == "virtualbox" && architecture == "arm64"
+      return "#{nobody}. Use VMware (--provider=vmware_desktop), or set FL_TESTBED_BOX_URL to a box file (vagrant/README.md)"
+    end
+
+    "#{nobody}. Build it on Linux: vagrant/cloud-box --provider=#{provider} --release=#{release} " \
+      "--architecture=#{architecture}; or set FL_TESTBED_BOX_URL to a box file (vagrant/README.md)"
   end
 
   # Of this machine, which is also that of its virtual machines.

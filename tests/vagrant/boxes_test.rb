@@ -15,14 +15,18 @@ class BoxesTest < TestbedTest
   end
 
   def test_where_nobody_publishes_a_box_there_is_no_url_and_the_recipe_is_named
-    [[:libvirt, "amd64", "20.04"], [:vmware_desktop, "arm64", "22.04"], [:virtualbox, "arm64", "20.04"],
-     [:virtualbox, "amd64", "24.04"]].each do |provider, architecture, release|
+    [[:libvirt, "amd64", "20.04"], [:vmware_desktop, "arm64", "22.04"], [:virtualbox, "amd64", "24.04"]].each do |provider, architecture, release|
       env = { "FL_TESTBED_RELEASE" => release }
       assert_equal ["fl-testbed/ubuntu-#{release}", nil], Boxes.choose(provider, env, architecture).to_a.first(2)
       assert_includes Boxes.problem(provider, false, env, architecture),
-                      "vagrant/box --provider=#{provider} --release=#{release} --architecture=#{architecture}"
+                      "vagrant/cloud-box --provider=#{provider} --release=#{release} --architecture=#{architecture}"
       assert_nil Boxes.problem(provider, true, env, architecture)
     end
+  end
+
+  def test_virtualbox_on_arm64_has_neither_a_box_nor_a_recipe
+    assert_includes Boxes.problem(:virtualbox, false, {}, "arm64"), "--provider=vmware_desktop"
+    assert_nil Boxes.problem(:virtualbox, false, { "FL_TESTBED_BOX_URL" => "mine.box" }, "arm64")
   end
 
   def test_no_default_needs_a_registry
