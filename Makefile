@@ -20,7 +20,7 @@ PYTEST := env -u MAKEFLAGS -u MAKELEVEL -u PYTHONDONTWRITEBYTECODE .venv/bin/pyt
 # A .venv without pip (python3-venv was missing), or whose Python was removed or upgraded.
 VENV_IS_BROKEN := $(if $(filter-out help clean,$(MAKECMDGOALS)),$(shell .venv/bin/python -c 'import pip' 2>/dev/null || echo rebuild))
 
-.PHONY: rebuild help demo lab controller binaries wheel reproduce bundle test test-testbed test-vm nightly scenarios lint \
+.PHONY: rebuild help demo lab controller binaries wheel collection reproduce bundle test test-testbed test-vm nightly scenarios lint \
 	types docs bench bench-testbed bench-modes lock clean
 
 help: ## List the targets
@@ -39,6 +39,9 @@ binaries: $(NODE) ## Get the pinned Geth and IPFS programs and verify them
 
 wheel: $(NODE) ## Build the package as one file in dist/: fl-node with its plans, for machines without a clone
 	.venv/bin/python -P -m hatchling build --target wheel --directory dist
+
+collection: $(CONTROLLER) ## Build the roles and playbooks as an Ansible collection in dist/, for your own inventory
+	.venv/bin/python ansible/files/collection.py --folder dist
 
 reproduce: binaries ## Reproduce the paper's experiment and its baseline, three seeds (an hour on 2 cores)
 	$(FL_NODE) reproduce plans/paper.toml --seeds $(SEEDS) $(ARGS)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible.constants import DEFAULT_FORCE_HANDLERS, VARIABLE_PRECEDENCE
 from ansible.errors import AnsibleError
 
 DOCUMENTATION = """
@@ -37,12 +38,22 @@ PROJECT = Path(__file__).resolve().parents[2]
 CONTROLLER = ("localhost", "127.0.0.1", "::1")
 """Names by which Ansible means the machine that it runs on."""
 GROUPS = {"all", "ungrouped", "testbed", "headers", "learners"}
+PRECEDENCE = [
+    *("all_plugins_play", "all_inventory", "groups_inventory"),
+    *("all_plugins_inventory", "groups_plugins_inventory", "groups_plugins_play"),
+]
+"""The playbooks' defaults come first, so that whatever an inventory says overrides them; as in ``ansible.cfg``."""
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
 def configuration_problems(used: str | None) -> list[str]:
-    """Say why Ansible does not use the project's configuration; the argument is the file that it uses."""
+    """Say why Ansible does not use the project's configuration; the argument is the file that it uses.
+
+    Of a site that uses the collection, only the settings count on which the playbooks depend.
+    """
     wanted = PROJECT / "ansible.cfg"
+    if not wanted.exists():
+        return _missing_settings(used)
     if used and Path(used).resolve() == wanted:
         return []
     if not os.environ.get("ANSIBLE_CONFIG") and _directory() == PROJECT and PROJECT.stat().st_mode & stat.S_IWOTH:
@@ -52,6 +63,17 @@ def configuration_problems(used: str | None) -> list[str]:
         ]
     instead = f"{used} instead of {wanted}" if used else f"no configuration; the testbed's is {wanted}"
     return [f"Ansible has read {instead}: cd '{PROJECT}', or export ANSIBLE_CONFIG='{wanted}'"]
+
+
+def _missing_settings(used: str | None) -> list[str]:
+    """Say which settings the playbooks of the collection need."""
+    missing = []
+    if list(VARIABLE_PRECEDENCE) != PRECEDENCE:
+        missing.append(f"precedence = {', '.join(PRECEDENCE)}")
+    if not DEFAULT_FORCE_HANDLERS:
+        missing.append("force_handlers = true")
+    where = used or f"ansible.cfg, in {_directory()}"
+    return [f"{where} should have in [defaults]: {line}" for line in missing]
 
 
 def inventory_problems(
