@@ -28,7 +28,7 @@ from fl_node.lab.run_folder import Node, Run
 from fl_node.models.ensemble import trainer_for
 from fl_node.models.trainer import Score, Trainer
 from fl_node.nodes import backends, binaries
-from fl_node.nodes.backends import Backend, EmbeddedBackend, Endpoint, OwnChain, ProcessBackend
+from fl_node.nodes.backends import Backend, EmbeddedBackend, Endpoint, OwnChain, OwnChainBackend, ProcessBackend
 from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child, python, stop_all
 from fl_node.plan.schema import Plan
@@ -253,6 +253,8 @@ class Lab:
         versions = run.versions()
         if self._backend.name == "processes":
             versions |= {name: binaries.pin(name).full_version for name in ("geth", "kubo")}
+        elif self._backend.name == OwnChainBackend.name:
+            versions["chain"] = chain.client()
         record = Run(
             name=self.folder.name,
             backend=self._backend.name,

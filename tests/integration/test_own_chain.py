@@ -103,6 +103,7 @@ def test_a_run_has_the_cids_of_the_embedded_chain(
     assert found["final"] in (True, False)
     key = folder / "nodes" / "learner-1" / "role.key"
     record = run_folder.load(folder)
+    assert record.versions["chain"].startswith(f"Geth/v{binaries.GETH_CURRENT.full_version}/")
     doctor = fl_node(
         *("doctor", "--own-chain", "--chain-id", "1337", "--rpc", developer_chain.rpc, "--key", key, "--json"),
         *("--store", record.nodes["learner-1"].store, "--contract", record.contract, "--peers", "0"),
