@@ -6,6 +6,7 @@ What takes long to import is imported where it is used, so that help and mistake
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
 import signal
@@ -147,6 +148,12 @@ def _build() -> typer.Typer:
 app = _build()
 
 
+@functools.cache
+def command_line() -> Callable[..., Any]:
+    """Return the command line, ready to be called. Typer would build all commands again, 0.1 s, for each call."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Run the command line; report each error that a user can fix as one line and an exit code.
 
@@ -168,7 +175,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as after nohup
         signal.signal(signal.SIGINT, _interrupt)
     try:
-        app(standalone_mode=True)
+        command_line()(standalone_mode=True)
     except FLNodeError as error:
         if process.verbose:
             errors.print(traceback.format_exc(), end="")

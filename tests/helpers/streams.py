@@ -23,6 +23,7 @@ from fl_node.cli import app as cli
 cases, modules = json.loads(sys.argv[1])
 for module in modules:
     importlib.import_module(module)  # once for all cases
+cli.command_line()
 gc.collect()
 gc.freeze()  # or each fork looks through all of it when it ends
 

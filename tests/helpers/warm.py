@@ -120,6 +120,7 @@ class Forked:
 
 def serve(path: Path) -> None:
     """Fork this process for each request, until standard input ends."""
+    from fl_node.cli.app import command_line
     from fl_node.nodes import process
     from fl_node.runtime import keras_start
 
@@ -133,6 +134,7 @@ def serve(path: Path) -> None:
     ):
         importlib.import_module(f"fl_node.{module}")
     keras_start.load()
+    command_line()
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "what has threads must not be forked"
 
     def start(command: Sequence[str], **options: Any) -> Forked | subprocess.Popen[bytes]:
