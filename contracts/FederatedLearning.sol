@@ -31,7 +31,7 @@ contract FederatedLearning {
         uint24 published; // serial of the global weights that were current at its last publication
         uint24 attested; // serial of the newest global weights that it attested
         uint24 rejected; // serial of the newest global weights that it rejected
-        uint8 publications; // in the round of `published`
+        uint8 publications; // in the round of `published`, since it published in another
     }
 
     /// @dev One storage slot.
@@ -503,8 +503,11 @@ contract FederatedLearning {
         } else {
             learner.published = record.serial;
             learner.publications = 1;
-            ++record.published;
-            _rounds[current] = record;
+            // It may have published here before: in an asynchronous run, a withdrawal opens an earlier round again.
+            if (_localWeights[record.serial][nodeId] == 0) {
+                ++record.published;
+                _rounds[current] = record;
+            }
         }
         _localWeights[record.serial][nodeId] = hash;
         emit LocalWeightSet(current, nodeId, hash);
