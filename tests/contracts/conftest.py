@@ -2,13 +2,14 @@
 
 import ast
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import ACCOUNTS, HEADER, Deployment
+from deployment import ACCOUNTS, CLASS, HEADER, Deployment, Terms, sha, with_learners
 from eth.vm.forks import LondonVM
 from eth_tester import EthereumTester, PyEVMBackend
 from eth_tester.exceptions import TransactionFailed
@@ -93,22 +94,51 @@ CHAINS: dict[str, Callable[[Sequence[str]], AbstractContextManager[Web3]]] = {"p
 
 @pytest.fixture(scope="session", params=list(CHAINS))
 def w3(request: pytest.FixtureRequest) -> Iterator[Web3]:
-    """A chain on which every account of ``deployment.ACCOUNTS`` has ether."""
-    with CHAINS[request.param]([account.address for account in ACCOUNTS.values()]) as chain:
+    """A chain on which every account of ``deployment`` has ether."""
+    with CHAINS[request.param]([one.address for one in (*ACCOUNTS.values(), *CLASS.values())]) as chain:
         # eth_call is charged to an account on py-evm, so it can't be the zero address.
         chain.eth.default_account = HEADER.address
         yield chain
 
 
 @pytest.fixture
+def wait_until_time(w3: Web3) -> Callable[[int], None]:
+    """A function that returns when the next block is of this time or a later one."""
+
+    def wait(time_: int) -> None:
+        if isinstance(w3.provider, EthereumTesterProvider):
+            tester = w3.provider.ethereum_tester
+            if tester.get_block_by_number("pending")["timestamp"] < time_:
+                tester.time_travel(time_)
+        else:
+            # No longer than the terms of a test say.
+            assert wait_until(lambda: time.time() > time_, GETH_PATIENCE)
+
+    return wait
+
+
+@pytest.fixture
 def deployed(w3: Web3) -> Deployment:
-    """A contract that was just deployed."""
+    """A contract that was just deployed; its rounds never close."""
     return Deployment(w3)
 
 
 @pytest.fixture
 def registered(deployed: Deployment) -> Deployment:
-    """A contract with alice as node 1 and bob as node 2, but no global weights."""
-    deployed.write(HEADER, "registerLearner", 1, ACCOUNTS["alice"].address)
-    deployed.write(HEADER, "registerLearner", 2, ACCOUNTS["bob"].address)
-    return deployed
+    """A contract with alice as node 1 and bob as node 2, but no global weights; its rounds never close."""
+    return with_learners(deployed)
+
+
+@pytest.fixture
+def started(registered: Deployment) -> Deployment:
+    """A contract with two learners in round 0; its rounds never close."""
+    registered.write(HEADER, "setGlobalWeight", sha("initial"))
+    return registered
+
+
+@pytest.fixture
+def synchronous(w3: Web3) -> Deployment:
+    """A contract with two learners in round 0, which closes when both have published."""
+    run = with_learners(Deployment(w3, Terms()))
+    run.write(HEADER, "setGlobalWeight", sha("initial"))
+    return run

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,15 @@ from web3.types import RPCEndpoint, TxReceipt
 ARTIFACT = json.loads((Path(__file__).parents[2] / "contracts/FederatedLearning.json").read_text())
 ERRORS = {function_abi_to_4byte_selector(entry): entry for entry in ARTIFACT["abi"] if entry["type"] == "error"}
 GETTERS = {entry["name"]: entry for entry in ARTIFACT["abi"] if entry.get("stateMutability") == "view"}
+FUNCTIONS = {
+    f"{entry['name']}({','.join(argument['type'] for argument in entry['inputs'])})"
+    for entry in ARTIFACT["abi"]
+    if entry["type"] == "function"
+}
 EVENTS = {event_abi_to_log_topic(entry): entry for entry in ARTIFACT["abi"] if entry["type"] == "event"}
 
-CALL_GAS = 150_000
-DEPLOY_GAS = 3_000_000
+CALL_GAS = 200_000
+DEPLOY_GAS = 5_000_000
 RECEIPT_TIMEOUT = 30
 
 ZERO_ADDRESS = "0x" + "00" * 20
@@ -46,7 +51,25 @@ ALICE = account("alice")
 BOB = account("bob")
 MALLORY = account("mallory")
 ACCOUNTS = {"header": HEADER, "alice": ALICE, "bob": BOB, "mallory": MALLORY}
+CLASS = {node: account(f"learner {node}") for node in range(1, 101)}
+"""The learners of a large run, by nodeId."""
 PLAN = sha("plan")
+LONG = 10**6
+"""Seconds of a timeout that no test reaches by waiting."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The contract's terms, in the order of its constructor."""
+
+    learners: int = 2
+    minimum: int = 1
+    timeout: int = LONG
+    asynchronous: bool = False
+
+
+OPEN = Terms(learners=1, timeout=0, asynchronous=True)
+"""Terms by which rounds never close."""
 
 
 @dataclass(frozen=True)
@@ -100,18 +123,26 @@ def send(w3: Web3, sender: LocalAccount, call: ContractFunction | ContractConstr
     return receipt
 
 
-class Deployment:
-    """A deployed contract whose header is :data:`HEADER`."""
+def _count(signature: str) -> int:
+    inner = signature.partition("(")[2].rstrip(")")
+    return inner.count(",") + 1 if inner else 0
 
-    def __init__(self, w3: Web3) -> None:
+
+class Deployment:
+    """A deployed contract whose first header is :data:`HEADER`."""
+
+    def __init__(self, w3: Web3, terms: Terms = OPEN) -> None:
         self.w3 = w3
+        self.terms = terms
         factory = w3.eth.contract(abi=ARTIFACT["abi"], bytecode=ARTIFACT["bytecode"])
-        self.receipt = send(w3, HEADER, factory.constructor(PLAN))
+        self.receipt = send(w3, HEADER, factory.constructor(PLAN, astuple(terms)))
         assert self.receipt["status"] == 1
         self.contract = w3.eth.contract(self.receipt["contractAddress"], abi=ARTIFACT["abi"])
 
     def call(self, name: str, *args: Any) -> ContractFunction:
-        return self.contract.functions[name](*args)
+        """A call, which is not sent yet; of functions of one name, the one with so many arguments."""
+        (signature,) = [one for one in FUNCTIONS if one.startswith(f"{name}(") and _count(one) == len(args)]
+        return self.contract.functions[signature](*args)
 
     def read(self, name: str, *args: Any, sender: LocalAccount = MALLORY) -> Any:
         """What a getter answers, asked by a stranger unless told.
@@ -122,9 +153,12 @@ class Deployment:
         data = function_abi_to_4byte_selector(entry) + encode([one["type"] for one in entry["inputs"]], args)
         asked = {"from": sender.address, "to": self.contract.address, "data": "0x" + data.hex()}
         answer = self.w3.provider.make_request(RPCEndpoint("eth_call"), [asked, "latest"])
-        (kind,) = [one["type"] for one in entry["outputs"]]
-        (value,) = decode([kind], HexBytes(answer["result"]))
-        return {"address": to_checksum_address, "uint256[]": list}.get(kind, lambda same: same)(value)
+        kinds = [one["type"] for one in entry["outputs"]]
+        values = tuple(
+            {"address": to_checksum_address, "uint256[]": list}.get(kind, lambda same: same)(value)
+            for kind, value in zip(kinds, decode(kinds, HexBytes(answer["result"])), strict=True)
+        )
+        return values if len(values) > 1 else values[0]
 
     def write(self, sender: LocalAccount, name: str, *args: Any) -> TxReceipt:
         """Send a call that must succeed."""
@@ -142,6 +176,10 @@ class Deployment:
         assert receipt["logs"] == []
         return decode_revert(HexBytes(caught.value.data))
 
+    def now(self) -> int:
+        """The time of the latest block."""
+        return self.w3.eth.get_block("latest")["timestamp"]
+
     def events(self, logs: Sequence[Mapping[str, Any]]) -> list[Event]:
         """Decode log entries of this contract; one that is not in its ABI fails."""
         return [self._event(log) for log in logs]
@@ -157,3 +195,10 @@ class Deployment:
         entry = EVENTS[bytes(log["topics"][0])]
         decoded = self.contract.events[entry["name"]]().process_log(log)["args"]
         return Event(entry["name"], tuple(decoded[argument["name"]] for argument in entry["inputs"]))
+
+
+def with_learners(run: Deployment, count: int = 2) -> Deployment:
+    """Register alice as node 1, bob as node 2 and mallory as node 3, or the first of them."""
+    for node, learner in list(enumerate((ALICE, BOB, MALLORY), 1))[:count]:
+        run.write(HEADER, "registerLearner", node, learner.address)
+    return run

@@ -1,5 +1,6 @@
 """Who may do what, and what nobody may do."""
 
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from deployment import (
     ZERO_HASH,
     Deployment,
     Refusal,
+    Terms,
     decode_revert,
     send,
     sha,
@@ -28,25 +30,24 @@ LARGEST = 2**256 - 1
 NOT_THE_HEADER = [name for name in ACCOUNTS if name != "header"]
 
 
-@pytest.fixture
-def started(registered: Deployment) -> Deployment:
-    """A contract with two learners in round 0."""
-    registered.write(HEADER, "setGlobalWeight", sha("initial"))
-    return registered
-
-
 def snapshot(run: Deployment) -> list[Any]:
     """All that the contract says in round 0."""
     return [
         run.read("header"),
+        run.read("deployer"),
         run.read("plan"),
+        run.read("getTerms"),
+        run.read("getState"),
         run.read("round"),
         run.read("learners"),
         run.read("getGlobalWeight"),
         [run.read("globalWeightAt", number) for number in range(3)],
+        [run.read("roundAt", number) for number in range(3)],
+        [run.read("attestationsOf", number) for number in range(3)],
         [run.read("getLocalWeight", node) for node in range(4)],
         [run.read("localWeightAt", number, node) for number in range(2) for node in range(4)],
         [run.read("accountOf", node) for node in range(4)],
+        [run.read("verdictOf", node) for node in range(4)],
         [run.read("nodeIdOf", account.address) for account in ACCOUNTS.values()],
     ]
 
@@ -70,7 +71,9 @@ def test_only_the_header_registers_and_publishes_global_weights(
 def test_only_the_learners_own_account_publishes_its_local_weights(started: Deployment, caller: str) -> None:
     before = snapshot(started)
     account = ACCOUNTS[caller]
-    assert started.refused(account, "setLocalWeight", 1, WEIGHTS) == Refusal("NotLearner", (1, account.address))
+    for more in ((), (0, sha("initial"), True)):
+        refusal = started.refused(account, "setLocalWeight", 1, WEIGHTS, *more)
+        assert refusal == Refusal("NotLearner", (1, account.address))
     assert snapshot(started) == before
 
 
@@ -78,7 +81,9 @@ def test_only_the_learners_own_account_publishes_its_local_weights(started: Depl
 @pytest.mark.parametrize("node", [0, 3, LARGEST])
 def test_nobody_publishes_for_a_node_that_is_not_registered(started: Deployment, caller: str, node: int) -> None:
     account = ACCOUNTS[caller]
-    assert started.refused(account, "setLocalWeight", node, WEIGHTS) == Refusal("NotLearner", (node, account.address))
+    for more in ((), (0, sha("initial"), True)):
+        refusal = started.refused(account, "setLocalWeight", node, WEIGHTS, *more)
+        assert refusal == Refusal("NotLearner", (node, account.address))
 
 
 @pytest.mark.parametrize("caller", ACCOUNTS)
@@ -97,6 +102,12 @@ def test_everybody_reads_everything(started: Deployment, caller: str) -> None:
     assert read("nodeIdOf", BOB.address) == 2
     assert read("getGlobalWeight") == read("globalWeightAt", 0) == sha("initial")
     assert read("getLocalWeight", 1) == read("localWeightAt", 0, 1) == WEIGHTS
+    assert read("deployer") == HEADER.address
+    assert read("getTerms") == (1, 1, 0, True)
+    assert read("getState") == (1, sha("initial"), False, HEADER.address, 0)
+    assert read("roundAt", 0)[:3] == (1, 0, 0)
+    assert read("attestationsOf", 0) == 1
+    assert read("verdictOf", 1) == (True, False, False)
 
 
 def test_node_0_is_not_registered(deployed: Deployment) -> None:
@@ -128,18 +139,34 @@ def test_an_empty_hash_is_no_global_weights(deployed: Deployment) -> None:
 
 def test_an_empty_hash_is_no_local_weights(started: Deployment) -> None:
     assert started.refused(ALICE, "setLocalWeight", 1, ZERO_HASH) == Refusal("EmptyHash")
+    assert started.refused(ALICE, "setLocalWeight", 1, ZERO_HASH, 0, sha("initial"), True) == Refusal("EmptyHash")
 
 
-def test_an_empty_hash_is_no_plan(w3: Web3) -> None:
-    constructor = w3.eth.contract(abi=ARTIFACT["abi"], bytecode=ARTIFACT["bytecode"]).constructor(ZERO_HASH)
+@pytest.mark.parametrize(
+    ("plan", "terms", "refusal"),
+    [
+        (ZERO_HASH, Terms(), Refusal("EmptyHash")),
+        (PLAN, Terms(learners=0, minimum=0), Refusal("InvalidTerms")),
+        (PLAN, Terms(learners=3, minimum=0), Refusal("InvalidTerms")),
+        (PLAN, Terms(learners=3, minimum=4), Refusal("InvalidTerms")),
+        (PLAN, Terms(learners=0, minimum=1, asynchronous=True), Refusal("InvalidTerms")),
+    ],
+    ids=["no plan", "nobody", "none needed", "more needed than there are", "more needed than nobody"],
+)
+def test_a_contract_without_a_plan_or_with_terms_that_nobody_can_keep_is_not_deployed(
+    w3: Web3, plan: bytes, terms: Terms, refusal: Refusal
+) -> None:
+    factory = w3.eth.contract(abi=ARTIFACT["abi"], bytecode=ARTIFACT["bytecode"])
+    constructor = factory.constructor(plan, astuple(terms))
     with pytest.raises(ContractLogicError) as caught:
         w3.eth.call({"from": HEADER.address, "data": constructor.data_in_transaction})
-    assert decode_revert(HexBytes(caught.value.data)) == Refusal("EmptyHash")
+    assert decode_revert(HexBytes(caught.value.data)) == refusal
     assert send(w3, HEADER, constructor)["status"] == 0
 
 
 def test_local_weights_wait_for_the_first_global_weights(registered: Deployment) -> None:
     assert registered.refused(ALICE, "setLocalWeight", 1, WEIGHTS) == Refusal("NotStarted")
+    assert registered.refused(ALICE, "setLocalWeight", 1, WEIGHTS, 0, ZERO_HASH, True) == Refusal("NotStarted")
     registered.write(HEADER, "setGlobalWeight", sha("initial"))
     registered.write(ALICE, "setLocalWeight", 1, WEIGHTS)
 
@@ -150,8 +177,14 @@ def test_local_weights_wait_for_the_first_global_weights(registered: Deployment)
         ("mallory", "registerLearner", (0, ZERO_ADDRESS), Refusal("NotHeader", (MALLORY.address,))),
         ("mallory", "setGlobalWeight", (ZERO_HASH,), Refusal("NotHeader", (MALLORY.address,))),
         ("mallory", "setLocalWeight", (1, ZERO_HASH), Refusal("NotLearner", (1, MALLORY.address))),
+        (
+            "mallory",
+            "setLocalWeight",
+            (1, ZERO_HASH, 9, ZERO_HASH, True),
+            Refusal("NotLearner", (1, MALLORY.address)),
+        ),
     ],
-    ids=["registerLearner", "setGlobalWeight", "setLocalWeight"],
+    ids=["registerLearner", "setGlobalWeight", "setLocalWeight", "setLocalWeight of a round"],
 )
 def test_a_stranger_is_told_so_before_anything_about_its_arguments(
     registered: Deployment, caller: str, function: str, args: tuple[Any, ...], refusal: Refusal
@@ -160,13 +193,21 @@ def test_a_stranger_is_told_so_before_anything_about_its_arguments(
 
 
 @pytest.mark.parametrize(
-    ("function", "args"),
-    [("registerLearner", (3, MALLORY.address)), ("setGlobalWeight", (WEIGHTS,)), ("", ())],
-    ids=["registerLearner", "setGlobalWeight", "bare transfer"],
+    ("caller", "function", "args"),
+    [
+        ("header", "registerLearner", (3, MALLORY.address)),
+        ("header", "setGlobalWeight", (WEIGHTS,)),
+        ("alice", "setLocalWeight", (1, WEIGHTS)),
+        ("alice", "setLocalWeight", (1, WEIGHTS, 0, sha("initial"), True)),
+        ("alice", "attestGlobalWeight", (0, sha("initial"))),
+        ("alice", "rejectGlobalWeight", (0, sha("initial"), WEIGHTS, ZERO_HASH)),
+        ("alice", "voteHeader", (0,)),
+        ("header", "", ()),
+    ],
 )
-def test_the_contract_takes_no_ether(started: Deployment, function: str, args: tuple[Any, ...]) -> None:
+def test_the_contract_takes_no_ether(started: Deployment, caller: str, function: str, args: tuple[Any, ...]) -> None:
     data = started.call(function, *args)._encode_transaction_data() if function else "0x"
-    transaction = {"from": HEADER.address, "to": started.contract.address, "data": data}
+    transaction = {"from": ACCOUNTS[caller].address, "to": started.contract.address, "data": data}
     if function:
         started.w3.eth.call(transaction)
     with pytest.raises(ContractLogicError):
