@@ -15,6 +15,11 @@ def test_a_new_contract_knows_its_header_and_its_plan_and_nothing_else(deployed:
     assert deployed.read("nodeIdOf", ALICE.address) == 0
     assert deployed.read("getGlobalWeight") == deployed.read("globalWeightAt", 0) == ZERO_HASH
     assert deployed.read("getLocalWeight", 1) == deployed.read("localWeightAt", 0, 1) == ZERO_HASH
+    assert deployed.read("deployer") == HEADER.address
+    assert deployed.read("getState") == (0, ZERO_HASH, False, HEADER.address, 0)
+    assert deployed.read("roundAt", 0) == (0, 0, 0, 0, 0)
+    assert deployed.read("attestationsOf", 0) == 0
+    assert deployed.read("verdictOf", 1) == (False, False, False)
     assert deployed.history() == []
 
 
@@ -53,7 +58,8 @@ def test_several_learners_publish_in_the_current_round_and_every_round_is_kept(
         for node in sorted(learners, reverse=bool(number % 2)):
             receipt = registered.write(learners[node], "setLocalWeight", node, sha(f"local {number} {node}"))
             assert registered.events(receipt["logs"]) == [
-                Event("LocalWeightSet", (number, node, sha(f"local {number} {node}")))
+                Event("LocalWeightSet", (number, node, sha(f"local {number} {node}"))),
+                Event("GlobalWeightAttested", (number, node, sha(f"global {number}"))),
             ]
     for node in learners:
         assert registered.read("getLocalWeight", node) == sha(f"local 2 {node}")
@@ -90,6 +96,7 @@ def test_local_weights_published_again_in_a_round_replace_the_answer_but_not_the
         Event("LearnerRegistered", (2, BOB.address)),
         Event("GlobalWeightSet", (0, sha("global"))),
         Event("LocalWeightSet", (0, 1, sha("first"))),
+        Event("GlobalWeightAttested", (0, 1, sha("global"))),
         Event("LocalWeightSet", (0, 1, sha("second"))),
     ]
 
@@ -124,6 +131,7 @@ def test_the_same_hash_is_published_by_two_learners_and_in_two_rounds(registered
         ("LocalWeightSet", {"nodeId": 2}, [(0, 2, sha("local 0 2")), (1, 2, sha("local 1 2"))]),
         ("LocalWeightSet", {"round": 0, "nodeId": 1}, [(0, 1, sha("local 0 1"))]),
         ("GlobalWeightSet", {"round": 1}, [(1, sha("global 1"))]),
+        ("GlobalWeightAttested", {"nodeId": 2}, [(0, 2, sha("global 0")), (1, 2, sha("global 1"))]),
         ("LearnerRegistered", {"nodeId": 1}, [(1, ALICE.address)]),
         ("LearnerRegistered", {"account": BOB.address}, [(2, BOB.address)]),
     ],
