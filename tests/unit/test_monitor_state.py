@@ -199,7 +199,7 @@ def test_when_all_have_published_the_header_has_to_close_the_round() -> None:
             ("LocalWeightSet", 0, 2, "local 2"),
         ]
     )
-    assert state.waits(past, PLAN)["header"] == "should close round 0"
+    assert state.waits(past, PLAN)["header"] == "should publish global weights 1"
 
 
 def test_a_learner_that_was_never_registered_is_waited_for() -> None:
