@@ -149,13 +149,30 @@ def learner(
             help="Join runs whose plan lets learners attack, for experiments.",
         ),
     ] = False,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept",
+            metavar="NAME=NUMBER",
+            envvar="FL_NODE_ACCEPT",
+            help="Join only runs whose plan keeps a limit: min_samples (in the smallest shard), min_learners, "
+            "max_epochs, max_rounds; may be repeated.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a learner: train each round's global weights on this node's images, publish the local weights.
 
     The account determines the learner's nodeId; the header registers it. You can kill and restart the learner at any
-    time. It logs to standard error; --json also writes each event to standard output.
+    time. It takes nothing on the header's word: it checks the contract's code and terms at the start, recomputes
+    global weights before it publishes what it trained from them, and rejects false ones. It logs to standard error;
+    --json also writes each event to standard output.
+
+        fl-node learner --contract 0x… --accept min_samples=100 --accept max_epochs=10
     """
+    from fl_node.roles import policy
+
+    accepts = policy.parse(accept or ())
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
     from fl_node.roles.factory import run_learner
     from fl_node.roles.learner import Record
@@ -165,7 +182,7 @@ def learner(
         return make_trainer(plan, data_dir, modules)
 
     record: Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
-    run_learner(site, make, record, allow_attacks=allow_attacks)
+    run_learner(site, make, record, allow_attacks=allow_attacks, accepts=accepts)
 
 
 def _learner(text: str) -> tuple[int, str]:

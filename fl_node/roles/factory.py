@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from fl_node import events
 from fl_node.errors import ConfigError
 from fl_node.models.trainer import MakeTrainer, Trainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol.reader import Reader
+from fl_node.roles import policy
 from fl_node.roles.arrivals import Arrivals
 from fl_node.roles.asynchronous import Asynchronous, AsynchronousLearner
 from fl_node.roles.attack import check_allowed
@@ -113,7 +117,12 @@ def header_of(site: Site, plan: Plan, trainer: Trainer, *, evaluate: bool) -> He
 
 
 def run_learner(
-    site: Site, make_trainer: MakeTrainer, record: Record = lambda *_: None, *, allow_attacks: bool = False
+    site: Site,
+    make_trainer: MakeTrainer,
+    record: Record = lambda *_: None,
+    *,
+    allow_attacks: bool = False,
+    accepts: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
     """Take part in a run until it ends.
 
@@ -127,18 +136,25 @@ def run_learner(
         Called with accuracy and loss in training, by epoch of the whole run, and on the test images, by round.
     allow_attacks
         Take part in a run whose plan has learners attack it, as a laboratory does.
+    accepts
+        What the learner's owner accepts of a plan; see :mod:`fl_node.roles.policy`.
 
     Raises
     ------
+    ConfigError
+        The contract or the plan is not one that the owner accepts.
     FLNodeError
-        On permanent errors: a wrong plan, missing data, a call that the contract rejects.
+        On other permanent errors: a wrong plan, missing data, a call that the contract rejects.
     """
     learner: list[Learner] = []
 
     def step() -> Waiting | None:
         if not learner:
             plan = fetch_plan(site)
-            check_allowed(plan, allowed=allow_attacks)  # before the trainer loads data, which takes seconds
+            # Before the trainer loads data, which takes seconds.
+            policy.check_contract(site.contract, plan)
+            policy.check_plan(plan, accepts)
+            check_allowed(plan, allowed=allow_attacks)
             learner.append(learner_of(site, plan, make_trainer(plan), record, allow_attacks=allow_attacks))
         return learner[0].step()
 

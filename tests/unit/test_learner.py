@@ -30,7 +30,6 @@ from fl_node.roles.loop import Done, Site, Timing, Waiting
 from fl_node.runtime.waiting import wait_until
 from fl_node.seeds import derive
 from tests.helpers.accounts import ALICE, BOB, HEADER
-from tests.helpers.chain import OPEN
 from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged
 from tests.helpers.stub import StubTrainer, add
@@ -353,7 +352,7 @@ def test_a_learner_that_verifies_attests_by_publishing_and_the_last_weights_by_a
 
 def test_a_learner_that_is_not_registered_waits_for_that(run: Run, rpc: str) -> None:
     header = Chain(rpc, HEADER)
-    contract = header.contract(str(header.deploy(run.contract.plan(), OPEN).contract))
+    contract = header.contract(str(header.deploy(run.contract.plan(), terms_of(PLAN)).contract))
     site = run.elsewhere(contract, run.folder / "other")
     with pytest.raises(GaveUp, match=f"the header to register {ALICE.address}"):
         factory.run_learner(site, lambda _: adder())

@@ -1,0 +1,99 @@
+"""What the owner of a learner accepts: nothing is taken on the header's word at the start of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+
+from fl_node.chain.contract import Contract
+from fl_node.data.partition import shard_size
+from fl_node.errors import ConfigError
+from fl_node.plan.schema import Plan
+from fl_node.protocol.terms import terms_of
+
+Limit = tuple[str, Callable[[Plan], float], bool]
+"""What a limit is about, how it is measured in a plan, and whether it is the most (or else the least) accepted."""
+
+LIMITS: Mapping[str, Limit] = {
+    "min_samples": (
+        "samples in the smallest shard",
+        lambda plan: min(shard_size(plan, node_id) for node_id in range(1, plan.learners + 1)),
+        False,
+    ),
+    "min_learners": ("learners", lambda plan: plan.learners, False),
+    "max_epochs": ("epochs per round", lambda plan: plan.training.epochs, True),
+    "max_rounds": ("rounds", lambda plan: plan.rounds, True),
+}
+"""What ``--accept NAME=NUMBER`` can limit."""
+
+
+def parse(given: Iterable[str]) -> dict[str, float]:
+    """Return limits by name from texts such as ``max_epochs=10``.
+
+    Raises
+    ------
+    ConfigError
+        A text is not a known limit and a number; the message says what would be right.
+    """
+    limits = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        try:
+            limits[name] = float(number)
+        except ValueError:
+            limits[name] = float("nan")
+        if name not in LIMITS or not 0 <= limits[name] < float("inf"):
+            raise ConfigError(
+                f"--accept {text}: should be NAME=NUMBER, such as max_epochs=10; names are {', '.join(LIMITS)}"
+            )
+    return limits
+
+
+def check_plan(plan: Plan, limits: Mapping[str, float]) -> None:
+    """Check that a plan is one that the learner's owner accepts.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    limits
+        What :func:`parse` returned.
+
+    Raises
+    ------
+    ConfigError
+        The plan is beyond a limit.
+    """
+    for name, limit in limits.items():
+        what, measure, is_most = LIMITS[name]
+        found = measure(plan)
+        if (found > limit) if is_most else (found < limit):
+            bound = "at most" if is_most else "at least"
+            raise ConfigError(
+                f"the plan {plan.name} has {found:g} {what}; this learner accepts {bound} {limit:g} (--accept {name})"
+            )
+
+
+def check_contract(contract: Contract, plan: Plan) -> None:
+    """Check that a run's contract is this version's, with the plan's terms, so that its rules are those promised.
+
+    Parameters
+    ----------
+    contract
+        The run's contract.
+    plan
+        The plan that it names.
+
+    Raises
+    ------
+    ConfigError
+        It is another contract, or enforces other terms.
+    """
+    if not contract.has_known_code():
+        raise ConfigError(f"contract {contract.address} has other code than this version's FederatedLearning.sol")
+    found, right = asdict(contract.terms()), asdict(terms_of(plan))
+    for name, value in found.items():
+        if value != right[name]:
+            raise ConfigError(
+                f"contract {contract.address} has {name} = {value}; the plan {plan.name} gives {right[name]}"
+            )

@@ -1,0 +1,53 @@
+"""What the owner of a learner accepts."""
+
+from dataclasses import replace
+
+import pytest
+
+from fl_node.artifacts import cid
+from fl_node.chain.client import Chain
+from fl_node.errors import ConfigError
+from fl_node.protocol.terms import terms_of
+from fl_node.roles import policy
+from tests.helpers.accounts import HEADER
+from tests.helpers.runs import plan
+
+
+def test_limits_are_names_and_numbers() -> None:
+    assert policy.parse(["max_epochs=10", "min_samples=2.5"]) == {"max_epochs": 10.0, "min_samples": 2.5}
+    assert policy.parse([]) == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "max_epochs", "max_epochs=", "max_epochs=x", "epochs=3", "max_rounds=-1", "max_rounds=inf"]
+)
+def test_a_limit_that_is_none_is_named_with_what_would_be_right(text: str) -> None:
+    with pytest.raises(ConfigError, match="should be NAME=NUMBER, such as max_epochs=10; names are min_samples"):
+        policy.parse([text])
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "found"),
+    [
+        ("min_samples", 51, "50 samples in the smallest shard"),
+        ("min_learners", 3, "2 learners"),
+        ("max_epochs", 4, "5 epochs per round"),
+        ("max_rounds", 1, "2 rounds"),
+    ],
+)
+def test_a_plan_beyond_a_limit_is_refused_and_one_at_the_limit_is_not(limit: str, value: float, found: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"the plan small has {found}; this learner accepts at (most|least) {value}"
+    ):
+        policy.check_plan(plan(), {limit: value})
+    step = -1 if limit.startswith("min") else 1
+    policy.check_plan(plan(), {limit: value + step})
+
+
+def test_a_contract_of_other_terms_is_refused_with_what_differs(rpc: str) -> None:
+    chain = Chain(rpc, HEADER)
+    contract = chain.contract(
+        str(chain.deploy(cid.of_bytes(b"plan"), replace(terms_of(plan()), learners=3)).contract)
+    )
+    with pytest.raises(ConfigError, match="has learners = 3; the plan small gives 2"):
+        policy.check_contract(contract, plan())
