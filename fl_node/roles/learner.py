@@ -266,6 +266,9 @@ class Learner:
             file = self._reader.read(parent, path=path, progress=self._still_wanted(round_, parent))
             model_file.check_global(file, plan=self._plan_cid, round_=round_)
         except WeightsError as error:
+            if self._verifier is not None:
+                # The verification reads them too, and then they are rejected.
+                return self._unverified(round_, parent)
             return self._cannot(round_, parent, f"global weights {round_} ({parent}) are invalid: {error}")
         samples = self._shard(node_id)
         # Nothing can be learned from models that know nothing yet.
