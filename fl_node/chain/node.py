@@ -240,7 +240,7 @@ class Node:
         except ChainError:
             block = None
         if block:
-            return self.quantity(block["number"])
+            return self.quantity(block.get("number"))
         (head,) = self.ask(("eth_getBlockByNumber", ["latest", False]))
         return 0 if head and self.quantity(head.get("difficulty", "0x0")) == 0 else None
 

@@ -22,8 +22,8 @@ from fl_node.runtime.waiting import wait_until
 recursion.restore()
 
 TRANSFER_GAS = 21_000
-GAS_MARGIN = 2
-"""A limit is so many times the estimate, for other transactions may come first. Unused gas costs nothing."""
+GAS_MARGIN = 1.5
+"""A gas limit is so many times the estimate, for other transactions may come first. Unused gas costs nothing."""
 PRIORITY_FEE = 1
 MAX_FEE = 100 * 10**9
 """Fees in wei a gas: the least that a sealer takes, and a bound far above any base fee of an idle chain. Both are
@@ -202,7 +202,7 @@ class Sender(Node):
             raise
         except ChainError:  # an embedded chain has no estimates; a transaction that is in a block is refused
             return enough
-        return max(enough, self.quantity(estimate) * GAS_MARGIN)
+        return max(enough, int(self.quantity(estimate) * GAS_MARGIN))
 
     def _fees(self) -> tuple[int, int]:
         """Return the tip and the highest fee that a transaction offers now, in wei a gas."""

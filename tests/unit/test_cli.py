@@ -322,7 +322,7 @@ def test_an_audit_tells_whether_the_chain_can_still_replace_the_run(
 ) -> None:
     (tmp_path / "plan.json").write_bytes(b"no plan")
     chain, store = Chain(rpc, HEADER), FolderStore(tmp_path / "store")
-    contract = chain.contract(str(chain.deploy(store.add(tmp_path / "plan.json")).contract))
+    contract = chain.contract(str(chain.deploy(store.add(tmp_path / "plan.json"), OPEN).contract))
     contract.register_learner(1, ALICE.address, chain.nonce())
     offset = 0 if final == 0 else chain.block_number()
     monkeypatch.setattr(Chain, "finalized", lambda _chain: None if final is None else final + offset)

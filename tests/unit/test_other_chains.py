@@ -11,10 +11,12 @@ import pytest
 from fl_node.artifacts import cid
 from fl_node.chain.client import Chain
 from fl_node.chain.node import Pace
+from fl_node.chain.transactions import TRANSFER_GAS
 from fl_node.errors import ChainError
 from fl_node.lab import doctor
 from fl_node.nodes.dev_chain import EmbeddedChain, RpcError
-from tests.helpers.accounts import ALICE, FUNDED
+from tests.helpers.accounts import ALICE, BOB, FUNDED
+from tests.helpers.chain import OPEN
 
 PLAN = cid.of_bytes(b"plan")
 CLIQUE = "0x" + "00" * 32 + ALICE.address[2:] + "00" * 65
@@ -77,7 +79,7 @@ Serve = Callable[[EmbeddedChain], str]
 def test_a_node_without_eth_mining_is_ready_when_it_is_in_sync(other: OtherChain, serve: Serve) -> None:
     chain = Chain(serve(other.without("eth_mining")), ALICE)
     assert chain.is_ready()
-    assert chain.deploy(PLAN).contract
+    assert chain.deploy(PLAN, OPEN).contract
     other.answers(eth_syncing={"currentBlock": "0x1", "highestBlock": "0x9"})
     assert not chain.is_ready()
 
@@ -89,7 +91,7 @@ def test_a_transaction_is_not_sent_to_a_node_that_is_not_in_sync(
     other.without("eth_mining").answers(eth_syncing={"currentBlock": "0x1", "highestBlock": "0x9"})
     chain = Chain(serve(other), ALICE)
     with pytest.raises(ChainError, match="not in sync"):
-        chain.deploy(PLAN)
+        chain.deploy(PLAN, OPEN)
     assert chain.nonce() == 0
 
 
@@ -145,7 +147,7 @@ def test_a_transaction_offers_the_tip_that_the_chain_asks_for(
         other.answers(eth_maxPriorityFeePerGas=asked)
     chain = Chain(serve(other), ALICE)
     before = chain.balance(ALICE.address)
-    receipt = chain.deploy(PLAN)
+    receipt = chain.deploy(PLAN, OPEN)
     base = int(other.request("eth_getBlockByNumber", [hex(receipt.block)])["baseFeePerGas"], 16)
     assert before - chain.balance(ALICE.address) == receipt.gas * (base + offered)
 
@@ -155,13 +157,15 @@ def test_a_transaction_may_cost_twice_the_base_fee(other: OtherChain, serve: Ser
     assert chain._fees() == (1, 600 * GWEI + 1)
 
 
-@pytest.mark.parametrize(("estimate", "limit"), [(1_000, 3_000_000), (2_000_000, 4_000_000), (None, 3_000_000)])
+@pytest.mark.parametrize(
+    ("estimate", "limit"), [(1_000, TRANSFER_GAS), (60_000, 90_000), (None, TRANSFER_GAS)]
+)
 def test_the_gas_limit_follows_the_rules_of_the_chain(
     other: OtherChain, serve: Serve, estimate: int | None, limit: int
 ) -> None:
     if estimate is not None:
         other._methods["eth_estimateGas"] = lambda _call: hex(estimate)
-    receipt = Chain(serve(other), ALICE).deploy(PLAN)
+    receipt = Chain(serve(other), ALICE).give(BOB.address, 1)
     (sent,) = other.request("eth_getBlockByNumber", [hex(receipt.block), True])["transactions"]
     assert int(sent["gas"], 16) == limit
 
@@ -191,7 +195,7 @@ def test_doctor_accepts_another_client_if_the_chain_is_the_sites_own(
     key.touch(0o600)
     key.write_text(bytes(ALICE.key).hex())
     rpc, store = serve(other), f"file:{tmp_path / 'store'}"
-    contract = Chain(rpc, ALICE).deploy(PLAN).contract
+    contract = Chain(rpc, ALICE).deploy(PLAN, OPEN).contract
 
     def ask(**more: Any) -> dict[str, doctor.Check]:
         found = doctor.run(rpc=rpc, store=store, key=key, data_dir=tmp_path, **more)
