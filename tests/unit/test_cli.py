@@ -23,7 +23,9 @@ from fl_node.artifacts.folder_store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.cli import app, live_page
+from fl_node.experiments import baseline
 from fl_node.lab.run_folder import Node, Run
+from fl_node.models import keras_trainer
 from fl_node.plan import examples
 from fl_node.plan import loading as plans
 from tests.conftest import TINY
@@ -735,6 +737,8 @@ def test_a_baseline_that_cannot_be_written_is_printed_and_kept(
     fl_node: FlNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(keras_trainer, "KerasTrainer", lambda *_: None)
+    monkeypatch.setattr(baseline, "run", lambda *_: baseline.Baseline([0.5], 1.0))
     (tmp_path / "tiny.toml").write_text(TINY)
     ended = fl_node("baseline", tmp_path / "tiny.toml", "--epochs", "1", "--output", "/dev/full", "--json")
     assert ended.code == 2

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -201,11 +203,17 @@ def lab() -> Image.Image:
     return found
 
 
+@functools.cache
+def drawing() -> np.ndarray:
+    """Return the image of the drawing itself."""
+    with TemporaryDirectory() as folder:
+        PAPER.save(Path(folder, "plain.png"))
+        return images.read(Path(folder, "plain.png")).astype(int)
+
+
 def alike(tmp_path: Path, name: str, picture: Image.Image, **options: Any) -> bool:
     picture.save(tmp_path / name, **options)
-    PAPER.save(tmp_path / "plain.png")
-    found, plain = (images.read(tmp_path / one).astype(int) for one in (name, "plain.png"))
-    return bool(np.abs(found - plain).mean() < 2)
+    return bool(np.abs(images.read(tmp_path / name).astype(int) - drawing()).mean() < 2)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp", "avif"])

@@ -99,9 +99,19 @@ def write(folder: Path, result: Result, audit: Audit | None = None, name: str = 
     return Tags(path.read_text())
 
 
+@pytest.fixture
+def without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matplotlib is not installed; for tests of a page's text, since drawing takes most of the time."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a)
+    )
+
+
 # What it says
 
 
+@pytest.mark.usefixtures("without_matplotlib")
 def test_the_headline_says_how_a_run_ended(tmp_path: Path) -> None:
     text = write(tmp_path, run(plan(), 2)).text
     for said in ("Run small", "ended after 2 rounds", "Audit passed", "80.10 %", "none left out"):
@@ -129,6 +139,7 @@ def test_a_run_that_has_not_begun_has_a_page_too(tmp_path: Path) -> None:
     assert "No learner has published yet" in text
 
 
+@pytest.mark.usefixtures("without_matplotlib")
 def test_what_an_audit_found_is_told_at_the_top_and_in_full(tmp_path: Path) -> None:
     audit = Audit("0xc", rounds=2, findings=[Finding(1, "learner 1", "samples", "is 5, should be 30000")])
     audit.notes.append("round 0: learner 2 published while it closed")
@@ -165,12 +176,14 @@ def test_rejected_and_missing_learners_are_named_with_the_reason(tmp_path: Path)
     assert "| 1 | 2 | rejected | tensor a has values that are not finite |" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("without_matplotlib")
 def test_without_a_data_set_it_says_so(tmp_path: Path) -> None:
     text = write(tmp_path, run(plan(), 1)).text
     assert "No confusion matrix and no images: the data set digits was not available" in text
     assert "The distribution of labels is not shown" in text
 
 
+@pytest.mark.usefixtures("without_matplotlib")
 def test_of_a_module_of_ones_own_it_shows_no_images_and_says_why(tmp_path: Path) -> None:
     own = {"custom": {"module": "tabular", "sha256": "0" * 64}, "model": {"name": "custom"}}
     data = {"name": "custom", "partition": "module", "samples": [7, 12], "test": 9, "classes": 2}
@@ -204,6 +217,7 @@ def test_every_file_that_the_picture_leads_to_is_there(tmp_path: Path) -> None:
 # The paper
 
 
+@pytest.mark.usefixtures("without_matplotlib")
 def test_the_papers_lines_stand_beside_every_run_on_mnist_and_no_other(tmp_path: Path) -> None:
     mnist = run(plan(data={"name": "mnist", "train": 1000, "test": 100}, rounds=7), 7)
     labels = [one.label for one in context.paper_lines(mnist)]
@@ -306,6 +320,7 @@ def test_no_control_character_and_no_half_of_a_character_is_in_a_report(tmp_path
     assert "\n# d" not in text.replace("<pre", "") or where == "report.html"
 
 
+@pytest.mark.usefixtures("without_matplotlib")
 def test_each_line_of_a_report_in_markdown_is_one_of_its_own(tmp_path: Path) -> None:
     write(tmp_path, run(plan(), 2), versions={"python": "3.11"})
     before = (tmp_path / "report.md").read_text().splitlines()
@@ -344,11 +359,8 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_without_matplotlib_all_but_the_diagrams_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a)
-    )
+@pytest.mark.usefixtures("without_matplotlib")
+def test_without_matplotlib_all_but_the_diagrams_is_there(tmp_path: Path) -> None:
     made = write(tmp_path, run(plan(), 2))
     assert "matplotlib was not installed" in made.text
     assert "80.10" in made.text
