@@ -19,6 +19,7 @@ from rich.console import Console
 
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import GlobalMeta, Tensors
+from fl_node.cli import app
 from fl_node.data import datasets, partition
 from fl_node.errors import DataError, PlanError
 from fl_node.experiments import baseline
@@ -26,6 +27,7 @@ from fl_node.models.keras_trainer import ARCHITECTURES, KerasTrainer, score
 from fl_node.plan.schema import Plan
 from fl_node.report.collect import paper
 from fl_node.seeds import derive, permutation
+from tests.conftest import TINY
 from tests.helpers.hostile_environment import HOSTILE, KERAS_JSON
 
 PLAN = Plan.model_validate(
@@ -225,6 +227,18 @@ def test_a_baseline_trains_on_all_images_of_the_plan_and_measures_each_epoch() -
     assert result.accuracy[-1] > 0.6
     assert result.seconds > 0
     assert baseline.run(PLAN, one, 2, lambda *_: None).accuracy == result.accuracy
+
+
+def test_the_command_prints_a_baselines_accuracies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    monkeypatch.setattr("sys.argv", ["fl-node", "baseline", str(tmp_path / "tiny.toml"), "--epochs", "1", "--json"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert not ended.value.code
+    assert len(json.loads(capsys.readouterr().out)["accuracy"]) == 1
 
 
 def text(table: object) -> str:
