@@ -112,11 +112,12 @@ class IpfsStore:
                 raise
             raise FileMissing(f"{error}; received {received}{whole} bytes", received) from error
 
-    def arrived(self) -> int | None:
-        """Return how many bytes this daemon has ever got from others, or None if it does not say."""
+    def arrived(self, timeout: float) -> int | None:
+        """Return how many bytes this daemon has ever got from others, or None if it does not say so in time."""
         try:
             with self.errors():
-                (answer,) = self._connect()._client.request("/bitswap/stat", (), decoder="json")
+                client = self._connect()._client
+                (answer,) = client.request("/bitswap/stat", (), decoder="json", timeout=timeout)
                 return int(answer["DataReceived"])
         except (StoreError, LookupError, TypeError, ValueError):
             return None
@@ -254,8 +255,10 @@ class _Stream:
                 return
             except FileMissing:
                 before = self._arrived
+                if before is None:
+                    raise
                 self._sample()
-                if before is None or self._arrived is None or self._arrived <= before:
+                if self._arrived is None or self._arrived <= before:
                     raise
 
     def _from_here(self) -> Iterator[bytes]:
@@ -274,4 +277,4 @@ class _Stream:
                 yield block
 
     def _sample(self) -> None:
-        self._arrived, self._sampled = self._store.arrived(), time.monotonic()
+        self._arrived, self._sampled = self._store.arrived(self._timeout), time.monotonic()
