@@ -29,29 +29,43 @@ KINDS = (
     "waiting",
 )
 ROUND_PATIENCE = 30.0
+VERIFIED = 1.25
+"""How many times as long a verified round may take."""
 DAEMONS = {"geth": "Geth", "ipfs": "IPFS"}
 
 
 def measure(*, quick: bool, profiles: Path | None = None) -> Part:
-    """Measure rounds with 2 learners and a small model, 2 and a large one, 16 and a small one."""
+    """Measure rounds with 2 learners and a small model, 2 and a large one, 16 and a small one.
+
+    Those with few nodes are measured with verification too, which a stub's training hides nothing of.
+    """
     part = Part("Coordination: seconds a round")
     small, large = (5, 2) if quick else (30, 10)
     with nodes(2) as some:
         for model, rounds, target in (("small", small, 0.25), ("large", large, 1.5)):
-            part.rows.append(_rounds(some, model, rounds, target, profiles))
-    for hosts, rounds in ((2, 3 if quick else 20), (16, 2 if quick else 8)):
-        with nodes(16, hosts) as many:
-            part.rows.append(_rounds(many, "small", rounds, 1.5, profiles))
+            _compare(part, some, model, rounds, target, profiles)
+    with nodes(16, 2) as many:
+        _compare(part, many, "small", 3 if quick else 20, 1.5, profiles)
+    with nodes(16) as many:
+        part.rows.append(_rounds(many, "small", 2 if quick else 8, 1.5, profiles, "none"))
     return part
 
 
-def _rounds(some: Nodes, model: str, rounds: int, target: float, profiles: Path | None) -> Row:
+def _compare(part: Part, some: Nodes, model: str, rounds: int, target: float, profiles: Path | None) -> None:
+    """Measure rounds without verification and with it, and by how much it makes them longer."""
+    without = _rounds(some, model, rounds, target, profiles, "none")
+    verified = _rounds(some, model, rounds, VERIFIED * without.figure, profiles, "all")
+    part.rows += [without, verified]
+    part.notes.append(f"{without.name}: with verification {verified.figure / without.figure:.2f} times as long")
+
+
+def _rounds(some: Nodes, model: str, rounds: int, target: float, profiles: Path | None, verification: str) -> Row:
     title = (
         f"{parameters(model):,} parameters ({megabytes(model):.1f} MB), {some.learners} learners, "
-        f"{1 + some.hosts} Geth and IPFS nodes"
+        f"{1 + some.hosts} Geth and IPFS nodes, verification {verification}"
     )
     say(f"{title}: {rounds} rounds after {WARM_UP}")
-    contract = some.deploy(model, WARM_UP + rounds)
+    contract = some.deploy(model, WARM_UP + rounds, verification)
     daemons = {kind: some.cpu(kind) for kind in DAEMONS}
     children: list[Child] = [some.role(name, contract, model, profiles) for name in some.names]
     wait_for(children, 60 + ROUND_PATIENCE * (WARM_UP + rounds))

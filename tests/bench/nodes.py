@@ -65,13 +65,13 @@ class Nodes:
         """Return a node's chain, with the account of its role."""
         return Chain(self.endpoints[name].rpc, load_key(self.key(name)))
 
-    def deploy(self, model: str, rounds: int) -> Contract:
+    def deploy(self, model: str, rounds: int, verification: str = "all") -> Contract:
         """Start a run: plan, contract, learners and initial weights."""
         ids = {node_id: self.accounts[learner_name(node_id)] for node_id in range(1, self.learners + 1)}
         store = connect(self.endpoints[HEADER].store)
         self._runs += 1
         folder = self._work(HEADER)
-        settings = plan(model, rounds, self.learners)
+        settings = plan(model, rounds, self.learners, verification)
         return deploy(self.chain(HEADER), store, folder, settings, ids, trainer(model))
 
     def role(self, name: str, contract: Contract, model: str, profiles: Path | None = None) -> Child:

@@ -95,7 +95,7 @@ def main(
         (site.contract, "look", "reading the chain"),
         (site.contract, "local_weights", "reading the chain"),
         (site.contract, "local_weight_at", "reading the chain"),
-        (site.contract, "round", "reading the chain"),
+        (site.contract, "state", "reading the chain"),
         (chain, "block_number", "reading the chain"),
         (fl_node.roles.synchronous, "global_file", "aggregation"),
         (fl_node.roles.loop, "_wait", "waiting"),

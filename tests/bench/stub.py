@@ -41,9 +41,10 @@ def megabytes(model: str) -> float:
     return 4 * parameters(model) / 1e6
 
 
-def plan(model: str, rounds: int, learners: int) -> Plan:
+def plan(model: str, rounds: int, learners: int, verification: str = "all") -> Plan:
     """Return a plan like the paper's, with whose model the roles are told to work."""
-    return Plan(name=f"bench-{model}", rounds=rounds, learners=learners, data=DataPlan(name="mnist"))
+    settings = {"rounds": rounds, "learners": learners, "verification": verification}
+    return Plan(name=f"bench-{model}", data=DataPlan(name="mnist"), **settings)
 
 
 def trainer(model: str) -> StubTrainer:

@@ -157,9 +157,7 @@ def test_a_transaction_may_cost_twice_the_base_fee(other: OtherChain, serve: Ser
     assert chain._fees() == (1, 600 * GWEI + 1)
 
 
-@pytest.mark.parametrize(
-    ("estimate", "limit"), [(1_000, TRANSFER_GAS), (60_000, 90_000), (None, TRANSFER_GAS)]
-)
+@pytest.mark.parametrize(("estimate", "limit"), [(1_000, TRANSFER_GAS), (60_000, 90_000), (None, TRANSFER_GAS)])
 def test_the_gas_limit_follows_the_rules_of_the_chain(
     other: OtherChain, serve: Serve, estimate: int | None, limit: int
 ) -> None:
