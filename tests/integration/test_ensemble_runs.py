@@ -72,15 +72,21 @@ def test_roles_carry_a_run_of_different_models_out_and_anybody_can_recompute_it(
     assert ["distilled" in one for one in trainings] == [False] * 3 + [True] * 3
 
 
-def published(run: Run) -> list[WeightsFile]:
-    """Let all learners publish for the first round; return their files."""
+def trained(run: Run) -> list[WeightsFile]:
+    """Return what each learner trains for the first round."""
     parent = run.current()
     files = []
     for node_id in (1, 2, 3):
         tensors = {name: parent.tensor(name) for name in local_shapes(run.plan, parent.shapes, node_id)}
-        file = run.local(node_id, run.trainer.train(tensors, np.arange(100), node_id))
+        files.append(run.local(node_id, run.trainer.train(tensors, np.arange(100), node_id)))
+    return files
+
+
+def published(run: Run) -> list[WeightsFile]:
+    """Let all learners publish for the first round; return their files."""
+    files = trained(run)
+    for node_id, file in enumerate(files, 1):
         run.publish_local(node_id, file)
-        files.append(file)
     return files
 
 
@@ -129,13 +135,17 @@ def test_evidence_that_a_model_never_gave_is_found_though_all_follows_from_it(
 
 
 def test_a_learner_that_sends_another_architecture_is_refused_with_a_reason(world: World) -> None:
-    run = deploy(world, round_timeout=5.0, min_learners=2, rounds=1)
+    run = deploy(world, round_timeout=0.5, min_learners=2, rounds=1)
+    first, second, third = trained(run)
+    wrong = model_file.write(run.path(), second.local_meta, first.tensors())
     with run.header() as header:
-        files = published(run)
+        # The round stays open until the other two have published.
+        run.publish_local(2, second)
         header.wait_for(events.UpdateAccepted, learner=2)
-        wrong = model_file.write(run.path(), files[1].local_meta, files[0].tensors())
         run.publish_local(2, wrong)
         refused = header.wait_for(events.UpdateRejected, learner=2).fields
+        run.publish_local(1, first)
+        run.publish_local(3, third)
         header.wait_for(events.RunFinished)
     assert refused["reason"] == "tensors"
 

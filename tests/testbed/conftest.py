@@ -7,6 +7,7 @@ started here.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -252,12 +253,16 @@ def host(request: pytest.FixtureRequest, provisioned: Testbed) -> Host:
 
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], Any], float], Any]:
-    """Call something until it gives a true value, for so many seconds at most."""
+    """Call something until it gives a true value, for so many seconds at most; a command that fails gives none."""
 
     def wait(look: Callable[[], Any], seconds: float) -> Any:
         deadline = time.monotonic() + seconds
-        while not (found := look()) and time.monotonic() < deadline:
+        while True:
+            with contextlib.suppress(AssertionError):
+                if found := look():
+                    return found
+            if time.monotonic() > deadline:
+                return None
             time.sleep(1)
-        return found
 
     return wait

@@ -41,7 +41,7 @@ NOISE = "while sleep 0.1; do for terminal in /dev/pts/[0-9]*; do echo Broadcast 
 
 def test_a_second_time_changes_nothing_and_shows_no_secret(provisioned: Testbed) -> None:
     noisy = provisioned.host("learner-1")
-    noisy.check_output("systemd-run --quiet --unit=noise --property=RuntimeMaxSec=600 sh -c %s", NOISE)
+    noisy.check_output("systemd-run --quiet --unit=noise --property=RuntimeMaxSec=3600 sh -c %s", NOISE)
     try:
         again = provisioned.play("site", "-vv").must()
     finally:

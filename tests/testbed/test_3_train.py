@@ -10,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -60,9 +61,17 @@ def test_status_says_what_runs_and_how_far_the_run_is(provisioned: Testbed, trai
     assert "demo, ended" in status
 
 
-def test_the_live_page_has_followed_to_the_run(provisioned: Testbed, trained: Ended) -> None:
+def test_the_live_page_has_followed_to_the_run(
+    provisioned: Testbed, trained: Ended, eventually: Callable[[Callable[[], Any], float], Any]
+) -> None:
     ask = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8090/state').read().decode())"
-    seen = json.loads(provisioned.host("header").check_output("timeout 20 python3 -c %s", ask))
+
+    def state() -> Any:
+        return json.loads(provisioned.host("header").check_output("timeout 60 python3 -c %s", ask))
+
+    # It looks at the chain now and then.
+    eventually(lambda: (state()["run"] or {}).get("ended"), 240)
+    seen = state()
     assert (seen["run"]["name"], seen["run"]["ended"], seen["problem"]) == ("demo", True, "")
     assert [sorted(one["local"]) for one in seen["rounds"][:3]] == [["1", "2"]] * 3
     nodes = {node["name"]: node["chain"] for node in seen["nodes"]}
