@@ -1,14 +1,14 @@
 """``fl-node`` in processes that have TensorFlow from the start: for tests in which a start is not the point.
 
-A server imports what takes seconds, once for each worker of pytest, and forks itself for each command, before
+A server imports what takes seconds, once for all workers of pytest, and forks itself for each command, before
 TensorFlow has any threads. What a lab starts in Python is forked from there as well. What a command does, what it
 writes and how it ends is as from a shell; it is killed with the process that started it.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import fcntl
 import functools
 import importlib
 import json
@@ -51,15 +51,19 @@ def run(
 
 @functools.cache
 def _server() -> Path:
-    """Start the server and return its socket; it ends with this process."""
-    path = Path(tempfile.mkdtemp(prefix="warm-")) / "socket"
-    command = [sys.executable, "-P", __file__, str(path)]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-    assert server.stdin is not None
-    assert server.stdout is not None
-    assert server.stdout.readline() == b"ready\n"
-    atexit.register(server.wait)
-    atexit.register(server.stdin.close)
+    """Return the socket of the server, which the first worker starts; it ends with the process that all belong to."""
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    path = Path(tempfile.gettempdir(), f"warm-{session}")
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            command = [sys.executable, "-P", __file__, str(path), str(owner)]
+            server = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+            )
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
     return path
 
 
@@ -118,8 +122,9 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def serve(path: Path) -> None:
-    """Fork this process for each request, until standard input ends."""
+def serve(path: Path, owner: int) -> None:
+    """Fork this process for each request, until its owner ends."""
+    ended = os.pidfd_open(owner)
     from fl_node.cli.app import command_line
     from fl_node.nodes import process
     from fl_node.runtime import keras_start
@@ -146,7 +151,7 @@ def serve(path: Path) -> None:
         listener.bind(str(path))
         listener.listen(64)
         print("ready", flush=True)
-        while sys.stdin not in select.select([sys.stdin, listener], [], [])[0]:
+        while ended not in select.select([ended, listener], [], [])[0]:
             end, _ = listener.accept()
             if not os.fork():
                 break
@@ -156,7 +161,7 @@ def serve(path: Path) -> None:
                     pass
         else:
             path.unlink()
-            path.parent.rmdir()
+            path.with_suffix(".lock").unlink()
             return
     _answer(end)
 
@@ -196,4 +201,4 @@ if __name__ == "__main__":
     from fl_node.runtime.arithmetic import pin_process
 
     pin_process()
-    serve(Path(sys.argv[1]))
+    serve(Path(sys.argv[1]), int(sys.argv[2]))
