@@ -1,17 +1,22 @@
-"""A run of a thousand rounds: what a call costs in it, and that nothing is lost."""
+"""A run of a thousand rounds, and one of a hundred learners: what a call costs in them, and that nothing is lost."""
 
 from dataclasses import dataclass, field
 
 import pytest
-from deployment import ALICE, BOB, HEADER, MALLORY, ZERO_HASH, Deployment, sha
+from deployment import ALICE, BOB, CLASS, HEADER, MALLORY, ZERO_HASH, Deployment, Terms, sha
 from eth_account.signers.local import LocalAccount
 from web3 import Web3
 
 # Thousands of blocks say no more on Geth than on py-evm, whose blocks are quicker.
 pytestmark = pytest.mark.parametrize("w3", ["py-evm"], indirect=True)
 
-LIMIT = 80_000
+LIMIT = 90_000
+VERDICT_LIMIT = 80_000
 LAST = 1_000
+MORE_DATA = 64
+"""Gas that bytes other than zero cost more in the data of a call: those of a larger round or nodeId."""
+CODE = b"\xff" * 32
+"""As long as a code can be."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class LongRun:
         return self.contract.write(HEADER, "setGlobalWeight", sha(f"global {number}"))["gasUsed"]
 
     def set_local(self, number: int, node: int, account: LocalAccount) -> int:
-        return self.contract.write(account, "setLocalWeight", node, sha(f"local {number} {node}"))["gasUsed"]
+        weights, parent = sha(f"local {number} {node}"), sha(f"global {number}")
+        return self.contract.write(account, "setLocalWeight", node, weights, number, parent, True)["gasUsed"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,7 @@ def long_run(w3: Web3) -> LongRun:
     return run
 
 
-def test_a_call_never_costs_more_than_80_000_gas(long_run: LongRun) -> None:
+def test_weights_never_cost_more_than_90_000_gas(long_run: LongRun) -> None:
     assert max(long_run.global_gas) <= LIMIT
     assert max(long_run.local_gas) <= LIMIT
 
@@ -56,13 +62,14 @@ def test_global_weights_cost_in_round_1000_what_they_cost_in_round_2(long_run: L
 
 
 def test_local_weights_cost_in_round_1000_what_they_cost_in_round_2(long_run: LongRun) -> None:
-    assert long_run.local_gas[LAST] == long_run.local_gas[2]
-    assert len(set(long_run.local_gas)) == 1
+    assert abs(long_run.local_gas[LAST] - long_run.local_gas[2]) <= MORE_DATA
+    assert max(long_run.local_gas[1:]) - min(long_run.local_gas[1:]) <= MORE_DATA
 
 
 def test_a_learner_that_comes_in_round_1000_pays_what_one_in_round_0_paid(long_run: LongRun) -> None:
     first, last = long_run.newcomer_gas
-    assert first == last <= LIMIT
+    assert abs(first - last) <= MORE_DATA
+    assert max(first, last) <= LIMIT
 
 
 def test_local_weights_published_again_in_a_round_cost_less(registered: Deployment) -> None:
@@ -87,3 +94,68 @@ def test_after_a_thousand_rounds_the_latest_weights_are_each_nodes_own_last(long
     assert contract.read("getLocalWeight", 1) == sha(f"local {LAST} 1")
     assert contract.read("getLocalWeight", 2) == sha("local 0 2")
     assert contract.read("getLocalWeight", 3) == sha(f"local {LAST} 3")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What calls cost in a synchronous run: of each kind the gas of every call, in the order of the calls."""
+
+    gas: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, kind: str, run: Deployment, account: LocalAccount, name: str, *args: object) -> None:
+        """Send a call, and remember what it cost."""
+        self.gas.setdefault(kind, []).append(run.write(account, name, *args)["gasUsed"])
+
+
+def costs(w3: Web3, learners: int) -> Costs:
+    """Return what each call costs in two rounds with so many learners, a withdrawal and a succession."""
+    run, found = Deployment(w3, Terms(learners=learners)), Costs()
+    members = dict(list(CLASS.items())[:learners])
+    for node, account in members.items():
+        run.write(HEADER, "registerLearner", node, account.address)
+    for number in range(2):
+        parent = sha(f"global {number}")
+        found.add("setGlobalWeight", run, HEADER, "setGlobalWeight", parent)
+        for node, account in members.items():
+            local = sha(f"local {number} {node}")
+            found.add("setLocalWeight", run, account, "setLocalWeight", node, local, number, parent, True)
+    found.add("setGlobalWeight", run, HEADER, "setGlobalWeight", sha("wrong"))
+    majority = list(members.values())[: learners // 2 + 1]
+    for account in majority:
+        found.add("rejectGlobalWeight", run, account, "rejectGlobalWeight", 2, sha("wrong"), CODE, sha("evidence"))
+    for account in majority:
+        found.add("voteHeader", run, account, "voteHeader", 1)
+    found.add("setGlobalWeight", run, members[2], "setGlobalWeight", sha("right"))
+    for account in members.values():
+        found.add("attestGlobalWeight", run, account, "attestGlobalWeight", 2, sha("right"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def of_two(w3: Web3) -> Costs:
+    return costs(w3, 2)
+
+
+@pytest.fixture(scope="module")
+def of_a_hundred(w3: Web3) -> Costs:
+    return costs(w3, 100)
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit"),
+    [
+        ("setGlobalWeight", LIMIT),
+        ("setLocalWeight", LIMIT),
+        ("attestGlobalWeight", VERDICT_LIMIT),
+        ("rejectGlobalWeight", VERDICT_LIMIT),
+        ("voteHeader", VERDICT_LIMIT),
+    ],
+)
+def test_a_call_costs_no_more_with_a_hundred_learners_than_with_two(
+    of_two: Costs, of_a_hundred: Costs, kind: str, limit: int
+) -> None:
+    print(
+        kind, min(of_two.gas[kind]), max(of_two.gas[kind]), min(of_a_hundred.gas[kind]), max(of_a_hundred.gas[kind])
+    )
+    assert max(of_a_hundred.gas[kind]) <= max(of_two.gas[kind]) + MORE_DATA
+    assert max(of_two.gas[kind] + of_a_hundred.gas[kind]) <= limit

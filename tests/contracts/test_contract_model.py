@@ -1,10 +1,23 @@
-"""Any sequence of calls by anyone leaves the contract as a few lines of Python say."""
+"""Any sequence of calls by anyone leaves the contract as a few lines of Python say, and keeps what it promises."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from deployment import ACCOUNTS, HEADER, PLAN, ZERO_ADDRESS, ZERO_HASH, Deployment, Event, Refusal, sha
+from deployment import (
+    ACCOUNTS,
+    HEADER,
+    LONG,
+    PLAN,
+    ZERO_ADDRESS,
+    ZERO_HASH,
+    Deployment,
+    Event,
+    Refusal,
+    Terms,
+    sha,
+)
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,12 +36,17 @@ pytestmark = pytest.mark.parametrize("w3", ["py-evm"], indirect=True)
 ADDRESSES = [account.address for account in ACCOUNTS.values()]
 NODES = [0, 1, 2, 2**256 - 1]
 HASHES = [ZERO_HASH, *(sha(f"weights {number}") for number in range(6)), b"\xff" * 32]
+CODE = b"shares".ljust(32, b"\0")
+LIMIT = 8
 
 # Good calls are more likely than each bad one, or few sequences would get anywhere.
 callers = st.sampled_from(["header", "header", *ACCOUNTS])
 accounts = st.sampled_from([*ADDRESSES, *ADDRESSES, ZERO_ADDRESS])
 nodes = st.sampled_from([*NODES[1:], *NODES])
 hashes = st.sampled_from([*HASHES[1:], *HASHES])
+choices = st.integers(0, 10)
+often = st.sampled_from([True, True, True, False])
+offsets = st.sampled_from([0, 0, 0, 1, 2, -1])
 
 
 class Refused(Exception):
@@ -39,49 +57,243 @@ class Refused(Exception):
 
 
 @dataclass
+class Round:
+    """Global weights, and the round that starts from them."""
+
+    serial: int
+    hash: bytes
+    local_weights: dict[int, bytes] = field(default_factory=dict)
+    members: int = 0
+    rejected: set[int] = field(default_factory=set)
+    opened: int | None = None
+    closed: int | None = 0
+    """When it closed; 0 while it is open, None if it has just closed and its block is to come."""
+
+    @property
+    def is_closed(self) -> bool:
+        return self.closed != 0
+
+
+@dataclass
 class Model:
     """The contract as it should be."""
 
+    terms: Terms
+    deployer: str
     header: str
+    late: bool = False
+    """Whether the time of the current round is up."""
     accounts: dict[int, str] = field(default_factory=dict)
-    global_weights: list[bytes] = field(default_factory=list)
-    local_weights: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    rounds: list[Round] = field(default_factory=list)
+    serials: int = 0
     latest: dict[int, bytes] = field(default_factory=dict)
+    publications: dict[int, tuple[int, int]] = field(default_factory=dict)
+    attested: dict[int, int] = field(default_factory=dict)
+    rejected: dict[int, int] = field(default_factory=dict)
+    ballot: int = 0
+    voters: set[int] = field(default_factory=set)
+    candidate: int = 0
     events: list[Event] = field(default_factory=list)
 
     @property
     def round(self) -> int:
-        return max(0, len(self.global_weights) - 1)
+        return max(0, len(self.rounds) - 1)
+
+    @property
+    def needed(self) -> int:
+        return max(len(self.accounts), self.terms.learners)
+
+    def log(self, name: str, *args: object) -> None:
+        self.events.append(Event(name, args))
+
+    def is_majority(self, count: int) -> bool:
+        return count > len(self.accounts) / 2
+
+    def node_of(self, caller: str) -> int:
+        node = next((node for node, account in self.accounts.items() if account == caller), 0)
+        if node == 0:
+            raise Refused("NotLearner", 0, caller)
+        return node
+
+    def started_from(self, number: int, weights: bytes) -> Round:
+        right = self.rounds[number].hash if number < len(self.rounds) else ZERO_HASH
+        if weights != right or weights == ZERO_HASH:
+            raise Refused("OtherWeights", right)
+        return self.rounds[number]
+
+    def is_open(self, needed: int) -> Refused:
+        return Refused("RoundIsOpen", self.round, len(self.rounds[-1].local_weights), needed)
 
     def register(self, caller: str, node: int, account: str) -> None:
         if caller != self.header:
             raise Refused("NotHeader", caller)
         if node == 0:
             raise Refused("InvalidNodeId")
-        if account in (ZERO_ADDRESS, self.header):
+        if account in (ZERO_ADDRESS, self.deployer):
             raise Refused("InvalidAccount", account)
         if node in self.accounts or account in self.accounts.values():
             raise Refused("AlreadyRegistered", node, account)
         self.accounts[node] = account
-        self.events.append(Event("LearnerRegistered", (node, account)))
+        self.log("LearnerRegistered", node, account)
 
-    def set_local(self, caller: str, node: int, weights: bytes) -> None:
+    def set_local(self, caller: str, node: int, weights: bytes, *trained: object) -> None:
         if self.accounts.get(node) != caller:
             raise Refused("NotLearner", node, caller)
         if weights == ZERO_HASH:
             raise Refused("EmptyHash")
-        if not self.global_weights:
+        if not self.rounds:
             raise Refused("NotStarted")
-        self.local_weights[self.round, node] = self.latest[node] = weights
-        self.events.append(Event("LocalWeightSet", (self.round, node, weights)))
+        current, start, attests = self.rounds[-1], self.round, True
+        if trained:
+            start, parent, attests = trained
+            if not self.terms.asynchronous and start != self.round:
+                raise Refused("WrongRound", self.round)
+            self.started_from(start, parent)
+        if current.is_closed:
+            raise Refused("RoundIsClosed", self.round)
+        serial, times = self.publications.get(node, (0, 0))
+        times = times if serial == current.serial else 0
+        if times == LIMIT:
+            raise Refused("TooManyPublications", node)
+        self.publications[node] = current.serial, times + 1
+        current.local_weights[node] = self.latest[node] = weights
+        self.log("LocalWeightSet", self.round, node, weights)
+        if not self.terms.asynchronous and len(current.local_weights) == self.needed:
+            self.end(current)
+        if attests:
+            self.attest_round(node, start)
+
+    def end(self, current: Round) -> None:
+        current.closed, current.members = None, len(self.accounts)
+        self.log("RoundClosed", self.round, len(current.local_weights), current.members)
+
+    def attest_round(self, node: int, number: int) -> None:
+        one = self.rounds[number]
+        if self.attested.get(node, 0) < one.serial and self.rejected.get(node) != one.serial:
+            self.attested[node] = one.serial
+            self.log("GlobalWeightAttested", number, node, one.hash)
 
     def set_global(self, caller: str, weights: bytes) -> None:
         if caller != self.header:
             raise Refused("NotHeader", caller)
         if weights == ZERO_HASH:
             raise Refused("EmptyHash")
-        self.global_weights.append(weights)
-        self.events.append(Event("GlobalWeightSet", (self.round, weights)))
+        if self.rounds and not self.terms.asynchronous and not self.rounds[-1].is_closed:
+            raise self.is_open(self.needed)
+        self.serials += 1
+        self.rounds.append(Round(self.serials, weights))
+        self.late = False
+        if self.voters:
+            self.voters, self.ballot = set(), self.ballot + 1
+        self.log("GlobalWeightSet", self.round, weights)
+
+    def close(self, caller: str) -> None:
+        if not self.rounds:
+            raise Refused("NotStarted")
+        if self.rounds[-1].is_closed:
+            raise Refused("RoundIsClosed", self.round)
+        if self.terms.asynchronous or self.terms.timeout == 0 or not self.late:
+            raise self.is_open(self.needed)
+        if len(self.rounds[-1].local_weights) < self.terms.minimum:
+            raise self.is_open(self.terms.minimum)
+        self.end(self.rounds[-1])
+
+    def attest(self, caller: str, number: int, weights: bytes) -> None:
+        node = self.node_of(caller)
+        serial = self.started_from(number, weights).serial
+        if self.attested.get(node, 0) >= serial or self.rejected.get(node) == serial:
+            raise Refused("AlreadyJudged", node)
+        self.attest_round(node, number)
+
+    def reject(self, caller: str, number: int, weights: bytes, code: bytes, evidence: bytes) -> None:
+        node = self.node_of(caller)
+        one = self.started_from(number, weights)
+        if max(self.attested.get(node, 0), self.rejected.get(node, 0)) >= one.serial:
+            raise Refused("AlreadyJudged", node)
+        self.rejected[node] = one.serial
+        one.rejected.add(node)
+        self.log("GlobalWeightRejected", number, node, weights, code, evidence)
+        if self.is_majority(len(one.rejected)):
+            del self.rounds[number:]
+            self.log("GlobalWeightWithdrawn", number, weights)
+            self.succeed()
+
+    def vote(self, caller: str, ballot: int) -> None:
+        node = self.node_of(caller)
+        if ballot != self.ballot:
+            raise Refused("WrongBallot", self.ballot)
+        if node in self.voters:
+            raise Refused("AlreadyVoted", node)
+        if self.rounds and not self.terms.asynchronous and not self.rounds[-1].is_closed:
+            raise self.is_open(self.needed)
+        self.voters.add(node)
+        self.log("HeaderVoted", ballot, node)
+        if self.is_majority(len(self.voters)):
+            self.succeed()
+
+    def succeed(self) -> None:
+        self.voters, self.ballot = set(), self.ballot + 1
+        self.candidate = (self.candidate + 1) % (len(self.accounts) + 1)
+        node, self.header = [(0, self.deployer), *self.accounts.items()][self.candidate]
+        self.log("HeaderChanged", self.header, node)
+
+
+class Promises:
+    """What must hold whatever the model says: judged by the events and the getters of the contract alone."""
+
+    def __init__(self, run: Deployment) -> None:
+        self.run = run
+        self.learners = 0
+        self.round = 0
+        self.header = run.read("header")
+        self.voters: dict[int, set[int]] = defaultdict(set)
+        """Of each ballot."""
+        self.rejected: dict[int, set[int]] = {}
+        """Who rejected the global weights that are or were the round's last."""
+        self.closed: dict[int, list[object]] = {}
+        """What is in the rounds that are closed."""
+
+    def see(self, events: Sequence[Event]) -> None:
+        """Look at the events of a call that succeeded, and at what the contract says after it."""
+        majority: set[int] = set()
+        for event in events:
+            match event:
+                case Event("LearnerRegistered"):
+                    self.learners += 1
+                case Event("GlobalWeightSet", (number, _)):
+                    self.rejected[number] = set()
+                case Event("RoundClosed", (number, *_)):
+                    assert number not in self.closed, "a round closes once"
+                    self.closed[number] = self.record(number)
+                case Event("HeaderVoted", (ballot, node)):
+                    assert node not in self.voters[ballot], "nobody votes twice"
+                    self.voters[ballot].add(node)
+                    majority = self.voters[ballot]
+                case Event("GlobalWeightRejected", (number, node, *_)):
+                    assert node not in self.rejected[number], "nobody rejects twice"
+                    self.rejected[number].add(node)
+                    majority = self.rejected[number]
+                case Event("GlobalWeightWithdrawn", (number, _)):
+                    assert 2 * len(self.rejected[number]) > self.learners, "only a majority withdraws"
+                    self.closed = {earlier: one for earlier, one in self.closed.items() if earlier < number}
+                case Event("HeaderChanged"):
+                    assert 2 * len(majority) > self.learners, "only a majority deposes"
+        names = {event.name for event in events}
+        self.look(withdrawn="GlobalWeightWithdrawn" in names, changed="HeaderChanged" in names)
+
+    def look(self, *, withdrawn: bool = False, changed: bool = False) -> None:
+        """Compare with what the contract said before."""
+        round_, header = self.run.read("round"), self.run.read("header")
+        assert round_ >= self.round or withdrawn, "a round goes back only by a withdrawal"
+        assert header == self.header or changed, "a header changes only where the log says so"
+        self.round, self.header = round_, header
+        for number, before in self.closed.items():
+            assert self.record(number) == before, "the set of a closed round never changes"
+
+    def record(self, number: int) -> list[object]:
+        """What is in a round: all of it but the rejections of its global weights."""
+        published, members, _, opened, closed = self.run.read("roundAt", number)
+        return [published, members, opened, closed, *(self.run.read("localWeightAt", number, node) for node in NODES)]
 
 
 class Calls(RuleBasedStateMachine):
@@ -89,8 +301,7 @@ class Calls(RuleBasedStateMachine):
 
     def __init__(self, w3: Web3) -> None:
         super().__init__()
-        self.run = Deployment(w3)
-        self.model = Model(HEADER.address)
+        self.w3 = w3
 
     def both(self, caller: str, name: str, apply: Callable[..., None], *args: object) -> None:
         account = ACCOUNTS[caller]
@@ -100,12 +311,39 @@ class Calls(RuleBasedStateMachine):
         except Refused as refused:
             assert self.run.refused(account, name, *args) == refused.refusal
         else:
-            receipt = self.run.write(account, name, *args)
-            assert self.run.events(receipt["logs"]) == self.model.events[already:]
+            events = self.run.events(self.run.write(account, name, *args)["logs"])
+            self.stamp()
+            assert events == self.model.events[already:]
+            self.promises.see(events)
 
-    @initialize(learners=st.sampled_from([2, 2, 1, 0]), started=st.sampled_from([True, True, False]))
-    def begin(self, learners: int, started: bool) -> None:
-        for node, name in list({1: "alice", 2: "bob"}.items())[:learners]:
+    def stamp(self) -> None:
+        """Note the time of the block in which a round has opened or closed."""
+        for one in self.model.rounds[-1:]:
+            one.opened = self.run.now() if one.opened is None else one.opened
+            one.closed = self.run.now() if one.closed is None else one.closed
+
+    def names(self) -> Iterable[str]:
+        """The learners' names, in the order of their registration."""
+        for address in list(self.model.accounts.values()):
+            yield next(name for name, account in ACCOUNTS.items() if account.address == address)
+
+    @initialize(
+        terms=st.sampled_from(
+            [
+                Terms(learners=2),
+                Terms(learners=3, minimum=2),
+                Terms(learners=1, timeout=0),
+                Terms(learners=2, timeout=0, asynchronous=True),
+            ]
+        ),
+        learners=st.sampled_from([3, 2, 2, 1, 0]),
+        started=often,
+    )
+    def begin(self, terms: Terms, learners: int, started: bool) -> None:
+        self.run = Deployment(self.w3, terms)
+        self.model = Model(terms, HEADER.address, HEADER.address)
+        self.promises = Promises(self.run)
+        for node, name in list({1: "alice", 2: "bob", NODES[-1]: "mallory"}.items())[:learners]:
             self.register("header", node, ACCOUNTS[name].address)
         if started:
             self.set_global("header", HASHES[1])
@@ -118,39 +356,120 @@ class Calls(RuleBasedStateMachine):
     def set_global(self, caller: str, weights: bytes) -> None:
         self.both(caller, "setGlobalWeight", self.model.set_global, weights)
 
+    @rule(weights=hashes)
+    def set_global_as_header(self, weights: bytes) -> None:
+        caller = next(name for name, account in ACCOUNTS.items() if account.address == self.model.header)
+        self.set_global(caller, weights)
+
     @rule(caller=callers, node=nodes, weights=hashes)
     def set_local(self, caller: str, node: int, weights: bytes) -> None:
         self.both(caller, "setLocalWeight", self.model.set_local, node, weights)
 
     @precondition(lambda self: self.model.accounts)
-    @rule(choice=st.integers(0, 10), weights=hashes)
-    def set_local_as_registered(self, choice: int, weights: bytes) -> None:
-        node, address = list(self.model.accounts.items())[choice % len(self.model.accounts)]
-        caller = next(name for name, account in ACCOUNTS.items() if account.address == address)
-        self.both(caller, "setLocalWeight", self.model.set_local, node, weights)
+    @rule(choice=choices, weights=hashes, offset=offsets, right=often, attests=often)
+    def set_local_of_a_round(self, choice: int, weights: bytes, offset: int, right: bool, attests: bool) -> None:
+        names = list(self.names())
+        index = choice % len(names)
+        number, parent = self.aimed(offset, right)
+        node = list(self.model.accounts)[index]
+        self.both(names[index], "setLocalWeight", self.model.set_local, node, weights, number, parent, attests)
+
+    def aimed(self, offset: int, right: bool) -> tuple[int, bytes]:
+        """A round near the current one, and its global weights or others."""
+        number = max(0, self.model.round + offset)
+        known = number < len(self.model.rounds)
+        return number, self.model.rounds[number].hash if known and right else HASHES[-1]
+
+    @precondition(lambda self: self.model.accounts)
+    @rule(weights=hashes, attests=often, missing=st.sampled_from([0, 0, 0, 1]))
+    def all_publish(self, weights: bytes, attests: bool, missing: int) -> None:
+        for node, name in list(zip(list(self.model.accounts), self.names(), strict=True))[missing:]:
+            number, parent = self.aimed(0, True)
+            self.both(name, "setLocalWeight", self.model.set_local, node, weights, number, parent, attests)
+
+    @precondition(lambda self: self.model.accounts)
+    @rule(choice=choices)
+    def publish_as_often_as_possible(self, choice: int) -> None:
+        index = choice % len(self.model.accounts)
+        node, name = list(self.model.accounts)[index], list(self.names())[index]
+        for number in range(LIMIT + 1):
+            self.both(name, "setLocalWeight", self.model.set_local, node, HASHES[1 + number % 6])
+
+    @rule(caller=callers, late=often)
+    def close(self, caller: str, late: bool) -> None:
+        if late and self.model.terms.timeout and not self.model.late:
+            tester = self.w3.provider.ethereum_tester
+            tester.time_travel(self.run.now() + LONG + 1)
+            tester.mine_block()
+            self.model.late = True
+        self.both(caller, "closeRound", self.model.close)
+
+    @rule(caller=callers, offset=offsets, right=often)
+    def attest(self, caller: str, offset: int, right: bool) -> None:
+        self.both(caller, "attestGlobalWeight", self.model.attest, *self.aimed(offset, right))
+
+    @rule(caller=callers, offset=offsets, right=often, evidence=hashes)
+    def reject(self, caller: str, offset: int, right: bool, evidence: bytes) -> None:
+        self.both(caller, "rejectGlobalWeight", self.model.reject, *self.aimed(offset, right), CODE, evidence)
+
+    @rule(offset=offsets)
+    def all_reject(self, offset: int) -> None:
+        aimed = self.aimed(offset, True)
+        for name in self.names():
+            self.both(name, "rejectGlobalWeight", self.model.reject, *aimed, CODE, ZERO_HASH)
+
+    @rule(caller=callers, offset=offsets)
+    def vote(self, caller: str, offset: int) -> None:
+        self.both(caller, "voteHeader", self.model.vote, max(0, self.model.ballot + offset))
+
+    @rule(missing=st.sampled_from([0, 0, 1, 2]))
+    def all_vote(self, missing: int) -> None:
+        ballot = self.model.ballot
+        for name in list(self.names())[missing:]:
+            self.both(name, "voteHeader", self.model.vote, ballot)
 
     @invariant()
     def every_getter_agrees(self) -> None:
         read, model = self.run.read, self.model
-        published = [*model.global_weights, ZERO_HASH]
+        current = model.rounds[-1] if model.rounds else Round(0, ZERO_HASH)
         assert read("header") == model.header
+        assert read("deployer") == HEADER.address
         assert read("plan") == PLAN
         assert read("round") == model.round
         assert read("learners") == list(model.accounts)
-        assert read("getGlobalWeight") == (model.global_weights or [ZERO_HASH])[-1]
-        assert [read("globalWeightAt", number) for number in range(len(published))] == published
+        assert read("getGlobalWeight") == current.hash
+        is_closed = current.is_closed
+        assert read("getState") == (len(model.rounds), current.hash, is_closed, model.header, model.ballot)
+        for number in range(len(model.rounds) + 1):
+            one = model.rounds[number] if number < len(model.rounds) else Round(2**24, ZERO_HASH, opened=0)
+            assert read("globalWeightAt", number) == one.hash
+            assert read("roundAt", number) == (
+                len(one.local_weights),
+                one.members,
+                len(one.rejected),
+                one.opened,
+                one.closed,
+            )
+            attested = [node for node, serial in model.attested.items() if serial >= one.serial]
+            assert read("attestationsOf", number) == len(attested)
+            for node in NODES:
+                assert read("localWeightAt", number, node) == one.local_weights.get(node, ZERO_HASH)
         for address in [*ADDRESSES, ZERO_ADDRESS]:
             node = next((node for node, account in model.accounts.items() if account == address), 0)
             assert read("nodeIdOf", address) == node
         for node in NODES:
             assert read("accountOf", node) == model.accounts.get(node, ZERO_ADDRESS)
             assert read("getLocalWeight", node) == model.latest.get(node, ZERO_HASH)
-            for number in range(len(published) if node else 1):
-                expected = model.local_weights.get((number, node), ZERO_HASH)
-                assert read("localWeightAt", number, node) == expected
+            assert read("verdictOf", node) == (
+                bool(model.rounds) and model.attested.get(node, 0) >= current.serial,
+                bool(model.rounds) and model.rejected.get(node, 0) == current.serial,
+                node in model.voters,
+            )
 
     def teardown(self) -> None:
-        assert self.run.history() == self.model.events
+        # No hash is lost: withdrawn ones and those that were replaced stay in the log.
+        if hasattr(self, "run"):
+            assert self.run.history() == self.model.events
 
 
 def test_any_sequence_of_calls_by_anyone_leaves_what_the_model_says(w3: Web3) -> None:

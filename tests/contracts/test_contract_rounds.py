@@ -199,20 +199,6 @@ def test_a_learner_publishes_so_often_in_a_round_and_no_more(synchronous: Deploy
         synchronous.write(HEADER, "setGlobalWeight", sha(f"global {number + 1}"))
 
 
-# Hundreds of blocks say no more on Geth than on py-evm, whose blocks are quicker.
-@pytest.mark.parametrize("w3", ["py-evm"], indirect=True)
-def test_a_round_with_a_hundred_learners_closes_with_the_last(w3: Web3) -> None:
-    run = Deployment(w3, Terms(learners=len(CLASS)))
-    for node, learner in CLASS.items():
-        run.write(HEADER, "registerLearner", node, learner.address)
-    run.write(HEADER, "setGlobalWeight", INITIAL)
-    for node, learner in CLASS.items():
-        assert not is_closed(run)
-        run.write(learner, "setLocalWeight", node, sha(f"local {node}"))
-    assert is_closed(run)
-    assert run.read("roundAt", 0)[:2] == (len(CLASS), len(CLASS))
-
-
 def test_local_weights_are_refused_that_were_trained_from_other_global_weights(synchronous: Deployment) -> None:
     def refused(round_: int, parent: bytes) -> Refusal:
         return synchronous.refused(ALICE, "setLocalWeight", 1, sha("local"), round_, parent, True)
