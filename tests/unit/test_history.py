@@ -1,0 +1,254 @@
+"""The events of a run arranged by rounds: what is closed, withdrawn and attested, and who is the header."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from fl_node.artifacts import cid
+from fl_node.chain.contract import (
+    ATTESTED,
+    GLOBAL_WEIGHT_SET,
+    HEADER_CHANGED,
+    HEADER_VOTED,
+    LEARNER_REGISTERED,
+    LOCAL_WEIGHT_SET,
+    REJECTED,
+    ROUND_CLOSED,
+    WITHDRAWN,
+    LogEntry,
+)
+from fl_node.plan.schema import Plan
+from fl_node.protocol.history import History, arrange
+from fl_node.protocol.terms import terms_of
+
+PLAN = cid.of_bytes(b"plan")
+DEPLOYER, ALICE, BOB = "0xDeployer", "0xAlice", "0xBob"
+
+
+def name(text: str) -> str:
+    return cid.of_bytes(text.encode())
+
+
+def registered(node_id: int) -> dict[str, Any]:
+    return {"name": LEARNER_REGISTERED, "node_id": node_id, "account": f"0x{node_id}"}
+
+
+def started(round_: int, text: str) -> dict[str, Any]:
+    return {"name": GLOBAL_WEIGHT_SET, "round": round_, "cid": name(text)}
+
+
+def published(round_: int, node_id: int, text: str) -> dict[str, Any]:
+    return {"name": LOCAL_WEIGHT_SET, "round": round_, "node_id": node_id, "cid": name(text)}
+
+
+def closed(round_: int, members: int) -> dict[str, Any]:
+    return {"name": ROUND_CLOSED, "round": round_, "members": members}
+
+
+def attested(round_: int, node_id: int, text: str) -> dict[str, Any]:
+    return {"name": ATTESTED, "round": round_, "node_id": node_id, "cid": name(text)}
+
+
+def rejected(round_: int, node_id: int, text: str) -> dict[str, Any]:
+    return {"name": REJECTED, "round": round_, "node_id": node_id, "cid": name(text), "code": "share"}
+
+
+def withdrawn(round_: int, text: str) -> dict[str, Any]:
+    return {"name": WITHDRAWN, "round": round_, "cid": name(text)}
+
+
+def changed(account: str, node_id: int) -> dict[str, Any]:
+    return {"name": HEADER_CHANGED, "account": account, "node_id": node_id}
+
+
+def log(*events: dict[str, Any]) -> list[LogEntry]:
+    """Return log entries, each in a block of its own."""
+    return [LogEntry(block=10 * n, index=0, transaction=f"0x{n}", **event) for n, event in enumerate(events, 1)]
+
+
+def past(*events: dict[str, Any]) -> History:
+    return arrange(PLAN, DEPLOYER, log(*events))
+
+
+def cids(entries: Iterable[LogEntry]) -> list[str | None]:
+    return [entry.cid for entry in entries]
+
+
+TWO = [registered(2), registered(1)]
+ROUND_0 = [
+    *TWO,
+    started(0, "first"),
+    published(0, 1, "alice"),
+    attested(0, 1, "first"),
+    published(0, 2, "bob"),
+    closed(0, 2),
+]
+
+
+def test_a_run_without_events_has_no_rounds_and_its_deployer_is_its_header() -> None:
+    found = past()
+    assert (found.plan_cid, found.deployer, found.learners, found.rounds, found.withdrawn) == (
+        PLAN,
+        DEPLOYER,
+        {},
+        (),
+        (),
+    )
+
+
+def test_rounds_have_what_was_published_and_said_of_them() -> None:
+    found = past(*ROUND_0, started(1, "second"), rejected(1, 2, "second"), attested(1, 1, "second"))
+    assert list(found.learners) == [1, 2]
+    first, second = found.rounds
+    assert (first.number, first.started.cid, first.members) == (0, name("first"), {1, 2})
+    assert first.closed is not None
+    assert first.closed.members == 2
+    assert cids(first.published) == [name("alice"), name("bob")]
+    assert cids(first.attestations) == [name("first")]
+    assert (second.number, second.closed, second.members, second.published) == (1, None, frozenset(), ())
+    assert [(one.node_id, one.code) for one in second.rejections] == [(2, "share")]
+    assert found.publications == first.published
+    assert found.withdrawn == ()
+
+
+def test_of_a_learners_publications_in_a_round_the_last_one_counts() -> None:
+    (only,) = past(*TWO, started(0, "first"), published(0, 1, "old"), published(0, 1, "new")).rounds
+    assert cids(only.published) == [name("old"), name("new")]
+    assert {node_id: entry.cid for node_id, entry in only.latest().items()} == {1: name("new")}
+
+
+def test_the_members_of_a_round_are_those_that_were_registered_when_it_closed() -> None:
+    found = past(*ROUND_0, registered(3), started(1, "second"))
+    assert found.rounds[0].members == {1, 2}
+    assert list(found.learners) == [1, 2, 3]
+
+
+def test_withdrawn_weights_and_what_followed_from_them_are_kept_apart() -> None:
+    found = past(
+        *ROUND_0,
+        started(1, "wrong"),
+        published(1, 1, "from wrong"),
+        closed(1, 2),
+        started(2, "worse"),
+        rejected(1, 1, "wrong"),
+        rejected(1, 2, "wrong"),
+        withdrawn(1, "wrong"),
+        changed(ALICE, 1),
+        started(1, "right"),
+        published(1, 1, "from right"),
+    )
+    assert cids(one.started for one in found.rounds) == [name("first"), name("right")]
+    assert [one.number for one in found.rounds] == [0, 1]
+    assert [(one.number, one.started.cid) for one in found.withdrawn] == [(1, name("wrong")), (2, name("worse"))]
+    assert [entry.node_id for entry in found.withdrawn[0].rejections] == [1, 2]
+    assert cids(found.withdrawn[0].published) == [name("from wrong")]
+    # What is of the new round is not mixed with what was of the withdrawn one, nor the other way round.
+    assert cids(found.rounds[1].published) == [name("from right")]
+    assert found.rounds[1].rejections == ()
+    assert found.rounds[1].closed is None
+    assert found.rounds[0].closed is not None
+    assert found.rounds[0].members == {1, 2}
+    assert cids(found.publications) == [name(text) for text in ("alice", "bob", "from wrong", "from right")]
+
+
+def test_weights_are_withdrawn_again_and_from_the_first_round_on() -> None:
+    found = past(
+        *TWO,
+        started(0, "a"),
+        withdrawn(0, "a"),
+        started(0, "b"),
+        closed(0, 2),
+        started(1, "c"),
+        withdrawn(0, "b"),
+        started(0, "d"),
+    )
+    assert cids(one.started for one in found.rounds) == [name("d")]
+    assert [(one.number, one.started.cid) for one in found.withdrawn] == [
+        (0, name("a")),
+        (0, name("b")),
+        (1, name("c")),
+    ]
+
+
+def test_the_header_at_an_event_is_the_one_named_last_before_it() -> None:
+    entries = log(started(0, "a"), changed(ALICE, 1), started(1, "b"), changed(BOB, 2), started(2, "c"))
+    found = arrange(PLAN, DEPLOYER, entries)
+    assert [found.header_at(entry) for entry in entries] == [DEPLOYER, DEPLOYER, ALICE, ALICE, BOB]
+    assert cids(found.headers) == [None, None]
+    assert [entry.account for entry in found.headers] == [ALICE, BOB]
+
+
+def test_the_header_is_known_between_events_of_one_block() -> None:
+    events = [started(0, "a"), changed(ALICE, 1), started(1, "b")]
+    entries = [LogEntry(block=5, index=index, transaction="0x", **event) for index, event in enumerate(events)]
+    found = arrange(PLAN, DEPLOYER, entries)
+    assert [found.header_at(entry) for entry in entries] == [DEPLOYER, DEPLOYER, ALICE]
+
+
+def test_whoever_attests_later_weights_attests_the_earlier_ones_and_not_the_other_way_round() -> None:
+    found = past(
+        *TWO,
+        started(0, "a"),
+        attested(0, 1, "a"),
+        started(1, "b"),
+        attested(1, 2, "b"),
+        started(2, "c"),
+    )
+    assert [found.attested(number) for number in range(4)] == [{1, 2}, {2}, frozenset(), frozenset()]
+
+
+def test_attestations_of_withdrawn_weights_count_no_more() -> None:
+    found = past(*TWO, started(0, "a"), started(1, "b"), attested(1, 1, "b"), withdrawn(1, "b"), started(1, "c"))
+    assert [found.attested(number) for number in range(2)] == [frozenset(), frozenset()]
+    assert [entry.node_id for entry in found.withdrawn[0].attestations] == [1]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        published(7, 1, "odd"),
+        closed(7, 1),
+        attested(7, 1, "odd"),
+        rejected(7, 1, "odd"),
+        withdrawn(7, "odd"),
+        {"name": HEADER_VOTED, "node_id": 1},
+    ],
+    ids=lambda event: event["name"],
+)
+def test_an_event_of_a_round_that_never_was_changes_no_round(odd: dict[str, Any]) -> None:
+    for place in range(len(ROUND_0) + 1):
+        found = past(*ROUND_0[:place], odd, *ROUND_0[place:])
+        right = past(*ROUND_0)
+        assert [one.started.cid for one in found.rounds] == [one.started.cid for one in right.rounds]
+        assert [cids(one.published) for one in found.rounds] == [cids(one.published) for one in right.rounds]
+        assert [one.members for one in found.rounds] == [one.members for one in right.rounds]
+        assert found.withdrawn == ()
+
+
+# Terms
+
+
+def test_the_terms_are_those_of_the_plan() -> None:
+    for learners, least, asynchronous in itertools.product((1, 3), (0, 1), (False, True)):
+        plan = Plan.model_validate(
+            {
+                "name": "test",
+                "learners": learners,
+                "min_learners": least,
+                "round_timeout": 7,
+                **({"mode": "async", "aggregation": {"rule": "fedasync"}} if asynchronous else {}),
+            }
+        )
+        terms = terms_of(plan)
+        assert (terms.learners, terms.min_learners) == (learners, plan.required_learners)
+        assert terms.min_learners == (least or learners)
+        assert (terms.round_timeout, terms.asynchronous) == (7, asynchronous)
+
+
+@pytest.mark.parametrize(("seconds", "blocks"), [(0, 0), (0.001, 1), (1, 1), (1.5, 2), (1_000_000, 1_000_000)])
+def test_a_timeout_in_terms_is_in_whole_seconds_and_never_shorter_than_the_plans(seconds: float, blocks: int) -> None:
+    assert terms_of(Plan.model_validate({"name": "test", "round_timeout": seconds})).round_timeout == blocks
