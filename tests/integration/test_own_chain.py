@@ -11,6 +11,7 @@ import pytest
 from eth_account import Account
 
 from fl_node.chain.client import Chain
+from fl_node.chain.contract import GLOBAL_WEIGHT_SET, LOCAL_WEIGHT_SET
 from fl_node.chain.node import Pace
 from fl_node.errors import ConfigError, FLNodeError
 from fl_node.lab import run_folder
@@ -22,6 +23,7 @@ from tests.helpers.warm import fl_node
 
 pytestmark = pytest.mark.nightly
 PATIENCE = 300.0
+WEIGHTS = (LOCAL_WEIGHT_SET, GLOBAL_WEIGHT_SET)
 
 
 class DeveloperChain:
@@ -69,9 +71,9 @@ def developer_chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Develo
 
 
 def published(folder: Path) -> tuple[str, list[tuple[Any, ...]]]:
-    """Return the CID of a run's plan, and everything published on the chain, by round and learner."""
+    """Return the CID of a run's plan, and those of all local and global weights, by round and learner."""
     with run_folder.reach(folder, print) as (contract, _):
-        entries = [(one.round, one.node_id or 0, one.cid) for one in contract.log() if one.cid is not None]
+        entries = [(one.round, one.node_id or 0, one.cid) for one in contract.log() if one.name in WEIGHTS]
         return contract.plan(), sorted(entries)
 
 
