@@ -24,6 +24,7 @@ from fl_node.plan.schema import Plan
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import local_shapes
 from fl_node.protocol.reader import Reader
+from fl_node.protocol.verification.synchronous import Closing
 from fl_node.roles.attack import check_allowed, poison, tamper
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.roles.verifier import Verifier
@@ -164,7 +165,9 @@ class Learner:
             return None
         contract, wrong = self._site.contract, verdict.wrong
         if not contract.verdict_of(node_id).rejected:
-            receipt = contract.reject(verdict.round, verdict.cid, view.nonce, code=wrong.field)
+            receipt = contract.reject(
+                verdict.round, verdict.cid, view.nonce, code=wrong.field, evidence=verdict.evidence or None
+            )
             if receipt is not None:
                 emit(
                     events.GlobalWeightsRejected(
@@ -202,7 +205,10 @@ class Learner:
         if asked_for != (round_, state.closed) or now - asked > ASK_OTHERS:
             published = contract.local_weights(round_, view.learners)
             self._open = ((round_, state.closed), now, published)
-            if self._verifier is not None:
+            if self._verifier is not None and state.closed:
+                members = frozenset(contract.members(round_))
+                self._verifier.expect(Closing(round_, str(state.global_cid), dict(published), members))
+            elif self._verifier is not None:
                 self._verifier.fetch(published)
         self._push(view, node_id, published)
         who = () if state.closed else tuple(node_id for node_id in view.learners if node_id not in published)
@@ -262,6 +268,8 @@ class Learner:
             return self._wait_for_better(round_, self._unfit)
         plan, trainer = self._plan, self._trainer
         path = self._path("global", round_)
+        if self._verifier is not None:
+            self._verifier.lend(parent, path)
         try:
             file = self._reader.read(parent, path=path, progress=self._still_wanted(round_, parent))
             model_file.check_global(file, plan=self._plan_cid, round_=round_)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from fl_node import events
+from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import Tensors
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
+from fl_node.data.partition import shard_size
 from fl_node.errors import FLNodeError, StoreError, WeightsError
 from fl_node.models.trainer import Trainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
+from fl_node.protocol.bounds import check_bounds
+from fl_node.protocol.global_files import global_file
+from fl_node.protocol.names import HEADER
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.findings import Finding, Findings
@@ -41,6 +48,8 @@ class Verdict:
     cid: str
     wrong: Finding | None = None
     lacking: str = ""
+    evidence: str = ""
+    """The CID of the file that should have been published, where that is known."""
     of_round: int = -1
     """The round whose weights were to be verified."""
     of_cid: str = ""
@@ -88,6 +97,9 @@ class Verifier:
         self._fetches: dict[str, Future[None]] = {}
         self._seen: set[str] = set()
         self._initial: Tensors | None = None
+        self._expecting: Closing | None = None
+        self._expected = ""
+        """The CID of the global weights that the last closed round must end with, as far as that is known."""
 
     def close(self) -> None:
         """End what goes on in the background."""
@@ -155,6 +167,39 @@ class Verifier:
             if name not in self._fetches:
                 self._fetches[name] = self._worker.submit(self._fetch, node_id, name)
 
+    def expect(self, closing: Closing) -> None:
+        """Compute the global weights that a closed round must end with, while the header does.
+
+        If the header publishes the same, nothing is left to be verified.
+
+        Parameters
+        ----------
+        closing
+            The round.
+        """
+        self.fetch(closing.published)
+        if not self._plan.measures_members and self._expecting != closing:
+            self._expecting, self._expected = closing, ""
+            self._worker.submit(self._expect, closing)
+
+    def lend(self, name: str, path: Path) -> None:
+        """Put a global file that was computed here where it is needed, so that it need not be fetched.
+
+        Parameters
+        ----------
+        name
+            Its CID.
+        path
+            Where it is needed.
+        """
+        source = self._reader.path(name)
+        if self._expected == name and source.exists():
+            with suppress(OSError):  # then it is fetched
+                copy = path.with_suffix(".lent")
+                copy.unlink(missing_ok=True)
+                os.link(source, copy)
+                copy.replace(path)
+
     def has_tried(self, published: Mapping[int, str]) -> bool:
         """Return whether each of these files is here, or was missing for the plan's ``fetch_timeout``."""
         return all(name in self._fetches and self._fetches[name].done() for name in published.values())
@@ -163,6 +208,37 @@ class Verifier:
         with suppress(StoreError, WeightsError, OSError):
             self._reader.read(name, node_id)
             self._seen.add(name)
+
+    def _expect(self, closing: Closing) -> None:
+        plan, reader = self._plan, self._reader
+        # Where a file is missing or is rejected, only the header's file tells for what reason.
+        with suppress(FLNodeError, OSError):
+            parent = reader.read(closing.parent)
+            files = []
+            for node_id, name in sorted(closing.published.items()):
+                file = reader.read(name, node_id)
+                model_file.check_local(
+                    file,
+                    plan=self._plan_cid,
+                    node_id=node_id,
+                    round_=closing.number,
+                    parent=closing.parent,
+                    samples=shard_size(plan, node_id),
+                )
+                check_bounds(file, parent, plan)
+                files.append(file)
+            made = global_file(
+                self._folder / "expected.safetensors",
+                plan,
+                self._plan_cid,
+                round_=closing.number + 1,
+                parent=closing.parent,
+                inputs=files,
+                parent_file=parent,
+                absent=sorted(closing.members - set(closing.published)),
+            )
+            reader.remember(replace(made, path=made.path.replace(reader.path(made.cid))))
+            self._expected = made.cid
 
     def _new_reader(self) -> Reader:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -196,11 +272,11 @@ class Verifier:
         return Verdict(round_, name)
 
     def _verify_one(self, number: int, name: str) -> Verdict:
-        result = Findings()
+        result, closing = Findings(), None
         case = Case(self._plan, self._plan_cid, self._reader, self._trainer, result)
         if number == 0:
             check_initial(case, name, self._trainer.initial() if self._initial is None else self._initial)
-        else:
+        elif name != self._expected:
             members = self._contract.members(number - 1)
             closing = Closing(
                 number - 1,
@@ -211,8 +287,15 @@ class Verifier:
             check_closing(case, closing, name, self._seen)
         proven = [finding for finding in result.findings if finding.proven]
         if proven:
-            return Verdict(number, name, wrong=proven[0])
-        if result.findings:
+            return Verdict(number, name, wrong=proven[0], evidence=self._expected)
+        if result.findings and closing is not None and self._expecting != closing:
+            self._expecting, self._expected = closing, ""
+            self._expect(closing)
+        if result.findings and closing is not None and self._expected not in ("", name):
+            # The file is missing, but its hash is not that of the only right one.
+            text = f"is {name}, its local files give {self._expected}"
+            return Verdict(number, name, wrong=Finding(number, HEADER, "file", text), evidence=self._expected)
+        if result.findings and (closing is None or self._expected != name):
             return Verdict(number, name, lacking=str(result.findings[0]))
         # The next round follows from this file; of the others nothing is needed any more.
         self._reader.forget(self._reader.path(name))

@@ -194,15 +194,33 @@ def test_a_minority_that_rejects_correct_weights_changes_nothing_and_is_named(
 def test_a_learner_that_lacks_a_file_accuses_nobody_and_goes_on_when_it_is_there(world: World) -> None:
     run = world.deploy(three(rounds=1))
     with ExitStack() as stack:
-        roles = learners(stack, run)
-        files = wait_until_closed(run, 0)
-        good = run.average(files)
-        hidden = good.path.read_bytes()
-        run.publish_global(good.cid)  # its hash; the file comes later
+        roles = learners(stack, run, (1, 2))
+        eventually(lambda: len(run.contract.local_weights(0, LEARNERS)) == 2, PATIENCE)
+        # The header alone has the third file for a while.
+        third = run.local(3)
+        run.publish_local(3, third.cid)
+        names = run.contract.local_weights(0, (1, 2))
+        run.publish_global(run.average([run.read(names[1]), run.read(names[2]), third]))
         for role in roles:
             role.wait_for(events.VerificationWaiting, round=1)
         assert not any(e.name == "GlobalWeightRejected" for e in run.contract.log())
-        (run.files / good.cid).write_bytes(hidden)
+        run.store.add(third.path)
         for role in roles:
             role.finish()
     assert run.contract.is_finalized(1)
+
+
+def test_a_hash_without_a_file_is_rejected_with_the_file_that_it_should_have_been(
+    world: World, undisturbed: list[str]
+) -> None:
+    run = world.deploy(three())
+    with ExitStack() as stack:
+        roles = learners(stack, run)
+        roles.append(stack.enter_context(run.standby(1)))
+        wait_until_closed(run, 0)
+        run.publish_global(NOWHERE)
+        for role in roles:
+            role.finish()
+    assert global_cids(run) == undisturbed
+    rejections = [e for e in run.contract.log() if e.name == "GlobalWeightRejected"]
+    assert {(e.code, e.evidence) for e in rejections} == {("file", undisturbed[1])}
