@@ -91,7 +91,9 @@ def _flowed(text: str) -> str:
     Indented examples keep their lines.
     """
     paragraphs = inspect.cleandoc(text).split("\n\n")
-    return "\n\n".join(one if one.startswith(" ") else " ".join(one.split()) for one in paragraphs)
+    return "\n\n".join(
+        paragraph if paragraph.startswith(" ") else " ".join(paragraph.split()) for paragraph in paragraphs
+    )
 
 
 def _help(command: Callable[..., Any]) -> str:

@@ -52,9 +52,9 @@ def baseline(
         raise ConfigError(f"plan {plan}: an ensemble has no single model; use a plan with one of its architectures")
     if output is not None:
         files.check(output, "--output")
-    found = loading.load(loaded, data_dir, modules, print_note)
-    loaded = loading.complete(loaded, found)
-    trainer = KerasTrainer(loaded, found, modules)
+    data = loading.load(loaded, data_dir, modules, print_note)
+    loaded = loading.complete(loaded, data)
+    trainer = KerasTrainer(loaded, data, modules)
     count = epochs or loaded.rounds * loaded.training.epochs
 
     def on_epoch(epoch: int, accuracy: float) -> None:
@@ -185,13 +185,13 @@ def sweep(
     print_note(f"{len(todo)} runs of {loaded.rounds} rounds with {loaded.learners} learners")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
     at_a_time = 1 if backend == "processes" else jobs or max(cores // loaded.training.threads, 1)
-    found = work.run(todo, folder, at_a_time, data_dir, done, backend=backend)
-    made = work.figures(todo, found)
-    path = work.write(folder, loaded, made, numbers)
+    by_cell = work.run(todo, folder, at_a_time, data_dir, done, backend=backend)
+    figures = work.figures(todo, by_cell)
+    path = work.write(folder, loaded, figures, numbers)
     if as_json:
         typer.echo((folder / "sweep.json").read_text(), nl=False)
     else:
-        console.print(sweep_table(made))
+        console.print(sweep_table(figures))
         console.print(f"Heat map: {path}")
 
 

@@ -145,7 +145,7 @@ def lab(
     with_standby = standby or (chosen is not None and chosen.standby)
     name = name or (loaded.name if chosen is None else f"{loaded.name}-{chosen.name}")
     with run.new_folder(runs, name) as folder, Show(errors if as_json else console, loaded, folder) as show:
-        one = Lab(
+        experiment = Lab(
             loaded,
             backend,
             folder,
@@ -157,11 +157,11 @@ def lab(
             own_chain,
             standby=with_standby,
         )
-        outcome = one.run(stay=show.stay if stay else None)
-    found: list[Check] = []
+        outcome = experiment.run(stay=show.stay if stay else None)
+    checks: list[Check] = []
     if chosen is not None:
         print_note("running the same plan without the fault for comparison")
-        found = faults.checks(chosen, one.trace, outcome, _undisturbed(one.plan, data_dir, modules))
+        checks = faults.checks(chosen, experiment.trace, outcome, _undisturbed(experiment.plan, data_dir, modules))
     if as_json:
         content = {
             "run": str(outcome.folder),
@@ -172,13 +172,13 @@ def lab(
             "audit": asdict(outcome.audit) | {"passed": outcome.audit.passed},
         }
         if chosen is not None:
-            content |= {"scenario": chosen.name, "checks": [asdict(check) for check in found]}
+            content |= {"scenario": chosen.name, "checks": [asdict(check) for check in checks]}
         typer.echo(json.dumps(content, indent=2))
     elif not stay:
         show.outcome(outcome)
-    if found and not as_json:
-        console.print(checks_table(str(scenario), found))
-    if not outcome.audit.passed or not all(check.passed for check in found):
+    if checks and not as_json:
+        console.print(checks_table(str(scenario), checks))
+    if not outcome.audit.passed or not all(check.passed for check in checks):
         raise typer.Exit(1)
 
 

@@ -135,8 +135,8 @@ def _contract_in(path: Path) -> str | None:
     web3 = import_web3()
 
     try:
-        found = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+        settings = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
     except (OSError, UnicodeDecodeError):
         return None
-    address = found.get("FL_NODE_CONTRACT", "").strip()
+    address = settings.get("FL_NODE_CONTRACT", "").strip()
     return str(web3.to_checksum_address(address)) if web3.is_address(address) else None

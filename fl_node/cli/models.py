@@ -128,16 +128,18 @@ def _global_weights(
     """
     from fl_node.protocol.reader import Reader
 
-    with open_run(folder, rpc, store, contract) as (found, run_store), tempfile.TemporaryDirectory() as name:
-        number = found.state().round if round_ is None else round_
-        file_cid = found.global_weight_at(number)
+    with open_run(folder, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
+        number = run_contract.state().round if round_ is None else round_
+        file_cid = run_contract.global_weight_at(number)
         if file_cid is None:
-            raise ConfigError(f"global weights {number} are not published; the run is in round {found.state().round}")
-        plan = plan_of(found, run_store)
-        if plan.is_verified and not found.is_finalized(number):
+            raise ConfigError(
+                f"global weights {number} are not published; the run is in round {run_contract.state().round}"
+            )
+        plan = plan_of(run_contract, run_store)
+        if plan.is_verified and not run_contract.is_finalized(number):
             print_note(
-                f"global weights {number} are not finalized: {found.attestations(number)} of {len(found.learners())} "
-                "learners attested them"
+                f"global weights {number} are not finalized: {run_contract.attestations(number)} of "
+                f"{len(run_contract.learners())} learners attested them"
             )
         if images is not None and (plan.custom is not None or plan.data.image_size != images):
             takes = "the samples of its custom module" if plan.custom else in_pixels(plan.data.image_size)

@@ -116,15 +116,15 @@ def fund(
     wei = int(ether * 10**18)
     given = []
     for account in addresses:
-        gets, said = 0.0, "has enough"
+        gets, answer = 0.0, "has enough"
         if account == chain.address:
-            said = "is the sender"
+            answer = "is the sender"
         elif always or chain.balance(account) < wei // 2:
             chain.give(account, wei)
-            gets, said = ether, f"got {ether:g} ether"
+            gets, answer = ether, f"got {ether:g} ether"
         given.append({"account": account, "given": gets})
         if not as_json:
-            console.print(f"{account} {said}")
+            console.print(f"{account} {answer}")
     if as_json:
         typer.echo(json.dumps(given))
 
@@ -168,17 +168,17 @@ def binaries(
 
     if output is not None:
         files.check_folder(output, "--output")
-    found = programs.install_all(print_note, machine=platform)
+    paths = programs.install_all(print_note, machine=platform)
     if output is not None:
-        found = programs.copy(found, output)
+        paths = programs.copy(paths, output)
     if as_json:
         content = {
             name: {"path": str(path), "version": programs.pin(name).full_version, "sha256": programs.digest(path)}
-            for name, path in found.items()
+            for name, path in paths.items()
         }
         typer.echo(json.dumps(content, indent=2))
     else:
-        for path in found.values():
+        for path in paths.values():
             typer.echo(path)
 
 
@@ -189,11 +189,11 @@ def data_files(data_dir: DataOption = None, as_json: JsonOption = False) -> None
     """
     from fl_node.data import datasets as data
 
-    found = data.at_hand(data_dir, print_note)
-    folder = str(Path(found.source).absolute())
-    if found.name == "folder":
-        counts = f"{len(found.train_images)} training and {len(found.test_images)} test images"
+    data_set = data.at_hand(data_dir, print_note)
+    folder = str(Path(data_set.source).absolute())
+    if data_set.name == "folder":
+        counts = f"{len(data_set.train_images)} training and {len(data_set.test_images)} test images"
         print_note(
-            f"note: these are your own images, not MNIST: {counts} of {in_pixels(found.train_images.shape[1:])}"
+            f"note: these are your own images, not MNIST: {counts} of {in_pixels(data_set.train_images.shape[1:])}"
         )
     typer.echo(json.dumps({"folder": folder}) if as_json else folder)

@@ -80,8 +80,8 @@ def status(
     from fl_node.lab.show import rounds_table
     from fl_node.report import collect
 
-    with open_run(run, rpc, store, contract) as (found, run_store), tempfile.TemporaryDirectory() as name:
-        result = collect.collect(found, run_store, Path(name))
+    with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
+        result = collect.collect(run_contract, run_store, Path(name))
     if as_json:
         typer.echo(collect.as_json(result))
         return
@@ -124,11 +124,11 @@ def audit(
             return make_trainer_with_data_if_there(plan, data_dir, modules, "")
         return make_trainer(plan, modules=modules, with_data=False)
 
-    with open_run(run, rpc, store, contract) as (found, run_store), tempfile.TemporaryDirectory() as name:
+    with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
         show = errors.status("auditing", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
-            result = check(found, run_store, Path(name), make)
-        last_block, final = _last_block(found), found.chain.finalized()
+            result = check(run_contract, run_store, Path(name), make)
+        last_block, final = _last_block(run_contract), run_contract.chain.finalized()
     is_final = None if final is None else last_block <= final
     text = json.dumps(asdict(result) | {"passed": result.passed, "final": is_final}, indent=2)
     with never_lost(lambda: files.rescued("audit.json", text)):
@@ -193,36 +193,39 @@ def report(
     from fl_node.report.collect import table
     from fl_node.report.finalize import finalize
 
-    with files.output_folder(output, "--output"), open_run(run, rpc, store, contract) as (found, run_store):
-        plan = plan_of(found, run_store)
+    with files.output_folder(output, "--output"), open_run(run, rpc, store, contract) as (run_contract, run_store):
+        plan = plan_of(run_contract, run_store)
         if evaluate is None:
             trainer = make_trainer_with_data_if_there(plan, data_dir, modules, "the report has no evaluation: ")
         else:
             trainer = make_trainer(plan, data_dir, modules, with_data=evaluate)
         title = name or (run.resolve().name if run else trainer.plan.name)
         # A run's folder names Geth and IPFS as they were when it was made; a host's node names itself.
-        versions = runs.load(run).versions if run else runs.versions() | {"chain client": found.chain.client()}
-        made = finalize(found, run_store, output, title, trainer, versions, evaluate=trainer.data is not None)
-    passed = made.audit.passed
+        versions = runs.load(run).versions if run else runs.versions() | {"chain client": run_contract.chain.client()}
+        conclusion = finalize(
+            run_contract, run_store, output, title, trainer, versions, evaluate=trainer.data is not None
+        )
+    passed = conclusion.audit.passed
     if as_json:
         content = {
-            "report": str(made.report),
-            "model": str(made.model) if made.model else None,
-            "ended": made.result.ended,
-            "audit": asdict(made.audit) | {"passed": passed},
+            "report": str(conclusion.report),
+            "model": str(conclusion.model) if conclusion.model else None,
+            "ended": conclusion.result.ended,
+            "audit": asdict(conclusion.audit) | {"passed": passed},
         }
         typer.echo(json.dumps(content, indent=2))
     else:
-        console.print(rounds_table(table(made.result)))
-        for finding in made.audit.findings:
+        console.print(rounds_table(table(conclusion.result)))
+        for finding in conclusion.audit.findings:
             console.print(str(finding))
-        if not made.result.ended:
+        if not conclusion.result.ended:
             console.print(
-                f"the run is in progress, in round {made.result.round} of {plan.rounds}; it has no final model yet"
+                f"the run is in progress, in round {conclusion.result.round} of {plan.rounds}; "
+                "it has no final model yet"
             )
-        verdict = "passed" if passed else f"FAILED with {len(made.audit.findings)} findings"
-        console.print(f"audit {verdict}: {made.audit.rounds} rounds, {made.audit.files} files")
-        console.print(f"report: {made.report} (as text: report.md)")
+        verdict = "passed" if passed else f"FAILED with {len(conclusion.audit.findings)} findings"
+        console.print(f"audit {verdict}: {conclusion.audit.rounds} rounds, {conclusion.audit.files} files")
+        console.print(f"report: {conclusion.report} (as text: report.md)")
     if not passed:
         raise typer.Exit(1)
 
@@ -250,8 +253,8 @@ def contribution(
     from fl_node.models.evidence import evidence
     from fl_node.report import contribution as work
 
-    with open_run(run, rpc, store, contract) as (found, run_store), tempfile.TemporaryDirectory() as name:
-        plan = plan_of(found, run_store)
+    with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
+        plan = plan_of(run_contract, run_store)
         work.check(plan)
         dataset = loading.load_images(plan, data_dir, print_note)
         images, labels = held_out(plan, dataset)
@@ -263,7 +266,7 @@ def contribution(
 
         show = errors.status("evaluating", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
-            values = work.contributions(found, run_store, Path(name), plan, trainer.shapes(), right, measure)
+            values = work.contributions(run_contract, run_store, Path(name), plan, trainer.shapes(), right, measure)
     text = json.dumps(work.as_content(values, len(labels)), indent=2)
     with never_lost(lambda: files.rescued("contribution.json", text)):
         if as_json:

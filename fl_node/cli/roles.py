@@ -209,22 +209,22 @@ def _site(
     configure(name, as_json=as_json, verbose=process.verbose)
     chain, files = Chain(rpc, load_key(key)), connect(store)
     contract = checked_address("--contract", contract)
-    found: list[Contract] = []
+    deployed: list[Contract] = []
 
     def look() -> bool:
         try:
-            found.append(chain.contract(contract))
+            deployed.append(chain.contract(contract))
         except ChainUnreachable as error:
-            if not said:
-                said.append(str(error))
+            if not reported:
+                reported.append(str(error))
                 emit(Waiting(reason="chain_unreachable", detail=str(error)))
-        return bool(found)
+        return bool(deployed)
 
-    said: list[str] = []
+    reported: list[str] = []
     if not wait_until(look, patience or float("inf"), 0.5):
-        raise GaveUp(f"gave up after {patience:g} s: {said[0]}", "chain_unreachable")
+        raise GaveUp(f"gave up after {patience:g} s: {reported[0]}", "chain_unreachable")
     work = folder / contract.lower()
     work.mkdir(parents=True, exist_ok=True)
     process.is_role = True  # from now on an error is an event
     emit(RoleStarted(role=name, contract=contract, account=chain.address))
-    return Site(chain, found[0], files, work, patience)
+    return Site(chain, deployed[0], files, work, patience)
