@@ -154,10 +154,10 @@ def _chain(chain: Chain, own_chain: bool, wanted_id: int | None) -> str:
 
 
 def _genesis(chain: Chain, wanted: str | None) -> str:
-    found = chain.genesis()
-    if wanted is not None and found != wanted.lower():
-        raise _Wrong(f"{found}, should be {wanted}", "the node is on another chain; compare its genesis file")
-    return found
+    block = chain.genesis()
+    if wanted is not None and block != wanted.lower():
+        raise _Wrong(f"{block}, should be {wanted}", "the node is on another chain; compare its genesis file")
+    return block
 
 
 def _sealing(chain: Chain) -> str:
@@ -275,9 +275,9 @@ def _public(files: Store) -> str:
 def _data(folder: Path | None) -> str:
     if folder is None and not any(datasets.cache_dir().glob("*.gz")):
         raise _Skip("no data folder given; MNIST is downloaded on first use")
-    found = datasets.at_hand(folder)
-    name = "MNIST" if found.name == "mnist" else "your own images"
-    return f"{name} in {found.source}, {len(found.train_images)} training images"
+    data_set = datasets.at_hand(folder)
+    name = "MNIST" if data_set.name == "mnist" else "your own images"
+    return f"{name} in {data_set.source}, {len(data_set.train_images)} training images"
 
 
 def _arithmetic() -> str:

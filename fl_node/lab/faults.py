@@ -250,21 +250,25 @@ FLOOD = 50
 
 def _waited_for(node_id: int) -> Expectation:
     def expectation(trace: Trace, _outcome: Outcome) -> Check:
-        said = [
+        waiting = [
             e for _, e in trace.said(HEADER, events.Waiting.name, reason="updates", round=ROUND, learners=[node_id])
         ]
-        return Check(f"the header reports that it waits for learner {node_id}", bool(said), first_message(said))
+        return Check(f"the header reports that it waits for learner {node_id}", bool(waiting), first_message(waiting))
 
     return expectation
 
 
 def _rejected(code: str) -> Expectation:
     def expectation(trace: Trace, outcome: Outcome) -> Check:
-        said = [e for _, e in trace.said(HEADER, events.UpdateRejected.name, round=ROUND, learner=2, reason=code)]
+        rejections = [
+            e for _, e in trace.said(HEADER, events.UpdateRejected.name, round=ROUND, learner=2, reason=code)
+        ]
         listed = outcome.result.rounds[ROUND].rejected.get(2, "")
-        passed = bool(said and listed)
+        passed = bool(rejections and listed)
         return Check(
-            "learner 2's file is rejected, and the global file has the reason", passed, listed or first_message(said)
+            "learner 2's file is rejected, and the global file has the reason",
+            passed,
+            listed or first_message(rejections),
         )
 
     return expectation
@@ -273,10 +277,12 @@ def _rejected(code: str) -> Expectation:
 def _absent(rounds: Callable[[Plan], range]) -> Expectation:
     def expectation(_trace: Trace, outcome: Outcome) -> Check:
         wanted = list(rounds(outcome.result.plan))
-        found = [one.round for one in outcome.result.rounds if 2 in one.missing_learners]
-        names = ", ".join(map(str, found)) or "none"
+        missing_in = [each.round for each in outcome.result.rounds if 2 in each.missing_learners]
+        names = ", ".join(map(str, missing_in)) or "none"
         return Check(
-            "the global files list learner 2 as missing in the rounds without it", found == wanted, f"rounds {names}"
+            "the global files list learner 2 as missing in the rounds without it",
+            missing_in == wanted,
+            f"rounds {names}",
         )
 
     return expectation
@@ -314,8 +320,8 @@ def _waited(trace: Trace, _outcome: Outcome) -> Check:
 
 
 def _flooded(_trace: Trace, outcome: Outcome) -> Check:
-    accepted = [{n for n, entry in one.local.items() if entry.problem is None} for one in outcome.result.rounds]
-    passed = all({1, 3} <= one for one in accepted)
+    accepted = [{n for n, entry in closed.local.items() if entry.problem is None} for closed in outcome.result.rounds]
+    passed = all({1, 3} <= learners for learners in accepted)
     seen = f"from learners {', '.join(map(str, sorted(set.intersection(*accepted))))}"
     return Check("the other learners' weights are accepted in every round", passed, seen)
 
@@ -352,8 +358,8 @@ def _liar(
 
 
 SCENARIOS = {
-    one.name: one
-    for one in (
+    scenario.name: scenario
+    for scenario in (
         Scenario(
             "learner-killed",
             "A learner is killed while it trains and loses its memory. After a restart it reads the chain and "
@@ -534,7 +540,7 @@ def checks(scenario: Scenario, trace: Trace, outcome: Outcome, undisturbed: tupl
     """
     last = outcome.result.rounds[-1].result
     audit = outcome.audit
-    found = [
+    checks = [
         Check(
             "the fault was injected",
             trace.fault is not None,
@@ -554,8 +560,8 @@ def checks(scenario: Scenario, trace: Trace, outcome: Outcome, undisturbed: tupl
         name, accuracy = undisturbed
         seen = f"{last.accuracy:.2%}, undisturbed {accuracy:.2%}"
         if scenario.same_bits:
-            found.append(Check("the final weights are the undisturbed run's, bit for bit", last.cid == name, seen))
+            checks.append(Check("the final weights are the undisturbed run's, bit for bit", last.cid == name, seen))
         else:
             near = last.accuracy >= accuracy - NEAR
-            found.append(Check(f"the final accuracy is at most {100 * NEAR:g} points lower", near, seen))
-    return found
+            checks.append(Check(f"the final accuracy is at most {100 * NEAR:g} points lower", near, seen))
+    return checks

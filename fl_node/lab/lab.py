@@ -222,8 +222,9 @@ class Lab:
         """
         if self._record is None:
             raise ProcessError("the run is not deployed")
-        one = self._record.nodes[node]
-        return Chain(one.rpc, load_key(self._key(node))).contract(self._record.contract), connect(one.store)
+        recorded = self._record.nodes[node]
+        chain = Chain(recorded.rpc, load_key(self._key(node)))
+        return chain.contract(self._record.contract), connect(recorded.store)
 
     def _step(self, text: str) -> None:
         self._progress.step = text
@@ -238,9 +239,9 @@ class Lab:
         return self.folder / "nodes" / node / "role.key"
 
     def _trainer(self) -> Trainer:
-        found = loading.load(self._plan, self._data_dir, self._modules, self._step)
-        self._plan = loading.complete(self._plan, found)
-        return trainer_for(self._plan, found, self._modules)
+        data = loading.load(self._plan, self._data_dir, self._modules, self._step)
+        self._plan = loading.complete(self._plan, data)
+        return trainer_for(self._plan, data, self._modules)
 
     def _deploy(self, endpoints: Mapping[str, Endpoint], trainer: Trainer) -> tuple[Contract, Store, Run]:
         self._step("deploying the contract")
@@ -421,7 +422,7 @@ class Lab:
             scenario.fault(self, trace)
 
     def _finish(self, contract: Contract, store: Store, record: Run, trainer: Trainer, seconds: float) -> Outcome:
-        found = finalize(
+        conclusion = finalize(
             contract,
             store,
             self.folder,
@@ -431,9 +432,9 @@ class Lab:
             scores=self._scores,
             step=self._step,
         )
-        model = found.model
-        if not found.result.ended:
-            raise ProcessError(f"the roles ended, but the run is still in round {found.result.round}")
+        model = conclusion.model
+        if not conclusion.result.ended:
+            raise ProcessError(f"the roles ended, but the run is still in round {conclusion.result.round}")
         if model is None:
-            raise ProcessError(f"the final global weights are invalid; see {found.report}")
-        return Outcome(self.folder, found.result, found.audit, found.report, model, seconds)
+            raise ProcessError(f"the final global weights are invalid; see {conclusion.report}")
+        return Outcome(self.folder, conclusion.result, conclusion.audit, conclusion.report, model, seconds)

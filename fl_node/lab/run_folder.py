@@ -155,8 +155,8 @@ def _make_folder(runs: Path, name: str) -> Path:
 @contextlib.contextmanager
 def reach(folder: Path, report: Callable[[str], None]) -> Iterator[tuple[Contract, Store]]:
     """Give the contract and the store of a run, as :func:`endpoints` finds them."""
-    with endpoints(folder, report) as found:
-        header = found[HEADER]
+    with endpoints(folder, report) as ends:
+        header = ends[HEADER]
         yield Chain(header.rpc).contract(load(folder).contract), connect(header.store)
 
 
@@ -186,7 +186,7 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
         yield {name: Endpoint(node.rpc, str(nodes / "files")) for name, node in run.nodes.items()}
         return
     report("restarting the run's nodes on a copy of their data")
-    accounts = {name: one.account for name, one in run.nodes.items()}
+    accounts = {name: node.account for name, node in run.nodes.items()}
     with tempfile.TemporaryDirectory(prefix="fl-node-") as scratch:
         backend = backends.to_read(run.backend, nodes, Path(scratch), accounts, report)
         try:
@@ -209,11 +209,11 @@ def _is_where_it_was(run: Run, nodes: Path) -> bool:
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on, and what else it may depend on."""
     names = ("tensorflow-cpu", "tensorflow", "keras", "numpy", "web3", "safetensors", "fl-node")
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    known = {"python": platform.python_version(), "machine": platform.machine()}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found | {"not pinned": "; ".join(unpinned())}
+            known[name] = importlib.metadata.version(name)
+    return known | {"not pinned": "; ".join(unpinned())}
 
 
 def _is_up(rpc: str, genesis: str) -> bool:

@@ -169,7 +169,10 @@ class Show:
 def scenarios_table(scenarios: Iterable[Scenario]) -> Table:
     """Return the scenarios that there are for a console."""
     grid = Table(box=None, padding=(0, 2, 0, 0))
-    rows = [(one.name, "any" if len(one.backends) > 1 else one.backends[0], one.text) for one in scenarios]
+    rows = [
+        (scenario.name, "any" if len(scenario.backends) > 1 else scenario.backends[0], scenario.text)
+        for scenario in scenarios
+    ]
     for head, *texts in zip(("scenario", "backend", "what happens"), *rows, strict=True):
         grid.add_column(head, min_width=_longest_word(texts))
     for row in rows:
@@ -181,10 +184,10 @@ def checks_table(name: str, checks: Sequence[Check]) -> Table:
     """Return a scenario's expectations and whether they passed, for a console."""
     grid = Table(title=f"scenario {name}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     grid.add_column("", min_width=len("FAIL"))
-    grid.add_column("check", min_width=_longest_word(one.what for one in checks))
-    grid.add_column("seen", min_width=_longest_word(one.seen for one in checks))
-    for one in checks:
-        grid.add_row(styled("pass", "green") if one.passed else styled("FAIL", "red"), one.what, one.seen)
+    grid.add_column("check", min_width=_longest_word(check.what for check in checks))
+    grid.add_column("seen", min_width=_longest_word(check.seen for check in checks))
+    for check in checks:
+        grid.add_row(styled("pass", "green") if check.passed else styled("FAIL", "red"), check.what, check.seen)
     return grid
 
 
@@ -201,9 +204,9 @@ def contribution_table(rounds: Sequence[RoundContribution], images: int) -> Numb
         return f"{float(100 * value / images):+.2f}"
 
     rows = [["round", *(f"learner {node_id}" for node_id in total), "all", "accuracy"]]
-    for one in rounds:
-        values = [points(one.values[n]) if n in one.values else "–" for n in total]
-        rows.append([str(one.round), *values, points(one.after - one.before), percent(one.after / images)])
+    for row in rounds:
+        values = [points(row.values[n]) if n in row.values else "–" for n in total]
+        rows.append([str(row.round), *values, points(row.after - row.before), percent(row.after / images)])
     return Numbers(
         rows,
         f"contribution to the accuracy on {images} held-out images, percentage points",

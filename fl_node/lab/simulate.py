@@ -98,7 +98,7 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
         audited = audit(contract, store, checked, lambda _plan: trainer)
         if not audited.passed:
             raise ProcessError(f"the audit failed: {audited.findings[0]}")
-        return [str(one.started.cid) for one in history.read(contract).rounds]
+        return [str(closed.started.cid) for closed in history.read(contract).rounds]
     finally:
         backend.stop()
 
@@ -174,8 +174,8 @@ def backdoor_success(attack: Backdoor, trainer: Trainer, tensors: model_file.Ten
     """
     images, labels = trainer.tests()
     others = labels != attack.target
-    said = trainer.predict(tensors, patched(images[others])).argmax(axis=1)
-    return float(np.mean(said == attack.target))
+    labels_predicted = trainer.predict(tensors, patched(images[others])).argmax(axis=1)
+    return float(np.mean(labels_predicted == attack.target))
 
 
 def main() -> None:
@@ -204,9 +204,9 @@ def _carry_out() -> None:
     parser.add_argument("--final", type=Path, help="evaluate these weights of the last round without a simulation")
     options = parser.parse_args()
     loaded = plan.load(options.plan)
-    found = loading.load(loaded, options.data_dir)
-    loaded = loading.complete(loaded, found)
-    trainer = trainer_for(loaded, found)
+    data = loading.load(loaded, options.data_dir)
+    loaded = loading.complete(loaded, data)
+    trainer = trainer_for(loaded, data)
     start = time.monotonic()
     if options.final is not None:
         rounds = [_measured(loaded, options.final, trainer, loaded.rounds)]
