@@ -83,16 +83,18 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
         )
     files.check_folder(folder, "--results")
     seeded = {seed: plan.model_copy(update={"seed": seed}) for seed in seeds}
-    if any(_found(path, one) is None for path, one in _parts(folder, plan, seeded)):
+    if any(_found(path, part) is None for path, part in _parts(folder, plan, seeded)):
         datasets.load(plan.data.name, data_dir, report)  # without it the first run would fail, or the first baseline
     federated = {
-        seed: _kept(folder / f"federated-{seed}.json", one, report, functools.partial(lab, f"{plan.name}-{seed}"))
-        for seed, one in seeded.items()
+        seed: _kept(
+            folder / f"federated-{seed}.json", plan_of_seed, report, functools.partial(lab, f"{plan.name}-{seed}")
+        )
+        for seed, plan_of_seed in seeded.items()
     }
     plain = _kept(folder / "plain-keras.json", plan, report, lambda p: _apart(_plain, p, data_dir))
     single = {
-        seed: _kept(folder / f"baseline-{seed}.json", one, report, lambda p: _apart(_baseline, p, data_dir))
-        for seed, one in seeded.items()
+        seed: _kept(folder / f"baseline-{seed}.json", plan_of_seed, report, lambda p: _apart(_baseline, p, data_dir))
+        for seed, plan_of_seed in seeded.items()
     }
     try:
         results = [_seed(seed, federated[seed], single[seed]) for seed in seeds]
@@ -101,10 +103,10 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
         raise ConfigError(f"results {folder}: a result is damaged; delete it to recompute it") from error
     content = {
         "plan": plan.model_dump(),
-        "seeds": [asdict(one) for one in results],
+        "seeds": [asdict(result) for result in results],
         "plain_keras_seconds": plain["seconds"],
         "cores": os.cpu_count(),
-        "targets": [asdict(one) for one in targets],
+        "targets": [asdict(target) for target in targets],
     }
     files.write(folder / "reproduce.json", json.dumps(content, indent=2) + "\n")
     path = folder / "reproduce.md"
@@ -128,8 +130,8 @@ def _seed(seed: int, federated: dict[str, Any], single: dict[str, Any]) -> Seed:
     rounds = federated["rounds"]
     return Seed(
         seed,
-        {node_id: [one["local"][node_id]["accuracy"] for one in rounds] for node_id in rounds[0]["local"]},
-        [one["result"]["accuracy"] for one in rounds],
+        {node_id: [entry["local"][node_id]["accuracy"] for entry in rounds] for node_id in rounds[0]["local"]},
+        [entry["result"]["accuracy"] for entry in rounds],
         federated["seconds"],
         rounds[-1]["result"]["cid"],
         single["accuracy"],
@@ -138,12 +140,12 @@ def _seed(seed: int, federated: dict[str, Any], single: dict[str, Any]) -> Seed:
 
 def judge(seeds: Sequence[Seed], plain_seconds: float) -> list[Target]:
     """Hold the results against what the paper's level is taken to be."""
-    finals = [one.global_[-1] for one in seeds]
+    finals = [result.global_[-1] for result in seeds]
     mean = statistics.mean(finals)
-    gaps = [one.global_[-1] - one.baseline[-1] for one in seeds]
-    late = [accuracy for one in seeds for local in one.local.values() for accuracy in local[2:] or local]
+    gaps = [result.global_[-1] - result.baseline[-1] for result in seeds]
+    late = [accuracy for result in seeds for local in result.local.values() for accuracy in local[2:] or local]
     # The first run of a machine warms its caches; the median of the seeds is compared.
-    ratio = statistics.median(one.seconds for one in seeds) / plain_seconds
+    ratio = statistics.median(result.seconds for result in seeds) / plain_seconds
     return [
         Target("final global accuracy, each seed", "≥ 99.40 %", _each(finals), min(finals) >= 0.9940),
         Target("final global accuracy, mean", "≥ 99.46 %", f"{percent(mean)} %", round(mean, 6) >= 0.9946),
@@ -169,15 +171,15 @@ def judge(seeds: Sequence[Seed], plain_seconds: float) -> list[Target]:
 
 
 def _each(fractions: Sequence[float]) -> str:
-    return ", ".join(percent(one) for one in fractions) + " %"
+    return ", ".join(percent(fraction) for fraction in fractions) + " %"
 
 
 def _parts(folder: Path, plan: Plan, seeded: Mapping[int, Plan]) -> Iterator[tuple[Path, Plan]]:
     """Yield the file and the plan of each part of a reproduction."""
     yield folder / "plain-keras.json", plan
-    for seed, one in seeded.items():
-        yield folder / f"federated-{seed}.json", one
-        yield folder / f"baseline-{seed}.json", one
+    for seed, plan_of_seed in seeded.items():
+        yield folder / f"federated-{seed}.json", plan_of_seed
+        yield folder / f"baseline-{seed}.json", plan_of_seed
 
 
 def _kept(path: Path, plan: Plan, report: Report, work: Callable[[Plan], dict[str, Any]]) -> dict[str, Any]:

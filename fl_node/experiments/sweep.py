@@ -97,7 +97,7 @@ def cells(
     PlanError
         A combination is not possible; the message names it.
     """
-    found: dict[str, Cell] = {}
+    by_name: dict[str, Cell] = {}
     most = max((_attackers(plan, share) for share in shares), default=0)
     for seed, rule in itertools.product(seeds, rules):
         for attack, share in [(CLEAN, 0.0), *itertools.product(attacks, shares)]:
@@ -110,8 +110,8 @@ def cells(
             cell = Cell(
                 rule, attack, share, seed, plans.validate(content, f"rule {rule} with attack {attack} by {count}")
             )
-            found.setdefault(cell.name, cell)
-    return list(found.values())
+            by_name.setdefault(cell.name, cell)
+    return list(by_name.values())
 
 
 def _attackers(plan: Plan, share: float) -> int:
@@ -137,7 +137,7 @@ def _rule(plan: Plan, text: str, attackers: int) -> dict[str, Any]:
 
 def _attack(text: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
-    known = {name: (choice.key, one) for choice in _ATTACKS for name, one in choice.variants.items()}
+    known = {name: (choice.key, variant) for choice in _ATTACKS for name, variant in choice.variants.items()}
     for part in text.split("+"):
         name, _, number = part.partition(":")
         if name not in known:
@@ -298,21 +298,21 @@ def _carry_out(cell: Cell, command: Sequence[str], log: Path, children: dict[str
 def _of_lab(folder: Path, seconds: float) -> dict[str, Any]:
     """Return what a lab's report says, in the form of a simulated run's result."""
     report = strict_json.read(folder / "report.json")
-    rounds = [{**one["result"], "round": one["round"] + 1} for one in report["rounds"]]
+    rounds = [{**entry["result"], "round": entry["round"] + 1} for entry in report["rounds"]]
     return {"plan": report["plan"], "rounds": rounds, "seconds": seconds, "versions": report.get("versions", {})}
 
 
-def figures(some: Iterable[Cell], results: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
+def figures(wanted: Iterable[Cell], results: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
     """Return what each combination of rule, attack and share reached in the last round, over its seeds."""
     groups: dict[tuple[str, str, float], list[Mapping[str, Any]]] = {}
-    for cell in some:
+    for cell in wanted:
         if cell.name in results:
             groups.setdefault((cell.rule, cell.attack, cell.share), []).append(results[cell.name]["rounds"][-1])
-    made = []
+    summaries = []
     for (rule, attack, share), last in groups.items():
-        values = tuple(float(one["accuracy"]) for one in last)
-        backdoors = [float(one["backdoor"]) for one in last if one.get("backdoor") is not None]
-        made.append(
+        values = tuple(float(entry["accuracy"]) for entry in last)
+        backdoors = [float(entry["backdoor"]) for entry in last if entry.get("backdoor") is not None]
+        summaries.append(
             Figure(
                 rule,
                 attack,
@@ -323,10 +323,10 @@ def figures(some: Iterable[Cell], results: Mapping[str, Mapping[str, Any]]) -> l
                 statistics.fmean(backdoors) if backdoors else None,
             )
         )
-    return made
+    return summaries
 
 
-def write(folder: Path, plan: Plan, made: Sequence[Figure], seeds: Sequence[int]) -> Path:
+def write(folder: Path, plan: Plan, results: Sequence[Figure], seeds: Sequence[int]) -> Path:
     """Write ``sweep.json``, ``sweep.md`` and ``sweep.html`` with a heat map; return the path of the last.
 
     Parameters
@@ -335,14 +335,17 @@ def write(folder: Path, plan: Plan, made: Sequence[Figure], seeds: Sequence[int]
         Where the files are written.
     plan
         The plan that the cells vary.
-    made
+    results
         One figure per rule, attack and share of attackers.
     seeds
         The seeds of the runs.
     """
-    columns = sorted({(one.share, one.attack) for one in made}, key=lambda one: (one[1] != CLEAN, one[1], one[0]))
-    rules = list(dict.fromkeys(one.rule for one in made))
-    by_place = {(one.rule, one.share, one.attack): one for one in made}
+    columns = sorted(
+        {(figure.share, figure.attack) for figure in results},
+        key=lambda column: (column[1] != CLEAN, column[1], column[0]),
+    )
+    rules = list(dict.fromkeys(figure.rule for figure in results))
+    by_place = {(figure.rule, figure.share, figure.attack): figure for figure in results}
     heads = [attack if attack == CLEAN else f"{attack}, {share:.0%}" for share, attack in columns]
     rows = [
         {"rule": rule, "cells": [by_place.get((rule, share, attack)) for share, attack in columns]} for rule in rules
@@ -351,7 +354,7 @@ def write(folder: Path, plan: Plan, made: Sequence[Figure], seeds: Sequence[int]
     content = {
         "plan": plan.model_dump(mode="json"),
         "seeds": list(seeds),
-        "figures": [vars(one) | {"values": list(one.values)} for one in made],
+        "figures": [vars(figure) | {"values": list(figure.values)} for figure in results],
     }
     files.write(folder / "sweep.json", json.dumps(content, indent=2) + "\n")
     files.write(folder / "sweep.md", render("sweep.md.j2", **context))
