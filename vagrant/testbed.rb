@@ -9,11 +9,13 @@ require "shellwords"
 require "socket"
 require "yaml"
 require_relative "boxes"
+require_relative "guest"
 
 module Testbed
   ROOT = File.expand_path("..", __dir__)
   INVENTORY = File.expand_path(ENV["FL_TESTBED_INVENTORY"] || "inventory/hosts.yml", ROOT)
   STATE = File.join(ROOT, ".vagrant") # the inventory names the two files below it
+  DOTFILES = File.expand_path(ENV["VAGRANT_DOTFILE_PATH"] || ".vagrant", ROOT)
   KNOWN_HOSTS = File.join(STATE, "known_hosts")
   ANSIBLE = File.join(ROOT, ".venv/bin/ansible-playbook")
   IMAGE = "fl-testbed"
@@ -22,7 +24,7 @@ module Testbed
 
   OFF = %i[not_created stopped poweroff shutoff not_running].freeze # in the providers' words
 
-  Host = Struct.new(:name, :address, :memory, :cpus)
+  Host = Struct.new(:name, :address, :memory, :cpus, :header)
 
   @lock = Monitor.new # providers bring machines up in threads of one process
   @done = {}
@@ -72,6 +74,7 @@ module Testbed
         bad("#{part} of group #{name} should be a mapping") unless group[part].nil? || group[part].is_a?(Hash)
       end
       vars = inherited.merge(group["vars"] || {})
+      vars = vars.merge(header: true) if name == "headers"
       (group["hosts"] || {}).each do |host, own|
         bad("host #{host}: its variables should be a mapping") unless own.nil? || own.is_a?(Hash)
         found[host.to_s] = vars.merge(found[host.to_s] || {}).merge(own || {})
@@ -87,7 +90,7 @@ module Testbed
       value = vars.fetch(key, default)
       value.is_a?(Integer) && value.positive? ? value : bad("host #{name}: #{key} should be a positive whole number (is #{value})")
     end
-    Host.new(name, address.to_s, memory, cpus)
+    Host.new(name, address.to_s, memory, cpus, vars[:header])
   end
 
   def check_addresses(list)
@@ -116,15 +119,26 @@ module Testbed
 
   # -- the key --------------------------------------------------------------------------------------------------------
 
-  # Made once; the private half never leaves this machine.
+  # Created once. The private half stays on this machine, unless the header is the controller.
   def key
     path = File.join(STATE, "testbed_key")
-    unless File.exist?(path)
-      FileUtils.mkdir_p(STATE)
-      out, status = Open3.capture2e("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fl-testbed", "-f", path)
-      fail!("could not create an SSH key: #{out.strip}") unless status.success?
-    end
+    create_key(path) unless File.exist?(path)
     path
+  end
+
+  def create_key(path)
+    FileUtils.mkdir_p(STATE)
+    return create_key_without_openssh(path) unless Guest.runs?("ssh-keygen") || Guest.runs?("ssh-keygen.exe")
+
+    out, status = Open3.capture2e("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fl-testbed", "-f", path)
+    fail!("could not create an SSH key: #{out.strip}") unless status.success?
+  end
+
+  def create_key_without_openssh(path)
+    require "vagrant/util/keypair"
+    _, private_key, public_key = Vagrant::Util::Keypair.create
+    File.write("#{path}.pub", "#{public_key.strip}\n")
+    File.write(path, private_key, perm: 0o600)
   end
 
   def public_key
@@ -156,7 +170,7 @@ module Testbed
       check_box(machine) unless machine.provider_name == :docker
       check_address_is_free(machine) if OFF.include?(machine.state.id)
       forget_host_key(address_of(machine)) if machine.state.id == Vagrant::MachineState::NOT_CREATED_ID
-      once(:controller) { install_ansible(machine) } if provision?
+      once(:controller) { install_ansible(machine) } if provision? && !Guest.controller?
       once(:image) { build_image(machine) } if machine.provider_name == :docker
     end
   end
@@ -210,13 +224,63 @@ module Testbed
     @lock.synchronize do
       next if @done[:ansible]
 
-      absent = hosts.map { |host| [host, Thread.new { answers?(host) }] }.reject { |_, thread| thread.value }
+      note_authorized(machine)
+      absent = Guest.controller? ? unauthorized_hosts : silent_hosts
       if absent.empty?
         once(:ansible) { run_ansible(machine) }
       else
-        machine.ui.info("Ansible runs when all hosts are up; missing: #{absent.map { |host, _| host.name }.join(', ')}.")
+        machine.ui.info("Ansible runs when all hosts are up; missing: #{absent.map(&:name).join(', ')}.")
       end
     end
+  end
+
+  def silent_hosts
+    hosts.map { |host| [host, Thread.new { answers?(host) }] }.reject { |_, thread| thread.value }.map(&:first)
+  end
+
+  # A machine whose provisioners have run has the testbed's key. Each notes this itself: its SSH session is its thread's.
+  def note_authorized(machine)
+    machine.data_dir.join("fl_testbed_authorized").write(machine.id)
+  end
+
+  def unauthorized_hosts
+    ids = machine_ids
+    hosts.reject do |host|
+      folder = machine_folder(host.name)
+      noted = folder && File.join(folder, "fl_testbed_authorized")
+      noted && File.exist?(noted) && File.read(noted) == ids[host.name] && ssh?(host.address)
+    end
+  end
+
+  # Vagrant's own identifiers of the machines that exist.
+  def machine_ids
+    hosts.filter_map { |host| (folder = machine_folder(host.name)) && [host.name, File.read(File.join(folder, "id"))] }.to_h
+  end
+
+  # Where Vagrant keeps what it knows of a machine that exists.
+  def machine_folder(name)
+    id = Dir[File.join(DOTFILES, "machines", name, "*/id")].first and File.dirname(id)
+  end
+
+  def controlling_machine(machine)
+    header?(machine) ? machine : machine.env.machine(header.name.to_sym, File.basename(machine_folder(header.name)).to_sym)
+  end
+
+  # `vagrant ssh HEADER -c 'testbed …'` uses the checkout as it is now, and its reports come back.
+  def before_command(machine)
+    Guest.send_checkout(machine) if Guest.controller? && header?(machine)
+  end
+
+  def after_command(machine)
+    Guest.fetch_runs(machine) if Guest.controller? && header?(machine)
+  end
+
+  def header?(machine)
+    header.name == machine.name.to_s
+  end
+
+  def header
+    hosts.find(&:header) or bad("has no host in the group headers")
   end
 
   def provision?
@@ -254,7 +318,10 @@ module Testbed
   end
 
   def run_ansible(machine)
-    command = [ANSIBLE, "-i", INVENTORY, "ansible/site.yml", *Shellwords.split(ENV["FL_TESTBED_ARGS"] || "")]
+    arguments = Shellwords.split(ENV["FL_TESTBED_ARGS"] || "")
+    return Guest.provision(controlling_machine(machine), arguments) if Guest.controller?
+
+    command = [ANSIBLE, "-i", INVENTORY, "ansible/site.yml", *arguments]
     machine.ui.info("All hosts are up: #{command.map { |word| word.delete_prefix("#{ROOT}/") }.join(' ')}")
     call(*command) or fail!("Ansible failed; the machines stay up. Fix the cause above, then run vagrant provision")
   end
@@ -265,8 +332,7 @@ module Testbed
   end
 
   def provider_in_use
-    state = File.expand_path(ENV["VAGRANT_DOTFILE_PATH"] || ".vagrant", ROOT)
-    Dir[File.join(state, "machines/*/*/id")].map { |id| File.basename(File.dirname(id)) }.first
+    Dir[File.join(DOTFILES, "machines/*/*/id")].map { |id| File.basename(File.dirname(id)) }.first
   end
 
   def address_of(machine)

@@ -1,0 +1,44 @@
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+_spec = importlib.util.spec_from_file_location(
+    "playbook_command", ROOT / "ansible" / "filter_plugins" / "playbook_command.py"
+)
+assert _spec is not None and _spec.loader is not None
+plugin: Any = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(plugin)
+
+GROUPS = {"headers": ["big"]}
+
+
+def test_on_a_laptop_a_hint_calls_ansible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FL_TESTBED_CONTROLLER", raising=False)
+    assert plugin.playbook_command("train", GROUPS) == "ansible-playbook ansible/train.yml"
+    assert plugin.playbook_command("report -e fl_run=a", GROUPS) == "ansible-playbook ansible/report.yml -e fl_run=a"
+
+
+def test_on_a_header_that_is_the_controller_a_hint_is_for_the_laptop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FL_TESTBED_CONTROLLER", "guest")
+    assert plugin.playbook_command("report -e fl_run=a", GROUPS) == 'vagrant ssh big -c "testbed report -e fl_run=a"'
+
+
+def test_no_playbook_prints_a_command_that_works_on_a_laptop_only() -> None:
+    paths = [*(ROOT / "ansible").rglob("*.yml"), *(ROOT / "ansible").rglob("*.j2"), *(ROOT / "roles").rglob("*.yml")]
+    lines = [line for path in paths for line in path.read_text().splitlines() if not line.lstrip().startswith("#")]
+    assert [line for line in lines if re.search(r"(?<!bin/)ansible-playbook ansible/", line)] == []
+
+
+def test_each_playbook_that_a_hint_names_is_a_command_on_the_header() -> None:
+    script = (ROOT / "vagrant" / "controller" / "testbed").read_text()
+    paths = [*(ROOT / "ansible").rglob("*.yml"), *(ROOT / "ansible").rglob("*.j2")]
+    lines = [line for path in paths for line in path.read_text().splitlines() if "| playbook_command" in line]
+    named = {name for line in lines for name in re.findall(r"(?:\{\{ \(?|^  \()'(\w+)", line)}
+    assert named >= {"train", "status", "audit", "report", "follow"}
+    for name in named:
+        assert (ROOT / "ansible" / f"{name}.yml").exists()
+        assert re.search(rf"^(.* \| )?{name}( \| .*)?\)$", script, re.MULTILINE)
