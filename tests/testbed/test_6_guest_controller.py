@@ -17,7 +17,7 @@ from .conftest import NAMES, NETWORK, SMALL, Ended, Testbed, copy_checkout, dock
 
 pytestmark = pytest.mark.nightly
 
-OTHER_NETWORK = "192.168.59"
+OTHER_NETWORK = "192.168.60"
 ABSENT = re.compile(r"(g?make|python.*|pip.*|ansible.*|uvx?)$")
 
 
