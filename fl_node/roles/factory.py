@@ -152,9 +152,9 @@ def run_learner(
         if not learner:
             plan = fetch_plan(site)
             # Before the trainer loads data, which takes seconds.
-            policy.check_contract(site.contract, plan)
-            policy.check_plan(plan, accepts)
             check_allowed(plan, allowed=allow_attacks)
+            policy.check_plan(plan, accepts)
+            policy.check_contract(site.contract, plan)
             learner.append(learner_of(site, plan, make_trainer(plan), record, allow_attacks=allow_attacks))
         return learner[0].step()
 

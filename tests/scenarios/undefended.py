@@ -80,8 +80,9 @@ def _unprepared() -> None:
     synchronous.Synchronous._reject = refuse  # type: ignore[assignment]
 
 
-def _look_for_ever() -> None:
-    synchronous.LOOKS = 2**63
+def _no_standby() -> None:
+    for name, scenario in faults.SCENARIOS.items():
+        faults.SCENARIOS[name] = dataclasses.replace(scenario, standby=False)
 
 
 def _away_too_long() -> None:
@@ -118,11 +119,19 @@ WITHOUT = {
     "stranger-daemon": Without(
         "the swarm has a key that members alone have", "neither a connection nor a file", take_away=_open_swarm
     ),
-    "flood": Without(
-        "the header looks a few times only for what was published again",
-        "the round closes during the flood",
-        take_away=_look_for_ever,
-    ),
+    **{
+        f"header-{lie}": Without("learners verify", broken, {"verification": "none"})
+        for lie, broken in (
+            ("lies", "the audit passes"),
+            ("omits", "the audit passes"),
+            ("calls-missing", "withdraw the false weights"),
+            ("wrong-parent", "the audit passes"),
+            ("other-plan", "metadata: plan is"),
+        )
+    },
+    "header-gone": Without("a standby takes over", GIVES_UP, take_away=_no_standby),
+    "header-gone-aggregating": Without("a standby takes over", GIVES_UP, take_away=_no_standby),
+    "header-returns": Without("a standby takes over", "standby becomes the header", take_away=_no_standby),
     "geth-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
     "ipfs-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
     "sealers-gone": Without("a role waits as long as it takes", GIVES_UP, take_away=_away_too_long),
