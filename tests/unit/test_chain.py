@@ -15,7 +15,17 @@ from fl_node.artifacts import cid
 from fl_node.chain import node
 from fl_node.chain import rpc as rpcs
 from fl_node.chain.client import Chain
-from fl_node.chain.contract import CALL_GAS, Contract, State
+from fl_node.chain.contract import (
+    CALL_GAS,
+    HEADER_CHANGED,
+    REJECTED,
+    ROUND_CLOSED,
+    WITHDRAWN,
+    Contract,
+    State,
+    Terms,
+    Verdict,
+)
 from fl_node.chain.keys import create_key, load_key
 from fl_node.chain.node import Sealed
 from fl_node.chain.transactions import Receipt
@@ -203,6 +213,152 @@ def test_the_log_tells_everything_in_the_order_in_which_it_happened(header: Cont
     sent = [(e.block, e.transaction) for e in log[1:] if e.name != "GlobalWeightAttested"]
     assert sent == [(r.block, r.transaction) for r in receipts if r]
     assert sorted(log) == log
+
+
+def test_the_terms_of_a_contract_are_read_as_they_were_given(rpc: str) -> None:
+    chain = Chain(rpc, HEADER)
+    for terms in (Terms(7, 3, 11), Terms(), OPEN):
+        assert chain.contract(str(chain.deploy(PLAN, terms).contract)).terms() == terms
+
+
+@pytest.fixture
+def synchronous(rpc: str) -> Contract:
+    """A new contract in round 0 as its header sees it, with Alice, Bob and Mallory, whose rounds close."""
+    chain = Chain(rpc, HEADER)
+    contract = chain.contract(str(chain.deploy(PLAN, Terms(3, 2, 1_000_000)).contract))
+    for node_id, learner in enumerate((ALICE, BOB, MALLORY), 1):
+        contract.register_learner(node_id, learner.address, chain.nonce())
+    contract.set_global_weight(WEIGHTS[0], chain.nonce())
+    return contract
+
+
+def close(contract: Contract) -> None:
+    """Let all three learners publish in round 0, Bob without an attestation."""
+    for node_id, learner in enumerate((ALICE, BOB, MALLORY), 1):
+        mine = of(contract, learner)
+        start = (0, WEIGHTS[0])
+        assert mine.set_local_weight(
+            node_id, WEIGHTS[node_id], mine.chain.nonce(), trained_from=start, attests=learner is not BOB
+        )
+
+
+def test_a_round_that_closes_is_in_state_record_and_log(synchronous: Contract) -> None:
+    opened = synchronous.round_at(0)
+    assert (opened.published, opened.members, opened.rejections, opened.closed_at) == (0, 0, 0, 0)
+    assert opened.opened_at == synchronous.chain.timestamp(synchronous.chain.block_number())
+    assert not synchronous.state().closed
+    close(synchronous)
+    closed = synchronous.round_at(0)
+    assert (closed.published, closed.members, closed.opened_at) == (3, 3, opened.opened_at)
+    assert closed.closed_at == synchronous.chain.timestamp(synchronous.chain.block_number())
+    assert synchronous.state().closed
+    assert [(e.round, e.members) for e in synchronous.log() if e.name == ROUND_CLOSED] == [(0, 3)]
+    synchronous.register_learner(9, POOR.address, synchronous.chain.nonce())
+    assert synchronous.members(0) == [1, 2, 3]
+    assert synchronous.learners() == [1, 2, 3, 9]
+
+
+def test_attestations_are_counted_and_more_than_half_finalize(synchronous: Contract) -> None:
+    assert (synchronous.attestations(0), synchronous.is_finalized(0)) == (0, False)
+    close(synchronous)
+    assert (synchronous.attestations(0), synchronous.is_finalized(0)) == (2, True)
+    synchronous.set_global_weight(WEIGHTS[4], synchronous.chain.nonce())
+    assert (synchronous.attestations(1), synchronous.is_finalized(1)) == (0, False)
+    bob = of(synchronous, BOB)
+    assert bob.attest(1, WEIGHTS[4], bob.chain.nonce()) is not None
+    assert bob.verdict_of(2) == Verdict(attested=True, rejected=False, voted=False)
+    assert synchronous.attestations(0) == 3
+    assert bob.attest(1, WEIGHTS[4], bob.chain.nonce()) is None
+    assert bob.attest(1, WEIGHTS[5], bob.chain.nonce()) is None
+
+
+def test_a_rejection_says_what_is_wrong_and_the_majoritys_withdraws(synchronous: Contract) -> None:
+    close(synchronous)
+    synchronous.set_global_weight(WEIGHTS[4], synchronous.chain.nonce())
+    long = "a code that is much longer than 32 bytes, é"
+    for learner, code, evidence in ((ALICE, "share", WEIGHTS[5]), (BOB, long, None)):
+        mine = of(synchronous, learner)
+        assert mine.reject(1, WEIGHTS[4], mine.chain.nonce(), code=code, evidence=evidence) is not None
+    log = synchronous.log()
+    assert [(e.round, e.node_id, e.cid, e.code, e.evidence) for e in log if e.name == REJECTED] == [
+        (1, 1, WEIGHTS[4], "share", WEIGHTS[5]),
+        (1, 2, WEIGHTS[4], long[:32], None),
+    ]
+    assert [(e.round, e.cid) for e in log if e.name == WITHDRAWN] == [(1, WEIGHTS[4])]
+    assert [(e.account, e.node_id) for e in log if e.name == HEADER_CHANGED] == [(ALICE.address, 1)]
+    assert synchronous.header() == synchronous.state().header == ALICE.address
+    assert synchronous.deployer() == HEADER.address
+    assert (synchronous.state().round, synchronous.state().closed, synchronous.state().ballot) == (0, True, 1)
+    assert synchronous.global_weight_at(1) is None
+
+
+def test_learners_vote_once_and_the_majority_replaces_the_header(synchronous: Contract) -> None:
+    alice, bob = of(synchronous, ALICE), of(synchronous, BOB)
+    assert alice.vote(0, alice.chain.nonce()) is None, "the round is open"
+    close(synchronous)
+    assert alice.vote(0, alice.chain.nonce()) is not None
+    assert alice.verdict_of(1) == Verdict(attested=True, rejected=False, voted=True)
+    assert alice.vote(0, alice.chain.nonce()) is None
+    assert synchronous.header() == HEADER.address
+    assert bob.vote(0, bob.chain.nonce()) is not None
+    assert synchronous.header() == ALICE.address
+    assert bob.vote(0, bob.chain.nonce()) is None, "the ballot is over"
+    with pytest.raises(ContractError) as caught:
+        synchronous.set_global_weight(WEIGHTS[4], synchronous.chain.nonce())
+    assert caught.value.name == "NotHeader"
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda c, n: c.set_local_weight(1, WEIGHTS[9], n),
+        lambda c, n: c.set_local_weight(1, WEIGHTS[9], n, trained_from=(0, WEIGHTS[0])),
+        lambda c, n: c.set_local_weight(1, WEIGHTS[9], n, trained_from=(1, WEIGHTS[0])),
+        lambda c, n: c.set_local_weight(1, WEIGHTS[9], n, trained_from=(0, WEIGHTS[7])),
+        lambda c, n: c.close_round(n),
+        lambda c, n: c.attest(0, WEIGHTS[0], n),
+        lambda c, n: c.reject(0, WEIGHTS[0], n, code="share"),
+        lambda c, n: c.vote(5, n),
+    ],
+    ids=["paper's call", "closed", "other round", "other weights", "close", "attest", "reject", "vote"],
+)
+def test_whoever_comes_too_late_is_told_so_and_reads_the_state_again(
+    synchronous: Contract, attempt: Callable[[Contract, int], Any]
+) -> None:
+    close(synchronous)
+    alice = of(synchronous, ALICE)
+    before = synchronous.log()
+    assert attempt(alice, alice.chain.nonce()) is None
+    assert synchronous.log() == before
+
+
+def test_the_header_is_told_that_the_round_is_open(synchronous: Contract) -> None:
+    before = synchronous.chain.nonce()
+    assert synchronous.set_global_weight(WEIGHTS[4], before) is None
+    assert synchronous.chain.nonce() == before
+
+
+class _Crossed(Chain):
+    """A chain on which the other learners publish between a call that is tried and its transaction."""
+
+    crossed = False
+
+    def send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
+        if not self.crossed:
+            self.crossed = True
+            close(Chain(self.rpc, HEADER).contract(str(to)))
+        return super().send(to, data, gas, nonce, value)
+
+
+def test_a_publication_that_a_block_takes_after_the_round_has_closed_is_refused_and_no_error(
+    synchronous: Contract,
+) -> None:
+    chain = _Crossed(synchronous.chain.rpc, ALICE)
+    # Alice's other process publishes first, and so the number is another's.
+    late = chain.contract(synchronous.address)
+    assert late.set_local_weight(1, WEIGHTS[9], chain.nonce() + 1, trained_from=(0, WEIGHTS[0])) is None
+    assert synchronous.local_weight_at(0, 1) == WEIGHTS[1]
+    assert [entry.cid for entry in synchronous.log() if entry.name == "LocalWeightSet"] == WEIGHTS[1:4]
 
 
 def test_one_contracts_log_is_not_anothers(rpc: str, header: Contract) -> None:
