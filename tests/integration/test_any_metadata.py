@@ -99,13 +99,20 @@ def test_report_audit_page_status_and_metrics_handle_every_file_that_is_accepted
 
 
 def check(world: World, mode: str | None, data: st.DataObject) -> None:
-    run = world.deploy(plan(rounds=ROUNDS, **({"mode": mode} if mode else {})))
+    settings_ = {"mode": mode} if mode else {"min_learners": 1, "round_timeout": 1.0}
+    run = world.deploy(plan(rounds=ROUNDS, **settings_))
     for _ in range(ROUNDS):
         names = []
-        for node_id in data.draw(st.lists(st.sampled_from([1, 2]), max_size=3), "learners"):
+        for node_id in data.draw(
+            st.lists(st.sampled_from([1, 2]), min_size=0 if mode else 1, max_size=3), "learners"
+        ):
+            if run.contract.state().closed:
+                break
             value = data.draw(VALUE, "value")
             tensors = {name: np.full(shape, value, np.float32) for name, shape in StubTrainer.SHAPES.items()}
             names.append(run.publish_local(node_id, run.local(node_id, tensors, **data.draw(LOCAL, "local file"))))
+        if not mode and not run.contract.state().closed:
+            run.time_out()
         meta = GlobalMeta(
             plan=run.plan_cid, round=run.contract.state().round + 1, parent=names_of(run), rule="fedavg"
         )

@@ -169,7 +169,7 @@ def test_a_learner_that_starts_again_does_not_publish_an_update_twice(world: Wor
     with run.learner(1) as learner:
         learner.wait_for(events.LocalWeightsPublished)
         learner.wait_for(events.Waiting)
-    for path in (run.folder / "learner-1").glob("*.safetensors"):
+    for path in (run.folder / "learner-1").rglob("*.safetensors"):
         path.unlink()
     with run.learner(1) as learner:
         learner.wait_for(events.Waiting, reason="newer_weights", round=0)

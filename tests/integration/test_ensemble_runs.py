@@ -72,21 +72,15 @@ def test_roles_carry_a_run_of_different_models_out_and_anybody_can_recompute_it(
     assert ["distilled" in one for one in trainings] == [False] * 3 + [True] * 3
 
 
-def trained(run: Run) -> list[WeightsFile]:
-    """Return what each learner trains for the first round."""
+def published(run: Run, *node_ids: int) -> list[WeightsFile]:
+    """Let these learners publish for the first round, or all; return their files."""
     parent = run.current()
     files = []
-    for node_id in (1, 2, 3):
+    for node_id in node_ids or (1, 2, 3):
         tensors = {name: parent.tensor(name) for name in local_shapes(run.plan, parent.shapes, node_id)}
-        files.append(run.local(node_id, run.trainer.train(tensors, np.arange(100), node_id)))
-    return files
-
-
-def published(run: Run) -> list[WeightsFile]:
-    """Let all learners publish for the first round; return their files."""
-    files = trained(run)
-    for node_id, file in enumerate(files, 1):
+        file = run.local(node_id, run.trainer.train(tensors, np.arange(100), node_id))
         run.publish_local(node_id, file)
+        files.append(file)
     return files
 
 
@@ -135,18 +129,15 @@ def test_evidence_that_a_model_never_gave_is_found_though_all_follows_from_it(
 
 
 def test_a_learner_that_sends_another_architecture_is_refused_with_a_reason(world: World) -> None:
-    run = deploy(world, round_timeout=0.5, min_learners=2, rounds=1)
-    first, second, third = trained(run)
-    wrong = model_file.write(run.path(), second.local_meta, first.tensors())
+    run = deploy(world, min_learners=2, rounds=1)
     with run.header() as header:
-        # The round stays open until the other two have published.
-        run.publish_local(2, second)
+        first, second = published(run, 1, 2)
         header.wait_for(events.UpdateAccepted, learner=2)
+        wrong = model_file.write(run.path(), second.local_meta, first.tensors())
         run.publish_local(2, wrong)
         refused = header.wait_for(events.UpdateRejected, learner=2).fields
-        run.publish_local(1, first)
-        run.publish_local(3, third)
-        header.wait_for(events.RunFinished)
+        published(run, 3)
+        run.finish(header)
     assert refused["reason"] == "tensors"
 
 
@@ -154,7 +145,7 @@ def test_what_each_learner_is_worth_adds_up_to_what_the_run_gained(world: World,
     run = deploy(world, rounds=1)
     with run.header() as header:
         published(run)
-        header.wait_for(events.RunFinished)
+        run.finish(header)
     assert run.audit().passed
     assert all(entry.problem is None for one in run.collect().rounds for entry in one.local.values())
     images, labels = held_out(run.plan, datasets.load("digits"))

@@ -19,13 +19,16 @@ from fl_node import events
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import Rejection
 from fl_node.artifacts.store import Progress, silent
-from fl_node.protocol.history import MOST_PUBLICATIONS, TOO_OFTEN
-from tests.helpers.runs import Event, Role, Run, World, plan
+from fl_node.errors import ContractError
+from tests.helpers.runs import PATIENCE, Event, Role, Run, World, plan
 from tests.helpers.stub import StubTrainer, noise
+from tests.helpers.waiting import eventually
 
 SHAPES = StubTrainer.SHAPES
 LIMIT = model_file.size_of(SHAPES)
 ABSENT = cid.of_bytes(b"a file that nobody has")
+MAX_PUBLICATIONS = 8
+"""Publications that the contract lets a learner make in one round."""
 
 Published = Path | str
 Make = Callable[[Run], Published]
@@ -289,7 +292,7 @@ def test_a_hostile_file_is_refused_for_what_is_wrong_and_the_round_goes_on(world
     assert [(i.node_id, i.cid, i.share) for i in meta.inputs] == [(1, good.cid, 1.0)]
     assert meta.refused == (Rejection(2, bad, event.fields["detail"]),)
     assert meta.absent == ()
-    assert not list((run.folder / "header").glob(f"*{bad}*"))
+    assert not list((run.folder / "header").rglob(f"*{bad}*"))
 
     audited = run.audit()
     assert audited.passed, audited.findings
@@ -308,21 +311,33 @@ def test_a_hostile_learner_spoils_one_round_only(world: World) -> None:
         run.publish_locals(1)
         header.wait_for(events.GlobalWeightsPublished, round=1)
         run.publish_locals()
-        header.finish()
+        run.finish(header)
     assert [i.node_id for i in run.current().global_meta.inputs] == [1, 2]
     assert run.audit().passed
 
 
-@pytest.mark.parametrize("kind", ["NaN", "hash without a file"])
-def test_a_round_that_needs_all_waits_for_a_good_file_and_says_whose(world: World, kind: str) -> None:
+def test_a_round_that_needs_all_and_has_a_bad_file_keeps_its_weights(world: World) -> None:
+    run = world.deploy(plan(rounds=1))
+    start = run.current()
+    with run.header() as header:
+        bad = run.publish_local(2, FILES["NaN"][0](run))
+        good = run.publish_locals(1)[0]
+        run.finish(header)
+    made = run.current()
+    assert [(i.cid, i.share) for i in made.global_meta.inputs] == [(good.cid, 0.0)]
+    assert [r.cid for r in made.global_meta.refused] == [bad]
+    assert all(made.tensor(name).tobytes() == start.tensor(name).tobytes() for name in start.shapes)
+    assert run.audit().passed
+
+
+def test_a_bad_file_can_be_replaced_while_its_round_is_open(world: World) -> None:
     run = world.deploy(plan(rounds=1))
     with run.header() as header:
-        run.publish_local(2, FILES[kind][0](run))
-        good = run.publish_locals(1)[0]
-        header.wait_for(events.Waiting, reason="updates", round=0, learners=(2,))
-        assert run.contract.state().round == 0
-        better = run.publish_locals(2)[0]
-        header.finish()
+        bad = run.publish_local(2, FILES["NaN"][0](run))
+        header.wait_for(events.UpdateRejected, learner=2, cid=bad)
+        header.wait_for(events.Waiting, reason="updates", round=0, learners=(1,))
+        better, good = run.publish_locals(2, 1)
+        run.finish(header)
     meta = run.current().global_meta
     assert [i.cid for i in meta.inputs] == [good.cid, better.cid]
     assert meta.refused == ()
@@ -337,8 +352,10 @@ def test_a_file_that_was_refused_as_missing_is_taken_once_it_is_there(world: Wor
         run.publish_local(2, late.cid)
         run.publish_locals(1)
         assert refusal(header).fields["reason"] == "missing"
+        header.wait_for(events.Waiting, reason="updates", round=0, learners=(2,))
+        assert run.contract.state().round == 0
         run.store.add(late.path)
-        header.finish()
+        run.finish(header)
     assert [i.node_id for i in run.current().global_meta.inputs] == [1, 2]
     assert run.audit().passed
 
@@ -351,7 +368,7 @@ def test_a_file_that_comes_within_its_time_is_no_refusal(world: World) -> None:
         run.publish_locals(1)
         header.wait_for(events.UpdateMissing, learner=2)
         run.store.add(late.path)
-        header.finish()
+        run.finish(header)
         assert not header.of(events.UpdateRejected)
     assert [i.node_id for i in run.current().global_meta.inputs] == [1, 2]
 
@@ -372,15 +389,15 @@ def test_a_file_that_arrives_slowly_is_waited_for_and_holds_up_nobody_else(
 
         monkeypatch.setattr(header.store, "fetch", slowly)
         run.publish_local(2, slow)
-        header.wait_for(events.Waiting, learners=(1, 2), arriving={"2": 0.6})
+        header.wait_for(events.Waiting, learners=(1,))
         run.publish_locals(1)
         header.wait_for(events.UpdateAccepted, learner=1)
         header.wait_for(events.Waiting, learners=(2,), arriving={"2": 0.6})
         assert not header.of(events.UpdateRejected)
         rest.set()
-        header.finish()
+        run.finish(header)
     assert [i.node_id for i in run.current().global_meta.inputs] == [1, 2]
-    assert not list((run.folder / "header").glob("*.part"))
+    assert not list((run.folder / "header").rglob("*.part"))
 
 
 def test_of_a_learner_that_publishes_again_and_again_only_so_much_is_read_and_only_the_newest_kept(
@@ -388,19 +405,18 @@ def test_of_a_learner_that_publishes_again_and_again_only_so_much_is_read_and_on
 ) -> None:
     run = world.deploy(plan(rounds=1, min_learners=1))
     with run.header() as header:
-        for number in range(MOST_PUBLICATIONS):
-            name = run.publish_local(2, run.local(2, accuracy=number / 100))
-            header.wait_for(events.UpdateAccepted, cid=name)
-            assert [path.name for path in (run.folder / "header").glob("learner-2-*")] == [
-                f"learner-2-{name}.safetensors"
+        for number in range(MAX_PUBLICATIONS):
+            last = run.publish_local(2, run.local(2, accuracy=number / 100))
+            header.wait_for(events.UpdateAccepted, cid=last)
+            assert [path.name for path in (run.folder / "header").rglob("learner-2-*")] == [
+                f"learner-2-{last}.safetensors"
             ]
-        last = run.publish_local(2, run.local(2, accuracy=0.9))
-        assert header.wait_for(events.UpdateRejected, cid=last).fields["reason"] == "too_many_publications"
-        assert not list((run.folder / "header").glob("learner-2-*"))
+        with pytest.raises(ContractError, match="TooManyPublications"):
+            run.publish_local(2, run.local(2, accuracy=0.9))
         good = run.publish_locals(1)[0]
-        header.finish()
+        run.finish(header)
     meta = run.current().global_meta
-    assert ([i.cid for i in meta.inputs], meta.refused) == ([good.cid], (Rejection(2, last, TOO_OFTEN),))
+    assert ([i.cid for i in meta.inputs], meta.refused) == ([good.cid, last], ())
     audited = run.audit()
     assert audited.passed, audited.findings
 
@@ -409,40 +425,60 @@ def test_a_round_closes_without_a_learner_that_stays_away_for_round_timeout(worl
     run = world.deploy(plan(rounds=1, min_learners=1, round_timeout=0.5))
     with run.header() as header:
         good = run.publish_locals(1)[0]
-        header.finish()
+        run.finish(header)
     meta = run.current().global_meta
     assert ([i.cid for i in meta.inputs], meta.refused, meta.absent) == ([good.cid], (), (2,))
     audited = run.audit()
     assert audited.passed, audited.findings
 
 
-def test_a_round_does_not_close_late_with_fewer_than_min_learners(world: World) -> None:
+def test_a_late_round_does_not_close_with_fewer_than_min_learners(world: World) -> None:
     run = world.deploy(plan(rounds=1, min_learners=1, round_timeout=0.3))
     with run.header() as header:
-        run.publish_local(1, value(float("nan"))(run))
-        header.wait_for(events.Waiting, reason="updates", round=0, learners=(1, 2))
-        run.publish_locals(2)
-        header.finish()
-    assert [r.node_id for r in run.current().global_meta.refused] == [1]
+        text = "round 0: learner 1, 2 to publish; at least 1 publications (0 so far)"
+        header.wait_for(events.Waiting, reason="updates", round=0, detail=text)
+        assert not run.contract.state().closed
+        good = run.publish_locals(2)[0]
+        run.finish(header)
+    meta = run.current().global_meta
+    assert ([i.cid for i in meta.inputs], meta.absent) == ([good.cid], (1,))
     assert run.audit().passed
 
 
-def test_a_learner_that_publishes_without_end_does_not_keep_a_late_round_open(
+def test_a_late_round_with_bad_files_alone_keeps_its_weights(world: World) -> None:
+    run = world.deploy(plan(rounds=1, min_learners=1, round_timeout=0.3))
+    start = run.current()
+    with run.header() as header:
+        run.publish_local(1, value(float("nan"))(run))
+        run.finish(header)
+    made = run.current()
+    meta = made.global_meta
+    assert (meta.inputs, [r.node_id for r in meta.refused], meta.absent) == ((), [1], (2,))
+    assert all(made.tensor(name).tobytes() == start.tensor(name).tobytes() for name in start.shapes)
+    assert run.audit().passed
+
+
+def test_a_learner_that_publishes_without_end_does_not_keep_a_round_open(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = world.deploy(plan(rounds=1, min_learners=1, round_timeout=0.2))
+    run = world.deploy(plan(rounds=1, min_learners=1))
     spam = iter(cid.of_bytes(b"%d" % number) for number in range(1000))
+    learner, taken = run.as_node("learner-2"), []
+    for _ in range(MAX_PUBLICATIONS):
+        run.publish_local(2, next(spam))
     add = run.store.add
 
     def add_and_be_late(path: Path) -> str:
-        run.publish_local(2, next(spam))
+        taken.append(learner.set_local_weight(2, next(spam), learner.chain.nonce()))
         return add(path)
 
     with run.header() as header:
-        # Whenever the header has stored what it averaged, there is another hash.
+        # Whenever the header has stored what it averaged, there would be another hash.
         monkeypatch.setattr(header.store, "add", add_and_be_late)
         run.publish_locals(1)
-        header.finish()
+        run.finish(header)
+    assert taken
+    assert set(taken) == {None}
     assert [i.node_id for i in run.current().global_meta.inputs] == [1]
     audited = run.audit()
     assert audited.passed, audited.findings
@@ -476,8 +512,8 @@ GLOBALS: dict[str, tuple[Make, str]] = {
     "other bytes than its hash says": (other_content, f"what the store gave for {ABSENT} is Qm"),
     "NaN": (global_with(tensors=poisoned), "tensor dense/bias has values that are not finite"),
     "another model": (global_with(tensors=lambda _: noise({"a": (2,)}, 1)), "tensor dense/bias is missing"),
-    "wrong round": (global_with(round=7), "metadata: round is 7; should be 1"),
-    "another plan": (global_with(plan=ABSENT), "metadata: plan is"),
+    "wrong round": (global_with(round=7), "round: is 7, should be 1"),
+    "another plan": (global_with(plan=ABSENT), f"plan: is {ABSENT}, should be Qm"),
     "a local file": (lambda run: run.local(1).path, "metadata: kind is local; should be global"),
     "hash without a file": (lambda _run: ABSENT, f"{ABSENT} is not in the store"),
 }
@@ -487,44 +523,51 @@ GLOBALS: dict[str, tuple[Make, str]] = {
 def test_a_learner_refuses_bad_global_weights_and_says_why(world: World, kind: str) -> None:
     make, reason = GLOBALS[kind]
     run = world.deploy(plan())
+    run.publish_locals()
     before = bytes_read()
     run.publish_global(make(run))
+
+    def says_why() -> bool:
+        return any(re.search(reason, event.fields["detail"]) for event in learner.of(events.Waiting))
+
     with run.learner(1) as learner:
-        assert re.search(reason, learner.wait_for(events.Waiting).fields["detail"])
+        eventually(says_why, PATIENCE)
         assert bytes_read() - before < 100 * 1024**2
         assert not learner.of(events.TrainingStarted)
         assert run.contract.local_weight_at(1, 1) is None
 
 
 def test_a_learner_goes_on_with_the_next_good_global_weights(world: World) -> None:
-    run = world.deploy(plan(rounds=3))
-    first = run.average([run.local(1), run.local(2)])
+    run = world.deploy(plan())
+    good = run.average(run.publish_locals())
     run.publish_global(run.average([run.local(1), run.local(2)], tensors=poisoned))
     with run.learner(1) as learner:
+        learner.wait_for(events.GlobalWeightsRejected, round=1)
         learner.wait_for(events.Waiting, reason="valid_weights")
-        second = model_file.write(
-            run.path(), model_file.GlobalMeta(run.plan_cid, 2, first.cid, "fedavg"), first.tensors()
-        )
-        run.publish_global(second)
-        learner.wait_for(events.LocalWeightsPublished, round=2)
-    local = run.read(str(run.contract.local_weight_at(2, 1)))
-    assert (local.local_meta.parent, local.local_meta.round) == (second.cid, 2)
+        run.reject(2, 1, "file")
+        run.publish_global(good, "learner-1")
+        learner.wait_for(events.LocalWeightsPublished, round=1)
+    local = run.read(str(run.contract.local_weight_at(1, 1)))
+    assert (local.local_meta.parent, local.local_meta.round) == (good.cid, 1)
 
 
 def test_a_report_survives_what_a_learner_and_a_header_published(world: World) -> None:
     run = world.deploy(plan(rounds=3))
     other = world.deploy(plan(name="other"), lambda given: StubTrainer(given, {"a": (2,)}))
     other.close_round()
-    files = run.publish_locals()
-    # A whole global file of another model, in the place of local weights, and each kind in the other's backend.
-    run.publish_local(2, run.store.add(other.current().path))
+    # A whole global file of another model, in the place of local weights, and each kind in the other's place.
+    junk = run.store.add(other.current().path)
+    run.publish_local(2, junk)
+    files = run.publish_locals(2, 1)
     run.publish_global(run.average(files))
     run.publish_local(1, run.current().cid)
+    run.publish_local(2, junk)
     run.publish_global(files[0])
     first, second = run.collect().rounds
     assert [first.local[n].problem for n in (1, 2)] == [None, None]
     assert second.local[1].problem == "metadata: kind is global; should be local"
     assert second.result.problem == "metadata: kind is local; should be global"
-    open_ = run.publish_local(2, run.store.add(other.current().path))
+    assert second.local[2].problem == "tensor dense/bias is missing"
+    run.publish_local(2, junk)
     entry = run.collect().open_round[2]
-    assert (entry.cid, entry.problem) == (open_, "tensor dense/bias is missing")
+    assert (entry.cid, entry.problem) == (junk, "tensor dense/bias is missing")

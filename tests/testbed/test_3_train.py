@@ -47,6 +47,18 @@ def test_the_model_is_the_one_that_a_lab_on_one_machine_makes(
     assert rounds[-1]["result"]["cid"] == json.loads(lab.stdout)["final"]["cid"]
 
 
+def test_a_learners_host_stood_by_until_the_run_ended(provisioned: Testbed, trained: Ended) -> None:
+    for name in NAMES:
+        said = provisioned.host(name).check_output("journalctl --unit=fl-standby --no-pager --output=cat")
+        kinds = [json.loads(line)["event"] for line in said.splitlines() if line.startswith("{")]
+        if name == "header":
+            assert kinds == []
+        else:
+            assert kinds[0] == "role_started"
+            assert kinds[-1] == "run_finished"
+            assert provisioned.host(name).check_output("systemctl show fl-standby --property=Result --value") == "success"
+
+
 def test_a_learner_audits_the_run(provisioned: Testbed, trained: Ended) -> None:
     audit = provisioned.play("audit").must()
     assert "audit passed: 3 rounds, 11 files" in audit.output
