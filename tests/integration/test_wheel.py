@@ -46,8 +46,7 @@ class Installed:
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(packages)
             info = metadata.PathDistribution(packages / f"{'-'.join(wheel.name.split('-')[:2])}.dist-info")
-        for name in closure(info):
-            link(metadata.distribution(name), packages)
+        link(closure(info), packages)
         self.python = environment / "bin" / "python"
 
     def fl_node(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -72,15 +71,16 @@ def closure(package: metadata.Distribution) -> set[str]:
     return {name for name, _ in found}
 
 
-def link(package: metadata.Distribution, packages: Path) -> None:
-    """Link the files of an installed package into another environment."""
-    for file in package.files or []:
-        if ".." in file.parts or "__pycache__" in file.parts:
-            continue
-        target = packages / Path(*file.parts)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            target.symlink_to(Path(str(package.locate_file(file))).resolve())
+def link(names: set[str], packages: Path) -> None:
+    """Link what installed packages consist of into another environment."""
+    owners: dict[Path, set[str]] = {}
+    for one in metadata.distributions():
+        for top in {file.parts[0] for file in one.files or []} - {"..", "__pycache__"}:
+            owners.setdefault(Path(str(one.locate_file(top))), set()).add(canonicalize_name(one.name))
+    for path, who in owners.items():
+        if who & names:
+            assert who <= names, f"{path} is also of {who - names}"
+            (packages / path.name).symlink_to(path.resolve())
 
 
 @pytest.fixture(scope="module")
