@@ -56,7 +56,10 @@ def test_a_learners_host_stood_by_until_the_run_ended(provisioned: Testbed, trai
         else:
             assert kinds[0] == "role_started"
             assert kinds[-1] == "run_finished"
-            assert provisioned.host(name).check_output("systemctl show fl-standby --property=Result --value") == "success"
+            assert (
+                provisioned.host(name).check_output("systemctl show fl-standby --property=Result --value")
+                == "success"
+            )
 
 
 def test_a_learner_audits_the_run(provisioned: Testbed, trained: Ended) -> None:
