@@ -120,6 +120,17 @@ def test_the_demo_runs_from_the_wheel_in_an_empty_folder_with_an_empty_home(inst
     assert json.loads((run / "run.json").read_text())["plan"] == cid.of_bytes(plan.to_bytes())
 
 
+def test_every_module_finds_what_it_imports_when_it_is_called(installed: Installed) -> None:
+    script = """
+import importlib, pkgutil
+import fl_node, matplotlib.pyplot
+for module in pkgutil.walk_packages(fl_node.__path__, "fl_node."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+    subprocess.run([installed.python, "-c", script], cwd=installed.folder, check=True)
+
+
 def test_plans_come_from_the_wheel(installed: Installed) -> None:
     done = installed.fl_node("plan", "new", "new/mine.toml", "--from", "tabular")
     assert done.returncode == 0, done.stderr
