@@ -120,8 +120,10 @@ class Daemon:
         self._answers = iter(answers)
         self._arrived = 0
         self.offsets: list[int] = []
+        self.timeouts: list[float] = []
 
-    def arrived(self) -> int:
+    def arrived(self, timeout: float) -> int | None:
+        self.timeouts.append(timeout)
         return self._arrived
 
     def errors(self, _file_cid: str) -> contextlib.AbstractContextManager[None]:
@@ -157,6 +159,16 @@ def test_a_file_is_missing_when_nothing_arrives() -> None:
     with pytest.raises(FileMissing):
         list(_Stream(daemon, NAME, len(CONTENT), 1.0).blocks())  # type: ignore[arg-type]
     assert daemon.offsets == [0, 0]
+
+
+def test_a_daemon_that_stands_still_is_asked_once_what_arrived_and_for_no_longer_than_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    daemon = Daemon((b"", 10))
+    monkeypatch.setattr(daemon, "arrived", daemon.timeouts.append)
+    with pytest.raises(FileMissing):
+        list(_Stream(daemon, NAME, len(CONTENT), 1.0).blocks())  # type: ignore[arg-type]
+    assert daemon.timeouts == [1.0]
 
 
 def test_progress_is_told_as_a_file_arrives_and_can_end_it(tmp_path: Path, folder: FolderStore, source: Path) -> None:
