@@ -47,14 +47,15 @@ def pin_environment(environment: MutableMapping[str, str] = os.environ) -> None:
 
     Libraries read them when they are loaded: call this before NumPy is.
     """
-    for name in [one for one in environment if _READ_BY_LIBRARIES.match(one) and not _HARMLESS.match(one)]:
+    harmful = [name for name in environment if _READ_BY_LIBRARIES.match(name) and not _HARMLESS.match(name)]
+    for name in harmful:
         del environment[name]
     environment.update(pinned_variables())
     # No chatter about what the processor could do.
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if tunables := environment.pop("GLIBC_TUNABLES", None):
         # These choose between versions of exp and log; the others are about memory.
-        kept = [one for one in tunables.split(":") if not one.startswith("glibc.cpu.")]
+        kept = [tunable for tunable in tunables.split(":") if not tunable.startswith("glibc.cpu.")]
         if kept:
             environment["GLIBC_TUNABLES"] = ":".join(kept)
 
@@ -124,15 +125,19 @@ def hold() -> None:
     """Set the global state of Keras, TensorFlow and NumPy to what it is in a run; they are loaded already."""
     import tensorflow as tf
 
-    for one in _settings():
-        if one.read() != one.wanted:
-            one.write(one.wanted)
+    for setting in _settings():
+        if setting.read() != setting.wanted:
+            setting.write(setting.wanted)
     tf.config.experimental.enable_op_determinism()
 
 
 def strayed() -> list[str]:
     """Return what is no longer as :func:`hold` left it, such as ``Keras's floatx is float16, should be float32``."""
-    return [f"{one.name} is {one.read()}, should be {one.wanted}" for one in _settings() if one.read() != one.wanted]
+    return [
+        f"{setting.name} is {setting.read()}, should be {setting.wanted}"
+        for setting in _settings()
+        if setting.read() != setting.wanted
+    ]
 
 
 @contextlib.contextmanager
@@ -161,8 +166,8 @@ def instructions() -> str:
     """Return the sets of instructions that NumPy found in this processor, by which libraries choose their kernels."""
     import numpy as np
 
-    found = np.show_config(mode="dicts")["SIMD Extensions"]
-    return " ".join([platform.machine(), *found["baseline"], *found["found"]])
+    extensions = np.show_config(mode="dicts")["SIMD Extensions"]
+    return " ".join([platform.machine(), *extensions["baseline"], *extensions["found"]])
 
 
 def unpinned() -> list[str]:

@@ -167,8 +167,8 @@ def output_folder(path: Path, what: str) -> Iterator[None]:
 
 def described(error: OSError) -> str:
     """Return the path of an error, if it has one, and what the system says of it."""
-    said = reason(error)
-    return said if error.filename is None else f"{error.filename}: {said}"
+    why = reason(error)
+    return why if error.filename is None else f"{error.filename}: {why}"
 
 
 def reason(error: OSError) -> str:

@@ -68,12 +68,12 @@ def is_json() -> bool:
 def parse(line: str | bytes) -> dict[str, Any] | None:
     """Return the event that a line of a log holds, or None if it is another program's or a library's line."""
     try:
-        found = strict_json.loads(line)
+        event = strict_json.loads(line)
     except JsonError:
         return None
-    if not isinstance(found, dict) or not isinstance(found.get("event"), str):
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         return None
-    return found
+    return event
 
 
 def sentence(event: Mapping[str, Any]) -> str:
@@ -115,11 +115,11 @@ def read(source: str, nodes: Collection[str] = ()) -> Iterator[dict[str, Any]]:
         raise ConfigError(f"{source} has no logs; should be a run folder, such as runs/demo")
     if missing := sorted(set(nodes) - set(paths)):
         raise ConfigError(f"--node {missing[0]}: should be one of {', '.join(paths)}")
-    found = []
+    logged = []
     for name in nodes or paths:
         with paths[name].open(encoding="utf-8", errors="replace") as file:
-            found += [event | {"node": name} for event in filter(None, map(parse, file))]
-    yield from sorted(found, key=lambda event: str(event.get("time", "")))
+            logged += [event | {"node": name} for event in filter(None, map(parse, file))]
+    yield from sorted(logged, key=lambda event: str(event.get("time", "")))
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -184,15 +184,19 @@ class Choice:
     @cached_property
     def variants(self) -> Mapping[str, type[Settings]]:
         """The classes by the values that choose them."""
-        return {value: one for one in self.classes for value in get_args(one.model_fields[self.key].annotation)}
+        return {
+            value: variant
+            for variant in self.classes
+            for value in get_args(variant.model_fields[self.key].annotation)
+        }
 
     def keys(self) -> list[str]:
         """Return the keys of all classes, each once."""
-        return list(dict.fromkeys([self.key, *(key for one in self.classes for key in one.keys())]))  # noqa: SIM118
+        return list(dict.fromkeys([self.key, *(key for variant in self.classes for key in variant.keys())]))  # noqa: SIM118
 
     def users(self, key: str) -> list[str]:
         """Return the values with whose settings a key may stand."""
-        return [value for value, one in self.variants.items() if key in one.keys()]  # noqa: SIM118
+        return [value for value, variant in self.variants.items() if key in variant.keys()]  # noqa: SIM118
 
     def tag(self, content: object) -> Any:
         """Return the value of the key, or the default."""
@@ -208,7 +212,7 @@ class Choice:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Build pydantic's tagged union of the classes."""
         union = core_schema.tagged_union_schema(
-            {value: handler.generate_schema(one) for value, one in self.variants.items()},
+            {value: handler.generate_schema(variant) for value, variant in self.variants.items()},
             discriminator=lambda content: tag if isinstance(tag := self.tag(content), str) else None,
         )
         return union if self.default is not None or not self.flat else core_schema.nullable_schema(union)
@@ -220,7 +224,11 @@ class Choice:
 
 def variants_of(kind: type[Settings], names: Mapping[str, object]) -> tuple[type[Settings], ...]:
     """Return the classes among the names of a module that derive from ``kind``, in the order of their import."""
-    return tuple(one for one in names.values() if isinstance(one, type) and issubclass(one, kind) and one is not kind)
+    return tuple(
+        member
+        for member in names.values()
+        if isinstance(member, type) and issubclass(member, kind) and member is not kind
+    )
 
 
 def choice_of(field: FieldInfo) -> Choice | None:

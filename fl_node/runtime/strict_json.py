@@ -134,16 +134,16 @@ def check(value: object, *, max_depth: int = MAX_DEPTH, max_text: int = MAX_TEXT
     level: list[object] = [value]
     for _ in range(max_depth + 1):
         following: list[object] = []
-        for one in level:
-            if isinstance(one, dict):
-                for key in one:
+        for value in level:
+            if isinstance(value, dict):
+                for key in value:
                     _check_key(key)
-                following += one.values()
-            elif isinstance(one, list | tuple):
-                following += one
-            elif isinstance(one, str):
-                _check_text(one, max_text)
-            elif isinstance(one, int) and abs(one) >= 10**MAX_DIGITS:
+                following += value.values()
+            elif isinstance(value, list | tuple):
+                following += value
+            elif isinstance(value, str):
+                _check_text(value, max_text)
+            elif isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
                 raise JsonError(f"has a number of more than {MAX_DIGITS} digits")
         if not following:
             return
@@ -170,14 +170,14 @@ def _too_deep(most: int) -> NoReturn:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    for key in found:
+    unique = dict(pairs)
+    for key in unique:
         _check_key(key)
-    if len(found) != len(pairs):
+    if len(unique) != len(pairs):
         names = [key for key, _ in pairs]
-        twice = next(key for key in found if names.count(key) > 1)
+        twice = next(key for key in unique if names.count(key) > 1)
         raise JsonError(f"has the key {_short(twice)} twice in one object")
-    return found
+    return unique
 
 
 def _check_key(key: object) -> None:

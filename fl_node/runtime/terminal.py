@@ -46,7 +46,7 @@ def visible(text: str, *, lines: bool = True) -> str:
     """
     if not lines:
         text = text.replace("\n", "\\n")
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROLS.sub(lambda control: control[0].encode("unicode_escape").decode(), text)
 
 
 def styled(text: str, style: str) -> Text:
@@ -80,10 +80,10 @@ class Console(RichConsole):
     @property  # type: ignore[misc]  # nobody sets it
     def size(self) -> ConsoleDimensions:
         """The width and height of the terminal."""
-        found = super().size
+        size = super().size
         if self.is_terminal or self._given is not None:
-            return found
-        return ConsoleDimensions(UNBOUNDED, found.height)
+            return size
+        return ConsoleDimensions(UNBOUNDED, size.height)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a text to be shown."""
@@ -136,12 +136,12 @@ class Numbers:
 
     def parts(self, width: int) -> list[list[int]]:
         """Return which columns stand in which part of the table on a terminal of a width."""
-        found = [[0]]
+        groups = [[0]]
         for column in range(1, len(self._widths)):
-            if len(found[-1]) > 1 and self._width([*found[-1], column]) > width:
-                found.append([0])
-            found[-1].append(column)
-        return found
+            if len(groups[-1]) > 1 and self._width([*groups[-1], column]) > width:
+                groups.append([0])
+            groups[-1].append(column)
+        return groups
 
     def fits(self, width: int) -> bool:
         """Return whether each part fits into a width."""
