@@ -405,7 +405,9 @@ class EmbeddedChain:
             "parentHash": encode_hex(header.parent_hash),
             "stateRoot": encode_hex(header.state_root),
             "timestamp": hex(header.timestamp),
-            "transactions": [_shown(one) if full else encode_hex(one.hash) for one in block.transactions],
+            "transactions": [
+                _shown(transaction) if full else encode_hex(transaction.hash) for transaction in block.transactions
+            ],
         }
 
     def _get_logs(self, query: dict[str, Any]) -> list[dict[str, Any]]:
@@ -522,8 +524,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return _as_bytes(_failure(None, -32600, f"batch too large: at most {MAX_BATCH} requests"))
             left = MAX_ANSWER_BYTES
             answers = []
-            for one in requests:
-                answers.append(self._answer(one, left))
+            for request in requests:
+                answers.append(self._answer(request, left))
                 left -= len(answers[-1])
             return b"[" + b",".join(answers) + b"]"
 
@@ -601,7 +603,7 @@ class _Server(ThreadingHTTPServer):
         """Serve a new connection, in the place of another if there are too many."""
         with self._guard:
             if len(self._waiting) >= CONNECTIONS:
-                oldest = next((one for one, waits in self._waiting.items() if waits), None)
+                oldest = next((connection for connection, waits in self._waiting.items() if waits), None)
                 if oldest is None:
                     self.shutdown_request(request)
                     return

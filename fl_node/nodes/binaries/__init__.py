@@ -154,19 +154,19 @@ def install(
             for released in (True, False) if binary.urls else (False,):
                 try:
                     if released:
-                        made = fetch(binary, machine, Path(scratch), say)
+                        program = fetch(binary, machine, Path(scratch), say)
                     else:
-                        made = build(binary, machine, Path(scratch), cache, say)
+                        program = build(binary, machine, Path(scratch), cache, say)
                     if not foreign:
-                        check_version(binary, made)
+                        check_version(binary, program)
                 except SkippedError as reason:
                     reasons.append(str(reason))
                     say(f"{binary}: {reason}")
                     continue
                 target = (folder / binary.file_name).absolute()
                 if foreign:
-                    _digest_file(target).write_text(digest(made) + "\n")
-                made.replace(target)
+                    _digest_file(target).write_text(digest(program) + "\n")
+                program.replace(target)
                 say(f"{binary}: installed as {target}")
                 return target
     except OSError as error:
@@ -264,8 +264,8 @@ def _installed(binary: Binary, cache: Path, *, on_path: bool = True) -> Path:
         (str(cached), cached if os.access(cached, os.F_OK) else None),
     ]
     if on_path:
-        found = shutil.which(binary.command)
-        candidates.append((f"{binary.command} on PATH", Path(found) if found else None))
+        program = shutil.which(binary.command)
+        candidates.append((f"{binary.command} on PATH", Path(program) if program else None))
     reasons = []
     for where, path in candidates:
         if path is None:

@@ -104,8 +104,8 @@ def _edited(file: EditedFile, edit: Edit, text: str) -> str:
 
 
 def _check(file: EditedFile, content: bytes, wanted: str, when: str) -> None:
-    if (found := hashlib.sha256(content).hexdigest()) != wanted:
-        raise BinaryError(f"{file.path} has SHA-256 {found} {when}, should be {wanted}")
+    if (digest := hashlib.sha256(content).hexdigest()) != wanted:
+        raise BinaryError(f"{file.path} has SHA-256 {digest} {when}, should be {wanted}")
 
 
 # Geth

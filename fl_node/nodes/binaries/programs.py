@@ -51,9 +51,9 @@ def check_version(binary: Binary, path: Path) -> None:
     if output.returncode != 0:
         raise SkippedError(f"{path} failed: {lines[-1] if lines else f'exit code {output.returncode}'}")
     if f"{binary.version_prefix}{binary.full_version}" not in lines:
-        said = next((line for line in lines if re.search(r"\d+\.\d+\.\d+", line)), "nothing")
-        found = said.removeprefix(binary.version_prefix)
-        raise OtherVersionError(f"{path} is not version {binary.full_version} (it prints {said!r})", found)
+        printed = next((line for line in lines if re.search(r"\d+\.\d+\.\d+", line)), "nothing")
+        version = printed.removeprefix(binary.version_prefix)
+        raise OtherVersionError(f"{path} is not version {binary.full_version} (it prints {printed!r})", version)
     commit = next((line for line in lines if line.startswith("Git Commit: ")), None)
     if commit and not commit.startswith(f"Git Commit: {binary.commit}"):
         raise SkippedError(f"{path} is not from commit {binary.commit} (it prints {commit!r})")

@@ -94,14 +94,14 @@ def find_go(binary: Binary, cache: Path, env: Mapping[str, str], say: Report) ->
 
 def _checked(binary: Binary, go: Go) -> Go:
     # Asked in the module's folder, a Go that may fetch newer toolchains answers with the one it will use.
-    said = go.run(["env", "GOVERSION"], cwd=binary.module)
+    answer = go.run(["env", "GOVERSION"], cwd=binary.module)
     needed = f"Go {binary.go[0]}.{binary.go[1]} or newer is needed"
-    found = re.match(r"go(\d+)\.(\d+)", said.stdout)
-    if found is None:
-        raise SkippedError(f"{go.path}: {last_line(said.stderr, 'no version')} ({needed})")
-    if (int(found[1]), int(found[2])) < binary.go:
-        raise SkippedError(f"{go.path} is too old ({said.stdout.strip()}; {needed})")
-    return Go(go.path, said.stdout.strip(), go.env)
+    version = re.match(r"go(\d+)\.(\d+)", answer.stdout)
+    if version is None:
+        raise SkippedError(f"{go.path}: {last_line(answer.stderr, 'no version')} ({needed})")
+    if (int(version[1]), int(version[2])) < binary.go:
+        raise SkippedError(f"{go.path} is too old ({answer.stdout.strip()}; {needed})")
+    return Go(go.path, answer.stdout.strip(), go.env)
 
 
 def pypi_version() -> str:
