@@ -80,9 +80,9 @@ def _source(path: Path, wanted: str) -> bytes:
         ) from error
     except OSError as error:
         raise ModuleError(f"module {path.stem}: {path}: {error.strerror or error}") from error
-    found = hashlib.sha256(source).hexdigest()
-    if found != wanted:
-        raise ModuleError(f"module {path.stem}: {path} has SHA-256 {found}, the plan requires {wanted}; {remedy}")
+    digest = hashlib.sha256(source).hexdigest()
+    if digest != wanted:
+        raise ModuleError(f"module {path.stem}: {path} has SHA-256 {digest}, the plan requires {wanted}; {remedy}")
     return source
 
 
@@ -121,8 +121,8 @@ def _blamed(path: Path, what: str) -> Iterator[None]:
             trace = trace.tb_next
         where = f"{path}:{line}" if line else str(path)
         text = " ".join(str(error).split())
-        said = f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-        raise ModuleError(f"module {path.stem}: {what}: {where}: {said}") from error
+        reason = f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+        raise ModuleError(f"module {path.stem}: {what}: {where}: {reason}") from error
     finally:
         changed = arithmetic.strayed()
         arithmetic.hold()
@@ -216,7 +216,7 @@ class OwnModule:
         (wanted,) = model.inputs
         shape = samples.shape[1:]
         if len(shape) != len(wanted.shape) - 1 or any(
-            right not in (None, found) for right, found in zip(wanted.shape[1:], shape, strict=True)
+            right not in (None, actual) for right, actual in zip(wanted.shape[1:], shape, strict=True)
         ):
             raise self.error(
                 f"load_data returns samples of shape {shape}, build_model expects {tuple(wanted.shape[1:])}"

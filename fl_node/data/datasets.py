@@ -176,20 +176,20 @@ def from_folder(path: Path | None, wanted: Mapping[str, str | None]) -> DataSet:
         if not given:
             raise DataError("the plan uses images from a folder; set --data-dir or FL_NODE_DATA_DIR")
         path = Path(given)
-    content, found = {}, {}
+    content, digests = {}, {}
     for key, name in FOLDER_FILES.items():
         content[name], file = _read(path, name, MAX_FOLDER_FILE_BYTES)
-        found[key] = hashlib.sha256(content[name]).hexdigest()
-        if wanted.get(key) not in (None, found[key]):
+        digests[key] = hashlib.sha256(content[name]).hexdigest()
+        if wanted.get(key) not in (None, digests[key]):
             raise DataError(
-                f"{file} is not the plan's file: its content has SHA-256 {found[key][:16]}…, the plan requires "
+                f"{file} is not the plan's file: its content has SHA-256 {digests[key][:16]}…, the plan requires "
                 f"{str(wanted[key])[:16]}…"
             )
     train, test = (_pairs(path, content, part) for part in ("train", "t10k"))
     if train[0].shape[1:] != test[0].shape[1:]:
         sizes = " and ".join(" × ".join(map(str, images.shape[1:])) for images, _ in (train, test))
         raise DataError(f"data folder {path}: training and test images differ in size: {sizes}")
-    return DataSet("folder", str(path), *train, *test, sha256=found)
+    return DataSet("folder", str(path), *train, *test, sha256=digests)
 
 
 def _pairs(path: Path, content: Mapping[str, bytes], part: str) -> tuple[Images, Labels]:
@@ -248,11 +248,11 @@ def _read(folder: Path, name: str, most: int) -> tuple[bytes, Path]:
         The file is missing, can't be read, or has more than ``most`` bytes.
     """
     try:
-        there = {one.name for one in folder.iterdir()}
+        there = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise DataError(f"data folder {folder}: {error.strerror or error}") from error
-    paths = [folder / one for one in (f"{name}.gz", name) if one in there]
-    path = next((one for one in paths if one.is_file()), paths[0] if paths else None)
+    paths = [folder / file_name for file_name in (f"{name}.gz", name) if file_name in there]
+    path = next((file for file in paths if file.is_file()), paths[0] if paths else None)
     if path is None:
         raise DataError(f"data folder {folder} has neither {name}.gz nor {name}")
     if path.is_dir():
@@ -268,10 +268,10 @@ def _read(folder: Path, name: str, most: int) -> tuple[bytes, Path]:
 
 
 def _verify(content: bytes, name: str, source: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != MNIST_SHA256[name]:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != MNIST_SHA256[name]:
         raise DataError(
-            f"{source} is not MNIST's {name}: its content has SHA-256 {found[:16]}…, "
+            f"{source} is not MNIST's {name}: its content has SHA-256 {digest[:16]}…, "
             f"should be {MNIST_SHA256[name][:16]}…"
         )
 

@@ -23,10 +23,10 @@ def held_out(plan: Plan, dataset: DataSet) -> tuple[Images, Labels]:
     images, labels = _images(plan, dataset)
     if not len(images):
         raise DataError(f"plan {plan.name} has no held-out images; set data.validation, such as 1000")
-    found = _digest(images, labels)
-    if plan.data.validation_sha256 not in (None, found):
+    digest = _digest(images, labels)
+    if plan.data.validation_sha256 not in (None, digest):
         raise DataError(
-            f"the held-out images of {dataset.source} have SHA-256 {found[:16]}…, the plan requires "
+            f"the held-out images of {dataset.source} have SHA-256 {digest[:16]}…, the plan requires "
             f"{str(plan.data.validation_sha256)[:16]}…; use the plan's data set"
         )
     return images, labels
@@ -41,8 +41,8 @@ def with_held_out(plan: Plan, dataset: DataSet) -> Plan:
 
 
 def _images(plan: Plan, dataset: DataSet) -> tuple[Images, Labels]:
-    some = partition.held_out(plan)
-    return dataset.train_images[some], dataset.train_labels[some]
+    chosen = partition.held_out(plan)
+    return dataset.train_images[chosen], dataset.train_labels[chosen]
 
 
 def _digest(images: Images, labels: Labels) -> str:

@@ -50,13 +50,13 @@ def load(
     source = plan.data.source
     if not isinstance(source, Folder):
         return datasets.load(source.name, folder, report)
-    found = datasets.from_folder(folder, {key: getattr(source, key) for key in FOLDER_FILES})
-    for key, value in _facts(found).items():
+    data = datasets.from_folder(folder, {key: getattr(source, key) for key in FOLDER_FILES})
+    for key, value in _facts(data).items():
         planned = getattr(source, key)
         # More classes than labels are right: a set may lack the highest.
         if planned is not None and planned != value and not (key == "classes" and planned > value):
-            raise DataError(f"data folder {found.source}: data.{key} is {value}, the plan requires {planned}")
-    return found
+            raise DataError(f"data folder {data.source}: data.{key} is {value}, the plan requires {planned}")
+    return data
 
 
 def load_images(plan: Plan, folder: Path | None = None, report: Callable[[str], None] = lambda _: None) -> DataSet:
@@ -74,12 +74,12 @@ def load_images(plan: Plan, folder: Path | None = None, report: Callable[[str], 
     """
     if plan.custom is not None:
         raise DataError(f"this command needs images; the plan {plan.name} uses the samples of its custom module")
-    found = load(plan, folder, report=report)
-    assert isinstance(found, DataSet)
-    return found
+    data = load(plan, folder, report=report)
+    assert isinstance(data, DataSet)
+    return data
 
 
-def complete(plan: Plan, found: Data) -> Plan:
+def complete(plan: Plan, data: Data) -> Plan:
     """Return the plan as it is published: with what only those know who have the data.
 
     Raises
@@ -91,11 +91,11 @@ def complete(plan: Plan, found: Data) -> Plan:
     ModuleError
         The custom module's data do not fit the run.
     """
-    if isinstance(found, DataSet):
+    if isinstance(data, DataSet):
         if isinstance(source := plan.data.source, Folder):
-            plan = _with(plan, {key: value for key, value in _facts(found).items() if getattr(source, key) is None})
-        return with_held_out(plan, found)
-    return _with(plan, _own_facts(plan, found)) if plan.data.unknown else plan
+            plan = _with(plan, {key: value for key, value in _facts(data).items() if getattr(source, key) is None})
+        return with_held_out(plan, data)
+    return _with(plan, _own_facts(plan, data)) if plan.data.unknown else plan
 
 
 def _with(plan: Plan, facts: dict[str, Any]) -> Plan:
@@ -105,32 +105,32 @@ def _with(plan: Plan, facts: dict[str, Any]) -> Plan:
     return validate(content | {"data": content["data"] | facts}, f"plan {plan.name}, with its data,")
 
 
-def _facts(found: DataSet) -> dict[str, Any]:
+def _facts(data: DataSet) -> dict[str, Any]:
     """Return what a plan says of images from a folder."""
     return {
-        "all_train": len(found.train_images),
-        "all_test": len(found.test_images),
-        "size": found.train_images.shape[1:],
-        "classes": int(max(found.train_labels.max(), found.test_labels.max())) + 1,
-        **found.sha256,
+        "all_train": len(data.train_images),
+        "all_test": len(data.test_images),
+        "size": data.train_images.shape[1:],
+        "classes": int(max(data.train_labels.max(), data.test_labels.max())) + 1,
+        **data.sha256,
     }
 
 
-def _own_facts(plan: Plan, found: OwnData) -> dict[str, Any]:
+def _own_facts(plan: Plan, custom: OwnData) -> dict[str, Any]:
     """Return what a plan says of a module's data; only what it does not say is asked for."""
-    model = found.module.build()
+    model = custom.module.build()
     classes = int(model.output_shape[1])
     source = plan.data.source
     assert isinstance(source, CustomData)
     data = plan.data.model_copy(update={"source": source.model_copy(update={"classes": classes})})
     told = plan.model_copy(update={"data": data})
-    asked = OwnData(told, found.module.of(told))
+    asked = OwnData(told, custom.module.of(told))
     tests, _ = asked.tests(plan.data.test)
-    found.module.try_out(model, tests[:TRIED])
+    custom.module.try_out(model, tests[:TRIED])
     samples = source.samples
     if samples is None:
         shards = [asked.shard(node_id)[0] for node_id in range(1, plan.learners + 1)]
         for shard in shards:
-            found.module.try_out(model, shard[:TRIED])
+            custom.module.try_out(model, shard[:TRIED])
         samples = tuple(len(shard) for shard in shards)
     return {"samples": samples, "classes": classes, "test": len(tests)}
