@@ -107,7 +107,7 @@ def _rule_of_mode(plan: PlanSettings) -> Problems:
     if mode == "ensemble" and rule.rule != "fedavg":
         yield "aggregation.rule", f"should be fedavg in an ensemble (is {rule.rule!r})"
     elif mode == "async" and not rule.asynchronous:
-        wanted = " or ".join(name for name, one in RULES.items() if one.asynchronous)
+        wanted = " or ".join(name for name, rule in RULES.items() if rule.asynchronous)
         yield "aggregation.rule", f"should be {wanted} (is {rule.rule!r})"
     elif mode != "async" and rule.asynchronous:
         yield "aggregation.rule", f'should be a synchronous rule, or set mode = "async" (is {rule.rule!r})'

@@ -50,8 +50,8 @@ def filled_in(field: FieldInfo) -> bool:
 def choice_properties(choice: Choice) -> Schema:
     """Return the schemas of the keys of a choice, whatever is chosen; where they differ, without what differs."""
     properties: Schema = {choice.key: _key(choice)}
-    for one in choice.classes:
-        for key, schema in section_schema(one)["properties"].items():
+    for section in choice.classes:
+        for key, schema in section_schema(section)["properties"].items():
             if key != choice.key:
                 known = properties.setdefault(key, schema)
                 properties[key] = {part: value for part, value in known.items() if schema.get(part) == value}
@@ -61,9 +61,9 @@ def choice_properties(choice: Choice) -> Schema:
 def _key(choice: Choice) -> Schema:
     schema: Schema = {"enum": list(choice.variants)}
     values: dict[str, list[str]] = {}
-    for value, one in choice.variants.items():
-        values.setdefault((inspect.getdoc(one) or "").partition("\n")[0], []).append(f"`{value}`")
-    schema["description"] = " ".join(f"{', '.join(some)}: {line}" for line, some in values.items())
+    for value, variant in choice.variants.items():
+        values.setdefault((inspect.getdoc(variant) or "").partition("\n")[0], []).append(f"`{value}`")
+    schema["description"] = " ".join(f"{', '.join(names)}: {line}" for line, names in values.items())
     return schema if choice.default is None else schema | {"default": choice.default}
 
 
@@ -71,8 +71,8 @@ def _conditions(choice: Choice) -> list[Schema]:
     """Return for each value of a choice what holds then; other keys of the choice may not be given."""
     conditions = []
     everything = choice_properties(choice)
-    for value, one in choice.variants.items():
-        then = section_schema(one)
+    for value, variant in choice.variants.items():
+        then = section_schema(variant)
         properties = {key: then["properties"].get(key, False) for key in everything if key != choice.key}
         properties = {key: schema for key, schema in properties.items() if schema != everything[key]}
         rest = {part: then[part] for part in ("required", "allOf") if part in then}

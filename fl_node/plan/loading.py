@@ -142,12 +142,12 @@ def _with_hash(content: dict[str, Any], module: Path | None) -> dict[str, Any]:
     if module is None:
         return content
     try:
-        found = hashlib.sha256(module.read_bytes()).hexdigest()
+        digest = hashlib.sha256(module.read_bytes()).hexdigest()
     except OSError as error:
         raise PlanError(f"custom.module: {module}: {error.strerror or error}") from error
-    custom = {"sha256": found, **content["custom"], "module": module.stem}
-    if custom["sha256"] != found:
-        raise PlanError(f"custom.module: {module} has SHA-256 {found}, but the plan requires {custom['sha256']}")
+    custom = {"sha256": digest, **content["custom"], "module": module.stem}
+    if custom["sha256"] != digest:
+        raise PlanError(f"custom.module: {module} has SHA-256 {digest}, but the plan requires {custom['sha256']}")
     return content | {"custom": custom}
 
 
@@ -215,8 +215,8 @@ def validate(content: object, source: str) -> Plan:
         return Plan.model_validate(content)
     except ValidationError as error:
         if isinstance(content, dict):
-            found = messages.problems(error) + checks.problems(Plan.valid_part(content))
+            problems = messages.problems(error) + checks.problems(Plan.valid_part(content))
         else:
-            found = ["should be a table of settings"]
-        lines = "".join(f"\n  {problem}" for problem in found)
+            problems = ["should be a table of settings"]
+        lines = "".join(f"\n  {problem}" for problem in problems)
         raise PlanError(f"{source} is not a valid plan:{lines}") from error

@@ -31,7 +31,7 @@ FORMER = {
 
 def problems(error: ValidationError) -> list[str]:
     """Return a line for each error but those that :mod:`fl_node.plan.checks` finds."""
-    return [_problem(dict(one)) for one in error.errors(include_url=False) if one["type"] != INCONSISTENT]
+    return [_problem(dict(mistake)) for mistake in error.errors(include_url=False) if mistake["type"] != INCONSISTENT]
 
 
 @dataclass
