@@ -62,7 +62,7 @@ class EnsembleTrainer:
     def initial(self) -> Tensors:
         """Return the weights of all models that a run starts from."""
         members = self._members.items()
-        return {f"{member}/{name}": tensor for member, one in members for name, tensor in one.initial().items()}
+        return {f"{member}/{name}": tensor for member, model in members for name, tensor in model.initial().items()}
 
     def shapes(self) -> Shapes:
         """Return the names and shapes of the tensors of all models."""
@@ -133,8 +133,8 @@ class EnsembleTrainer:
         counts = weights[WEIGHTS] if WEIGHTS in weights else np.ones(1, np.float32)
         together = np.zeros((), np.float32)
         for name, count in zip(names, counts, strict=True):
-            said = self._members[name].predict(_own(weights, name), images)
-            together = together + count * (soften(said, temperature) if temperature != 1 else said)
+            predicted = self._members[name].predict(_own(weights, name), images)
+            together = together + count * (soften(predicted, temperature) if temperature != 1 else predicted)
         return finite(together)
 
     def save(self, weights: Tensors, path: Path) -> None:
@@ -163,8 +163,8 @@ class EnsembleTrainer:
         if not isinstance(self.data, DataSet) or settings is None:
             raise DataError(f"distillation needs the public set of {self.plan.data.name}")
         images = self.data.train_images[partition.public_set(self.plan)]
-        said = self._predict(teacher, images, settings.temperature)
-        return Lesson(images, said, settings.weight, settings.temperature)
+        predicted = self._predict(teacher, images, settings.temperature)
+        return Lesson(images, predicted, settings.weight, settings.temperature)
 
 
 def _own(weights: Tensors, architecture: str) -> dict[str, Tensor]:

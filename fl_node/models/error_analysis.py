@@ -63,8 +63,8 @@ class ErrorAnalysis:
     def as_content(self) -> dict[str, Any]:
         """Return it without the pixels, for JSON."""
         content = asdict(self)
-        for one in content["worst"]:
-            del one["pixels"]
+        for mistake in content["worst"]:
+            del mistake["pixels"]
         return content
 
 
@@ -85,11 +85,11 @@ def analyze_errors(
         How many mistakes to keep at most: those in which the label got the least probability.
     """
     probabilities = predict(images)
-    said = probabilities.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1)
     confusion = np.zeros((probabilities.shape[1],) * 2, np.int64)
-    np.add.at(confusion, (labels, said), 1)
+    np.add.at(confusion, (labels, predicted), 1)
     of_label = probabilities[np.arange(len(labels)), labels]
-    wrong = np.flatnonzero(said != labels)
+    wrong = np.flatnonzero(predicted != labels)
     order = wrong[np.argsort(of_label[wrong], kind="stable")][:worst]
     return ErrorAnalysis(
         round_,
@@ -97,7 +97,12 @@ def analyze_errors(
         tuple(tuple(row) for row in confusion.tolist()),
         tuple(
             Mistake(
-                int(i), int(labels[i]), int(said[i]), float(probabilities[i, said[i]]), float(of_label[i]), images[i]
+                int(i),
+                int(labels[i]),
+                int(predicted[i]),
+                float(probabilities[i, predicted[i]]),
+                float(of_label[i]),
+                images[i],
             )
             for i in order
         ),

@@ -417,7 +417,7 @@ def calibration_error(probabilities: Probabilities, labels: Labels, bins: int = 
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
     where = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    gaps = [abs(confidence[where == one].sum() - right[where == one].sum()) for one in range(bins)]
+    gaps = [abs(confidence[where == index].sum() - right[where == index].sum()) for index in range(bins)]
     return float(sum(gaps) / len(labels))
 
 
@@ -442,7 +442,7 @@ def _softened(lesson: Lesson) -> Tensor:
     return np.concatenate([lesson.probabilities, temperatures], axis=1)
 
 
-def _distillation(answers: Any, said: Any) -> Any:
+def _distillation(answers: Any, predicted: Any) -> Any:
     """Return the cross-entropy at each image's temperature T, times T², as in Hinton et al. 2015.
 
     https://arxiv.org/abs/1503.02531, section 2; with T = 1 and a certain answer it is that of a label.
@@ -450,15 +450,15 @@ def _distillation(answers: Any, said: Any) -> Any:
     from keras import ops
 
     temperature = answers[:, -1:]
-    logits = ops.log(ops.maximum(said, 1e-7)) / temperature
+    logits = ops.log(ops.maximum(predicted, 1e-7)) / temperature
     entropy = -ops.sum(answers[:, :-1] * ops.log_softmax(logits), axis=-1)
     return ops.squeeze(temperature, -1) ** 2 * entropy
 
 
-def _agreement(answers: Any, said: Any) -> Any:
+def _agreement(answers: Any, predicted: Any) -> Any:
     from keras import ops
 
-    return ops.cast(ops.equal(ops.argmax(answers[:, :-1], -1), ops.argmax(said, -1)), "float32")
+    return ops.cast(ops.equal(ops.argmax(answers[:, :-1], -1), ops.argmax(predicted, -1)), "float32")
 
 
 _agreement.__name__ = "accuracy"
