@@ -468,8 +468,8 @@ def _refuse_value(error: ValidationError, values: Mapping[str, Any]) -> NoReturn
     errors = error.errors(include_url=False, include_context=False)
     name, *rest = errors[0]["loc"]
     # Of an entry its keys count first, then its values.
-    about = [one for one in errors if one["loc"][:2] == errors[0]["loc"][:2]]
-    first = next((one for one in about if one["type"] != "should_be"), about[0])
+    about = [mistake for mistake in errors if mistake["loc"][:2] == errors[0]["loc"][:2]]
+    first = next((mistake for mistake in about if mistake["type"] != "should_be"), about[0])
     if first["type"] == "should_be":
         keys = [str(part) for part in first["loc"] if isinstance(part, str)]
         _refuse(
@@ -508,8 +508,8 @@ def as_reason(text: str) -> str:
     return _line(text, MAX_REASON)
 
 
-def _refuse(name: str, found: str, wanted: str) -> NoReturn:
-    raise WeightsError(f"metadata: {name} {found}; should be {wanted}", f"metadata.{name}")
+def _refuse(name: str, actual: str, wanted: str) -> NoReturn:
+    raise WeightsError(f"metadata: {name} {actual}; should be {wanted}", f"metadata.{name}")
 
 
 def check_local(
@@ -571,6 +571,6 @@ def check_global(file: WeightsFile, *, plan: str, round_: int) -> GlobalMeta:
 
 
 def _check(*fields_: tuple[str, object, object]) -> None:
-    for name, found, right in fields_:
-        if found != right:
-            _refuse(name, f"is {_short(found)}", _short(right))
+    for name, actual, right in fields_:
+        if actual != right:
+            _refuse(name, f"is {_short(actual)}", _short(right))

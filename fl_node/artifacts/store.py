@@ -121,8 +121,8 @@ def receive(
         file.flush()
         if (whole := length()) is not None and received < whole:
             raise FileMissing(f"{file_cid} is incomplete: {received} of {whole} bytes", received)
-        if (found := cid.of_file(Path(file.name))) != file_cid:
-            raise WrongContent(f"what the store gave for {file_cid} is {found}")
+        if (actual := cid.of_file(Path(file.name))) != file_cid:
+            raise WrongContent(f"what the store gave for {file_cid} is {actual}")
 
 
 @contextlib.contextmanager
