@@ -32,10 +32,10 @@ class Backdoor(DataAttack):
     def poison(self, images: Images, labels: Labels, seed: int, classes: int) -> tuple[Images, Labels]:  # noqa: ARG002
         """Put the patch on some images and change their labels."""
         count = round(self.fraction * len(images))
-        some = permutation(len(images), derive(seed, "backdoor"))[:count]
+        chosen = permutation(len(images), derive(seed, "backdoor"))[:count]
         images, labels = images.copy(), labels.copy()
-        images[some] = patched(images[some])
-        labels[some] = self.target
+        images[chosen] = patched(images[chosen])
+        labels[chosen] = self.target
         return images, labels
 
 
