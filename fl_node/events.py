@@ -43,8 +43,8 @@ class Event:
 
     def fields(self) -> dict[str, Any]:
         """Return the event's fields by name, without those that are not set."""
-        found = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-        return {name: value for name, value in found.items() if value is not None}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def matches(event: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
