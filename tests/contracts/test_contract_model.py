@@ -363,9 +363,10 @@ class Calls:
         return [(node, names[address]) for node, address in self.model.accounts.items()]
 
     def some_members(self) -> list[tuple[int, str]]:
-        """All learners, or some, in any order."""
+        """All learners, or some, in any order; now and then one twice."""
         members = self.members()
-        return self.random.sample(members, len(members) if self.mostly() else self.random.randint(0, len(members)))
+        some = self.random.sample(members, len(members) if self.mostly() else self.random.randint(0, len(members)))
+        return [one for one in some for _ in range(1 if self.mostly() else 2)]
 
     def aimed(self) -> tuple[int, bytes]:
         """The current round or one near it, and its global weights or others."""
