@@ -101,8 +101,7 @@ class WeightsError(FLNodeError):
         What is wrong, for people.
     code
         Which check failed, for programs: ``malformed``, ``too_large``, ``tensors`` (names, shapes, types),
-        ``not_finite``, ``metadata.FIELD``, ``bounds``, ``repeated``, ``too_many_publications``, ``shard``, or
-        ``invalid``.
+        ``not_finite``, ``metadata.FIELD``, ``bounds``, ``repeated``, ``not_newer``, ``shard``, or ``invalid``.
     """
 
     exit_code = 6

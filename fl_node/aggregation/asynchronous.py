@@ -31,6 +31,11 @@ class AsynchronousRule(Rule):
     function: Annotated[Staleness, STALENESS_CHOICE] = Polynomial()
 
     @property
+    def takes_one_of_each(self) -> bool:
+        """Whether the next global weights take at most one update of each learner."""
+        return False
+
+    @property
     @abstractmethod
     def updates(self) -> int:
         """The number of updates that the next global weights are computed from."""

@@ -7,7 +7,7 @@ https://arxiv.org/abs/2106.06639
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -22,9 +22,19 @@ from fl_node.runtime.tensors import Tensor, Tensors
 class FedBuff(AsynchronousRule):
     """The global weights follow the average of a number of updates: global + rate · Σ share · (local - start)."""
 
+    if_given: ClassVar[frozenset[str]] = frozenset({"distinct"})
+
     rule: Literal["fedbuff"] = "fedbuff"
     buffer: Annotated[int, Field(ge=1, le=1000, description="Number of updates per aggregation (K).")]
     server_learning_rate: ServerLearningRate = 1.0
+    distinct: Annotated[
+        bool, Field(description="Take at most one update of each learner per aggregation; more of it wait.")
+    ] = True
+
+    @property
+    def takes_one_of_each(self) -> bool:
+        """Whether the buffer takes at most one update of each learner."""
+        return self.distinct
 
     @property
     def updates(self) -> int:

@@ -78,3 +78,28 @@ def check_update(
         samples=shard_size(plan, node_id),
     )
     return file
+
+
+def check_newer(began: int, last: int | None) -> None:
+    """Check that an update was trained from newer global weights than its learner's last counted one.
+
+    So nobody counts more often for publishing more often.
+
+    Parameters
+    ----------
+    began
+        The round of the global weights that it was trained from.
+    last
+        The same of the learner's last update that counted; None if none has.
+
+    Raises
+    ------
+    WeightsError
+        It is not newer.
+    """
+    if last is not None and began <= last:
+        raise WeightsError(
+            f"was trained from global weights {began}; should be from newer ones than {last}, those of the learner's "
+            "last update that counted",
+            "not_newer",
+        )

@@ -20,7 +20,7 @@ from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.protocol.asynchronous_files import Update, asynchronous_file
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.names import MISSING
-from fl_node.protocol.publications import Publication, check_update, publications
+from fl_node.protocol.publications import Publication, check_newer, check_update, publications
 from fl_node.roles.learner import Learner
 from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context
@@ -50,6 +50,8 @@ class Asynchronous:
         self._round_start = 0.0
         self._judged: dict[tuple[int, int], WeightsFile | Rejection] = {}
         self._next: _Next | None = None
+        self._started_at = ""  # the CID of the global weights that this is true at
+        self._started: dict[int, int] = {}
 
     @property
     def round(self) -> int:
@@ -67,7 +69,7 @@ class Asynchronous:
         everything = publications(self._site.contract.log())
         new = [one for one in everything if one.number > accepted.get(one.node_id, 0)]
         wanted, seen = plan.asynchronous_rule.updates, self._context.changes()
-        good, rejected, waits = self._choose(new, everything, wanted)
+        good, rejected, waits = self._choose(new, everything, wanted, self._last_started(parent, view.learners))
         late = bool(plan.round_timeout) and clock.monotonic() >= self._round_start + plan.round_timeout
         if len(good) < wanted and not (late and good):
             deadline = self._round_start + plan.round_timeout if plan.round_timeout else None
@@ -118,13 +120,28 @@ class Asynchronous:
                 if isinstance(known, WeightsFile):
                     known.path.unlink(missing_ok=True)
 
+    def _last_started(self, parent: WeightsFile, learners: Sequence[int]) -> dict[int, int]:
+        """Return the round from which each learner's last counted update was trained, by nodeId.
+
+        A header that was restarted reads it from the global files, back to where each learner counted last.
+        """
+        if self._started_at != parent.cid:
+            known = self._started if self._started_at == parent.global_meta.parent else {}
+            started, file = {one.node_id: one.started or 0 for one in parent.global_meta.inputs}, parent
+            while not known and file.global_meta.round and not set(learners) <= set(started):
+                file = self._context.global_file(file.global_meta.round - 1, str(file.global_meta.parent))
+                started = {one.node_id: one.started or 0 for one in file.global_meta.inputs} | started
+            self._started_at, self._started = parent.cid, known | started
+        return dict(self._started)
+
     def _choose(
-        self, new: Sequence[Publication], everything: Sequence[Publication], wanted: int
+        self, new: Sequence[Publication], everything: Sequence[Publication], wanted: int, started: dict[int, int]
     ) -> tuple[list[Publication], list[Publication], list[str]]:
         """Return the next good updates, what is rejected among what comes before them, and whose files are to come.
 
         What is missing holds up its own learner's later publications, and nobody else's.
         """
+        one_each = self._plan.asynchronous_rule.takes_one_of_each
         good: list[Publication] = []
         rejected: list[Publication] = []
         held: dict[int, str] = {}
@@ -132,18 +149,32 @@ class Asynchronous:
         for one in new:
             if len(good) == wanted:
                 break
-            if one.node_id in held:
+            if one.node_id in held or (one_each and one.node_id in {other.node_id for other in good}):
                 continue
-            judged = self._judge(one, everything)
+            judged = self._judge(one, everything, started.get(one.node_id))
+            # What was accepted before another of its learner's counted must still be newer than that.
+            if isinstance(judged, WeightsFile):
+                judged = self._newer(one, judged, started)
             if judged is None:
                 held[one.node_id] = with_share(one.node_id, self._arrivals.share((one.node_id, one.number)))
             elif isinstance(judged, Rejection):
                 rejected.append(one)
             else:
                 good.append(one)
+                started[one.node_id] = judged.local_meta.round
         return good, rejected, list(held.values())
 
-    def _judge(self, one: Publication, everything: Sequence[Publication]) -> WeightsFile | Rejection | None:
+    def _newer(self, one: Publication, file: WeightsFile, started: dict[int, int]) -> WeightsFile | Rejection:
+        try:
+            check_newer(file.local_meta.round, started.get(one.node_id))
+        except WeightsError as error:
+            file.path.unlink(missing_ok=True)
+            return self._reject(one, str(error), error.code)
+        return file
+
+    def _judge(
+        self, one: Publication, everything: Sequence[Publication], last: int | None
+    ) -> WeightsFile | Rejection | None:
         """Return a publication's file, or why it is rejected; None while it is missing."""  # noqa: DOC501 - caught here
         key = (one.node_id, one.number)
         known = self._judged.get(key)
@@ -167,6 +198,7 @@ class Asynchronous:
                 return known if isinstance(known, Rejection) else None
             file = self._context.reader.check(path, one.cid, one.node_id)
             check_update(file, self._site.contract, self._plan, self._context.plan_cid, one.node_id, self._round)
+            check_newer(file.local_meta.round, last)
         except (TooLarge, WrongContent, WeightsError) as error:
             path.unlink(missing_ok=True)
             return self._reject(one, str(error), error.code)

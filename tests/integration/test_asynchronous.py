@@ -296,18 +296,87 @@ def test_what_crossed_a_closing_can_not_be_given_back_to_be_counted_again(world:
     assert "round 2, learner 1, taken: is 1, should be 2 to 0" in map(str, run.audit().findings)
 
 
-def test_a_learner_can_not_publish_again_and_again_in_one_round(world: World) -> None:
-    run = world.deploy(asynchronous(rounds=MAX_PUBLICATIONS + 1))
-    files = [run.publish_local(1, run.local(1, accuracy=number / 100)) for number in range(MAX_PUBLICATIONS)]
+def test_a_learner_that_publishes_again_and_again_counts_once_for_each_new_global_weights(world: World) -> None:
+    run = world.deploy(asynchronous(rounds=2))
+    first, *more = [run.publish_local(1, run.local(1, accuracy=n / 100)) for n in range(MAX_PUBLICATIONS)]
     with pytest.raises(ContractError, match="TooManyPublications"):
         run.publish_local(1, run.local(1, accuracy=0.9))
     with run.header() as header:
-        header.wait_for(events.GlobalWeightsPublished, round=MAX_PUBLICATIONS)
-        files.append(run.publish_local(1, run.local(1)))
+        header.wait_for(events.GlobalWeightsPublished, round=1)
+        for name in more:
+            header.wait_for(events.UpdateRejected, cid=name, reason="not_newer")
+        second = run.publish_local(1, run.local(1))
         header.finish()
-    metas = [run.read(str(run.contract.global_weight_at(n + 1))).global_meta for n in range(len(files))]
-    assert [[one.cid for one in meta.inputs] for meta in metas] == [[name] for name in files]
+    metas = [run.read(str(run.contract.global_weight_at(number))).global_meta for number in (1, 2)]
+    assert [[one.cid for one in meta.inputs] for meta in metas] == [[first], [second]]
+    assert [one.cid for one in metas[1].refused] == more
     assert run.audit().findings == []
+
+
+def test_a_header_that_counts_what_is_not_newer_is_found(world: World) -> None:
+    run = world.deploy(asynchronous(rounds=2))
+    first = run.local(1)
+    again = run.local(1, accuracy=0.75)
+    for file in (first, again):
+        run.publish_local(1, file)
+    run.publish_global(made(run, [first], {1: 1}))
+    run.publish_global(made(run, [again], {1: 2}))
+    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(2, "learner 1", "inputs")}
+
+
+def test_a_header_that_rejects_a_newer_update_as_not_newer_is_found(world: World) -> None:
+    run = world.deploy(asynchronous(rounds=2))
+    (first,) = run.publish_locals(1)
+    run.publish_global(made(run, [first], {1: 1}))
+    second, other = run.publish_locals(1, 2)
+    pretext = Rejection(1, second.cid, "was trained from global weights 0; should be from newer ones than 0")
+    run.publish_global(made(run, [other], {1: 2, 2: 1}, (pretext,)))
+    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(1, "learner 1", "refused")}
+
+
+def test_a_restarted_header_knows_from_the_files_which_updates_counted(world: World) -> None:
+    run = world.deploy(asynchronous(rounds=3))
+    first, again = run.local(1), run.local(1, accuracy=0.75)
+    for file in (first, again):
+        run.publish_local(1, file)
+    run.publish_global(made(run, [first], {1: 1}))
+    (other,) = run.publish_locals(2)
+    run.publish_global(made(run, [other], {1: 1, 2: 1}))
+    with run.header() as header:
+        header.wait_for(events.UpdateRejected, cid=again.cid, reason="not_newer")
+        run.publish_locals(3)
+        header.finish()
+    assert run.audit().passed
+
+
+def test_a_buffer_takes_one_update_of_each_learner(world: World) -> None:
+    run = world.deploy(asynchronous("fedbuff", rounds=2))
+    (first,) = run.publish_locals(1)
+    with run.header() as header:
+        header.wait_for(events.UpdateAccepted, cid=first.cid)
+        (other,) = run.publish_locals(2)
+        header.wait_for(events.GlobalWeightsPublished, round=1)
+        # Two more of learner 1, of which only one can be newer; the buffer waits for somebody else.
+        mine = run.publish_locals(1)[0]
+        header.wait_for(events.UpdateAccepted, cid=mine.cid)
+        (third,) = run.publish_locals(3)
+        header.finish()
+    metas = [run.read(str(run.contract.global_weight_at(number))).global_meta for number in (1, 2)]
+    assert [[one.cid for one in meta.inputs] for meta in metas] == [[first.cid, other.cid], [mine.cid, third.cid]]
+    assert run.audit().passed
+
+
+def test_a_header_that_fills_a_buffer_with_one_learner_is_found(world: World) -> None:
+    run = world.deploy(asynchronous("fedbuff", rounds=3))
+    files = run.publish_locals(1, 2)
+    run.publish_global(made(run, files, {1: 1, 2: 1}))
+    files = [run.local(1), run.local(1, accuracy=0.75)]
+    for file in files:
+        run.publish_local(1, file)
+    run.publish_global(made(run, files, {1: 3, 2: 1}))
+    findings = run.audit().findings
+    assert {(one.round, one.node, one.field) for one in findings} == {(2, "learner 1", "inputs")}
+    assert any("takes one of each learner" in one.message for one in findings)
 
 
 def test_huge_updates_are_refused_by_the_header_and_found_by_the_audit_where_they_are_taken(world: World) -> None:
@@ -336,7 +405,8 @@ def test_an_update_that_is_counted_twice_is_found(world: World) -> None:
     (first,) = run.publish_locals(1)
     run.publish_global(made(run, [first], {1: 1}))
     run.publish_global(made(run, [first], {1: 1}))
-    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(2, "learner 1", "taken")}
+    found = {(one.round, one.node, one.field) for one in run.audit().findings}
+    assert found == {(2, "learner 1", "taken"), (2, "learner 1", "inputs")}
 
 
 @pytest.mark.parametrize("counted", [True, False])
@@ -350,7 +420,8 @@ def test_what_is_published_again_counts_once(world: World, counted: bool) -> Non
     if counted:
         run.publish_global(made(run, [first], {1: 1}))
         run.publish_global(made(run, [first], {1: 2}))
-        assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(1, "learner 1", "cid")}
+        found = {(one.round, one.node, one.field) for one in run.audit().findings}
+        assert found == {(1, "learner 1", "cid"), (2, "learner 1", "inputs")}
     else:
         run.publish_global(made(run, [other], {1: 2, 2: 1}, again * 2))
         assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(0, "learner 1", "refused")}

@@ -20,7 +20,7 @@ from fl_node.protocol.asynchronous_files import Update, asynchronous_file
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.history import History, Round
 from fl_node.protocol.names import HEADER, MISSING, learner_label
-from fl_node.protocol.publications import Publication, check_update
+from fl_node.protocol.publications import Publication, check_newer, check_update
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.global_files import again, closing_file, report_difference
 
@@ -90,6 +90,8 @@ class AsynchronousChecker:
         self._accepted: dict[int, int] | None = {}
         """How many publications of each learner the last global file has dealt with; None if it can't be read."""
         self._waiting: dict[int, _Waiting] = {}
+        self._started: dict[int, int] = {}
+        """The round from which each learner's last counted update was trained, by nodeId."""
 
     def check(self, closed: Round, entry: LogEntry) -> None:
         """Check the global weights that closed a round, whichever round their updates began at.
@@ -118,11 +120,14 @@ class AsynchronousChecker:
             first[one.node_id, one.cid] -= 1
             if first[one.node_id, one.cid] < 0:
                 self._result.find(closed.number, learner_label(one.node_id), "cid", f"{one.cid} was published before")
+        lasts = self._lasts(meta)
         for rejection in meta.refused:
             first[rejection.node_id, rejection.cid] -= 1
             # What was published again deserves its rejection.
             repeated = first[rejection.node_id, rejection.cid] < 0
-            self._check_rejection(closed, entry, rejection, repeated=repeated)
+            last = lasts.get((rejection.node_id, rejection.cid))
+            self._check_rejection(closed, entry, rejection, repeated=repeated, last=last)
+        self._check_newer(number, meta)
         parent = case.parent(closed.number, str(closed.started.cid))
         if parent is not None and parent.global_meta.round != closed.number:
             return  # found where these global weights were checked; how old an update is goes by it
@@ -138,6 +143,33 @@ class AsynchronousChecker:
                 taken=meta.taken or (),
             )
             report_difference(case, number, file, expected, "its updates give")
+
+    def _lasts(self, meta: GlobalMeta) -> dict[tuple[int, str], int | None]:
+        """Return, for what a global file names, where its learner's last update started that counted before it."""
+        inputs = {(one.node_id, one.cid): one.started or 0 for one in meta.inputs}
+        named = {*inputs, *((one.node_id, one.cid) for one in meta.refused)}
+        last, lasts = dict(self._started), dict[tuple[int, str], int | None]()
+        for one in self._case.publications:
+            key = one.node_id, one.cid
+            if key in named and key not in lasts:
+                lasts[key] = last.get(one.node_id)
+                if key in inputs:
+                    last[one.node_id] = inputs[key]
+        return lasts
+
+    def _check_newer(self, number: int, meta: GlobalMeta) -> None:
+        """Check that each update is newer than its learner's last, and that there is one of each if it must be so."""
+        one_each, here = self._case.plan.asynchronous_rule.takes_one_of_each, Counter[int]()
+        for one in meta.inputs:
+            here[one.node_id] += 1
+            if one_each and here[one.node_id] > 1:
+                text = "more than one update of it counts; the plan takes one of each learner"
+                self._result.find(number, learner_label(one.node_id), "inputs", text)
+            try:
+                check_newer(one.started or 0, self._started.get(one.node_id))
+            except WeightsError as error:
+                self._result.find(number, learner_label(one.node_id), "inputs", f"{one.cid} {error}")
+            self._started[one.node_id] = one.started or 0
 
     def finish(self) -> None:
         """Note which publications were left lying."""
@@ -171,7 +203,9 @@ class AsynchronousChecker:
                 continue
             earlier = {one.cid for one in mine[:first]}
             firsts.update((node_id, name) for name in {one.cid for one in mine[first:last]} - earlier)
-            if last < len(mine):
+            if last < len(mine) and not (
+                case.plan.asynchronous_rule.takes_one_of_each and node_id in {one.node_id for one in meta.inputs}
+            ):
                 self._pass_over(number, mine[last], order, closing)
             else:
                 self._waiting.pop(node_id, None)
@@ -228,7 +262,7 @@ class AsynchronousChecker:
         more_blocks = case.reader.max_bytes(one.node_id) // cid.CHUNK_BYTES - 1
         if wrongly is None and seconds > (PATIENCE + more_blocks) * timeout + LATE:
             try:
-                self._check_good(one, number - 1)
+                self._check_good(one, number - 1, self._started.get(one.node_id))
             except (WeightsError, DataError):
                 wrongly = False
             else:
@@ -237,8 +271,17 @@ class AsynchronousChecker:
                 self._result.find(one.entry.round, learner_label(one.node_id), "inputs", f"{one.cid} {what}")
         self._waiting[one.node_id] = _Waiting(one, closing, seconds, wrongly)
 
-    def _check_good(self, one: Publication, newest: int) -> None:
+    def _check_good(self, one: Publication, newest: int, last: int | None) -> None:
         """Check an update as the header does.
+
+        Parameters
+        ----------
+        one
+            Its publication.
+        newest
+            The newest round whose global weights it may have started from.
+        last
+            The round from which its learner's last counted update was trained, if one was counted.
 
         Raises
         ------
@@ -247,6 +290,7 @@ class AsynchronousChecker:
         """
         case = self._case
         file = case.file(one.cid, one.node_id)
+        check_newer(file.local_meta.round, last)
         check_update(file, case.contract, case.plan, case.plan_cid, one.node_id, newest)
         check_bounds(file, case.file(file.local_meta.parent), case.plan)
 
@@ -276,7 +320,9 @@ class AsynchronousChecker:
         case.check_bounds(number - 1, node, file, start)
         return Update(file, start)
 
-    def _check_rejection(self, closed: Round, entry: LogEntry, one: Rejection, *, repeated: bool) -> None:
+    def _check_rejection(
+        self, closed: Round, entry: LogEntry, one: Rejection, *, repeated: bool, last: int | None
+    ) -> None:
         """Check that an update that the header rejected deserved it; what was published again does."""
         case, node = self._case, learner_label(one.node_id)
         mine = [other for other in case.publications if (other.node_id, other.cid) == (one.node_id, one.cid)]
@@ -286,7 +332,7 @@ class AsynchronousChecker:
         if repeated:
             return
         try:
-            self._check_good(mine[0], closed.number)
+            self._check_good(mine[0], closed.number, last)
         except (WeightsError, DataError) as error:
             case.note_rejection(closed.number, one, f"({one.reason}); this audit: {error}")
             return
