@@ -133,6 +133,26 @@ def test_a_node_or_an_account_is_registered_once(registered: Deployment, node: i
     assert registered.read("nodeIdOf", ALICE.address) == 1
 
 
+# Of the two only Geth calls a contract with another state; a thousand registrations would take a minute.
+@pytest.mark.parametrize("w3", ["geth"], indirect=True)
+def test_a_run_has_no_more_learners_than_it_may_have(registered: Deployment) -> None:
+    w3, address = registered.w3, registered.contract.address
+    limit = registered.read("MAX_LEARNERS")
+    assert limit == 1_000
+    # Where the contract counts its two learners.
+    (slot,) = [slot for slot in range(8) if int.from_bytes(w3.eth.get_storage_at(address, slot)) == 2]
+    data = registered.call("registerLearner", 3, MALLORY.address)._encode_transaction_data()
+
+    def register(learners: int) -> None:
+        state = {address: {"stateDiff": {f"0x{slot:064x}": f"0x{learners:064x}"}}}
+        w3.eth.call({"from": HEADER.address, "to": address, "data": data}, "latest", state)
+
+    register(limit - 1)
+    with pytest.raises(ContractLogicError) as caught:
+        register(limit)
+    assert decode_revert(HexBytes(caught.value.data)) == Refusal("TooManyLearners")
+
+
 def test_an_empty_hash_is_no_global_weights(deployed: Deployment) -> None:
     assert deployed.refused(HEADER, "setGlobalWeight", ZERO_HASH) == Refusal("EmptyHash")
 
