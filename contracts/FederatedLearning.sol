@@ -74,7 +74,7 @@ contract FederatedLearning {
     bool private immutable _asynchronous;
 
     State private _state;
-    uint256 private _candidate; // 0 is the deployer, k the k-th registered learner
+    uint256 private _candidate = 1; // the deployer; k + 1 is the k-th registered learner. From 0 a change costs more.
     uint256[] private _nodeIds;
     mapping(uint256 nodeId => Learner learner) private _learners;
     mapping(uint256 nodeId => uint256 ballot) private _votedBefore; // the first ballot in which it has not voted
@@ -532,9 +532,9 @@ contract FederatedLearning {
     function _succeed(State memory state) private {
         state.votes = 0;
         ++state.ballot;
-        uint256 candidate = _candidate == _nodeIds.length ? 0 : _candidate + 1;
+        uint256 candidate = _candidate > _nodeIds.length ? 1 : _candidate + 1;
         _candidate = candidate;
-        uint256 nodeId = candidate == 0 ? 0 : _nodeIds[candidate - 1];
+        uint256 nodeId = candidate == 1 ? 0 : _nodeIds[candidate - 2];
         state.header = nodeId == 0 ? deployer : _learners[nodeId].account;
         _state = state;
         emit HeaderChanged(state.header, nodeId);
