@@ -41,6 +41,26 @@ def publications(log: Sequence[LogEntry]) -> list[Publication]:
     return found
 
 
+def samples_of(plan: Plan, node_id: int) -> int:
+    """Return how many samples a learner's local weights count for: the size of its shard.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    node_id
+        The learner's nodeId; a header can register any.
+
+    Raises
+    ------
+    WeightsError
+        The plan has no shard for this learner.
+    """
+    if not 1 <= node_id <= plan.learners:
+        raise WeightsError(f"learner {node_id} has no shard; the plan has shards 1 to {plan.learners}", "shard")
+    return shard_size(plan, node_id)
+
+
 def check_update(
     file: WeightsFile, contract: Contract, plan: Plan, plan_cid: str, node_id: int, newest: int
 ) -> WeightsFile:
@@ -75,7 +95,7 @@ def check_update(
         node_id=node_id,
         round_=began,
         parent=str(contract.global_weight_at(began)),
-        samples=shard_size(plan, node_id),
+        samples=samples_of(plan, node_id),
     )
     return file
 

@@ -13,12 +13,12 @@ from fl_node.artifacts.download import with_share
 from fl_node.artifacts.model_file import Rejection, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.contract import View
-from fl_node.data.partition import shard_size
 from fl_node.errors import StoreUnreachable, WeightsError
 from fl_node.models.evidence import evidence
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import global_file, is_enough, needs_parent
 from fl_node.protocol.names import MISSING
+from fl_node.protocol.publications import samples_of
 from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context
 from fl_node.runtime.logs import emit
@@ -157,7 +157,7 @@ class Synchronous:
                 node_id=node_id,
                 round_=current.number,
                 parent=current.parent,
-                samples=shard_size(self._plan, node_id),
+                samples=samples_of(self._plan, node_id),
             )
             check_bounds(file, start, self._plan)
         except (TooLarge, WrongContent, WeightsError) as error:

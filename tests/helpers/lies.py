@@ -348,7 +348,9 @@ LIES = {
         "takes part without registration",
     ),
     "a learner beyond the plan": Lie(
-        adds_one_of_its_own, {(None, "learner 4", "registered")}, "the plan has shards for learners 1 to 3"
+        adds_one_of_its_own,
+        {(None, "learner 4", "registered"), (1, "learner 4", "samples")},
+        "the plan has shards for learners 1 to 3",
     ),
     "what was never published": Lie(
         adds_what_was_not_published, {(1, "learner 3", "cid")}, "published nothing in this round", PATIENT, FALSE_3

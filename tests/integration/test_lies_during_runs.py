@@ -104,7 +104,9 @@ def test_a_majority_rejects_a_lie_before_it_trains_on_it(world: World, kind: str
     (withdrawn,) = past.withdrawn
     assert not withdrawn.published
     assert {entry.code for entry in withdrawn.rejections} <= {field[:32] for _, _, field in lie.found}
-    assert run.audit().passed
+    # A registration stays; all else is as if the lie had never been told.
+    found = {(one.round, one.node, one.field) for one in run.audit().findings}
+    assert found == {place for place in lie.found if place[0] is None}
 
 
 def test_what_nobody_can_prove_makes_learners_wait_and_deposes_nobody(world: World) -> None:

@@ -313,8 +313,7 @@ class AsynchronousChecker:
         result.compare(number - 1, node, "plan", meta.plan, case.plan_cid)
         result.compare(number - 1, node, "node_id", meta.node_id, one.node_id)
         result.compare(number - 1, node, "parent", meta.parent, began.started.cid)
-        if (samples := case.samples(one.node_id)) is not None:
-            result.compare(number - 1, node, "samples", meta.samples, samples)
+        case.check_samples(number - 1, one.node_id, meta.samples)
         if (start := case.parent(began.number, str(began.started.cid))) is None:
             return None
         case.check_bounds(number - 1, node, file, start)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fl_node.artifacts.model_file import Rejection, WeightsFile
-from fl_node.data.partition import shard_size
+from fl_node.artifacts.store import TooLarge
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.models.trainer import Trainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.names import HEADER, MISSING, learner_label
+from fl_node.protocol.publications import samples_of
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.verification.findings import Findings
 
@@ -40,12 +41,15 @@ class Case:
         StoreUnreachable
             The store does not answer, so nothing can be said of the run.
         WeightsError
-            The file is missing (with the code :data:`MISSING`) or is not a model file of this run.
+            The file is missing or damaged (with the code :data:`MISSING`), too large, or not a model file of this
+            run.
         """
         try:
             return self.reader.read(name, node_id)
         except StoreUnreachable:
             raise
+        except TooLarge as error:
+            raise WeightsError(str(error), error.code) from error
         except StoreError as error:
             raise WeightsError(str(error), MISSING) from error
 
@@ -81,9 +85,23 @@ class Case:
             self.unreadable(number, HEADER, name, error)
             return None
 
-    def samples(self, node_id: int) -> int | None:
-        """Return the size of a learner's shard; None if the plan has none for it."""
-        return shard_size(self.plan, node_id) if 1 <= node_id <= self.plan.learners else None
+    def check_samples(self, round_: int, node_id: int, samples: int) -> None:
+        """Add a finding if local weights do not count for as many samples as their learner's shard has.
+
+        Parameters
+        ----------
+        round_
+            The round that the finding names.
+        node_id
+            The learner.
+        samples
+            What the local file says.
+        """
+        node = learner_label(node_id)
+        try:
+            self.result.compare(round_, node, "samples", samples, samples_of(self.plan, node_id))
+        except WeightsError as error:
+            self.result.find(round_, node, "samples", str(error))
 
     def check_bounds(self, round_: int, node: str, file: WeightsFile, start: WeightsFile) -> None:
         """Add a finding if local weights exceed the plan's bounds.

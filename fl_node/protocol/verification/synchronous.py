@@ -17,6 +17,7 @@ from fl_node.errors import WeightsError
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import global_file, needs_parent
 from fl_node.protocol.names import MISSING, learner_label
+from fl_node.protocol.publications import samples_of
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.evidence import check_evidence
 from fl_node.protocol.verification.global_files import again, closing_file, report_difference
@@ -123,8 +124,7 @@ def _check_input(case: Case, closing: Closing, one: Input, parent: WeightsFile |
     result.compare(number, node, "node_id", meta.node_id, one.node_id)
     result.compare(number, node, "round", meta.round, number)
     result.compare(number, node, "parent", meta.parent, closing.parent)
-    if (samples := case.samples(one.node_id)) is not None:
-        result.compare(number, node, "samples", meta.samples, samples)
+    case.check_samples(number, one.node_id, meta.samples)
     if parent is not None:
         case.check_bounds(number, node, file, parent)
     # In an ensemble its architecture goes by the node that it says; of another's nothing can be made.
@@ -146,7 +146,7 @@ def _check_rejection(
             node_id=one.node_id,
             round_=closing.number,
             parent=closing.parent,
-            samples=case.samples(one.node_id),
+            samples=samples_of(case.plan, one.node_id),
         )
         if parent is not None:
             check_bounds(file, parent, case.plan)
