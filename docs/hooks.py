@@ -174,6 +174,8 @@ def _value(setting: Mapping[str, Any]) -> str:
     """Return a setting's type and limits in words."""
     if choices := setting.get("enum", [setting["const"]] if "const" in setting else []):
         return ", ".join(f"`{choice}`" for choice in choices)
+    if setting["type"] == "boolean":
+        return "`true`, `false`"
     if setting["type"] == "array":
         return f"a list: {_value(setting['items'])}"
     if setting["type"] == "string":
@@ -192,6 +194,8 @@ def _value(setting: Mapping[str, Any]) -> str:
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
