@@ -17,7 +17,7 @@ from fl_node.audit.result import Audit
 from fl_node.audit.senders import check_senders
 from fl_node.audit.verdicts import check_verdicts
 from fl_node.chain.contract import Contract, State
-from fl_node.errors import LogError, PlanError, StoreError, StoreUnreachable
+from fl_node.errors import ContractError, LogError, PlanError, StoreError, StoreUnreachable
 from fl_node.models.trainer import MakeTrainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
@@ -62,6 +62,8 @@ def audit(
     ------
     ChainError
         The Ethereum node can't be reached.
+    ContractError
+        The contract does not answer, although its code is this version's.
     StoreError
         The store can't be reached.
     """
@@ -73,6 +75,10 @@ def audit(
     except LogError as error:
         result.find(None, HEADER, "log", str(error))
         return result
+    except ContractError:
+        if result.passed:
+            raise
+        return result  # other code, which is found already, need not have these functions
     result.plan_cid, result.rounds = past.plan_cid, max(len(past.rounds) - 1, 0)
     plan = _read_plan(reader, past, result, plan_timeout)
     if plan is not None:
