@@ -294,16 +294,31 @@ def test_without_a_file_nothing_is_known_until_it_is_there(
     assert verdict(verifier, 1, name).is_right
 
 
-def test_global_weights_that_nobody_has_are_not_rejected(run: Run, started: Started) -> None:
-    file = run.made(run.local(1), run.local(2, 3.0))
-    name = run.publish(file, stored=False)
+def test_global_weights_that_nobody_has_are_right_if_their_hash_is(run: Run, started: Started) -> None:
+    name = run.publish(run.made(run.local(1), run.local(2, 3.0)), stored=False)
+    assert is_right(verdict(started(), 1, name), 1, name)
+
+
+def test_a_hash_of_nothing_is_wrong_if_the_local_files_give_another(run: Run, started: Started) -> None:
+    right = run.made(run.local(1), run.local(2, 3.0))
+    assert run.contract.set_global_weight(NOWHERE, run.contract.chain.nonce()) is not None
+    found = verdict(started(), 1, NOWHERE)
+    assert (found.round, found.cid, found.lacking, code(found)) == (1, NOWHERE, "", "file")
+    assert found.evidence == right.cid
+
+
+def test_global_weights_that_nobody_has_are_not_rejected_without_all_local_files(run: Run, started: Started) -> None:
+    one, two = run.local(1), run.local(2, 3.0, stored=False)
+    right = run.made(one, two)
+    assert run.contract.set_global_weight(NOWHERE, run.contract.chain.nonce()) is not None
     verifier = started()
-    found = verdict(verifier, 1, name)
-    assert found.wrong is None
-    assert name in found.lacking
-    run.store.add(file.path)
+    found = verdict(verifier, 1, NOWHERE)
+    assert (found.is_right, found.wrong) == (False, None)
+    assert NOWHERE in found.lacking
+    run.store.add(two.path)
     run.clock.now += TRY_AGAIN
-    assert verdict(verifier, 1, name).is_right
+    found = verdict(verifier, 1, NOWHERE)
+    assert (code(found), found.evidence) == ("file", right.cid)
 
 
 def test_a_store_that_does_not_answer_proves_nothing(
