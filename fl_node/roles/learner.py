@@ -156,7 +156,9 @@ class Learner:
             return None
         text = f"the verification of global weights {round_}"
         detail = f"{text}: {verdict.lacking}" if verdict is not None else text
-        return Waiting("verification", detail, round=round_, watch=verifier.is_done, seen=verifier.is_done())
+        # It may have ended since it was asked for its verdict.
+        seen = verdict is not None and verifier.is_done()
+        return Waiting("verification", detail, round=round_, watch=verifier.is_done, seen=seen)
 
     def _reject(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
         """Reject global weights that are not what they should be, and wait for others; None if nothing is known."""

@@ -136,7 +136,7 @@ def made_of(folder: Path, *inputs: WeightsFile) -> tuple[WeightsFile, WeightsFil
     said = {"mlp": np.full(100, 0.25, np.float32), "separable_cnn": np.full(100, 0.75, np.float32)}
     made = global_file(
         folder / "global",
-        PLAN,
+        PLAN.model_copy(update={"min_learners": 1}),
         PLAN_CID,
         round_=1,
         parent=initial.cid,
