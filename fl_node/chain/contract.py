@@ -131,6 +131,19 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
+class ClosedRound:
+    """A closed round as the contract fixed it.
+
+    ``parent`` is the CID of the global weights that it started from, ``published`` are those of its local weights by
+    nodeId, and ``members`` the learners that were registered when it closed.
+    """
+
+    parent: str
+    published: dict[int, str]
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class View:
     """What the contract shows an account at one block.
 
@@ -230,11 +243,45 @@ class Contract:
         attested, learners = self._read_all(("attestationsOf", [round_]), ("learners", []))
         return 2 * int(attested) > len(learners)
 
-    def members(self, round_: int) -> list[int]:
-        """Return the nodeIds that were registered when a round closed, in ascending order; all now if it is open."""
-        record, learners = self._read_all(("roundAt", [round_]), ("learners", []))
+    def members(self, round_: int, block: str | None = None) -> list[int]:
+        """Return the nodeIds that were registered when a round closed, in ascending order; all now if it is open.
+
+        Parameters
+        ----------
+        round_
+            The round.
+        block
+            The hash of the block whose state counts; the newest if None.
+        """
+        record, learners = self._read_all(("roundAt", [round_]), ("learners", []), at=block)
         closed = RoundRecord(*record)
         return sorted(learners[: closed.members] if closed.closed_at else learners)
+
+    def closed_round(self, round_: int, ended_with: str) -> ClosedRound | None:
+        """Return a closed round as one block shows it; None if the newest block does not show that it ended so.
+
+        Sealers replace a block by another now and then. What is read in two of them may never have been true.
+
+        Parameters
+        ----------
+        round_
+            The round.
+        ended_with
+            The CID of the global weights that ended it.
+        """
+        head = self.chain.head()
+        record, learners, parent, current = self._read_all(
+            ("roundAt", [round_]),
+            ("learners", []),
+            ("globalWeightAt", [round_]),
+            ("globalWeightAt", [round_ + 1]),
+            at=head,
+        )
+        closed = RoundRecord(*record)
+        if _cid(current) != ended_with or not closed.closed_at:
+            return None
+        members = sorted(learners[: closed.members])
+        return ClosedRound(str(_cid(parent)), self.local_weights(round_, members, head), tuple(members))
 
     def global_weight_at(self, round_: int) -> str | None:
         """Return the CID of the global weights that a round started from, or None."""
@@ -254,9 +301,19 @@ class Contract:
         """
         return _cid(self._read("localWeightAt", round_, node_id, at=block))
 
-    def local_weights(self, round_: int, node_ids: Sequence[int]) -> dict[int, str]:
-        """Return the CIDs that these learners published in a round, by nodeId, from one request."""
-        digests = self._read_all(*(("localWeightAt", [round_, node_id]) for node_id in node_ids))
+    def local_weights(self, round_: int, node_ids: Sequence[int], block: str | None = None) -> dict[int, str]:
+        """Return the CIDs that these learners published in a round, by nodeId, from one request.
+
+        Parameters
+        ----------
+        round_
+            The round.
+        node_ids
+            The learners.
+        block
+            The hash of the block whose state counts; the newest if None.
+        """
+        digests = self._read_all(*(("localWeightAt", [round_, node_id]) for node_id in node_ids), at=block)
         found = {node_id: _cid(digest) for node_id, digest in zip(node_ids, digests, strict=True)}
         return {node_id: name for node_id, name in found.items() if name}
 

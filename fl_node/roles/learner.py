@@ -205,10 +205,11 @@ class Learner:
         asked_for, asked, published = self._open
         now = self._site.timing.clock.monotonic()
         if asked_for != (round_, state.closed) or now - asked > ASK_OTHERS:
-            published = contract.local_weights(round_, view.learners)
+            block = view.block if state.closed else None
+            published = contract.local_weights(round_, view.learners, block)
             self._open = ((round_, state.closed), now, published)
             if self._verifier is not None and state.closed:
-                members = frozenset(contract.members(round_))
+                members = frozenset(contract.members(round_, block))
                 self._verifier.expect(Closing(round_, str(state.global_cid), dict(published), members))
             elif self._verifier is not None:
                 self._verifier.fetch(published)

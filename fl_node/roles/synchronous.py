@@ -80,8 +80,10 @@ class Synchronous:
             self._arrivals.forget(self._arrivals.asked())
             emit(events.RoundStarted(round=state.round, cid=global_cid))
         current = self._round
-        current.members = self._site.contract.members(state.round) if state.closed else list(view.learners)
-        current.published = self._site.contract.local_weights(current.number, current.members)
+        # Of a closed round all is read in the block that shows it closed: another may have taken its place by now.
+        block = view.block if state.closed else None
+        current.members = self._site.contract.members(state.round, block) if state.closed else list(view.learners)
+        current.published = self._site.contract.local_weights(current.number, current.members, block)
         seen = self._context.changes()
         self._judge_all(current)
         waiting = self._missing_files(current) if state.closed else self._missing_learners(current, view)
