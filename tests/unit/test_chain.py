@@ -21,6 +21,7 @@ from fl_node.chain.contract import (
     REJECTED,
     ROUND_CLOSED,
     WITHDRAWN,
+    ClosedRound,
     Contract,
     State,
     Terms,
@@ -256,6 +257,29 @@ def test_a_round_that_closes_is_in_state_record_and_log(synchronous: Contract) -
     synchronous.register_learner(9, POOR.address, synchronous.chain.nonce())
     assert synchronous.members(0) == [1, 2, 3]
     assert synchronous.learners() == [1, 2, 3, 9]
+
+
+def test_a_closed_round_is_read_in_one_block(synchronous: Contract) -> None:
+    before = synchronous.look(HEADER.address).block
+    close(synchronous)
+    after = synchronous.look(HEADER.address).block
+    # A role that saw the round closed in one block must not read its publications in another.
+    assert synchronous.local_weights(0, [1, 2, 3], before) == {}
+    assert sorted(synchronous.local_weights(0, [1, 2, 3], after)) == [1, 2, 3]
+    synchronous.register_learner(9, POOR.address, synchronous.chain.nonce())
+    assert synchronous.members(0, after) == [1, 2, 3]
+    assert synchronous.members(0, before) == [1, 2, 3]
+
+
+def test_a_closed_round_is_shown_with_the_weights_that_ended_it_and_no_others(synchronous: Contract) -> None:
+    assert synchronous.closed_round(0, WEIGHTS[4]) is None
+    close(synchronous)
+    assert synchronous.closed_round(0, WEIGHTS[4]) is None
+    published = synchronous.local_weights(0, [1, 2, 3])
+    synchronous.set_global_weight(WEIGHTS[4], synchronous.chain.nonce())
+    assert synchronous.closed_round(0, WEIGHTS[4]) == ClosedRound(WEIGHTS[0], published, (1, 2, 3))
+    assert synchronous.closed_round(0, WEIGHTS[5]) is None
+    assert synchronous.closed_round(1, WEIGHTS[4]) is None
 
 
 def test_attestations_are_counted_and_more_than_half_finalize(synchronous: Contract) -> None:
