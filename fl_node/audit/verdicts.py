@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fl_node.protocol.history import History, Round
-from fl_node.protocol.names import HEADER, learner_label
+from fl_node.protocol.history import History
+from fl_node.protocol.names import learner_label
+from fl_node.protocol.verdicts import header_changes
 from fl_node.protocol.verification.case import Case
 
 
@@ -27,18 +28,10 @@ def check_verdicts(case: Case, past: History) -> None:
             else (f"{one.started.cid} was withdrawn with the weights that it follows from")
         )
         case.result.note(f"global weights {one.number}: {what}")
-    for change in past.headers:
-        case.result.note(f"the header changed to {change.account}, {_node(change.node_id)}")
+    for change in header_changes(past):
+        case.result.note(f"the header changed to {change.account}, {change.node}")
     for one in past.rounds:
         for entry in one.rejections:
             if one.number not in wrong and entry.node_id is not None:
-                _find_wrong_rejection(case, one, entry.node_id, str(entry.code))
-
-
-def _find_wrong_rejection(case: Case, one: Round, node_id: int, code: str) -> None:
-    text = f"{learner_label(node_id)} rejected correct global weights {one.number} ({code}), without a majority"
-    case.result.note(text)
-
-
-def _node(node_id: int | None) -> str:
-    return learner_label(node_id) if node_id else f"the first {HEADER}"
+                who, what = learner_label(entry.node_id), f"correct global weights {one.number} ({entry.code})"
+                case.result.note(f"{who} rejected {what}, without a majority")

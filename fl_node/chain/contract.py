@@ -381,14 +381,16 @@ class Contract:
             if the contract is past this (:data:`OUTDATED`); the caller reads the state again.
         """
         if trained_from is None:
-            return self._transact(self._contract.functions[_PAPER](node_id, _digest(file_cid)), nonce)
+            return self._transact(self._contract.functions[_PAPER](node_id, cid.to_digest(file_cid)), nonce)
         round_, parent = trained_from
         function = self._contract.functions[_PUBLISH]
-        return self._transact(function(node_id, _digest(file_cid), round_, _digest(parent), attests), nonce)
+        return self._transact(
+            function(node_id, cid.to_digest(file_cid), round_, cid.to_digest(parent), attests), nonce
+        )
 
     def set_global_weight(self, file_cid: str, nonce: int) -> Receipt | None:
         """Publish global weights; header only. Returns as :meth:`set_local_weight` does."""
-        return self._transact(self._functions.setGlobalWeight(_digest(file_cid)), nonce)
+        return self._transact(self._functions.setGlobalWeight(cid.to_digest(file_cid)), nonce)
 
     def close_round(self, nonce: int) -> Receipt | None:
         """Close the current round after its timeout. Returns as :meth:`set_local_weight` does."""
@@ -412,7 +414,7 @@ class Contract:
         Receipt or None
             As for :meth:`set_local_weight`.
         """
-        return self._transact(self._functions.attestGlobalWeight(round_, _digest(global_cid)), nonce)
+        return self._transact(self._functions.attestGlobalWeight(round_, cid.to_digest(global_cid)), nonce)
 
     def reject(
         self, round_: int, global_cid: str, nonce: int, *, code: str, evidence: str | None = None
@@ -438,8 +440,10 @@ class Contract:
             As for :meth:`set_local_weight`.
         """
         short = code.encode("ascii", "replace")[:EVIDENCE_CHARACTERS].ljust(EVIDENCE_CHARACTERS, b"\0")
-        proof = _digest(evidence) if evidence else cid.EMPTY_DIGEST
-        return self._transact(self._functions.rejectGlobalWeight(round_, _digest(global_cid), short, proof), nonce)
+        proof = cid.to_digest(evidence) if evidence else cid.EMPTY_DIGEST
+        return self._transact(
+            self._functions.rejectGlobalWeight(round_, cid.to_digest(global_cid), short, proof), nonce
+        )
 
     def vote(self, ballot: int, nonce: int) -> Receipt | None:
         """Vote to replace the header; learners only. Returns as :meth:`set_local_weight` does."""
@@ -537,10 +541,6 @@ def _at(block: str | None) -> str | dict[str, str]:
 
 def _cid(digest: bytes) -> str | None:
     return None if digest == cid.EMPTY_DIGEST else cid.from_digest(digest)
-
-
-def _digest(name: str) -> bytes:
-    return cid.to_digest(name)
 
 
 def _text(code: bytes) -> str:

@@ -61,6 +61,34 @@ def samples_of(plan: Plan, node_id: int) -> int:
     return shard_size(plan, node_id)
 
 
+def check_origin(file: WeightsFile, plan: Plan, plan_cid: str, node_id: int, *, round_: int, parent: str) -> None:
+    """Check that a file holds a learner's local weights, trained from the global weights of a round.
+
+    Parameters
+    ----------
+    file
+        A checked local file.
+    plan
+        The run's plan.
+    plan_cid
+        The CID of the plan.
+    node_id
+        The learner that published the file.
+    round_
+        The round that it should have been trained in.
+    parent
+        The CID of the global weights of that round.
+
+    Raises
+    ------
+    WeightsError
+        The metadata differ; the message names the field. Or the plan has no shard for this learner.
+    """
+    model_file.check_local(
+        file, plan=plan_cid, node_id=node_id, round_=round_, parent=parent, samples=samples_of(plan, node_id)
+    )
+
+
 def check_update(
     file: WeightsFile, contract: Contract, plan: Plan, plan_cid: str, node_id: int, newest: int
 ) -> WeightsFile:
@@ -89,14 +117,7 @@ def check_update(
     began = file.local_meta.round
     if began > newest:
         raise WeightsError(f"metadata: round is {began}; should be {newest} or before", "metadata.round")
-    model_file.check_local(
-        file,
-        plan=plan_cid,
-        node_id=node_id,
-        round_=began,
-        parent=str(contract.global_weight_at(began)),
-        samples=samples_of(plan, node_id),
-    )
+    check_origin(file, plan, plan_cid, node_id, round_=began, parent=str(contract.global_weight_at(began)))
     return file
 
 

@@ -14,7 +14,7 @@ from fl_node.roles import policy
 from fl_node.roles.arrivals import Arrivals
 from fl_node.roles.asynchronous import Asynchronous, AsynchronousLearner
 from fl_node.roles.attack import check_allowed
-from fl_node.roles.header import Header
+from fl_node.roles.header import Header, standing_by
 from fl_node.roles.learner import Learner, Record
 from fl_node.roles.loop import Done, Site, Waiting, fetch_plan, reconcile
 from fl_node.roles.strategy import Context
@@ -92,8 +92,7 @@ def wait_as_standby(site: Site, plan: Plan) -> Waiting | None:
         raise Done
     if state.header == site.chain.address:
         return None
-    text = f"to become the header; the contract names {state.header}"
-    return Waiting("standby", text, round=state.round, watch=contract.state, seen=state)
+    return standing_by(site, state)
 
 
 def header_of(site: Site, plan: Plan, trainer: Trainer, *, evaluate: bool) -> Header:

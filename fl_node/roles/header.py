@@ -12,7 +12,7 @@ from fl_node.chain.contract import State
 from fl_node.errors import ContractError, FLNodeError
 from fl_node.protocol.global_files import initial_file
 from fl_node.roles.deploy import start
-from fl_node.roles.loop import Done, Waiting
+from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.roles.strategy import Context, Strategy
 from fl_node.runtime.logs import emit
 
@@ -95,8 +95,7 @@ class Header:
             self._successor = state.header
             self._context.arrivals.keep(())
             emit(events.HeaderReplaced(round=state.round, header=str(state.header)))
-        text = f"to become the header; the contract names {state.header}"
-        return Waiting("standby", text, round=state.round, watch=self._site.contract.state, seen=state)
+        return standing_by(self._site, state)
 
     def _wait_for_attestations(self, state: State) -> Waiting | None:
         """Return what the end of the run waits for: more than half of the learners to attest its last weights."""
@@ -177,3 +176,17 @@ class Header:
             )
 
         self._evaluator.submit(work)
+
+
+def standing_by(site: Site, state: State) -> Waiting:
+    """Return what a header waits for while the contract names another account.
+
+    Parameters
+    ----------
+    site
+        Its node.
+    state
+        What the contract says now.
+    """
+    text = f"to become the header; the contract names {state.header}"
+    return Waiting("standby", text, round=state.round, watch=site.contract.state, seen=state)

@@ -18,7 +18,7 @@ from fl_node.models.evidence import evidence
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import global_file, is_enough, needs_parent
 from fl_node.protocol.names import MISSING
-from fl_node.protocol.publications import samples_of
+from fl_node.protocol.publications import check_origin
 from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context
 from fl_node.runtime.logs import emit
@@ -153,14 +153,8 @@ class Synchronous:
                     self._reject(current, key, MISSING, MISSING)
                 return
             file = self._context.reader.check(path, name, node_id)
-            model_file.check_local(
-                file,
-                plan=self._context.plan_cid,
-                node_id=node_id,
-                round_=current.number,
-                parent=current.parent,
-                samples=samples_of(self._plan, node_id),
-            )
+            plan, plan_cid = self._plan, self._context.plan_cid
+            check_origin(file, plan, plan_cid, node_id, round_=current.number, parent=current.parent)
             check_bounds(file, start, self._plan)
         except (TooLarge, WrongContent, WeightsError) as error:
             path.unlink(missing_ok=True)

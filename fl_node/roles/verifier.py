@@ -11,11 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fl_node import events
-from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import Tensors
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
-from fl_node.data.partition import shard_size
 from fl_node.errors import FLNodeError, StoreError, WeightsError
 from fl_node.models.trainer import Trainer
 from fl_node.plan.schema import Plan
@@ -23,6 +21,7 @@ from fl_node.protocol import history
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import global_file
 from fl_node.protocol.names import HEADER
+from fl_node.protocol.publications import check_origin
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.findings import Finding, Findings
@@ -217,14 +216,7 @@ class Verifier:
             files = []
             for node_id, name in sorted(closing.published.items()):
                 file = reader.read(name, node_id)
-                model_file.check_local(
-                    file,
-                    plan=self._plan_cid,
-                    node_id=node_id,
-                    round_=closing.number,
-                    parent=closing.parent,
-                    samples=shard_size(plan, node_id),
-                )
+                check_origin(file, plan, self._plan_cid, node_id, round_=closing.number, parent=closing.parent)
                 check_bounds(file, parent, plan)
                 files.append(file)
             made = global_file(

@@ -11,13 +11,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fl_node.aggregation import ensemble
-from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection, WeightsFile
 from fl_node.errors import WeightsError
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import global_file, needs_parent
 from fl_node.protocol.names import MISSING, learner_label
-from fl_node.protocol.publications import samples_of
+from fl_node.protocol.publications import check_origin
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.evidence import check_evidence
 from fl_node.protocol.verification.global_files import again, closing_file, report_difference
@@ -140,14 +139,7 @@ def _check_rejection(
         return
     try:
         file = case.file(one.cid, one.node_id)
-        model_file.check_local(
-            file,
-            plan=case.plan_cid,
-            node_id=one.node_id,
-            round_=closing.number,
-            parent=closing.parent,
-            samples=samples_of(case.plan, one.node_id),
-        )
+        check_origin(file, case.plan, case.plan_cid, one.node_id, round_=closing.number, parent=closing.parent)
         if parent is not None:
             check_bounds(file, parent, case.plan)
     except WeightsError as error:
