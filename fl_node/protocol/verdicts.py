@@ -73,7 +73,9 @@ def header_changes(past: History) -> tuple[HeaderChange, ...]:
     """Return who became the header, in the order of the chain."""
     return tuple(
         HeaderChange(
-            str(change.account), learner_label(change.node_id) if change.node_id else f"the first {HEADER}", change.block
+            str(change.account),
+            learner_label(change.node_id) if change.node_id else f"the first {HEADER}",
+            change.block,
         )
         for change in past.headers
     )
