@@ -25,7 +25,7 @@ def check_verdicts(case: Case, past: History) -> None:
         what = (
             f"{one.started.cid} was withdrawn: rejected by learner {who} ({codes})"
             if who
-            else (f"{one.started.cid} was withdrawn with the weights that it follows from")
+            else (f"{one.started.cid} was withdrawn together with the weights it was based on")
         )
         case.result.note(f"global weights {one.number}: {what}")
     for change in header_changes(past):
