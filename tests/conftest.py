@@ -26,7 +26,7 @@ training = { epochs = 2, batch_size = 20 }
 
 SLOWEST_FIRST = (
     *("test_lab.py", "test_killed.py", "test_lab_guide.py", "test_geth_network.py", "test_ipfs_swarm.py"),
-    *("test_scenarios.py", "test_custom_runs.py", "integration", "browser", "contracts", "unit"),
+    *("test_scenarios.py", "test_custom_runs.py", "integration", "browser", "contracts", "processes", "unit"),
 )
 """Modules of tests that take a minute or more, and kinds of tests, by their folder."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -31,3 +32,22 @@ def rpc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     chain = EmbeddedChain(tmp_path_factory.mktemp("chain") / "blocks", [one.address for one in FUNDED])
     with served(chain) as url:
         yield url
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[EmbeddedChain], str]]:
+    """Return a function that serves a chain until the end of the test and gives its URL."""
+    with contextlib.ExitStack() as stack:
+        yield lambda chain: stack.enter_context(served(chain))
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Return a function that gives a port of loopback that nobody listens on."""
+
+    def give() -> int:
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            return int(one.getsockname()[1])
+
+    return give

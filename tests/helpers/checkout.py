@@ -8,6 +8,12 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "vagrant/README.md", "roles/*/README.md")
+    for path in ROOT.glob(pattern)
+)
+"""The documentation's pages."""
 OLD = 1_600_000_000
 """A time before any environment was made."""
 

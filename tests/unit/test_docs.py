@@ -1,112 +1,13 @@
-"""The documentation: a site that builds without a complaint, complains of what is wrong, and names what there is."""
+"""The documentation names only files that exist."""
 
 from __future__ import annotations
 
-import html
-import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import typer.main
 
-from fl_node.cli.app import app
-from fl_node.plan.json_schema import plan_schema
-from tests.helpers.checkout import ROOT, copy
-
-PAGES = sorted(
-    path
-    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "vagrant/README.md", "roles/*/README.md")
-    for path in ROOT.glob(pattern)
-)
-
-
-def build(root: Path, target: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(target)],
-        cwd=root,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, as `make docs` builds it."""
-    target = tmp_path_factory.mktemp("site")
-    done = build(ROOT, target)
-    assert done.returncode == 0, done.stderr
-    return target
-
-
-def words(page: Path) -> str:
-    """Return a page's text without its tags."""
-    text = re.sub(r"<(script|style).*?</\1>", "", page.read_text(), flags=re.DOTALL)
-    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", text)))
-
-
-def test_every_page_of_the_repository_is_in_the_site(site: Path) -> None:
-    for page in PAGES:
-        path = page.relative_to(ROOT)
-        name = path.with_name("index.html") if path.name == "README.md" else path.with_suffix(".html")
-        assert (site / name).is_file(), path
-
-
-def test_every_command_is_in_the_reference_with_all_of_its_first_line_and_no_markup(site: Path) -> None:
-    text = words(site / "reference" / "commands.html")
-    group = typer.main.get_command(app)
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
-        line = " ".join((command.help or "").split("\n\n")[0].split())
-        assert f"{name}: {line}" in text, name
-    assert "Exit codes 0 success" in text
-    assert not re.search(r"\[/?(bold|dim|red|green)\]", text)
-
-
-def test_every_setting_of_a_plan_is_in_the_reference(site: Path) -> None:
-    text = words(site / "reference" / "plan.html")
-    schema = plan_schema()
-    for part in (schema, *(one for one in schema["properties"].values() if "properties" in one)):
-        for name in part["properties"]:
-            assert re.search(rf"\b{name}\b", text), name
-    assert "rounds whole number from 1 to 1000000 5" in text
-    assert re.search(r"momentum number from 0 below 1 0.9 \(\s?fedadam\s?, fedavgm\s?\)", text)
-
-
-def test_everything_that_the_contract_has_is_in_the_reference(site: Path) -> None:
-    text = words(site / "reference" / "contract.html")
-    artifact = json.loads((ROOT / "contracts" / "FederatedLearning.json").read_text())
-    for entry in artifact["abi"]:
-        assert f"{entry.get('name', 'constructor')}(" in text
-    for notice in artifact["userdoc"]["methods"].values():
-        assert notice["notice"].replace("`", "") in text
-
-
-def test_links_to_what_is_missing_and_pages_that_nobody_can_reach_fail_the_build(tmp_path: Path) -> None:
-    root = tmp_path / "copy"
-    copy(root)
-    links = {
-        "nowhere.md": "docs/nowhere.md",
-        "how-it-works.md#nothing": "does not contain an anchor '#nothing'",
-        "../contracts/Nothing.sol": "contracts/Nothing.sol",
-        "../plans/demo.toml": None,
-        "modes.md": None,
-    }
-    with (root / "docs" / "testbed.md").open("a") as page:
-        page.write("".join(f"\n[a link]({link})\n" for link in links))
-    shutil.copy(root / "docs" / "modes.md", root / "docs" / "unreachable.md")
-    done = build(root, tmp_path / "site")
-    assert done.returncode != 0
-    for complaint in filter(None, [*links.values(), "docs/unreachable.md"]):
-        assert complaint in done.stderr
-    assert "demo.toml" not in done.stderr
-    assert "'modes.md'" not in done.stderr
-
+from tests.helpers.checkout import PAGES, ROOT
 
 FOLDERS = "ansible|contracts|docs|examples|fl_node|inventory|plans|requirements|roles|tests|vagrant"
 MADE_BY_ITS_READER = {"inventory/lab.yml"}

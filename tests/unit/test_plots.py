@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -90,13 +88,6 @@ def test_what_a_person_has_set_for_their_own_pictures_does_not_matter() -> None:
     with mpl.rc_context({"font.size": 30, "axes.grid": False, "svg.fonttype": "path"}):
         assert PICTURES["lines"]("a") == before
         assert mpl.rcParams["font.size"] == 30
-
-
-def test_matplotlib_is_loaded_when_something_is_drawn_and_not_before() -> None:
-    modules = "fl_node.cli.app, fl_node.report.collect, fl_node.report.context"
-    script = f"import sys, {modules}; print([m for m in sys.modules if 'matplotlib' in m])"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_a_file_of_shards_names_learners_labels_and_sums_and_its_circles_have_the_area_of_their_number() -> None:

@@ -6,8 +6,6 @@ import ast
 import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -244,15 +242,3 @@ def test_whatever_imports_a_library_that_raises_the_recursion_limit_puts_it_back
                 calls = {ast.unparse(node) for node in nodes if isinstance(node, ast.Call)}
                 assert "recursion.restore()" in calls, path.name
     assert importing
-
-
-def test_the_recursion_limit_is_pythons_own_after_what_a_role_imports() -> None:
-    script = """
-import importlib, sys
-for name in ("chain.rpc", "nodes.geth", "chain.client", "nodes.dev_chain"):
-    importlib.import_module(f"fl_node.{name}")
-    assert sys.getrecursionlimit() == 1000, (name, sys.getrecursionlimit())
-assert {"py_ecc", "eth", "web3"} <= set(sys.modules)
-"""
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
