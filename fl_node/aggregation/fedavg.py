@@ -7,23 +7,68 @@ https://arxiv.org/abs/1602.05629
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from fl_node.aggregation.fixed_point import FixedPoint, reduced
 from fl_node.aggregation.rule import Aggregate, Rule, shares
-from fl_node.runtime.tensors import Tensors
+from fl_node.runtime.tensors import Tensor, Tensors
 
 
 class FedAvg(Rule):
     """The average of the local weights."""
 
-    rule: Literal["fedavg"] = "fedavg"
+    if_given: ClassVar[frozenset[str]] = frozenset({"arithmetic", "range", "fraction_bits", "modulus_bits"})
 
-    def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:  # noqa: ARG002
-        """Average each tensor by :func:`fedavg`."""
-        return Aggregate(shares(counts), lambda name: fedavg((one[name] for one in inputs), counts))
+    rule: Literal["fedavg"] = "fedavg"
+    arithmetic: Annotated[
+        Literal["float", "fixed"],
+        Field(
+            description="`float` sums local weights in float64, in the order of nodeId; `fixed` sums updates as "
+            "integers, which is exact in any order."
+        ),
+    ] = "float"
+    range: Annotated[
+        float,
+        Field(gt=0, le=1e6, description="With `fixed`: each value of an update is clipped to plus or minus this."),
+    ] = 1.0
+    fraction_bits: Annotated[
+        int, Field(ge=1, le=48, description="With `fixed`: binary digits after the point; more round less.")
+    ] = 20
+    modulus_bits: Annotated[
+        Literal[32, 64],
+        Field(description="With `fixed`: sums are modulo 2 to this power; 64 doubles the size of masked files."),
+    ] = 32
+
+    @property
+    def fixed_point(self) -> FixedPoint | None:
+        """How updates become integers; None if they don't."""
+        if self.arithmetic == "float":
+            return None
+        return FixedPoint(self.range, self.fraction_bits, self.modulus_bits)
+
+    def uses_parent(self) -> bool:
+        """Return whether updates are summed, not weights."""
+        return self.arithmetic == "fixed"
+
+    def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:
+        """Average each tensor by :func:`fedavg`, or its updates as integers."""
+        point = self.fixed_point
+        if point is None:
+            return Aggregate(shares(counts), lambda name: fedavg((one[name] for one in inputs), counts))
+        small = reduced(counts)
+
+        def tensor(name: str) -> Tensor:
+            start = parent[name]
+            total = np.zeros(start.shape, point.dtype)
+            for one, count in zip(inputs, small, strict=True):
+                total += point.words(np.subtract(one[name], start, dtype=np.float64), count)
+            return point.updated(start, total, small)
+
+        return Aggregate(shares(counts), tensor)
 
 
 def fedavg(tensors: Iterable[npt.NDArray[np.float32]], counts: Sequence[int]) -> npt.NDArray[np.float32]:

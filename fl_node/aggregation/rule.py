@@ -59,6 +59,10 @@ class Rule(Settings):
         """
         yield from ()
 
+    def uses_parent(self) -> bool:
+        """Return whether the rule, as it is set, needs the global weights that the local weights started from."""
+        return self.needs_parent
+
     def for_fewer(self, files: int) -> Rule:  # noqa: ARG002
         """Return a variant of the rule that can aggregate fewer local files than :meth:`least`.
 
@@ -84,7 +88,7 @@ class Rule(Settings):
         parent
             The tensors of the last global file by name, float32: those of the model, in the shapes of ``inputs``, and
             for each kind in ``state`` one more per tensor in the same shape, named ``KIND/NAME``. Empty if
-            ``needs_parent`` is false.
+            :meth:`uses_parent` is false.
 
         Returns
         -------

@@ -7,9 +7,11 @@ setting is not valid by itself, the plan raises :class:`NotValidError`, and the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from fl_node.aggregation import RULES
-from fl_node.plan.sections import PlanSettings
+from fl_node.aggregation import RULES, FedAvg
+from fl_node.aggregation.fixed_point import reduced
+from fl_node.plan.sections import LEAST_SUMMED, PlanSettings
 from fl_node.runtime.settings import NotValidError
 
 INCONSISTENT = "inconsistent"
@@ -194,6 +196,75 @@ def _module_attacked(plan: PlanSettings) -> Problems:
             yield "attack.data", f"{attack.data} needs images; it does not support samples of a module"
 
 
+def _fixed_point(plan: PlanSettings) -> Problems:
+    point, rule = plan.fixed_point, plan.aggregation
+    if point is None:
+        if isinstance(rule, FedAvg):
+            for key in ("range", "fraction_bits", "modulus_bits"):
+                if getattr(rule, key) != FedAvg.model_fields[key].default:
+                    yield f"aggregation.{key}", 'needs arithmetic = "fixed"'
+        return
+    if plan.mode == "ensemble":
+        yield "aggregation.arithmetic", 'should be float in an ensemble (is "fixed")'
+    counts = plan.counts
+    if counts and not point.fits(counts):
+        total = sum(reduced(counts))
+        sizes = "1 each" if total == len(counts) else f"{total} together (samples, divided by their common divisor)"
+        bits = [bits for bits in range(1, point.fraction_bits) if replace(point, fraction_bits=bits).fits(counts)]
+        most = f"at most {bits[-1]} with this range" if bits else "smaller, as range should"
+        yield (
+            "aggregation.fraction_bits",
+            f"should be {most}, or modulus_bits = 64: the updates of {len(counts)} learners count for {sizes}, and "
+            f"their sum can leave a ring of 2^{point.modulus_bits} (is {point.fraction_bits})",
+        )
+
+
+def _masked(plan: PlanSettings) -> Problems:
+    """Refuse what needs single local weights, or lets one learner subtract its own from a sum."""
+    if not plan.is_masked:
+        if plan.privacy.threshold:
+            yield "privacy.threshold", "needs privacy.secure_aggregation = true"
+        return
+    key, rule = "privacy.secure_aggregation", plan.aggregation.rule
+    if plan.learners < LEAST_SUMMED:
+        yield (
+            "learners",
+            f"should be at least {LEAST_SUMMED} with secure_aggregation; of two, each could subtract its own "
+            f"update from the sum (is {plan.learners})",
+        )
+    if plan.mode == "async":
+        yield key, 'should be false with mode = "async", which takes single updates (is true)'
+    elif plan.mode == "ensemble":
+        yield key, 'should be false with mode = "ensemble", where a model may be of a single learner (is true)'
+    elif rule != "fedavg":
+        yield "aggregation.rule", f"should be fedavg with secure_aggregation; {rule} needs single updates"
+    elif plan.fixed_point is None:
+        yield "aggregation.arithmetic", 'should be fixed with secure_aggregation; masks are integers (is "float")'
+    if plan.verification != "all":
+        yield (
+            "verification",
+            f"should be all with secure_aggregation; else the header could exchange keys (is {plan.verification!r})",
+        )
+    if plan.data.validation:
+        yield (
+            "data.validation",
+            "should be left out with secure_aggregation; contributions (Shapley values) need single updates",
+        )
+    least = max(plan.learners // 2 + 1, LEAST_SUMMED - 1)
+    if not least <= plan.threshold <= plan.learners:
+        yield (
+            "privacy.threshold",
+            f"should be {least} to {plan.learners}: more than half, so that no two sets can be opened "
+            f"(is {plan.threshold})",
+        )
+    needed = max(plan.threshold, LEAST_SUMMED)
+    if plan.learners >= LEAST_SUMMED and plan.required_learners < needed:
+        yield (
+            "min_learners",
+            f"should be at least {needed}, what secure_aggregation needs to read a sum (is {plan.min_learners})",
+        )
+
+
 CHECKS: tuple[Callable[[PlanSettings], Problems], ...] = (
     _train_exists,
     _test_exists,
@@ -216,4 +287,6 @@ CHECKS: tuple[Callable[[PlanSettings], Problems], ...] = (
     _module_attacked,
     _min_learners,
     _enough_for_all,
+    _fixed_point,
+    _masked,
 )

@@ -12,9 +12,10 @@ from pydantic import Field, model_validator
 
 from fl_node.aggregation import RULE_CHOICE, FedAvg, Rule
 from fl_node.aggregation.asynchronous import AsynchronousRule
+from fl_node.aggregation.fixed_point import FixedPoint
 from fl_node.attacks import DATA_CHOICE, UPDATE_CHOICE, DataAttack, UpdateAttack
 from fl_node.errors import PlanError
-from fl_node.partitions import PARTITION_CHOICE, Equal, Partition
+from fl_node.partitions import PARTITION_CHOICE, Equal, Partition, Pool
 from fl_node.plan.data_sets import SOURCE_CHOICE, Mnist, Sha256, Source
 from fl_node.plan.models import MODEL_CHOICE, EnsembleModel, Model, SingleModel
 from fl_node.plan.modes import MODE_CHOICE, Distillation, Ensemble, Mode, Synchronous
@@ -22,6 +23,8 @@ from fl_node.runtime.settings import FILLED_IN, NodeIds, Positive, Settings
 
 Images = Annotated[int, Field(ge=1, le=10_000_000)]
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+LEAST_SUMMED = 3
+"""Learners whose local weights a masked sum must have: of a sum of two, each could subtract its own."""
 Bound = Annotated[float, Field(gt=0, le=1e30)]
 
 
@@ -172,6 +175,26 @@ class BoundsPlan(Settings):
     ] = 1e5
 
 
+class PrivacyPlan(Settings):
+    """What other members of the run can't learn of a learner's data; see docs/privacy.md."""
+
+    if_given: ClassVar[frozenset[str]] = frozenset({"secure_aggregation", "threshold"})
+
+    secure_aggregation: Annotated[
+        bool,
+        Field(description="Whether learners mask their local weights, so that only their sum can be read."),
+    ] = False
+    threshold: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="Members of a closed round that must publish shares before its sum can be read; 0 means "
+            "more than two thirds of the learners.",
+        ),
+    ] = 0
+
+
 class AttackPlan(Settings):
     """What some learners do to the run; for the laboratory alone."""
 
@@ -203,7 +226,7 @@ class StragglersPlan(Settings):
 class PlanSettings(Settings):
     """The settings of one run, which may contradict each other; :class:`fl_node.plan.schema.Plan` checks that."""
 
-    if_given: ClassVar[frozenset[str]] = frozenset({"bounds", "verification", "header_timeout"})
+    if_given: ClassVar[frozenset[str]] = frozenset({"bounds", "verification", "header_timeout", "privacy"})
 
     strategy: Annotated[Mode, MODE_CHOICE] = Synchronous()
     name: Annotated[
@@ -266,6 +289,7 @@ class PlanSettings(Settings):
         FedAvg()
     )
     bounds: BoundsPlan = BoundsPlan()
+    privacy: PrivacyPlan = PrivacyPlan()
     custom: CustomPlan | None = None
     attack: AttackPlan | None = None
     stragglers: StragglersPlan | None = None
@@ -304,6 +328,38 @@ class PlanSettings(Settings):
     def is_verified(self) -> bool:
         """Whether learners recompute global weights and attest them."""
         return self.verification == "all" and self.mode != "async"
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether local weights are masked, so that only their sum can be read."""
+        return self.privacy.secure_aggregation
+
+    @property
+    def threshold(self) -> int:
+        """Members of a closed round that must publish shares before its sum can be read; 0 without masks."""
+        if not self.is_masked:
+            return 0
+        return self.privacy.threshold or max(2 * self.learners // 3 + 1, LEAST_SUMMED)
+
+    @property
+    def fixed_point(self) -> FixedPoint | None:
+        """How updates become integers; None if the rule sums floating-point numbers."""
+        return self.aggregation.fixed_point if isinstance(self.aggregation, FedAvg) else None
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """What each learner's local weights count for, in the order of nodeId; empty while that is not known."""
+        data = self.data
+        if isinstance(self.aggregation, Rule) and self.aggregation.weighting == "uniform":
+            return (1,) * self.learners
+        if data.unknown or (data.partitioner.module and not data.samples):
+            return ()
+
+        def unknown() -> Any:
+            raise PlanError(f"data.partition: {data.partition} needs data to tell the sizes of shards")
+
+        pool = Pool(data.train, self.learners, self.seed, unknown, unknown, data.samples)
+        return tuple(map(int, data.partitioner.sizes(pool)))
 
     @property
     def asynchronous_rule(self) -> AsynchronousRule:

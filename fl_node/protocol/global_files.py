@@ -36,7 +36,7 @@ def is_enough(plan: Plan, inputs: int) -> bool:
 def needs_parent(plan: Plan, inputs: int) -> bool:
     """Return whether global weights are made of the last ones too, not of so many local weights alone."""
     # In an ensemble an architecture whose learners are all away keeps its weights.
-    return plan.aggregation.needs_parent or plan.mode == "ensemble" or not is_enough(plan, inputs)
+    return plan.aggregation.uses_parent() or plan.mode == "ensemble" or not is_enough(plan, inputs)
 
 
 def global_shapes(plan: Plan, shapes: Shapes) -> Shapes:

@@ -110,7 +110,7 @@ weighting = "mean"
     }
     assert found["round"] == "unknown key; did you mean rounds?"
     assert found["training.epoch"] == "unknown key; did you mean epochs?"
-    assert found["aggregation.colour"].startswith("unknown key; valid keys: beta_2, buffer, ")
+    assert found["aggregation.colour"].startswith("unknown key; valid keys: arithmetic, beta_2, buffer, ")
     assert found["training.epochs"] == "should be a whole number (is 'five')"
     assert found["model"] == "should be a section with keys (is 5)"
     assert found["min_learners"] == "should be at most learners = 2 (is 3)"
@@ -643,3 +643,46 @@ def test_what_a_modules_name_may_contain_is_said(tmp_path: Path, name: str) -> N
         "custom.module: should be a Python file such as my_module.py; the name has up to 63 letters (a to z), digits "
         f"or '_' and does not start with a digit (is {name.removesuffix('.py')!r})"
     ]
+
+
+FIXED = '\n[aggregation]\narithmetic = "fixed"\n'
+MASKED = "\n[privacy]\nsecure_aggregation = true\n"
+
+
+def test_masks_and_exact_sums_are_not_in_plans_without_them(tmp_path: Path) -> None:
+    loaded = plans.load(write(tmp_path, "learners = 3" + FIXED + MASKED))
+    assert loaded.model_dump()["privacy"] == {"secure_aggregation": True}
+    assert (loaded.threshold, loaded.is_masked) == (3, True)
+    assert plans.load(write(tmp_path, "")).threshold == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "learners = 7" + FIXED,
+            "aggregation.fraction_bits: should be at most 15 with this range, or modulus_bits = 64",
+        ),
+        ("[aggregation]\nrange = 2.0\n", 'aggregation.range: needs arithmetic = "fixed"'),
+        ("[privacy]\nthreshold = 3\n", "privacy.threshold: needs privacy.secure_aggregation = true"),
+        ("learners = 2" + FIXED + MASKED, "learners: should be at least 3 with secure_aggregation"),
+        ("learners = 3" + MASKED, "aggregation.arithmetic: should be fixed with secure_aggregation"),
+        ('learners = 3\nmode = "async"' + MASKED, "privacy.secure_aggregation: should be false with mode"),
+        ('learners = 3\nmode = "ensemble"' + MASKED, "privacy.secure_aggregation: should be false with mode"),
+        ('learners = 3\nverification = "none"' + FIXED + MASKED, "verification: should be all"),
+        (
+            "learners = 3\n[data]\ntrain = 300\nvalidation = 30" + FIXED + MASKED,
+            "data.validation: should be left out",
+        ),
+        ("learners = 5" + FIXED + MASKED + "threshold = 2\n", "privacy.threshold: should be 3 to 5"),
+        ("learners = 5\nmin_learners = 3" + FIXED + MASKED, "min_learners: should be at least 4"),
+        *(
+            (f'learners = 5{MASKED}[aggregation]\nrule = "{rule}"\n', "aggregation.rule: should be fedavg with sec")
+            for rule in ("median", "trimmed_mean", "krum", "norm_clipping", "fedavgm", "fedadam")
+        ),
+    ],
+)
+def test_what_masks_and_exact_sums_forbid_is_one_line(tmp_path: Path, text: str, line: str) -> None:
+    more = "num_malicious = 1\n" if '"krum"' in text or "trimmed" in text else ""
+    more += "clipping_norm = 1.0\n" if "norm_clipping" in text else ""
+    assert any(found.startswith(line) for found in problems(tmp_path, text + more)), problems(tmp_path, text + more)
