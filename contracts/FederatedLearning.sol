@@ -13,7 +13,7 @@ pragma solidity 0.8.28;
 /// Hwang & Kim, "Federated Learning Based on Ethereum Network" (JIIBC 24(2), 2024), Table 1.
 contract FederatedLearning {
     /// @notice The settings of a plan that the contract enforces.
-    /// @param learners Learners without which a round does not close before its timeout.
+    /// @param learners Learners that can be registered; without all of them no round closes before its timeout.
     /// @param minLearners Local weights that a round needs to close at its timeout.
     /// @param roundTimeout Seconds of block time after which anyone can close a round; 0 means never.
     /// @param asynchronous Whether global weights can be published at any time, so that rounds never close.
@@ -83,7 +83,7 @@ contract FederatedLearning {
     mapping(uint256 serial => mapping(uint256 nodeId => bytes32 hash)) private _localWeights;
 
     /// @notice The header registered an account for a node.
-    /// @param nodeId The node, 1 or more.
+    /// @param nodeId The node, 1 to the plan's learners.
     /// @param account The account that may publish that node's local weights.
     event LearnerRegistered(uint256 indexed nodeId, address indexed account);
 
@@ -148,8 +148,10 @@ contract FederatedLearning {
     /// @param caller The account that tried.
     error NotLearner(uint256 nodeId, address caller);
 
-    /// @notice Node 0 stands for "no node" and can't be registered.
-    error InvalidNodeId();
+    /// @notice The plan has no learner of this nodeId.
+    /// @param nodeId The node that was to be registered.
+    /// @param learners The plan's learners: nodeIds are 1 to this.
+    error InvalidNodeId(uint256 nodeId, uint256 learners);
 
     /// @notice The zero address stands for "no account", and the deployer is no learner.
     /// @param account The account that was refused.
@@ -160,13 +162,11 @@ contract FederatedLearning {
     /// @param account The account that was to be registered.
     error AlreadyRegistered(uint256 nodeId, address account);
 
-    /// @notice The run has as many learners as it may have.
-    error TooManyLearners();
-
     /// @notice A hash of 32 zero bytes stands for "none" and can't be published.
     error EmptyHash();
 
-    /// @notice The settings contradict each other: at least one learner, and no more required than there are.
+    /// @notice The settings contradict each other: at least one learner, at most MAX_LEARNERS, and no more required
+    /// than there are.
     error InvalidTerms();
 
     /// @notice No global weights are published yet, so there is nothing to train from.
@@ -216,7 +216,9 @@ contract FederatedLearning {
     /// @param terms The plan's settings that the contract enforces.
     constructor(bytes32 planHash, Terms memory terms) {
         if (planHash == 0) revert EmptyHash();
-        if (terms.minLearners == 0 || terms.minLearners > terms.learners) revert InvalidTerms();
+        if (terms.minLearners == 0 || terms.minLearners > terms.learners || terms.learners > MAX_LEARNERS) {
+            revert InvalidTerms();
+        }
         deployer = msg.sender;
         _state.header = msg.sender;
         plan = planHash;
@@ -226,16 +228,16 @@ contract FederatedLearning {
         _asynchronous = terms.asynchronous;
     }
 
-    /// @notice Registers one account for one node, for good. Header only; possible at any time.
-    /// @param nodeId The node, 1 or more.
+    /// @notice Registers one account for one node, for good. Header only; possible at any time, so a learner can come
+    /// later. Whoever is registered counts in every majority, so there are no more than the plan's learners.
+    /// @param nodeId The node, 1 to the plan's learners.
     /// @param account The account that may publish that node's local weights.
     function registerLearner(uint256 nodeId, address account) external onlyHeader {
-        if (nodeId == 0) revert InvalidNodeId();
+        if (nodeId == 0 || nodeId > _expected) revert InvalidNodeId(nodeId, _expected);
         if (account == address(0) || account == deployer) revert InvalidAccount(account);
         if (_learners[nodeId].account != address(0) || nodeIdOf[account] != 0) {
             revert AlreadyRegistered(nodeId, account);
         }
-        if (_nodeIds.length == MAX_LEARNERS) revert TooManyLearners();
         _learners[nodeId].account = account;
         nodeIdOf[account] = nodeId;
         _nodeIds.push(nodeId);
@@ -275,7 +277,7 @@ contract FederatedLearning {
         uint256 next = state.rounds;
         if (next != 0 && !_asynchronous) {
             Round storage current = _rounds[next - 1];
-            if (current.closedAt == 0) revert RoundIsOpen(next - 1, current.published, _needed());
+            if (current.closedAt == 0) revert RoundIsOpen(next - 1, current.published, _expected);
         }
         ++state.serials;
         ++state.rounds;
@@ -298,7 +300,7 @@ contract FederatedLearning {
         Round storage record = _rounds[current];
         if (record.closedAt != 0) revert RoundIsClosed(current);
         if (_asynchronous || _timeout == 0 || block.timestamp < record.openedAt + _timeout) {
-            revert RoundIsOpen(current, record.published, _needed());
+            revert RoundIsOpen(current, record.published, _expected);
         }
         if (record.published < _minimum) revert RoundIsOpen(current, record.published, _minimum);
         _close(current, record);
@@ -353,7 +355,7 @@ contract FederatedLearning {
         if (_votedBefore[nodeId] > ballot) revert AlreadyVoted(nodeId);
         if (state.rounds != 0 && !_asynchronous) {
             Round storage record = _rounds[state.rounds - 1];
-            if (record.closedAt == 0) revert RoundIsOpen(state.rounds - 1, record.published, _needed());
+            if (record.closedAt == 0) revert RoundIsOpen(state.rounds - 1, record.published, _expected);
         }
         _votedBefore[nodeId] = ballot + 1;
         emit HeaderVoted(ballot, nodeId);
@@ -418,7 +420,7 @@ contract FederatedLearning {
     }
 
     /// @notice The settings of the plan that the contract enforces.
-    /// @return expected Learners without which a round does not close before its timeout.
+    /// @return expected Learners that can be registered; without all of them no round closes before its timeout.
     /// @return minimum Local weights that a round needs to close at its timeout.
     /// @return timeout Seconds of block time after which anyone can close a round; 0 means never.
     /// @return asynchronous Whether global weights can be published at any time, so that rounds never close.
@@ -511,7 +513,7 @@ contract FederatedLearning {
         }
         _localWeights[record.serial][nodeId] = hash;
         emit LocalWeightSet(current, nodeId, hash);
-        if (!_asynchronous && record.published == _needed()) _close(current, _rounds[current]);
+        if (!_asynchronous && record.published == _expected) _close(current, _rounds[current]);
     }
 
     function _close(uint256 current, Round storage record) private {
@@ -557,11 +559,5 @@ contract FederatedLearning {
     function _caller() private view returns (uint256 nodeId) {
         nodeId = nodeIdOf[msg.sender];
         if (nodeId == 0) revert NotLearner(0, msg.sender);
-    }
-
-    /// @dev The learners that must publish before a round closes by itself.
-    function _needed() private view returns (uint256 needed) {
-        needed = _nodeIds.length;
-        if (needed < _expected) needed = _expected;
     }
 }

@@ -8,13 +8,14 @@ reports is true; anyone can measure its weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 from fl_node.artifacts.store import Store
 from fl_node.audit.result import Audit
-from fl_node.audit.senders import check_senders
+from fl_node.audit.senders import check_registrations, check_senders
 from fl_node.audit.verdicts import check_verdicts
 from fl_node.chain.contract import Contract, State
 from fl_node.errors import ContractError, LogError, PlanError, StoreError, StoreUnreachable
@@ -42,6 +43,7 @@ def audit(
     make_trainer: MakeTrainer,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
     plan_timeout: float = PLAN_TIMEOUT,
+    accounts: Mapping[int, str] = MappingProxyType({}),
 ) -> Audit:
     """Audit a run.
 
@@ -57,6 +59,8 @@ def audit(
         Called after each round with the number of rounds checked and of all rounds.
     plan_timeout
         Seconds without progress after which the plan counts as missing.
+    accounts
+        The accounts that learners should have, by nodeId, as their owners or an inventory name them.
 
     Raises
     ------
@@ -83,7 +87,8 @@ def audit(
     plan = _read_plan(reader, past, result, plan_timeout)
     if plan is not None:
         result.compare(None, HEADER, "terms", contract.terms(), terms_of(plan))
-        check_senders(contract, plan, past, state, result)
+        check_senders(contract, past, state, result)
+        check_registrations(plan, past, accounts, result)
         if past.rounds or past.withdrawn:
             trainer = make_trainer(plan)
             reader.expect_model(trainer.shapes())

@@ -5,6 +5,8 @@ A contract that is deployed by other code than its own can have written anything
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fl_node.audit.result import Audit
 from fl_node.chain.contract import Contract, State
 from fl_node.plan.schema import Plan
@@ -12,15 +14,15 @@ from fl_node.protocol.history import History
 from fl_node.protocol.names import HEADER, learner_label
 
 
-def check_senders(contract: Contract, plan: Plan, past: History, state: State, result: Audit) -> None:
+def check_senders(contract: Contract, past: History, state: State, result: Audit) -> None:
     """Check the log of a run's contract.
 
     Parameters
     ----------
     contract
         The run's contract.
-    plan, past
-        The run's plan, and its history by the log.
+    past
+        The run's history by the log.
     state
         What the contract says of its round, read after the log.
     result
@@ -28,7 +30,6 @@ def check_senders(contract: Contract, plan: Plan, past: History, state: State, r
     """
     _check_state(contract, past, state, result)
     _check_signers(contract, past, result)
-    _check_registrations(plan, past, result)
 
 
 def _check_state(contract: Contract, past: History, state: State, result: Audit) -> None:
@@ -64,9 +65,23 @@ def _check_signers(contract: Contract, past: History, result: Audit) -> None:
         result.note(f"the senders of {unknown} transactions were not checked: the node has not indexed them")
 
 
-def _check_registrations(plan: Plan, past: History, result: Audit) -> None:
-    """Check that the plan has a shard for each learner: nothing else bounds its number of samples, or its share."""
-    for node_id in past.learners:
+def check_registrations(plan: Plan, past: History, accounts: Mapping[int, str], result: Audit) -> None:
+    """Check that the plan has a shard for each learner, and that its account is not one of the header's own.
+
+    The contract refuses other nodeIds; contracts of other code may not.
+
+    Parameters
+    ----------
+    plan, past
+        The run's plan, and its history by the log.
+    accounts
+        The accounts that learners should have, by nodeId, as far as the auditor knows them.
+    result
+        Takes what is found.
+    """
+    for node_id, entry in past.learners.items():
+        if node_id in accounts:
+            result.compare(None, learner_label(node_id), "account", entry.account, accounts[node_id])
         if not 1 <= node_id <= plan.learners:
             shards = f"the plan has shards for learners 1 to {plan.learners}"
             result.find(None, learner_label(node_id), "registered", shards)

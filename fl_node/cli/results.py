@@ -30,6 +30,7 @@ from fl_node.cli.options import (
     RunArgument,
     StoreChoice,
 )
+from fl_node.cli.roles import accounts_of
 from fl_node.errors import ConfigError, LogError
 from fl_node.runtime import files
 from fl_node.runtime.terminal import styled
@@ -110,6 +111,10 @@ def audit(
     store: StoreChoice = None,
     contract: ContractChoice = None,
     modules: ModulesOption = None,
+    learner: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NODEID=ADDRESS", help="The account that this learner should have; may be repeated."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Audit a run: fetch every file, compare it with the chain, recompute every global file bit for bit.
@@ -127,7 +132,7 @@ def audit(
     with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
         show = errors.status("auditing", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
-            result = check(run_contract, run_store, Path(name), make)
+            result = check(run_contract, run_store, Path(name), make, accounts=accounts_of(learner or ()))
         last_block, final = _last_block(run_contract), run_contract.chain.finalized()
     is_final = None if final is None else last_block <= final
     text = json.dumps(asdict(result) | {"passed": result.passed, "final": is_final}, indent=2)

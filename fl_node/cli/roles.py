@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,9 +79,7 @@ def deploy(
     loaded = plans.load(plan, settings or ())
     if loaded.data.validation or loaded.data.unknown:
         loaded = complete(loaded, data_dir, modules)
-    learners = dict(_learner(text) for text in learner)
-    if len(learners) < len(learner):
-        raise ConfigError("--learner: each nodeId may appear only once")
+    learners = accounts_of(learner)
     chain, run_store = Chain(rpc, load_key(key)), connect(store)
     configure("deploy", verbose=process.verbose)
     with tempfile.TemporaryDirectory() as name:
@@ -159,6 +158,14 @@ def learner(
             "max_epochs, max_rounds; may be repeated.",
         ),
     ] = None,
+    learner: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NODEID=ADDRESS",
+            envvar="FL_NODE_LEARNERS",
+            help="Join only runs in which this learner is registered with this account; may be repeated.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a learner: train each round's global weights on this node's images, publish the local weights.
@@ -172,7 +179,7 @@ def learner(
     """
     from fl_node.roles import policy
 
-    accepts = policy.parse(accept or ())
+    accepts, accounts = policy.parse(accept or ()), accounts_of(learner or ())
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
     from fl_node.roles.factory import run_learner
     from fl_node.roles.learner import Record
@@ -182,7 +189,21 @@ def learner(
         return make_trainer(plan, data_dir, modules)
 
     record: Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
-    run_learner(site, make, record, allow_attacks=allow_attacks, accepts=accepts)
+    run_learner(site, make, record, allow_attacks=allow_attacks, accepts=accepts, accounts=accounts)
+
+
+def accounts_of(given: Sequence[str]) -> dict[int, str]:
+    """Return the accounts of learners by nodeId, as ``--learner`` names them.
+
+    Raises
+    ------
+    ConfigError
+        A text is not a nodeId and an address, or a nodeId appears twice.
+    """
+    learners = dict(_learner(text) for text in given)
+    if len(learners) < len(given):
+        raise ConfigError("--learner: each nodeId may appear only once")
+    return learners
 
 
 def _learner(text: str) -> tuple[int, str]:

@@ -122,6 +122,7 @@ def run_learner(
     *,
     allow_attacks: bool = False,
     accepts: Mapping[str, float] = MappingProxyType({}),
+    accounts: Mapping[int, str] = MappingProxyType({}),
 ) -> None:
     """Take part in a run until it ends.
 
@@ -137,17 +138,23 @@ def run_learner(
         Take part in a run whose plan has learners attack it, as a laboratory does.
     accepts
         What the learner's owner accepts of a plan; see :mod:`fl_node.roles.policy`.
+    accounts
+        The accounts that learners must be registered with, by nodeId.
 
     Raises
     ------
     ConfigError
-        The contract or the plan is not one that the owner accepts.
+        The contract, the plan or a registered account is not one that the owner accepts.
     FLNodeError
         On other permanent errors: a wrong plan, missing data, a call that the contract rejects.
     """
     learner: list[Learner] = []
+    unregistered = dict(accounts)
 
     def step() -> Waiting | None:
+        nonlocal unregistered
+        if unregistered:
+            unregistered = policy.check_accounts(site.contract, unregistered)
         if not learner:
             plan = fetch_plan(site)
             # Before the trainer loads data, which takes seconds.

@@ -18,7 +18,7 @@ from fl_node.artifacts.model_file import LocalMeta, Tensors, WeightsFile
 from fl_node.artifacts.store import Progress
 from fl_node.chain.contract import State, View
 from fl_node.data import partition
-from fl_node.errors import FileMissing, WeightsError
+from fl_node.errors import ConfigError, FileMissing, WeightsError
 from fl_node.models.trainer import OnEpoch, Trainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol.bounds import check_bounds
@@ -115,6 +115,8 @@ class Learner:
         ------
         Done
             The run has ended.
+        ConfigError
+            Other accounts are registered for all learners, so this one has no part in the run.
         """
         contract, plan = self._site.contract, self._plan
         view = contract.look(self._site.chain.address)
@@ -125,6 +127,11 @@ class Learner:
             emit(events.RunFinished(round=state.round))
             raise Done
         if node_id is None:
+            if len(view.learners) >= plan.learners:
+                raise ConfigError(
+                    f"contract {contract.address}: all {plan.learners} learners are registered, "
+                    f"and none of them with this account, {self._site.chain.address}"
+                )
             return Waiting("registration", f"the header to register {self._site.chain.address}")
         if state.global_cid is None:
             return Waiting("initial_weights", "the header to publish the initial weights")

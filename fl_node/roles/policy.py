@@ -74,6 +74,36 @@ def check_plan(plan: Plan, limits: Mapping[str, float]) -> None:
             )
 
 
+def check_accounts(contract: Contract, accounts: Mapping[int, str]) -> dict[int, str]:
+    """Check that the header registered the accounts that the learner's owner knows, and none of its own instead.
+
+    Parameters
+    ----------
+    contract
+        The run's contract.
+    accounts
+        The account of each learner, by nodeId.
+
+    Returns
+    -------
+    dict
+        Those of them that are not registered yet.
+
+    Raises
+    ------
+    ConfigError
+        Another account is registered for a learner.
+    """
+    found = {node_id: contract.account_of(node_id) for node_id in sorted(accounts)}
+    for node_id, account in found.items():
+        if account not in (None, accounts[node_id]):
+            right = accounts[node_id]
+            raise ConfigError(
+                f"contract {contract.address}: learner {node_id} is {account}; should be {right} (--learner)"
+            )
+    return {node_id: accounts[node_id] for node_id, account in found.items() if account is None}
+
+
 def check_contract(contract: Contract, plan: Plan) -> None:
     """Check that a run's contract is this version's, with the plan's terms, so that its rules are those promised.
 

@@ -68,7 +68,7 @@ class Terms:
     asynchronous: bool = False
 
 
-OPEN = Terms(learners=1, timeout=0, asynchronous=True)
+OPEN = Terms(learners=4, timeout=0, asynchronous=True)
 """Terms by which rounds never close."""
 
 

@@ -9,6 +9,7 @@ from deployment import (
     ALICE,
     ARTIFACT,
     BOB,
+    CLASS,
     HEADER,
     MALLORY,
     PLAN,
@@ -20,6 +21,7 @@ from deployment import (
     decode_revert,
     send,
     sha,
+    with_learners,
 )
 from hexbytes import HexBytes
 from web3 import Web3
@@ -103,15 +105,29 @@ def test_everybody_reads_everything(started: Deployment, caller: str) -> None:
     assert read("getGlobalWeight") == read("globalWeightAt", 0) == sha("initial")
     assert read("getLocalWeight", 1) == read("localWeightAt", 0, 1) == WEIGHTS
     assert read("deployer") == HEADER.address
-    assert read("getTerms") == (1, 1, 0, True)
+    assert read("getTerms") == (4, 1, 0, True)
     assert read("getState") == (1, sha("initial"), False, HEADER.address, 0)
     assert read("roundAt", 0)[:3] == (1, 0, 0)
     assert read("attestationsOf", 0) == 1
     assert read("verdictOf", 1) == (True, False, False)
 
 
-def test_node_0_is_not_registered(deployed: Deployment) -> None:
-    assert deployed.refused(HEADER, "registerLearner", 0, ALICE.address) == Refusal("InvalidNodeId")
+@pytest.mark.parametrize("node", [0, 5, LARGEST])
+def test_nobody_is_registered_beyond_the_plans_learners(deployed: Deployment, node: int) -> None:
+    refusal = deployed.refused(HEADER, "registerLearner", node, ALICE.address)
+    assert refusal == Refusal("InvalidNodeId", (node, 4))
+    deployed.write(HEADER, "registerLearner", 4, ALICE.address)
+
+
+def test_a_header_wins_no_majority_with_accounts_of_its_own(w3: Web3) -> None:
+    run = with_learners(Deployment(w3, Terms(learners=3)), 3)
+    for node in (4, 5, 6, 7):
+        refusal = run.refused(HEADER, "registerLearner", node, CLASS[node].address)
+        assert refusal == Refusal("InvalidNodeId", (node, 3))
+        assert run.refused(CLASS[node], "voteHeader", 0) == Refusal("NotLearner", (0, CLASS[node].address))
+    run.write(ALICE, "voteHeader", 0)
+    run.write(BOB, "voteHeader", 0)
+    assert run.read("header") == ALICE.address
 
 
 @pytest.mark.parametrize("account", [ZERO_ADDRESS, HEADER.address], ids=["zero address", "header"])
@@ -133,24 +149,10 @@ def test_a_node_or_an_account_is_registered_once(registered: Deployment, node: i
     assert registered.read("nodeIdOf", ALICE.address) == 1
 
 
-# Of the two only Geth calls a contract with another state; a thousand registrations would take a minute.
-@pytest.mark.parametrize("w3", ["geth"], indirect=True)
-def test_a_run_has_no_more_learners_than_it_may_have(registered: Deployment) -> None:
-    w3, address = registered.w3, registered.contract.address
-    limit = registered.read("MAX_LEARNERS")
-    assert limit == 1_000
-    # Where the contract counts its two learners.
-    (slot,) = [slot for slot in range(8) if int.from_bytes(w3.eth.get_storage_at(address, slot)) == 2]
-    data = registered.call("registerLearner", 3, MALLORY.address)._encode_transaction_data()
-
-    def register(learners: int) -> None:
-        state = {address: {"stateDiff": {f"0x{slot:064x}": f"0x{learners:064x}"}}}
-        w3.eth.call({"from": HEADER.address, "to": address, "data": data}, "latest", state)
-
-    register(limit - 1)
-    with pytest.raises(ContractLogicError) as caught:
-        register(limit)
-    assert decode_revert(HexBytes(caught.value.data)) == Refusal("TooManyLearners")
+def test_a_run_may_have_a_thousand_learners(w3: Web3) -> None:
+    run = Deployment(w3, Terms(learners=1_000))
+    assert run.read("MAX_LEARNERS") == 1_000
+    run.write(HEADER, "registerLearner", 1_000, ALICE.address)
 
 
 def test_an_empty_hash_is_no_global_weights(deployed: Deployment) -> None:
@@ -170,8 +172,9 @@ def test_an_empty_hash_is_no_local_weights(started: Deployment) -> None:
         (PLAN, Terms(learners=3, minimum=0), Refusal("InvalidTerms")),
         (PLAN, Terms(learners=3, minimum=4), Refusal("InvalidTerms")),
         (PLAN, Terms(learners=0, minimum=1, asynchronous=True), Refusal("InvalidTerms")),
+        (PLAN, Terms(learners=1_001), Refusal("InvalidTerms")),
     ],
-    ids=["no plan", "nobody", "none needed", "more needed than there are", "more needed than nobody"],
+    ids=["no plan", "nobody", "none needed", "more needed than there are", "more needed than nobody", "too many"],
 )
 def test_a_contract_without_a_plan_or_with_terms_that_nobody_can_keep_is_not_deployed(
     w3: Web3, plan: bytes, terms: Terms, refusal: Refusal

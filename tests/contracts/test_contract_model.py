@@ -28,7 +28,7 @@ from web3 import Web3
 pytestmark = pytest.mark.parametrize("w3", ["py-evm"], indirect=True)
 
 ADDRESSES = [account.address for account in ACCOUNTS.values()]
-NODES = [0, 1, 2, 2**256 - 1]
+NODES = [0, 1, 2, 3, 2**256 - 1]
 HASHES = [ZERO_HASH, *(sha(f"weights {number}") for number in range(6)), b"\xff" * 32]
 CODE = b"shares".ljust(32, b"\0")
 LIMIT = 8
@@ -89,7 +89,7 @@ class Model:
 
     @property
     def needed(self) -> int:
-        return max(len(self.accounts), self.terms.learners)
+        return self.terms.learners
 
     def log(self, name: str, *args: object) -> None:
         self.events.append(Event(name, args))
@@ -115,8 +115,8 @@ class Model:
     def register(self, caller: str, node: int, account: str) -> None:
         if caller != self.header:
             raise Refused("NotHeader", caller)
-        if node == 0:
-            raise Refused("InvalidNodeId")
+        if not 1 <= node <= self.terms.learners:
+            raise Refused("InvalidNodeId", node, self.terms.learners)
         if account in (ZERO_ADDRESS, self.deployer):
             raise Refused("InvalidAccount", account)
         if node in self.accounts or account in self.accounts.values():
@@ -300,7 +300,7 @@ class Calls:
         Terms(learners=2),
         Terms(learners=3, minimum=2),
         Terms(learners=1, timeout=0),
-        Terms(learners=2, timeout=0, asynchronous=True),
+        Terms(learners=3, timeout=0, asynchronous=True),
     )
 
     def __init__(self, w3: Web3, seed: int) -> None:
@@ -310,7 +310,7 @@ class Calls:
         self.run = Deployment(w3, terms)
         self.model = Model(terms, HEADER.address, HEADER.address)
         self.promises = Promises(self.run)
-        learners = list({1: "alice", 2: "bob", NODES[-1]: "mallory"}.items())
+        learners = list(enumerate(["alice", "bob", "mallory"][: terms.learners], 1))
         for node, name in learners[: self.random.choice([3, 3, 2, 2, 1, 0])]:
             self.both("header", "registerLearner", self.model.register, node, ACCOUNTS[name].address)
 

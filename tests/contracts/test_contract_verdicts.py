@@ -257,13 +257,15 @@ def test_more_than_half_of_the_registered_learners_decide(w3: Web3, learners: in
     assert run.read("getState")[0] == 0
 
 
-def test_a_learner_registered_late_counts_among_those_of_whom_half_are_not_enough(three: Deployment) -> None:
-    reject(three, ALICE, 0)
-    three.write(HEADER, "registerLearner", 4, CLASS[4].address)
-    reject(three, BOB, 0)
-    assert three.read("getState")[0] == 1
-    reject(three, CLASS[4], 0)
-    assert three.read("getState")[0] == 0
+def test_a_learner_registered_late_counts_among_those_of_whom_half_are_not_enough(w3: Web3) -> None:
+    run = with_learners(Deployment(w3, Terms(learners=4)), 3)
+    run.write(HEADER, "setGlobalWeight", INITIAL)
+    reject(run, ALICE, 0)
+    run.write(HEADER, "registerLearner", 4, CLASS[4].address)
+    reject(run, BOB, 0)
+    assert run.read("getState")[0] == 1
+    reject(run, CLASS[4], 0)
+    assert run.read("getState")[0] == 0
 
 
 # Votes and succession
@@ -343,9 +345,9 @@ def test_votes_are_void_when_the_header_is_deposed_by_a_rejection(w3: Web3) -> N
 
 def test_learners_succeed_in_the_order_of_their_registration_and_then_the_deployer_again(w3: Web3) -> None:
     run = Deployment(w3, Terms(learners=3))
-    for node, learner in {9: BOB, 2**256 - 1: MALLORY, 1: ALICE}.items():
+    for node, learner in {2: BOB, 3: MALLORY, 1: ALICE}.items():
         run.write(HEADER, "registerLearner", node, learner.address)
-    order = [(BOB, 9), (MALLORY, 2**256 - 1), (ALICE, 1), (HEADER, 0)] * 2
+    order = [(BOB, 2), (MALLORY, 3), (ALICE, 1), (HEADER, 0)] * 2
     for ballot, (account, node) in enumerate(order):
         run.write(ALICE, "voteHeader", ballot)
         receipt = run.write(MALLORY, "voteHeader", ballot)
@@ -354,18 +356,19 @@ def test_learners_succeed_in_the_order_of_their_registration_and_then_the_deploy
     assert run.read("deployer") == HEADER.address
 
 
-def test_a_successor_does_all_that_a_header_does_and_its_learners_stay_learners(closed: Deployment) -> None:
+def test_a_successor_does_all_that_a_header_does_and_its_learners_stay_learners(w3: Web3) -> None:
+    run = with_learners(Deployment(w3, Terms(learners=4)), 3)
     for learner in (BOB, MALLORY):
-        closed.write(learner, "voteHeader", 0)
-    closed.write(ALICE, "registerLearner", 4, CLASS[4].address)
-    assert closed.refused(ALICE, "registerLearner", 5, HEADER.address) == Refusal("InvalidAccount", (HEADER.address,))
-    assert closed.refused(HEADER, "registerLearner", 5, CLASS[5].address) == Refusal("NotHeader", (HEADER.address,))
-    closed.write(ALICE, "setGlobalWeight", sha("next"))
-    close(closed, {**THREE, 4: CLASS[4]})
+        run.write(learner, "voteHeader", 0)
+    run.write(ALICE, "setGlobalWeight", INITIAL)
+    assert run.refused(ALICE, "registerLearner", 4, HEADER.address) == Refusal("InvalidAccount", (HEADER.address,))
+    assert run.refused(HEADER, "registerLearner", 4, CLASS[4].address) == Refusal("NotHeader", (HEADER.address,))
+    run.write(ALICE, "registerLearner", 4, CLASS[4].address)
+    close(run, {**THREE, 4: CLASS[4]})
 
 
 def test_a_learner_registered_late_is_a_candidate_too(w3: Web3) -> None:
-    run = with_learners(Deployment(w3, Terms(learners=1)), 1)
+    run = with_learners(Deployment(w3, Terms()), 1)
     run.write(ALICE, "voteHeader", 0)
     assert run.read("header") == ALICE.address
     run.write(ALICE, "registerLearner", 2, BOB.address)

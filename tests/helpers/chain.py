@@ -13,7 +13,7 @@ from fl_node.chain.contract import Terms
 from fl_node.nodes.dev_chain import EmbeddedChain, _Server
 from tests.helpers.accounts import FUNDED
 
-OPEN = Terms(asynchronous=True)
+OPEN = Terms(learners=9, asynchronous=True)
 """Terms of contracts whose rounds never close, so that a test publishes what it likes."""
 
 

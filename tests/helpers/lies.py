@@ -136,14 +136,6 @@ def calls_a_stranger_missing(run: Run) -> None:
     run.publish_global(run.average(run.publish_locals(), absent=[4]))
 
 
-def adds_one_of_its_own(run: Run) -> None:
-    """A fourth learner of a plan for three: nothing bounds its samples, so the average is its weights."""
-    run.register(4, "mallory")
-    sybil = run.local(4, samples=10**9)
-    run.publish_local(4, sybil, "mallory")
-    run.publish_global(run.average([*run.publish_locals(), sybil]))
-
-
 def adds_what_was_not_published(run: Run) -> None:
     unpublished = run.local(3)
     run.store.add(unpublished.path)
@@ -346,11 +338,6 @@ LIES = {
         calls_a_stranger_missing,
         {(2, "learner 4", "inputs")},
         "takes part without registration",
-    ),
-    "a learner beyond the plan": Lie(
-        adds_one_of_its_own,
-        {(None, "learner 4", "registered"), (1, "learner 4", "samples")},
-        "the plan has shards for learners 1 to 3",
     ),
     "what was never published": Lie(
         adds_what_was_not_published, {(1, "learner 3", "cid")}, "published nothing in this round", PATIENT, FALSE_3

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -264,8 +265,13 @@ class Run:
 
     # Roles and audit
 
-    def audit(self, contract: Contract | None = None, store: Store | None = None) -> Audit:
-        """Audit the run as anybody can, or with a contract or store that misbehaves."""
+    def audit(
+        self,
+        contract: Contract | None = None,
+        store: Store | None = None,
+        accounts: Mapping[int, str] = MappingProxyType({}),
+    ) -> Audit:
+        """Audit the run as anybody can, or with a contract or store that misbehaves, or by who knows accounts."""
         folder = self.folder / f"audit-{time.monotonic_ns()}"
         folder.mkdir()
         return audit(
@@ -274,6 +280,7 @@ class Run:
             folder,
             lambda _plan: self.trainer,
             plan_timeout=0.1,
+            accounts=accounts,
         )
 
     def collect(self) -> Result:

@@ -27,6 +27,7 @@ from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.global_files import initial_file
 from fl_node.protocol.history import History
+from fl_node.protocol.names import learner_name
 from fl_node.protocol.terms import terms_of
 from tests.helpers.lies import LIES, NOWHERE, PATIENT, SOME, Place, one_bit, publishes_bad, random_tensors, rewritten
 from tests.helpers.runs import Run, World, plan
@@ -454,7 +455,7 @@ def test_a_learner_registered_after_a_round_is_not_missed_in_it(world: World) ->
 
 def test_a_contract_with_other_terms_than_the_plans_is_found(world: World) -> None:
     given = plan(learners=3, rounds=1)
-    run = founded(world, given, terms=Terms(1, 1, 1))
+    run = founded(world, given, terms=Terms(3, 1, 1))
     run.publish_global(
         initial_file(run.folder / "global-0.safetensors", run.plan, run.plan_cid, run.trainer.initial())
     )
@@ -643,3 +644,21 @@ def test_the_command_line_tells_honest_runs_from_lies_by_its_exit_code(world: Wo
     code, result = audited(forged.files, forged.address)
     assert (code, result["passed"]) == (1, False)
     assert {(f["round"], f["node"], f["field"].split()[0]) for f in result["findings"]} == {(0, "header", "tensor")}
+
+
+def test_an_account_that_is_not_the_one_an_auditor_knows_is_found(world: World) -> None:
+    run = world.deploy(plan(rounds=1))
+    accounts = {n: world.accounts[learner_name(n)] for n in (1, 2)}
+    assert run.audit(accounts=accounts).passed
+    # The header may register any accounts as the plan's learners.
+    (finding,) = run.audit(accounts=accounts | {2: world.accounts["mallory"]}).findings
+    assert (finding.node, finding.field) == ("learner 2", "account")
+
+
+def test_a_learner_beyond_the_plan_in_a_forged_log_is_found(world: World) -> None:
+    given = plan(rounds=1)
+    honest = founded(world, given)
+    account = int(world.accounts["mallory"], 16)
+    topics = [topic(honest, "LearnerRegistered"), *(number.to_bytes(32, "big") for number in (3, account))]
+    run = founded(world, given, bytecode=forging(world, honest.plan_cid, terms_of(given), topics, b""))
+    assert (None, "learner 3", "registered") in places(run)

@@ -304,21 +304,6 @@ def test_a_hostile_file_is_refused_for_what_is_wrong_and_the_round_goes_on(world
     assert bytes_read() - before < 100 * 1024**2
 
 
-def test_a_learner_for_which_the_plan_has_no_shard_is_refused_and_the_run_goes_on(world: World) -> None:
-    # A header registered it that the learners have replaced since.
-    run = world.deploy(plan(rounds=1))
-    run.register(3, "learner-3")
-    with run.header() as header:
-        extra = run.publish_local(3, run.local(3, samples=10**9))
-        files = run.publish_locals()
-        assert refusal(header).fields["reason"] == "shard"
-        run.finish(header)
-    meta = run.current().global_meta
-    assert [i.cid for i in meta.inputs] == [file.cid for file in files]
-    assert [r.cid for r in meta.refused] == [extra]
-    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(None, "learner 3", "registered")}
-
-
 def test_a_hostile_learner_spoils_one_round_only(world: World) -> None:
     run = world.deploy(plan(min_learners=1))
     with run.header() as header:

@@ -224,9 +224,9 @@ def test_the_terms_of_a_contract_are_read_as_they_were_given(rpc: str) -> None:
 
 @pytest.fixture
 def synchronous(rpc: str) -> Contract:
-    """A new contract in round 0 as its header sees it, with Alice, Bob and Mallory, whose rounds close."""
+    """A new contract in round 0 as its header sees it: Alice, Bob and Mallory of four learners; rounds take 1 s."""
     chain = Chain(rpc, HEADER)
-    contract = chain.contract(str(chain.deploy(PLAN, Terms(3, 2, 1_000_000)).contract))
+    contract = chain.contract(str(chain.deploy(PLAN, Terms(4, 2, 1)).contract))
     for node_id, learner in enumerate((ALICE, BOB, MALLORY), 1):
         contract.register_learner(node_id, learner.address, chain.nonce())
     contract.set_global_weight(WEIGHTS[0], chain.nonce())
@@ -234,13 +234,14 @@ def synchronous(rpc: str) -> Contract:
 
 
 def close(contract: Contract) -> None:
-    """Let all three learners publish in round 0, Bob without an attestation."""
+    """Let three of the learners publish in round 0, Bob without an attestation, and close it."""
     for node_id, learner in enumerate((ALICE, BOB, MALLORY), 1):
         mine = of(contract, learner)
         start = (0, WEIGHTS[0])
         assert mine.set_local_weight(
             node_id, WEIGHTS[node_id], mine.chain.nonce(), trained_from=start, attests=learner is not BOB
         )
+    assert wait_until(lambda: contract.close_round(contract.chain.nonce()) is not None, 30, 0.01)
 
 
 def test_a_round_that_closes_is_in_state_record_and_log(synchronous: Contract) -> None:
@@ -254,9 +255,9 @@ def test_a_round_that_closes_is_in_state_record_and_log(synchronous: Contract) -
     assert closed.closed_at == synchronous.chain.timestamp(synchronous.chain.block_number())
     assert synchronous.state().closed
     assert [(e.round, e.members) for e in synchronous.log() if e.name == ROUND_CLOSED] == [(0, 3)]
-    synchronous.register_learner(9, POOR.address, synchronous.chain.nonce())
+    synchronous.register_learner(4, POOR.address, synchronous.chain.nonce())
     assert synchronous.members(0) == [1, 2, 3]
-    assert synchronous.learners() == [1, 2, 3, 9]
+    assert synchronous.learners() == [1, 2, 3, 4]
 
 
 def test_a_closed_round_is_read_in_one_block(synchronous: Contract) -> None:
@@ -266,7 +267,7 @@ def test_a_closed_round_is_read_in_one_block(synchronous: Contract) -> None:
     # A role that saw the round closed in one block must not read its publications in another.
     assert synchronous.local_weights(0, [1, 2, 3], before) == {}
     assert sorted(synchronous.local_weights(0, [1, 2, 3], after)) == [1, 2, 3]
-    synchronous.register_learner(9, POOR.address, synchronous.chain.nonce())
+    synchronous.register_learner(4, POOR.address, synchronous.chain.nonce())
     assert synchronous.members(0, after) == [1, 2, 3]
     assert synchronous.members(0, before) == [1, 2, 3]
 
@@ -399,7 +400,8 @@ def test_one_contracts_log_is_not_anothers(rpc: str, header: Contract) -> None:
         (ALICE, lambda c, n: c.register_learner(2, BOB.address, n), f"NotHeader({ALICE.address.lower()})"),
         (BOB, lambda c, n: c.set_local_weight(1, WEIGHTS[0], n), f"NotLearner(1, {BOB.address.lower()})"),
         (ALICE, lambda c, n: c.set_local_weight(1, WEIGHTS[0], n), "NotStarted()"),
-        (HEADER, lambda c, n: c.register_learner(0, BOB.address, n), "InvalidNodeId()"),
+        (HEADER, lambda c, n: c.register_learner(0, BOB.address, n), "InvalidNodeId(0, 9)"),
+        (HEADER, lambda c, n: c.register_learner(10, BOB.address, n), "InvalidNodeId(10, 9)"),
         (HEADER, lambda c, n: c.register_learner(2, NOBODY, n), f"InvalidAccount({NOBODY})"),
         (HEADER, lambda c, n: c.register_learner(1, BOB.address, n), f"AlreadyRegistered(1, {BOB.address.lower()})"),
         (HEADER, lambda c, n: c.set_global_weight(cid.from_digest(bytes(32)), n), "EmptyHash()"),

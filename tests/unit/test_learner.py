@@ -29,7 +29,7 @@ from fl_node.roles.learner import Learner
 from fl_node.roles.loop import Done, Site, Timing, Waiting
 from fl_node.runtime.waiting import wait_until
 from fl_node.seeds import derive
-from tests.helpers.accounts import ALICE, BOB, HEADER
+from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY
 from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged
 from tests.helpers.stub import StubTrainer, add
@@ -389,3 +389,17 @@ def test_a_plan_with_attacks_is_refused_before_data_is_loaded_unless_they_are_al
     with pytest.raises(ConfigError, match=r"\[attack\]"):
         factory.learner_of(site, plan, adder())
     assert factory.learner_of(site, plan, adder(), allow_attacks=True) is not None
+
+
+def test_a_learner_whose_place_another_account_has_does_not_wait_for_one(rpc: str, run: Run) -> None:
+    header = Chain(rpc, HEADER)
+    contract = header.contract(str(header.deploy(run.contract.plan(), terms_of(PLAN)).contract))
+    site = replace(run.site, contract=run.site.chain.contract(contract.address))
+    contract.register_learner(1, MALLORY.address, header.nonce())
+    learner = Learner(site, PLAN, adder())
+    waiting = learner.step()
+    assert waiting is not None
+    assert waiting.reason == "registration"
+    contract.register_learner(2, BOB.address, header.nonce())
+    with pytest.raises(ConfigError, match=f"all 2 learners are registered, and none of them with .*{ALICE.address}"):
+        learner.step()

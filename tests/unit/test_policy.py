@@ -9,7 +9,7 @@ from fl_node.chain.client import Chain
 from fl_node.errors import ConfigError
 from fl_node.protocol.terms import terms_of
 from fl_node.roles import policy
-from tests.helpers.accounts import HEADER
+from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY
 from tests.helpers.runs import plan
 
 
@@ -51,3 +51,14 @@ def test_a_contract_of_other_terms_is_refused_with_what_differs(rpc: str) -> Non
     )
     with pytest.raises(ConfigError, match="has learners = 3; the plan small gives 2"):
         policy.check_contract(contract, plan())
+
+
+def test_another_account_than_the_owner_knows_is_refused_as_soon_as_it_is_registered(rpc: str) -> None:
+    chain, expected = Chain(rpc, HEADER), {1: ALICE.address, 2: BOB.address}
+    contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan"), terms_of(plan())).contract))
+    assert policy.check_accounts(contract, expected) == expected
+    contract.register_learner(1, ALICE.address, chain.nonce())
+    assert policy.check_accounts(contract, expected) == {2: BOB.address}
+    contract.register_learner(2, MALLORY.address, chain.nonce())
+    with pytest.raises(ConfigError, match=f"learner 2 is {MALLORY.address}; should be {BOB.address}"):
+        policy.check_accounts(contract, expected)
