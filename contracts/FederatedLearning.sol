@@ -104,7 +104,8 @@ contract FederatedLearning {
     /// @param members Learners that were registered.
     event RoundClosed(uint256 indexed round, uint256 indexed published, uint256 indexed members);
 
-    /// @notice A learner attested global weights, and with them all earlier ones.
+    /// @notice A learner attested global weights, and with them all earlier ones but those that it rejected. Weights are
+    /// finalized when more than half of the learners attested them; the log says who.
     /// @param round The round that starts from these weights.
     /// @param nodeId The learner's node.
     /// @param hash The hash of the file with the global weights.
@@ -306,8 +307,8 @@ contract FederatedLearning {
         _close(current, record);
     }
 
-    /// @notice Attests global weights, and with them all earlier ones, without publishing local weights: the last
-    /// ones of a run. Learners only.
+    /// @notice Attests global weights, and with them all earlier ones but those that the learner rejected, without
+    /// publishing local weights: the last ones of a run. Learners only.
     /// @param round_ The round that starts from these weights.
     /// @param hash Hash of the file with the global weights.
     function attestGlobalWeight(uint256 round_, bytes32 hash) external {
@@ -451,17 +452,6 @@ contract FederatedLearning {
         return (record.published, record.members, record.rejections, record.openedAt, record.closedAt);
     }
 
-    /// @notice How many learners attested the global weights of a round, or later ones.
-    /// @param round_ The round.
-    /// @return attestations Number of learners; the weights are finalized if it is more than half of all.
-    function attestationsOf(uint256 round_) external view returns (uint256 attestations) {
-        if (round_ >= _state.rounds) return 0;
-        uint24 serial = _rounds[round_].serial;
-        for (uint256 i = 0; i < _nodeIds.length; ++i) {
-            if (_learners[_nodeIds[i]].attested >= serial) ++attestations;
-        }
-    }
-
     /// @notice What a role decides by, in one call.
     /// @return rounds Global weights that are not withdrawn; the current round is one less.
     /// @return hash Hash of the newest of them; 0 before the first.
@@ -490,8 +480,8 @@ contract FederatedLearning {
         if (state.rounds != 0) {
             Learner memory learner = _learners[nodeId];
             uint24 serial = _rounds[state.rounds - 1].serial;
-            attested = learner.attested >= serial;
             rejected = learner.rejected == serial;
+            attested = learner.attested >= serial && !rejected;
         }
     }
 

@@ -234,15 +234,6 @@ class Contract:
         """Return how a round stands."""
         return RoundRecord(*self._read("roundAt", round_))
 
-    def attestations(self, round_: int) -> int:
-        """Return how many learners attested the global weights of a round, or later ones."""
-        return int(self._read("attestationsOf", round_))
-
-    def is_finalized(self, round_: int) -> bool:
-        """Return whether more than half of the registered learners attested the global weights of a round."""
-        attested, learners = self._read_all(("attestationsOf", [round_]), ("learners", []))
-        return 2 * int(attested) > len(learners)
-
     def members(self, round_: int, block: str | None = None) -> list[int]:
         """Return the nodeIds that were registered when a round closed, in ascending order; all now if it is open.
 

@@ -126,6 +126,7 @@ def _global_weights(
 
     With ``images``, the model is one for images of this size.
     """
+    from fl_node.protocol import history
     from fl_node.protocol.reader import Reader
 
     with open_run(folder, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
@@ -136,10 +137,11 @@ def _global_weights(
                 f"global weights {number} are not published; the run is in round {run_contract.state().round}"
             )
         plan = plan_of(run_contract, run_store)
-        if plan.is_verified and not run_contract.is_finalized(number):
+        past = history.read(run_contract)
+        if plan.is_verified and not past.is_finalized(number):
             print_note(
-                f"global weights {number} are not finalized: {run_contract.attestations(number)} of "
-                f"{len(run_contract.learners())} learners attested them"
+                f"global weights {number} are not finalized: {len(past.attested(number))} of "
+                f"{len(past.learners)} learners attested them"
             )
         if images is not None and (plan.custom is not None or plan.data.image_size != images):
             takes = "the samples of its custom module" if plan.custom else in_pixels(plan.data.image_size)

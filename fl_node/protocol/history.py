@@ -64,13 +64,17 @@ class History:
         return earlier[-1] if earlier else self.deployer
 
     def attested(self, round_: int) -> frozenset[int]:
-        """Return the learners that attested the global weights of a round, or later ones, by nodeId."""
-        return frozenset(
-            entry.node_id
-            for later in self.rounds[round_:]
-            for entry in later.attestations
-            if entry.node_id is not None
-        )
+        """Return the learners that attested the global weights of a round, or later ones, by nodeId.
+
+        Not those that rejected the weights of this round: what they attested later changes nothing about that.
+        """
+        later = [entry.node_id for one in self.rounds[round_:] for entry in one.attestations]
+        against = {entry.node_id for one in self.rounds[round_ : round_ + 1] for entry in one.rejections}
+        return frozenset(node_id for node_id in later if node_id is not None and node_id not in against)
+
+    def is_finalized(self, round_: int) -> bool:
+        """Return whether more than half of the registered learners attested the global weights of a round."""
+        return 2 * len(self.attested(round_)) > len(self.learners)
 
 
 def read(contract: Contract) -> History:

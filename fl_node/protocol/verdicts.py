@@ -56,7 +56,7 @@ def verdicts(past: History) -> tuple[Verdict, ...]:
             str(one.started.cid),
             tuple(sorted(attested)),
             {entry.node_id: str(entry.code) for entry in one.rejections if entry.node_id is not None},
-            2 * len(attested) > len(past.learners) and not withdrawn,
+            not withdrawn and past.is_finalized(one.number),
             withdrawn,
         )
 

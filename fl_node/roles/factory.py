@@ -9,6 +9,7 @@ from fl_node import events
 from fl_node.errors import ConfigError
 from fl_node.models.trainer import MakeTrainer, Trainer
 from fl_node.plan.schema import Plan
+from fl_node.protocol import history
 from fl_node.protocol.reader import Reader
 from fl_node.roles import policy
 from fl_node.roles.arrivals import Arrivals
@@ -87,7 +88,7 @@ def wait_as_standby(site: Site, plan: Plan) -> Waiting | None:
     """
     contract = site.contract
     state = contract.state()
-    if state.round >= plan.rounds and (not plan.is_verified or contract.is_finalized(state.round)):
+    if state.round >= plan.rounds and (not plan.is_verified or history.read(contract).is_finalized(state.round)):
         emit(events.RunFinished(round=state.round))
         raise Done
     if state.header == site.chain.address:

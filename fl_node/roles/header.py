@@ -10,6 +10,7 @@ from fl_node import events
 from fl_node.artifacts.model_file import WeightsFile
 from fl_node.chain.contract import State
 from fl_node.errors import ContractError, FLNodeError
+from fl_node.protocol import history
 from fl_node.protocol.global_files import initial_file
 from fl_node.roles.deploy import start
 from fl_node.roles.loop import Done, Site, Waiting
@@ -100,13 +101,13 @@ class Header:
     def _wait_for_attestations(self, state: State) -> Waiting | None:
         """Return what the end of the run waits for: more than half of the learners to attest its last weights."""
         plan, contract, now = self._plan, self._site.contract, self._site.timing.clock.monotonic()
-        if not plan.is_verified or contract.is_finalized(state.round):
+        if not plan.is_verified or (past := history.read(contract)).is_finalized(state.round):
             return None
         if self._last_since is None or self._last_since[0] != state.global_cid:
             self._last_since = str(state.global_cid), now
         if plan.round_timeout and now - self._last_since[1] > plan.round_timeout:
             # The plan does not want to wait for those who are gone.
-            emit(events.RunNotFinalized(round=state.round, attestations=contract.attestations(state.round)))
+            emit(events.RunNotFinalized(round=state.round, attestations=len(past.attested(state.round))))
             return None
         text = f"more than half of the learners to attest global weights {state.round}"
         return Waiting("attestation", text, round=state.round)

@@ -190,6 +190,10 @@ class Deployment:
             self.w3.eth.get_logs({"address": self.contract.address, "fromBlock": self.receipt["blockNumber"]})
         )
 
+    def attested(self) -> list[tuple[int, int]]:
+        """Rounds whose global weights were attested, and by which node, in order."""
+        return [event.args[:2] for event in self.history() if event.name == "GlobalWeightAttested"]
+
     def _event(self, log: Mapping[str, Any]) -> Event:
         assert log["address"] == self.contract.address
         entry = EVENTS[bytes(log["topics"][0])]

@@ -16,7 +16,6 @@ def test_a_new_contract_knows_its_header_and_its_plan_and_nothing_else(deployed:
     assert deployed.read("deployer") == HEADER.address
     assert deployed.read("getState") == (0, ZERO_HASH, False, HEADER.address, 0)
     assert deployed.read("roundAt", 0) == (0, 0, 0, 0, 0)
-    assert deployed.read("attestationsOf", 0) == 0
     assert deployed.read("verdictOf", 1) == (False, False, False)
     assert deployed.history() == []
 

@@ -44,6 +44,7 @@ from fl_node.nodes.backends import EmbeddedBackend, Endpoint, ProcessBackend
 from fl_node.nodes.process import Child, stop_all
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import DataPlan, Plan, TrainingPlan
+from fl_node.protocol import history
 from fl_node.protocol.terms import terms_of
 from fl_node.roles import factory
 from fl_node.roles.deploy import register
@@ -324,7 +325,7 @@ def check(run: Run, final: str) -> None:
     assert [entry.round for entry in published] == list(range(plan.rounds + 1))
     local = Counter((entry.round, entry.node_id) for entry in log if entry.name == "LocalWeightSet")
     assert local == {(r, n): 1 for r in range(plan.rounds) for n in range(1, plan.learners + 1)}
-    assert run.contract().is_finalized(plan.rounds)
+    assert history.read(run.contract()).is_finalized(plan.rounds)
     assert published[-1].cid == final
     folder = run.folder / "audit"
     folder.mkdir()

@@ -229,7 +229,7 @@ class RunMachine(RuleBasedStateMachine):
             contract = network.as_node("header")
             result = audit(contract, network.store, folder, StubTrainer)
             assert result.passed, result.findings
-            assert contract.is_finalized(PLAN.rounds)
+            assert history.read(contract).is_finalized(PLAN.rounds)
             withdrawn = {str(one.started.cid) for one in history.read(contract).withdrawn}
             assert all(any(name in note for note in result.notes) for name in withdrawn), result.notes
         finally:

@@ -24,6 +24,7 @@ from fl_node.chain.contract import (
 from fl_node.plan.schema import Plan
 from fl_node.protocol.history import History, arrange
 from fl_node.protocol.terms import terms_of
+from fl_node.protocol.verdicts import verdicts
 
 PLAN = cid.of_bytes(b"plan")
 DEPLOYER, ALICE, BOB = "0xDeployer", "0xAlice", "0xBob"
@@ -199,6 +200,20 @@ def test_whoever_attests_later_weights_attests_the_earlier_ones_and_not_the_othe
         started(2, "c"),
     )
     assert [found.attested(number) for number in range(4)] == [{1, 2}, {2}, frozenset(), frozenset()]
+
+
+def test_whoever_rejected_weights_and_attests_later_ones_does_not_attest_the_rejected() -> None:
+    found = past(
+        *TWO,
+        *(started(number, text) for number, text in enumerate("abc")),
+        rejected(0, 1, "a"),
+        rejected(1, 1, "b"),
+        attested(2, 1, "c"),
+        attested(2, 2, "c"),
+    )
+    assert [found.attested(number) for number in range(3)] == [{2}, {2}, {1, 2}]
+    assert [found.is_finalized(number) for number in range(4)] == [False, False, True, False]
+    assert [one.finalized for one in verdicts(found)] == [False, False, True]
 
 
 def test_attestations_of_withdrawn_weights_count_no_more() -> None:

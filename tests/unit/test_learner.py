@@ -21,6 +21,7 @@ from fl_node.chain.transactions import Receipt
 from fl_node.data import partition
 from fl_node.errors import ConfigError, GaveUp
 from fl_node.plan.schema import Plan
+from fl_node.protocol import history
 from fl_node.protocol.global_files import global_file
 from fl_node.protocol.terms import terms_of
 from fl_node.roles import factory
@@ -317,7 +318,7 @@ def test_a_learner_that_verifies_attests_by_publishing_and_the_last_weights_by_a
     site.folder.mkdir()
     learner = factory.learner_of(site, VERIFIED, adder())
     assert settle(learner).reason == "round_end"
-    assert header.attestations(0) == 1
+    assert history.read(header).attested(0) == {1}
 
     # Bob has the same weights, so their average is Alice's file but for what is said of it.
     bob = Chain(rpc, BOB)
@@ -343,7 +344,7 @@ def test_a_learner_that_verifies_attests_by_publishing_and_the_last_weights_by_a
     with pytest.raises(Done):
         settle(learner)
     learner.close()
-    assert header.attestations(1) == 1
+    assert history.read(header).attested(1) == {1}
     assert [(entry.round, entry.cid) for entry in header.log() if entry.name == ATTESTED and entry.node_id == 1] == [
         (0, header.global_weight_at(0)),
         (1, closing.cid),
