@@ -36,7 +36,8 @@ from fl_node.lab.fault_model import (
     first_message,
 )
 from fl_node.lab.hand import Hand
-from fl_node.lab.header_faults import AWAY, HEADER_SCENARIOS, LIAR, PATIENCE, VICTIM
+from fl_node.lab.header_faults import AWAY, HEADER_SCENARIOS, LIAR, VICTIM
+from fl_node.lab.lies import PATIENCE
 from fl_node.nodes import binaries
 from fl_node.nodes.backends import free_ports
 from fl_node.nodes.ipfs import IpfsNode

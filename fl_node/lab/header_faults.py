@@ -3,77 +3,35 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from fl_node import events
-from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.model_file import Rejection, WeightsFile
+from fl_node.artifacts import cid
 from fl_node.errors import ProcessError
+from fl_node.lab import lies
 from fl_node.lab.fault_model import ROUND, Check, Controls, Fault, Outcome, Scenario, Trace, first_message
 from fl_node.lab.hand import Hand
-from fl_node.protocol.names import HEADER, MISSING, learner_name, standby_name
+from fl_node.protocol.names import HEADER, learner_name, standby_name
 from fl_node.runtime.waiting import wait_until
 
 VICTIM, LIAR = learner_name(1), learner_name(2)
 AWAY = 6.0
 """Seconds that something is away before it comes back."""
-PATIENCE = 120.0
-"""Seconds in which must have happened what a scenario waits for; it takes a small part of them."""
 
 
 # A header that lies: its process is stopped, and somebody publishes in its place, with its account.
 
-_Lie = Callable[[Hand, list[WeightsFile], WeightsFile], WeightsFile]
-"""Makes a false global file of the local files of a round and the true global file."""
 
-
-def _false_header(lie: _Lie, *, returns: bool = False) -> Fault:
+def _false_header(lie: str) -> Fault:
     def fault(lab: Controls, trace: Trace) -> None:
         lab.hold(HEADER)
         contract, store = lab.as_node(HEADER)
-        if not wait_until(lambda: contract.state().closed, PATIENCE):
-            raise ProcessError(f"round {ROUND} did not close")
         with tempfile.TemporaryDirectory() as name:
             hand = Hand(contract, store, Path(name), lab.plan, lab.shapes, trace.prepared)
-            file_cid = store.add(lie(hand, *hand.aggregated()).path)
-            contract.set_global_weight(file_cid, contract.chain.nonce())
-        trace.prepared = file_cid
-        trace.notes.append(f"the header published {file_cid}")
-        if returns:
-            lab.later(AWAY, lambda: lab.release(HEADER))
+            trace.prepared = lies.publish(hand, lie)
+        trace.notes.append(f"the header published {trace.prepared}")
 
     return fault
-
-
-def _rewritten(hand: Hand, file: WeightsFile, **changes: Any) -> WeightsFile:
-    return model_file.write(hand.folder / "lie.safetensors", replace(file.global_meta, **changes), file.tensors())
-
-
-def _false_sum(hand: Hand, _files: list[WeightsFile], true: WeightsFile) -> WeightsFile:
-    tensors = {name: tensor * np.float32(1.001) for name, tensor in true.tensors().items()}
-    return model_file.write(hand.folder / "lie.safetensors", true.global_meta, tensors)
-
-
-def _without_learner(hand: Hand, files: list[WeightsFile], true: WeightsFile) -> WeightsFile:
-    return hand.global_of(files[1:], true, absent=(files[0].local_meta.node_id,))
-
-
-def _calls_missing(hand: Hand, files: list[WeightsFile], true: WeightsFile) -> WeightsFile:
-    left_out = Rejection(files[0].local_meta.node_id, files[0].cid, MISSING)
-    return hand.global_of(files[1:], true, refused=(left_out,))
-
-
-def _wrong_parent(hand: Hand, _files: list[WeightsFile], true: WeightsFile) -> WeightsFile:
-    return _rewritten(hand, true, parent=str(hand.contract.global_weight_at(0)))
-
-
-def _other_plan(hand: Hand, _files: list[WeightsFile], true: WeightsFile) -> WeightsFile:
-    return _rewritten(hand, true, plan=cid.of_bytes(b"the plan of another run"))
 
 
 def _closes_early(lab: Controls, trace: Trace) -> None:
@@ -98,7 +56,7 @@ def _gone_and_back(lab: Controls, trace: Trace) -> None:
     lab.hold(HEADER)
     contract, _ = lab.as_node(HEADER)
     account = contract.chain.address
-    if not wait_until(lambda: contract.header() != account, PATIENCE):
+    if not wait_until(lambda: contract.header() != account, lies.PATIENCE):
         raise ProcessError("the header was not replaced")
     trace.notes.append(f"the header came back after {contract.header()} had taken over")
     lab.release(HEADER)
@@ -140,12 +98,12 @@ _TRAINS = (LIAR, events.TrainingStarted.name)
 _COLLECTS = (HEADER, events.RoundStarted.name)
 
 
-def _false(name: str, text: str, lie: _Lie, *, returns: bool = False) -> Scenario:
+def _false(name: str, text: str, lie: str) -> Scenario:
     return Scenario(
         name,
         text,
         _COLLECTS,
-        _false_header(lie, returns=returns),
+        _false_header(lie),
         (_withdrawn, _succeeded),
         same_bits=True,
         settings=_SOON,
@@ -158,20 +116,20 @@ HEADER_SCENARIOS = (
         "header-lies",
         "The header publishes weights that are not the sum of the local weights. Every learner recomputes them, "
         "the learners reject them by majority, and the first learner's standby publishes the right ones.",
-        _false_sum,
+        "sum",
     ),
     _false(
         "header-omits",
         "The header leaves a learner out that has published, and lists it as missing.",
-        _without_learner,
+        "omits",
     ),
     _false(
         "header-calls-missing",
         "The header rejects a file as missing that all others have.",
-        _calls_missing,
+        "calls-missing",
     ),
-    _false("header-wrong-parent", "The header names other weights as the parent of its own.", _wrong_parent),
-    _false("header-other-plan", "The header publishes weights of another plan.", _other_plan),
+    _false("header-wrong-parent", "The header names other weights as the parent of its own.", "parent"),
+    _false("header-other-plan", "The header publishes weights of another plan.", "plan"),
     Scenario(
         "header-early",
         "The header tries to end a round before all learners have published. The contract refuses.",
