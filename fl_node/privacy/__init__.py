@@ -1,1 +1,1 @@
-"""Privacy of a run: the host's secret, differential privacy and its accounting."""
+"""Privacy of a run: the host's secret, masks and their keys, differential privacy and its accounting."""

@@ -1,0 +1,92 @@
+"""The keys of a host for its rounds: made on the host, on disk (mode 0600) only until their round is done."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from fl_node.errors import ConfigError
+from fl_node.privacy.dealing import RoundKey
+from fl_node.privacy.secret import HostSecret
+from fl_node.privacy.streams import KEY_BYTES, expand
+from fl_node.runtime import files
+
+FOLDER = "round-keys"
+
+
+class RoundKeys:
+    """The keys of one learner in one run.
+
+    A key follows from the host's secret and from random bytes that are kept nowhere. So when its file is erased,
+    nobody can make it again, not even with the host's secret.
+
+    Parameters
+    ----------
+    folder
+        The learner's folder.
+    secret
+        The host's secret.
+    """
+
+    def __init__(self, folder: Path, secret: HostSecret) -> None:
+        self._folder = folder / FOLDER
+        self._secret = secret
+
+    def get(self, contract: str, round_: int) -> RoundKey | None:
+        """Return the key for a round; None if there is none, or no longer.
+
+        Raises
+        ------
+        ConfigError
+            Others may read it, or its file is damaged.
+        """
+        path = self._path(contract, round_)
+        try:
+            mode, content = path.stat().st_mode & 0o777, path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if mode & 0o077:
+            raise ConfigError(f"round key {path} has mode {mode:04o}; others may read it: chmod 600 {path}")
+        if len(content) != KEY_BYTES:
+            raise ConfigError(f"round key {path} has {len(content)} bytes, not {KEY_BYTES}; delete it")
+        return RoundKey(content)
+
+    def make(self, contract: str, round_: int) -> RoundKey:
+        """Return the key for a round; make it if there is none."""
+        if (known := self.get(contract, round_)) is not None:
+            return known
+        fresh = secrets.token_bytes(KEY_BYTES)
+        content = expand(self._secret.derive(contract, round_, "masks") + fresh, "round key")
+        path = self._path(contract, round_)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        with (
+            files.named(path),
+            os.fdopen(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file,
+        ):
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        return RoundKey(content)
+
+    def erase(self, contract: str, before: int) -> None:
+        """Erase the keys of all rounds before one, and those of other runs in this folder."""
+        for path in self._folder.glob("*.key"):
+            name, _, number = path.stem.rpartition("-")
+            if name != contract.lower() or not number.isdigit() or int(number) < before:
+                _erase(path)
+
+    def _path(self, contract: str, round_: int) -> Path:
+        return self._folder / f"{contract.lower()}-{round_}.key"
+
+
+def _erase(path: Path) -> None:
+    """Overwrite a file, then delete it; where a disk writes to another place, only its encryption helps."""
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()
