@@ -327,7 +327,7 @@ class PlanSettings(Settings):
     @property
     def is_verified(self) -> bool:
         """Whether learners recompute global weights and attest them."""
-        return self.verification == "all" and self.mode != "async"
+        return self.verification == "all"
 
     @property
     def is_masked(self) -> bool:

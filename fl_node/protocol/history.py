@@ -58,6 +58,10 @@ class History:
     headers: tuple[LogEntry, ...] = ()
     publications: tuple[LogEntry, ...] = ()
 
+    def withdrawn_cids(self) -> frozenset[str]:
+        """Return the CIDs of all global weights that were withdrawn; some may have been published again since."""
+        return frozenset(str(one.started.cid) for one in self.withdrawn)
+
     def header_at(self, entry: LogEntry) -> str:
         """Return the address of the header at the time of an event."""
         earlier = [str(change.account) for change in self.headers if change < entry]

@@ -5,7 +5,7 @@ Header and audit both use this, so what the one rejects the other rejects.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from fl_node.artifacts import model_file
@@ -90,7 +90,13 @@ def check_origin(file: WeightsFile, plan: Plan, plan_cid: str, node_id: int, *, 
 
 
 def check_update(
-    file: WeightsFile, contract: Contract, plan: Plan, plan_cid: str, node_id: int, newest: int
+    file: WeightsFile,
+    contract: Contract,
+    plan: Plan,
+    plan_cid: str,
+    node_id: int,
+    newest: int,
+    withdrawn: Container[str] = (),
 ) -> WeightsFile:
     """Check that a file holds local weights trained from the global weights of some round up to the newest.
 
@@ -108,13 +114,18 @@ def check_update(
         The learner that published the file.
     newest
         The newest round whose global weights it may have started from.
+    withdrawn
+        The CIDs of global weights that the learners withdrew.
 
     Raises
     ------
     WeightsError
-        The metadata differ; the message names the field.
+        The metadata differ; the message names the field. Or the global weights that it started from were withdrawn.
     """
-    began = file.local_meta.round
+    began, start = file.local_meta.round, file.local_meta.parent
+    stands = began <= newest and contract.global_weight_at(began) == start
+    if not stands and start in withdrawn:
+        raise WeightsError(f"was trained from global weights {began} ({start}), which were withdrawn", "withdrawn")
     if began > newest:
         raise WeightsError(f"metadata: round is {began}; should be {newest} or before", "metadata.round")
     check_origin(file, plan, plan_cid, node_id, round_=began, parent=str(contract.global_weight_at(began)))

@@ -17,6 +17,7 @@ from fl_node.artifacts.model_file import Rejection, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.contract import View
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
+from fl_node.protocol import history
 from fl_node.protocol.asynchronous_files import Update, asynchronous_file
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.names import MISSING
@@ -50,6 +51,8 @@ class Asynchronous:
         self._round_start = 0.0
         self._judged: dict[tuple[int, int], WeightsFile | Rejection] = {}
         self._next: _Next | None = None
+        self._current: str | None = None
+        self._withdrawn: frozenset[str] = frozenset()
         self._started_at = ""  # the CID of the global weights that this is true at
         self._started: dict[int, int] = {}
 
@@ -65,8 +68,13 @@ class Asynchronous:
             self._round, self._round_start = number, clock.monotonic()
             emit(events.RoundStarted(round=number, cid=global_cid))
         parent = self._context.global_file(number, global_cid)
+        if self._current not in (global_cid, parent.global_meta.parent):
+            # Weights were withdrawn, or this header has not led for a while: what was judged is judged again.
+            self._judged.clear()
+        self._current = global_cid
         accepted = dict(parent.global_meta.taken or ())
-        everything = publications(self._site.contract.log())
+        past = history.read(self._site.contract)
+        self._withdrawn, everything = past.withdrawn_cids(), publications(past.publications)
         new = [one for one in everything if one.number > accepted.get(one.node_id, 0)]
         wanted, seen = plan.asynchronous_rule.updates, self._context.changes()
         good, rejected, waits = self._choose(new, everything, wanted, self._last_started(parent, view.learners))
@@ -197,7 +205,15 @@ class Asynchronous:
                     return self._reject(one, MISSING, MISSING)
                 return known if isinstance(known, Rejection) else None
             file = self._context.reader.check(path, one.cid, one.node_id)
-            check_update(file, self._site.contract, self._plan, self._context.plan_cid, one.node_id, self._round)
+            check_update(
+                file,
+                self._site.contract,
+                self._plan,
+                self._context.plan_cid,
+                one.node_id,
+                self._round,
+                self._withdrawn,
+            )
             check_newer(file.local_meta.round, last)
         except (TooLarge, WrongContent, WeightsError) as error:
             path.unlink(missing_ok=True)
@@ -248,22 +264,49 @@ class AsynchronousLearner(Learner):
     """A learner in an asynchronous run."""
 
     _last: int | None = None
+    _ballot = -1
+    _idle: tuple[str, float] | None = None
 
     def _work(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
         contract, state = self._site.contract, view.state
-        if self._last is None:
-            self._last = self._began_last(node_id)
+        if self._last is None or self._ballot != state.ballot:
+            # Global weights may have been withdrawn.
+            self._last, self._ballot = self._began_last(node_id), state.ballot
         local = self._ready(node_id)
+        start = (local.local_meta.round, local.local_meta.parent) if local is not None else (state.round, global_cid)
+        if self._verifier is not None:
+            self._verifier.start(*start, node_id)
+            if waiting := self._reject(view, node_id, *start):
+                return waiting
         if local is not None:
             # Whether a block took it is seen on chain, after a restart as well.
             if not self._is_published(node_id, local.cid):
-                return self._publish(local, view.nonce)
+                return self._unverified(*start) or self._publish(local, view.nonce)
             self._last = local.local_meta.round
             return None
         if state.round <= self._last:
+            self._push_on(view, node_id, global_cid)
             text = f"global weights newer than {state.round}"
-            return Waiting("newer_weights", text, round=state.round, watch=contract.round, seen=state.round)
+            return Waiting("newer_weights", text, round=state.round, watch=contract.state, seen=state)
         return self._train(state.round, node_id, global_cid)
+
+    def _push_on(self, view: View, node_id: int, global_cid: str) -> None:
+        """Vote for another header if enough valid updates are there, and nothing has come of this one."""
+        verifier, plan, state = self._verifier, self._plan, view.state
+        if verifier is None:
+            return
+        now = self._site.timing.clock.monotonic()
+        self._watch.see(state, now)
+        verifier.fetch({one.node_id: one.cid for one in publications(self._site.contract.log())})
+        verdict = verifier.verdict(state.round, global_cid)
+        late = bool(plan.round_timeout) and self._watch.seconds(now) > plan.round_timeout
+        wanted = 1 if late else plan.asynchronous_rule.updates
+        if verdict is None or not verdict.is_right or verifier.updates(state.round, global_cid) < wanted:
+            return
+        if self._idle is None or self._idle[0] != global_cid + str(state.header):
+            self._idle = global_cid + str(state.header), now
+        if now - self._idle[1] > plan.header_timeout:
+            self._vote(view, node_id)
 
     def _is_published(self, node_id: int, name: str) -> bool:
         return any(one.node_id == node_id and one.cid == name for one in publications(self._site.contract.log()))
@@ -271,24 +314,28 @@ class AsynchronousLearner(Learner):
     def _began_last(self, node_id: int) -> int:
         """Return the round from which this learner's last published weights were trained; -1 if it published none.
 
+        Those that were trained from withdrawn global weights don't count.
+
         Raises
         ------
         StoreUnreachable
             The store does not answer.
         """
         mine = [one for one in publications(self._site.contract.log()) if one.node_id == node_id]
-        if not mine:
-            return -1
         path = self._site.folder / "published.safetensors"
-        try:
-            return self._reader.read(mine[-1].cid, node_id, path).local_meta.round
-        except StoreUnreachable:
-            raise
-        except (StoreError, WeightsError):
-            # Not this program's work, or lost with this host's store; what it publishes next is newer than that was.
-            return mine[-1].entry.round or 0
-        finally:
-            path.unlink(missing_ok=True)
+        for one in reversed(mine):
+            try:
+                meta = self._reader.read(one.cid, node_id, path).local_meta
+                if self._site.contract.global_weight_at(meta.round) == meta.parent:
+                    return meta.round
+            except StoreUnreachable:
+                raise
+            except (StoreError, WeightsError):
+                # Not this program's work, or lost with this host's store; what it publishes next is newer than that.
+                return min(one.entry.round or 0, self._site.contract.round())
+            finally:
+                path.unlink(missing_ok=True)
+        return -1
 
     def _ready(self, node_id: int) -> WeightsFile | None:
         """Return local weights that were trained and not published yet, perhaps by a process that was killed."""

@@ -143,7 +143,7 @@ class Learner:
         self._watch.see(state, self._site.timing.clock.monotonic())
         if self._verifier is not None:
             self._verifier.start(state.round, global_cid, node_id)
-            if waiting := self._reject(view, node_id, global_cid):
+            if waiting := self._reject(view, node_id, state.round, global_cid):
                 return waiting
         published = contract.local_weight_at(state.round, node_id, view.block)
         local = self._finished(state.round, node_id, global_cid)
@@ -167,9 +167,9 @@ class Learner:
         seen = verdict is not None and verifier.is_done()
         return Waiting("verification", detail, round=round_, watch=verifier.is_done, seen=seen)
 
-    def _reject(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
+    def _reject(self, view: View, node_id: int, round_: int, global_cid: str) -> Waiting | None:
         """Reject global weights that are not what they should be, and wait for others; None if nothing is known."""
-        verdict = self._verifier.verdict(view.state.round, global_cid) if self._verifier is not None else None
+        verdict = self._verifier.verdict(round_, global_cid) if self._verifier is not None else None
         if verdict is None or verdict.wrong is None:
             return None
         contract, wrong = self._site.contract, verdict.wrong
@@ -197,7 +197,7 @@ class Learner:
         if self._verifier is None or contract.verdict_of(node_id).attested:
             return None
         self._verifier.start(state.round, name, node_id)
-        if waiting := self._reject(view, node_id, name) or self._unverified(state.round, name):
+        if waiting := self._reject(view, node_id, state.round, name) or self._unverified(state.round, name):
             return waiting
         receipt = contract.attest(state.round, name, view.nonce)
         if receipt is None:
@@ -246,12 +246,16 @@ class Learner:
             return
         # As long as a file arrives here, it may arrive at the header too.
         if seconds > plan.header_timeout and (self._verifier is None or self._verifier.has_tried(published)):
-            if contract.verdict_of(node_id).voted:
-                return
-            receipt = contract.vote(state.ballot, view.nonce)
-            if receipt is not None:
-                header = str(state.header)
-                emit(events.HeaderVoted(round=state.round, header=header, block=receipt.block, gas=receipt.gas))
+            self._vote(view, node_id)
+
+    def _vote(self, view: View, node_id: int) -> None:
+        contract, state = self._site.contract, view.state
+        if contract.verdict_of(node_id).voted:
+            return
+        receipt = contract.vote(state.ballot, view.nonce)
+        if receipt is not None:
+            header = str(state.header)
+            emit(events.HeaderVoted(round=state.round, header=header, block=receipt.block, gas=receipt.gas))
 
     def _path(self, kind: str, round_: int) -> Path:
         return self._site.folder / f"{kind}-{round_}.safetensors"

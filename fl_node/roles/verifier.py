@@ -21,8 +21,9 @@ from fl_node.protocol import history
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import global_file
 from fl_node.protocol.names import HEADER
-from fl_node.protocol.publications import check_origin
+from fl_node.protocol.publications import check_origin, publications
 from fl_node.protocol.reader import Reader
+from fl_node.protocol.verification.asynchronous import BY_PUBLICATIONS, AsynchronousCase, AsynchronousChecker
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.findings import Finding, Findings
 from fl_node.protocol.verification.global_files import check_initial
@@ -30,6 +31,8 @@ from fl_node.protocol.verification.synchronous import Closing, check_closing
 from fl_node.roles.loop import Site
 from fl_node.runtime.logs import emit
 
+SETTLE = 5.0
+"""Seconds for which a finding must last that goes by what was published in an asynchronous run."""
 TRY_AGAIN = 2.0
 """Seconds after which a verification that lacks a file is tried again."""
 
@@ -96,6 +99,11 @@ class Verifier:
         self._fetches: dict[str, Future[None]] = {}
         self._seen: set[str] = set()
         self._initial: Tensors | None = None
+        self._checker: AsynchronousChecker | None = None
+        """Of an asynchronous run: has checked all global weights up to those that are known to be right."""
+        self._suspected: dict[str, float] = {}
+        """When global weights were first found to name publications that are not there, by their CID."""
+        self._ready: Future[int] | None = None
         self._expecting: Closing | None = None
         self._expected = ""
         """The CID of the global weights that the last closed round must end with, as far as that is known."""
@@ -181,6 +189,29 @@ class Verifier:
             self._expecting, self._expected = closing, ""
             self._worker.submit(self._expect, closing)
 
+    def updates(self, round_: int, name: str) -> int:
+        """Return how many valid updates the next global weights could be made of, as far as that is known.
+
+        Parameters
+        ----------
+        round_
+            The round that is going on, in an asynchronous run; its global weights are known to be right.
+        name
+            Their CID.
+        """
+        if self._ready is None:
+            self._ready = self._worker.submit(self._updates, round_, name)
+        if not self._ready.done():
+            return 0
+        found, self._ready = self._ready.result(), None
+        return found
+
+    def _updates(self, round_: int, name: str) -> int:
+        with suppress(FLNodeError, OSError):
+            if self._checker is not None and self._right == {round_: name}:
+                return self._checker.again(self._asynchronous_case(Findings())).waiting(round_)
+        return 0
+
     def lend(self, name: str, path: Path) -> None:
         """Put a global file that was computed here where it is needed, so that it need not be fetched.
 
@@ -256,6 +287,10 @@ class Verifier:
     def _verify_all(self, round_: int, name: str) -> Verdict:
         """Verify all global weights after the last that are known to be right."""
         known = {n: cid for n, cid in (self._right or {}).items() if self._contract.global_weight_at(n) == cid}
+        if self._plan.mode == "async" and (self._checker is None or not known):
+            self._checker = AsynchronousChecker(self._asynchronous_case(Findings()))
+            for number in known:
+                self._checker.resume(number)
         for number in range(max(known, default=-1) + 1, round_ + 1):
             current = name if number == round_ else str(self._contract.global_weight_at(number))
             verdict = self._verify_one(number, current)
@@ -263,7 +298,47 @@ class Verifier:
                 return verdict
         return Verdict(round_, name)
 
+    def _asynchronous_case(self, result: Findings) -> AsynchronousCase:
+        past = history.read(self._contract)
+        everything = tuple(publications(past.publications))
+        return AsynchronousCase(
+            self._plan,
+            self._plan_cid,
+            self._reader,
+            self._trainer,
+            result,
+            self._contract,
+            past,
+            everything,
+            self._seen,
+        )
+
+    def _verify_next(self, checker: AsynchronousChecker, number: int, name: str) -> Verdict:
+        """Verify global weights of an asynchronous run, whose checker knows all earlier ones."""
+        result = Findings()
+        case = self._asynchronous_case(result)
+        rounds = case.past.rounds
+        if number >= len(rounds) or rounds[number].started.cid != name:
+            return Verdict(number, name, lacking=f"the newest block shows no global weights {name}")
+        now = checker.again(case)
+        now.check(rounds[number - 1], rounds[number].started)
+        if result.passed:
+            self._checker, self._right = now, {number: name}
+            self._reader.forget(self._reader.path(name))
+            return Verdict(number, name)
+        proven = [finding for finding in result.findings if finding.proven]
+        if not proven:
+            return Verdict(number, name, lacking=str(result.findings[0]))
+        if all(finding.field in BY_PUBLICATIONS for finding in proven):
+            # A block that was replaced may hide a publication for a moment.
+            since = self._suspected.setdefault(name, time.monotonic())
+            if time.monotonic() - since < SETTLE:
+                return Verdict(number, name, lacking=f"whether it stays so: {proven[0]}")
+        return Verdict(number, name, wrong=proven[0])
+
     def _verify_one(self, number: int, name: str) -> Verdict:
+        if self._checker is not None and number > 0:
+            return self._verify_next(self._checker, number, name)
         result, closing = Findings(), None
         case = Case(self._plan, self._plan_cid, self._reader, self._trainer, result)
         if number == 0:

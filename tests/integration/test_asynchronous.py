@@ -40,8 +40,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def asynchronous(rule: str = "fedasync", **more: Any) -> Plan:
-    settings = {"mode": "async", "learners": 3, "rounds": 6, "aggregation": MODES[rule], **more}
-    return Plan.model_validate(plan().model_dump() | settings)
+    settings = {"mode": "async", "learners": 3, "rounds": 6, "aggregation": MODES[rule], "verification": "none"}
+    return Plan.model_validate(plan().model_dump() | settings | more)
 
 
 # Rules

@@ -7,8 +7,10 @@ the same global file again, bit for bit, and no learner may wait much longer tha
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,6 +32,8 @@ LATE = 30
 The header need not have seen what stands before its closing. And it may have seen what stands after it: sealers
 replace a block by another now and then, and what was in the one is sealed again, perhaps behind what came of it.
 """
+BY_PUBLICATIONS = frozenset({"cid", "inputs", "refused", "taken"})
+"""Fields of findings that go by what was published before; a block that is replaced can hide that for a moment."""
 PATIENCE = 3
 """Times ``fetch_timeout`` that an update may be passed over; a header that restarts begins to wait again."""
 
@@ -44,6 +48,8 @@ class AsynchronousCase(Case):
     contract: Contract
     past: History
     publications: tuple[Publication, ...]
+    seen: Collection[str] = ()
+    """Local files that this verifier had before the global weights were published: none of them is missing."""
 
     def seconds(self, first: LogEntry, second: LogEntry) -> int:
         """Return the time between two events, by the chain's clock."""
@@ -85,13 +91,65 @@ class AsynchronousChecker:
     """Checks the rounds of an asynchronous run, in their order."""
 
     def __init__(self, case: AsynchronousCase) -> None:
-        self._case = case
-        self._result = case.result
+        self._use(case)
         self._accepted: dict[int, int] | None = {}
         """How many publications of each learner the last global file has dealt with; None if it can't be read."""
         self._waiting: dict[int, _Waiting] = {}
         self._started: dict[int, int] = {}
         """The round from which each learner's last counted update was trained, by nodeId."""
+
+    def _use(self, case: AsynchronousCase) -> None:
+        self._case = case
+        self._result = case.result
+
+    def again(self, case: AsynchronousCase) -> AsynchronousChecker:
+        """Return another checker that goes on where this one is, with what is known of the run by now."""
+        other = copy.copy(self)
+        other._use(case)
+        other._accepted = None if self._accepted is None else dict(self._accepted)
+        other._waiting, other._started = dict(self._waiting), dict(self._started)
+        return other
+
+    def resume(self, number: int) -> None:
+        """Go on after global weights that were checked before, by their files and those of earlier ones.
+
+        Parameters
+        ----------
+        number
+            The round that starts from them.
+
+        Raises
+        ------
+        WeightsError
+            A file is missing.
+        """
+        rounds, learners = self._case.past.rounds, self._case.past.learners
+        for one in reversed(rounds[: number + 1]):
+            meta = self._case.file(str(one.started.cid)).global_meta
+            if one.number == number:
+                self._accepted = dict(meta.taken or ())
+            self._started = {i.node_id: i.started or 0 for i in meta.inputs} | self._started
+            if learners.keys() <= self._started.keys():
+                break
+
+    def waiting(self, newest: int) -> int:
+        """Return how many updates the next global weights could be made of.
+
+        Parameters
+        ----------
+        newest
+            The newest round, which was checked.
+        """
+        case, rule = self._case, self._case.plan.asynchronous_rule
+        accepted, started, good = self._accepted or {}, dict(self._started), list[int]()
+        for one in case.publications:
+            if one.number <= accepted.get(one.node_id, 0) or (rule.takes_one_of_each and one.node_id in good):
+                continue
+            with suppress(WeightsError, DataError):
+                self._check_good(one, newest, started.get(one.node_id))
+                good.append(one.node_id)
+                started[one.node_id] = case.file(one.cid, one.node_id).local_meta.round
+        return len(good)
 
     def check(self, closed: Round, entry: LogEntry) -> None:
         """Check the global weights that closed a round, whichever round their updates began at.
@@ -291,7 +349,8 @@ class AsynchronousChecker:
         case = self._case
         file = case.file(one.cid, one.node_id)
         check_newer(file.local_meta.round, last)
-        check_update(file, case.contract, case.plan, case.plan_cid, one.node_id, newest)
+        gone = case.past.withdrawn_cids()
+        check_update(file, case.contract, case.plan, case.plan_cid, one.node_id, newest, gone)
         check_bounds(file, case.file(file.local_meta.parent), case.plan)
 
     def _check_update(self, number: int, one: Input) -> Update | None:
@@ -335,8 +394,11 @@ class AsynchronousChecker:
         except (WeightsError, DataError) as error:
             case.note_rejection(closed.number, one, f"({one.reason}); this audit: {error}")
             return
-        waited = case.seconds(mine[0].entry, entry)
-        if one.reason != MISSING or waited + LATE < case.plan.fetch_timeout:
+        if (
+            one.reason != MISSING
+            or one.cid in case.seen
+            or case.seconds(mine[0].entry, entry) + LATE < case.plan.fetch_timeout
+        ):
             self._result.find(closed.number, node, "refused", f"{one.cid} is valid, but was rejected: {one.reason}")
         else:
             case.note_rejection(closed.number, one, "as missing, but is available now")
