@@ -67,6 +67,12 @@ class Reverted(ContractError):
     """A transaction that the contract accepted before was reverted in its block: something else came first."""
 
 
+class JournalError(FLNodeError):
+    """A line of a role's journal that is damaged or that the role did not sign."""
+
+    exit_code = 2
+
+
 class LogError(ChainError):
     """A contract's log has what the contract of a run never says."""
 

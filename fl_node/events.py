@@ -558,6 +558,65 @@ class HeaderTakenOver(Event):
         return f"round {self.round}: became the header"
 
 
+# The role's journal, and the chain's time
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalDamaged(Event):
+    """The role's journal was changed by somebody else; the role keeps it and starts a new one."""
+
+    level = logging.WARNING
+    file: str
+    """What the damaged journal is called now."""
+    detail: str
+
+    def text(self) -> str:
+        return f"the journal is damaged: {self.detail}; it is kept as {self.file}, and a new one is started"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalNotShared(Event):
+    """The role's journal could not be copied into IPFS; the next entry tries again."""
+
+    level = logging.WARNING
+    detail: str
+
+    def text(self) -> str:
+        return f"the journal is not in IPFS yet: {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockDatedBack(Event):
+    """A block is older by its own time than by this host's clock: its sealer dated it back, or it came late."""
+
+    level = logging.WARNING
+    block: int
+    seconds: float
+
+    def text(self) -> str:
+        return (
+            f"block {self.block} is dated {self.seconds:.0f} s before it appeared here: "
+            "its sealer dated it back, or this host got it late"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundClosedEarly(Event):
+    """A round was closed by block time before its timeout was over by this host's clock."""
+
+    level = logging.WARNING
+    round: int
+    seconds: float
+    """For how long it was open at most, by this host's clock."""
+    timeout: float
+
+    def text(self) -> str:
+        return (
+            f"round {self.round}: closed after at most {self.seconds:.0f} s by this host's clock; its timeout is "
+            f"{self.timeout:g} s, so a sealer dated blocks wrongly, or this host got them late"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttackStarted(Event):
     """A learner attacks the run, as the plan of a laboratory says."""

@@ -14,6 +14,8 @@ from fl_node.artifacts.store import BLOCK_BYTES, Progress, receive, silent
 from fl_node.errors import FileMissing, StoreError, StoreUnreachable
 
 REQUEST_TIMEOUT = 30.0
+KEPT = "/fl-node/journals"
+"""Where a daemon has the files that it keeps by a name."""
 
 
 class IpfsStore:
@@ -37,6 +39,18 @@ class IpfsStore:
         StoreError
             The daemon reports an error, or gives the file another CID than it should have.
         """
+        name = self._add(path)
+        self._pin(name)
+        return name
+
+    def _add(self, path: Path) -> str:
+        """Store a file without a pin and return its CID.
+
+        Raises
+        ------
+        StoreError
+            The daemon gives the file another CID than it should have.
+        """
         # All that the CID depends on is said, so that a change of Kubo's defaults changes nothing.
         opts = {
             "cid-version": 0,
@@ -55,8 +69,50 @@ class IpfsStore:
             raise StoreError(
                 f"IPFS at {self.address} returned the CID {name} for {path.name}; should be {cid.of_file(path)}"
             )
-        self._pin(name)
         return name
+
+    def keep(self, path: Path, name: str) -> str:
+        """Store a file below a name of this daemon, in place of the file that had it; return the file's CID.
+
+        Parameters
+        ----------
+        path
+            The file.
+        name
+            Its name in :data:`KEPT`, a folder of the daemon's own file system (MFS), which keeps what is in it.
+
+        Raises
+        ------
+        StoreUnreachable
+            The IPFS daemon does not answer.
+        StoreError
+            The daemon reports an error.
+        """
+        added, target = self._add(path), f"{KEPT}/{name}"
+        with self.errors():
+            client = self._connect()
+            client.files.mkdir(KEPT, parents=True)
+        with contextlib.suppress(StoreError), self.errors():  # there need be none
+            client.files.rm(target)
+        with self.errors():
+            client.files.cp(f"/ipfs/{added}", target)
+        return added
+
+    def kept(self) -> dict[str, str]:
+        """Return the CIDs of the files that were kept by a name, by that name.
+
+        Raises
+        ------
+        StoreUnreachable
+            The IPFS daemon does not answer.
+        StoreError
+            The daemon reports an error.
+        """
+        with self.errors():
+            client = self._connect()
+            client.files.mkdir(KEPT, parents=True)
+            entries = client._client.request("/files/ls", (KEPT,), opts={"long": "true"}, decoder="json")
+        return {str(one["Name"]): str(one["Hash"]) for answer in entries for one in answer.get("Entries") or []}
 
     def _pin(self, name: str) -> None:
         """Pin a file. The daemon reads all of it and reports progress, so a large file does not time out.

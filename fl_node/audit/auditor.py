@@ -8,12 +8,13 @@ reports is true; anyone can measure its weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
 from fl_node.artifacts.store import Store
+from fl_node.audit.journals import check_journals, read_journals
 from fl_node.audit.result import Audit
 from fl_node.audit.senders import check_registrations, check_senders
 from fl_node.audit.verdicts import check_verdicts
@@ -44,6 +45,7 @@ def audit(
     progress: Callable[[int, int], None] = lambda _done, _all: None,
     plan_timeout: float = PLAN_TIMEOUT,
     accounts: Mapping[int, str] = MappingProxyType({}),
+    journals: Sequence[Path] = (),
 ) -> Audit:
     """Audit a run.
 
@@ -61,9 +63,13 @@ def audit(
         Seconds without progress after which the plan counts as missing.
     accounts
         The accounts that learners should have, by nodeId, as their owners or an inventory name them.
+    journals
+        The files of the roles' journals that are compared with the chain.
 
     Raises
     ------
+    ConfigError
+        A journal can't be read.
     ChainError
         The Ethereum node can't be reached.
     ContractError
@@ -74,6 +80,7 @@ def audit(
     result, reader = Audit(contract=contract.address), Reader(store, folder, once=True)
     if not contract.has_known_code():
         result.find(None, HEADER, "contract", "its code differs from FederatedLearning.sol")
+    evidence = read_journals(contract, journals)
     try:
         past, state = _read_history(contract)
     except LogError as error:
@@ -96,6 +103,7 @@ def audit(
             if past.rounds:
                 _check_rounds(case, contract, past, progress)
             check_verdicts(case, past)
+        check_journals(contract, plan, past, evidence, result)
         if not past.rounds:
             result.note("the run has not started: no initial weights")
     result.files, result.bytes = reader.fetched, reader.fetched_bytes

@@ -13,6 +13,7 @@ from web3.contract.contract import ContractFunction
 
 from fl_node.artifacts import cid
 from fl_node.chain.abi import artifact, signatures
+from fl_node.chain.node import Head
 from fl_node.chain.rpc import Request
 from fl_node.chain.transactions import Receipt, Sender
 from fl_node.errors import ChainError, ContractError, LogError, Reverted
@@ -153,11 +154,16 @@ class View:
     transaction in one and misses what it sent before in the other would send that twice.
     """
 
-    block: str
+    head: Head
     nonce: int
     state: State
     learners: tuple[int, ...]
     node_id: int | None
+
+    @property
+    def block(self) -> str:
+        """The hash of the block."""
+        return self.head.hash
 
 
 Call = tuple[str, Sequence[Any]]
@@ -212,7 +218,8 @@ class Contract:
         head = self.chain.head()
         calls: list[Call] = [("learners", []), ("nodeIdOf", [account]), _STATE]
         nonce, *answers = self.chain.ask(
-            ("eth_getTransactionCount", [account, _at(head)]), *(self._call(*call, at=head) for call in calls)
+            ("eth_getTransactionCount", [account, _at(head.hash)]),
+            *(self._call(*call, at=head.hash) for call in calls),
         )
         learners, node_id, state = self._results(calls, answers)
         return View(
@@ -260,7 +267,7 @@ class Contract:
         ended_with
             The CID of the global weights that ended it.
         """
-        head = self.chain.head()
+        head = self.chain.head().hash
         record, learners, parent, current = self._read_all(
             ("roundAt", [round_]),
             ("learners", []),

@@ -64,6 +64,15 @@ class Pace:
     is_steady: bool = False
 
 
+@dataclass(frozen=True)
+class Head:
+    """The newest block: its hash, its number, and its time in seconds since 1970, by its sealer's clock."""
+
+    hash: str
+    number: int
+    time: int
+
+
 class NoMethod(ChainError):
     """The node does not have this method."""
 
@@ -116,8 +125,8 @@ class Node:
         """Return the height of the chain."""
         return self.quantity(self.ask(("eth_blockNumber", []))[0])
 
-    def head(self) -> str:
-        """Return the hash of the newest block.
+    def head(self) -> Head:
+        """Return the newest block.
 
         Raises
         ------
@@ -126,9 +135,15 @@ class Node:
         """
         (block,) = self.ask(("eth_getBlockByNumber", ["latest", False]))
         try:
-            return str(block["hash"])
+            return Head(str(block["hash"]), self.quantity(block["number"]), self.quantity(block["timestamp"]))
         except (TypeError, KeyError) as error:
             raise ChainError(f"chain at {self.rpc} returned no latest block; is this an Ethereum node?") from error
+
+    def blocks(self, numbers: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Return the blocks with these numbers as the RPC gives them, by number; those that there are."""
+        wanted = list(dict.fromkeys(numbers))
+        answers = self.ask(*(("eth_getBlockByNumber", [hex(number), False]) for number in wanted))
+        return {number: block for number, block in zip(wanted, answers, strict=True) if isinstance(block, dict)}
 
     def timestamp(self, block: int) -> int:
         """Return when a block was sealed, in seconds since 1970."""

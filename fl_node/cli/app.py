@@ -47,6 +47,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "status": results.status,
         "logs": results.logs,
         "dashboard": live_page.dashboard,
+        "journal": results.journal,
         "audit": results.audit,
         "report": results.report,
         "contribution": results.contribution,

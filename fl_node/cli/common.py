@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -117,6 +118,24 @@ def open_run(
         raise ConfigError("no run given; give its folder, or --contract with --rpc and --store")
     files = connect(given_or(store, DEFAULT_STORE))
     yield Chain(given_or(rpc, DEFAULT_RPC)).contract(contract), with_progress(files)
+
+
+def journals_at_hand(folder: Path | None, contract: Contract) -> list[Path]:
+    """Return the files of a run's journals: those in the run's folder, else those of this host's role.
+
+    Parameters
+    ----------
+    folder
+        The run's folder, if given; else ``FL_NODE_FOLDER`` names the folder of this host's role.
+    contract
+        The run's contract.
+    """
+    from fl_node.lab import run_folder as run
+
+    if folder is not None:
+        return run.journals(folder, contract.address)
+    of_host = os.environ.get("FL_NODE_FOLDER")
+    return run.journals_of_host(Path(of_host), contract.address) if of_host else []
 
 
 def with_progress(store: Store) -> Store:

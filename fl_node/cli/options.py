@@ -58,7 +58,7 @@ FolderOption = Annotated[
     typer.Option(
         "--folder",
         envvar="FL_NODE_FOLDER",
-        help="Folder for the role's copies of files; it can be deleted.",
+        help="Folder for the role's journal and its copies of files.",
     ),
 ]
 PatienceOption = Annotated[
@@ -87,6 +87,15 @@ StoreChoice = Annotated[
 ]
 ContractChoice = Annotated[
     str | None, typer.Option("--contract", envvar="FL_NODE_CONTRACT", help="Address of the run's contract.")
+]
+AnchorOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--anchor",
+        metavar="FILE|DIR",
+        help="A role's journal that was kept elsewhere, or a folder of journals, to compare with the chain; "
+        "may be repeated.",
+    ),
 ]
 RoundOption = Annotated[
     int | None, typer.Option("--round", min=0, help="Round of the global weights; the latest by default.")

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fl_node.cli.common import (
+    checked_address,
     console,
     errors,
+    given_or,
+    journals_at_hand,
     make_trainer,
     make_trainer_with_data_if_there,
     never_lost,
@@ -22,8 +25,11 @@ from fl_node.cli.common import (
     print_note,
 )
 from fl_node.cli.options import (
+    DEFAULT_STORE,
+    AnchorOption,
     ContractChoice,
     DataOption,
+    FolderOption,
     JsonOption,
     ModulesOption,
     RpcChoice,
@@ -78,18 +84,27 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show the progress of a run from chain and store; works on any node."""
+    from fl_node.audit.journals import compare
+    from fl_node.chain import clique
     from fl_node.lab.show import rounds_table
     from fl_node.report import collect
 
     with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
         result = collect.collect(run_contract, run_store, Path(name))
+        sealers = clique.sealers(run_contract.chain)
+        paths = journals_at_hand(run, run_contract)
+        warnings = compare(run_contract, result.plan, paths) if paths else []
     if as_json:
-        typer.echo(collect.as_json(result))
+        of_chain = asdict(sealers) | {"missing": sealers.missing} if sealers else None
+        typer.echo(collect.as_json(result, sealers=of_chain, journals=warnings))
         return
     state = "ended" if result.ended else f"in round {result.round} of {result.plan.rounds}"
     console.print(styled(result.plan.name, "bold"), f", {state}", sep="")
     console.print(f"contract {result.contract}, plan {result.plan_cid}")
     console.print(rounds_table(collect.table(result)))
+    console.print(f"sealers: {sealers or clique.NOT_CLIQUE}")
+    for warning in warnings:
+        console.print(styled("journals", "red"), f": {warning}", sep="")
     for change in result.header_changes:
         console.print(f"the header changed to {change.account}, {change.node}, in block {change.block}")
     for one in result.verdicts:
@@ -104,6 +119,65 @@ def status(
         console.print(f"round {result.round}: waiting for {who}")
 
 
+def journal(
+    run: RunArgument = None,
+    contract: ContractChoice = None,
+    folder: FolderOption = Path("work"),
+    store: StoreChoice = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Copy the journals to this folder, to keep them elsewhere."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the signed journals of a run's roles: those in a run folder, or this host's.
+
+    A role writes down each round as it sees it: the global weights, the block and the time. With a copy that you keep
+    elsewhere, anyone can see later whether the chain was rewritten: fl-node audit --anchor FILE.
+
+    On a host, --folder is the role's folder. Its journal is also in IPFS, and the command prints the CID.
+    """
+    from fl_node.artifacts.address import connect
+    from fl_node.artifacts.ipfs_store import IpfsStore
+    from fl_node.lab import run_folder
+    from fl_node.protocol import journal as journals
+
+    if run is None and contract is None:
+        raise ConfigError("no run given; give its folder, or --contract")
+    address = run_folder.load(run).contract if run else checked_address("--contract", str(contract))
+    paths = run_folder.journals(run, address) if run else run_folder.journals_of_host(folder, address)
+    found = [one for path in paths if (one := journals.read(path)).entries]
+    if not found:
+        raise ConfigError(f"no journal of contract {address} in {run or folder}; it begins with the first round")
+    shared = connect(given_or(store, DEFAULT_STORE)) if run is None else None
+    cids = shared.kept() if isinstance(shared, IpfsStore) else {}
+    if output is not None:
+        with files.output_folder(output, "--output"):
+            for one in found:
+                files.write(output / f"{one.name}-{journals.FILE}", one.path.read_bytes())
+    if as_json:
+        content = [
+            {
+                "file": str(one.path),
+                "head": one.head,
+                "problem": one.problem,
+                "cid": cids.get(one.name),
+                "entries": [asdict(entry) for entry in one.entries],
+            }
+            for one in found
+        ]
+        typer.echo(json.dumps(content, indent=2))
+        return
+    for one in found:
+        last = one.entries[-1]
+        console.print(styled(f"{last.role} {last.account}", "bold"), f": {len(one.entries)} entries", sep="")
+        console.print(f"  last: round {last.round} {last.kind}, {last.cid}, block {last.height} ({last.block})")
+        console.print(f"  hash of the last line: {one.head}")
+        if cid := cids.get(one.name):
+            console.print(f"  in IPFS: {cid}")
+        console.print(f"  {one.path}" + (f": {one.problem}" if one.problem else ""))
+
+
 def audit(
     run: RunArgument = None,
     data_dir: DataOption = None,
@@ -115,14 +189,19 @@ def audit(
         list[str] | None,
         typer.Option(metavar="NODEID=ADDRESS", help="The account that this learner should have; may be repeated."),
     ] = None,
+    anchors: AnchorOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Audit a run: fetch every file, compare it with the chain, recompute every global file bit for bit.
 
     Anyone can audit a run on any node; it needs only chain and store. The exit code is 0 if the audit passes, and 1
     if it fails, with one line per finding (round, node, field). The command restarts the nodes of a finished lab.
+
+    It also compares the roles' signed journals with the chain, which a majority of its sealers can rewrite: those in
+    the run's folder, those that this host has, and those that --anchor gives.
     """
     from fl_node.audit.auditor import audit as check
+    from fl_node.protocol.journal import find
 
     def make(plan: Plan) -> Trainer:
         if plan.measures_members:
@@ -130,9 +209,12 @@ def audit(
         return make_trainer(plan, modules=modules, with_data=False)
 
     with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
+        kept = [*journals_at_hand(run, run_contract), *(path for anchor in anchors or () for path in find(anchor))]
         show = errors.status("auditing", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
-            result = check(run_contract, run_store, Path(name), make, accounts=accounts_of(learner or ()))
+            result = check(
+                run_contract, run_store, Path(name), make, accounts=accounts_of(learner or ()), journals=kept
+            )
         last_block, final = _last_block(run_contract), run_contract.chain.finalized()
     is_final = None if final is None else last_block <= final
     text = json.dumps(asdict(result) | {"passed": result.passed, "final": is_final}, indent=2)
@@ -208,7 +290,14 @@ def report(
         # A run's folder names Geth and IPFS as they were when it was made; a host's node names itself.
         versions = runs.load(run).versions if run else runs.versions() | {"chain client": run_contract.chain.client()}
         conclusion = finalize(
-            run_contract, run_store, output, title, trainer, versions, evaluate=trainer.data is not None
+            run_contract,
+            run_store,
+            output,
+            title,
+            trainer,
+            versions,
+            evaluate=trainer.data is not None,
+            journals=journals_at_hand(run, run_contract),
         )
     passed = conclusion.audit.passed
     if as_json:

@@ -219,10 +219,12 @@ def _site(
     name: str, rpc: str, store: str, key: Path, contract: str, folder: Path, patience: float, *, as_json: bool
 ) -> Site:
     from fl_node.artifacts.address import connect
+    from fl_node.artifacts.ipfs_store import IpfsStore
     from fl_node.chain.client import Chain
     from fl_node.chain.keys import load_key
     from fl_node.errors import ChainUnreachable, GaveUp
     from fl_node.events import RoleStarted, Waiting
+    from fl_node.roles.journal import Recorder
     from fl_node.roles.loop import Site
     from fl_node.runtime.logs import configure, emit
     from fl_node.runtime.waiting import wait_until
@@ -248,4 +250,6 @@ def _site(
     work.mkdir(parents=True, exist_ok=True)
     process.is_role = True  # from now on an error is an event
     emit(RoleStarted(role=name, contract=contract, account=chain.address))
-    return Site(chain, deployed[0], files, work, patience)
+    share = files.keep if isinstance(files, IpfsStore) else None
+    recorder = Recorder(work, deployed[0], name, load_key(key), share)
+    return Site(chain, deployed[0], files, work, patience, journal=recorder)

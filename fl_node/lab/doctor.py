@@ -15,6 +15,7 @@ from pathlib import Path
 from fl_node.artifacts.address import connect
 from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.artifacts.store import Store
+from fl_node.chain import clique
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import load_key
 from fl_node.data import datasets
@@ -97,6 +98,7 @@ def run(
         ("chain", lambda: _chain(chain(), own_chain, chain_id)),
         ("genesis", lambda: _genesis(chain(), genesis)),
         ("sealing", lambda: _sealing(chain())),
+        ("sealers", lambda: _sealers(chain())),
         ("chain peers", lambda: _chain_peers(chain(), peers)),
         ("finality", lambda: _finality(chain())),
         ("account", lambda: _account(chain(), key)),
@@ -170,6 +172,13 @@ def _sealing(chain: Chain) -> str:
     pace = chain.pace()
     how = f"a block every {pace.seconds:g} s" if pace.is_steady else "blocks on demand"
     return f"the node is sealing, {how}" if chain.is_clique else f"the node is in sync, {how}"
+
+
+def _sealers(chain: Chain) -> str:
+    found = clique.sealers(chain)
+    if found is None:
+        raise _Skip(clique.NOT_CLIQUE)
+    return str(found)
 
 
 def _chain_peers(chain: Chain, wanted: int | None) -> str:

@@ -430,6 +430,7 @@ class Lab:
             trainer,
             record.versions,
             scores=self._scores,
+            journals=run.journals(self.folder, contract.address),
             step=self._step,
         )
         model = conclusion.model

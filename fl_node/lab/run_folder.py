@@ -22,6 +22,7 @@ from fl_node.chain.contract import Contract
 from fl_node.errors import ChainError, ConfigError, JsonError
 from fl_node.nodes import backends
 from fl_node.nodes.backends import Endpoint, OwnChainBackend
+from fl_node.protocol import journal
 from fl_node.protocol.names import HEADER, is_node_name
 from fl_node.runtime import files, strict_json
 from fl_node.runtime.arithmetic import unpinned
@@ -193,6 +194,34 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
             yield backend.start()
         finally:
             backend.stop()
+
+
+def journals(folder: Path, contract: str) -> list[Path]:
+    """Return the journals in a run's folder: those of a lab's roles, or those that were fetched from hosts.
+
+    Parameters
+    ----------
+    folder
+        The run's folder.
+    contract
+        The address of the run's contract.
+    """
+    nodes = folder if folder.is_dir() else folder.parent
+    of_lab = nodes.glob(f"nodes/*/work/{contract.lower()}/*{journal.FILE}")
+    return sorted([*of_lab, *nodes.glob(f"journals/*{journal.FILE}")])
+
+
+def journals_of_host(folder: Path, contract: str) -> list[Path]:
+    """Return the journals of a run in the folder of a host's role.
+
+    Parameters
+    ----------
+    folder
+        The folder of the role, with one for each run in it.
+    contract
+        The address of the run's contract.
+    """
+    return sorted((folder / contract.lower()).glob(f"*{journal.FILE}"))
 
 
 def _is_where_it_was(run: Run, nodes: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,7 @@ def finalize(
     *,
     scores: Mapping[str, Score] | None = None,
     evaluate: bool = True,
+    journals: Sequence[Path] = (),
     step: Callable[[str], None] = lambda _text: None,
 ) -> Conclusion:
     """Audit a run and write its report, ``plan.json`` and, if it has ended, the final model.
@@ -68,6 +69,8 @@ def finalize(
         Scores of global weights that are known already, by CID.
     evaluate
         Whether to measure the other global weights.
+    journals
+        The files of the roles' journals that the audit compares with the chain.
     step
         Called with one line of progress at a time.
 
@@ -85,6 +88,7 @@ def finalize(
             work,
             lambda _plan: trainer,
             lambda done, every: step(f"auditing: {done} of {every} rounds"),
+            journals=journals,
         )
         step("writing the report")
         measure = trainer.evaluate if evaluate else None

@@ -69,6 +69,7 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, 
     finally:
         for one in header:
             one.close()
+        site.close()
 
 
 def wait_as_standby(site: Site, plan: Plan) -> Waiting | None:
@@ -170,6 +171,7 @@ def run_learner(
     finally:
         for one in learner:
             one.close()
+        site.close()
 
 
 def learner_of(

@@ -65,6 +65,7 @@ class Header:
         """
         contract, plan, context = self._site.contract, self._plan, self._context
         view = contract.look(self._site.chain.address)
+        self._site.see(view, plan)
         state = view.state
         is_last = state.round >= plan.rounds
         if is_last and (waiting := self._wait_for_attestations(state)) is None:

@@ -120,6 +120,7 @@ class Learner:
         """
         contract, plan = self._site.contract, self._plan
         view = contract.look(self._site.chain.address)
+        self._site.see(view, plan)
         state, node_id = view.state, view.node_id
         if state.round >= plan.rounds:
             if node_id is not None and (waiting := self._attest(view, node_id)) is not None:

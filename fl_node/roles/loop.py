@@ -17,7 +17,7 @@ from typing import Protocol
 from fl_node import events
 from fl_node.artifacts.store import Store
 from fl_node.chain.client import Chain
-from fl_node.chain.contract import Contract
+from fl_node.chain.contract import Contract, View
 from fl_node.errors import (
     ChainError,
     ChainUnreachable,
@@ -31,6 +31,7 @@ from fl_node.errors import (
 from fl_node.events import Wait
 from fl_node.plan.schema import Plan
 from fl_node.protocol.reader import Reader
+from fl_node.roles.journal import Recorder
 from fl_node.runtime.logs import emit
 
 
@@ -77,6 +78,18 @@ class Site:
     patience: float = 0.0
     """Seconds after which a role that waits for the same gives up; 0 means never."""
     timing: Timing = field(default_factory=Timing)
+    journal: Recorder | None = None
+    """Keeps what the role sees of each round, signed; None in a simulation."""
+
+    def see(self, view: View, plan: Plan) -> None:
+        """Write into the journal what the contract shows now, if it is new."""
+        if self.journal is not None:
+            self.journal.see(view, plan)
+
+    def close(self) -> None:
+        """End what goes on in the background."""
+        if self.journal is not None:
+            self.journal.close()
 
 
 @dataclass(frozen=True)

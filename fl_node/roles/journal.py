@@ -1,0 +1,245 @@
+"""The journal that a role keeps while it takes part in a run: it writes down what it sees of each round.
+
+What a role has seen once, it can prove later (:mod:`fl_node.protocol.journal`). It also compares the chain's time
+with its own clock: a sealer can date a block back, and a round closes by block time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from eth_account.signers.local import LocalAccount
+
+from fl_node import events
+from fl_node.chain.contract import Contract, View
+from fl_node.errors import StoreError
+from fl_node.plan.schema import Plan
+from fl_node.protocol import journal
+from fl_node.protocol.journal import CLOCK_TOLERANCE, FIRST, Entry, Kind
+from fl_node.runtime import files
+from fl_node.runtime.logs import emit
+
+Share = Callable[[Path, str], str]
+"""Puts a copy of a file where other nodes can get it, by a name, and returns its CID."""
+
+
+class Recorder:
+    """Writes a role's journal: one signed line whenever a round opens or closes.
+
+    Parameters
+    ----------
+    folder
+        The role's folder for this run.
+    contract
+        The run's contract.
+    role
+        ``header`` or ``learner``.
+    account
+        The role's account, which signs.
+    share
+        Puts a copy of the journal into IPFS; None where others read the folder.
+    clock
+        Tells the time, in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        contract: Contract,
+        role: str,
+        account: LocalAccount,
+        share: Share | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = folder / journal.FILE
+        self._contract = contract
+        self._role = role
+        self._account = account
+        self._clock = clock
+        self._head = FIRST
+        self._last: Entry | None = None
+        self._top = 0  # the highest block that was seen
+        self._newest = ""  # the hash of the block that was seen last
+        self._looked: float | None = None  # when that was
+        self._is_dated_back = False
+        name = journal.name_of(contract.address, role, account.address)
+        self._sharing = _Sharing(share, self.path, name) if share else None
+        self._continue()
+
+    def see(self, view: View, plan: Plan) -> None:
+        """Write down what the contract shows now, if it is new.
+
+        Parameters
+        ----------
+        view
+            What the contract shows.
+        plan
+            The run's plan.
+
+        Raises
+        ------
+        OSError
+            The journal can't be written, such as when the disk is full; the next call tries again.
+        ChainError
+            The chain can't be read.
+        """
+        now, state, head = self._clock(), view.state, view.head
+        self._compare_time(view, now)
+        if state.global_cid is not None:
+            kind: Kind = "closed" if state.closed else "opened"
+            last = self._last
+            if last is None or (last.kind, last.round, last.cid) != (kind, state.round, state.global_cid):
+                if kind == "closed":
+                    self._check_closing(state.round, state.global_cid, plan, now)
+                self._append(kind, state.round, state.global_cid, view, now)
+                if last is not None and state.round <= last.round and state.global_cid != last.cid:
+                    self._top = head.number  # of the chain that has taken the other's place
+        self._top = max(self._top, head.number)
+        self._newest, self._looked = head.hash, now
+
+    def close(self) -> None:
+        """Wait until the last copy is where others can get it, or can't be put there."""
+        if self._sharing is not None:
+            self._sharing.close()
+
+    def _continue(self) -> None:
+        """Go on with the journal of an earlier process; one that is damaged is kept beside a new one."""
+        if not self.path.exists():
+            return
+        found = journal.read(self.path)
+        first = found.entries[0] if found.entries else None
+        mine = (self._contract.address, self._role, self._account.address)
+        problem = found.problem
+        if first is not None and (first.contract, first.role, first.account) != mine:
+            problem = "it is of another role or run"
+        if problem:
+            names = (self.path.with_name(f"damaged-{number}-{journal.FILE}") for number in itertools.count(1))
+            kept = next(name for name in names if not name.exists())
+            self.path.rename(kept)
+            emit(events.JournalDamaged(file=kept.name, detail=problem))
+            return
+        self._head, self._last = found.head, found.entries[-1] if found.entries else None
+        self._top = max(self._last.height, self._last.top) if self._last else 0
+
+    def _append(self, kind: Kind, round_: int, global_cid: str, view: View, now: float) -> None:
+        entry = Entry(
+            number=self._last.number + 1 if self._last else 0,
+            previous=self._head,
+            contract=self._contract.address,
+            role=self._role,
+            account=self._account.address,
+            kind=kind,
+            round=round_,
+            cid=global_cid,
+            block=view.head.hash,
+            height=view.head.number,
+            sealed=view.head.time,
+            seen=round(now, 3),
+            before=None if self._looked is None else round(self._looked, 3),
+            top=self._top,
+        )
+        line = journal.signed(entry, self._account)
+        append_line(self.path, line)
+        self._head, self._last = journal.digest(line), entry
+        if self._sharing is not None:
+            self._sharing.share()
+
+    def _check_closing(self, round_: int, global_cid: str, plan: Plan, now: float) -> None:
+        """Report a round that was closed long before its timeout, by this role's own clock."""
+        last = self._last
+        if not plan.round_timeout or last is None or last.before is None:
+            return
+        if (last.kind, last.round, last.cid) != ("opened", round_, global_cid):
+            return  # it was closed when this role looked first
+        # It opened after the role had last looked before, so it was open for so long at most.
+        longest = now - last.before
+        is_early = longest + CLOCK_TOLERANCE < plan.round_timeout
+        if is_early and self._contract.round_at(round_).published < plan.learners:
+            emit(events.RoundClosedEarly(round=round_, seconds=longest, timeout=plan.round_timeout))
+
+    def _compare_time(self, view: View, now: float) -> None:
+        """Report a block that was sealed before this role looked and did not see it, by the block's own time."""
+        if self._looked is None or view.head.hash == self._newest:
+            return
+        behind = self._looked - view.head.time
+        is_dated_back = behind > CLOCK_TOLERANCE
+        if is_dated_back and not self._is_dated_back:
+            emit(events.BlockDatedBack(block=view.head.number, seconds=now - view.head.time))
+        self._is_dated_back = is_dated_back
+
+
+class _Sharing:
+    """Puts copies of a file into IPFS, one after the other, while the role goes on."""
+
+    def __init__(self, share: Share, path: Path, name: str) -> None:
+        self._share = share
+        self._path = path
+        self._name = name
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: Future[None] | None = None
+        self._failed = False
+
+    def share(self) -> None:
+        """Put a copy of the file there soon."""
+        if self._waiting is not None:
+            self._waiting.cancel()  # the next copy has all that this one would have
+        self._waiting = self._pool.submit(self._work)
+
+    def close(self) -> None:
+        """Wait for the last copy."""
+        self._pool.shutdown()
+
+    def _work(self) -> None:
+        copy = self._path.with_suffix(".copy")  # for the journal grows meanwhile
+        try:
+            files.write(copy, self._path.read_bytes())
+            self._share(copy, self._name)
+            self._failed = False
+        except (StoreError, OSError) as error:
+            if not self._failed:
+                emit(events.JournalNotShared(detail=str(error)))
+            self._failed = True
+        finally:
+            copy.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line to a file, whole or not at all, and wait until the disk has it.
+
+    Parameters
+    ----------
+    path
+        The file. Half a line at its end, which a process that was killed left behind, is removed.
+    line
+        The line, without a line break.
+
+    Raises
+    ------
+    OSError
+        It can't be written; what was there before stays.
+    """
+    with files.named(path), path.open("a+b", buffering=0) as file:
+        size = _whole_lines(file.fileno())
+        os.ftruncate(file.fileno(), size)
+        content = line + b"\n"
+        try:
+            while content:
+                content = content[file.write(content) :]
+            os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), size)
+            raise
+
+
+def _whole_lines(handle: int) -> int:
+    """Return the number of bytes up to the last line break."""
+    size = os.fstat(handle).st_size
+    tail = os.pread(handle, journal.MAX_LINE, max(size - journal.MAX_LINE, 0))
+    return size - len(tail) + tail.rfind(b"\n") + 1

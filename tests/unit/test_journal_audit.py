@@ -1,0 +1,264 @@
+"""Journals against the chain: what the audit fails for, what it only notes, and what honest sealers do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from eth_account.signers.local import LocalAccount
+
+from fl_node.audit import journals
+from fl_node.audit.journals import Evidence, check_journals
+from fl_node.audit.result import Audit
+from fl_node.chain.contract import Contract, LogEntry
+from fl_node.plan.schema import Plan
+from fl_node.protocol import journal
+from fl_node.protocol.history import History, arrange
+from fl_node.protocol.journal import FIRST, Entry
+from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY
+
+ADDRESS = "0x" + "ab" * 20
+PLAN = Plan.model_validate(
+    {
+        "name": "test",
+        "data": {"name": "digits"},
+        "learners": 3,
+        "min_learners": 2,
+        "round_timeout": 60.0,
+        "fetch_timeout": 5.0,
+    }
+)
+NOW = 1_800_000_000
+LENGTH = 100
+"""Blocks of the chain."""
+SEALERS = 3
+
+
+def block_hash(height: int, fork: str = "") -> str:
+    return f"0x{height:08x}{fork}"
+
+
+def weights(round_: int, fork: str = "") -> str:
+    return f"Qm{round_}{fork}"
+
+
+class Chain:
+    """A chain of so many blocks."""
+
+    def blocks(self, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
+        return {number: {"hash": block_hash(number)} for number in numbers if number <= LENGTH}
+
+    def block_number(self) -> int:
+        return LENGTH
+
+
+@pytest.fixture(autouse=True)
+def three_sealers(monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts = frozenset(f"0x{number:040x}" for number in range(SEALERS))
+    monkeypatch.setattr(journals.clique, "replay", lambda *_: (accounts, ()))
+
+
+CONTRACT = cast(Contract, SimpleNamespace(address=ADDRESS, chain=Chain()))
+
+
+def history(*cids: str, timed_out: Sequence[int] = (), withdrawn: str = "") -> History:
+    """A run whose rounds started from these weights; in rounds that timed out two of three learners published."""
+    log: list[LogEntry] = []
+
+    def add(name: str, **fields: Any) -> None:
+        log.append(LogEntry(10 * len(log), 0, name, f"0x{len(log)}", **fields))
+
+    add("LearnerRegistered", node_id=1, account=ALICE.address)
+    add("LearnerRegistered", node_id=2, account=BOB.address)
+    for number, name in enumerate(cids):
+        if withdrawn and number == 1:
+            add("GlobalWeightSet", round=1, cid=withdrawn)
+            add("GlobalWeightWithdrawn", round=1, cid=withdrawn)
+        add("GlobalWeightSet", round=number, cid=name)
+        if number in timed_out:
+            for node_id in (1, 2):
+                add("LocalWeightSet", round=number, node_id=node_id, cid="Qm")
+            add("RoundClosed", round=number, members=3)
+    return arrange("QmPlan", HEADER.address, log)
+
+
+PAST = history(*(weights(number) for number in range(5)))
+
+
+def entry(round_: int, height: int, *, fork: str = "", block: str | None = None, **fields: Any) -> dict[str, Any]:
+    found = block_hash(height, fork) if block is None else block
+    common = {"kind": "opened", "sealed": NOW, "seen": NOW - 1000.0, "before": None, "top": height}
+    return common | {"round": round_, "cid": weights(round_, fork), "block": found, "height": height} | fields
+
+
+def written(
+    path: Path,
+    *entries: dict[str, Any],
+    account: LocalAccount = ALICE,
+    role: str = "learner",
+    contract: str = ADDRESS,
+) -> Path:
+    head, lines = FIRST, []
+    for number, fields in enumerate(entries):
+        one = Entry(number=number, previous=head, contract=contract, role=role, account=account.address, **fields)
+        lines.append(journal.signed(one, account))
+        head = journal.digest(lines[-1])
+    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    return path
+
+
+def audited(*paths: Path, past: History = PAST, plan: Plan = PLAN, newest: int = LENGTH) -> Audit:
+    result = Audit()
+    found = Evidence(tuple(journal.read(path) for path in paths), newest, NOW)
+    check_journals(CONTRACT, plan, past, found, result)
+    return result
+
+
+def test_a_journal_that_agrees_with_the_chain_is_not_mentioned(tmp_path: Path) -> None:
+    path = written(tmp_path / "j", entry(0, 10), entry(0, 15, kind="closed"), entry(1, 20))
+    found = audited(path)
+    assert (found.findings, found.notes) == ([], [])
+
+
+def test_weights_that_the_chain_no_longer_has_are_a_finding_that_says_what_is_there_now(tmp_path: Path) -> None:
+    path = written(tmp_path / "j", entry(0, 10), entry(1, 20, fork="a"), entry(1, 25, fork="a", kind="closed"))
+    (finding,) = audited(path).findings
+    assert (finding.round, finding.node, finding.field) == (1, "learner 1", "journal")
+    for part in (weights(1, "a"), "block 20", block_hash(20, "a"), f"the chain says {weights(1)}"):
+        assert part in finding.message
+
+
+def test_a_round_that_the_chain_no_longer_has_is_a_finding(tmp_path: Path) -> None:
+    (finding,) = audited(written(tmp_path / "j", entry(7, 90))).findings
+    assert "the chain says nothing of it" in finding.message
+
+
+@pytest.mark.parametrize(("on_top", "is_honest"), [(0, True), (SEALERS - 1, True), (SEALERS, False), (40, False)])
+def test_what_a_role_saw_replaced_is_a_finding_if_too_many_blocks_were_on_top(
+    tmp_path: Path, on_top: int, is_honest: bool
+) -> None:
+    path = written(tmp_path / "j", entry(1, 20, fork="a"), entry(1, 21, top=20 + on_top))
+    found = audited(path)
+    assert [finding.round for finding in found.findings] == ([] if is_honest else [1])
+    assert bool(found.notes) == is_honest
+
+
+def test_rounds_that_followed_count_as_blocks_on_top(tmp_path: Path) -> None:
+    forked = [entry(number, 10 * number, fork="a") for number in (1, 2, 3)]
+    # It was restarted before it saw what took their place.
+    path = written(tmp_path / "j", *forked, entry(1, 15, top=0))
+    found = audited(path)
+    assert [finding.round for finding in found.findings] == [1, 2]
+    assert len(found.notes) == 1, "of the third nobody can tell how many were on top"
+
+
+def test_withdrawn_weights_are_on_the_chain(tmp_path: Path) -> None:
+    past = history(weights(0), weights(1), withdrawn=weights(1, "lie"))
+    path = written(tmp_path / "j", entry(1, 20, cid=weights(1, "lie")), entry(0, 21, kind="closed"), entry(1, 22))
+    assert not audited(path, past=past).findings
+
+
+def test_other_blocks_with_the_same_weights_are_a_note_if_they_are_many(tmp_path: Path) -> None:
+    same = {"cid": weights(1), "fork": "a"}
+    few = written(tmp_path / "few", entry(1, 20, **same), entry(1, 22, kind="closed", **same), entry(2, 30))
+    assert not audited(few).notes
+    many = written(tmp_path / "many", entry(1, 20, **same), entry(1, 25, kind="closed", **same), entry(2, 30))
+    found = audited(many)
+    assert not found.findings
+    (note,) = found.notes
+    assert "block 20" in note and "5 on top" in note
+
+
+@pytest.mark.parametrize(
+    ("last", "is_behind"),
+    [
+        (entry(4, 60, seen=NOW - 5.0), True),
+        (entry(4, 60, seen=NOW - 500.0), False),
+        (entry(4, 40, seen=NOW - 5.0), False),
+    ],
+)
+def test_a_node_that_does_not_have_the_newest_blocks_yet_is_no_liar(
+    tmp_path: Path, last: dict[str, Any], is_behind: bool
+) -> None:
+    path = written(tmp_path / "j", entry(0, 10), last)
+    found = audited(path, past=history(weights(0)), newest=50)
+    assert (len(found.findings), len(found.notes)) == ((0, 1) if is_behind else (1, 0))
+
+
+def test_a_node_whose_earlier_blocks_differ_is_not_just_behind(tmp_path: Path) -> None:
+    path = written(tmp_path / "j", entry(0, 10, block="0xother"), entry(4, 60, seen=NOW - 5.0))
+    assert audited(path, past=history(weights(0)), newest=50).findings
+
+
+def test_journals_of_strangers_and_of_other_runs_prove_nothing(tmp_path: Path) -> None:
+    stranger = written(tmp_path / "a", entry(1, 20, fork="a"), account=MALLORY)
+    other = written(tmp_path / "b", entry(1, 20, fork="a"), contract="0x" + "cd" * 20)
+    found = audited(stranger, other)
+    assert not found.findings
+    assert "has no role" in found.notes[0] and "another run" in found.notes[1]
+
+
+def test_of_a_damaged_journal_the_part_before_the_damage_counts(tmp_path: Path) -> None:
+    path = written(tmp_path / "j", entry(1, 20, fork="a"), entry(2, 30))
+    path.write_bytes(path.read_bytes().replace(b'"height":30', b'"height":31'))
+    found = audited(path)
+    assert [finding.round for finding in found.findings] == [1]
+    assert "line 2 is signed by" in found.notes[0]
+
+
+def test_a_copy_that_was_kept_elsewhere_counts_once_and_proves_what_was_cut_off(tmp_path: Path) -> None:
+    entries = [entry(0, 10), entry(1, 20, fork="a")]
+    kept, cut = written(tmp_path / "kept", *entries), written(tmp_path / "cut", entries[0])
+    assert len(audited(cut, kept, kept).findings) == 1
+    rewritten = written(tmp_path / "rewritten", entries[0], entry(1, 20))
+    found = audited(rewritten, kept)
+    assert [finding.round for finding in found.findings] == [1]
+    assert "two journals that differ" in found.notes[0]
+
+
+def test_a_standby_header_has_a_journal_of_its_own(tmp_path: Path) -> None:
+    learner = written(tmp_path / "a", entry(0, 10))
+    standby = written(tmp_path / "b", entry(1, 20, fork="a"), role="header")
+    header = written(tmp_path / "c", entry(2, 30, fork="a"), role="header", account=HEADER)
+    found = audited(learner, standby, header)
+    assert {finding.node for finding in found.findings} == {"learner 1's standby header", "header"}
+
+
+def test_a_block_that_is_dated_back_is_named_with_who_saw_it_late(tmp_path: Path) -> None:
+    late = entry(1, 20, sealed=NOW - 100, before=NOW - 40.0, seen=NOW - 39.0)
+    prompt = entry(0, 10, sealed=NOW - 100, before=NOW - 98.0, seen=NOW - 97.0)
+    a = written(tmp_path / "a", prompt, late)
+    b = written(tmp_path / "b", late, account=BOB)
+    (note,) = audited(a, b).notes
+    assert note.startswith("block 20 is dated 61 s before learner 1, learner 2 first saw it")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "timed_out", "is_early"), [(20, True, True), (20, False, False), (57, True, False), (80, True, False)]
+)
+def test_a_round_that_closed_early_by_the_roles_own_clocks_is_named(
+    tmp_path: Path, seconds: int, timed_out: bool, is_early: bool
+) -> None:
+    opened = entry(1, 20, before=NOW - 100.0, seen=NOW - 99.0)
+    closed = entry(1, 25, kind="closed", seen=NOW - 100.0 + seconds)
+    past = history(*(weights(number) for number in range(5)), timed_out=[1] if timed_out else [])
+    notes = audited(written(tmp_path / "j", opened, closed), past=past).notes
+    assert [note.startswith(f"round 1 was closed after at most {seconds} s") for note in notes] == [True] * is_early
+
+
+def test_changes_of_the_sealers_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = (journals.clique.Change(40, "0xabc", True), journals.clique.Change(50, "0xdef", False))
+    monkeypatch.setattr(journals.clique, "replay", lambda *_: (frozenset({"0xabc"}), changes))
+    assert audited().notes == [
+        "0xabc was added to the sealers in block 40",
+        "0xdef was removed from the sealers in block 50",
+    ]
+
+
+def test_fields_of_an_entry_are_those_that_the_tests_write() -> None:
+    names = {field.name for field in dataclasses.fields(Entry)}
+    assert names == set(entry(0, 1)) | {"number", "previous", "contract", "role", "account"}
