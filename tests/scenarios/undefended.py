@@ -169,6 +169,12 @@ ON_HOSTS = {
     "disk-full": _hurried(),
     "geth-stopped": _impatient("chain at http://127.0.0.1:8545 can't be reached"),
     "header-cut-off": _impatient("round 1: learner"),
+    **{
+        f"header-{lie}": Without("learners verify", "has not logged", {"verification": "none"})
+        for lie in ("lies", "omits", "calls-missing", "wrong-parent", "other-plan")
+    },
+    "header-gone": Without("learners vote", "has not logged", {"header_timeout": 3600.0}),
+    "header-returns": Without("learners vote", "has not logged", {"header_timeout": 3600.0}),
     "header-killed": Without(
         "systemd starts a killed role again", "fl-header.service failed on header", unit="[Service]\nRestart=no\n"
     ),
