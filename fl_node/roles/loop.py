@@ -183,7 +183,7 @@ def reconcile(site: Site, step: Step) -> None:
 
 
 def fetch_plan(site: Site, timeout: float = 5.0) -> Plan:
-    """Return the plan that the contract names.
+    """Return the plan that the contract names, and keep it in this host's store too.
 
     Raises
     ------
@@ -197,9 +197,12 @@ def fetch_plan(site: Site, timeout: float = 5.0) -> Plan:
     name = site.contract.plan()
     site.folder.mkdir(parents=True, exist_ok=True)
     try:
-        return Reader(site.store, site.folder).read_plan(name, timeout)
+        plan = Reader(site.store, site.folder).read_plan(name, timeout, site.folder / "plan.json")
     except FileMissing as error:
         raise FileMissing(f"the plan: {error}") from error
+    # So that the run outlives the host that deployed it.
+    site.store.add(site.folder / "plan.json")
+    return plan
 
 
 def _reason(error: Exception) -> Wait:

@@ -324,7 +324,7 @@ class Verifier:
         now.check(rounds[number - 1], rounds[number].started)
         if result.passed:
             self._checker, self._right = now, {number: name}
-            self._reader.forget(self._reader.path(name))
+            self._keep(name)
             return Verdict(number, name)
         proven = [finding for finding in result.findings if finding.proven]
         if not proven:
@@ -335,6 +335,14 @@ class Verifier:
             if time.monotonic() - since < SETTLE:
                 return Verdict(number, name, lacking=f"whether it stays so: {proven[0]}")
         return Verdict(number, name, wrong=proven[0])
+
+    def _keep(self, name: str) -> None:
+        """Store right global weights on this host too, and forget the files that only they needed.
+
+        A learner that computes them itself never fetches them, so without this they are lost with the header's host.
+        """
+        self._site.store.add(self._reader.read(name).path)
+        self._reader.forget(self._reader.path(name))
 
     def _verify_one(self, number: int, name: str) -> Verdict:
         if self._checker is not None and number > 0:
@@ -363,7 +371,6 @@ class Verifier:
             return Verdict(number, name, wrong=Finding(number, HEADER, "file", text), evidence=self._expected)
         if result.findings and (closing is None or self._expected != name):
             return Verdict(number, name, lacking=str(result.findings[0]))
-        # The next round follows from this file; of the others nothing is needed any more.
-        self._reader.forget(self._reader.path(name))
+        self._keep(name)
         self._seen.clear()
         return Verdict(number, name)

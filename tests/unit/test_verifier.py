@@ -299,6 +299,16 @@ def test_global_weights_that_nobody_has_are_right_if_their_hash_is(run: Run, sta
     assert is_right(verdict(started(), 1, name), 1, name)
 
 
+def test_right_global_weights_are_in_this_hosts_store_even_if_the_headers_is_lost(
+    run: Run, started: Started, tmp_path: Path
+) -> None:
+    verifier = started()
+    name = run.publish(run.made(run.local(1), run.local(2, 3.0)), stored=False)
+    assert is_right(verdict(verifier, 1, name), 1, name)
+    run.store.fetch(name, tmp_path / "kept", 10_000, 1.0)
+    assert cid.of_file(tmp_path / "kept") == name
+
+
 def test_a_hash_of_nothing_is_wrong_if_the_local_files_give_another(run: Run, started: Started) -> None:
     right = run.made(run.local(1), run.local(2, 3.0))
     assert run.contract.set_global_weight(NOWHERE, run.contract.chain.nonce()) is not None
