@@ -22,7 +22,7 @@ from fl_node.runtime.tensors import Tensor, Tensors
 class FedBuff(AsynchronousRule):
     """The global weights follow the average of a number of updates: global + rate · Σ share · (local - start)."""
 
-    if_given: ClassVar[frozenset[str]] = frozenset({"distinct"})
+    if_given: ClassVar[frozenset[str]] = AsynchronousRule.if_given | {"distinct"}
 
     rule: Literal["fedbuff"] = "fedbuff"
     buffer: Annotated[int, Field(ge=1, le=1000, description="Number of updates per aggregation (K).")]
@@ -42,7 +42,8 @@ class FedBuff(AsynchronousRule):
         return self.buffer
 
     def problems(self, files: int) -> Iterator[tuple[str, str]]:
-        """Yield a problem if there are too few learners to fill the buffer."""
+        """Yield a problem if there are too few learners to fill the buffer, or the window of ``max_share``."""
+        yield from super().problems(files)
         if self.buffer > files:
             yield "buffer", f"should be at most {files}, the number of learners that can fill it (is {self.buffer})"
 

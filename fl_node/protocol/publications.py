@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
+from fl_node.aggregation.asynchronous import AsynchronousRule
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import WeightsFile
 from fl_node.chain.contract import LOCAL_WEIGHT_SET, Contract, LogEntry
@@ -130,6 +131,33 @@ def check_update(
         raise WeightsError(f"metadata: round is {began}; should be {newest} or before", "metadata.round")
     check_origin(file, plan, plan_cid, node_id, round_=began, parent=str(contract.global_weight_at(began)))
     return file
+
+
+def check_share(node_id: int, counted: Sequence[int], rule: AsynchronousRule) -> None:
+    """Check that one more update of a learner keeps to its share of the last updates that counted.
+
+    Parameters
+    ----------
+    node_id
+        The learner.
+    counted
+        The learners of the updates that have counted, in their order; of many the last are enough.
+    rule
+        The plan's rule.
+
+    Raises
+    ------
+    WeightsError
+        The learner would have more than the rule's ``max_share``.
+    """
+    before = rule.share_window - 1
+    share = 1 + list(counted[max(len(counted) - before, 0) :]).count(node_id)
+    if share > rule.most_of_one:
+        raise WeightsError(
+            f"would be number {share} of its learner among the last {rule.share_window} updates that counted; "
+            f"should be at most {rule.most_of_one} (the plan's max_share)",
+            "max_share",
+        )
 
 
 def check_newer(began: int, last: int | None) -> None:

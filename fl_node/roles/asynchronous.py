@@ -21,7 +21,7 @@ from fl_node.protocol import history
 from fl_node.protocol.asynchronous_files import Update, asynchronous_file
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.names import MISSING
-from fl_node.protocol.publications import Publication, check_newer, check_update, publications
+from fl_node.protocol.publications import Publication, check_newer, check_share, check_update, publications
 from fl_node.roles.learner import Learner
 from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context
@@ -55,6 +55,9 @@ class Asynchronous:
         self._withdrawn: frozenset[str] = frozenset()
         self._started_at = ""  # the CID of the global weights that this is true at
         self._started: dict[int, int] = {}
+        self._counted: list[int] = []
+        self._over: dict[tuple[int, int], Rejection] = {}  # beyond their learners' share, as things are now
+        self._said_over: set[tuple[int, int]] = set()
 
     @property
     def round(self) -> int:
@@ -131,15 +134,23 @@ class Asynchronous:
     def _last_started(self, parent: WeightsFile, learners: Sequence[int]) -> dict[int, int]:
         """Return the round from which each learner's last counted update was trained, by nodeId.
 
-        A header that was restarted reads it from the global files, back to where each learner counted last.
+        Also note the learners of the last updates that counted. A header that was restarted reads both from the
+        global files, back to where each learner counted last.
         """
         if self._started_at != parent.cid:
+            before = self._plan.asynchronous_rule.counted_before
             known = self._started if self._started_at == parent.global_meta.parent else {}
             started, file = {one.node_id: one.started or 0 for one in parent.global_meta.inputs}, parent
-            while not known and file.global_meta.round and not set(learners) <= set(started):
+            counted = [one.node_id for one in parent.global_meta.inputs]
+            while not known and file.global_meta.round:
+                if set(learners) <= set(started) and len(counted) >= before:
+                    break
                 file = self._context.global_file(file.global_meta.round - 1, str(file.global_meta.parent))
                 started = {one.node_id: one.started or 0 for one in file.global_meta.inputs} | started
+                counted = [one.node_id for one in file.global_meta.inputs] + counted
             self._started_at, self._started = parent.cid, known | started
+            counted = (self._counted if known else []) + counted
+            self._counted = counted[max(len(counted) - before, 0) :]
         return dict(self._started)
 
     def _choose(
@@ -153,6 +164,7 @@ class Asynchronous:
         good: list[Publication] = []
         rejected: list[Publication] = []
         held: dict[int, str] = {}
+        self._over.clear()
         self._arrivals.keep([(one.node_id, one.number) for one in new])
         for one in new:
             if len(good) == wanted:
@@ -163,6 +175,8 @@ class Asynchronous:
             # What was accepted before another of its learner's counted must still be newer than that.
             if isinstance(judged, WeightsFile):
                 judged = self._newer(one, judged, started)
+            if isinstance(judged, WeightsFile):
+                judged = self._within_share(one, judged, [*self._counted, *(other.node_id for other in good)])
             if judged is None:
                 held[one.node_id] = with_share(one.node_id, self._arrivals.share((one.node_id, one.number)))
             elif isinstance(judged, Rejection):
@@ -178,6 +192,19 @@ class Asynchronous:
         except WeightsError as error:
             file.path.unlink(missing_ok=True)
             return self._reject(one, str(error), error.code)
+        return file
+
+    def _within_share(self, one: Publication, file: WeightsFile, counted: Sequence[int]) -> WeightsFile | Rejection:
+        """Return the file, or why it is rejected; another time it may be within its learner's share."""
+        key = one.node_id, one.number
+        try:
+            check_share(one.node_id, counted, self._plan.asynchronous_rule)
+        except WeightsError as error:
+            self._over[key] = Rejection(one.node_id, one.cid, model_file.as_reason(str(error)))
+            if key not in self._said_over:
+                self._said_over.add(key)
+                self._tell(one, str(error), error.code)
+            return self._over[key]
         return file
 
     def _judge(
@@ -242,11 +269,15 @@ class Asynchronous:
     def _reject(self, one: Publication, reason: str, code: str) -> Rejection:
         rejection = Rejection(one.node_id, one.cid, model_file.as_reason(reason))
         self._judged[one.node_id, one.number] = rejection
-        emit(events.UpdateRejected(round=self._round, learner=one.node_id, cid=one.cid, reason=code, detail=reason))
+        self._tell(one, reason, code)
         return rejection
 
+    def _tell(self, one: Publication, reason: str, code: str) -> None:
+        emit(events.UpdateRejected(round=self._round, learner=one.node_id, cid=one.cid, reason=code, detail=reason))
+
     def _reason(self, one: Publication) -> str:
-        known = self._judged[one.node_id, one.number]
+        key = one.node_id, one.number
+        known = self._over.get(key, self._judged[key])
         return known.reason if isinstance(known, Rejection) else ""
 
     def _update(self, one: Publication) -> Update:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,8 @@ from fl_node.plan.schema import Plan
 from fl_node.protocol.asynchronous_files import Update, asynchronous_file
 from fl_node.protocol.publications import publications
 from fl_node.protocol.verification.asynchronous import LATE
-from tests.helpers.runs import Run, World, plan
+from tests.helpers.runs import PATIENCE, Run, World, plan
+from tests.helpers.waiting import eventually
 
 MODES: dict[str, dict[str, Any]] = {
     "fedasync": {"rule": "fedasync"},
@@ -377,6 +379,80 @@ def test_a_header_that_fills_a_buffer_with_one_learner_is_found(world: World) ->
     findings = run.audit().findings
     assert {(one.round, one.node, one.field) for one in findings} == {(2, "learner 1", "inputs")}
     assert any("takes one of each learner" in one.message for one in findings)
+
+
+# Learner 1 may have two of the last five updates that counted.
+CAPPED: dict[str, Any] = {"rule": "fedasync", "max_share": 0.4, "share_window": 5}
+
+
+def flood(run: Run) -> list[str]:
+    """Let learner 1 publish from each new global weights, and the others only where the run stands still."""
+    published, others = list[str](), itertools.cycle((2, 3))
+    with run.header() as header:
+        for number in range(run.plan.rounds):
+            header.wait_for(events.RoundStarted, round=number)
+            name = run.publish_local(1, run.local(1))
+            published.append(name)
+
+            def judged(number: int = number, name: str = name) -> bool:
+                counted = run.contract.state().round > number
+                return counted or any(event.fields["cid"] == name for event in header.of(events.UpdateRejected))
+
+            eventually(judged, PATIENCE)
+            if run.contract.state().round == number:
+                run.publish_locals(next(others))
+        header.finish()
+    return published
+
+
+@pytest.mark.parametrize(("rule", "counted"), [(CAPPED, 3), ({"rule": "fedasync"}, 6)], ids=["capped", "undefended"])
+def test_one_learner_that_floods_a_run_has_no_more_than_its_share(
+    world: World, rule: dict[str, Any], counted: int
+) -> None:
+    run = world.deploy(asynchronous(aggregation=rule))
+    published = flood(run)
+    metas = [run.read(str(run.contract.global_weight_at(number))).global_meta for number in range(1, 7)]
+    assert sum(one.cid in published for meta in metas for one in meta.inputs) == counted
+    refused = [one for meta in metas for one in meta.refused]
+    assert all(one.reason.endswith("(the plan's max_share)") for one in refused)
+    assert len(refused) == 6 - counted
+    assert run.audit().findings == []
+
+
+def begun(world: World, *node_ids: int) -> Run:
+    """A run with a cap, in which these learners' updates have counted, one in each round."""
+    run = world.deploy(asynchronous(aggregation=CAPPED))
+    taken: dict[int, int] = {}
+    for node_id in node_ids:
+        taken[node_id] = taken.get(node_id, 0) + 1
+        run.publish_global(made(run, run.publish_locals(node_id), taken))
+    return run
+
+
+def test_a_header_that_counts_more_than_a_learners_share_is_found(world: World) -> None:
+    run = begun(world, 1, 2, 1, 3, 1)
+    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(5, "learner 1", "inputs")}
+    assert begun(world, 1, 2, 1, 3, 2, 1).audit().passed
+
+
+def test_a_header_that_rejects_an_update_within_its_share_is_found(world: World) -> None:
+    run = begun(world, 1, 2)
+    mine, other = run.publish_locals(1, 2)
+    pretext = Rejection(1, mine.cid, "would be number 3 of its learner")
+    run.publish_global(made(run, [other], {1: 2, 2: 2}, (pretext,)))
+    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(2, "learner 1", "refused")}
+
+
+def test_a_restarted_header_knows_how_often_each_learner_has_counted(world: World) -> None:
+    run = begun(world, 1, 2, 1, 3)
+    mine = run.publish_locals(1)[0]
+    with run.header() as header:
+        header.wait_for(events.UpdateRejected, cid=mine.cid, reason="max_share")
+        run.publish_locals(2)
+        header.wait_for(events.GlobalWeightsPublished, round=5)
+        run.publish_locals(1)
+        header.finish()
+    assert run.audit().passed
 
 
 def test_huge_updates_are_refused_by_the_header_and_found_by_the_audit_where_they_are_taken(world: World) -> None:

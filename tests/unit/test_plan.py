@@ -372,6 +372,15 @@ def test_the_papers_plan_has_the_papers_values() -> None:
     ("text", "found"),
     [
         ('[aggregation]\nrule = "krum"', "aggregation.num_malicious: missing; krum needs it"),
+        (
+            'mode = "async"\nlearners = 3\n[aggregation]\nrule = "fedasync"\nmax_share = 0.3',
+            "aggregation.max_share: should be at least 7/20, or 3 learners can't make 20 updates (is 0.3)",
+        ),
+        (
+            'mode = "async"\nlearners = 4\n[aggregation]\n'
+            'rule = "fedbuff"\nbuffer = 2\nmax_share = 0.1\nshare_window = 5',
+            "aggregation.max_share: should be at least 2/5, or 4 learners can't make 5 updates (is 0.1)",
+        ),
         ("[aggregation]\nclipping_norm = 1.0", "aggregation.clipping_norm: only valid for norm_clipping"),
         ('[data]\npartition = "labels"\nalpha = 0.5', "data.alpha: only valid for dirichlet, quantity"),
         (

@@ -22,7 +22,7 @@ from fl_node.protocol.asynchronous_files import Update, asynchronous_file
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.history import History, Round
 from fl_node.protocol.names import HEADER, MISSING, learner_label
-from fl_node.protocol.publications import Publication, check_newer, check_update
+from fl_node.protocol.publications import Publication, check_newer, check_share, check_update
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.global_files import again, closing_file, report_difference
 
@@ -34,6 +34,8 @@ replace a block by another now and then, and what was in the one is sealed again
 """
 BY_PUBLICATIONS = frozenset({"cid", "inputs", "refused", "taken"})
 """Fields of findings that go by what was published before; a block that is replaced can hide that for a moment."""
+MOST_COUNTED = 1000
+"""Updates that counted whose learners are remembered: the longest window of a plan."""
 PATIENCE = 3
 """Times ``fetch_timeout`` that an update may be passed over; a header that restarts begins to wait again."""
 
@@ -97,6 +99,8 @@ class AsynchronousChecker:
         self._waiting: dict[int, _Waiting] = {}
         self._started: dict[int, int] = {}
         """The round from which each learner's last counted update was trained, by nodeId."""
+        self._counted: list[int] = []
+        """The learners of the updates that have counted, in their order; after a restart only of the last."""
 
     def _use(self, case: AsynchronousCase) -> None:
         self._case = case
@@ -108,6 +112,7 @@ class AsynchronousChecker:
         other._use(case)
         other._accepted = None if self._accepted is None else dict(self._accepted)
         other._waiting, other._started = dict(self._waiting), dict(self._started)
+        other._counted = list(self._counted)
         return other
 
     def resume(self, number: int) -> None:
@@ -124,12 +129,14 @@ class AsynchronousChecker:
             A file is missing.
         """
         rounds, learners = self._case.past.rounds, self._case.past.learners
+        window = self._case.plan.asynchronous_rule.counted_before
         for one in reversed(rounds[: number + 1]):
             meta = self._case.file(str(one.started.cid)).global_meta
             if one.number == number:
                 self._accepted = dict(meta.taken or ())
             self._started = {i.node_id: i.started or 0 for i in meta.inputs} | self._started
-            if learners.keys() <= self._started.keys():
+            self._counted = [i.node_id for i in meta.inputs] + self._counted
+            if learners.keys() <= self._started.keys() and len(self._counted) >= window:
                 break
 
     def waiting(self, newest: int) -> int:
@@ -142,11 +149,12 @@ class AsynchronousChecker:
         """
         case, rule = self._case, self._case.plan.asynchronous_rule
         accepted, started, good = self._accepted or {}, dict(self._started), list[int]()
+        counted = list(self._counted)
         for one in case.publications:
             if one.number <= accepted.get(one.node_id, 0) or (rule.takes_one_of_each and one.node_id in good):
                 continue
             with suppress(WeightsError, DataError):
-                self._check_good(one, newest, started.get(one.node_id))
+                self._check_good(one, newest, started.get(one.node_id), [*counted, *good])
                 good.append(one.node_id)
                 started[one.node_id] = case.file(one.cid, one.node_id).local_meta.round
         return len(good)
@@ -183,8 +191,8 @@ class AsynchronousChecker:
             first[rejection.node_id, rejection.cid] -= 1
             # What was published again deserves its rejection.
             repeated = first[rejection.node_id, rejection.cid] < 0
-            last = lasts.get((rejection.node_id, rejection.cid))
-            self._check_rejection(closed, entry, rejection, repeated=repeated, last=last)
+            before = lasts.get((rejection.node_id, rejection.cid), (None, []))
+            self._check_rejection(closed, entry, rejection, repeated=repeated, before=before)
         self._check_newer(number, meta)
         parent = case.parent(closed.number, str(closed.started.cid))
         if parent is not None and parent.global_meta.round != closed.number:
@@ -202,21 +210,26 @@ class AsynchronousChecker:
             )
             report_difference(case, number, file, expected, "its updates give")
 
-    def _lasts(self, meta: GlobalMeta) -> dict[tuple[int, str], int | None]:
-        """Return, for what a global file names, where its learner's last update started that counted before it."""
+    def _lasts(self, meta: GlobalMeta) -> dict[tuple[int, str], tuple[int | None, list[int]]]:
+        """Return, for what a global file names, what counted before it.
+
+        That is where its learner's last update started that counted, and the learners of all updates that counted.
+        """
         inputs = {(one.node_id, one.cid): one.started or 0 for one in meta.inputs}
         named = {*inputs, *((one.node_id, one.cid) for one in meta.refused)}
-        last, lasts = dict(self._started), dict[tuple[int, str], int | None]()
+        last, lasts = dict(self._started), dict[tuple[int, str], tuple[int | None, list[int]]]()
+        counted = list(self._counted)
         for one in self._case.publications:
             key = one.node_id, one.cid
             if key in named and key not in lasts:
-                lasts[key] = last.get(one.node_id)
+                lasts[key] = last.get(one.node_id), list(counted)
                 if key in inputs:
+                    counted.append(one.node_id)
                     last[one.node_id] = inputs[key]
         return lasts
 
     def _check_newer(self, number: int, meta: GlobalMeta) -> None:
-        """Check that each update is newer than its learner's last, and that there is one of each if it must be so."""
+        """Check that each update is newer than its learner's last, in its share, and the only one if it must be."""
         one_each, here = self._case.plan.asynchronous_rule.takes_one_of_each, Counter[int]()
         for one in meta.inputs:
             here[one.node_id] += 1
@@ -228,6 +241,11 @@ class AsynchronousChecker:
             except WeightsError as error:
                 self._result.find(number, learner_label(one.node_id), "inputs", f"{one.cid} {error}")
             self._started[one.node_id] = one.started or 0
+            try:
+                check_share(one.node_id, self._counted, self._case.plan.asynchronous_rule)
+            except WeightsError as error:
+                self._result.find(number, learner_label(one.node_id), "inputs", f"{one.cid} {error}")
+            self._counted = [*self._counted, one.node_id][-MOST_COUNTED:]
 
     def finish(self) -> None:
         """Note which publications were left lying."""
@@ -320,7 +338,7 @@ class AsynchronousChecker:
         more_blocks = case.reader.max_bytes(one.node_id) // cid.CHUNK_BYTES - 1
         if wrongly is None and seconds > (PATIENCE + more_blocks) * timeout + LATE:
             try:
-                self._check_good(one, number - 1, self._started.get(one.node_id))
+                self._check_good(one, number - 1, self._started.get(one.node_id), self._counted)
             except (WeightsError, DataError):
                 wrongly = False
             else:
@@ -329,7 +347,7 @@ class AsynchronousChecker:
                 self._result.find(one.entry.round, learner_label(one.node_id), "inputs", f"{one.cid} {what}")
         self._waiting[one.node_id] = _Waiting(one, closing, seconds, wrongly)
 
-    def _check_good(self, one: Publication, newest: int, last: int | None) -> None:
+    def _check_good(self, one: Publication, newest: int, last: int | None, counted: Sequence[int]) -> None:
         """Check an update as the header does.
 
         Parameters
@@ -340,6 +358,8 @@ class AsynchronousChecker:
             The newest round whose global weights it may have started from.
         last
             The round from which its learner's last counted update was trained, if one was counted.
+        counted
+            The learners of the updates that counted before, in their order.
 
         Raises
         ------
@@ -349,6 +369,7 @@ class AsynchronousChecker:
         case = self._case
         file = case.file(one.cid, one.node_id)
         check_newer(file.local_meta.round, last)
+        check_share(one.node_id, counted, case.plan.asynchronous_rule)
         gone = case.past.withdrawn_cids()
         check_update(file, case.contract, case.plan, case.plan_cid, one.node_id, newest, gone)
         check_bounds(file, case.file(file.local_meta.parent), case.plan)
@@ -379,7 +400,13 @@ class AsynchronousChecker:
         return Update(file, start)
 
     def _check_rejection(
-        self, closed: Round, entry: LogEntry, one: Rejection, *, repeated: bool, last: int | None
+        self,
+        closed: Round,
+        entry: LogEntry,
+        one: Rejection,
+        *,
+        repeated: bool,
+        before: tuple[int | None, Sequence[int]],
     ) -> None:
         """Check that an update that the header rejected deserved it; what was published again does."""
         case, node = self._case, learner_label(one.node_id)
@@ -390,7 +417,7 @@ class AsynchronousChecker:
         if repeated:
             return
         try:
-            self._check_good(mine[0], closed.number, last)
+            self._check_good(mine[0], closed.number, *before)
         except (WeightsError, DataError) as error:
             case.note_rejection(closed.number, one, f"({one.reason}); this audit: {error}")
             return
