@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-
-from eth_account.signers.local import LocalAccount
+from typing import TYPE_CHECKING
 
 from fl_node import events
 from fl_node.chain.contract import Contract, View
@@ -24,6 +23,9 @@ from fl_node.protocol import journal
 from fl_node.protocol.journal import CLOCK_TOLERANCE, FIRST, Entry, Kind
 from fl_node.runtime import files
 from fl_node.runtime.logs import emit
+
+if TYPE_CHECKING:
+    from eth_account.signers.local import LocalAccount
 
 Share = Callable[[Path, str], str]
 """Puts a copy of a file where other nodes can get it, by a name, and returns its CID."""
