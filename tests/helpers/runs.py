@@ -29,12 +29,14 @@ from fl_node.models.trainer import Trainer
 from fl_node.nodes.backends import EmbeddedBackend
 from fl_node.plan.models import SingleModel
 from fl_node.plan.schema import DataPlan, Plan
+from fl_node.protocol import journal
 from fl_node.protocol.global_files import global_file
 from fl_node.protocol.names import HEADER, learner_name
 from fl_node.protocol.terms import terms_of
 from fl_node.report.collect import Result, collect
 from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
+from fl_node.roles.journal import Recorder
 from fl_node.roles.loop import Site
 from fl_node.seeds import derive
 from tests.helpers.stub import StubTrainer
@@ -280,8 +282,13 @@ class Run:
             folder,
             lambda _plan: self.trainer,
             plan_timeout=0.1,
+            journals=self.journals(),
             accounts=accounts,
         )
+
+    def journals(self) -> list[Path]:
+        """Return the journals of the roles that were started."""
+        return sorted(self.folder.glob(f"*/*/{journal.FILE}"))
 
     def collect(self) -> Result:
         """Return what a report would say, with every global file measured."""
@@ -364,7 +371,9 @@ class Role(logging.Handler):
         folder = run.folder / node / what
         folder.mkdir(parents=True, exist_ok=True)
         self.store = FolderStore(run.files)
-        self._site = Site(self._chain, self._chain.contract(run.address), self.store, folder)
+        contract, account = self._chain.contract(run.address), load_key(run.world.keys[node])
+        recorder = Recorder(folder, contract, HEADER if what == "standby" or node == HEADER else "learner", account)
+        self._site = Site(self._chain, contract, self.store, folder, journal=recorder)
         self._play = play
         self._thread = threading.Thread(target=self._run, name=f"{node}'s {what} of {run.address}", daemon=True)
 

@@ -7,21 +7,17 @@ import shutil
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import requests
-import rlp
-from eth_keys import keys as keys_of
-from eth_utils import decode_hex, keccak
 from hexbytes import HexBytes
 
 from fl_node.chain.client import Chain
+from fl_node.chain.clique import sealer_of, sealers
 from fl_node.chain.keys import load_key
 from fl_node.chain.transactions import Receipt
 from fl_node.errors import ChainError
@@ -29,11 +25,10 @@ from fl_node.nodes import CHAIN_ID, binaries
 from fl_node.nodes.backends import ProcessBackend, free_ports
 from fl_node.nodes.configuration import genesis
 from fl_node.nodes.geth import GethNode
-from fl_node.nodes.process import Child, stop_all
+from fl_node.nodes.process import Child
 from fl_node.runtime.waiting import wait_until
+from tests.helpers.sealing import HANG, agree, block_hash, has_peers, initialise, initialised, send, started
 
-HANG = 240.0
-"""Seconds after which something has hung; what is tested takes a small part of it."""
 REDIAL = 120.0
 """The same where Geth dials a lost peer again, which it does after half a minute at the earliest."""
 
@@ -41,20 +36,6 @@ NODES = ("header", "learner-1", "learner-2")
 OTHER = {"header": "learner-1", "learner-1": "learner-2", "learner-2": "header"}
 
 Chains = Callable[[str], Chain]
-
-
-def send(chain: Chain) -> Receipt:
-    """Send a transaction to a node until it is in a block; as a role, try again while the node is away."""
-    sent: list[Receipt] = []
-
-    def sends() -> bool:
-        with contextlib.suppress(ChainError):
-            receipt = chain.send(chain.address, b"", 21_000, chain.nonce())
-            sent.extend([receipt] if receipt else [])
-        return bool(sent)
-
-    assert wait_until(sends, HANG, 0.02), f"no block took a transaction that was sent to {chain.rpc}"
-    return sent[0]
 
 
 def hand(chain: Chain) -> Receipt:
@@ -84,13 +65,9 @@ def knows(chain: Chain, transaction: str) -> bool:
     return found is not None
 
 
-def block_hash(chain: Chain, number: int) -> str | None:
-    """The hash of a node's block, None while it has none of this number."""
-    try:
-        with chain.errors():
-            return bytes(chain.web3.eth.get_block(number)["hash"]).hex()
-    except ChainError:
-        return None
+def sealer(chain: Chain, number: int) -> str:
+    """Who signed a block: Clique's blocks don't name their sealer."""
+    return sealer_of(chain.blocks([number])[number]).lower()
 
 
 def count_at(chain: Chain, block: str) -> int:
@@ -103,94 +80,9 @@ def blocks(chain: Chain) -> list[str | None]:
     return [block_hash(chain, number) for number in range(chain.block_number() + 1)]
 
 
-def sealer(chain: Chain, number: int) -> str:
-    """Who signed a block (EIP-225): Clique's blocks don't name their sealer."""
-    block: Any = chain.web3.eth.get_block(number)
-    extra = bytes(block["proofOfAuthorityData"])
-    names = "parentHash sha3Uncles miner stateRoot transactionsRoot receiptsRoot logsBloom difficulty number gasLimit"
-    fields = [block[name] for name in names.split()] + [block["gasUsed"], block["timestamp"], extra[:-65]]
-    fields += [block[name] for name in ("mixHash", "nonce", "baseFeePerGas")]
-    fields = [decode_hex(field) if isinstance(field, str) else field for field in fields]
-    encoded = rlp.encode([field if isinstance(field, int) else bytes(field) for field in fields])
-    key = keys_of.Signature(extra[-65:]).recover_public_key_from_msg_hash(keccak(encoded))
-    return key.to_address()
-
-
-def agree(chains: Sequence[Chain], patience: float = HANG) -> bool:
-    """Whether nodes come to have the same head.
-
-    Two sealers may have sealed the same transactions in two chains of equal weight; Clique keeps both until one gets
-    the next block. So another transaction is sent when nothing changes.
-    """
-
-    def same() -> bool:
-        with contextlib.suppress(ChainError):
-            heads = {block_hash(chain, chain.block_number()) for chain in chains}
-            return len(heads) == 1 and None not in heads
-        return False
-
-    end = time.monotonic() + patience
-    while not wait_until(same, 1.0, 0.05):
-        if time.monotonic() > end:
-            return False
-        send(chains[0])
-    return True
-
-
-def has_peers(chain: Chain, count: int, patience: float = HANG) -> bool:
-    def has() -> bool:
-        with contextlib.suppress(ChainError):
-            return chain.peers() == count
-        return False
-
-    return wait_until(has, patience, 0.05)
-
-
 def end(child: Child, how: signal.Signals) -> None:
     child.process.send_signal(how)
     child.process.wait(HANG)
-
-
-@contextlib.contextmanager
-def started(
-    nodes: Mapping[str, GethNode], dials: Callable[[str, str], str], logs: Path
-) -> Iterator[dict[str, Child]]:
-    """Start Geth nodes that are initialised, and wait for nothing.
-
-    `dials` says at which enode address the first node dials the second.
-    """
-    geth = binaries.install(binaries.GETH)
-    children: dict[str, Child] = {}
-    try:
-        for name, node in nodes.items():
-            command = node.command(geth, [dials(name, other) for other in nodes if other != name])
-            children[name] = Child(name, command, logs / f"{name}.log")
-        yield children
-    finally:
-        stop_all(list(children.values()))
-
-
-def initialised(folder: Path, accounts: Mapping[str, str]) -> dict[str, GethNode]:
-    """Three sealers with one genesis, on free ports, none started."""
-    nodes = {name: GethNode(folder / name) for name in accounts}
-    ports = iter(free_ports(2 * len(nodes)))
-    for node in nodes.values():
-        node.prepare()
-        node.p2p_port, node.http_port = next(ports), next(ports)
-    genesis_file = folder / "genesis.json"
-    genesis_file.write_text(genesis(CHAIN_ID, [node.sealer for node in nodes.values()], list(accounts.values())))
-    for node in nodes.values():
-        initialise(node, genesis_file)
-    return nodes
-
-
-def initialise(node: GethNode, genesis_file: Path) -> None:
-    command = node.init_command(binaries.install(binaries.GETH), genesis_file)
-    child = Child("geth init", command, node.folder / "init.log")
-    try:
-        assert child.process.wait(HANG) == 0, child.tail()
-    finally:
-        child.stop()
 
 
 # Cold start
@@ -222,6 +114,10 @@ def test_all_nodes_seal(backend: ProcessBackend, chain: Chains) -> None:
     assert agree([chain(node) for node in NODES])
     seen = {sealer(chain("header"), number) for number in range(1, chain("header").block_number() + 1)}
     assert seen == {backend.geth[node].sealer for node in NODES}
+    found = sealers(chain("learner-1"))
+    assert found is not None
+    assert {account.lower() for account in found.accounts} == seen
+    assert (sum(found.sealed.values()), found.missing) == (found.blocks, ())
 
 
 def test_an_unlocked_sealing_account_can_not_be_spent(backend: ProcessBackend, chain: Chains) -> None:
