@@ -105,6 +105,12 @@ class Controls(Protocol):
     def swarm(self) -> Mapping[str, IpfsNode]:
         """Return the nodes of the swarm, by the names of their nodes."""
 
+    def split(self, alone: str | None) -> None:
+        """Connect a node's Geth to no other, or all to one another if None."""
+
+    def date_back(self, seconds: float) -> None:
+        """Put the clock of the embedded chain back by so many seconds."""
+
     def as_node(self, node: str) -> tuple[Contract, Store]:
         """Return contract and store as a node sees them, with its role's account."""
 

@@ -24,6 +24,7 @@ from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ConfigError, ContractError, ProcessError, StoreError
+from fl_node.lab.chain_faults import CHAIN_SCENARIOS
 from fl_node.lab.fault_model import (
     ROUND,
     Check,
@@ -479,6 +480,7 @@ SCENARIOS = {
             settings=_WITHOUT_ONE,
         ),
         *HEADER_SCENARIOS,
+        *CHAIN_SCENARIOS,
         Scenario(
             "geth-killed",
             "A learner's Geth node is killed. The other sealers continue; the learner waits for its own node and "

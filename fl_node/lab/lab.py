@@ -208,6 +208,16 @@ class Lab:
         """Return the nodes of the swarm, by the names of their nodes."""
         return self._backend.ipfs if isinstance(self._backend, ProcessBackend) else {}
 
+    def split(self, alone: str | None) -> None:
+        """Connect a node's Geth to no other, or all to one another if None."""
+        if isinstance(self._backend, ProcessBackend):
+            self._backend.split(alone)
+
+    def date_back(self, seconds: float) -> None:
+        """Put the clock of the embedded chain back by so many seconds."""
+        if isinstance(self._backend, EmbeddedBackend):
+            self._backend.date_back(seconds)
+
     def seconds(self) -> float:
         """Return the seconds since the start of the roles."""
         return time.monotonic() - self._began

@@ -129,6 +129,7 @@ class EmbeddedBackend:
         self._store = store
         self._child: Child | None = None
         self._port = 0
+        self._behind = 0.0
 
     def start(self) -> Mapping[str, Endpoint]:
         """Bring the chain up."""
@@ -148,6 +149,12 @@ class EmbeddedBackend:
         """Bring the chain down."""
         if self._child is not None:
             self._child.stop()
+
+    def date_back(self, seconds: float) -> None:
+        """Restart the chain with a clock that is behind; a block is still later than its parent."""
+        self._behind = seconds
+        self.stop()
+        self._start()
 
     @property
     def ended(self) -> str:
@@ -170,6 +177,7 @@ class EmbeddedBackend:
                 *("--blocks", str(self._folder / "blocks")),
                 *("--accounts", ",".join(self._accounts.values())),
                 *("--port", str(self._port)),
+                *("--behind", str(self._behind)),
             ],
             self._folder / "logs" / "chain.log",
             capture=True,
@@ -232,6 +240,7 @@ class ProcessBackend:
         self.ipfs = {node: IpfsNode(folder / node / "ipfs") for node in accounts}
         self.children: dict[str, Child] = {}
         self._start_commands: dict[str, Callable[[], Child]] = {}
+        self._alone: str | None = None
 
     def start(self) -> Mapping[str, Endpoint]:
         """Start all nodes and wait until they seal and see each other.
@@ -273,6 +282,19 @@ class ProcessBackend:
         if name in self.children:
             self.children[name].stop()
         self.children[name] = self._start_commands[name]()
+
+    def split(self, alone: str | None) -> None:
+        """Restart the Geth nodes so that one is connected to no other, or all to one another if None."""
+        self._alone = alone
+        self._define(binaries.install(binaries.GETH), binaries.install(binaries.KUBO))
+        geths = [f"{node} geth" for node in self.geth]
+        stop_all([self.children[name] for name in geths])
+        for name in geths:
+            self.restart(name)
+            self._listening(name)
+
+    def _are_peers(self, one: str, other: str) -> bool:
+        return one != other and self._alone not in (one, other)
 
     def stop(self) -> None:
         """Bring all nodes down."""
@@ -328,7 +350,7 @@ class ProcessBackend:
             return lambda: Child(name, command, logs / f"{name.replace(' ', '-')}.log", environment)
 
         for node, geth in self.geth.items():
-            peers = [other.enode for name, other in self.geth.items() if name != node]
+            peers = [other.enode for name, other in self.geth.items() if self._are_peers(name, node)]
             self._start_commands[f"{node} geth"] = child(f"{node} geth", geth.command(geth_binary, peers))
         for node, ipfs in self.ipfs.items():
             others = [other for name, other in self.ipfs.items() if name != node]

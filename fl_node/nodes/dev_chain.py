@@ -151,9 +151,12 @@ class EmbeddedChain:
     accounts
         Addresses that own 10^6 ether each from the start. They belong to the genesis: another list with an
         existing file is refused.
+    behind
+        Seconds by which its clock is behind, as that of a sealer who dates blocks back.
     """
 
-    def __init__(self, blocks: Path, accounts: Sequence[str]) -> None:
+    def __init__(self, blocks: Path, accounts: Sequence[str], behind: float = 0.0) -> None:
+        self._behind = behind
         funded = {"balance": BALANCE, "nonce": 0, "code": b"", "storage": {}}
         self._chain: Any = _Chain.from_genesis(
             AtomicDB(),
@@ -255,7 +258,7 @@ class EmbeddedChain:
             raise RpcError(-32000, f"nonce too low: next nonce {nonce}, tx nonce {transaction.nonce}")
         if transaction.nonce > nonce:
             raise RpcError(-32000, f"nonce too high: next nonce {nonce}, tx nonce {transaction.nonce}")
-        now = max(int(time.time()), self._head.timestamp + 1)
+        now = max(int(time.time() - self._behind), self._head.timestamp + 1)
         self._chain.header = self._chain.create_header_from_parent(self._head, timestamp=now)
         try:
             result, _, _ = self._chain.mine_all([transaction])
@@ -631,8 +634,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--blocks", type=Path, required=True, help="file for blocks")
     parser.add_argument("--accounts", required=True, help="addresses that own ether, separated by commas")
     parser.add_argument("--port", type=int, default=0, help="port; a free one if 0")
+    parser.add_argument("--behind", type=float, default=0.0, help="seconds by which the clock is behind")
     options = parser.parse_args(arguments)
-    server = _Server(options.port, EmbeddedChain(options.blocks, options.accounts.split(",")))
+    chain = EmbeddedChain(options.blocks, options.accounts.split(","), options.behind)
+    server = _Server(options.port, chain)
     print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
     try:
         server.serve_forever()

@@ -9,6 +9,7 @@ roles, which the lab then starts through this module.
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from fl_node.cli import app
 from fl_node.errors import ConfigError
 from fl_node.lab import faults, lab
 from fl_node.nodes.backends import EmbeddedBackend, ProcessBackend
-from fl_node.roles import learner, synchronous
+from fl_node.roles import journal, learner, synchronous
 
 GIVES_UP = "gave up after"
 PATIENCE = 20.0
@@ -85,6 +86,10 @@ def _no_standby() -> None:
         faults.SCENARIOS[name] = dataclasses.replace(scenario, standby=False)
 
 
+def _no_clock() -> None:
+    journal.CLOCK_TOLERANCE = math.inf  # type: ignore[attr-defined]
+
+
 def _away_too_long() -> None:
     faults.AWAY = 2 * PATIENCE
 
@@ -132,6 +137,8 @@ WITHOUT = {
     "header-gone": Without("a standby takes over", GIVES_UP, take_away=_no_standby),
     "header-gone-aggregating": Without("a standby takes over", GIVES_UP, take_away=_no_standby),
     "header-returns": Without("a standby takes over", "standby becomes the header", take_away=_no_standby),
+    "header-split": Without("a standby takes over", "nobody took the header's place", take_away=_no_standby),
+    "sealer-dates-back": Without("roles compare the blocks' time with their own", "own clock", take_away=_no_clock),
     "geth-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
     "ipfs-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
     "sealers-gone": Without("a role waits as long as it takes", GIVES_UP, take_away=_away_too_long),
