@@ -120,6 +120,34 @@ class RunNotFinalized(Event):
         return f"global weights {self.round} are not finalized: only {self.attestations} learners attested them"
 
 
+@dataclass(frozen=True, kw_only=True)
+class BudgetSpent(Event):
+    """The run ends before its last round: too few learners may publish within the plan's limit of ε."""
+
+    round: int
+    epsilon: float
+    limit: float
+
+    def text(self) -> str:
+        return f"the privacy budget is spent: ε is {self.epsilon:g} of at most {self.limit:g}; the run ends"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerBudgetSpent(Event):
+    """The learner publishes nothing more, because that would exceed the plan's limit of ε."""
+
+    level = logging.WARNING
+    round: int
+    epsilon: float
+    limit: float
+
+    def text(self) -> str:
+        return (
+            f"this learner's privacy budget is spent: ε is {self.epsilon:g} of at most {self.limit:g}; it publishes "
+            "nothing more"
+        )
+
+
 Wait = Literal[
     "block",
     "chain_error",

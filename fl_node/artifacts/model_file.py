@@ -107,6 +107,7 @@ Count = Annotated[int, Strict(), Field(ge=0, le=MAX_COUNT), Should(f"a whole num
 Positive = Annotated[int, Strict(), Field(ge=1, le=MAX_COUNT), Should(f"a whole number from 1 to {MAX_COUNT}")]
 Share = Annotated[float, BeforeValidator(_float), Field(ge=0, le=1), Should("a number from 0 to 1")]
 Loss = Annotated[float, BeforeValidator(_float), Field(ge=0, le=MAX_LOSS), Should(f"a number from 0 to {MAX_LOSS:g}")]
+Epsilon = Annotated[float, BeforeValidator(_float), Field(ge=0, le=1e9), Should("a number from 0 to 1e9")]
 Line = Annotated[
     str,
     Strict(),
@@ -172,6 +173,9 @@ class GlobalMeta:
     In an asynchronous run no learner is missing; ``taken`` says how many of each learner's publications this file and
     all before it have accepted or rejected, by nodeId. What a learner publishes comes in the order of its account's
     numbers, which no reorganisation changes, so nothing is counted twice and nothing is lost.
+
+    In a run with differential privacy ``spent`` says how many different local weights each learner had published, by
+    nodeId, and ``epsilon`` is the largest ε of a learner by then, for the plan's δ.
     """
 
     __pydantic_config__ = STRICT
@@ -184,6 +188,8 @@ class GlobalMeta:
     refused: Annotated[tuple[Rejection, ...], Many] = ()
     absent: Annotated[tuple[Positive, ...], Many] = ()
     taken: Annotated[tuple[tuple[Positive, Count], ...] | None, Many, Given] = None
+    spent: Annotated[tuple[tuple[Positive, Count], ...] | None, Many, Given] = None
+    epsilon: Annotated[Epsilon | None, Given] = None
 
 
 @dataclass(frozen=True)
@@ -421,8 +427,9 @@ def _texts(meta: LocalMeta | GlobalMeta) -> dict[str, str]:
     for name, value in values.items():
         if name in {"inputs", "refused"}:
             values[name] = [{key: part for key, part in asdict(entry).items() if part is not None} for entry in value]
-    if values.get("taken", ()) is None:
-        del values["taken"]
+    for name in _IF_GIVEN:
+        if values.get(name, ()) is None:
+            del values[name]
     return {"format": FORMAT, "kind": kind} | {
         name: value if isinstance(value, str) else _json(value) for name, value in values.items()
     }
@@ -435,6 +442,8 @@ def _json(value: object) -> str:
 _LOCAL, _GLOBAL = TypeAdapter(LocalMeta), TypeAdapter(GlobalMeta)
 _TEXTS = frozenset({"plan", "parent", "rule"})
 """Fields that are texts as they are; all others are JSON."""
+_IF_GIVEN = frozenset({"taken", "spent", "epsilon"})
+"""Fields that only the files of some runs have."""
 
 
 def _parse(texts: Mapping[str, str]) -> LocalMeta | GlobalMeta:
@@ -457,7 +466,7 @@ def _parse(texts: Mapping[str, str]) -> LocalMeta | GlobalMeta:
 
 def _names(texts: Mapping[str, str], meta: type[LocalMeta] | type[GlobalMeta]) -> None:
     wanted = {"format", "kind"} | {field.name for field in fields(meta)}
-    if missing := sorted(wanted - {"taken"} - set(texts)):
+    if missing := sorted(wanted - _IF_GIVEN - set(texts)):
         _refuse(missing[0], "is missing", "there")
     if extra := sorted(set(texts) - wanted):
         _refuse(_short(extra[0]), "is unknown", f"one of {', '.join(sorted(wanted))}")
@@ -480,8 +489,8 @@ def _refuse_value(error: ValidationError, values: Mapping[str, Any]) -> NoReturn
     if not rest:
         _refuse(str(name), f"is {_short(first['input'])}", f"a list of at most {MAX_ENTRIES} entries")
     entry = _short(values[str(name)][rest[0]])
-    if name == "taken":
-        _refuse("taken", f"has an entry {entry}", "pairs of a nodeId and a number")
+    if name in _IF_GIVEN:
+        _refuse(str(name), f"has an entry {entry}", "pairs of a nodeId and a number")
     wanted = ", ".join(sorted(field.name for field in fields(Input if name == "inputs" else Rejection)))
     _refuse("inputs or refused", f"has an entry {entry}", f"entries with {wanted}")
 

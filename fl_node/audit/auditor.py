@@ -14,15 +14,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 from fl_node.artifacts.store import Store
+from fl_node.audit.budget import check_budget
 from fl_node.audit.journals import check_journals, read_journals
 from fl_node.audit.result import Audit
 from fl_node.audit.senders import check_registrations, check_senders
 from fl_node.audit.verdicts import check_verdicts
-from fl_node.chain.contract import Contract, State
+from fl_node.chain.contract import Contract, LogEntry, State
 from fl_node.errors import ContractError, LogError, PlanError, StoreError, StoreUnreachable
 from fl_node.models.trainer import MakeTrainer
 from fl_node.plan.schema import Plan
-from fl_node.protocol import history
+from fl_node.protocol import budget, history
+from fl_node.protocol.budget import Budget
 from fl_node.protocol.history import History, Round
 from fl_node.protocol.names import HEADER
 from fl_node.protocol.publications import publications
@@ -103,6 +105,7 @@ def audit(
             if past.rounds:
                 _check_rounds(case, contract, past, progress)
             check_verdicts(case, past)
+            check_budget(plan, past, result)
         check_journals(contract, plan, past, evidence, result)
         if not past.rounds:
             result.note("the run has not started: no initial weights")
@@ -113,7 +116,7 @@ def audit(
 def _check_rounds(case: Case, contract: Contract, past: History, progress: Callable[[int, int], None]) -> None:
     result, plan, rounds, reader = case.result, case.plan, past.rounds, case.reader
     closed_rounds = len(rounds) - 1
-    if closed_rounds < plan.rounds:
+    if closed_rounds < plan.rounds and not Budget.of(plan, past).is_over():
         result.note(f"the run is in progress: {closed_rounds} of {plan.rounds} rounds are closed")
     if closed_rounds > plan.rounds:
         result.find(plan.rounds + 1, HEADER, "round", f"the plan ends after {plan.rounds} rounds")
@@ -128,7 +131,7 @@ def _check_rounds(case: Case, contract: Contract, past: History, progress: Calla
         if is_async:
             checker.check(closed, opened.started)
         else:
-            check_closing(case, _closing(case, closed), str(opened.started.cid))
+            check_closing(case, _closing(case, closed, past, opened.started), str(opened.started.cid))
         # Of a round only its result is needed for the next.
         reader.forget(reader.path(str(opened.started.cid)))
         progress(opened.number, closed_rounds)
@@ -137,12 +140,13 @@ def _check_rounds(case: Case, contract: Contract, past: History, progress: Calla
     reader.forget()
 
 
-def _closing(case: Case, closed: Round) -> Closing:
+def _closing(case: Case, closed: Round, past: History, ended: LogEntry) -> Closing:
     """Return a round as the contract fixed it; what came after it closed was never sealed by our contract."""
     if closed.closed is None:
         case.result.find(closed.number + 1, HEADER, "round", "global weights were published while it was open")
     published = {node_id: str(entry.cid) for node_id, entry in closed.latest().items()}
-    return Closing(closed.number, str(closed.started.cid), published, closed.members)
+    spent = {} if case.plan.dp is None else budget.publications(past.publications, ended)
+    return Closing(closed.number, str(closed.started.cid), published, closed.members, spent)
 
 
 def _read_history(contract: Contract) -> tuple[History, State]:

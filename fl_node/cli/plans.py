@@ -74,17 +74,20 @@ def shards(
 def check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a plan and show it with all defaults; list all problems with exit code 2."""
     from fl_node.artifacts import cid
+    from fl_node.data.loading import with_noise
+    from fl_node.lab.show import budget_lines
     from fl_node.plan import loading as plans
 
-    loaded = plans.load(plan, settings or ())
+    loaded = with_noise(plans.load(plan, settings or ()))
     if as_json:
         typer.echo(loaded.to_bytes().decode())
         return
     console.print_json(loaded.model_dump_json())
-    if loaded.data.unknown:
-        missing = ", ".join(f"data.{key}" for key in loaded.data.unknown)
-        console.print(f"{plan} is a valid plan; deployment fills in {missing}")
+    if loaded.unknown:
+        console.print(f"{plan} is a valid plan; deployment fills in {', '.join(loaded.unknown)}")
         return
+    for line in budget_lines(loaded):
+        console.print(line)
     console.print(f"{plan} is a valid plan; its CID is {cid.of_bytes(loaded.to_bytes())}")
 
 

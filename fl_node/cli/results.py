@@ -105,6 +105,10 @@ def status(
     console.print(f"sealers: {sealers or clique.NOT_CLIQUE}")
     for warning in warnings:
         console.print(styled("journals", "red"), f": {warning}", sep="")
+    if result.spent and result.plan.dp is not None:
+        most = max(result.spent.values())
+        limit = "" if result.plan.dp.limit is None else f" of at most {result.plan.dp.limit:g}"
+        console.print(f"privacy: ε = {most:g}{limit} for δ = {result.plan.dp.delta:g}, by what was published")
     for change in result.header_changes:
         console.print(f"the header changed to {change.account}, {change.node}, in block {change.block}")
     for one in result.verdicts:

@@ -77,7 +77,7 @@ def deploy(
 
     modules = module_folder(plan, settings, modules)
     loaded = plans.load(plan, settings or ())
-    if loaded.data.validation or loaded.data.unknown:
+    if loaded.data.validation or loaded.unknown:
         loaded = complete(loaded, data_dir, modules)
     learners = accounts_of(learner)
     chain, run_store = Chain(rpc, load_key(key)), connect(store)
@@ -224,6 +224,7 @@ def _site(
     from fl_node.chain.keys import load_key
     from fl_node.errors import ChainUnreachable, GaveUp
     from fl_node.events import RoleStarted, Waiting
+    from fl_node.privacy.secret import beside
     from fl_node.roles.journal import Recorder
     from fl_node.roles.loop import Site
     from fl_node.runtime.logs import configure, emit
@@ -252,4 +253,4 @@ def _site(
     emit(RoleStarted(role=name, contract=contract, account=chain.address))
     share = files.keep if isinstance(files, IpfsStore) else None
     recorder = Recorder(work, deployed[0], name, load_key(key), share)
-    return Site(chain, deployed[0], files, work, patience, journal=recorder)
+    return Site(chain, deployed[0], files, work, patience, journal=recorder, secret=beside(key))

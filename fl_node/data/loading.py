@@ -11,10 +11,13 @@ from fl_node.data.custom_module import OwnData
 from fl_node.data.custom_module import load as load_module
 from fl_node.data.datasets import FOLDER_FILES, DataSet
 from fl_node.data.held_out import with_held_out
-from fl_node.errors import DataError
+from fl_node.data.partition import shard_size
+from fl_node.errors import DataError, PlanError
 from fl_node.plan.data_sets import CustomData, Folder
 from fl_node.plan.loading import validate
 from fl_node.plan.schema import Plan
+from fl_node.privacy.accounting import noise_multiplier
+from fl_node.privacy.dp import sampling
 
 Data = DataSet | OwnData
 TRIED = 10
@@ -94,8 +97,35 @@ def complete(plan: Plan, data: Data) -> Plan:
     if isinstance(data, DataSet):
         if isinstance(source := plan.data.source, Folder):
             plan = _with(plan, {key: value for key, value in _facts(data).items() if getattr(source, key) is None})
-        return with_held_out(plan, data)
-    return _with(plan, _own_facts(plan, data)) if plan.data.unknown else plan
+        return with_noise(with_held_out(plan, data))
+    return with_noise(_with(plan, _own_facts(plan, data)) if plan.data.unknown else plan)
+
+
+def with_noise(plan: Plan) -> Plan:
+    """Return the plan with the noise multiplier that keeps to its target ε, if it has a target and no noise yet.
+
+    Each learner publishes once a round; the one with the fewest samples needs most noise.
+
+    Raises
+    ------
+    PlanError
+        No noise keeps to the target.
+    """
+    dp = plan.dp
+    if dp is None or dp.noise_multiplier is not None or dp.epsilon is None or plan.data.unknown:
+        return plan
+    training = plan.training
+    found = {
+        sampling(shard_size(plan, node_id), training.batch_size, training.epochs)
+        for node_id in range(1, plan.learners + 1)
+    }
+    try:
+        noise = max(noise_multiplier(dp.epsilon, one.rate, one.steps * plan.rounds, dp.delta) for one in found)
+    except ValueError as error:
+        raise PlanError(f"privacy.dp.epsilon: {error}") from error
+    privacy = plan.model_dump()["privacy"]
+    content = plan.model_dump() | {"privacy": privacy | {"dp": privacy["dp"] | {"noise_multiplier": noise}}}
+    return validate(content, f"plan {plan.name}, with its noise,")
 
 
 def _with(plan: Plan, facts: dict[str, Any]) -> Plan:

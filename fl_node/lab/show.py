@@ -17,6 +17,7 @@ from rich.table import Table
 
 from fl_node import events
 from fl_node.plan.schema import Plan
+from fl_node.protocol import budget
 from fl_node.report.collect import percent, table
 from fl_node.report.contribution import RoundContribution, totals
 from fl_node.runtime.terminal import Numbers, styled, visible
@@ -44,6 +45,7 @@ SHOWN = {
         events.UpdateMissing,
         events.UpdatesAggregated,
         events.RunFinished,
+        events.BudgetSpent,
         events.LocalWeightsDiscarded,
         events.FileFetching,
         events.GlobalWeightsUnusable,
@@ -57,6 +59,24 @@ SHOWN = {
     )
 }
 """Names of the events that have a line where there is no live view."""
+
+
+def budget_lines(plan: Plan) -> list[str]:
+    """Return what a complete plan with differential privacy will spend, a line each; nothing for another plan."""
+    dp = plan.dp
+    if dp is None:
+        return []
+    lines = []
+    for node_id, epsilon in budget.planned(plan).items():
+        one = budget.sampling_of(plan, node_id)
+        lines.append(
+            f"learner {node_id}: ε = {epsilon:g} for δ = {dp.delta:g} after {plan.rounds} publications of "
+            f"{one.steps} steps, sampling rate {one.rate:.4g}, noise multiplier {dp.noise_multiplier:g}"
+        )
+        most = budget.most_publications(plan, node_id)
+        if most is not None and most < plan.rounds:
+            lines.append(f"learner {node_id}: stops at ε = {dp.limit:g}, after {most} of {plan.rounds} publications")
+    return lines
 
 
 class Show:

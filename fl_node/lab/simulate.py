@@ -83,7 +83,9 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
         def site(name: str) -> Site:
             work = folder / "work" / name
             work.mkdir(parents=True, exist_ok=True)
-            return Site(chains[name], chains[name].contract(address), store, work)
+            return Site(
+                chains[name], chains[name].contract(address), store, work, secret=folder / "keys" / f"{name}.secret"
+            )
 
         header = header_of(site(HEADER), plan, trainer, evaluate=False)
         try:

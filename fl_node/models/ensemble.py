@@ -86,6 +86,7 @@ class EnsembleTrainer:
         epochs: int | None = None,
         poison: Poison | None = None,
         teacher: Tensors | None = None,
+        secret: bytes | None = None,  # noqa: ARG002 - a plan with an ensemble has no differential privacy
     ) -> Tensors:
         """Train one model of the ensemble as :meth:`KerasTrainer.train` does.
 
@@ -100,6 +101,8 @@ class EnsembleTrainer:
             As for :meth:`KerasTrainer.train`.
         teacher
             The global weights of all models; None trains without the public set.
+        secret
+            Not used.
 
         Returns
         -------

@@ -20,8 +20,11 @@ from fl_node.artifacts.model_file import Shapes, Tensor, Tensors
 from fl_node.attacks.attack import Poison
 from fl_node.data.datasets import Images, Labels
 from fl_node.errors import ConfigError, DataError, PlanError
+from fl_node.models.dp_sgd import DpSgd
 from fl_node.models.trainer import OnEpoch, Probabilities, Score
 from fl_node.plan.schema import Plan
+from fl_node.privacy import randomness
+from fl_node.privacy.dp import sampling
 from fl_node.runtime import files
 from fl_node.runtime.keras_start import not_float32, prepare
 from fl_node.seeds import derive, permutation
@@ -215,6 +218,7 @@ class KerasTrainer:
             ]
         self._initial = {name: np.asarray(v) for name, v in self._variables().items()}
         self._student: Any = None
+        self._private = DpSgd(self._model, plan.dp) if plan.dp is not None else None
 
     def initial(self) -> Tensors:
         """Return the weights that a run with this plan starts from."""
@@ -235,6 +239,7 @@ class KerasTrainer:
         poison: Poison | None = None,
         teacher: Tensors | None = None,  # noqa: ARG002 - of an ensemble
         lesson: Lesson | None = None,
+        secret: bytes | None = None,
     ) -> Tensors:
         """Train from ``weights`` with a fresh optimizer.
 
@@ -256,15 +261,25 @@ class KerasTrainer:
             Not used by a single model.
         lesson
             Images of the public set to train on as well, with the ensemble's predictions as labels.
+        secret
+            With differential privacy, 32 secret bytes that decide everything random in place of ``seed``.
 
         Returns
         -------
         dict of float32 arrays
             The new weights, bit-identical for the same arguments, threads and TensorFlow build.
+
+        Raises
+        ------
+        ConfigError
+            The plan has differential privacy, and no secret is given.
         """
         images, labels = self._data().training(samples)
         if poison is not None:
             images, labels = poison(images, labels)
+        if self._private is not None:
+            self._train_private(self._private, weights, images, labels, secret, on_epoch)
+            return {name: np.array(v) for name, v in self._variables().items()}
         model, inputs, answers, counts = self._model, self._inputs(images), labels, None
         if lesson is not None:
             model = self._learning()
@@ -288,6 +303,32 @@ class KerasTrainer:
             )
             on_epoch(epoch + 1, float(history.history["accuracy"][0]), float(history.history["loss"][0]))
         return {name: np.array(v) for name, v in self._variables().items()}
+
+    def _train_private(
+        self,
+        private: DpSgd,
+        weights: Tensors,
+        images: Images,
+        labels: Labels,
+        secret: bytes | None,
+        on_epoch: OnEpoch,
+    ) -> None:
+        if secret is None:
+            raise ConfigError("differential privacy needs the secret of a host")
+        training = self.plan.training
+        self._load(weights)
+        for anchor, variable in zip(self._anchors, self._model.trainable_variables, strict=False):
+            anchor.assign(variable)
+        # Which units drop out must be unknown too: with an example more, the others are elsewhere in the step.
+        self._reset(self._model, int(randomness.words(secret, randomness.LAST, 1)[0] >> np.uint64(1)))
+        private.train(
+            self._inputs(images),
+            labels,
+            secret,
+            sampling(len(labels), training.batch_size, training.epochs),
+            training.epochs,
+            on_epoch,
+        )
 
     def labels(self) -> Labels:
         """Return the labels of all training images, shape ``(count,)``."""

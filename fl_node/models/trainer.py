@@ -62,6 +62,7 @@ class Trainer(Protocol):
         *,
         poison: Poison | None = None,
         teacher: Tensors | None = None,
+        secret: bytes | None = None,
     ) -> Tensors:
         """Train from ``weights`` and return the new weights.
 
@@ -80,6 +81,8 @@ class Trainer(Protocol):
         teacher
             The global weights of an ensemble; the model then also trains on the ensemble's predictions for the public
             set.
+        secret
+            With differential privacy, 32 secret bytes that decide sampling and noise; nobody else may know them.
 
         Returns
         -------

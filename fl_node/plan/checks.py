@@ -265,6 +265,34 @@ def _masked(plan: PlanSettings) -> Problems:
         )
 
 
+def _dp_noise(plan: PlanSettings) -> Problems:
+    if plan.dp is None:
+        return
+    dp = plan.dp
+    if dp.noise_multiplier is None and dp.epsilon is None:
+        yield "privacy.dp", "should set noise_multiplier, or epsilon, from which it follows"
+    if dp.epsilon is not None and dp.epsilon_max is not None and dp.epsilon_max < dp.epsilon:
+        yield "privacy.dp.epsilon_max", f"should be at least epsilon = {dp.epsilon:g} (is {dp.epsilon_max:g})"
+
+
+def _dp_delta(plan: PlanSettings) -> Problems:
+    """Who publishes one of n examples as it is has δ = 1/n, so that a δ of this size promises nothing."""
+    if plan.dp is None:
+        return
+    given = getattr(plan.data.source, "samples", None)
+    train = plan.data.train or plan.data.available[0] - plan.data.kept
+    samples = min(given) if given else train // plan.learners
+    if samples > 0 and plan.dp.delta * samples >= 1:
+        yield "privacy.dp.delta", f"should be below 1 / {samples}, the examples of a learner (is {plan.dp.delta:g})"
+
+
+def _dp_mode(plan: PlanSettings) -> Problems:
+    if plan.dp is not None and plan.dp.epsilon_max is not None and plan.mode == "async":
+        yield "privacy.dp.epsilon_max", 'should be left out with mode = "async", which has no round that all end with'
+    if plan.dp is not None and plan.mode == "ensemble":
+        yield "privacy.dp", 'does not support mode = "ensemble", whose learners also train on a public set'
+
+
 CHECKS: tuple[Callable[[PlanSettings], Problems], ...] = (
     _train_exists,
     _test_exists,
@@ -289,4 +317,7 @@ CHECKS: tuple[Callable[[PlanSettings], Problems], ...] = (
     _enough_for_all,
     _fixed_point,
     _masked,
+    _dp_noise,
+    _dp_delta,
+    _dp_mode,
 )

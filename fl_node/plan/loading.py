@@ -180,9 +180,8 @@ def check_complete(plan: Plan, source: str) -> None:
     PlanError
         Something is; the message names it.
     """
-    if plan.data.unknown:
-        missing = ", ".join(f"data.{key}" for key in plan.data.unknown)
-        raise PlanError(f"{source} lacks settings that deployment fills in: {missing}")
+    if plan.unknown:
+        raise PlanError(f"{source} lacks settings that deployment fills in: {', '.join(plan.unknown)}")
 
 
 def _override(content: dict[str, Any], override: str) -> None:

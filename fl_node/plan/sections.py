@@ -19,6 +19,7 @@ from fl_node.partitions import PARTITION_CHOICE, Equal, Partition, Pool
 from fl_node.plan.data_sets import SOURCE_CHOICE, Mnist, Sha256, Source
 from fl_node.plan.models import MODEL_CHOICE, EnsembleModel, Model, SingleModel
 from fl_node.plan.modes import MODE_CHOICE, Distillation, Ensemble, Mode, Synchronous
+from fl_node.privacy.dp import DpPlan
 from fl_node.runtime.settings import FILLED_IN, NodeIds, Positive, Settings
 
 Images = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -193,6 +194,7 @@ class PrivacyPlan(Settings):
             "more than two thirds of the learners.",
         ),
     ] = 0
+    dp: Annotated[DpPlan | None, Field(description="Differential privacy, if given.")] = None
 
 
 class AttackPlan(Settings):
@@ -318,6 +320,17 @@ class PlanSettings(Settings):
     def distillation(self) -> Distillation | None:
         """How learners of an ensemble learn from each other, if they do."""
         return self.strategy.distillation if isinstance(self.strategy, Ensemble) else None
+
+    @property
+    def dp(self) -> DpPlan | None:
+        """Differential privacy, if the plan has it."""
+        return self.privacy.dp
+
+    @property
+    def unknown(self) -> list[str]:
+        """The settings that deployment still has to fill in, by their keys."""
+        noise = ["privacy.dp.noise_multiplier"] if self.dp is not None and self.dp.noise_multiplier is None else []
+        return [f"data.{key}" for key in self.data.unknown] + noise
 
     @property
     def required_learners(self) -> int:

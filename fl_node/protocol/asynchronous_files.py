@@ -13,6 +13,7 @@ from pathlib import Path
 from fl_node.aggregation import asynchronous
 from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection, WeightsFile, write_stream
 from fl_node.plan.schema import Plan
+from fl_node.protocol import budget
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def asynchronous_file(
     updates: Sequence[Update],
     refused: Sequence[Rejection],
     taken: Sequence[tuple[int, int]],
+    stated: float | None = None,
 ) -> WeightsFile:
     """Write the global file that updates make of the last global weights; header and audit both call this.
 
@@ -49,7 +51,10 @@ def asynchronous_file(
         What was not taken since the last global weights.
     taken
         How many publications of each learner are now accepted or rejected, by nodeId.
+    stated
+        ε as the file states it that is to be made again; see :func:`fl_node.protocol.budget.spent`.
     """
+    spent = budget.spent(plan, dict(taken), stated)
     rule, round_ = plan.asynchronous_rule, parent.global_meta.round
     made = rule.apply(
         parent.mapped(),
@@ -75,5 +80,7 @@ def asynchronous_file(
         ),
         refused=tuple(refused),
         taken=tuple(sorted(taken)),
+        spent=None if spent is None else spent.publications,
+        epsilon=None if spent is None else spent.epsilon,
     )
     return write_stream(path, meta, parent.shapes, made.tensor)

@@ -23,6 +23,7 @@ from fl_node.artifacts.model_file import (
     write_stream,
 )
 from fl_node.plan.schema import Plan
+from fl_node.protocol.budget import Spent
 
 
 def is_enough(plan: Plan, inputs: int) -> bool:
@@ -102,6 +103,7 @@ def global_file(
     evidence: Evidence | None = None,
     refused: Sequence[Rejection] = (),
     absent: Sequence[int] = (),
+    spent: Spent | None = None,
 ) -> WeightsFile:
     """Write the global file that a plan's rule makes of local files; header and audit both call this.
 
@@ -123,6 +125,8 @@ def global_file(
         Of an ensemble whose plan measures its members: what an architecture's weights say of the held-out images.
     refused, absent
         Learners whose file was not taken, and learners without one.
+    spent
+        What had been spent when the round closed, in a run with differential privacy.
 
     Raises
     ------
@@ -154,6 +158,8 @@ def global_file(
         ),
         refused=tuple(sorted(refused, key=lambda refusal: refusal.node_id)),
         absent=tuple(sorted(absent)),
+        spent=None if spent is None else spent.publications,
+        epsilon=None if spent is None else spent.epsilon,
     )
     return write_stream(path, meta, shapes, made.tensor)
 

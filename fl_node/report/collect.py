@@ -20,6 +20,7 @@ from fl_node.errors import StoreError, WeightsError
 from fl_node.models.trainer import Score
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
+from fl_node.protocol.budget import Budget
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.verdicts import HeaderChange, Verdict, header_changes, verdicts
 
@@ -91,6 +92,8 @@ class RoundResult:
     """The local files that the global file speaks of, in its order; an asynchronous one may name a learner twice."""
     counts: dict[str, float] = field(default_factory=dict)
     """Of an ensemble: what each architecture counts for in its answers."""
+    epsilon: float | None = None
+    """The largest ε of a learner by then, as the global file says; None without differential privacy."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,15 @@ class Result:
     verdicts: tuple[Verdict, ...] = ()
     """What the learners said of all global weights, withdrawn ones too."""
     header_changes: tuple[HeaderChange, ...] = ()
+    spent: dict[int, float] = field(default_factory=dict)
+    """ε of each learner by all that it published, by nodeId; nothing without differential privacy."""
+    budget_over: bool = False
+    """Whether the privacy budget has ended the run."""
 
     @property
     def ended(self) -> bool:
-        """Whether all rounds of the plan are closed."""
-        return self.round >= self.plan.rounds
+        """Whether all rounds of the plan are closed, or the privacy budget has ended the run."""
+        return self.round >= self.plan.rounds or self.budget_over
 
 
 def collect(
@@ -240,9 +247,11 @@ def collect(
                 dict(zip(plan.architectures, file.tensor(WEIGHTS).tolist(), strict=True))
                 if file and WEIGHTS in file.shapes
                 else {},
+                meta.epsilon if meta else None,
             )
         )
     current = past.rounds[-1].latest() if past.rounds else {}
+    budget = Budget.of(plan, past)
     return Result(
         plan=plan,
         plan_cid=past.plan_cid,
@@ -256,6 +265,8 @@ def collect(
         costs=_costs(past, sealed, sizes) if traced else (),
         verdicts=verdicts(past),
         header_changes=header_changes(past),
+        spent=budget.epsilons() if plan.dp is not None else {},
+        budget_over=budget.is_over(),
     )
 
 
@@ -295,6 +306,7 @@ def as_json(result: Result, **more: Any) -> str:
         "costs": [asdict(one) for one in result.costs],
         "verdicts": [asdict(one) for one in result.verdicts],
         "header_changes": [asdict(one) for one in result.header_changes],
+        "epsilon": result.spent,
     }
     return json.dumps(content | more, indent=2)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fl_node.audit.budget import UNPROVEN
 from fl_node.audit.result import Audit
 from fl_node.data.partition import shard_size
 from fl_node.models.error_analysis import ErrorAnalysis
@@ -96,6 +97,9 @@ def context(
         "trained_on": sum(shard_size(result.plan, n) for n in range(1, result.plan.learners + 1)),
         "shared_out": result.plan.data.partitioner.description,
         "rounds": [(one, members(one)) for one in result.rounds],
+        "epsilon": max(result.spent.values(), default=None),
+        "budget_rows": [[node_id, f"{spent:g}"] for node_id, spent in result.spent.items()],
+        "unproven": UNPROVEN,
         "left_out": left_out(result),
         "left_rows": [[one.round, one.node_id, one.what, one.reason] for one in left_out(result)],
         "turns": when,
@@ -142,6 +146,16 @@ def pictures(result: Result, split: Mapping[int, Sequence[int]] | None) -> dict[
         if any(one.points for one in curves(result, loss=True)):
             title = "Loss on the test images by round, of each learner and of the global weights"
             found["loss"] = plots.lines("loss", title, curves(result, loss=True), "loss (cross-entropy)", "round")
+    spent = [
+        (one.epsilon, 100 * one.result.accuracy)
+        for one in result.rounds
+        if one.epsilon is not None and one.result.accuracy is not None
+    ]
+    if spent:
+        title = "Accuracy of the global weights against what was spent of the privacy budget"
+        line = Line("global", spent, "global")
+        label = f"ε for δ = {result.plan.dp.delta:g}" if result.plan.dp is not None else "ε"
+        found["budget"] = plots.lines("budget", title, [line], "accuracy, %", label, whole=False)
     if result.plan.mode == "async" and any(turn.member.share is not None for turn in turns(result)):
         for key, title, y_label, of in (
             ("staleness", "Staleness of each update", "rounds closed since the start of the update", _staleness),
@@ -362,6 +376,8 @@ def shade(value: int, most: int, *, right: bool = False) -> str:
 
 
 def _state(result: Result) -> str:
+    if result.budget_over and result.round < result.plan.rounds:
+        return f"ended after {result.round} of {result.plan.rounds} rounds, when its privacy budget was spent"
     if result.ended:
         return f"ended after {result.round} rounds"
     return f"is in progress, in round {result.round} of {result.plan.rounds}"

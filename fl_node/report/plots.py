@@ -66,8 +66,8 @@ class Span:
     kind: Literal["work", "wait"]
 
 
-def lines(name: str, title: str, some: Sequence[Line], y_label: str, x_label: str) -> str:
-    """Draw lines over whole numbers, such as rounds.
+def lines(name: str, title: str, some: Sequence[Line], y_label: str, x_label: str, *, whole: bool = True) -> str:
+    """Draw lines over numbers, such as rounds.
 
     Parameters
     ----------
@@ -79,6 +79,8 @@ def lines(name: str, title: str, some: Sequence[Line], y_label: str, x_label: st
         The lines; learners in the order of nodeId.
     y_label, x_label
         The titles of the axes.
+    whole
+        Whether the horizontal axis has whole numbers only.
     """
     with _figure(WIDTH, 3.4) as (figure, axes):
         learners = [line for line in some if line.kind == "learner"]
@@ -97,7 +99,8 @@ def lines(name: str, title: str, some: Sequence[Line], y_label: str, x_label: st
             style: dict[str, Any] = {"color": MUTED, "linewidth": 1, "label": line.label, "zorder": 1.5}
             axes.plot(*_xy(line), marker=marker, markersize=_size(line), linestyle=dash, **style)
         axes.margins(x=0.04)
-        _whole_numbers(axes.xaxis)
+        if whole:
+            _whole_numbers(axes.xaxis)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         _legend(figure, axes)

@@ -15,7 +15,7 @@ from fl_node.artifacts import model_file
 from fl_node.artifacts.download import with_share
 from fl_node.artifacts.model_file import Rejection, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
-from fl_node.chain.contract import View
+from fl_node.chain.contract import State, View
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.protocol import history
 from fl_node.protocol.asynchronous_files import Update, asynchronous_file
@@ -312,6 +312,8 @@ class AsynchronousLearner(Learner):
         if local is not None:
             # Whether a block took it is seen on chain, after a restart as well.
             if not self._is_published(node_id, local.cid):
+                if not self._may_publish(state.round, node_id, local):
+                    return self._wait_for_end(state)
                 return self._unverified(*start) or self._publish(local, view.nonce)
             self._last = local.local_meta.round
             return None
@@ -319,6 +321,8 @@ class AsynchronousLearner(Learner):
             self._push_on(view, node_id, global_cid)
             text = f"global weights newer than {state.round}"
             return Waiting("newer_weights", text, round=state.round, watch=contract.state, seen=state)
+        if not self._may_publish(state.round, node_id, None):
+            return self._wait_for_end(state)
         return self._train(state.round, node_id, global_cid)
 
     def _push_on(self, view: View, node_id: int, global_cid: str) -> None:
@@ -338,6 +342,10 @@ class AsynchronousLearner(Learner):
             self._idle = global_cid + str(state.header), now
         if now - self._idle[1] > plan.header_timeout:
             self._vote(view, node_id)
+
+    def _wait_for_end(self, state: State) -> Waiting:
+        text = "the end of the run; its privacy budget is spent"
+        return Waiting("round_end", text, round=state.round, watch=self._site.contract.round, seen=state.round)
 
     def _is_published(self, node_id: int, name: str) -> bool:
         return any(one.node_id == node_id and one.cid == name for one in publications(self._site.contract.log()))

@@ -15,6 +15,7 @@ from fl_node.roles import policy
 from fl_node.roles.arrivals import Arrivals
 from fl_node.roles.asynchronous import Asynchronous, AsynchronousLearner
 from fl_node.roles.attack import check_allowed
+from fl_node.roles.budget_watch import BudgetWatch
 from fl_node.roles.header import Header, standing_by
 from fl_node.roles.learner import Learner, Record
 from fl_node.roles.loop import Done, Site, Waiting, fetch_plan, reconcile
@@ -53,11 +54,14 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, 
     if not standby and state.header != site.chain.address:
         emit(events.HeaderReplaced(round=state.round, header=str(state.header)))
     header: list[Header] = []
+    budget: list[BudgetWatch] = []
 
     def step() -> Waiting | None:
         if not header:
             plan = fetch_plan(site)
-            if (waiting := wait_as_standby(site, plan)) is not None:
+            if not budget:
+                budget.append(BudgetWatch(site.contract, plan))
+            if (waiting := wait_as_standby(site, plan, budget[0])) is not None:
                 return waiting
             if standby:
                 emit(events.HeaderTakenOver(round=site.contract.round()))
@@ -72,7 +76,7 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, 
         site.close()
 
 
-def wait_as_standby(site: Site, plan: Plan) -> Waiting | None:
+def wait_as_standby(site: Site, plan: Plan, budget: BudgetWatch | None = None) -> Waiting | None:
     """Return what a standby waits for, without the plan's model; None if the contract names its account.
 
     Parameters
@@ -81,6 +85,8 @@ def wait_as_standby(site: Site, plan: Plan) -> Waiting | None:
         The standby's node.
     plan
         The run's plan.
+    budget
+        Its privacy budget, if it has one.
 
     Raises
     ------
@@ -89,7 +95,8 @@ def wait_as_standby(site: Site, plan: Plan) -> Waiting | None:
     """
     contract = site.contract
     state = contract.state()
-    if state.round >= plan.rounds and (not plan.is_verified or history.read(contract).is_finalized(state.round)):
+    is_last = state.round >= plan.rounds or (budget is not None and budget.is_over(state))
+    if is_last and (not plan.is_verified or history.read(contract).is_finalized(state.round)):
         emit(events.RunFinished(round=state.round))
         raise Done
     if state.header == site.chain.address:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
 
 from fl_node import events
 from fl_node.artifacts.model_file import WeightsFile
@@ -12,6 +13,7 @@ from fl_node.chain.contract import State
 from fl_node.errors import ContractError, FLNodeError
 from fl_node.protocol import history
 from fl_node.protocol.global_files import initial_file
+from fl_node.roles.budget_watch import BudgetWatch
 from fl_node.roles.deploy import start
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.roles.strategy import Context, Strategy
@@ -42,6 +44,7 @@ class Header:
         self._last_since: tuple[str, float] | None = (
             None  # the last weights of the run, and when they were seen first
         )
+        self._budget = BudgetWatch(context.site.contract, context.plan)
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
 
     def close(self) -> None:
@@ -67,14 +70,9 @@ class Header:
         view = contract.look(self._site.chain.address)
         self._site.see(view, plan)
         state = view.state
-        is_last = state.round >= plan.rounds
+        is_last = state.round >= plan.rounds or self._budget.is_over(state)
         if is_last and (waiting := self._wait_for_attestations(state)) is None:
-            if self._evaluator:
-                if state.header == self._site.chain.address:
-                    self._evaluate(state.round, str(state.global_cid))
-                self._evaluator.shutdown()
-            emit(events.RunFinished(round=state.round))
-            raise Done
+            self._finish(state)
         if state.header != self._site.chain.address:
             return self._stand_by(state)
         if self._successor is not None:
@@ -90,6 +88,21 @@ class Header:
         if waiting := self._strategy.wait_for(view, state.global_cid):
             return waiting
         return self._publish(self._aggregate(state.round), view.nonce)
+
+    def _finish(self, state: State) -> NoReturn:
+        """End the role, when the last global weights are measured.
+
+        Raises
+        ------
+        Done
+            Always.
+        """
+        if self._evaluator:
+            if state.header == self._site.chain.address:
+                self._evaluate(state.round, str(state.global_cid))
+            self._evaluator.shutdown()
+        emit(events.RunFinished(round=state.round))
+        raise Done
 
     def _stand_by(self, state: State) -> Waiting:
         """Wait until the contract names this account; another one leads the run."""

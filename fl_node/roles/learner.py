@@ -21,11 +21,14 @@ from fl_node.data import partition
 from fl_node.errors import ConfigError, FileMissing, WeightsError
 from fl_node.models.trainer import OnEpoch, Trainer
 from fl_node.plan.schema import Plan
+from fl_node.privacy.secret import load_or_create
+from fl_node.protocol import budget
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import local_shapes
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.verification.synchronous import Closing
 from fl_node.roles.attack import check_allowed, poison, tamper
+from fl_node.roles.budget_watch import BudgetWatch
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.roles.verifier import Verifier
 from fl_node.runtime.logs import emit
@@ -101,6 +104,8 @@ class Learner:
         self._unfit: _Unfit | None = None
         self._verifier = Verifier(site, plan, self._plan_cid, trainer) if verify and plan.is_verified else None
         self._watch = _Watch()
+        self._budget = BudgetWatch(site.contract, plan)
+        self._spent = False
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
 
     def close(self) -> None:
@@ -122,7 +127,7 @@ class Learner:
         view = contract.look(self._site.chain.address)
         self._site.see(view, plan)
         state, node_id = view.state, view.node_id
-        if state.round >= plan.rounds:
+        if state.round >= plan.rounds or self._budget.is_over(state):
             if node_id is not None and (waiting := self._attest(view, node_id)) is not None:
                 return waiting
             emit(events.RunFinished(round=state.round))
@@ -148,11 +153,22 @@ class Learner:
                 return waiting
         published = contract.local_weight_at(state.round, node_id, view.block)
         local = self._finished(state.round, node_id, global_cid)
-        if state.closed or (published and (local is None or published == local.cid)):
+        # With differential privacy what was published stays: a second one would cost as much as a round.
+        stays = local is None or published == local.cid or self._plan.dp is not None
+        if state.closed or (published and stays):
+            return self._wait_for_others(view, node_id)
+        if not self._may_publish(state.round, node_id, local):
             return self._wait_for_others(view, node_id)
         if local is None:
             return self._train(state.round, node_id, global_cid)
         return self._unverified(state.round, global_cid) or self._publish(local, view.nonce)
+
+    def _may_publish(self, round_: int, node_id: int, local: WeightsFile | None) -> bool:
+        """Return whether the privacy budget lets this learner publish its local weights, or new ones."""
+        if self._spent:
+            return False  # it never becomes less
+        self._spent = not self._budget.may_publish(node_id, round_, local.cid if local is not None else None)
+        return not self._spent
 
     def _unverified(self, round_: int, global_cid: str) -> Waiting | None:
         """Return what the verification of these global weights waits for; None if they are right."""
@@ -218,7 +234,8 @@ class Learner:
             self._open = ((round_, state.closed), now, published)
             if self._verifier is not None and state.closed:
                 members = frozenset(contract.members(round_, block))
-                self._verifier.expect(Closing(round_, str(state.global_cid), dict(published), members))
+                spent = {} if self._plan.dp is None else budget.publications(contract.log())
+                self._verifier.expect(Closing(round_, str(state.global_cid), dict(published), members, spent))
             elif self._verifier is not None:
                 self._verifier.fetch(published)
         self._push(view, node_id, published)
@@ -315,7 +332,7 @@ class Learner:
 
         # Of a global file the weights of this learner's model alone, not what else is in it.
         weights_ = {name: file.tensor(name) for name in local_shapes(plan, trainer.shapes(), node_id)}
-        trained = self._trained(weights_, node_id, round_, on_epoch, teacher)
+        trained = self._trained(weights_, node_id, round_, on_epoch, teacher, self._secret(round_, parent))
         if plan.stragglers is not None and node_id in plan.stragglers.learners:
             time.sleep((plan.stragglers.factor - 1) * (time.monotonic() - start))
         emit(events.TrainingEnded(round=round_, seconds=time.monotonic() - start))
@@ -364,6 +381,24 @@ class Learner:
         self._forget(round_)
         return None
 
+    def _secret(self, round_: int, parent: str) -> bytes | None:
+        """Return what decides sampling and noise; None without differential privacy.
+
+        It goes by the global weights too: of a withdrawn round others come, and with the same noise the difference
+        of what is trained from the two would show the gradients.
+
+        Raises
+        ------
+        ConfigError
+            The host has no secret, or the file is not its own alone.
+        """
+        if self._plan.dp is None:
+            return None
+        if self._site.secret is None:
+            raise ConfigError("differential privacy needs the secret of a host")
+        host = load_or_create(self._site.secret)
+        return host.derive(self._site.contract.address, round_, "dp-sgd", parent)
+
     def _still_wanted(self, round_: int, name: str) -> Progress:
         """Return what logs how far a file of global weights is, and ends the fetch when its round has closed."""
         meter = logged(name)
@@ -393,15 +428,22 @@ class Learner:
         return self._plan.attack is not None and node_id in self._plan.attack.learners
 
     def _trained(
-        self, parent: Tensors, node_id: int, round_: int, on_epoch: OnEpoch, teacher: Tensors | None
+        self,
+        parent: Tensors,
+        node_id: int,
+        round_: int,
+        on_epoch: OnEpoch,
+        teacher: Tensors | None,
+        secret: bytes | None,
     ) -> Tensors:
         """Train, and do what the plan has this learner do to the run."""
         attack, seed = self._plan.attack, derive(self._plan.seed, node_id, round_)
+        shard, train = self._shard(node_id), functools.partial(self._trainer.train, secret=secret)
         if attack is None or not self._attacks(node_id):
-            return self._trainer.train(parent, self._shard(node_id), seed, on_epoch, teacher=teacher)
+            return train(parent, shard, seed, on_epoch, teacher=teacher)
         emit(events.AttackStarted(round=round_, kinds=attack.kinds))
         dirty = poison(attack, seed, self._plan.data.class_count)
-        trained = self._trainer.train(parent, self._shard(node_id), seed, on_epoch, poison=dirty, teacher=teacher)
+        trained = train(parent, shard, seed, on_epoch, poison=dirty, teacher=teacher)
         return tamper(attack, parent, trained, seed)
 
     def _publish(self, local: WeightsFile, nonce: int) -> Waiting | None:

@@ -78,6 +78,8 @@ class Site:
     patience: float = 0.0
     """Seconds after which a role that waits for the same gives up; 0 means never."""
     timing: Timing = field(default_factory=Timing)
+    secret: Path | None = None
+    """The file of the host's secret, which is made when it is needed first; without it there are no private runs."""
     journal: Recorder | None = None
     """Keeps what the role sees of each round, signed; None in a simulation."""
 

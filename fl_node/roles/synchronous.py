@@ -15,6 +15,7 @@ from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.contract import View
 from fl_node.errors import StoreUnreachable, WeightsError
 from fl_node.models.evidence import evidence
+from fl_node.protocol import budget
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import global_file, is_enough, needs_parent
 from fl_node.protocol.names import MISSING
@@ -109,6 +110,7 @@ class Synchronous:
             evidence=self._evidence,
             refused=rejected,
             absent=[node_id for node_id in current.members if node_id not in current.published],
+            spent=None if plan.dp is None else budget.spent(plan, budget.publications(self._site.contract.log())),
         )
 
     def forget(self, current: WeightsFile) -> None:  # noqa: ARG002

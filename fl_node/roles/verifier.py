@@ -17,7 +17,7 @@ from fl_node.chain.contract import Contract
 from fl_node.errors import FLNodeError, StoreError, WeightsError
 from fl_node.models.trainer import Trainer
 from fl_node.plan.schema import Plan
-from fl_node.protocol import history
+from fl_node.protocol import budget, history
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import global_file
 from fl_node.protocol.names import HEADER
@@ -259,6 +259,7 @@ class Verifier:
                 inputs=files,
                 parent_file=parent,
                 absent=sorted(closing.members - set(closing.published)),
+                spent=budget.spent(plan, closing.spent),
             )
             reader.remember(replace(made, path=made.path.replace(reader.path(made.cid))))
             self._expected = made.cid
@@ -355,7 +356,8 @@ class Verifier:
             closed = self._contract.closed_round(number - 1, name)
             if closed is None:
                 return Verdict(number, name, lacking=f"the newest block shows no global weights {name}")
-            closing = Closing(number - 1, closed.parent, closed.published, frozenset(closed.members))
+            spent = {} if self._plan.dp is None else budget.publications_at(self._contract.log(), number, name)
+            closing = Closing(number - 1, closed.parent, closed.published, frozenset(closed.members), spent)
             if name != self._expected or closing != self._expecting:
                 check_closing(case, closing, name, self._seen)
         proven = [finding for finding in result.findings if finding.proven]

@@ -347,7 +347,8 @@ def with_metadata(path: Path, meta: LocalMeta | GlobalMeta, changes: dict[str, A
 
 @pytest.mark.parametrize("meta", [LOCAL, GLOBAL, INITIAL], ids=["local", "global", "initial"])
 def test_metadata_that_lacks_any_one_field_are_refused(tmp_path: Path, meta: LocalMeta | GlobalMeta) -> None:
-    names = ["format", "kind", *(field.name for field in dataclasses.fields(meta) if field.name != "taken")]
+    optional = {"taken", "spent", "epsilon"}
+    names = ["format", "kind", *(field.name for field in dataclasses.fields(meta) if field.name not in optional)]
     for name in names:
         assert with_metadata(tmp_path / "file", meta, {name: None}).startswith(f"metadata: {name} is")
 
@@ -493,6 +494,11 @@ def test_a_wrong_value_in_global_metadata_is_refused(tmp_path: Path, name: str, 
         (GLOBAL, {"taken": "null"}, "metadata.taken"),
         (GLOBAL, {"taken": "[[1]]"}, "metadata.taken"),
         (GLOBAL, {"taken": "[[0,1]]"}, "metadata.taken"),
+        (GLOBAL, {"spent": "null"}, "metadata.spent"),
+        (GLOBAL, {"spent": "[[1,2,3]]"}, "metadata.spent"),
+        (GLOBAL, {"epsilon": "null"}, "metadata.epsilon"),
+        (GLOBAL, {"epsilon": "-1.0"}, "metadata.epsilon"),
+        (GLOBAL, {"epsilon": "1"}, "metadata.epsilon"),
     ],
 )
 def test_a_refusal_of_metadata_has_the_code_of_the_field(

@@ -207,6 +207,7 @@ class AsynchronousChecker:
                 updates=good,
                 refused=meta.refused,
                 taken=meta.taken or (),
+                stated=meta.epsilon,
             )
             report_difference(case, number, file, expected, "its updates give")
 

@@ -102,7 +102,7 @@ def report_difference(case: Case, number: int, file: WeightsFile, expected: Weig
 
 
 def _compare_meta(case: Case, number: int, meta: GlobalMeta, right: GlobalMeta) -> None:
-    for name in ("plan", "round", "parent", "rule", "refused", "absent", "taken"):
+    for name in ("plan", "round", "parent", "rule", "refused", "absent", "taken", "spent", "epsilon"):
         case.result.compare(number, HEADER, name, getattr(meta, name), getattr(right, name))
     _compare_shares(case, number, meta.inputs, right.inputs)
 

@@ -8,11 +8,12 @@ missing. Rejections must be deserved, and the plan's rule must give the same glo
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fl_node.aggregation import ensemble
 from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection, WeightsFile
 from fl_node.errors import WeightsError
+from fl_node.protocol import budget
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import global_file, needs_parent
 from fl_node.protocol.names import MISSING, learner_label
@@ -27,13 +28,15 @@ class Closing:
     """A closed round, as the contract fixed it.
 
     ``published`` are the CIDs of its local weights by nodeId, ``members`` the learners registered when it closed, and
-    ``parent`` the CID of the global weights that it started from.
+    ``parent`` the CID of the global weights that it started from. ``spent`` is the number of different local weights
+    that each learner had published in the whole run by then; only differential privacy needs it.
     """
 
     number: int
     parent: str
     published: Mapping[int, str]
     members: frozenset[int]
+    spent: Mapping[int, int] = field(default_factory=dict)
 
 
 def check_closing(case: Case, closing: Closing, name: str, seen: Collection[str] = ()) -> None:
@@ -75,6 +78,7 @@ def check_closing(case: Case, closing: Closing, name: str, seen: Collection[str]
             evidence=lambda member, _weights: file.tensor(ensemble.evidence_name(member)),
             refused=meta.refused,
             absent=meta.absent,
+            spent=budget.spent(case.plan, closing.spent, meta.epsilon),
         )
         report_difference(case, number, file, expected, "its local files give")
     check_evidence(case, number, file)

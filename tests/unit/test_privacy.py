@@ -1,0 +1,233 @@
+"""The privacy budget by plan and chain, the noise, and the plans that can have no differential privacy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import comb, logsumexp
+
+from fl_node.chain.contract import GLOBAL_WEIGHT_SET, LOCAL_WEIGHT_SET, ROUND_CLOSED, WITHDRAWN, LogEntry
+from fl_node.data.loading import with_noise
+from fl_node.errors import PlanError
+from fl_node.plan import loading
+from fl_node.plan.schema import Plan
+from fl_node.privacy import accounting, randomness
+from fl_node.privacy.dp import Sampling, sampling
+from fl_node.protocol import budget, history
+from fl_node.protocol.budget import Budget
+
+KEY = bytes(range(32))
+
+
+def plan(dp: dict[str, Any] | None = None, **settings: Any) -> Plan:
+    content = {
+        "name": "private",
+        "rounds": 4,
+        "learners": 3,
+        "data": {"name": "digits"},
+        "training": {"epochs": 2, "batch_size": 64},
+        "privacy": {"dp": {"noise_multiplier": 1.0} if dp is None else dp},
+    }
+    return loading.validate(content | settings, "plan")
+
+
+def renyi(noise: float, rate: float, order: int) -> float:
+    """Return the Rényi divergence of a step at a whole order: Mironov et al. 2019, section 3.3."""
+    terms = [
+        math.log(comb(order, k))
+        + (order - k) * math.log1p(-rate)
+        + k * math.log(rate)
+        + (k * k - k) / (2 * noise * noise)
+        for k in range(order + 1)
+    ]
+    return float(logsumexp(terms)) / (order - 1)
+
+
+def test_the_example_of_abadi_et_al_costs_what_they_say() -> None:
+    # Section 3: with q = 0.01, sigma = 4, delta = 1e-5 and 10,000 steps, the moments accountant gives ε ≈ 1.26.
+    delta, orders = 1e-5, range(2, 65)
+    curve = {order: 10_000 * renyi(4.0, 0.01, order) for order in orders}
+    moments = min(value + math.log(1 / delta) / (order - 1) for order, value in curve.items())
+    assert moments == pytest.approx(1.26, abs=0.005)
+    # Ours converts the same curve as Canonne, Kamath & Steinke (2020) do, which gives less.
+    converted = min(
+        value + math.log1p(-1 / order) - math.log(delta * order) / (order - 1) for order, value in curve.items()
+    )
+    found = accounting.epsilon(4.0, 0.01, 10_000, delta)
+    assert found == pytest.approx(converted, rel=0.01)
+    assert found <= converted
+
+
+def test_without_sampling_epsilon_is_a_little_above_that_of_the_gaussian_mechanism() -> None:
+    # Balle & Wang (2018): the exact δ of ε.
+    exact = accounting.epsilon(2.0, 1.0, 1, 1e-5)
+    a, b = 1 / 4 - exact * 2, -1 / 4 - exact * 2
+    delta = stats.norm.cdf(a) - math.exp(exact) * stats.norm.cdf(b)
+    assert 1e-6 < delta <= 1e-5
+
+
+def test_more_steps_and_less_noise_cost_more() -> None:
+    base = accounting.epsilon(1.0, 0.1, 10, 1e-5)
+    assert accounting.epsilon(1.0, 0.1, 0, 1e-5) == 0
+    assert accounting.epsilon(1.0, 0.1, 11, 1e-5) > base
+    assert accounting.epsilon(0.9, 0.1, 10, 1e-5) > base
+    assert accounting.epsilon(1.0, 0.2, 10, 1e-5) > base
+    assert accounting.epsilon(1.0, 0.1, 10, 1e-6) > base
+
+
+@pytest.mark.parametrize("target", [0.5, 8.0])
+def test_the_noise_of_a_target_is_the_least_that_keeps_to_it(target: float) -> None:
+    noise = accounting.noise_multiplier(target, 0.1, 40, 1e-5)
+    assert accounting.epsilon(noise, 0.1, 40, 1e-5) <= target
+    assert accounting.epsilon(round(noise - 1e-4, 4), 0.1, 40, 1e-5) > target
+
+
+def test_epsilon_is_rounded_up() -> None:
+    assert accounting.rounded(1.2341) == 1.235
+    assert accounting.rounded(1.234) == 1.234
+    assert accounting.rounded(0.0) == 0.0
+
+
+def test_a_learner_takes_as_many_steps_as_it_has_batches_of_the_planned_size_on_average() -> None:
+    assert sampling(480, 64, 2) == Sampling(64 / 480, 16, 64)
+    assert sampling(10, 64, 3) == Sampling(1.0, 3, 10)
+
+
+def test_the_noise_is_normal_and_the_same_for_the_same_key() -> None:
+    drawn = randomness.gaussian(KEY, 5, 200_001)
+    assert drawn.dtype == np.float32
+    assert drawn.shape == (200_001,)
+    # The key is fixed, so this passes always or never.
+    assert stats.kstest(drawn.astype(np.float64), "norm").pvalue > 0.01
+    assert abs(float(drawn.mean())) < 0.01
+    assert float(drawn.std()) == pytest.approx(1, abs=0.005)
+    assert np.array_equal(drawn, randomness.gaussian(KEY, 5, 200_001))
+    others = [randomness.gaussian(KEY, 6, 1000), randomness.gaussian(bytes(32), 5, 1000)]
+    assert all(abs(np.corrcoef(drawn[:1000], other)[0, 1]) < 0.1 for other in others)
+
+
+def test_the_stream_is_chacha20() -> None:
+    # RFC 8439, section 2.3.2, but for the counter, which is 0 here: appendix A.1, test vector 1.
+    first = randomness.words(bytes(32), 0, 8).tobytes()
+    assert first.hex().startswith("76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7")
+
+
+def test_each_example_is_sampled_with_the_planned_probability() -> None:
+    drawn = np.array([randomness.uniform(KEY, step, 500) < 0.1 for step in range(400)])
+    assert drawn.mean() == pytest.approx(0.1, abs=0.003)
+    # Independent: the sizes of the steps are spread as those of a binomial distribution are.
+    assert drawn.sum(axis=1).std() == pytest.approx(math.sqrt(500 * 0.1 * 0.9), rel=0.1)
+
+
+def test_a_target_is_completed_by_the_noise_that_the_smallest_shard_needs() -> None:
+    target = plan({"epsilon": 3.0})
+    assert target.unknown == ["privacy.dp.noise_multiplier"]
+    completed = with_noise(target)
+    assert completed.dp is not None
+    assert completed.dp.noise_multiplier is not None
+    assert completed.unknown == []
+    assert max(budget.planned(completed).values()) <= 3.0
+    assert with_noise(completed) is completed
+    assert loading.from_bytes(completed.to_bytes()) == completed
+    with pytest.raises(PlanError, match=r"lacks settings that deployment fills in: privacy\.dp\.noise_multiplier"):
+        loading.from_bytes(target.to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("dp", "settings", "problem"),
+    [
+        ({}, {}, "privacy.dp: should set noise_multiplier, or epsilon, from which it follows"),
+        (
+            {"epsilon": 3.0, "epsilon_max": 1.0},
+            {},
+            "privacy.dp.epsilon_max: should be at least epsilon = 3 (is 1)",
+        ),
+        (
+            {"epsilon": 3.0, "delta": 0.01},
+            {},
+            "privacy.dp.delta: should be below 1 / 479, the examples of a learner (is 0.01)",
+        ),
+        ({"epsilon": 3.0, "unit": "learner"}, {}, "privacy.dp.unit: should be 'example' (is 'learner')"),
+        (
+            {"epsilon": 3.0, "epsilon_max": 4.0},
+            {"mode": "async", "aggregation": {"rule": "fedasync"}},
+            'privacy.dp.epsilon_max: should be left out with mode = "async", which has no round that all end with',
+        ),
+        (
+            {"epsilon": 3.0},
+            {"mode": "ensemble", "model": {"architectures": ["mlp", "cnn"]}},
+            'privacy.dp: does not support mode = "ensemble", whose learners also train on a public set',
+        ),
+    ],
+)
+def test_a_plan_that_can_have_no_differential_privacy_is_refused_with_the_reason(
+    dp: dict[str, Any], settings: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        plan(dp, **settings)
+    assert f"\n  {problem}" in str(caught.value)
+
+
+def test_a_plan_without_privacy_has_no_such_section() -> None:
+    public = Plan.model_validate({"name": "public"})
+    assert b"privacy" not in public.to_bytes()
+    assert budget.spent(public, {1: 3}) is None
+    assert not Budget(public, {1: 3}).is_over()
+
+
+def entry(block: int, name: str, round_: int, cid: str = "", node_id: int | None = None) -> LogEntry:
+    return LogEntry(
+        block=block, index=0, name=name, transaction=f"0x{block}", round=round_, node_id=node_id, cid=cid or None
+    )
+
+
+LOG = [
+    entry(1, GLOBAL_WEIGHT_SET, 0, "g0"),
+    entry(2, LOCAL_WEIGHT_SET, 0, "a", 1),
+    entry(3, LOCAL_WEIGHT_SET, 0, "a2", 1),  # replaced
+    entry(4, LOCAL_WEIGHT_SET, 0, "a2", 1),  # said again
+    entry(5, LOCAL_WEIGHT_SET, 0, "b", 2),
+    entry(6, ROUND_CLOSED, 0),
+    entry(7, GLOBAL_WEIGHT_SET, 1, "wrong"),
+    entry(8, LOCAL_WEIGHT_SET, 1, "c", 1),
+    entry(9, WITHDRAWN, 1),
+    entry(10, GLOBAL_WEIGHT_SET, 1, "g1"),
+    entry(11, LOCAL_WEIGHT_SET, 1, "d", 2),
+]
+
+
+def test_what_was_replaced_or_withdrawn_is_spent_too_and_a_hash_only_once() -> None:
+    assert budget.publications(LOG) == {1: 3, 2: 2}
+    assert budget.publications_at(LOG, 1, "g1") == {1: 3, 2: 1}
+    assert budget.publications_at(LOG, 1, "wrong") == {1: 2, 2: 1}
+    past = history.arrange("", "", LOG)
+    assert Budget.of(plan(), past).published == {1: 3, 2: 2}
+    assert Budget.of(plan(), past).current == frozenset({2})
+
+
+def test_the_epsilon_of_a_run_is_that_of_the_learner_that_spent_most() -> None:
+    one = plan()
+    spent = budget.spent(one, {1: 3, 2: 2, 9: 8})
+    assert spent is not None
+    assert spent.publications == ((1, 3), (2, 2))
+    assert spent.epsilon == accounting.rounded(accounting.epsilon(1.0, 64 / 479, 3 * 16, 1e-5))
+    assert budget.spent(one, {1: 3}, spent.epsilon + 0.001) == budget.Spent(((1, 3),), spent.epsilon + 0.001)
+    assert budget.spent(one, {1: 3}, spent.epsilon + 0.01) == budget.Spent(((1, 3),), spent.epsilon)
+
+
+def test_a_run_is_over_when_too_few_learners_can_publish() -> None:
+    limited = plan({"noise_multiplier": 1.0, "epsilon_max": 6.5})
+    most = budget.most_publications(limited, 1)
+    assert most == 2
+    assert budget.epsilon(limited, 1, most) <= 6.5 < budget.epsilon(limited, 1, most + 1)
+    assert not Budget(limited, {1: 2, 2: 1, 3: 1}, frozenset({1})).is_over()
+    assert Budget(limited, {1: 2, 2: 1, 3: 1}).is_over()
+    few = limited.model_copy(update={"min_learners": 2})
+    assert not Budget(few, {1: 2, 2: 1, 3: 1}).is_over()
+    assert Budget(few, {1: 2, 2: 2, 3: 1}).is_over()
+    assert Budget(few, {1: 3, 2: 2}).overspent() == [1]
+    assert budget.most_publications(plan(), 1) is None
