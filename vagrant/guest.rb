@@ -18,7 +18,7 @@ module Guest
   # What is not copied: what .gitignore names, and versions. Inventories of one's own are.
   EXCLUDED = %w[.git .venv .vagrant .ansible node_modules __pycache__ .pytest_cache .mypy_cache .ruff_cache .hypothesis
                 *.egg-info .coverage*].freeze
-  EXCLUDED_AT_TOP = %w[runs results site dist final.keras fl-testbed-bundle*].freeze
+  EXCLUDED_AT_TOP = %w[runs backups results site dist final.keras fl-testbed-bundle*].freeze
   # Settings of the laptop that the controller needs too: package indexes, proxies and what is built. No paths.
   FORWARDED = %w[PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_TRUSTED_HOST PIP_DEFAULT_TIMEOUT UV_PYTHON_INSTALL_MIRROR GOPROXY
                  GOSUMDB GONOSUMDB HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy FL_NODE_MNIST_URL

@@ -45,6 +45,7 @@ TEXTS = {
     "make bundle": f"ansible-playbook {FULL_NAME}.bundle",
     'root: "{{ playbook_dir | dirname }}"': """root: "{{ '.' | project_path }}\"""",
     "{{ playbook_dir | dirname }}/runs": "{{ '.' | project_path }}/runs",
+    "{{ playbook_dir | dirname }}/backups": "{{ '.' | project_path }}/backups",
     "{{ playbook_dir | dirname }}/fl-testbed": "{{ '.' | project_path }}/fl-testbed",
 }
 """What the texts of the checkout are in a collection."""

@@ -25,18 +25,23 @@ options:
 OPTIONS = {
     "fl_allow_attacks",
     "fl_auditor",
+    "fl_backup",
     "fl_bundle",
     "fl_confirm",
     "fl_contract",
     "fl_data",
     "fl_during_run",
     "fl_hold",
+    "fl_move",
     "fl_patience",
     "fl_plan",
+    "fl_remove",
     "fl_replace",
+    "fl_rotate",
     "fl_run",
     "fl_scenario",
     "fl_settings",
+    "fl_to",
 }
 """What a person says by -e for one command."""
 SITE = ("ansible_", "site_", "vm_")

@@ -1,0 +1,201 @@
+"""Years of operation: backup, new keys, a learner that leaves, a header that moves, and a restore on fresh hosts.
+
+The tests build on each other: the host that a learner leaves becomes the header's, and at the end all are fresh.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import ADDRESSES, NAMES, NETWORK, SMALL, Testbed, choice, report
+
+pytestmark = pytest.mark.nightly
+
+LONG = 120.0
+NOTHING_LEFT = """
+find / -xdev \\( -name 'fl-node*' -o -name 'fl-firewall*' \\
+  -o -name 'geth*' -o -name 'ipfs*' -o -name '*fl-testbed*' \\) \
+  -not -path '/home/*' -not -path '/proc/*' -not -path '/usr/local/share/fl-testbed*' -not -path '/etc/ssh/*'
+getent passwd geth ipfs fl-node fl-dashboard
+nft list tables | grep fl_testbed
+systemctl list-unit-files --no-legend | grep -E '^(fl-|geth|ipfs)'
+systemctl --failed --no-legend
+"""
+"""Prints what is left of the testbed on a host; the image's own files and Vagrant's settings of sshd don't count."""
+
+
+def audit(testbed: Testbed, name: str = "first") -> str:
+    """Return what an audit of a run from a learner's host says."""
+    contract = str(report(testbed, name)["contract"])
+    return testbed.play("audit", "-e", f"fl_contract={contract}").must().output
+
+
+def public(testbed: Testbed, name: str) -> dict[str, str]:
+    content: dict[str, str] = json.loads(testbed.host(name).check_output("cat /var/lib/geth/public.json"))
+    return content
+
+
+def account(testbed: Testbed, name: str) -> str:
+    return str(testbed.host(name).check_output("cat /var/lib/fl-node/account"))
+
+
+def swarm_key(testbed: Testbed, name: str) -> str:
+    return str(testbed.host(name).check_output("cat /var/lib/ipfs/swarm.key"))
+
+
+def signers(testbed: Testbed) -> set[str]:
+    return set(json.loads(testbed.ask("header", "JSON.stringify(clique.getSigners())")))
+
+
+@pytest.fixture(scope="module")
+def genesis(provisioned: Testbed, trained: object) -> str:
+    """The hash of the block that all these tests leave alone."""
+    return str(provisioned.ask("header", "eth.getBlock(0).hash"))
+
+
+@pytest.fixture(scope="module")
+def inventory(provisioned: Testbed) -> str:
+    """The inventory of three hosts."""
+    path = provisioned.root / "inventory" / "hosts.yml"
+    lines = [line for line in path.read_text().splitlines(keepends=True) if "learner-3:" not in line]
+    path.write_text("".join(lines))
+    return path.read_text()
+
+
+def test_a_backup_that_is_killed_leaves_running_nodes_and_no_backup(
+    provisioned: Testbed, genesis: str, eventually: Callable[[Callable[[], Any], float], Any]
+) -> None:
+    host, folder = provisioned.host("learner-1"), provisioned.root / "backups" / "all"
+    host.check_output("printf '#!/bin/sh\\nexec sleep 600\\n' >/usr/local/sbin/tar && chmod 755 /usr/local/sbin/tar")
+    command = [f"{provisioned.root}/.venv/bin/ansible-playbook", "ansible/backup.yml", "-e", f"fl_backup={folder}"]
+    with subprocess.Popen(
+        command, cwd=provisioned.root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as playbook:
+        assert eventually(lambda: not host.service("geth").is_running, LONG)
+        os.killpg(playbook.pid, signal.SIGKILL)
+    # It goes on without the controller, until it ends here in the middle.
+    assert host.service("fl-testbed-backup").is_running
+    host.check_output("rm /usr/local/sbin/tar && systemctl stop fl-testbed-backup")
+    for name in NAMES:
+        for unit in ("geth", "ipfs"):
+            service = provisioned.host(name).service(unit)
+            assert eventually(lambda service=service: service.is_running, LONG)  # type: ignore[misc]
+    assert not folder.exists()
+
+
+def test_a_backup_has_an_archive_of_each_host_that_only_its_owner_reads(provisioned: Testbed, genesis: str) -> None:
+    folder = provisioned.root / "backups" / "all"
+    provisioned.play("backup", "-e", f"fl_backup={folder}").must()
+    assert sorted(path.name for path in folder.iterdir()) == ["backup.json", *sorted(f"{name}.tar" for name in NAMES)]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    assert json.loads((folder / "backup.json").read_text())["genesis"] == genesis
+    assert not Path(f"{folder}.partial").exists()
+    for name in NAMES:
+        assert provisioned.host(name).service("geth").is_running
+        assert not provisioned.host(name).file("/var/cache/fl-testbed/backup").exists
+    assert "exists already" in provisioned.play("backup", "-e", f"fl_backup={folder}").must(2).output
+
+
+def test_a_restore_does_not_touch_hosts_with_a_chain(provisioned: Testbed, genesis: str) -> None:
+    before = provisioned.ask("header", "eth.blockNumber")
+    ended = provisioned.play("restore", "-e", f"fl_backup={provisioned.root}/backups/all").must(2)
+    assert "has a chain or keys already" in " ".join(ended.output.split())
+    assert all(counts["changed"] == 0 for counts in ended.recap.values())
+    assert provisioned.ask("header", "eth.blockNumber") >= before
+
+
+def test_new_keys_take_the_place_of_the_old_ones(provisioned: Testbed, genesis: str) -> None:
+    key, sealers = swarm_key(provisioned, "header"), signers(provisioned)
+    accounts = {name: account(provisioned, name) for name in NAMES}
+    provisioned.play("rotate", "-e", "fl_rotate=all").must()
+    assert {swarm_key(provisioned, name) for name in NAMES} == {swarm_key(provisioned, "header")}
+    assert swarm_key(provisioned, "header") != key
+    assert signers(provisioned) == {public(provisioned, name)["sealer"] for name in NAMES}
+    assert signers(provisioned) & sealers == set()
+    for name in NAMES:
+        assert account(provisioned, name) != accounts[name]
+        # The new account got the old one's ether, and the old key is kept.
+        assert provisioned.ask(name, f"eth.getBalance('{account(provisioned, name)}') > 1e18") is True
+        kept = provisioned.host(name).file(f"/var/lib/fl-node/retired/{accounts[name]}.key")
+        assert (kept.user, kept.mode) == ("fl-node", 0o600)
+    assert "audit passed" in audit(provisioned)
+    again = provisioned.play("site").must()
+    assert all(counts["changed"] == 0 for counts in again.recap.values())
+
+
+def test_a_run_with_all_keys_new(provisioned: Testbed, genesis: str, data_set: str) -> None:
+    settings = json.dumps({"fl_settings": SMALL if data_set == "mnist" else ["rounds=2"]})
+    provisioned.play("train", "-e", "fl_run=rotated", "-e", settings, *choice(data_set)).must()
+    assert report(provisioned, "rotated")["audit"]["passed"] is True  # type: ignore[index]
+    assert provisioned.ask("header", "eth.getBlock(0).hash") == genesis
+
+
+def test_a_learner_that_is_removed_leaves_nothing(provisioned: Testbed, genesis: str, inventory: str) -> None:
+    assert "to confirm" in provisioned.play("remove", "-e", "fl_remove=learner-2").must(2).output
+    assert (
+        "is the header" in provisioned.play("remove", "-e", "fl_remove=header", "-e", "fl_confirm=yes").must(2).output
+    )
+    remove = ["-e", "fl_remove=learner-2", "-e", "fl_confirm=yes"]
+    provisioned.play("remove", *remove).must()
+    assert provisioned.host("learner-2").run(NOTHING_LEFT).stdout == ""
+    assert signers(provisioned) == {public(provisioned, name)["sealer"] for name in ("header", "learner-1")}
+    again = provisioned.play("remove", *remove).must()
+    assert all(counts["changed"] == 0 for counts in again.recap.values())
+    path = provisioned.root / "inventory" / "hosts.yml"
+    path.write_text("".join(line for line in inventory.splitlines(keepends=True) if "learner-2:" not in line))
+
+
+def test_the_header_moves_to_the_host_that_is_free(provisioned: Testbed, genesis: str, inventory: str) -> None:
+    before = public(provisioned, "header"), account(provisioned, "header")
+    move = ["-e", "fl_move=header", "-e", "fl_confirm=yes"]
+    ended = provisioned.play("move", *move, "-e", f"fl_to={ADDRESSES['learner-1']}").must(2)
+    assert "is a host of the inventory already" in " ".join(ended.output.split())
+    provisioned.play("move", *move, "-e", f"fl_to={NETWORK}.12").must()
+    assert provisioned.host("header").run(NOTHING_LEFT).stdout == ""
+    path = provisioned.root / "inventory" / "hosts.yml"
+    path.write_text(path.read_text().replace(f"{NETWORK}.10", f"{NETWORK}.12"))
+    provisioned.forget("header")
+    provisioned.host("header", f"{NETWORK}.12")
+    provisioned.play("site").must()
+    assert (public(provisioned, "header"), account(provisioned, "header")) == before
+    assert provisioned.ask("header", "eth.getBlock(0).hash") == genesis
+    assert provisioned.ask("header", "net.peerCount") == 1
+    assert not list((provisioned.root / "backups").glob("move-*"))
+    assert "audit passed" in provisioned.play("report", "-e", "fl_run=rotated").must().output
+    again = provisioned.play("site").must()
+    assert all(counts["changed"] == 0 for counts in again.recap.values())
+
+
+def test_a_restore_on_fresh_hosts_is_the_same_chain_with_the_same_audits(
+    provisioned: Testbed, genesis: str, inventory: str
+) -> None:
+    provisioned.play("remove", "-e", "fl_remove=all", "-e", "fl_confirm=yes").must()
+    (provisioned.root / "inventory" / "hosts.yml").write_text(inventory)
+    folder = provisioned.root / "backups" / "all"
+    for name in NAMES:
+        provisioned.forget(name)
+        assert provisioned.host(name).run(NOTHING_LEFT).stdout == ""
+    restore = ["-e", f"fl_backup={folder}"]
+    archive = folder / "header.tar"
+    content = archive.read_bytes()
+    archive.write_bytes(content[:-1])
+    assert "header.tar" in provisioned.play("restore", *restore).must(2).output
+    archive.write_bytes(content)
+    provisioned.play("restore", *restore).must()
+    known = json.loads((folder / "backup.json").read_text())
+    for name in NAMES:
+        assert provisioned.ask(name, "eth.getBlock(0).hash") == genesis
+        assert provisioned.ask(name, "eth.blockNumber") >= known["height"]
+    assert "audit passed" in audit(provisioned)
+    again = provisioned.play("restore", *restore).must()
+    assert all(counts["changed"] == 0 for counts in again.recap.values())
