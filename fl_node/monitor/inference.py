@@ -75,7 +75,7 @@ class Predictor:
     def predict(self, newest: Newest, pixels: bytes) -> list[float]:
         """Return the probability of each class for 28 × 28 grey pixels as MNIST has them."""
         answer = self._ask(newest, {"pixels": base64.b64encode(pixels).decode()})
-        return [float(one) for one in answer["probabilities"]]
+        return [float(probability) for probability in answer["probabilities"]]
 
     def measure(self, newest: Newest) -> float:
         """Return the share of the plan's test images that these weights get right."""
@@ -122,11 +122,11 @@ class Predictor:
             end.cancel()
         self._rest()
         try:
-            found: dict[str, Any] = strict_json.loads(answer)
+            content: dict[str, Any] = strict_json.loads(answer)
         except JsonError:
             self._end()
             raise NoAnswer("the model process ended or timed out; is there enough memory?") from None
-        return found
+        return content
 
     def _start(self) -> None:
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -199,7 +199,7 @@ class _Model:
             images, labels = self._tests(plan)
             return {"accuracy": score(trainer.predict(tensors, images), labels).accuracy}
         pixels = np.frombuffer(base64.b64decode(question["pixels"]), np.uint8).reshape(1, SIDE, SIDE)
-        return {"probabilities": [float(one) for one in trainer.predict(tensors, pixels)[0]]}
+        return {"probabilities": [float(probability) for probability in trainer.predict(tensors, pixels)[0]]}
 
     def _tests(self, plan: Any) -> tuple[Any, Any]:
         from fl_node.data import datasets, loading

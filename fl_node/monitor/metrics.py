@@ -88,14 +88,14 @@ def _accuracy(now: MonitorState) -> Iterator[Metric]:
         labels=["node"],
     )
     loss = GaugeMetricFamily("fl_loss", "Test cross-entropy, as reported by the learner", labels=["node"])
-    found: dict[str, tuple[float, float | None]] = {}
-    for one in now.rounds:
-        for node_id, file in one.local.items():
-            if file.accuracy is not None and node_id not in one.rejected:
-                found[learner_name(node_id)] = file.accuracy, file.loss
-        if one.result is not None and one.result.accuracy is not None:
-            found["global"] = one.result.accuracy, None
-    for name, (share, nats) in sorted(found.items()):
+    scores: dict[str, tuple[float, float | None]] = {}
+    for round_ in now.rounds:
+        for node_id, file in round_.local.items():
+            if file.accuracy is not None and node_id not in round_.rejected:
+                scores[learner_name(node_id)] = file.accuracy, file.loss
+        if round_.result is not None and round_.result.accuracy is not None:
+            scores["global"] = round_.result.accuracy, None
+    for name, (share, nats) in sorted(scores.items()):
         accuracy.add_metric([name], share)
         if nats is not None:
             loss.add_metric([name], nats)

@@ -107,8 +107,8 @@ class Observer:
             work += [_bound(self._watch_chain, name), _bound(self._watch_files, name)]
         if self._logs:
             work.append(self._listen)
-        for one in work:
-            self._threads.append(threading.Thread(target=self._kept_going(one), daemon=True))
+        for task in work:
+            self._threads.append(threading.Thread(target=self._kept_going(task), daemon=True))
         for thread in self._threads:
             thread.start()
         return self
@@ -244,7 +244,7 @@ class Observer:
         up = [(part.height or 0, name) for name, part in list(self._chain_parts.items()) if part.up]
         if not up:
             raise ChainError("can't reach the chain of any node")
-        chain = self._chains[max(up, key=lambda one: one[0])[1]]
+        chain = self._chains[max(up, key=lambda part: part[0])[1]]
         reading = self._reading
         head = chain.block_number()
         if head == reading.head:
@@ -358,25 +358,25 @@ class Observer:
         reading = self._reading
         if reading.past is None:
             return
-        said = {
-            str(one.started.cid): self._logged_accuracies[one.number]
-            for one in reading.past.rounds
-            if one.number in self._logged_accuracies
+        logged = {
+            str(round_.started.cid): self._logged_accuracies[round_.number]
+            for round_ in reading.past.rounds
+            if round_.number in self._logged_accuracies
         }
         mode = reading.plan.mode if reading.plan else "sync"
-        reading.rounds = views.rounds(reading.past, reading.files, said | self._accuracies, mode)
+        reading.rounds = views.rounds(reading.past, reading.files, logged | self._accuracies, mode)
 
     def _show(self) -> None:
         with self._lock:
-            made = self._made()
-            if made == self._state:
+            state = self._build()
+            if state == self._state:
                 return
-            self._state = made
+            self._state = state
             listeners = list(self._listeners)
         for listener in listeners:
             listener()
 
-    def _made(self) -> MonitorState:
+    def _build(self) -> MonitorState:
         reading = self._reading
         past, plan = reading.past, reading.plan
         run = None
@@ -449,8 +449,10 @@ def _reported(path: Path) -> dict[str, float]:
     """Return the accuracies of global weights, by CID, that a run's report names, if there is a report."""
     try:
         content: dict[str, Any] = strict_json.read(path)
-        entries = [content["initial"], *(one["result"] for one in content["rounds"])]
-        return {str(one["cid"]): one["accuracy"] for one in entries if one and _is_fraction(one["accuracy"])}
+        entries = [content["initial"], *(closed["result"] for closed in content["rounds"])]
+        return {
+            str(entry["cid"]): entry["accuracy"] for entry in entries if entry and _is_fraction(entry["accuracy"])
+        }
     except (OSError, JsonError, KeyError, TypeError):
         return {}
 
@@ -461,5 +463,5 @@ def _is_fraction(value: object) -> bool:
 
 def _verdict(past: History) -> str:
     """Return what the learners said of the newest global weights that any of them spoke of."""
-    spoken = [one for one in verdicts(past) if one.attested or one.rejected]
+    spoken = [verdict for verdict in verdicts(past) if verdict.attested or verdict.rejected]
     return f"global weights {spoken[-1].round}: {spoken[-1].words(len(past.learners))}" if spoken else ""

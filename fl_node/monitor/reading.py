@@ -58,8 +58,8 @@ class Reading:
         if past is None:
             return None
         names = [past.plan_cid]
-        for one in reversed(past.rounds):
-            names += [str(one.started.cid), *(str(entry.cid) for entry in reversed(one.published))]
+        for round_ in reversed(past.rounds):
+            names += [str(round_.started.cid), *(str(entry.cid) for entry in reversed(round_.published))]
         now = time.monotonic()
         return next((n for n in names[:MAX_FILES] if self.tries.get(n, (0, 0.0))[1] <= now), None)
 
@@ -109,7 +109,7 @@ class Reading:
         self.files[name] = facts
         meta, newest = facts.meta, self.newest
         # Whatever a file says of itself, the chain says what the global weights of a round are.
-        known = [(str(one.started.cid), one.number) for one in self.past.rounds] if self.past else []
+        known = [(str(round_.started.cid), round_.number) for round_ in self.past.rounds] if self.past else []
         if (
             isinstance(meta, GlobalMeta)
             and (name, meta.round) in known

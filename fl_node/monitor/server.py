@@ -115,16 +115,16 @@ def bind(address: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
     except ValueError as error:
         raise ConfigError(f"--listen {address}: should be an IP address, such as 127.0.0.1") from error
-    one = socket.socket(family)
+    listener = socket.socket(family)
     try:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        one.bind((address, port))
-        one.listen()  # a browser that comes early waits instead of being refused
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen()  # a browser that comes early waits instead of being refused
     except (OSError, OverflowError) as error:
-        one.close()
+        listener.close()
         reason = error.strerror if isinstance(error, OSError) else "invalid port"
         raise ConfigError(f"--listen {address} --port {port}: {reason}") from error
-    return one
+    return listener
 
 
 def measure(observer: Observer, predictor: Predictor, ending: threading.Event) -> None:
@@ -169,9 +169,9 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         self.since = self.loop.time()
         if len(self.connections) > CONNECTIONS:
-            others = [one for one in self.connections if isinstance(one, _Connection) and one is not self]
-            waiting = [(since, one) for one in others if (since := one.waits_since()) is not None]
-            _, oldest = min(waiting, key=lambda one: one[0], default=(0.0, self))
+            peers = [peer for peer in self.connections if isinstance(peer, _Connection) and peer is not self]
+            waiting = [(since, peer) for peer in peers if (since := peer.waits_since()) is not None]
+            _, oldest = min(waiting, key=lambda entry: entry[0], default=(0.0, self))
             oldest.end()
 
     def send_400_response(self, msg: str) -> None:
@@ -220,9 +220,9 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Look after the connections; uvicorn calls this ten times a second."""
         late = asyncio.get_running_loop().time() - PATIENCE
-        for one in list(self.server_state.connections):
-            if isinstance(one, _Connection) and (since := one.waits_since()) is not None and since < late:
-                one.end()
+        for peer in list(self.server_state.connections):
+            if isinstance(peer, _Connection) and (since := peer.waits_since()) is not None and since < late:
+                peer.end()
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -273,11 +273,11 @@ class Page:
     def _place(self, address: str) -> _Place | None:
         """Return a place for a page of an address, or None if nobody has to make room for it."""
         if len(self._streams) >= STREAMS:
-            having = Counter(one.address for one in self._streams)
+            having = Counter(stream.address for stream in self._streams)
             (greediest, most), *_ = having.most_common(1)
             if having[address] + 1 >= most:
                 return None
-            self._leave(next(one for one in self._streams if one.address == greediest))
+            self._leave(next(stream for stream in self._streams if stream.address == greediest))
         place = _Place(address)
         self._streams.append(place)
         return place
@@ -309,12 +309,12 @@ class Page:
     async def image(self, _request: Request) -> Response:
         """Answer with one of the run's test images."""
         try:
-            found = await run_in_threadpool(self._predictor.image, self._newest(), secrets.randbelow)
+            image = await run_in_threadpool(self._predictor.image, self._newest(), secrets.randbelow)
         except FLNodeError as error:
             return _sorry(_status(error), str(error))
-        pixels = base64.b64encode(found.pixels).decode()
+        pixels = base64.b64encode(image.pixels).decode()
         return JSONResponse(
-            {"pixels": pixels, "label": found.label, "number": found.number, "count": found.count, "side": SIDE}
+            {"pixels": pixels, "label": image.label, "number": image.number, "count": image.count, "side": SIDE}
         )
 
     async def predict(self, request: Request) -> Response:
@@ -331,15 +331,15 @@ class Page:
         except DataError as error:
             return _sorry(422, str(error))
         try:
-            newest, found = await run_in_threadpool(self._predicted, pixels.tobytes())
+            newest, probabilities = await run_in_threadpool(self._predicted, pixels.tobytes())
         except FLNodeError as error:
             return _sorry(_status(error), str(error))
         return JSONResponse(
             {
                 "round": newest.round,
                 "cid": newest.cid,
-                "digit": int(np.argmax(found)),
-                "probabilities": found,
+                "digit": int(np.argmax(probabilities)),
+                "probabilities": probabilities,
                 "seen": base64.b64encode(pixels.tobytes()).decode(),
             }
         )
@@ -443,22 +443,22 @@ class Pushed:
     """What one page has been told already."""
 
     def __init__(self) -> None:
-        self._said: dict[str, object] = {}
+        self._told: dict[str, object] = {}
         self._rounds: dict[int, Mapping[str, Any]] = {}
 
     def news(self, now: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         """Return what the page does not know yet, as names and values; of rounds only those that changed."""
-        rounds = {one["round"]: one for one in now["rounds"]}
+        rounds = {round_["round"]: round_ for round_ in now["rounds"]}
         contract = now["run"] and now["run"]["contract"]
-        if self._said.get("contract") != contract or self._rounds.keys() - rounds.keys():
+        if self._told.get("contract") != contract or self._rounds.keys() - rounds.keys():
             self._rounds = {}
-            self._said["contract"] = contract
+            self._told["contract"] = contract
             yield "reset", {}
         for name, value in now.items():
-            if name != "rounds" and (name not in self._said or self._said[name] != value):
-                self._said[name] = value
+            if name != "rounds" and (name not in self._told or self._told[name] != value):
+                self._told[name] = value
                 yield name, value
-        changed = [one for number, one in rounds.items() if self._rounds.get(number) != one]
+        changed = [round_ for number, round_ in rounds.items() if self._rounds.get(number) != round_]
         if changed:
             self._rounds = rounds
             yield "rounds", changed
@@ -470,7 +470,7 @@ def content(now: MonitorState) -> dict[str, Any]:
     return {
         "run": asdict(run) | {"ended": run.ended} if run else None,
         "nodes": [asdict(node) for node in now.nodes],
-        "rounds": [asdict(one) for one in now.rounds],
+        "rounds": [asdict(round_) for round_ in now.rounds],
         "blocks": [asdict(block) for block in now.blocks],
         "problem": now.problem,
     }

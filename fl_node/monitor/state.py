@@ -193,10 +193,10 @@ def rounds(
 
     def view(name: str | None, block: int) -> FileView:
         facts = files.get(str(name))
-        found = FileView(str(name), block)
+        file = FileView(str(name), block)
         if facts is not None:
             meta = facts.meta if isinstance(facts.meta, LocalMeta) else None
-            found = FileView(
+            file = FileView(
                 *(str(name), block, facts.state),
                 accuracy=meta.accuracy if meta else accuracies.get(str(name)),
                 loss=meta.loss if meta else None,
@@ -204,11 +204,11 @@ def rounds(
                 problem=facts.problem,
             )
         elif str(name) in accuracies:
-            found = FileView(str(name), block, accuracy=accuracies[str(name)])
-        return found
+            file = FileView(str(name), block, accuracy=accuracies[str(name)])
+        return file
 
-    made = []
-    blocks = {(p.node_id, p.cid): p.block for one in past.rounds for p in one.published}
+    views = []
+    blocks = {(p.node_id, p.cid): p.block for round_ in past.rounds for p in round_.published}
     for number, begun in enumerate(past.rounds):
         closed = past.rounds[number + 1].started if number + 1 < len(past.rounds) else None
         local = {node_id: view(p.cid, p.block) for node_id, p in sorted(begun.latest().items())}
@@ -218,7 +218,7 @@ def rounds(
             named = {(i.node_id, i.cid) for i in meta.inputs} | {(r.node_id, r.cid) for r in meta.refused}
             spoken_of = {node_id: view(name, blocks.get((node_id, name), 0)) for node_id, name in sorted(named)}
             local = spoken_of if mode == "async" else local | spoken_of
-        made.append(
+        views.append(
             RoundView(
                 number,
                 dict(sorted(local.items())),
@@ -227,21 +227,21 @@ def rounds(
                 meta.absent if meta else (),
             )
         )
-    return tuple(made)
+    return tuple(views)
 
 
 def last_publications(past: History) -> dict[str, tuple[int, LastPublication]]:
     """Return how often each node has published, and what last, by its name."""
-    found: dict[str, tuple[int, LastPublication]] = {}
-    for one in past.rounds:
-        count, _ = found.get(HEADER, (0, None))
-        found[HEADER] = count + 1, LastPublication(one.number, str(one.started.cid), one.started.block)
-        for entry in one.published:
+    last: dict[str, tuple[int, LastPublication]] = {}
+    for round_ in past.rounds:
+        count, _ = last.get(HEADER, (0, None))
+        last[HEADER] = count + 1, LastPublication(round_.number, str(round_.started.cid), round_.started.block)
+        for entry in round_.published:
             if entry.node_id is not None:
                 name = learner_name(entry.node_id)
-                count, _ = found.get(name, (0, None))
-                found[name] = count + 1, LastPublication(one.number, str(entry.cid), entry.block)
-    return found
+                count, _ = last.get(name, (0, None))
+                last[name] = count + 1, LastPublication(round_.number, str(entry.cid), entry.block)
+    return last
 
 
 def waits(past: History, plan: Plan | None) -> dict[str, str]:
@@ -260,25 +260,25 @@ def waits(past: History, plan: Plan | None) -> dict[str, str]:
     done = current.latest()
     silent = [node_id for node_id in past.learners if node_id not in done]
     missing = (plan.learners - len(past.learners)) if plan is not None else 0
-    found = {
+    waiting = {
         learner_name(node_id): f"waits for round {current.number} to close"
         if node_id in done
         else f"should publish in round {current.number}"
         for node_id in past.learners
     }
     if leader != HEADER:
-        found[HEADER] = f"was replaced by {leader}"
+        waiting[HEADER] = f"was replaced by {leader}"
     if current.closed is not None:
-        found[leader] = f"should publish global weights {current.number + 1}"
+        waiting[leader] = f"should publish global weights {current.number + 1}"
     elif leader != HEADER:
         pass  # it has its own part as a learner
     elif silent:
-        found[HEADER] = f"waits for learner {', '.join(map(str, silent))}"
+        waiting[HEADER] = f"waits for learner {', '.join(map(str, silent))}"
     elif missing > 0:
-        found[HEADER] = f"waits for {missing} more to register"
+        waiting[HEADER] = f"waits for {missing} more to register"
     else:
-        found[HEADER] = f"should publish global weights {current.number + 1}"
-    return found
+        waiting[HEADER] = f"should publish global weights {current.number + 1}"
+    return waiting
 
 
 def header_node(past: History) -> str:
@@ -331,7 +331,7 @@ def block_view(
         They are not what an Ethereum node gives.
     """
     try:
-        by_transaction = {str(one["transactionHash"]): one for one in receipts}
+        by_transaction = {str(receipt["transactionHash"]): receipt for receipt in receipts}
         return BlockView(
             number=int(block["number"], 16),
             hash=str(block["hash"]),
@@ -340,7 +340,7 @@ def block_view(
             sealer=sealer_of(block),
             in_turn=int(block["difficulty"], 16) != 1,
             actions=tuple(
-                action(one, by_transaction.get(str(one["hash"])), contract, names) for one in block["transactions"]
+                action(sent, by_transaction.get(str(sent["hash"])), contract, names) for sent in block["transactions"]
             ),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -372,21 +372,21 @@ def action(
     name = str(transaction["hash"])
     gas = int(receipt["gasUsed"], 16) if receipt else None
     ok = receipt is None or int(receipt["status"], 16) == 1
-    made = _Words("other", "")
+    words = _Words("other", "")
     if transaction.get("to") is None:
-        made = _deployment(who, data, receipt)
+        words = _deployment(who, data, receipt)
     else:
         to = to_checksum_address(str(transaction["to"]))
         if (call := _call(data)) is not None:
-            made = _called(who, *call, receipt)
+            words = _called(who, *call, receipt)
             if to != contract:
-                made = _Words(made.kind, f"{made.text} (contract {short(to)}, another run)", made.cid)
+                words = _Words(words.kind, f"{words.text} (contract {short(to)}, another run)", words.cid)
         elif data:
-            made = _Words("other", f"{who} called {short(to)}")
+            words = _Words("other", f"{who} called {short(to)}")
         else:
-            made = _transfer(who, sender, to, int(str(transaction["value"]), 16), names)
-    text = made.text if ok else f"{made.text}, which failed"
-    return Action(made.kind, text, name, gas, made.cid, ok)
+            words = _transfer(who, sender, to, int(str(transaction["value"]), 16), names)
+    text = words.text if ok else f"{words.text}, which failed"
+    return Action(words.kind, text, name, gas, words.cid, ok)
 
 
 def short(text: str) -> str:
@@ -404,12 +404,12 @@ class _Words:
 @functools.cache
 def _calls() -> dict[bytes, tuple[str, list[str]]]:
     """Return name and argument types of the functions that change the contract, by selector."""
-    found = {}
+    functions = {}
     for entry in artifact()["abi"]:
         if entry["type"] == "function" and entry["stateMutability"] == "nonpayable":
             types = [argument["type"] for argument in entry["inputs"]]
-            found[keccak(text=f"{entry['name']}({','.join(types)})")[:4]] = (str(entry["name"]), types)
-    return found
+            functions[keccak(text=f"{entry['name']}({','.join(types)})")[:4]] = (str(entry["name"]), types)
+    return functions
 
 
 def _call(data: bytes) -> tuple[str, tuple[Any, ...]] | None:
@@ -461,8 +461,8 @@ def _called(who: str, name: str, arguments: tuple[Any, ...], receipt: Mapping[st
 
 def _deployment(who: str, data: bytes, receipt: Mapping[str, Any] | None) -> _Words:
     code = bytes.fromhex(str(artifact()["bytecode"]).removeprefix("0x"))
-    made = receipt.get("contractAddress") if receipt else None
-    where = f" {short(to_checksum_address(made))}" if made else ""
+    contract = receipt.get("contractAddress") if receipt else None
+    where = f" {short(to_checksum_address(contract))}" if contract else ""
     if data.startswith(code) and len(data) >= len(code) + 32:
         plan = cid.from_digest(data[len(code) : len(code) + 32])
         return _Words("deploy", f"{who} deployed the contract{where} for plan {short(plan)}", plan)

@@ -158,7 +158,10 @@ def collect(
     plan = reader.read_plan(past.plan_cid)
     if model:
         reader.expect_model(model)
-    events = [*past.learners.values(), *(log for one in past.rounds for log in (one.started, *one.published))]
+    events = [
+        *past.learners.values(),
+        *(log for round_ in past.rounds for log in (round_.started, *round_.published)),
+    ]
     sealed = contract.chain.sealed(log.transaction for log in events) if traced else {}
     sizes: dict[str, int] = {}
 
@@ -216,25 +219,31 @@ def collect(
         meta = file.global_meta if file else None
         # Of one who published more than once: what the header speaks of, else the last.
         named: list[model_file.Input | model_file.Rejection] = [*meta.inputs, *meta.refused] if meta else []
-        spoken_of = {(one.node_id, one.cid) for one in named}
+        spoken_of = {(reference.node_id, reference.cid) for reference in named}
         last = past.rounds[number - 1]
         # In an asynchronous run it may have been published in any round before, and most have no part in one. Behind
         # the closing is what crossed it.
-        some = [p for one in past.rounds[:number] for p in one.published] if plan.mode == "async" else last.published
-        crossed = [p for one in past.rounds[number : number + 1] for p in one.published]
-        published = {(p.node_id, p.cid): p for p in (*crossed, *some)}
+        earlier = (
+            [p for round_ in past.rounds[:number] for p in round_.published]
+            if plan.mode == "async"
+            else last.published
+        )
+        crossed = [p for round_ in past.rounds[number : number + 1] for p in round_.published]
+        published = {(p.node_id, p.cid): p for p in (*crossed, *earlier)}
         chosen = ({} if plan.mode == "async" else last.latest()) | {
             p.node_id: p for key, p in published.items() if p.node_id is not None and key in spoken_of
         }
 
         def member(
-            one: model_file.Input | model_file.Rejection, began: int, by: Mapping[Any, LogEntry] = published
+            reference: model_file.Input | model_file.Rejection, began: int, by: Mapping[Any, LogEntry] = published
         ) -> Member:
-            log = by.get((one.node_id, one.cid))
-            entry = local_entry(log) if log else Entry(one.cid, 0, "", problem="was not published")
-            if isinstance(one, model_file.Rejection):
-                return Member(one.node_id, entry, reason=one.reason)
-            return Member(one.node_id, entry, one.share, began if one.started is None else one.started)
+            log = by.get((reference.node_id, reference.cid))
+            entry = local_entry(log) if log else Entry(reference.cid, 0, "", problem="was not published")
+            if isinstance(reference, model_file.Rejection):
+                return Member(reference.node_id, entry, reason=reference.reason)
+            return Member(
+                reference.node_id, entry, reference.share, began if reference.started is None else reference.started
+            )
 
         closed.append(
             RoundResult(
@@ -243,7 +252,7 @@ def collect(
                 globals_,
                 {r.node_id: r.reason for r in meta.refused} if meta else {},
                 meta.absent if meta else (),
-                tuple(member(one, number - 1) for one in named),
+                tuple(member(reference, number - 1) for reference in named),
                 dict(zip(plan.architectures, file.tensor(WEIGHTS).tolist(), strict=True))
                 if file and WEIGHTS in file.shapes
                 else {},
@@ -278,12 +287,19 @@ def _costs(past: history.History, sealed: Mapping[str, Sealed], sizes: Mapping[s
     def size(logs: Iterable[LogEntry]) -> int:
         return sum(sizes.get(str(log.cid), 0) for log in logs)
 
-    first = [one.started for one in past.rounds[:1]]
+    first = [round_.started for round_ in past.rounds[:1]]
     costs = [Cost(None, 0, 0, gas([*past.learners.values(), *first]), 0, size(first))]
-    for one in past.rounds:
-        closing = [after.started for after in past.rounds[one.number + 1 : one.number + 2]]
+    for round_ in past.rounds:
+        closing = [after.started for after in past.rounds[round_.number + 1 : round_.number + 2]]
         costs.append(
-            Cost(one.number, len(one.published), gas(one.published), gas(closing), size(one.published), size(closing))
+            Cost(
+                round_.number,
+                len(round_.published),
+                gas(round_.published),
+                gas(closing),
+                size(round_.published),
+                size(closing),
+            )
         )
     if past.rounds and not past.rounds[-1].published:
         costs.pop()  # a round in which nothing has happened, as after the last
@@ -301,11 +317,11 @@ def as_json(result: Result, **more: Any) -> str:
         "round": result.round,
         "ended": result.ended,
         "initial": asdict(result.initial) if result.initial else None,
-        "rounds": [asdict(one) for one in result.rounds],
-        "open_round": {node_id: asdict(one) for node_id, one in result.open_round.items()},
-        "costs": [asdict(one) for one in result.costs],
-        "verdicts": [asdict(one) for one in result.verdicts],
-        "header_changes": [asdict(one) for one in result.header_changes],
+        "rounds": [asdict(closed) for closed in result.rounds],
+        "open_round": {node_id: asdict(entry) for node_id, entry in result.open_round.items()},
+        "costs": [asdict(cost) for cost in result.costs],
+        "verdicts": [asdict(verdict) for verdict in result.verdicts],
+        "header_changes": [asdict(change) for change in result.header_changes],
         "epsilon": result.spent,
     }
     return json.dumps(content | more, indent=2)
@@ -348,19 +364,19 @@ def table(result: Result, *, loss: bool = False) -> list[list[str]]:
             return "–" if entry.loss is None else f"{entry.loss:.4f}"
         return percent(entry.accuracy)
 
-    for one in result.rounds:
-        row = [str(one.round)]
+    for closed in result.rounds:
+        row = [str(closed.round)]
         for node_id in nodes:
-            if node_id in one.rejected:
+            if node_id in closed.rejected:
                 row.append("rejected")
-            elif node_id in one.local:
-                row.append(value(one.local[node_id]))
+            elif node_id in closed.local:
+                row.append(value(closed.local[node_id]))
             else:
-                row.append("missing" if node_id in one.missing_learners else "–")
-        row.append(value(one.result))
-        if beside and one.round < result.plan.rounds:
-            row += [percent(paper()["local_accuracy"][str(n)][one.round]) for n in nodes]
-            last = one.round + 1 == result.plan.rounds
+                row.append("missing" if node_id in closed.missing_learners else "–")
+        row.append(value(closed.result))
+        if beside and closed.round < result.plan.rounds:
+            row += [percent(paper()["local_accuracy"][str(n)][closed.round]) for n in nodes]
+            last = closed.round + 1 == result.plan.rounds
             row.append(percent(paper()["final_global_accuracy"]) if last else "")
         rows.append(row + [""] * (len(heads) - len(row)))
     return rows

@@ -96,12 +96,12 @@ def context(
         "data_name": _data_name(result.plan),
         "trained_on": sum(shard_size(result.plan, n) for n in range(1, result.plan.learners + 1)),
         "shared_out": result.plan.data.partitioner.description,
-        "rounds": [(one, members(one)) for one in result.rounds],
+        "rounds": [(closed, members(closed)) for closed in result.rounds],
         "epsilon": max(result.spent.values(), default=None),
         "budget_rows": [[node_id, f"{spent:g}"] for node_id, spent in result.spent.items()],
         "unproven": UNPROVEN,
         "left_out": left_out(result),
-        "left_rows": [[one.round, one.node_id, one.what, one.reason] for one in left_out(result)],
+        "left_rows": [[left.round, left.node_id, left.what, left.reason] for left in left_out(result)],
         "turns": when,
         "turn_rows": [_turn_row(turn) for turn in when],
         "update_rows": _update_rows(result),
@@ -114,10 +114,10 @@ def context(
         "shard_rows": [[n, number(shard_size(result.plan, n))] for n in range(1, result.plan.learners + 1)],
         "paper_rows": _paper_rows(),
         "verdict_rows": _verdict_rows(result),
-        "header_rows": [[one.node, code(one.account), one.block] for one in result.header_changes],
-        "cost_rows": [_cost_row(one) for one in result.costs],
-        "gas": sum(one.local_gas + one.global_gas for one in result.costs),
-        "bytes": sum(one.local_bytes + one.global_bytes for one in result.costs),
+        "header_rows": [[change.node, code(change.account), change.block] for change in result.header_changes],
+        "cost_rows": [_cost_row(cost) for cost in result.costs],
+        "gas": sum(cost.local_gas + cost.global_gas for cost in result.costs),
+        "bytes": sum(cost.local_bytes + cost.global_bytes for cost in result.costs),
         "percent": percent,
         "clock": clock,
         "number": number,
@@ -137,68 +137,70 @@ def pictures(result: Result, split: Mapping[int, Sequence[int]] | None) -> dict[
         return {"plots": {}} | drawn
     from fl_node.report import plots
 
-    found: dict[str, str] = {}
+    drawings: dict[str, str] = {}
     if result.rounds:
         accuracy = [*curves(result, loss=False), *paper_lines(result)]
-        if any(one.points for one in accuracy):
+        if any(line.points for line in accuracy):
             title = "Accuracy on the test images by round, of each learner and of the global weights"
-            found["accuracy"] = plots.lines("accuracy", title, accuracy, "accuracy, %", "round")
-        if any(one.points for one in curves(result, loss=True)):
+            drawings["accuracy"] = plots.lines("accuracy", title, accuracy, "accuracy, %", "round")
+        if any(line.points for line in curves(result, loss=True)):
             title = "Loss on the test images by round, of each learner and of the global weights"
-            found["loss"] = plots.lines("loss", title, curves(result, loss=True), "loss (cross-entropy)", "round")
+            drawings["loss"] = plots.lines("loss", title, curves(result, loss=True), "loss (cross-entropy)", "round")
     spent = [
-        (one.epsilon, 100 * one.result.accuracy)
-        for one in result.rounds
-        if one.epsilon is not None and one.result.accuracy is not None
+        (closed.epsilon, 100 * closed.result.accuracy)
+        for closed in result.rounds
+        if closed.epsilon is not None and closed.result.accuracy is not None
     ]
     if spent:
         title = "Accuracy of the global weights against what was spent of the privacy budget"
         line = Line("global", spent, "global")
         label = f"ε for δ = {result.plan.dp.delta:g}" if result.plan.dp is not None else "ε"
-        found["budget"] = plots.lines("budget", title, [line], "accuracy, %", label, whole=False)
+        drawings["budget"] = plots.lines("budget", title, [line], "accuracy, %", label, whole=False)
     if result.plan.mode == "async" and any(turn.member.share is not None for turn in turns(result)):
         for key, title, y_label, of in (
             ("staleness", "Staleness of each update", "rounds closed since the start of the update", _staleness),
             ("mixing", "Weight of each update in the global weights", "weight", _weight),
         ):
-            some = _by_learner(result, of)
-            found[key] = plots.points(key, title, some, y_label, "round")
+            series = _by_learner(result, of)
+            drawings[key] = plots.points(key, title, series, y_label, "round")
     if rows := _spans(result):
         marks = [seconds for seconds in _closings(result) if seconds is not None]
         title = "When each learner worked and waited"
-        found["timeline"] = plots.timeline("timeline", title, rows, marks)
-    if any(one.local_gas or one.global_gas for one in result.costs):
-        labels = ["set-up" if one.round is None else str(one.round) for one in result.costs]
+        drawings["timeline"] = plots.timeline("timeline", title, rows, marks)
+    if any(cost.local_gas or cost.global_gas for cost in result.costs):
+        labels = ["set-up" if cost.round is None else str(cost.round) for cost in result.costs]
         gas = {
-            "learners": [one.local_gas / 1000 for one in result.costs],
-            "header": [one.global_gas / 1000 for one in result.costs],
+            "learners": [cost.local_gas / 1000 for cost in result.costs],
+            "header": [cost.global_gas / 1000 for cost in result.costs],
         }
         size = {
-            "local files": [one.local_bytes / 1e6 for one in result.costs],
-            "global file": [one.global_bytes / 1e6 for one in result.costs],
+            "local files": [cost.local_bytes / 1e6 for cost in result.costs],
+            "global file": [cost.global_bytes / 1e6 for cost in result.costs],
         }
-        found["gas"] = plots.stacks("gas", "Gas by round", gas, labels, "thousand gas", "round")
-        found["bytes"] = plots.stacks("bytes", "Bytes by round", size, labels, "MB", "round")
+        drawings["gas"] = plots.stacks("gas", "Gas by round", gas, labels, "thousand gas", "round")
+        drawings["bytes"] = plots.stacks("bytes", "Bytes by round", size, labels, "MB", "round")
     if split:
-        found["split"] = plots.bubbles("split", "Images per label and learner", split)
-    return {"plots": {key: Markup(text) for key, text in found.items()}} | drawn  # noqa: S704 - of plots alone
+        drawings["split"] = plots.bubbles("split", "Images per label and learner", split)
+    return {"plots": {key: Markup(text) for key, text in drawings.items()}} | drawn  # noqa: S704 - of plots alone
 
 
-def members(one: RoundResult) -> tuple[Member, ...]:
+def members(closed: RoundResult) -> tuple[Member, ...]:
     """Return the local files of a round that its global file speaks of; of an unreadable one, those published."""
-    return one.members or tuple(Member(node_id, entry, began=one.round) for node_id, entry in one.local.items())
+    return closed.members or tuple(
+        Member(node_id, entry, began=closed.round) for node_id, entry in closed.local.items()
+    )
 
 
 def left_out(result: Result) -> list[LeftOut]:
     """Return whose work is not in which global weights, and why."""
-    found = []
-    for one in result.rounds:
-        for member in one.members:
+    rows = []
+    for closed in result.rounds:
+        for member in closed.members:
             if member.reason is not None:
-                found.append(LeftOut(one.round, member.node_id, "rejected", member.reason))
-        for node_id in one.missing_learners:
-            found.append(LeftOut(one.round, node_id, "missing", "had not published when the round closed"))
-    return found
+                rows.append(LeftOut(closed.round, member.node_id, "rejected", member.reason))
+        for node_id in closed.missing_learners:
+            rows.append(LeftOut(closed.round, node_id, "missing", "had not published when the round closed"))
+    return rows
 
 
 def curves(result: Result, *, loss: bool) -> list[Line]:
@@ -209,22 +211,22 @@ def curves(result: Result, *, loss: bool) -> list[Line]:
             return entry.loss
         return None if entry.accuracy is None else 100 * entry.accuracy
 
-    def points(some: Iterable[tuple[int, Entry]]) -> list[tuple[float, float]]:
-        return [(number, found) for number, entry in some if (found := value(entry)) is not None]
+    def points(entries: Iterable[tuple[int, Entry]]) -> list[tuple[float, float]]:
+        return [(number, figure) for number, entry in entries if (figure := value(entry)) is not None]
 
     locals_ = [
         Line(
             f"learner {node_id}",
             points(
-                (one.round, member.entry)
-                for one in result.rounds
-                for member in members(one)
+                (closed.round, member.entry)
+                for closed in result.rounds
+                for member in members(closed)
                 if member.node_id == node_id and member.reason is None
             ),
         )
         for node_id in sorted(result.learners)
     ]
-    return [*locals_, Line("global", points((one.round, one.result) for one in result.rounds), "global")]
+    return [*locals_, Line("global", points((closed.round, closed.result) for closed in result.rounds), "global")]
 
 
 def paper_lines(result: Result) -> list[Line]:
@@ -259,19 +261,19 @@ def turns(result: Result) -> list[Turn]:
     if begin is None:
         return []
     asynchronous = result.plan.mode == "async"
-    some = [(one.round, member) for one in result.rounds for member in members(one)]
+    publications = [(closed.round, member) for closed in result.rounds for member in members(closed)]
     open_round = len(result.rounds)
     if not asynchronous:
-        some += [(open_round, Member(n, entry, began=open_round)) for n, entry in result.open_round.items()]
-    found: list[Turn] = []
-    for node_id in sorted({member.node_id for _, member in some}):
+        publications += [(open_round, Member(n, entry, began=open_round)) for n, entry in result.open_round.items()]
+    timeline: list[Turn] = []
+    for node_id in sorted({member.node_id for _, member in publications}):
         mine = sorted(
             (
                 (entry.time, round_, member)
-                for round_, member in some
+                for round_, member in publications
                 if member.node_id == node_id and (entry := member.entry).time is not None
             ),
-            key=lambda one: one[:2],
+            key=lambda turn: turn[:2],
         )
         before = 0
         for position, (time, round_, member) in enumerate(mine):
@@ -285,9 +287,9 @@ def turns(result: Result) -> list[Turn]:
             if asynchronous:
                 known = following is not None and following < len(closings)
                 free = max(ready, closings[following] or 0) if known and following is not None else None
-            found.append(Turn(node_id, round_, began, start, ready, end, free, member))
+            timeline.append(Turn(node_id, round_, began, start, ready, end, free, member))
             before = ready
-    return found
+    return timeline
 
 
 def tree(result: Result) -> Markup:
@@ -304,9 +306,9 @@ def tree(result: Result) -> Markup:
     place = {node_id: first + lane * position for position, node_id in enumerate(nodes)}
     edges: list[str] = []
     files: list[str] = []
-    for number_, one in enumerate((None, *result.rounds)):
-        x, entry = edge + step * number_, result.initial if one is None else one.result
-        for position, member in enumerate(members(one) if one else ()):
+    for number_, closed in enumerate((None, *result.rounds)):
+        x, entry = edge + step * number_, result.initial if closed is None else closed.result
+        for position, member in enumerate(members(closed) if closed else ()):
             # One that the contract does not know of stands at the edge.
             y, at = place.get(member.node_id, height - edge / 2), x - step / 2
             began = number_ - 1 if member.began is None else member.began
@@ -316,12 +318,12 @@ def tree(result: Result) -> Markup:
             edges.append(_edge(edge + step * began, middle, at, y, look))
             if member.share is not None:
                 edges.append(_edge(at, y, x, middle, look))
-            said = "rejected" if rejected else f"{percent(member.entry.accuracy)} %"
-            said = f"learner {member.node_id}, round {number_ - 1}: {said}"
+            title = "rejected" if rejected else f"{percent(member.entry.accuracy)} %"
+            title = f"learner {member.node_id}, round {number_ - 1}: {title}"
             text = "×" if rejected else str(member.node_id)
-            files.append(_node(at, y, f"local-{number_ - 1}-{position}", text, said, look))
-        said, look = f"global weights {number_}: {percent(entry.accuracy)} %", "stroke:var(--ink);stroke-width:3"
-        files.append(_node(x, middle, f"global-{number_}", str(number_), said, look))
+            files.append(_node(at, y, f"local-{number_ - 1}-{position}", text, title, look))
+        title, look = f"global weights {number_}: {percent(entry.accuracy)} %", "stroke:var(--ink);stroke-width:3"
+        files.append(_node(x, middle, f"global-{number_}", str(number_), title, look))
     return Markup(  # noqa: S704 - all that is not this function's own is escaped
         f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" class="tree" '
         f'aria-hidden="true"><g class="edges">{"".join(edges)}</g>{"".join(files)}</svg>'
@@ -334,10 +336,10 @@ def _edge(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
     return f'<path d="M{x1:g} {y1:g}C{bend:g} {y1:g} {bend:g} {y2:g} {x2:g} {y2:g}" style="{style}"/>'
 
 
-def _node(x: float, y: float, link: str, text: str, said: str, style: str) -> str:
+def _node(x: float, y: float, link: str, text: str, title: str, style: str) -> str:
     """Return a circle with a text in it that leads to a file's details; the list below it is for the keyboard."""
     return (
-        f'<a href="#{link}" tabindex="-1"><title>{html.escape(said)}</title><circle cx="{x:g}" cy="{y:g}" r="14" '
+        f'<a href="#{link}" tabindex="-1"><title>{html.escape(title)}</title><circle cx="{x:g}" cy="{y:g}" r="14" '
         f'style="{style}"/><text x="{x:g}" y="{y + 4:g}">{html.escape(text)}</text></a>'
     )
 
@@ -357,7 +359,7 @@ def number(value: int | None) -> str:
     return "–" if value is None else f"{value:,}".replace(",", "\u202f")
 
 
-def shade(value: int, most: int, *, right: bool = False) -> str:
+def shade(value: int, most: int, *, correct: bool = False) -> str:
     """Return the background of a cell of the confusion matrix as a CSS colour: blue if correct, else vermilion.
 
     Parameters
@@ -366,13 +368,13 @@ def shade(value: int, most: int, *, right: bool = False) -> str:
         The number of images in the cell.
     most
         The largest number of wrong images in a cell; it has the strongest colour.
-    right
+    correct
         Whether the cell counts correct predictions.
     """
     if not value:
         return "transparent"
-    strength = 0.25 if right else 0.12 + 0.38 * value / max(most, 1)
-    return f"rgb({'0 114 178' if right else '213 94 0'} / {strength:.2f})"
+    strength = 0.25 if correct else 0.12 + 0.38 * value / max(most, 1)
+    return f"rgb({'0 114 178' if correct else '213 94 0'} / {strength:.2f})"
 
 
 def _state(result: Result) -> str:
@@ -393,7 +395,7 @@ def _closings(result: Result) -> list[int | None]:
     """Return when each global file came, in seconds since the first."""
     if result.initial is None or result.initial.time is None:
         return []
-    times = [result.initial.time, *(one.result.time for one in result.rounds)]
+    times = [result.initial.time, *(closed.result.time for closed in result.rounds)]
     return [None if time is None else time - result.initial.time for time in times]
 
 
@@ -420,7 +422,7 @@ def _by_learner(result: Result, of: Any) -> list[Line]:
     for turn in turns(result):
         if turn.member.share is not None and (value := of(turn)) is not None:
             lines_.setdefault(turn.node_id, []).append((turn.round, value))
-    return [Line(f"learner {node_id}", found) for node_id, found in sorted(lines_.items())]
+    return [Line(f"learner {node_id}", values) for node_id, values in sorted(lines_.items())]
 
 
 def _turn_row(turn: Turn) -> list[object]:
@@ -439,26 +441,26 @@ def _member_rows(result: Result) -> list[list[object]]:
     """Return what each architecture counts for in each global file of an ensemble, and how well it knows itself."""
     return [
         [
-            one.round,
-            *(percent(one.counts[name]) if one.counts else "–" for name in result.plan.architectures),
-            percent(one.result.calibration_error),
+            closed.round,
+            *(percent(closed.counts[name]) if closed.counts else "–" for name in result.plan.architectures),
+            percent(closed.result.calibration_error),
         ]
-        for one in result.rounds
+        for closed in result.rounds
     ]
 
 
 def _update_rows(result: Result) -> list[list[object]]:
     return [
         [
-            one.round,
+            closed.round,
             member.node_id,
             member.began,
-            one.round - member.began,
+            closed.round - member.began,
             f"{member.share:.4f}",
             percent(member.entry.accuracy),
         ]
-        for one in result.rounds
-        for member in one.members
+        for closed in result.rounds
+        for member in closed.members
         if member.share is not None and member.began is not None
     ]
 
@@ -472,7 +474,8 @@ def _confusion_rows(error_analysis: ErrorAnalysis | None) -> list[list[object]]:
 
 def _most_wrong(error_analysis: ErrorAnalysis | None) -> int:
     rows = error_analysis.confusion if error_analysis else ()
-    return max((n for label, row in enumerate(rows) for said, n in enumerate(row) if said != label), default=0)
+    wrong = [n for label, row in enumerate(rows) for predicted, n in enumerate(row) if predicted != label]
+    return max(wrong, default=0)
 
 
 def _paper_rows() -> list[list[object]]:
@@ -482,14 +485,14 @@ def _paper_rows() -> list[list[object]]:
 
 def _verdict_rows(result: Result) -> list[list[object]]:
     learners = len(result.learners)
-    return [[one.round, code(one.cid), one.words(learners)] for one in result.verdicts]
+    return [[verdict.round, code(verdict.cid), verdict.words(learners)] for verdict in result.verdicts]
 
 
-def _cost_row(one: Cost) -> list[object]:
+def _cost_row(cost: Cost) -> list[object]:
     return [
-        "set-up" if one.round is None else one.round,
-        one.published,
-        *map(number, (one.local_gas, one.global_gas, one.local_bytes, one.global_bytes)),
+        "set-up" if cost.round is None else cost.round,
+        cost.published,
+        *map(number, (cost.local_gas, cost.global_gas, cost.local_bytes, cost.global_bytes)),
     ]
 
 
@@ -500,11 +503,11 @@ def _file_rows(result: Result) -> list[list[object]]:
         return [round_, what, code(entry.cid), number(entry.bytes), *sealed]
 
     rows = [row(0, "initial weights", result.initial)] if result.initial else []
-    for one in result.rounds:
-        for member in members(one):
+    for closed in result.rounds:
+        for member in members(closed):
             rejected = ", rejected" if member.reason is not None else ""
-            rows.append(row(one.round, f"local weights of learner {member.node_id}{rejected}", member.entry))
-        rows.append(row(one.round + 1, "global weights", one.result))
+            rows.append(row(closed.round, f"local weights of learner {member.node_id}{rejected}", member.entry))
+        rows.append(row(closed.round + 1, "global weights", closed.result))
     return rows
 
 

@@ -51,15 +51,15 @@ def shapley(players: Sequence[int], value: Callable[[frozenset[int]], int]) -> d
     """
     count = len(players)
     sets = [frozenset(player for bit, player in enumerate(players) if mask >> bit & 1) for mask in range(2**count)]
-    worth = {one: value(one) for one in sets}
+    worth = {members: value(members) for members in sets}
     orders = math.factorial(count)
     return {
         player: sum(
             (
-                Fraction(math.factorial(len(one)) * math.factorial(count - len(one) - 1), orders)
-                * (worth[one | {player}] - worth[one])
-                for one in sets
-                if player not in one
+                Fraction(math.factorial(len(members)) * math.factorial(count - len(members) - 1), orders)
+                * (worth[members | {player}] - worth[members])
+                for members in sets
+                if player not in members
             ),
             Fraction(0),
         )
@@ -116,7 +116,7 @@ def contributions(
     check(plan)
     past = history.read(contract)
     reader = Reader(store, folder, plan, shapes)
-    found = []
+    values_by_round = []
     rounds = list(zip(past.rounds, past.rounds[1:], strict=False))
     for closed, opened in rounds:
         parent, result = reader.read(str(closed.started.cid)), reader.read(str(opened.started.cid))
@@ -125,50 +125,53 @@ def contributions(
             raise ConfigError(
                 f"round {closed.number} has {len(meta.inputs)} files; exact values support up to {MOST_LEARNERS}"
             )
-        files = {one.node_id: reader.read(one.cid, one.node_id) for one in meta.inputs}
+        files = {item.node_id: reader.read(item.cid, item.node_id) for item in meta.inputs}
         worth = {frozenset[int](): value(parent.tensors())}
 
-        def of(some: frozenset[int], number: int = closed.number) -> int:
-            if some not in worth:  # noqa: B023 - called within this round alone
-                mine = [files[n] for n in sorted(some)]  # noqa: B023
-                made = _made(folder, plan, past.plan_cid, number, parent, mine, meta, evidence)  # noqa: B023
-                if len(some) == len(files) and made.cid != result.cid:  # noqa: B023
+        def of(members: frozenset[int], number: int = closed.number) -> int:
+            if members not in worth:  # noqa: B023 - called within this round alone
+                mine = [files[n] for n in sorted(members)]  # noqa: B023
+                aggregate = _made(folder, plan, past.plan_cid, number, parent, mine, meta, evidence)  # noqa: B023
+                if len(members) == len(files) and aggregate.cid != result.cid:  # noqa: B023
                     raise WeightsError(
                         f"global weights {number + 1} differ from the aggregate of their files; see fl-node audit"
                     )
-                worth[some] = value(made.tensors())  # noqa: B023
-            return worth[some]  # noqa: B023
+                worth[members] = value(aggregate.tensors())  # noqa: B023
+            return worth[members]  # noqa: B023
 
         values = shapley(sorted(files), of)
-        found.append(RoundContribution(closed.number, worth[frozenset()], worth[frozenset(files)], values))
+        values_by_round.append(RoundContribution(closed.number, worth[frozenset()], worth[frozenset(files)], values))
         reader.forget(result.path)
-        progress(len(found), len(rounds))
+        progress(len(values_by_round), len(rounds))
     reader.forget()
-    return found
+    return values_by_round
 
 
 def totals(rounds: Sequence[RoundContribution]) -> dict[int, Fraction]:
     """Return each learner's value in all rounds together, by nodeId."""
-    known = sorted({node_id for one in rounds for node_id in one.values})
-    return {node_id: sum((one.values.get(node_id, Fraction(0)) for one in rounds), Fraction(0)) for node_id in known}
+    known = sorted({node_id for contribution in rounds for node_id in contribution.values})
+    return {
+        node_id: sum((contribution.values.get(node_id, Fraction(0)) for contribution in rounds), Fraction(0))
+        for node_id in known
+    }
 
 
 def as_content(rounds: Sequence[RoundContribution], images: int) -> dict[str, Any]:
     """Return contributions for JSON: shares of the held-out images as numbers, and the exact fractions of images."""
 
-    def values(some: Mapping[int, Fraction]) -> dict[str, dict[str, object]]:
-        return {str(n): {"share": float(value / images), "images": str(value)} for n, value in some.items()}
+    def values(by_learner: Mapping[int, Fraction]) -> dict[str, dict[str, object]]:
+        return {str(n): {"share": float(value / images), "images": str(value)} for n, value in by_learner.items()}
 
     return {
         "images": images,
         "rounds": [
             {
-                "round": one.round,
-                "accuracy_before": one.before / images,
-                "accuracy_after": one.after / images,
-                "learners": values(one.values),
+                "round": contribution.round,
+                "accuracy_before": contribution.before / images,
+                "accuracy_after": contribution.after / images,
+                "learners": values(contribution.values),
             }
-            for one in rounds
+            for contribution in rounds
         ],
         "total": values(totals(rounds)),
     }

@@ -131,7 +131,7 @@ def _analyze_errors(result: Result, reader: Reader, trainer: Trainer) -> ErrorAn
     except WeightsError:
         return None  # of another model, which the audit says
     images, labels = trainer.tests()
-    return analyze_errors(result.round, lambda some: trainer.predict(tensors, some), images, labels)
+    return analyze_errors(result.round, lambda batch: trainer.predict(tensors, batch), images, labels)
 
 
 def _save(result: Result, store: Store, folder: Path, trainer: Trainer) -> Path:

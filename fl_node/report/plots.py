@@ -66,7 +66,7 @@ class Span:
     kind: Literal["work", "wait"]
 
 
-def lines(name: str, title: str, some: Sequence[Line], y_label: str, x_label: str, *, whole: bool = True) -> str:
+def lines(name: str, title: str, series: Sequence[Line], y_label: str, x_label: str, *, whole: bool = True) -> str:
     """Draw lines over numbers, such as rounds.
 
     Parameters
@@ -75,7 +75,7 @@ def lines(name: str, title: str, some: Sequence[Line], y_label: str, x_label: st
         The picture's id, unique in its page.
     title
         A description of the picture, for screen readers.
-    some
+    series
         The lines; learners in the order of nodeId.
     y_label, x_label
         The titles of the axes.
@@ -83,7 +83,7 @@ def lines(name: str, title: str, some: Sequence[Line], y_label: str, x_label: st
         Whether the horizontal axis has whole numbers only.
     """
     with _figure(WIDTH, 3.4) as (figure, axes):
-        learners = [line for line in some if line.kind == "learner"]
+        learners = [line for line in series if line.kind == "learner"]
         many = len(learners) > MANY
         if many:
             _range(axes, learners)
@@ -92,9 +92,9 @@ def lines(name: str, title: str, some: Sequence[Line], y_label: str, x_label: st
             axes.plot(
                 *_xy(line), color=colour, marker=marker, linestyle=dash, label=line.label, markersize=_size(line)
             )
-        for line in (one for one in some if one.kind == "global"):
+        for line in (line for line in series if line.kind == "global"):
             axes.plot(*_xy(line), color=INK, marker="*", linewidth=2, label=line.label, markersize=_size(line) + 2)
-        for position, line in enumerate(one for one in some if one.kind == "paper"):
+        for position, line in enumerate(line for line in series if line.kind == "paper"):
             marker, dash = PAPER_STYLES[position % len(PAPER_STYLES)]
             style: dict[str, Any] = {"color": MUTED, "linewidth": 1, "label": line.label, "zorder": 1.5}
             axes.plot(*_xy(line), marker=marker, markersize=_size(line), linestyle=dash, **style)
@@ -123,7 +123,7 @@ def timeline(name: str, title: str, rows: Sequence[tuple[str, Sequence[Span]]], 
         for number, (_, spans) in enumerate(rows):
             colour = STYLES[number % MANY][0]
             for kind in ("work", "wait"):
-                bars = [(one.start, max(one.end - one.start, 0.0)) for one in spans if one.kind == kind]
+                bars = [(span.start, max(span.end - span.start, 0.0)) for span in spans if span.kind == kind]
                 # Work that follows on work is told apart by a gap.
                 filled, edge = (colour, BACKGROUND) if kind == "work" else ("none", colour)
                 axes.broken_barh(bars, (number - 0.3, 0.6), linewidth=0.8, facecolor=filled, edgecolor=edge)
@@ -207,9 +207,10 @@ def bubbles_file(title: str, counts: Mapping[int, Sequence[int]]) -> str:
 def _bubbles(axes: Axes, counts: Mapping[int, Sequence[int]]) -> None:
     most = max((max(row) for row in counts.values()), default=0) or 1
     for number, row in enumerate(counts.values()):
-        there = [(label, 150 * count / most) for label, count in enumerate(row) if count]
-        colour, places, sizes = STYLES[number % MANY][0], [one[0] for one in there], [one[1] for one in there]
-        axes.scatter(places, [number] * len(there), s=sizes, color=colour, linewidths=0)
+        bubbles = [(label, 150 * count / most) for label, count in enumerate(row) if count]
+        places, sizes = [label for label, _ in bubbles], [size for _, size in bubbles]
+        colour = STYLES[number % MANY][0]
+        axes.scatter(places, [number] * len(bubbles), s=sizes, color=colour, linewidths=0)
     labels = max((len(row) for row in counts.values()), default=0)
     axes.set_xticks(range(labels))
     axes.set_xlim(-0.5, labels - 0.5)
@@ -219,17 +220,17 @@ def _bubbles(axes: Axes, counts: Mapping[int, Sequence[int]]) -> None:
     axes.grid(visible=False)
 
 
-def points(name: str, title: str, some: Sequence[Line], y_label: str, x_label: str) -> str:
+def points(name: str, title: str, series: Sequence[Line], y_label: str, x_label: str) -> str:
     """Draw points, with a colour and marker per learner, or the same for all if there are many.
 
     Parameters
     ----------
-    name, title, some, y_label, x_label
+    name, title, series, y_label, x_label
         As for :func:`lines`.
     """
     with _figure(WIDTH, 3.0) as (figure, axes):
-        many = len(some) > MANY
-        for position, line in enumerate(some):
+        many = len(series) > MANY
+        for position, line in enumerate(series):
             colour, marker, _ = STYLES[0 if many else position]
             label = line.label if not many else "_"
             axes.plot(*_xy(line), color=colour, marker=marker, linestyle="none", label=label, clip_on=False)
@@ -328,7 +329,7 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     text = head + text[text.index(">") + 1 :]
     # Several pictures stand in one page: an id is kept where something refers to it, and bears the picture's name.
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
-    text = re.sub(r' id="([^"]+)"', lambda found: _id(found, name, used), text)
+    text = re.sub(r' id="([^"]+)"', lambda match: _id(match, name, used), text)
     text = re.sub(r'((?:xlink:)?href="|url\()#([^")]+)', rf"\1#{name}-\2", text).replace("xlink:href", "href")
     # The page's own fonts and colours.
     text = re.sub(r"font-family: [^;\"]*;? ?", "", re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", text))
@@ -337,8 +338,8 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     return re.sub(r"\n\s*", "\n", text).strip()
 
 
-def _id(found: re.Match[str], name: str, used: set[str]) -> str:
-    own = found.group(1)
+def _id(match: re.Match[str], name: str, used: set[str]) -> str:
+    own = match.group(1)
     if own == f"{name}-title":
-        return found.group(0)
+        return match.group(0)
     return f' id="{name}-{own}"' if own in used else ""
