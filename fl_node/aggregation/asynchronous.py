@@ -97,4 +97,4 @@ class AsynchronousRule(Rule):
 
     def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:  # noqa: ARG002
         """Apply inputs that were all trained from the last global weights."""
-        return self.apply(parent, [Update(one, parent, 0) for one in inputs])
+        return self.apply(parent, [Update(tensors, parent, 0) for tensors in inputs])

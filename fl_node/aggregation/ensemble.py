@@ -57,16 +57,16 @@ def evidence(weighting: str | None, probabilities: npt.NDArray[np.float32], labe
     return np.maximum(np.rint(likelihood / GRAIN), 1).astype(np.float32) * np.float32(GRAIN)
 
 
-def is_evidence(weighting: str | None, said: Tensor) -> bool:
+def is_evidence(weighting: str | None, values: Tensor) -> bool:
     """Return whether all values of a tensor are such as :func:`evidence` gives."""
     if weighting == "accuracy":
-        return bool(np.isin(said, (0, 1)).all())
-    steps = said.astype(np.float64) / GRAIN
-    return bool(((steps == np.rint(steps)) & (steps >= 1) & (said <= 1)).all())
+        return bool(np.isin(values, (0, 1)).all())
+    steps = values.astype(np.float64) / GRAIN
+    return bool(((steps == np.rint(steps)) & (steps >= 1) & (values <= 1)).all())
 
 
 def unexplained(
-    weighting: str | None, said: Tensor, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
+    weighting: str | None, reported: Tensor, probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
 ) -> int:
     """Return for how many images evidence differs from probabilities by more than rounding can make it.
 
@@ -74,17 +74,17 @@ def unexplained(
     ----------
     weighting
         The plan's.
-    said
+    reported
         The evidence in question, shape ``(images,)``.
     probabilities, labels
         What the member says here, shape ``(images, classes)``, and the labels, as for :func:`evidence`.
     """
-    right = evidence(weighting, probabilities, labels)
+    expected = evidence(weighting, probabilities, labels)
     if weighting == "accuracy":
         # Where the two best classes are as good as equal, another machine may choose the other.
         second, first = np.sort(probabilities, axis=1)[:, -2:].T
-        return int(((said != right) & (first - second > GRAIN)).sum())
-    return int((np.abs(said.astype(np.float64) - right) > GRAIN).sum())
+        return int(((reported != expected) & (first - second > GRAIN)).sum())
+    return int((np.abs(reported.astype(np.float64) - expected) > GRAIN).sum())
 
 
 def member_weights(weighting: str | None, evidences: Sequence[Tensor]) -> Tensor:
@@ -109,16 +109,16 @@ def member_weights(weighting: str | None, evidences: Sequence[Tensor]) -> Tensor
     count = len(evidences)
     weights = np.full(count, 1.0 / count)
     if weighting == "accuracy":
-        right = [in_order(one.astype(np.float64)) for one in evidences]
-        if (total := in_order(np.array(right))) > 0:
-            weights = np.array(right) / total
+        hits = [in_order(member.astype(np.float64)) for member in evidences]
+        if (total := in_order(np.array(hits))) > 0:
+            weights = np.array(hits) / total
     elif weighting == "convex":
         # Honest evidence is in these bounds; a lie must not divide by zero.
-        likelihoods = [np.clip(one.astype(np.float64), GRAIN, 1.0) for one in evidences]
+        likelihoods = [np.clip(values.astype(np.float64), GRAIN, 1.0) for values in evidences]
         for _ in range(STEPS):
             together: Wide = np.zeros_like(likelihoods[0])
-            for weight, one in zip(weights, likelihoods, strict=True):
-                together = together + weight * one
-            shares = [in_order(one / together) / len(one) for one in likelihoods]
+            for weight, likelihood in zip(weights, likelihoods, strict=True):
+                together = together + weight * likelihood
+            shares = [in_order(likelihood / together) / len(likelihood) for likelihood in likelihoods]
             weights = weights * np.array(shares)
     return weights.astype(np.float32)

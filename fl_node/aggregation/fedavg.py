@@ -58,14 +58,14 @@ class FedAvg(Rule):
         """Average each tensor by :func:`fedavg`, or its updates as integers."""
         point = self.fixed_point
         if point is None:
-            return Aggregate(shares(counts), lambda name: fedavg((one[name] for one in inputs), counts))
+            return Aggregate(shares(counts), lambda name: fedavg((tensors[name] for tensors in inputs), counts))
         small = reduced(counts)
 
         def tensor(name: str) -> Tensor:
             start = parent[name]
             total = np.zeros(start.shape, point.dtype)
-            for one, count in zip(inputs, small, strict=True):
-                total += point.words(np.subtract(one[name], start, dtype=np.float64), count)
+            for tensors, count in zip(inputs, small, strict=True):
+                total += point.words(np.subtract(tensors[name], start, dtype=np.float64), count)
             return point.updated(start, total, small)
 
         return Aggregate(shares(counts), tensor)

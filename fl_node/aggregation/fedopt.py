@@ -96,4 +96,4 @@ class FedAdam(Rule):
 
 def _update(inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors, name: str) -> Wide:
     """Return the average of the local weights less the global weights, float64, of one tensor."""
-    return np.subtract(fedavg((one[name] for one in inputs), counts), parent[name], dtype=np.float64)
+    return np.subtract(fedavg((tensors[name] for tensors in inputs), counts), parent[name], dtype=np.float64)

@@ -35,7 +35,7 @@ class NormClipping(Rule):
         The length is the Euclidean norm over all tensors together. An update that is short enough is not changed.
         """
         names = names_of(inputs[0])
-        lengths = [math.sqrt(squared_distance(one, parent, names)) for one in inputs]
+        lengths = [math.sqrt(squared_distance(tensors, parent, names)) for tensors in inputs]
         parts, most = shares(counts), self.clipping_norm
         factors = [
             np.float64(part * (1.0 if length <= most else most / length))
@@ -45,8 +45,8 @@ class NormClipping(Rule):
         def tensor(name: str) -> Tensor:
             start = np.asarray(parent[name], np.float64)
             total = start.copy()
-            for one, factor in zip(inputs, factors, strict=True):
-                total += (one[name] - start) * factor
+            for tensors, factor in zip(inputs, factors, strict=True):
+                total += (tensors[name] - start) * factor
             return rounded(total)
 
         return Aggregate(parts, tensor)

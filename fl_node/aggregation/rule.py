@@ -158,23 +158,23 @@ def pieces(inputs: Sequence[Tensors], name: str) -> Iterator[list[Tensor]]:
     first = inputs[0]
     shape = first.shape(name) if isinstance(first, Sliceable) else first[name].shape
     if not math.prod(shape) or not shape:
-        yield [one[name] for one in inputs]
+        yield [tensors[name] for tensors in inputs]
         return
     rows = max(BLOCK // max(math.prod(shape[1:]), 1), 1)
     for start in range(0, shape[0], rows):
-        yield [_rows(one, name, start, min(start + rows, shape[0])) for one in inputs]
+        yield [_rows(tensors, name, start, min(start + rows, shape[0])) for tensors in inputs]
 
 
 def _rows(model: Tensors, name: str, start: int, stop: int) -> Tensor:
     return model.rows(name, start, stop) if isinstance(model, Sliceable) else model[name][start:stop]
 
 
-def by_piece(made: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensors], name: str) -> Tensor:
+def by_piece(combine: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensors], name: str) -> Tensor:
     """Compute one tensor piece by piece, for rules that treat each value independently.
 
     Parameters
     ----------
-    made
+    combine
         Receives one piece of the tensor from every input, all of one shape, and returns the aggregated piece in that
         shape.
     inputs
@@ -182,7 +182,7 @@ def by_piece(made: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensor
     name
         The tensor's name.
     """
-    parts = [np.asarray(made(piece)) for piece in pieces(inputs, name)]
+    parts = [np.asarray(combine(piece)) for piece in pieces(inputs, name)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

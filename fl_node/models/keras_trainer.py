@@ -427,10 +427,10 @@ class KerasTrainer:
 
 def score(probabilities: Probabilities, labels: Labels) -> Score:
     """Compare class probabilities, shape ``(count, classes)``, with the labels, shape ``(count,)``."""
-    right = int((probabilities.argmax(axis=1) == labels).sum())
+    correct = int((probabilities.argmax(axis=1) == labels).sum())
     of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     loss = float(-np.log(np.maximum(of_label, 1e-12)).mean())
-    return Score(right / len(labels), max(loss, 0.0), len(labels), calibration_error(probabilities, labels))
+    return Score(correct / len(labels), max(loss, 0.0), len(labels), calibration_error(probabilities, labels))
 
 
 def finite(probabilities: Probabilities) -> Probabilities:
@@ -456,9 +456,9 @@ def calibration_error(probabilities: Probabilities, labels: Labels, bins: int = 
         How many.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
+    correct = probabilities.argmax(axis=1) == labels
     where = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    gaps = [abs(confidence[where == index].sum() - right[where == index].sum()) for index in range(bins)]
+    gaps = [abs(confidence[where == index].sum() - correct[where == index].sum()) for index in range(bins)]
     return float(sum(gaps) / len(labels))
 
 
