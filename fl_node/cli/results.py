@@ -111,10 +111,10 @@ def status(
         console.print(f"privacy: ε = {most:g}{limit} for δ = {result.plan.dp.delta:g}, by what was published")
     for change in result.header_changes:
         console.print(f"the header changed to {change.account}, {change.node}, in block {change.block}")
-    for one in result.verdicts:
+    for verdict in result.verdicts:
         # Of a run that goes well only the newest word is of interest.
-        if one.rejected or one.withdrawn or one is result.verdicts[-1]:
-            console.print(f"global weights {one.round} ({one.cid}): {one.words(len(result.learners))}")
+        if verdict.rejected or verdict.withdrawn or verdict is result.verdicts[-1]:
+            console.print(f"global weights {verdict.round} ({verdict.cid}): {verdict.words(len(result.learners))}")
     if not result.ended and result.plan.mode == "async":
         console.print(f"round {result.round}: waiting for updates")
     elif not result.ended:
@@ -359,12 +359,12 @@ def contribution(
         trainer = trainer_for(plan, dataset)
         measure = evidence(plan, trainer)
 
-        def right(tensors: Tensors) -> int:
+        def correct(tensors: Tensors) -> int:
             return int((trainer.predict(tensors, images).argmax(axis=1) == labels).sum())
 
         show = errors.status("evaluating", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
-            values = work.contributions(run_contract, run_store, Path(name), plan, trainer.shapes(), right, measure)
+            values = work.contributions(run_contract, run_store, Path(name), plan, trainer.shapes(), correct, measure)
     text = json.dumps(work.as_content(values, len(labels)), indent=2)
     with never_lost(lambda: files.rescued("contribution.json", text)):
         if as_json:

@@ -216,7 +216,7 @@ class OwnModule:
         (wanted,) = model.inputs
         shape = samples.shape[1:]
         if len(shape) != len(wanted.shape) - 1 or any(
-            right not in (None, actual) for right, actual in zip(wanted.shape[1:], shape, strict=True)
+            expected not in (None, actual) for expected, actual in zip(wanted.shape[1:], shape, strict=True)
         ):
             raise self.error(
                 f"load_data returns samples of shape {shape}, build_model expects {tuple(wanted.shape[1:])}"

@@ -58,7 +58,7 @@ class Trace:
     got: list[str] = field(default_factory=list)
     """What somebody got who should get nothing."""
 
-    def said(self, node: str, kind: str, **fields: object) -> Iterator[tuple[float, Mapping[str, Any]]]:
+    def matching(self, node: str, kind: str, **fields: object) -> Iterator[tuple[float, Mapping[str, Any]]]:
         """Yield each matching event of a node, with its time.
 
         Parameters
@@ -141,6 +141,6 @@ class Scenario:
     """Whether each learner has a standby header."""
 
 
-def first_message(said: list[Mapping[str, Any]]) -> str:
+def first_message(matches: list[Mapping[str, Any]]) -> str:
     """Return the sentence of the first of these events."""
-    return str(said[0]["message"]) if said else "no such event"
+    return str(matches[0]["message"]) if matches else "no such event"

@@ -259,7 +259,8 @@ FLOOD = 50
 def _waited_for(node_id: int) -> Expectation:
     def expectation(trace: Trace, _outcome: Outcome) -> Check:
         waiting = [
-            e for _, e in trace.said(HEADER, events.Waiting.name, reason="updates", round=ROUND, learners=[node_id])
+            e
+            for _, e in trace.matching(HEADER, events.Waiting.name, reason="updates", round=ROUND, learners=[node_id])
         ]
         return Check(f"the header reports that it waits for learner {node_id}", bool(waiting), first_message(waiting))
 
@@ -269,7 +270,7 @@ def _waited_for(node_id: int) -> Expectation:
 def _rejected(code: str) -> Expectation:
     def expectation(trace: Trace, outcome: Outcome) -> Check:
         rejections = [
-            e for _, e in trace.said(HEADER, events.UpdateRejected.name, round=ROUND, learner=2, reason=code)
+            e for _, e in trace.matching(HEADER, events.UpdateRejected.name, round=ROUND, learner=2, reason=code)
         ]
         listed = outcome.result.rounds[ROUND].rejected.get(2, "")
         passed = bool(rejections and listed)
@@ -304,7 +305,7 @@ def _contract_refused(trace: Trace, _outcome: Outcome) -> Check:
 def _taken(node: str) -> Expectation:
     def expectation(trace: Trace, _outcome: Outcome) -> Check:
         kind = events.GlobalWeightsPublished if node == HEADER else events.LocalWeightsPublished
-        after = [when for when, _ in trace.said(node, kind.name, round=ROUND + (node == HEADER))]
+        after = [when for when, _ in trace.matching(node, kind.name, round=ROUND + (node == HEADER))]
         fault = trace.fault if trace.fault is not None else math.inf
         seconds = next((when - fault for when in after if when > fault), None)
         seen = "never" if seconds is None else f"{seconds:.1f} s after the fault"
@@ -318,7 +319,7 @@ def _back(trace: Trace, _outcome: Outcome) -> Check:
 
 
 def _waited(trace: Trace, _outcome: Outcome) -> Check:
-    after = [when for when, _ in trace.said(HEADER, events.GlobalWeightsPublished.name, round=ROUND + 1)]
+    after = [when for when, _ in trace.matching(HEADER, events.GlobalWeightsPublished.name, round=ROUND + 1)]
     seconds = (after[0] - (trace.fault or 0)) if after else 0.0
     return Check(
         "no block is sealed while half of the sealers are suspended",

@@ -75,13 +75,15 @@ def _withdrawn(trace: Trace, outcome: Outcome) -> Check:
 
 
 def _succeeded(trace: Trace, _outcome: Outcome) -> Check:
-    said = [e for _, e in trace.said(standby_name(1), events.HeaderTakenOver.name)]
-    return Check("learner 1's standby becomes the header", bool(said), first_message(said))
+    takeovers = [e for _, e in trace.matching(standby_name(1), events.HeaderTakenOver.name)]
+    return Check("learner 1's standby becomes the header", bool(takeovers), first_message(takeovers))
 
 
 def _told(trace: Trace, _outcome: Outcome) -> Check:
-    said = [e for _, e in trace.said(HEADER, events.HeaderReplaced.name)]
-    return Check("the header that returns is told that it was replaced", bool(said), first_message(said))
+    replacements = [e for _, e in trace.matching(HEADER, events.HeaderReplaced.name)]
+    return Check(
+        "the header that returns is told that it was replaced", bool(replacements), first_message(replacements)
+    )
 
 
 def _named(_trace: Trace, outcome: Outcome) -> Check:

@@ -175,8 +175,8 @@ def backdoor_success(attack: Backdoor, trainer: Trainer, tensors: model_file.Ten
         0 to 1.
     """
     images, labels = trainer.tests()
-    others = labels != attack.target
-    labels_predicted = trainer.predict(tensors, patched(images[others])).argmax(axis=1)
+    candidates = labels != attack.target
+    labels_predicted = trainer.predict(tensors, patched(images[candidates])).argmax(axis=1)
     return float(np.mean(labels_predicted == attack.target))
 
 

@@ -350,11 +350,11 @@ class ProcessBackend:
             return lambda: Child(name, command, logs / f"{name.replace(' ', '-')}.log", environment)
 
         for node, geth in self.geth.items():
-            peers = [other.enode for name, other in self.geth.items() if self._are_peers(name, node)]
+            peers = [peer.enode for name, peer in self.geth.items() if self._are_peers(name, node)]
             self._start_commands[f"{node} geth"] = child(f"{node} geth", geth.command(geth_binary, peers))
         for node, ipfs in self.ipfs.items():
-            others = [other for name, other in self.ipfs.items() if name != node]
-            command = ipfs.command(ipfs_binary, swarm_key, others)
+            swarm = [peer for name, peer in self.ipfs.items() if name != node]
+            command = ipfs.command(ipfs_binary, swarm_key, swarm)
             self._start_commands[f"{node} ipfs"] = child(f"{node} ipfs", command, ipfs.environment)
 
     def _listening(self, name: str) -> None:
@@ -372,7 +372,7 @@ class ProcessBackend:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_PATIENCE
-        others = len(self._accounts) - 1
+        peers = len(self._accounts) - 1
 
         def ready(name: str, wanted: str, what: Callable[[], bool]) -> None:
             child = self.children[name]
@@ -398,21 +398,21 @@ class ProcessBackend:
                 if name > node:
                     store.connect_peer(self.ipfs[name].address)
         for node, store in stores.items():
-            ready(f"{node} ipfs", "connected to its peers", functools.partial(_connected, store, others))
+            ready(f"{node} ipfs", "connected to its peers", functools.partial(_connected, store, peers))
         for node, chain in chains.items():
-            ready(f"{node} geth", "sealing with its peers", functools.partial(_seals, chain, others))
+            ready(f"{node} geth", "sealing with its peers", functools.partial(_seals, chain, peers))
 
 
 def _answers(store: IpfsStore) -> bool:
     return bool(store.version())
 
 
-def _connected(store: IpfsStore, others: int) -> bool:
-    return len(store.peers()) == others
+def _connected(store: IpfsStore, peers: int) -> bool:
+    return len(store.peers()) == peers
 
 
-def _seals(chain: Chain, others: int) -> bool:
-    return chain.is_ready() and chain.peers() == others
+def _seals(chain: Chain, peers: int) -> bool:
+    return chain.is_ready() and chain.peers() == peers
 
 
 def free_ports(count: int) -> list[int]:

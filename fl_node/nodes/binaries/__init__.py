@@ -275,10 +275,10 @@ def _installed(binary: Binary, cache: Path, *, on_path: bool = True) -> Path:
             check_version(binary, path)
         except OtherVersionError as reason:
             # Who names a binary wants that one. The others are passed over.
-            without = binary.fixed and reason.found.startswith(unpatched(binary).full_version)
+            without = binary.fixed and reason.version.startswith(unpatched(binary).full_version)
             if where == binary.path_variable and without:
                 raise BinaryError(
-                    f"{where}={path} is {binary.title} {reason.found} without the fixes "
+                    f"{where}={path} is {binary.title} {reason.version} without the fixes "
                     f"of {', '.join(binary.fixed)}: "
                     f"anyone who reaches its P2P port can stop it. Unset {where} to build with the fixes, "
                     f"or set {binary.unpatched_variable}=1 to allow it"

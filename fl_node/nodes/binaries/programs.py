@@ -17,11 +17,11 @@ VERSION_TIMEOUT = 60.0
 
 
 class OtherVersionError(SkippedError):
-    """The program is of another version than the pinned one; ``found`` is the one that it names."""
+    """The program is of another version than the pinned one; ``version`` is the one that it prints."""
 
-    def __init__(self, text: str, found: str) -> None:
+    def __init__(self, text: str, version: str) -> None:
         super().__init__(text)
-        self.found = found
+        self.version = version
 
 
 def this_machine() -> str:
