@@ -23,16 +23,16 @@ def measure(*, quick: bool) -> Part:
     """Send transactions from alternating nodes, from a cold start on, and then with one sealer down."""
     part = Part("Clique: seconds until a transaction is seen on another node, three sealers")
     count, down = (150, 20) if quick else (1000, 100)
-    with nodes(2) as some:
-        chains = [some.chain(name) for name in some.names]
+    with nodes(2) as network:
+        chains = [network.chain(name) for name in network.names]
         say(f"{count} transactions from alternating nodes, from a cold start on")
         times = _send(chains, count)
         part.rows += _rows(f"{count} transactions", times, 0.05, 0.1)
         part.rows.append(Row(f"the first {COLD} of them, the slowest", max(times[:COLD]), "s", 1.0))
         gone = learner_name(2)
-        some.backend.children[f"{gone} geth"].stop()
+        network.backend.children[f"{gone} geth"].stop()
         say(f"{down} transactions with one sealer down")
-        rest = [chain for name, chain in zip(some.names, chains, strict=True) if name != gone]
+        rest = [chain for name, chain in zip(network.names, chains, strict=True) if name != gone]
         times = _send(rest, down)
         part.rows += _rows(f"{down} transactions with one sealer down", times, None, None)
     return part
@@ -43,12 +43,12 @@ def _send(chains: Sequence[Chain], count: int) -> list[float]:
     times = []
     for number in range(count):
         sender = number % len(chains)
-        times.append(_one(chains[sender], chains[(sender + 1) % len(chains)], nonces[sender]))
+        times.append(_seconds_until_seen(chains[sender], chains[(sender + 1) % len(chains)], nonces[sender]))
         nonces[sender] += 1
     return times
 
 
-def _one(sender: Chain, observer: Chain, nonce: int) -> float:
+def _seconds_until_seen(sender: Chain, observer: Chain, nonce: int) -> float:
     """Send a transaction and return the seconds until its block is the latest of another node."""
     assert sender.account is not None
     signed = sender.account.sign_transaction(

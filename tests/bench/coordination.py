@@ -41,47 +41,47 @@ def measure(*, quick: bool, profiles: Path | None = None) -> Part:
     """
     part = Part("Coordination: seconds a round")
     small, large = (5, 2) if quick else (30, 10)
-    with nodes(2) as some:
+    with nodes(2) as network:
         for model, rounds, target in (("small", small, 0.25), ("large", large, 1.5)):
-            _compare(part, some, model, rounds, target, profiles)
-    with nodes(16, 2) as many:
-        _compare(part, many, "small", 3 if quick else 20, 1.5, profiles)
-    with nodes(16) as many:
-        part.rows.append(_rounds(many, "small", 2 if quick else 8, 1.5, profiles, "none"))
+            _compare(part, network, model, rounds, target, profiles)
+    with nodes(16, 2) as network:
+        _compare(part, network, "small", 3 if quick else 20, 1.5, profiles)
+    with nodes(16) as network:
+        part.rows.append(_rounds(network, "small", 2 if quick else 8, 1.5, profiles, "none"))
     return part
 
 
-def _compare(part: Part, some: Nodes, model: str, rounds: int, target: float, profiles: Path | None) -> None:
+def _compare(part: Part, network: Nodes, model: str, rounds: int, target: float, profiles: Path | None) -> None:
     """Measure rounds without verification and with it, and by how much it makes them longer."""
-    without = _rounds(some, model, rounds, target, profiles, "none")
-    verified = _rounds(some, model, rounds, VERIFIED * without.figure, profiles, "all")
+    without = _rounds(network, model, rounds, target, profiles, "none")
+    verified = _rounds(network, model, rounds, VERIFIED * without.figure, profiles, "all")
     part.rows += [without, verified]
     part.notes.append(f"{without.name}: with verification {verified.figure / without.figure:.2f} times as long")
 
 
-def _rounds(some: Nodes, model: str, rounds: int, target: float, profiles: Path | None, verification: str) -> Row:
+def _rounds(network: Nodes, model: str, rounds: int, target: float, profiles: Path | None, verification: str) -> Row:
     title = (
-        f"{parameters(model):,} parameters ({megabytes(model):.1f} MB), {some.learners} learners, "
-        f"{1 + some.hosts} Geth and IPFS nodes, verification {verification}"
+        f"{parameters(model):,} parameters ({megabytes(model):.1f} MB), {network.learners} learners, "
+        f"{1 + network.hosts} Geth and IPFS nodes, verification {verification}"
     )
     say(f"{title}: {rounds} rounds after {WARM_UP}")
-    contract = some.deploy(model, WARM_UP + rounds, verification)
-    daemons = {kind: some.cpu(kind) for kind in DAEMONS}
-    children: list[Child] = [some.role(name, contract, model, profiles) for name in some.names]
+    contract = network.deploy(model, WARM_UP + rounds, verification)
+    daemons = {kind: network.cpu(kind) for kind in DAEMONS}
+    children: list[Child] = [network.role(name, contract, model, profiles) for name in network.names]
     wait_for(children, 60 + ROUND_PATIENCE * (WARM_UP + rounds))
-    header, header_cpu = some.spans(HEADER)
-    learners = [some.spans(learner_name(node_id)) for node_id in range(1, some.learners + 1)]
+    header, header_cpu = network.spans(HEADER)
+    learners = [network.spans(learner_name(node_id)) for node_id in range(1, network.learners + 1)]
     cpu = {
         "header": _cpu(header_cpu),
         "learners": sum(_cpu(times) for _, times in learners),
-        **{DAEMONS[kind]: (some.cpu(kind) - before) / (WARM_UP + rounds) for kind, before in daemons.items()},
+        **{DAEMONS[kind]: (network.cpu(kind) - before) / (WARM_UP + rounds) for kind, before in daemons.items()},
     }
     # A round lasts from the moment its global weights stand on chain until the next ones do.
     closed = [end for kind, _, end in header if kind == TRANSACTION]
     windows = list(itertools.pairwise(closed))[WARM_UP - 1 :]
     splits = {HEADER: split(header, windows)}
     each = [split(spans, windows) for spans, _ in learners]
-    splits["learner"] = {kind: statistics.fmean(one[kind] for one in each) for kind in each[0]}
+    splits["learner"] = {kind: statistics.fmean(learner[kind] for learner in each) for kind in each[0]}
     _show(title, splits, cpu)
     return seconds(title, [end - start for start, end in windows], target, split=splits, cpu=cpu)
 
@@ -94,11 +94,13 @@ def _cpu(after: Sequence[float]) -> float:
 def split(spans: Sequence[Span], windows: Sequence[tuple[float, float]]) -> dict[str, float]:
     """Return the mean seconds of each kind in the windows; ``else`` is what no span covers."""
     total = dict.fromkeys((*KINDS, "else"), 0.0)
-    for left, right in windows:
+    for opened, closed in windows:
         inside = [
-            (kind, max(start, left), min(end, right)) for kind, start, end in spans if start < right and end > left
+            (kind, max(start, opened), min(end, closed))
+            for kind, start, end in spans
+            if start < closed and end > opened
         ]
-        edges = sorted({left, right, *(edge for _, start, end in inside for edge in (start, end))})
+        edges = sorted({opened, closed, *(edge for _, start, end in inside for edge in (start, end))})
         for start, end in itertools.pairwise(edges):
             active = {kind for kind, first, last in inside if first <= start and end <= last}
             total[next((kind for kind in KINDS if kind in active), "else")] += end - start

@@ -178,14 +178,14 @@ def _run(programs: Path, way: Callable[[Path, Settings], Iterator[Child]], round
             ends: list[float] = json.loads(settings.result.read_text())
         finally:
             # What Flower starts is detached from what started it: it is found while its parents still run.
-            started = [one for child in children for one in _descendants(child.process.pid)]
+            started = [process for child in children for process in _descendants(child.process.pid)]
             for child in reversed(children):
                 child.terminate()
             for child in reversed(children):
                 child.stop()
-            for one in psutil.wait_procs(started, timeout=5)[1]:
+            for process in psutil.wait_procs(started, timeout=5)[1]:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    one.kill()
+                    process.kill()
     return ends
 
 

@@ -20,10 +20,10 @@ def measure(*, quick: bool) -> Part:
     """Let a header and a learner wait for a second learner that never comes."""
     part = Part("Idle: share of a core that a waiting role takes")
     span = 8.0 if quick else 30.0
-    with nodes(2) as some:
-        contract = some.deploy("small", 1)
+    with nodes(2) as network:
+        contract = network.deploy("small", 1)
         names = [HEADER, learner_name(1)]
-        roles = [some.role(name, contract, "small") for name in names]
+        roles = [network.role(name, contract, "small") for name in names]
         try:
             deadline = time.monotonic() + 60
             while not contract.local_weights(0, [1]):
@@ -34,7 +34,7 @@ def measure(*, quick: bool) -> Part:
             time.sleep(SETTLE)
             processes = {name: [psutil.Process(role.process.pid)] for name, role in zip(names, roles, strict=True)}
             processes["Geth and IPFS of three nodes together"] = [
-                psutil.Process(child.process.pid) for child in some.backend.children.values()
+                psutil.Process(child.process.pid) for child in network.backend.children.values()
             ]
             before = {name: _cpu(group) for name, group in processes.items()}
             start = time.monotonic()

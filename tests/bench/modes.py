@@ -69,11 +69,11 @@ def both(seed: int) -> dict[str, Plan]:
 def lab(plan: Plan) -> dict[str, Any]:
     """Carry a plan out on real nodes; return when each round's global weights were published, and what they reach."""
     with tempfile.TemporaryDirectory(prefix="fl-modes-") as name:
-        one = Lab(plan, "processes", Path(name), None, lambda _progress, _event: None)
-        outcome = one.run()
+        laboratory = Lab(plan, "processes", Path(name), None, lambda _progress, _event: None)
+        outcome = laboratory.run()
         if not outcome.audit.passed:
             raise SystemExit(f"the audit failed: {outcome.audit.findings[0]}")
-        told = [(seconds, event) for seconds, node, event in one.story.events if node == "header"]
+        told = [(seconds, event) for seconds, node, event in laboratory.trace.events if node == "header"]
         published = {e["round"]: s for s, e in told if e["event"] == events.GlobalWeightsPublished.name}
         accuracy = {e["round"]: e["accuracy"] for _, e in told if e["event"] == events.GlobalWeightsEvaluated.name}
         rounds = sorted(published)
@@ -82,7 +82,7 @@ def lab(plan: Plan) -> dict[str, Any]:
 
 def reached(rounds: Iterable[Mapping[str, Any]]) -> float | None:
     """Return after how many seconds the global weights first reached what is aimed at."""
-    return next((one["seconds"] for one in rounds if (one["accuracy"] or 0) >= TARGET), None)
+    return next((round_["seconds"] for round_ in rounds if (round_["accuracy"] or 0) >= TARGET), None)
 
 
 def asynchronous(seeds: list[int]) -> list[str]:
@@ -93,17 +93,21 @@ def asynchronous(seeds: list[int]) -> list[str]:
         "|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for seed in seeds:
-        found = {name: kept(f"{name}-{seed}", plan, lambda plan=plan: lab(plan)) for name, plan in both(seed).items()}
-        runs = found["sync"]["rounds"], found["async"]["rounds"]
+        results = {
+            name: kept(f"{name}-{seed}", plan, lambda plan=plan: lab(plan)) for name, plan in both(seed).items()
+        }
+        runs = results["sync"]["rounds"], results["async"]["rounds"]
         times = [reached(run) for run in runs]
-        accuracy = {name: {one["round"]: one["accuracy"] for one in found[name]["rounds"]} for name in found}
+        accuracy = {
+            name: {round_["round"]: round_["accuracy"] for round_ in results[name]["rounds"]} for name in results
+        }
         ends = (accuracy["sync"][ROUNDS], accuracy["async"][COMPARED], accuracy["async"][max(accuracy["async"])])
         # Of a run that did not get there it is known that it took longer than it had.
         lasted = [time or run[-1]["seconds"] for time, run in zip(times, runs, strict=True)]
         sign = "" if times[0] else "> "
         ratio = f"{sign}{lasted[0] / lasted[1]:.2f}" if times[1] else "–"
         cells = [str(seed), *(f"{'' if time else '> '}{last:.0f}" for time, last in zip(times, lasted, strict=True))]
-        cells += [ratio, *(f"{100 * one:.2f}" for one in ends)]
+        cells += [ratio, *(f"{100 * share:.2f}" for share in ends)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -155,24 +159,24 @@ def ensemble(seeds: list[int]) -> list[str]:
         return kept(f"ensemble-{names.index(kind) + 1}-{seed}", plan, lambda: simulated(plan))["last"]
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        found = dict(zip(todo, pool.map(lambda one: measure(*one), todo), strict=True))
-    members = sorted(next(iter(found.values()))["members"])
+        results = dict(zip(todo, pool.map(lambda case: measure(*case), todo), strict=True))
+    members = sorted(next(iter(results.values()))["members"])
     heads = ["", "seed", "ensemble", "best member", "average of members", *members]
     lines = [f"| {' | '.join(heads)} |", "|---|" + "--:|" * (len(heads) - 1)]
     for kind in KINDS:
         for seed in seeds:
-            one = found[kind, seed]
-            each = [one["members"][member]["accuracy"] for member in members]
-            cells = [one["accuracy"], max(each), statistics.fmean(each), *each]
+            result = results[kind, seed]
+            each = [result["members"][member]["accuracy"] for member in members]
+            cells = [result["accuracy"], max(each), statistics.fmean(each), *each]
             row = " | ".join(f"{100 * cell:.2f}" for cell in cells)
             lines.append(f"| {kind} | {seed} | {row} |")
     lines += ["", "Expected calibration error, %:", "", f"| {' | '.join(['', 'ensemble', *members])} |"]
     lines += ["|---|" + "--:|" * (len(members) + 1)]
     for kind in KINDS:
-        several = [found[kind, seed] for seed in seeds]
-        errors = [[one["calibration_error"] for one in several]]
-        errors += [[one["members"][member]["calibration_error"] for one in several] for member in members]
-        row = " | ".join(f"{100 * statistics.fmean(some):.2f}" for some in errors)
+        several = [results[kind, seed] for seed in seeds]
+        errors = [[result["calibration_error"] for result in several]]
+        errors += [[result["members"][member]["calibration_error"] for result in several] for member in members]
+        row = " | ".join(f"{100 * statistics.fmean(values):.2f}" for values in errors)
         lines.append(f"| {kind} | {row} |")
     return lines
 

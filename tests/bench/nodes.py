@@ -51,9 +51,9 @@ class Nodes:
         sealers = [geth.sealer for geth in self.backend.geth.values()]
         file = self.folder / "nodes" / "genesis.json"
         file.write_text(genesis(CHAIN_ID, sealers, list(self.accounts.values())))
-        found = self.backend.start()
-        self.endpoints = {HEADER: found[HEADER]} | {
-            learner_name(node_id): found[learner_name((node_id - 1) % self.hosts + 1)]
+        endpoints = self.backend.start()
+        self.endpoints = {HEADER: endpoints[HEADER]} | {
+            learner_name(node_id): endpoints[learner_name((node_id - 1) % self.hosts + 1)]
             for node_id in range(1, self.learners + 1)
         }
 
@@ -95,14 +95,14 @@ class Nodes:
 
     def spans(self, name: str) -> tuple[list[Span], list[float]]:
         """Return the spans that a role left in the latest run, and its seconds of CPU after each transaction."""
-        found = json.loads((self._work(name) / "spans.json").read_text())
-        return [(kind, start, end) for kind, start, end in found["spans"]], found["cpu"]
+        record = json.loads((self._work(name) / "spans.json").read_text())
+        return [(kind, start, end) for kind, start, end in record["spans"]], record["cpu"]
 
     def cpu(self, kind: str) -> float:
         """Return the seconds of CPU that all nodes' Geth (``geth``) or IPFS (``ipfs``) took until now."""
         children = [child for name, child in self.backend.children.items() if name.endswith(kind)]
         times = [psutil.Process(child.process.pid).cpu_times() for child in children]
-        return sum(one.user + one.system for one in times)
+        return sum(spent.user + spent.system for spent in times)
 
     def _work(self, name: str) -> Path:
         folder = self.folder / "work" / str(self._runs) / name
@@ -114,12 +114,12 @@ class Nodes:
 def nodes(learners: int, hosts: int | None = None) -> Iterator[Nodes]:
     """Bring up the header's node and ``hosts`` more (one a learner if None), and down at the end."""
     with tempfile.TemporaryDirectory(prefix="fl-node-bench-") as name:
-        made = Nodes(Path(name), learners, hosts or learners)
+        network = Nodes(Path(name), learners, hosts or learners)
         try:
-            made.start()
-            yield made
+            network.start()
+            yield network
         finally:
-            made.backend.stop()
+            network.backend.stop()
 
 
 def wait_for(children: list[Child], patience: float) -> None:

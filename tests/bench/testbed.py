@@ -47,24 +47,24 @@ def main() -> None:
     options = parser.parse_args()
     subprocess.run([ROOT / "vagrant" / "docker-engine", "start"], check=True)
     subprocess.run([ROOT / "vagrant" / "image"], check=True)
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="testbed-bench-") as name:
         testbed = Testbed(Path(name))
         copy_checkout(testbed.root)
         try:
-            found["vagrant up, s"], _ = timed(testbed, "vagrant", "up", "--provider=docker")
-            found["second site.yml, s"], again = timed(testbed, "ansible-playbook", "ansible/site.yml")
-            found["second site.yml, changes"] = sum(counts["changed"] for counts in again.recap.values())
+            figures["vagrant up, s"], _ = timed(testbed, "vagrant", "up", "--provider=docker")
+            figures["second site.yml, s"], again = timed(testbed, "ansible-playbook", "ansible/site.yml")
+            figures["second site.yml, changes"] = sum(counts["changed"] for counts in again.recap.values())
             whole, train = timed(testbed, "ansible-playbook", "ansible/train.yml", "-e", f"fl_plan={options.plan}")
-            found["train.yml, s"], found["its run, s"] = whole, run_seconds(train.output)
-            found["train.yml beyond the run, s"] = whole - found["its run, s"]
+            figures["train.yml, s"], figures["its run, s"] = whole, run_seconds(train.output)
+            figures["train.yml beyond the run, s"] = whole - figures["its run, s"]
         finally:
             testbed.vagrant("destroy", "--force")
-    for what, value in found.items():
+    for what, value in figures.items():
         aim = f"  (aim ≤ {AIMS[what]:g})" if what in AIMS else ""
         print(f"{what:32} {value:8.1f}{aim}")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(found, indent=2) + "\n")
+    options.output.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -59,22 +59,26 @@ def measure(*, quick: bool) -> Part:
         cid = added["cid"]
         path.unlink()
         fetching = {who: _begin(who, nodes[who].api, folder / f"{who}.file", cid, size) for who in ports}
-        found = {who: _finish(process) for who, process in fetching.items()}
-        if any((folder / f"{who}.file").stat().st_size != size for who in found):
+        fetched = {who: _finish(process) for who, process in fetching.items()}
+        if any((folder / f"{who}.file").stat().st_size != size for who in fetched):
             raise ProcessError("a fetched file has another length")
     least = size / RATE
     part.rows += [
         Row("add: memory of the process that adds", added["grown"] / 1e6, "MB", MOST_MEMORY),
         Row("add: time to that of the slow line for as many bytes", added["seconds"] / least, "×"),
     ]
-    for who, one in found.items():
+    for who, measures in fetched.items():
         what = "directly" if who == "near" else f"over a line of {RATE / 1e6:.1f} MB/s"
         part.rows += [
-            Row(f"{what}: memory of the process that fetches", one["grown"] / 1e6, "MB", MOST_MEMORY),
-            Row(f"{what}: time to that of the slow line for as many bytes", one["seconds"] / least, "×"),
-            Row(f"{what}: time to fetch_timeout ({FETCH_TIMEOUT:g} s)", one["seconds"] / FETCH_TIMEOUT, "×"),
-            Row(f"{what}: words on its progress", one["events"], ""),
-            Row(f"{what}: longest silence between two words to fetch_timeout", one["silence"] / FETCH_TIMEOUT, "×"),
+            Row(f"{what}: memory of the process that fetches", measures["grown"] / 1e6, "MB", MOST_MEMORY),
+            Row(f"{what}: time to that of the slow line for as many bytes", measures["seconds"] / least, "×"),
+            Row(f"{what}: time to fetch_timeout ({FETCH_TIMEOUT:g} s)", measures["seconds"] / FETCH_TIMEOUT, "×"),
+            Row(f"{what}: words on its progress", measures["events"], ""),
+            Row(
+                f"{what}: longest silence between two words to fetch_timeout",
+                measures["silence"] / FETCH_TIMEOUT,
+                "×",
+            ),
         ]
     return part
 
