@@ -72,9 +72,9 @@ def completed(path: Path, *settings: str) -> tuple[Plan, loading.Data]:
     return plan, loading.load(plan, modules=path.parent)
 
 
-def trainer(path: Path) -> KerasTrainer:
-    plan, found = completed(path)
-    return KerasTrainer(plan, found, path.parent)
+def make_trainer(path: Path) -> KerasTrainer:
+    plan, module = completed(path)
+    return KerasTrainer(plan, module, path.parent)
 
 
 def changed(old: str, new: str) -> str:
@@ -95,10 +95,10 @@ def test_the_plan_has_the_modules_name_and_hash_and_never_its_path(make: Make) -
 
 
 def test_whoever_deploys_fills_in_all_numbers_and_the_same_ones_again(make: Make) -> None:
-    plan, found = completed(make(GOOD))
+    plan, module = completed(make(GOOD))
     assert (plan.data.samples, plan.data.train, plan.data.test, plan.data.class_count) == ((7, 12), 19, 9, 3)
     assert plans.from_bytes(plan.to_bytes()) == plan
-    assert loading.complete(plan, found) == plan
+    assert loading.complete(plan, module) == plan
 
 
 def test_a_plan_that_lacks_them_is_refused_as_a_published_one(make: Make) -> None:
@@ -284,9 +284,9 @@ def test_what_is_wrong_with_a_module_is_one_line(make: Make, source: str, messag
 def test_a_shard_of_another_size_than_the_plans_is_refused(make: Make) -> None:
     path = make(GOOD)
     plan, _ = completed(path, "data.samples=[7, 11]")
-    found = loading.load(plan, modules=path.parent)
+    module = loading.load(plan, modules=path.parent)
     with pytest.raises(ModuleError, match=r"load_data\(2\): returned 12 samples, the plan requires 11"):
-        found.training(partition.shard(plan, 2))
+        module.training(partition.shard(plan, 2))
 
 
 # Training
@@ -294,30 +294,30 @@ def test_a_shard_of_another_size_than_the_plans_is_refused(make: Make) -> None:
 
 def test_two_models_in_one_process_have_the_same_tensors_and_train_to_the_same_bits(make: Make) -> None:
     path = make(GOOD)
-    one, other = trainer(path), trainer(path)
-    assert one.shapes() == other.shapes()
-    assert any(shape == (6,) for shape in one.shapes().values())
-    samples = partition.shard(one.plan, 2)
-    trained = [each.train(each.initial(), samples, seed=5) for each in (one, other)]
-    again = one.train(one.initial(), samples, seed=5)
+    first, second = make_trainer(path), make_trainer(path)
+    assert first.shapes() == second.shapes()
+    assert any(shape == (6,) for shape in first.shapes().values())
+    samples = partition.shard(first.plan, 2)
+    trained = [each.train(each.initial(), samples, seed=5) for each in (first, second)]
+    again = first.train(first.initial(), samples, seed=5)
     for name, tensor in trained[0].items():
-        assert one.initial()[name].tobytes() == other.initial()[name].tobytes()
+        assert first.initial()[name].tobytes() == second.initial()[name].tobytes()
         assert tensor.tobytes() == trained[1][name].tobytes() == again[name].tobytes()
 
 
 def test_what_batch_normalisation_learns_without_training_is_part_of_the_weights(make: Make) -> None:
-    one = trainer(make(GOOD))
-    trained = one.train(one.initial(), partition.shard(one.plan, 1), seed=5)
-    score = one.evaluate(trained)
-    one.train(one.initial(), partition.shard(one.plan, 2), seed=9)
-    assert one.evaluate(trained) == score
+    trainer = make_trainer(make(GOOD))
+    trained = trainer.train(trainer.initial(), partition.shard(trainer.plan, 1), seed=5)
+    score = trainer.evaluate(trained)
+    trainer.train(trainer.initial(), partition.shard(trainer.plan, 2), seed=9)
+    assert trainer.evaluate(trained) == score
     assert len(trained) == 4 + 4
 
 
 def test_another_seed_drops_other_neurons(make: Make) -> None:
-    one = trainer(make(GOOD))
+    trainer = make_trainer(make(GOOD))
     samples = np.arange(4)
-    trained = [one.train(one.initial(), samples, seed=seed) for seed in (1, 2)]
+    trained = [trainer.train(trainer.initial(), samples, seed=seed) for seed in (1, 2)]
     assert any(trained[0][name].tobytes() != trained[1][name].tobytes() for name in trained[0])
 
 
@@ -325,18 +325,18 @@ def test_a_learner_loads_its_own_shard_alone(make: Make) -> None:
     alone = changed("    generator =", "    assert shard != 1, 'not mine'\n    generator =")
     path = make(alone)
     plan, _ = completed(path, "data.samples=[7, 12]")
-    found = loading.load(plan, modules=path.parent)
-    assert len(found.training(partition.shard(plan, 2))[0]) == 12
+    module = loading.load(plan, modules=path.parent)
+    assert len(module.training(partition.shard(plan, 2))[0]) == 12
     with pytest.raises(ModuleError, match="not mine"):
-        found.training(partition.everyone(plan))
+        module.training(partition.everyone(plan))
 
 
 def test_samples_of_several_shards_come_in_the_order_of_their_numbers(make: Make) -> None:
-    plan, found = completed(make(GOOD))
-    x, y = found.training(partition.everyone(plan))
-    assert x[7:].tobytes() == found.training(partition.shard(plan, 2))[0].tobytes()
-    assert y.tolist() == found.labels().tolist()
-    assert found.training(np.array([18]))[0].tobytes() == x[18:].tobytes()
+    plan, module = completed(make(GOOD))
+    x, y = module.training(partition.everyone(plan))
+    assert x[7:].tobytes() == module.training(partition.shard(plan, 2))[0].tobytes()
+    assert y.tolist() == module.labels().tolist()
+    assert module.training(np.array([18]))[0].tobytes() == x[18:].tobytes()
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=8))
@@ -350,10 +350,10 @@ def test_the_shards_of_a_module_are_all_samples_each_once(sizes: list[int]) -> N
 
 
 def test_a_whole_run_of_a_module_passes_its_audit(make: Make, tmp_path: Path) -> None:
-    one = trainer(make(GOOD))
+    trainer = make_trainer(make(GOOD))
     folder = tmp_path / "run"
     folder.mkdir()
-    cids = simulate.simulate(one.plan, folder, one)
+    cids = simulate.simulate(trainer.plan, folder, trainer)
     assert len(set(cids)) == 3
 
 

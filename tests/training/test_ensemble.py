@@ -41,9 +41,9 @@ OTHER = np.array([0.4, 0.3, 0.5, 0.9], np.float32)
 
 @cache
 def trainer() -> EnsembleTrainer:
-    made = trainer_for(PLAN, datasets.load("digits"))
-    assert isinstance(made, EnsembleTrainer)
-    return made
+    members = trainer_for(PLAN, datasets.load("digits"))
+    assert isinstance(members, EnsembleTrainer)
+    return members
 
 
 def of(tensors: Tensors, member: str) -> Tensors:
@@ -70,13 +70,13 @@ def test_models_that_get_nothing_right_count_alike() -> None:
 
 
 def test_by_convex_fit_the_labels_are_as_likely_as_weights_can_make_them() -> None:
-    found = member_weights("convex", [ONE, OTHER])
+    weights = member_weights("convex", [ONE, OTHER])
 
     def likelihood(share: float) -> float:
         return float(np.log(share * ONE + (1 - share) * OTHER).sum())
 
     best = max(np.linspace(0, 1, 1001), key=likelihood)
-    assert found.tolist() == pytest.approx([best, 1 - best], abs=2e-3)
+    assert weights.tolist() == pytest.approx([best, 1 - best], abs=2e-3)
 
 
 def test_a_model_that_knows_less_of_every_image_counts_for_nothing() -> None:
@@ -92,9 +92,9 @@ def test_a_model_that_knows_less_of_every_image_counts_for_nothing() -> None:
     )
 )
 def test_weights_are_shares_whatever_models_say(likelihoods: np.ndarray) -> None:
-    found = member_weights("convex", list(likelihoods))
-    assert (found >= 0).all()
-    assert found.sum() == pytest.approx(1, abs=1e-5)
+    weights = member_weights("convex", list(likelihoods))
+    assert (weights >= 0).all()
+    assert weights.sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_evidence_that_no_model_can_give_does_not_stop_an_audit() -> None:
@@ -133,8 +133,8 @@ def local(folder: Path, node_id: int, value: float, samples: int) -> WeightsFile
 
 def made_of(folder: Path, *inputs: WeightsFile) -> tuple[WeightsFile, WeightsFile]:
     initial = initial_file(folder / "initial", PLAN, PLAN_CID, trainer().initial())
-    said = {"mlp": np.full(100, 0.25, np.float32), "separable_cnn": np.full(100, 0.75, np.float32)}
-    made = global_file(
+    evidence = {"mlp": np.full(100, 0.25, np.float32), "separable_cnn": np.full(100, 0.75, np.float32)}
+    file = global_file(
         folder / "global",
         PLAN.model_copy(update={"min_learners": 1}),
         PLAN_CID,
@@ -142,29 +142,29 @@ def made_of(folder: Path, *inputs: WeightsFile) -> tuple[WeightsFile, WeightsFil
         parent=initial.cid,
         inputs=inputs,
         parent_file=initial,
-        evidence=lambda member, _weights: said[member],
-        absent=[n for n in (1, 2, 3) if n not in {one.local_meta.node_id for one in inputs}],
+        evidence=lambda member, _weights: evidence[member],
+        absent=[n for n in (1, 2, 3) if n not in {file.local_meta.node_id for file in inputs}],
     )
-    return initial, made
+    return initial, file
 
 
 def test_each_architecture_is_the_average_of_its_own_learners(tmp_path: Path) -> None:
-    _, made = made_of(tmp_path, local(tmp_path, 1, 1, 10), local(tmp_path, 2, 5, 10), local(tmp_path, 3, 3, 30))
-    assert set(made.tensor("mlp/dense1/bias")) == {2.5}
-    assert set(made.tensor("separable_cnn/output/bias")) == {5}
-    assert [one.share for one in made.global_meta.inputs] == [0.25, 1.0, 0.75]
-    assert made.tensor(WEIGHTS).tolist() == pytest.approx([0, 1], abs=1e-6)
-    assert set(made.tensor(evidence_name("mlp"))) == {0.25}
-    assert model_file.read(made.path, global_shapes(PLAN, trainer().shapes())).global_meta == made.global_meta
+    _, file = made_of(tmp_path, local(tmp_path, 1, 1, 10), local(tmp_path, 2, 5, 10), local(tmp_path, 3, 3, 30))
+    assert set(file.tensor("mlp/dense1/bias")) == {2.5}
+    assert set(file.tensor("separable_cnn/output/bias")) == {5}
+    assert [member.share for member in file.global_meta.inputs] == [0.25, 1.0, 0.75]
+    assert file.tensor(WEIGHTS).tolist() == pytest.approx([0, 1], abs=1e-6)
+    assert set(file.tensor(evidence_name("mlp"))) == {0.25}
+    assert model_file.read(file.path, global_shapes(PLAN, trainer().shapes())).global_meta == file.global_meta
 
 
 def test_an_architecture_whose_learners_are_away_keeps_its_weights(tmp_path: Path) -> None:
-    initial, made = made_of(tmp_path, local(tmp_path, 1, 1, 10))
+    initial, file = made_of(tmp_path, local(tmp_path, 1, 1, 10))
     assert (
-        made.tensor("separable_cnn/output/kernel").tobytes()
+        file.tensor("separable_cnn/output/kernel").tobytes()
         == initial.tensor("separable_cnn/output/kernel").tobytes()
     )
-    assert set(made.tensor("mlp/dense1/bias")) == {1}
+    assert set(file.tensor("mlp/dense1/bias")) == {1}
 
 
 def test_a_plain_plan_has_nothing_beside_its_model_in_a_file() -> None:
@@ -178,8 +178,8 @@ def test_a_plain_plan_has_nothing_beside_its_model_in_a_file() -> None:
 def test_together_they_say_what_each_says_by_what_it_counts_for() -> None:
     images = trainer().tests()[0][:20]
     each = [trainer().predict(of(trainer().initial(), name), images) for name in PLAN.architectures]
-    said = trainer().predict(together([0.25, 0.75]), images)
-    np.testing.assert_allclose(said, 0.25 * each[0] + 0.75 * each[1], rtol=1e-6)
+    predicted = trainer().predict(together([0.25, 0.75]), images)
+    np.testing.assert_allclose(predicted, 0.25 * each[0] + 0.75 * each[1], rtol=1e-6)
 
 
 def test_the_first_weights_are_those_that_each_architecture_has_alone() -> None:
@@ -210,10 +210,10 @@ def test_a_learner_comes_closer_to_what_a_teacher_says_and_to_the_same_bits_agai
     knows = trainer().train(start, partition.shard(PLAN, 3), 1, epochs=20)
     teacher = {**together([1.0, 0.0]), **knows}
     images = datasets.load("digits").train_images[partition.public_set(PLAN)]
-    right = trainer().predict(teacher, images)
+    expected = trainer().predict(teacher, images)
 
     def distance(tensors: Tensors) -> float:
-        return float(np.abs(trainer().predict(tensors, images) - right).mean())
+        return float(np.abs(trainer().predict(tensors, images) - expected).mean())
 
     alone = trainer().train(start, samples, 7, epochs=3)
     taught = trainer().train(start, samples, 7, epochs=3, teacher=teacher)
@@ -233,14 +233,14 @@ def test_the_images_that_all_share_are_nobodys_own_and_not_the_headers() -> None
 
 
 def test_confidence_that_is_as_often_right_as_it_says_is_calibrated() -> None:
-    said = np.tile(np.float32([[0.75, 0.25]]), (4, 1))
-    assert calibration_error(said, np.array([0, 0, 0, 1])) == pytest.approx(0)
-    assert calibration_error(said, np.array([0, 1, 1, 1])) == pytest.approx(0.5)
+    probabilities = np.tile(np.float32([[0.75, 0.25]]), (4, 1))
+    assert calibration_error(probabilities, np.array([0, 0, 0, 1])) == pytest.approx(0)
+    assert calibration_error(probabilities, np.array([0, 1, 1, 1])) == pytest.approx(0.5)
 
 
 def test_confidence_is_compared_within_its_bin() -> None:
-    said = np.float32([[0.9, 0.1], [0.6, 0.4]])
-    assert calibration_error(said, np.array([1, 0])) == pytest.approx((0.9 + 0.4) / 2)
+    probabilities = np.float32([[0.9, 0.1], [0.6, 0.4]])
+    assert calibration_error(probabilities, np.array([1, 0])) == pytest.approx((0.9 + 0.4) / 2)
 
 
 def test_a_temperature_softens_and_keeps_the_order() -> None:

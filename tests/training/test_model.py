@@ -46,7 +46,7 @@ def trainer_of(text: str) -> KerasTrainer:
     return KerasTrainer(Plan.model_validate_json(text), datasets.load("digits"))
 
 
-def trainer(**settings: Any) -> KerasTrainer:
+def make_trainer(**settings: Any) -> KerasTrainer:
     content = PLAN.model_dump()
     content["model"] = {"name": settings.pop("model", "mlp")}
     return trainer_of(Plan.model_validate(content | settings).model_dump_json())
@@ -56,13 +56,13 @@ def digest(tensors: Tensors) -> str:
     return hashlib.sha256(b"".join(tensors[name].tobytes() for name in sorted(tensors))).hexdigest()
 
 
-def same(one: Tensors, other: Tensors) -> bool:
-    return digest(one) == digest(other)
+def same(first: Tensors, second: Tensors) -> bool:
+    return digest(first) == digest(second)
 
 
 def test_the_perceptron_has_as_many_parameters_as_it_says() -> None:
-    assert sum(tensor.size for tensor in trainer().initial().values()) == 50_890
-    assert trainer().shapes() == {
+    assert sum(tensor.size for tensor in make_trainer().initial().values()) == 50_890
+    assert make_trainer().shapes() == {
         "dense1/bias": (64,),
         "dense1/kernel": (784, 64),
         "output/bias": (10,),
@@ -72,41 +72,41 @@ def test_the_perceptron_has_as_many_parameters_as_it_says() -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_an_architecture_has_as_many_parameters_as_it_says(name: str) -> None:
-    count = sum(tensor.size for tensor in trainer(model=name).initial().values())
+    count = sum(tensor.size for tensor in make_trainer(model=name).initial().values())
     assert f"{count:,} parameters" in " ".join((ARCHITECTURES[name].__doc__ or "").split())
 
 
 @pytest.mark.parametrize("name", ["deep_cnn", "separable_cnn"])
 def test_other_architectures_learn_and_train_to_the_same_bits_again(name: str) -> None:
-    one = trainer(model=name)
-    first = one.train(one.initial(), SAMPLES, 7, epochs=3)
-    assert one.evaluate(first).accuracy > one.evaluate(one.initial()).accuracy
-    assert same(trainer(model=name).train(one.initial(), SAMPLES, 7, epochs=3), first)
+    trainer = make_trainer(model=name)
+    first = trainer.train(trainer.initial(), SAMPLES, 7, epochs=3)
+    assert trainer.evaluate(first).accuracy > trainer.evaluate(trainer.initial()).accuracy
+    assert same(make_trainer(model=name).train(trainer.initial(), SAMPLES, 7, epochs=3), first)
 
 
 def test_initial_weights_follow_from_the_seed_alone() -> None:
-    first = trainer().initial()
+    first = make_trainer().initial()
     assert all(tensor.dtype == np.float32 for tensor in first.values())
     assert same(first, KerasTrainer(PLAN).initial())
-    assert not same(first, trainer(seed=2).initial())
-    assert same(first, trainer(rounds=9).initial())
+    assert not same(first, make_trainer(seed=2).initial())
+    assert same(first, make_trainer(rounds=9).initial())
 
 
 def test_training_again_gives_the_same_weights_to_the_last_bit_whatever_was_done_before() -> None:
-    one, initial = trainer(), dict(trainer().initial())
-    first = one.train(initial, SAMPLES, 7)
-    one.train(first, SAMPLES[:50], 8)
-    one.evaluate(first)
-    assert same(one.train(initial, SAMPLES, 7), first)
-    assert not same(one.train(initial, SAMPLES, 8), first)
-    assert same(one.initial(), initial)
+    trainer, initial = make_trainer(), dict(make_trainer().initial())
+    first = trainer.train(initial, SAMPLES, 7)
+    trainer.train(first, SAMPLES[:50], 8)
+    trainer.evaluate(first)
+    assert same(trainer.train(initial, SAMPLES, 7), first)
+    assert not same(trainer.train(initial, SAMPLES, 8), first)
+    assert same(trainer.initial(), initial)
 
 
 def test_dropout_follows_from_the_seed() -> None:
-    few, one = SAMPLES[:32], trainer(model="cnn")
-    first = one.train(one.initial(), few, 7, epochs=1)
-    assert not same(one.train(one.initial(), few, 8, epochs=1), first)
-    assert same(one.train(one.initial(), few, 7, epochs=1), first)
+    few, trainer = SAMPLES[:32], make_trainer(model="cnn")
+    first = trainer.train(trainer.initial(), few, 7, epochs=1)
+    assert not same(trainer.train(trainer.initial(), few, 8, epochs=1), first)
+    assert same(trainer.train(trainer.initial(), few, 7, epochs=1), first)
 
 
 def test_another_process_gives_the_same_weights_to_the_last_bit_whatever_a_user_has_set(tmp_path: Path) -> None:
@@ -135,11 +135,11 @@ print(sys.modules["keras.src.backend.config"].keras_home())
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment
     )
     assert done.stderr == ""
-    one = trainer()
-    trained = one.train(one.initial(), SAMPLES, 7)
+    trainer = make_trainer()
+    trained = trainer.train(trainer.initial(), SAMPLES, 7)
     assert done.stdout.splitlines() == [
         digest(trained),
-        str(one.evaluate(trained)),
+        str(trainer.evaluate(trained)),
         "1 [] 0",
         str(settings.parent),
     ]
@@ -147,54 +147,54 @@ print(sys.modules["keras.src.backend.config"].keras_home())
 
 
 def test_training_reports_each_epoch_and_learns() -> None:
-    one, epochs = trainer(), []
-    trained = one.train(one.initial(), SAMPLES, 7, lambda *epoch: epochs.append(epoch))
+    trainer, epochs = make_trainer(), []
+    trained = trainer.train(trainer.initial(), SAMPLES, 7, lambda *epoch: epochs.append(epoch))
     assert [epoch for epoch, *_ in epochs] == [1, 2]
     assert 0 < epochs[0][1] < epochs[1][1] <= 1
     assert epochs[0][2] > epochs[1][2] > 0
-    before, after = one.evaluate(one.initial()), one.evaluate(trained)
+    before, after = trainer.evaluate(trainer.initial()), trainer.evaluate(trained)
     assert before.count == after.count == PLAN.data.test
     assert after.accuracy > 0.6 > before.accuracy
     assert after.loss < before.loss
 
 
 def test_what_was_trained_is_a_copy(tmp_path: Path) -> None:
-    one = trainer()
-    trained = one.train(one.initial(), SAMPLES[:64], 7, epochs=1)
+    trainer = make_trainer()
+    trained = trainer.train(trainer.initial(), SAMPLES[:64], 7, epochs=1)
     before = digest(trained)
-    one.train(trained, SAMPLES[:64], 8, epochs=1)
+    trainer.train(trained, SAMPLES[:64], 8, epochs=1)
     assert digest(trained) == before
     file = model_file.write(tmp_path / "file", GlobalMeta("plan", 0, None, "initial"), trained)
-    assert file.shapes == one.shapes()
+    assert file.shapes == trainer.shapes()
 
 
 def test_a_score_counts_what_is_right_and_is_never_infinite() -> None:
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [1.0, 0.0], [0.5, 0.5]], np.float32)
-    found = score(probabilities, np.array([0, 1, 1, 0]))
-    assert (found.accuracy, found.count) == (0.75, 4)
-    assert found.loss == pytest.approx((-np.log(0.9) - np.log(0.8) - np.log(1e-12) - np.log(0.5)) / 4, rel=1e-6)
+    result = score(probabilities, np.array([0, 1, 1, 0]))
+    assert (result.accuracy, result.count) == (0.75, 4)
+    assert result.loss == pytest.approx((-np.log(0.9) - np.log(0.8) - np.log(1e-12) - np.log(0.5)) / 4, rel=1e-6)
     perfect = score(np.array([[1.0, 0.0]], np.float32), np.array([0]))
     assert (perfect.accuracy, perfect.loss) == (1.0, 0.0)
 
 
 def test_huge_weights_of_somebody_else_give_a_finite_score_and_can_be_exported(tmp_path: Path) -> None:
-    one = trainer()
+    trainer = make_trainer()
     for value in (3e38, -3e38):
-        tensors = {name: np.full(shape, value, np.float32) for name, shape in one.shapes().items()}
-        found = one.evaluate(tensors)
-        assert all(np.isfinite([found.accuracy, found.loss, found.calibration_error]))
-        assert found.loss < model_file.MAX_LOSS
-        assert np.isfinite(one.predict(tensors, datasets.load("digits").test_images[:5])).all()
-        one.save(tensors, tmp_path / "model.keras")
+        tensors = {name: np.full(shape, value, np.float32) for name, shape in trainer.shapes().items()}
+        result = trainer.evaluate(tensors)
+        assert all(np.isfinite([result.accuracy, result.loss, result.calibration_error]))
+        assert result.loss < model_file.MAX_LOSS
+        assert np.isfinite(trainer.predict(tensors, datasets.load("digits").test_images[:5])).all()
+        trainer.save(tensors, tmp_path / "model.keras")
 
 
 def test_a_score_does_not_depend_on_the_batches() -> None:
-    one = trainer()
+    trainer = make_trainer()
     tests = datasets.load("digits")
-    probabilities = one.predict(one.initial(), tests.test_images[:200])
+    probabilities = trainer.predict(trainer.initial(), tests.test_images[:200])
     assert probabilities.shape == (200, 10)
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(200), abs=1e-5)
-    assert score(probabilities, tests.test_labels[:200]) == one.evaluate(one.initial())
+    assert score(probabilities, tests.test_labels[:200]) == trainer.evaluate(trainer.initial())
 
 
 def test_without_data_a_model_can_be_made_but_not_trained() -> None:
@@ -208,25 +208,25 @@ def test_without_data_a_model_can_be_made_but_not_trained() -> None:
 def test_an_export_is_a_model_that_keras_alone_can_load(tmp_path: Path) -> None:
     import keras
 
-    one = trainer()
-    trained = one.train(one.initial(), SAMPLES[:64], 7, epochs=1)
-    one.save(trained, tmp_path / "model.keras")
+    trainer = make_trainer()
+    trained = trainer.train(trainer.initial(), SAMPLES[:64], 7, epochs=1)
+    trainer.save(trained, tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     images = datasets.load("digits").test_images[:20]
-    found = loaded.predict(images[..., None].astype(np.float32) / 255, verbose=0)
-    assert np.array_equal(found, one.predict(trained, images))
+    predicted = loaded.predict(images[..., None].astype(np.float32) / 255, verbose=0)
+    assert np.array_equal(predicted, trainer.predict(trained, images))
 
 
 # The baseline
 
 
 def test_a_baseline_trains_on_all_images_of_the_plan_and_measures_each_epoch() -> None:
-    one, said = trainer(), []
-    result = baseline.run(PLAN, one, 2, lambda *epoch: said.append(epoch))
-    assert said == list(enumerate(result.accuracy, 1))
+    trainer, reported = make_trainer(), []
+    result = baseline.run(PLAN, trainer, 2, lambda *epoch: reported.append(epoch))
+    assert reported == list(enumerate(result.accuracy, 1))
     assert result.accuracy[-1] > 0.6
     assert result.seconds > 0
-    assert baseline.run(PLAN, one, 2, lambda *_: None).accuracy == result.accuracy
+    assert baseline.run(PLAN, trainer, 2, lambda *_: None).accuracy == result.accuracy
 
 
 def test_the_command_prints_a_baselines_accuracies(
@@ -269,8 +269,8 @@ def test_a_plan_is_json_for_another_process() -> None:
 
 def test_the_proximal_term_pulls_towards_the_weights_that_training_began_with() -> None:
     def moved(**settings: Any) -> float:
-        one = trainer(**{"training": PLAN.training.model_dump() | settings})
-        trained, initial = one.train(one.initial(), SAMPLES, 7), one.initial()
+        trainer = make_trainer(**{"training": PLAN.training.model_dump() | settings})
+        trained, initial = trainer.train(trainer.initial(), SAMPLES, 7), trainer.initial()
         return float(sum(((trained[name] - initial[name]) ** 2).sum() for name in initial) ** 0.5)
 
     plain, weak, strong = (
@@ -282,26 +282,28 @@ def test_the_proximal_term_pulls_towards_the_weights_that_training_began_with() 
 def test_one_step_with_the_proximal_term_is_as_its_paper_says() -> None:
     # Two images in batches of one: the gradient of the second step gets mu times what the first step did.
     settings = {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 1, "batch_size": 1}
-    one = trainer(training=PLAN.training.model_dump() | settings | {"proximal_mu": 0.25})
-    plain = trainer(training=PLAN.training.model_dump() | settings)
+    trainer = make_trainer(training=PLAN.training.model_dump() | settings | {"proximal_mu": 0.25})
+    plain = make_trainer(training=PLAN.training.model_dump() | settings)
     start, two = dict(plain.initial()), SAMPLES[:2]
     order = permutation(2, derive(7, "order", 0))
     first = plain.train(start, two[order][:1], 1)
     second = plain.train(first, two[order][1:], 1)
-    found = one.train(start, two, 7)
+    trained = trainer.train(start, two, 7)
     for name in start:
         expected = second[name] - 0.5 * 0.25 * (first[name] - start[name])
-        assert np.allclose(found[name], expected, atol=1e-6)
+        assert np.allclose(trained[name], expected, atol=1e-6)
 
 
 def test_poison_changes_what_is_trained_on_and_not_the_data_set() -> None:
-    one = trainer()
-    labels = one.labels().copy()
-    honest = one.train(one.initial(), SAMPLES, 7, epochs=1)
-    poisoned = one.train(one.initial(), SAMPLES, 7, epochs=1, poison=lambda images, labels: (images, 9 - labels))
+    trainer = make_trainer()
+    labels = trainer.labels().copy()
+    honest = trainer.train(trainer.initial(), SAMPLES, 7, epochs=1)
+    poisoned = trainer.train(
+        trainer.initial(), SAMPLES, 7, epochs=1, poison=lambda images, labels: (images, 9 - labels)
+    )
     assert not same(honest, poisoned)
-    assert (one.labels() == labels).all()
-    assert same(one.train(one.initial(), SAMPLES, 7, epochs=1), honest)
+    assert (trainer.labels() == labels).all()
+    assert same(trainer.train(trainer.initial(), SAMPLES, 7, epochs=1), honest)
 
 
 def own_images(size: tuple[int, int], classes: int, model: str) -> Plan:
@@ -312,10 +314,10 @@ def own_images(size: tuple[int, int], classes: int, model: str) -> Plan:
 
 
 def test_a_model_for_images_of_ones_own_has_their_size_and_their_classes() -> None:
-    one = KerasTrainer(own_images((9, 12), 33, "mlp"))
-    assert one.shapes()["dense1/kernel"] == (9 * 12, 64)
-    assert one.shapes()["output/kernel"] == (64, 33)
-    assert one.predict(one.initial(), np.zeros((3, 9, 12), np.uint8)).shape == (3, 33)
+    trainer = KerasTrainer(own_images((9, 12), 33, "mlp"))
+    assert trainer.shapes()["dense1/kernel"] == (9 * 12, 64)
+    assert trainer.shapes()["output/kernel"] == (64, 33)
+    assert trainer.predict(trainer.initial(), np.zeros((3, 9, 12), np.uint8)).shape == (3, 33)
 
 
 def test_images_that_are_too_small_for_an_architecture_are_named_with_it() -> None:

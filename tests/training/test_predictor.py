@@ -46,14 +46,16 @@ def newest(trainer: KerasTrainer, tmp_path_factory: pytest.TempPathFactory) -> N
 
 @pytest.fixture(scope="module")
 def predictor() -> Iterator[Predictor]:
-    with Predictor() as one:
-        yield one
+    with Predictor() as process:
+        yield process
 
 
 def test_an_answer_is_what_the_model_itself_says(predictor: Predictor, newest: Newest, trainer: KerasTrainer) -> None:
     image = datasets.load("digits").test_images[7]
     expected = trainer.predict(model_file.read(newest.path).tensors(), image[None])[0]
-    assert predictor.predict(newest, image.tobytes()) == pytest.approx([float(one) for one in expected], abs=1e-5)
+    assert predictor.predict(newest, image.tobytes()) == pytest.approx(
+        [float(probability) for probability in expected], abs=1e-5
+    )
 
 
 def test_weights_are_measured_on_the_plans_test_images(
@@ -65,16 +67,16 @@ def test_weights_are_measured_on_the_plans_test_images(
 
 
 def test_a_test_image_comes_with_its_label(predictor: Predictor, newest: Newest) -> None:
-    found = predictor.image(newest, lambda count: count - 1)
+    image = predictor.image(newest, lambda count: count - 1)
     images = datasets.load("digits")
-    assert (found.number, found.count, found.label) == (49, 50, images.test_labels[49])
-    assert found.pixels == images.test_images[49].tobytes()
+    assert (image.number, image.count, image.label) == (49, 50, images.test_labels[49])
+    assert image.pixels == images.test_images[49].tobytes()
 
 
 def test_weights_that_do_not_fit_the_plan_get_a_reason(predictor: Predictor, newest: Newest) -> None:
-    other = replace(newest, plan=Plan.model_validate(PLAN.model_dump() | {"model": {"name": "cnn"}}))
+    changed = replace(newest, plan=Plan.model_validate(PLAN.model_dump() | {"model": {"name": "cnn"}}))
     with pytest.raises(NoAnswer, match="do not fit"):
-        predictor.predict(other, bytes(784))
+        predictor.predict(changed, bytes(784))
 
 
 def test_weights_that_are_gone_get_a_reason_and_the_next_question_an_answer(

@@ -43,12 +43,12 @@ def read(folder: Path) -> list[tuple[str, int, float]]:
     """Return tag, step and value of every figure in a folder's event files, in the order in which it was written."""
     import tensorflow as tf
 
-    found = []
-    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda one: one.stat().st_mtime_ns):
+    points = []
+    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime_ns):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
-                found.append((value.tag, event.step, float(tf.make_ndarray(value.tensor))))
-    return found
+                points.append((value.tag, event.step, float(tf.make_ndarray(value.tensor))))
+    return points
 
 
 def test_figures_come_back_from_the_learners_own_folder(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_events_that_cannot_be_written_end_no_run(tmp_path: Path, caplog: pytest
     (tmp_path / "learner-1").write_text("in the way")
     record(1, "test/accuracy", 0.5, 1)
     record(1, "test/accuracy", 0.5, 2)
-    assert [one["event"] for one in logged(caplog)] == [EventFilesStopped.name]
+    assert [event["event"] for event in logged(caplog)] == [EventFilesStopped.name]
 
 
 def test_a_learner_records_epochs_and_rounds_and_trains_the_same_file(
@@ -98,8 +98,8 @@ def test_a_learner_records_epochs_and_rounds_and_trains_the_same_file(
         work = tmp_path / name
         work.mkdir()
         site = Site(chain, chain.contract(contract.address), store, work, patience=0.1)
-        one = factory.learner_of(site, PLAN, trainer, record)
-        one.step()  # trains
+        learner = factory.learner_of(site, PLAN, trainer, record)
+        learner.step()  # trains
         published.append((work / "local-0.safetensors").read_bytes())
     assert published[0] == published[1]
 
