@@ -111,8 +111,8 @@ class Testbed:
 
     def ask(self, name: str, expression: str) -> Any:
         """Return what a host's Geth console answers to an expression."""
-        said = self.host(name).check_output("geth attach --exec %s /var/lib/geth/geth.ipc", expression)
-        return json.loads(said)
+        output = self.host(name).check_output("geth attach --exec %s /var/lib/geth/geth.ipc", expression)
+        return json.loads(output)
 
 
 def copy_checkout(target: Path) -> None:
@@ -195,17 +195,17 @@ def testbed(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     root = Path(kept) if kept else tmp_path_factory.mktemp("testbed")
     root.mkdir(exist_ok=True)
     copy_checkout(root)
-    made = Testbed(root)
+    testbed = Testbed(root)
     if kept:
         (root / KEPT).touch()
-        made.up = made.vagrant("up", "--provider=docker")
-        yield made
+        testbed.up = testbed.vagrant("up", "--provider=docker")
+        yield testbed
         return
     try:
-        made.up = made.vagrant("up", "--provider=docker")
-        yield made
+        testbed.up = testbed.vagrant("up", "--provider=docker")
+        yield testbed
     finally:
-        gone = made.vagrant("destroy", "--force")
+        gone = testbed.vagrant("destroy", "--force")
         remains = left(root)
     assert gone.code == 0, gone.output[-3000:]
     assert remains == {"containers": [], "networks": []}
@@ -223,9 +223,9 @@ def provisioned(testbed: Testbed) -> Testbed:
 def data_set() -> str:
     """MNIST where it can be had, else the digits that scikit-learn ships; the same for hosts and lab."""
     command = [sys.executable, "-m", "fl_node", "data"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if found.returncode != 0:
-        print(f"MNIST is left out: {found.stderr.strip()}")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(f"MNIST is left out: {done.stderr.strip()}")
         return "digits"
     return "mnist"
 
@@ -259,8 +259,8 @@ def eventually() -> Callable[[Callable[[], Any], float], Any]:
         deadline = time.monotonic() + seconds
         while True:
             with contextlib.suppress(AssertionError):
-                if found := look():
-                    return found
+                if value := look():
+                    return value
             if time.monotonic() > deadline:
                 return None
             time.sleep(1)

@@ -50,8 +50,8 @@ def test_each_host_has_all_others_as_peers_and_nobody_else(provisioned: Testbed)
     }
     for name in NAMES:
         peers = json.loads(provisioned.ask(name, "JSON.stringify(admin.peers.map(function(p) { return p.enode }))"))
-        found = {re.match(r"enode://([0-9a-f]+)@", enode)[1] for enode in peers}  # type: ignore[index]
-        assert found == set(nodes.values()) - {nodes[name]}
+        keys = {re.match(r"enode://([0-9a-f]+)@", enode)[1] for enode in peers}  # type: ignore[index]
+        assert keys == set(nodes.values()) - {nodes[name]}
 
 
 # Swarm
@@ -70,8 +70,8 @@ def add(host: Host, content: str) -> str:
 def test_a_file_added_on_one_host_is_read_on_every_other(provisioned: Testbed, name: str) -> None:
     content = f"from {name}"
     cid = add(provisioned.host(name), content)
-    for other in NAMES:
-        assert ipfs(provisioned.host(other), "cat %s", cid).strip() == content
+    for reader in NAMES:
+        assert ipfs(provisioned.host(reader), "cat %s", cid).strip() == content
 
 
 def test_no_host_knows_a_public_peer(host: Host) -> None:
@@ -84,7 +84,7 @@ def test_no_host_knows_a_public_peer(host: Host) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_node_tells_others_its_address_of_the_inventory_alone(provisioned: Testbed, name: str) -> None:
     told = json.loads(ipfs(provisioned.host(name), "id"))["Addresses"]
-    assert {one.rpartition("/p2p/")[0] for one in told} == {f"/ip4/{ADDRESSES[name]}/tcp/4001"}
+    assert {address.rpartition("/p2p/")[0] for address in told} == {f"/ip4/{ADDRESSES[name]}/tcp/4001"}
 
 
 def test_a_daemon_without_the_swarm_key_gets_nothing(provisioned: Testbed) -> None:
@@ -120,13 +120,13 @@ true
 
 @pytest.mark.parametrize("name", NAMES)
 def test_from_another_host_only_ssh_and_the_peers_ports_are_open(provisioned: Testbed, name: str) -> None:
-    other = provisioned.host(NAMES[(NAMES.index(name) + 1) % len(NAMES)])
+    neighbour = provisioned.host(NAMES[(NAMES.index(name) + 1) % len(NAMES)])
     users = {"root": "all", "fl-node": "peers", "geth": "peers", "ipfs": "peers"}
     scans = [
         f"echo {user} $(runuser --user={user} -- python3 -c %s {ADDRESSES[name]} {ports}) &"
         for user, ports in users.items()
     ]
-    lines = other.check_output(" ".join([*scans, "wait"]), *[SCAN] * len(scans)).splitlines()
+    lines = neighbour.check_output(" ".join([*scans, "wait"]), *[SCAN] * len(scans)).splitlines()
     assert sorted(lines) == ["fl-node 22", "geth 22 30303", "ipfs 22 4001", "root 22"]
 
 
@@ -158,8 +158,8 @@ GET = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], tim
 
 
 def rpc(host: Host, method: str, *params: object, user: str = "root") -> dict[str, object]:
-    said = host.run(f"runuser --user={user} -- python3 -c %s %s %s", POST, method, json.dumps(params))
-    return json.loads(said.stdout) if said.rc == 0 else {"error": said.stderr.strip().splitlines()[-1]}
+    reply = host.run(f"runuser --user={user} -- python3 -c %s %s %s", POST, method, json.dumps(params))
+    return json.loads(reply.stdout) if reply.rc == 0 else {"error": reply.stderr.strip().splitlines()[-1]}
 
 
 @pytest.mark.parametrize(
@@ -263,8 +263,8 @@ def test_with_an_unknown_user_in_the_rules_nothing_starts_and_nothing_is_open(pr
         for unit in ("fl-firewall", "geth", "ipfs"):
             assert not host.service(unit).is_running
         assert host.run(f"{FIREWALL} check").stdout.startswith("not complete: the rules are not loaded")
-        found = provisioned.host("learner-2").check_output(f"python3 -c %s {ADDRESSES['learner-1']} peers", SCAN)
-        assert found == "22"
+        open_ports = provisioned.host("learner-2").check_output(f"python3 -c %s {ADDRESSES['learner-1']} peers", SCAN)
+        assert open_ports == "22"
     finally:
         host.check_output("rm /etc/fl-testbed/firewall.d/x.nft; systemctl start fl-firewall geth ipfs")
     assert host.check_output(f"{FIREWALL} check") == "complete"
@@ -327,11 +327,11 @@ sshd -T -C user=vagrant,host=x,addr=192.0.2.1 | grep -E '^(password|kbdinteracti
 """
     host = provisioned.host("learner-2")
     key = (provisioned.root / ".vagrant" / "testbed_key.pub").read_text().strip()
-    said = host.run(
+    output = host.run(
         "unshare --mount --propagation private bash -c %s authorize.sh %s; rm -rf /tmp/box", inside, key
     ).stdout
-    assert said.split("\n")[0].startswith("vagrant L ")
-    assert set(said.strip().split("\n")[1:]) == {
+    assert output.split("\n")[0].startswith("vagrant L ")
+    assert set(output.strip().split("\n")[1:]) == {
         "passwordauthentication no",
         "kbdinteractiveauthentication no",
         "permitrootlogin no",
@@ -352,14 +352,14 @@ sshd -T -C user=vagrant,host=x,addr=192.0.2.1 | grep -E '^(password|kbdinteracti
     ],
 )
 def test_private_keys_are_their_services_alone(host: Host, file: str, user: str) -> None:
-    found = host.file(file)
-    assert (found.user, oct(found.mode)) == (user, "0o600")
+    key_file = host.file(file)
+    assert (key_file.user, oct(key_file.mode)) == (user, "0o600")
 
 
 def test_the_keystore_is_geths_alone(host: Host) -> None:
     (name,) = host.check_output("ls /var/lib/geth/keystore").split()
-    found = host.file(f"/var/lib/geth/keystore/{name}")
-    assert (found.user, oct(found.mode)) == ("geth", "0o600")
+    key_file = host.file(f"/var/lib/geth/keystore/{name}")
+    assert (key_file.user, oct(key_file.mode)) == ("geth", "0o600")
     assert oct(host.file("/var/lib/geth").mode) == "0o700"
 
 
@@ -381,24 +381,24 @@ def test_units_have_users_of_their_own_and_little_exposure(provisioned: Testbed,
         assert host.check_output("systemctl show %s --property=User --value", unit) == user
         # A standby header is started with its learner.
         assert host.service(unit).is_enabled or unit == "fl-standby"
-        said = host.check_output("systemd-analyze security %s --no-pager | tail -1", unit)
-        exposure = re.search(r": ([\d.]+) ", said)
-        assert exposure is not None, said
-        assert float(exposure[1]) <= 4.0, said
+        verdict = host.check_output("systemd-analyze security %s --no-pager | tail -1", unit)
+        exposure = re.search(r": ([\d.]+) ", verdict)
+        assert exposure is not None, verdict
+        assert float(exposure[1]) <= 4.0, verdict
 
 
 def test_libraries_are_compiled_already_for_a_role_can_not_keep_what_it_compiles(host: Host) -> None:
     for module in ("tensorflow/python/framework/ops", "keras/src/models/model", "fl_node/roles/header"):
         folder, _, name = module.rpartition("/")
-        found = f"/opt/fl-node/venv/lib/python3*/site-packages/{folder}/__pycache__/{name}.*.pyc"
-        host.check_output(f"ls {found}")
+        compiled = f"/opt/fl-node/venv/lib/python3*/site-packages/{folder}/__pycache__/{name}.*.pyc"
+        host.check_output(f"ls {compiled}")
 
 
 def test_the_live_page_is_served_on_the_headers_loopback_and_can_read_no_key(provisioned: Testbed) -> None:
     host = provisioned.host("header")
     assert "<h1" in host.check_output("python3 -c %s %s", GET, "http://127.0.0.1:8090/")
     listening = [line.split()[3] for line in host.check_output("ss --no-header -tln").splitlines()]
-    assert [one for one in listening if one.endswith(":8090")] == ["127.0.0.1:8090"]
+    assert [address for address in listening if address.endswith(":8090")] == ["127.0.0.1:8090"]
     process = host.check_output("systemctl show fl-dashboard --property=MainPID --value")
     for file in ("/var/lib/fl-node/role.key", "/var/lib/geth/nodekey", "/var/lib/ipfs/swarm.key"):
         # As root in the page's own view of the files: they are not there for anybody.
@@ -409,8 +409,8 @@ def test_the_live_page_is_served_on_the_headers_loopback_and_can_read_no_key(pro
 
 def test_geth_and_ipfs_have_metrics_on_loopback(host: Host) -> None:
     for port in (6060, 5001):
-        said = host.check_output("python3 -c %s %s", GET, f"http://127.0.0.1:{port}/debug/metrics/prometheus")
-        assert re.search("^(p2p_peers|ipfs_p2p_peers_total)", said, re.MULTILINE)
+        metrics = host.check_output("python3 -c %s %s", GET, f"http://127.0.0.1:{port}/debug/metrics/prometheus")
+        assert re.search("^(p2p_peers|ipfs_p2p_peers_total)", metrics, re.MULTILINE)
 
 
 @pytest.mark.parametrize("unit", ["geth", "ipfs"])

@@ -49,8 +49,8 @@ def test_the_model_is_the_one_that_a_lab_on_one_machine_makes(
 
 def test_a_learners_host_stood_by_until_the_run_ended(provisioned: Testbed, trained: Ended) -> None:
     for name in NAMES:
-        said = provisioned.host(name).check_output("journalctl --unit=fl-standby --no-pager --output=cat")
-        kinds = [json.loads(line)["event"] for line in said.splitlines() if line.startswith("{")]
+        journal = provisioned.host(name).check_output("journalctl --unit=fl-standby --no-pager --output=cat")
+        kinds = [json.loads(line)["event"] for line in journal.splitlines() if line.startswith("{")]
         if name == "header":
             assert kinds == []
         else:
@@ -88,7 +88,7 @@ def test_the_live_page_has_followed_to_the_run(
     eventually(lambda: (state()["run"] or {}).get("ended"), 240)
     seen = state()
     assert (seen["run"]["name"], seen["run"]["ended"], seen["problem"]) == ("demo", True, "")
-    assert [sorted(one["local"]) for one in seen["rounds"][:3]] == [["1", "2"]] * 3
+    assert [sorted(round_["local"]) for round_ in seen["rounds"][:3]] == [["1", "2"]] * 3
     nodes = {node["name"]: node["chain"] for node in seen["nodes"]}
     assert nodes["header"]["up"]
     assert nodes["learner-1"] is None  # its Geth listens on its own loopback
@@ -96,19 +96,19 @@ def test_the_live_page_has_followed_to_the_run(
 
 
 def test_on_a_host_everything_can_be_asked_for_by_hand(provisioned: Testbed, trained: Ended) -> None:
-    said = provisioned.host("learner-1").check_output("fl-node status --json")
-    assert json.loads(said)["ended"] is True
+    status = provisioned.host("learner-1").check_output("fl-node status --json")
+    assert json.loads(status)["ended"] is True
 
 
 @pytest.mark.parametrize(("mode", "rounds"), [("async", 4), pytest.param("ensemble", 2, marks=pytest.mark.nightly)])
 def test_other_modes_run_on_the_hosts_too(provisioned: Testbed, mode: str, rounds: int) -> None:
     settings = json.dumps({"fl_settings": [f"rounds={rounds}"]})
-    said = (
+    output = (
         provisioned.play("train", "-e", f"fl_plan=plans/{mode}.toml", "-e", "fl_data=digits", "-e", settings)
         .must()
         .output
     )
-    assert f"audit passed: {rounds} rounds" in said
+    assert f"audit passed: {rounds} rounds" in output
     audit = provisioned.host("learner-1").check_output("sudo -u fl-node fl-node audit --json")
     assert json.loads(audit)["notes"] == []
 
@@ -151,9 +151,9 @@ def test_a_run_that_fails_says_which_host_and_unit_with_its_last_lines(
     finally:
         host.check_output("mv %s.away %s", file, file)
     assert ended.code != 0
-    said = re.sub(r"\s+", " ", ended.output)
-    assert "fl-learner.service failed on learner-2 with exit code 3" in said
-    assert f"error: {file} can't be read" in said
+    output = re.sub(r"\s+", " ", ended.output)
+    assert "fl-learner.service failed on learner-2 with exit code 3" in output
+    assert f"error: {file} can't be read" in output
     # No role goes on with a run that has failed.
     for name in NAMES:
         unit = "fl-header" if name == "header" else "fl-learner"
@@ -204,9 +204,9 @@ def test_a_power_cut_of_all_hosts_is_waited_out_and_the_report_is_whole(provisio
         assert len(containers) == len(NAMES)
         docker("kill", *containers)
         docker("start", *containers)
-        said, _ = process.communicate(timeout=HANG)
-    assert process.returncode == 0, said[-3000:]
-    assert "audit passed: 6 rounds" in said
+        output, _ = process.communicate(timeout=HANG)
+    assert process.returncode == 0, output[-3000:]
+    assert "audit passed: 6 rounds" in output
     assert report(provisioned, "power-cut")["ended"] is True
     assert (provisioned.root / "runs" / "power-cut" / "final.safetensors").exists()
 
@@ -239,6 +239,6 @@ def test_a_geth_that_is_killed_while_the_report_is_written_is_waited_for(provisi
     with running(provisioned, "killed", *choice(data_set)) as process:
         wait_for(process, "TASK [Write and fetch report and final model]")
         header.check_output("systemctl kill --signal=KILL geth")
-        said, _ = process.communicate(timeout=HANG)
-    assert process.returncode == 0, said[-3000:]
+        output, _ = process.communicate(timeout=HANG)
+    assert process.returncode == 0, output[-3000:]
     assert report(provisioned, "killed")["ended"] is True

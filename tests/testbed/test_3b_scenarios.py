@@ -67,10 +67,10 @@ def test_a_learner_that_was_cut_off_is_waited_for_whatever_the_roles_sentences_a
     assert re.search(r"^  \d\d:\d\d:\d\d header: x$", ended.output, re.MULTILINE)
     assert "round 1: " not in ended.output
     assert "TASK [Cut the learner's host off]" in ended.output
-    found = checks(provisioned, "learner-cut-off")
-    assert found["the header reports whom it waits for"]
-    assert found["the final weights are the undisturbed run's, bit for bit"]
-    assert all(found.values())
+    passed = checks(provisioned, "learner-cut-off")
+    assert passed["the header reports whom it waits for"]
+    assert passed["the final weights are the undisturbed run's, bit for bit"]
+    assert all(passed.values())
     # The run to compare with is taken once.
     assert len(list((provisioned.root / "runs").glob("undisturbed*"))) == 1
 

@@ -16,7 +16,7 @@ URL = f"http://{ADDRESSES['header']}:8090/"
 
 
 def provision(testbed: Testbed, *settings: str) -> Ended:
-    return testbed.play("site", *(part for one in settings for part in ("-e", one))).must()
+    return testbed.play("site", *(part for setting in settings for part in ("-e", setting))).must()
 
 
 def seen_from_a_learner(testbed: Testbed) -> str:

@@ -49,7 +49,7 @@ def test_a_third_learner_is_one_line(provisioned: Testbed, trained: object, data
         assert provisioned.ask(name, "eth.getBlock(0).hash") == before[0]
         assert provisioned.ask(name, "eth.blockNumber") >= before[1]
         assert provisioned.ask(name, "net.peerCount") == 3
-        assert signers(provisioned, name) == {sealer(provisioned, one) for one in four}
+        assert signers(provisioned, name) == {sealer(provisioned, signer) for signer in four}
     again = provisioned.play("site").must()
     assert all(counts["changed"] == 0 for counts in again.recap.values())
     settings = json.dumps({"fl_settings": SMALL if data_set == "mnist" else ["rounds=2"]})
@@ -70,10 +70,10 @@ def test_reset_wants_a_yes(provisioned: Testbed) -> None:
 def test_reset_clears_chain_and_store_and_all_is_up_again(provisioned: Testbed, trained: object) -> None:
     final = report(provisioned, "first")["rounds"][-1]["result"]["cid"]  # type: ignore[index]
     # One host lacks a unit, another had the other role once.
-    less = "systemctl disable --now ipfs && rm /etc/systemd/system/ipfs.service && systemctl daemon-reload"
-    other = "cd /etc/systemd/system && cp fl-learner.service fl-header.service && systemctl enable fl-header"
-    provisioned.host("learner-1").check_output(less)
-    provisioned.host("learner-2").check_output(other)
+    lost_unit = "systemctl disable --now ipfs && rm /etc/systemd/system/ipfs.service && systemctl daemon-reload"
+    second_role = "cd /etc/systemd/system && cp fl-learner.service fl-header.service && systemctl enable fl-header"
+    provisioned.host("learner-1").check_output(lost_unit)
+    provisioned.host("learner-2").check_output(second_role)
     ended = provisioned.play("reset", "-e", "fl_confirm=yes").must()
     assert all(counts["failed"] == 0 for counts in ended.recap.values())
     assert provisioned.ask("header", "eth.blockNumber") == 0

@@ -105,7 +105,7 @@ def test_a_damaged_bundle_is_refused_before_a_host_is_touched(
     provisioned: Testbed, bundle: Path, bundled: list[str]
 ) -> None:
     with tarfile.open(bundle) as tar:
-        member = next(one for one in tar if one.name.startswith("bin/"))
+        member = next(entry for entry in tar if entry.name.startswith("bin/"))
 
     def flip_a_bit() -> None:
         with bundle.open("r+b") as file:

@@ -71,15 +71,15 @@ def laptop(engine: None, bare_path: Path, tmp_path_factory: pytest.TempPathFacto
     (root / ".venv").unlink()
     inventory = root / "inventory" / "hosts.yml"
     inventory.write_text(inventory.read_text().replace(f"{NETWORK}.", f"{OTHER_NETWORK}."))
-    made = Laptop(root)
-    made.path = bare_path
+    laptop = Laptop(root)
+    laptop.path = bare_path
     try:
-        made.vagrant("up", "--provider=docker", "--no-provision").must()
-        seed_cache(made)
-        made.up = made.vagrant("provision")
-        yield made
+        laptop.vagrant("up", "--provider=docker", "--no-provision").must()
+        seed_cache(laptop)
+        laptop.up = laptop.vagrant("provision")
+        yield laptop
     finally:
-        made.vagrant("destroy", "--force").must()
+        laptop.vagrant("destroy", "--force").must()
 
 
 def test_vagrant_alone_brings_up_the_hosts_and_prints_the_same_summary(laptop: Laptop) -> None:
