@@ -39,12 +39,12 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser) -> Iterator[Page]:
     """A page of its own for each test; whatever it complains of on the console fails the test."""
     complaints: list[str] = []
-    one = browser.new_page(viewport={"width": 1280, "height": 900})
-    one.set_default_timeout(PATIENCE)
-    one.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    one.on("pageerror", lambda error: complaints.append(str(error)))
-    yield one
-    one.close()
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.set_default_timeout(PATIENCE)
+    opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    yield opened
+    opened.close()
     assert not complaints, complaints
 
 
@@ -53,12 +53,12 @@ def barriers() -> Callable[[Page], list[str]]:
     """Return a function that gives axe-core's serious findings on a page, a line each."""
 
     def find(page: Page) -> list[str]:
-        found = Axe().run(page).response["violations"]
+        violations = Axe().run(page).response["violations"]
         return [
-            f"{one['id']}: {one['help']}: {node['html'][:200]}"
-            for one in found
-            if one["impact"] in SERIOUS
-            for node in one["nodes"]
+            f"{violation['id']}: {violation['help']}: {node['html'][:200]}"
+            for violation in violations
+            if violation["impact"] in SERIOUS
+            for node in violation["nodes"]
         ]
 
     return find

@@ -67,24 +67,24 @@ class Mirrored(FolderStore):
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
-    with Swarm(tmp_path_factory.mktemp("swarm")) as one:
-        yield one
+    with Swarm(tmp_path_factory.mktemp("swarm")) as network:
+        yield network
 
 
 @pytest.fixture(scope="module")
 def live(swarm: Swarm) -> Run:
     """A run whose rounds the tests play, with a real model."""
     trainer = KerasTrainer(PLAN, datasets.load("digits"))
-    one = swarm.deploy(PLAN, lambda _plan: trainer)
-    one.store = Mirrored(one.files, swarm.ends["header"].store)
-    for path in list(one.files.iterdir()):
-        one.store.add(path)
+    run = swarm.deploy(PLAN, lambda _plan: trainer)
+    run.store = Mirrored(run.files, swarm.ends["header"].store)
+    for path in list(run.files.iterdir()):
+        run.store.add(path)
     chain = swarm.chain("header")
     nodes = {n: run_folder.Node(swarm.accounts[n], end.rpc, end.store) for n, end in swarm.ends.items()}
-    run_folder.Run("live", "processes", one.plan_cid, one.address, chain.chain_id(), chain.genesis(), nodes).save(
-        one.folder
+    run_folder.Run("live", "processes", run.plan_cid, run.address, chain.chain_id(), chain.genesis(), nodes).save(
+        run.folder
     )
-    return one
+    return run
 
 
 class Served:
@@ -102,9 +102,9 @@ class Served:
             text=True,
         )
         assert self._process.stdout is not None
-        found = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", self._process.stdout.readline())
-        assert found
-        self.port = int(found[1])
+        address = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\n", self._process.stdout.readline())
+        assert address
+        self.port = int(address[1])
 
     @property
     def url(self) -> str:
@@ -121,10 +121,10 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(live: Run) -> Iterator[Served]:
-    one = Served(live.folder)
-    one.start()
-    yield one
-    assert one.stop() == 0
+    server = Served(live.folder)
+    server.start()
+    yield server
+    assert server.stop() == 0
 
 
 @pytest.fixture
@@ -191,13 +191,13 @@ def test_a_new_round_appears_by_itself(
 
 def test_a_node_that_is_down_is_named_and_the_rest_goes_on(opened: Page, live: Run, swarm: Swarm) -> None:
     number = live.contract.round()
-    made = live.local(2)
+    file = live.local(2)
     swarm.backend.children["header geth"].stop()
     try:
         expect(opened.locator("#state")).to_have_text("header down")
         assert re.search(r"Geth\s+down (just now|for \d+ s)\s+IPFS\s+up", card(opened, "header"))
         assert "can't be reached" in card(opened, "header")
-        live.publish_local(2, made)
+        live.publish_local(2, file)
         expect(opened.locator("#blocks li").first).to_have_text(
             re.compile(rf"^learner 2 set local weights \S+ in round {number}$")
         )
@@ -208,20 +208,20 @@ def test_a_node_that_is_down_is_named_and_the_rest_goes_on(opened: Page, live: R
 
 
 def test_a_page_whose_server_was_away_finds_it_again(browser: Browser, live: Run) -> None:
-    one = Served(live.folder)
-    one.start()
+    server = Served(live.folder)
+    server.start()
     page = browser.new_page()  # its console may complain of a server that is away
     try:
-        page.goto(one.url)
+        page.goto(server.url)
         expect(page.locator("#state")).to_have_text(re.compile("^round"))
-        assert one.stop() == 0
+        assert server.stop() == 0
         expect(page.locator("#state")).to_have_text("connection lost, reconnecting")
-        one.start()
+        server.start()
         expect(page.locator("#state")).to_have_text(re.compile("^round"))
     finally:
         page.close()
         with contextlib.suppress(AssertionError):
-            one.stop()
+            server.stop()
 
 
 # The model

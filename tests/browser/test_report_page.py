@@ -15,8 +15,8 @@ Barriers = Callable[[Page], list[str]]
 @pytest.fixture
 def path(lab_run: tuple[Path, dict[str, Any]]) -> Path:
     """The report that a lab has written."""
-    folder, said = lab_run
-    assert said["report"] == str(folder / "report.html")
+    folder, summary = lab_run
+    assert summary["report"] == str(folder / "report.html")
     return folder / "report.html"
 
 
@@ -87,8 +87,8 @@ def test_the_ancestry_opens_by_keyboard(report: Page, lab_run: tuple[Path, dict[
     file.locator("summary").focus()
     report.keyboard.press("Enter")
     text = details.inner_text()
-    for said in (lab_run[1]["final"]["cid"], "bytes", "sender", "block", "transaction", "gas", "UTC"):
-        assert said in text, said
+    for detail in (lab_run[1]["final"]["cid"], "bytes", "sender", "block", "transaction", "gas", "UTC"):
+        assert detail in text, detail
 
 
 def test_a_file_in_the_picture_leads_to_its_details(report: Page) -> None:

@@ -103,10 +103,10 @@ def run_undefended_on_hosts(name: str, without: Without) -> list[str]:
     change_units(without.unit)
     try:
         settings = [f"{key}={value}" for key, value in without.settings.items()]
-        found = run_on_hosts(name, "-e", json.dumps({"fl_settings": settings, **without.variables}))
+        outcome = run_on_hosts(name, "-e", json.dumps({"fl_settings": settings, **without.variables}))
     finally:
         change_units("")
-    return [*broken_promises(found), *found.get("said", [])]
+    return [*broken_promises(outcome), *outcome.get("said", [])]
 
 
 def change_units(content: str) -> None:
@@ -119,9 +119,9 @@ def change_units(content: str) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=TIMEOUT)
 
 
-def broken_promises(found: dict[str, Any]) -> list[str]:
+def broken_promises(outcome: dict[str, Any]) -> list[str]:
     """Return the expectations of a scenario that failed."""
-    return [check["what"] for check in found["checks"] if not check["passed"]]
+    return [check["what"] for check in outcome["checks"] if not check["passed"]]
 
 
 def run(name: str, backend: str) -> dict[str, Any]:
@@ -131,24 +131,24 @@ def run(name: str, backend: str) -> dict[str, Any]:
         command += ["--backend", backend, "--runs", runs, "--json"]
         done = ended(command, TIMEOUT)
     try:
-        found: dict[str, Any] = json.loads(done.stdout)
+        outcome: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        said = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return {"checks": [{"what": "the scenario ends", "passed": False, "seen": said[0]}]}
-    return found
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return {"checks": [{"what": "the scenario ends", "passed": False, "seen": reason[0]}]}
+    return outcome
 
 
 def ended(command: list[str], timeout: float) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; one that does not end by itself is ended, and says so."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    said = ""
+    note = ""
     try:
         output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        said = f"\nit did not end within {timeout:g} s"
+        note = f"\nit did not end within {timeout:g} s"
         process.terminate()
         output, errors = process.communicate()
-    return subprocess.CompletedProcess(command, process.returncode, output, errors.rstrip("\n") + said)
+    return subprocess.CompletedProcess(command, process.returncode, output, errors.rstrip("\n") + note)
 
 
 def names_of(backend: str) -> list[str]:
@@ -156,7 +156,7 @@ def names_of(backend: str) -> list[str]:
     if backend == HOSTS:
         # These want a kernel or a clock of the host's own.
         return sorted(path.stem for path in DATA.glob("*.yml") if path.stem not in NEEDS_MACHINES)
-    return [name for name, one in SCENARIOS.items() if backend in one.backends]
+    return [name for name, scenario in SCENARIOS.items() if backend in scenario.backends]
 
 
 def run_on_hosts(name: str, *settings: str) -> dict[str, Any]:
@@ -167,15 +167,15 @@ def run_on_hosts(name: str, *settings: str) -> dict[str, Any]:
     done = ended(command, 2 * TIMEOUT)
     written = [path for path in Path("runs").glob("*/scenario.json") if path.stat().st_mtime >= start]
     if not written:
-        (said,) = re.findall(r"^.*(?:FAILED|ERROR|msg:).*$", done.stdout + done.stderr, re.MULTILINE)[-1:] or [
+        (reason,) = re.findall(r"^.*(?:FAILED|ERROR|msg:).*$", done.stdout + done.stderr, re.MULTILINE)[-1:] or [
             "nothing"
         ]
-        broken = {"what": "the scenario ends", "passed": False, "seen": said.strip()}
+        broken = {"what": "the scenario ends", "passed": False, "seen": reason.strip()}
         # All of it in one line, for Ansible folds long ones; and it doubles apostrophes within quotes.
         output = " ".join(done.stdout.split()).replace("''", "'")[-LAST:]
         return {"checks": [broken], "text": "", "seconds": time.time() - start, "said": [output]}
-    found: dict[str, Any] = json.loads(written[0].read_text())
-    return found | {"seconds": time.time() - start}
+    outcome: dict[str, Any] = json.loads(written[0].read_text())
+    return outcome | {"seconds": time.time() - start}
 
 
 def row(name: str, result: dict[str, Any]) -> str:
@@ -202,7 +202,7 @@ def write(page: Path, backend: str, rows: list[str]) -> None:
     text = page.read_text(encoding="utf-8")
     before, rest = text.split(begin)
     table, after = rest.split(end)
-    new = {name_of(one): one for one in rows}
+    new = {name_of(line): line for line in rows}
     kept = {name_of(line): line for line in table.splitlines() if line.startswith("| ")}
     order = sorted(kept | new) if backend == HOSTS else SCENARIOS
     rows = [(kept | new)[name] for name in order if name in kept | new and name != "scenario"]

@@ -95,7 +95,7 @@ def _away_too_long() -> None:
 
 
 def _open_swarm() -> None:
-    faults.strangers_key = lambda one: (one.folder / "nodes" / "swarm.key").read_text()
+    faults.strangers_key = lambda laboratory: (laboratory.folder / "nodes" / "swarm.key").read_text()
 
 
 def _shared_key() -> None:
@@ -220,9 +220,9 @@ def main() -> None:
         sys.argv = ["fl-node", what, *rest]
     else:
         _Child.without, lab.Child = name, _Child  # type: ignore[misc]
-        one = faults.SCENARIOS[name]
-        settings = {**one.settings, **WITHOUT[name].settings}
-        faults.SCENARIOS[name] = dataclasses.replace(one, settings=settings)
+        scenario = faults.SCENARIOS[name]
+        settings = {**scenario.settings, **WITHOUT[name].settings}
+        faults.SCENARIOS[name] = dataclasses.replace(scenario, settings=settings)
         sys.argv = ["fl-node", "lab", what, "--scenario", name, *rest]
     app.main()
 
