@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from eth_abi.exceptions import DecodingError
 from web3 import Web3
@@ -240,6 +240,41 @@ class Contract:
     def round_at(self, round_: int) -> RoundRecord:
         """Return how a round stands."""
         return RoundRecord(*self._read("roundAt", round_))
+
+    def published_in(self, round_: int, digest: bytes) -> str | None:
+        """Return the hash of the block that published the global weights of a round, or None.
+
+        Parameters
+        ----------
+        round_
+            The round that starts from them.
+        digest
+            The digest of their file.
+        """
+        event = self._contract.events[GLOBAL_WEIGHT_SET]()
+        topics = [event.topic, "0x" + round_.to_bytes(32, "big").hex()]
+        with self.chain.errors():
+            entries = self.chain.web3.eth.get_logs(
+                {
+                    "address": Web3.to_checksum_address(self.address),
+                    "fromBlock": 0,
+                    "toBlock": "latest",
+                    "topics": cast("Any", topics),
+                }
+            )
+        wanted = [bytes.fromhex(one.removeprefix("0x")) for one in topics]
+        # A chain may ignore topics.
+        blocks = [
+            bytes(one["blockHash"])
+            for one in entries
+            if [bytes(topic) for topic in one["topics"]] == wanted and bytes(one["data"]) == digest
+        ]
+        return "0x" + blocks[-1].hex() if blocks else None
+
+    def attested_by(self, node_ids: Sequence[int]) -> frozenset[int]:
+        """Return which of these learners attested the current global weights, from one request."""
+        verdicts = self._read_all(*(("verdictOf", [node_id]) for node_id in node_ids))
+        return frozenset(n for n, one in zip(node_ids, verdicts, strict=True) if Verdict(*one).attested)
 
     def members(self, round_: int, block: str | None = None) -> list[int]:
         """Return the nodeIds that were registered when a round closed, in ascending order; all now if it is open.

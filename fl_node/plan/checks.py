@@ -104,6 +104,17 @@ def _min_learners(plan: PlanSettings) -> Problems:
         yield "min_learners", f"should be at most learners = {plan.learners} (is {plan.min_learners})"
 
 
+def _committee(plan: PlanSettings) -> Problems:
+    if plan.verifiers != "committee":
+        if plan.committee != type(plan).model_fields["committee"].default:
+            yield "committee", f'needs verification = "committee" (is {plan.verifiers!r})'
+        return
+    if plan.mode == "async":
+        yield "verification", "should be all or none with mode = \"async\" (is 'committee')"
+    if plan.committee > plan.learners:
+        yield "committee", f"should be at most learners = {plan.learners} (is {plan.committee})"
+
+
 def _rule_of_mode(plan: PlanSettings) -> Problems:
     rule, mode = plan.aggregation, plan.mode
     if mode == "ensemble" and rule.rule != "fedavg":
@@ -240,10 +251,10 @@ def _masked(plan: PlanSettings) -> Problems:
         yield "aggregation.rule", f"should be fedavg with secure_aggregation; {rule} needs single updates"
     elif plan.fixed_point is None:
         yield "aggregation.arithmetic", 'should be fixed with secure_aggregation; masks are integers (is "float")'
-    if plan.verification != "all":
+    if plan.verifiers != "all":
         yield (
             "verification",
-            f"should be all with secure_aggregation; else the header could exchange keys (is {plan.verification!r})",
+            f"should be all with secure_aggregation; else the header could exchange keys (is {plan.verifiers!r})",
         )
     if plan.data.validation:
         yield (
@@ -314,6 +325,7 @@ CHECKS: tuple[Callable[[PlanSettings], Problems], ...] = (
     _module_data,
     _module_attacked,
     _min_learners,
+    _committee,
     _enough_for_all,
     _fixed_point,
     _masked,

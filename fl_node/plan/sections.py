@@ -225,10 +225,16 @@ class StragglersPlan(Settings):
     ] = 4.0
 
 
+MOST_WHO_ALL_VERIFY = 16
+"""Learners up to which all verify if the plan does not say who."""
+
+
 class PlanSettings(Settings):
     """The settings of one run, which may contradict each other; :class:`fl_node.plan.schema.Plan` checks that."""
 
-    if_given: ClassVar[frozenset[str]] = frozenset({"bounds", "verification", "header_timeout", "privacy"})
+    if_given: ClassVar[frozenset[str]] = frozenset(
+        {"bounds", "verification", "committee", "header_timeout", "privacy"}
+    )
 
     strategy: Annotated[Mode, MODE_CHOICE] = Synchronous()
     name: Annotated[
@@ -268,12 +274,17 @@ class PlanSettings(Settings):
         ),
     ] = 30.0
     verification: Annotated[
-        Literal["all", "none"],
+        Literal["all", "committee", "none"] | None,
         Field(
-            description="Who recomputes global weights before publishing local weights trained from them: `all` "
-            "learners, or `none`."
+            description="Who recomputes global weights before local weights trained from them are published: `all` "
+            "learners, a `committee` of them, drawn in each round, or `none`. Default: `all` up to 16 learners, "
+            '`committee` beyond; `all` with `mode = "async"` or secure aggregation.'
         ),
-    ] = "all"
+    ] = None
+    committee: Annotated[
+        int,
+        Field(ge=1, le=1000, description='Learners in the committee of a round, with `verification = "committee"`.'),
+    ] = 5
     header_timeout: Annotated[
         float,
         Field(
@@ -340,7 +351,21 @@ class PlanSettings(Settings):
     @property
     def is_verified(self) -> bool:
         """Whether learners recompute global weights and attest them."""
-        return self.verification == "all"
+        return self.verifiers != "none"
+
+    @property
+    def verifiers(self) -> Literal["all", "committee", "none"]:
+        """Who recomputes global weights before local weights trained from them are published."""
+        if self.verification is not None:
+            return self.verification
+        is_large = self.learners > MOST_WHO_ALL_VERIFY and self.mode != "async" and not self.is_masked
+        return "committee" if is_large else "all"
+
+    @property
+    def committee_timeout(self) -> float:
+        """Seconds after which a learner that waits for a committee verifies itself."""
+        # Some time must be left of a round that does not wait for all.
+        return min(self.header_timeout, self.round_timeout / 2) if self.round_timeout else self.header_timeout
 
     @property
     def is_masked(self) -> bool:

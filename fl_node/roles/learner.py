@@ -24,6 +24,7 @@ from fl_node.plan.schema import Plan
 from fl_node.privacy.secret import load_or_create
 from fl_node.protocol import budget
 from fl_node.protocol.bounds import check_bounds
+from fl_node.protocol.committee import committee_of
 from fl_node.protocol.global_files import local_shapes
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.verification.synchronous import Closing
@@ -51,6 +52,17 @@ class _Unfit:
 
     parent: str
     reason: str
+
+
+@dataclass
+class _Duty:
+    """Whether this learner verifies certain global weights, in a run that has committees."""
+
+    weights: str
+    committee: frozenset[int]
+    is_on: bool
+    since: float | None = None
+    """When it began to wait for the committee, on the role's clock."""
 
 
 class _Watch:
@@ -106,6 +118,7 @@ class Learner:
         self._watch = _Watch()
         self._budget = BudgetWatch(site.contract, plan)
         self._spent = False
+        self._duty: _Duty | None = None
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
 
     def close(self) -> None:
@@ -147,7 +160,7 @@ class Learner:
         """Train from these global weights and publish, unless that is done."""
         contract, state = self._site.contract, view.state
         self._watch.see(state, self._site.timing.clock.monotonic())
-        if self._verifier is not None:
+        if self._verifier is not None and self._is_on_duty(view, node_id, global_cid):
             self._verifier.start(state.round, global_cid, node_id)
             if waiting := self._reject(view, node_id, state.round, global_cid):
                 return waiting
@@ -161,7 +174,45 @@ class Learner:
             return self._wait_for_others(view, node_id)
         if local is None:
             return self._train(state.round, node_id, global_cid)
-        return self._unverified(state.round, global_cid) or self._publish(local, view.nonce)
+        waiting = self._wait_for_committee() or self._unverified(state.round, global_cid)
+        return waiting or self._publish(local, view.nonce)
+
+    def _is_on_duty(self, view: View, node_id: int, global_cid: str) -> bool:
+        """Return whether this learner verifies these global weights.
+
+        Of a committee's run: if it is a member, if somebody rejected them, or if the committee does not speak.
+        """
+        if self._plan.verifiers != "committee":
+            return True
+        contract, round_ = self._site.contract, view.state.round
+        duty = self._duty
+        if duty is None or duty.weights != global_cid or not duty.committee:
+            committee = committee_of(contract, round_, global_cid, view.learners, self._plan.committee)
+            duty = self._duty = _Duty(global_cid, committee, node_id in committee)
+        if not duty.is_on:
+            waited = 0.0 if duty.since is None else self._site.timing.clock.monotonic() - duty.since
+            duty.is_on = waited > self._plan.committee_timeout or contract.round_at(round_).rejections > 0
+        return duty.is_on
+
+    def _wait_for_committee(self) -> Waiting | None:
+        """Return what a learner that does not verify waits for; None if the committee has attested."""
+        duty, now = self._duty, self._site.timing.clock.monotonic()
+        if duty is None or duty.is_on:
+            return None
+        silent = sorted(duty.committee - self._site.contract.attested_by(sorted(duty.committee)))
+        if not silent and duty.committee:
+            return None
+        if duty.since is None:
+            duty.since = now
+        return Waiting(
+            "attestation",
+            f"the committee to attest the global weights; learner {', '.join(map(str, silent))} has not",
+            learners=tuple(silent),
+            until=duty.since + self._plan.committee_timeout,
+        )
+
+    def _relies_on_committee(self) -> bool:
+        return self._duty is not None and not self._duty.is_on
 
     def _may_publish(self, round_: int, node_id: int, local: WeightsFile | None) -> bool:
         """Return whether the privacy budget lets this learner publish its local weights, or new ones."""
@@ -173,7 +224,7 @@ class Learner:
     def _unverified(self, round_: int, global_cid: str) -> Waiting | None:
         """Return what the verification of these global weights waits for; None if they are right."""
         verifier = self._verifier
-        if verifier is None:
+        if verifier is None or self._relies_on_committee():
             return None
         verdict = verifier.verdict(round_, global_cid)
         if verdict is not None and verdict.is_right:
@@ -213,6 +264,7 @@ class Learner:
         contract, state, name = self._site.contract, view.state, str(view.state.global_cid)
         if self._verifier is None or contract.verdict_of(node_id).attested:
             return None
+        self._duty = None  # the last weights are verified by all
         self._verifier.start(state.round, name, node_id)
         if waiting := self._reject(view, node_id, state.round, name) or self._unverified(state.round, name):
             return waiting
@@ -232,7 +284,9 @@ class Learner:
             block = view.block if state.closed else None
             published = contract.local_weights(round_, view.learners, block)
             self._open = ((round_, state.closed), now, published)
-            if self._verifier is not None and state.closed:
+            if self._plan.verifiers == "committee":
+                pass  # nobody knows yet who will need the files
+            elif self._verifier is not None and state.closed:
                 members = frozenset(contract.members(round_, block))
                 spent = {} if self._plan.dp is None else budget.publications(contract.log())
                 self._verifier.expect(Closing(round_, str(state.global_cid), dict(published), members, spent))
@@ -262,6 +316,8 @@ class Learner:
                 if receipt is not None:
                     emit(events.RoundClosed(round=state.round, block=receipt.block, gas=receipt.gas))
             return
+        if seconds > plan.header_timeout and self._verifier is not None:
+            self._verifier.fetch(published)
         # As long as a file arrives here, it may arrive at the header too.
         if seconds > plan.header_timeout and (self._verifier is None or self._verifier.has_tried(published)):
             self._vote(view, node_id)
@@ -307,6 +363,8 @@ class Learner:
             model_file.check_global(file, plan=self._plan_cid, round_=round_)
         except WeightsError as error:
             if self._verifier is not None:
+                if self._duty is not None:
+                    self._duty.is_on = True
                 # The verification reads them too, and then they are rejected.
                 return self._unverified(round_, parent)
             return self._cannot(round_, parent, f"global weights {round_} ({parent}) are invalid: {error}")
@@ -457,7 +515,7 @@ class Learner:
             local.cid,
             nonce,
             trained_from=(meta.round, meta.parent),
-            attests=self._verifier is not None,
+            attests=self._verifier is not None and not self._relies_on_committee(),
         )
         if receipt is None:
             text = f"a block with the local weights of round {meta.round}"

@@ -292,7 +292,9 @@ class Verifier:
             self._checker = AsynchronousChecker(self._asynchronous_case(Findings()))
             for number in known:
                 self._checker.resume(number)
-        for number in range(max(known, default=-1) + 1, round_ + 1):
+        # Committees have verified what this learner has not.
+        first = round_ if self._plan.verifiers == "committee" else max(known, default=-1) + 1
+        for number in range(first, round_ + 1):
             current = name if number == round_ else str(self._contract.global_weight_at(number))
             verdict = self._verify_one(number, current)
             if not verdict.is_right:

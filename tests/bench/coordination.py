@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.table import Table
 
@@ -31,6 +32,8 @@ KINDS = (
 ROUND_PATIENCE = 30.0
 VERIFIED = 1.25
 """How many times as long a verified round may take."""
+COMMITTEE = 1.2
+"""How many times as long a round may take that a committee verifies."""
 DAEMONS = {"geth": "Geth", "ipfs": "IPFS"}
 
 
@@ -45,18 +48,29 @@ def measure(*, quick: bool, profiles: Path | None = None) -> Part:
         for model, rounds, target in (("small", small, 0.25), ("large", large, 1.5)):
             _compare(part, network, model, rounds, target, profiles)
     with nodes(16, 2) as network:
-        _compare(part, network, "small", 3 if quick else 20, 1.5, profiles)
+        _compare(part, network, "small", 3 if quick else 20, 1.5, profiles, {"committee": COMMITTEE, "all": VERIFIED})
     with nodes(16) as network:
         part.rows.append(_rounds(network, "small", 2 if quick else 8, 1.5, profiles, "none"))
     return part
 
 
-def _compare(part: Part, network: Nodes, model: str, rounds: int, target: float, profiles: Path | None) -> None:
+def _compare(
+    part: Part,
+    network: Nodes,
+    model: str,
+    rounds: int,
+    target: float,
+    profiles: Path | None,
+    limits: Mapping[str, float] = MappingProxyType({"all": VERIFIED}),
+) -> None:
     """Measure rounds without verification and with it, and by how much it makes them longer."""
     without = _rounds(network, model, rounds, target, profiles, "none")
-    verified = _rounds(network, model, rounds, VERIFIED * without.figure, profiles, "all")
-    part.rows += [without, verified]
-    part.notes.append(f"{without.name}: with verification {verified.figure / without.figure:.2f} times as long")
+    part.rows.append(without)
+    for verification, limit in limits.items():
+        verified = _rounds(network, model, rounds, limit * without.figure, profiles, verification)
+        part.rows.append(verified)
+        times = f"{verified.figure / without.figure:.2f} times as long"
+        part.notes.append(f"{without.name}: with verification {verification} {times}")
 
 
 def _rounds(network: Nodes, model: str, rounds: int, target: float, profiles: Path | None, verification: str) -> Row:

@@ -31,6 +31,10 @@ MODELS: dict[str, Shapes] = {
 }
 
 
+COMMITTEE = 3
+"""Learners that verify a round where a committee does."""
+
+
 def parameters(model: str) -> int:
     """Return how many float32 values a model has."""
     return sum(math.prod(shape) for shape in MODELS[model].values())
@@ -44,6 +48,8 @@ def megabytes(model: str) -> float:
 def plan(model: str, rounds: int, learners: int, verification: str = "all") -> Plan:
     """Return a plan like the paper's, with whose model the roles are told to work."""
     settings = {"rounds": rounds, "learners": learners, "verification": verification}
+    if verification == "committee":
+        settings["committee"] = COMMITTEE
     return Plan(name=f"bench-{model}", data=DataPlan(name="mnist"), **settings)
 
 

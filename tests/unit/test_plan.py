@@ -372,6 +372,12 @@ def test_the_papers_plan_has_the_papers_values() -> None:
     ("text", "found"),
     [
         ('[aggregation]\nrule = "krum"', "aggregation.num_malicious: missing; krum needs it"),
+        ("committee = 2", "committee: needs verification = \"committee\" (is 'all')"),
+        ('verification = "committee"', "committee: should be at most learners = 2 (is 5)"),
+        (
+            'mode = "async"\nlearners = 5\nverification = "committee"',
+            "verification: should be all or none with mode = \"async\" (is 'committee')",
+        ),
         (
             'mode = "async"\nlearners = 3\n[aggregation]\nrule = "fedasync"\nmax_share = 0.3',
             "aggregation.max_share: should be at least 7/20, or 3 learners can't make 20 updates (is 0.3)",
@@ -695,3 +701,22 @@ def test_what_masks_and_exact_sums_forbid_is_one_line(tmp_path: Path, text: str,
     more = "num_malicious = 1\n" if '"krum"' in text or "trimmed" in text else ""
     more += "clipping_norm = 1.0\n" if "norm_clipping" in text else ""
     assert any(found.startswith(line) for found in problems(tmp_path, text + more)), problems(tmp_path, text + more)
+
+
+@pytest.mark.parametrize(
+    ("settings", "verifiers"),
+    [
+        ({"learners": 16}, "all"),
+        ({"learners": 17}, "committee"),
+        ({"learners": 17, "verification": "none"}, "none"),
+        ({"learners": 17, "mode": "async", "aggregation": {"rule": "fedasync"}}, "all"),
+        ({"learners": 5, "verification": "committee"}, "committee"),
+    ],
+)
+def test_a_committee_verifies_for_many_learners_unless_the_plan_says_who(
+    settings: dict[str, Any], verifiers: str
+) -> None:
+    made = Plan.model_validate({"name": "small", "data": {"name": "digits"}} | settings)
+    assert made.verifiers == verifiers
+    # What is not given is not written, so that plans keep their CIDs.
+    assert (b"verification" in made.to_bytes()) == ("verification" in settings)
