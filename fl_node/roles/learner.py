@@ -61,6 +61,8 @@ class _Duty:
     weights: str
     committee: frozenset[int]
     is_on: bool
+    drawn: float
+    """When the committee was drawn last, on the role's clock."""
     since: float | None = None
     """When it began to wait for the committee, on the role's clock."""
 
@@ -184,13 +186,15 @@ class Learner:
         """
         if self._plan.verifiers != "committee":
             return True
-        contract, round_ = self._site.contract, view.state.round
-        duty = self._duty
-        if duty is None or duty.weights != global_cid or not duty.committee:
+        contract, round_, now = self._site.contract, view.state.round, self._site.timing.clock.monotonic()
+        duty = self._duty if self._duty is not None and self._duty.weights == global_cid else None
+        # Sealers may replace the block that it was drawn by, and then another committee is to verify.
+        if duty is None or (not duty.is_on and now - duty.drawn > ASK_OTHERS):
             committee = committee_of(contract, round_, global_cid, view.learners, self._plan.committee)
-            duty = self._duty = _Duty(global_cid, committee, node_id in committee)
+            since = None if duty is None else duty.since
+            duty = self._duty = _Duty(global_cid, committee, node_id in committee, now, since)
         if not duty.is_on:
-            waited = 0.0 if duty.since is None else self._site.timing.clock.monotonic() - duty.since
+            waited = 0.0 if duty.since is None else now - duty.since
             duty.is_on = waited > self._plan.committee_timeout or contract.round_at(round_).rejections > 0
         return duty.is_on
 
@@ -199,8 +203,10 @@ class Learner:
         duty, now = self._duty, self._site.timing.clock.monotonic()
         if duty is None or duty.is_on:
             return None
-        silent = sorted(duty.committee - self._site.contract.attested_by(sorted(duty.committee)))
-        if not silent and duty.committee:
+        contract, members = self._site.contract, sorted(duty.committee)
+        attested = contract.attested_by(members)
+        silent = [node_id for node_id in members if node_id not in attested]
+        if not silent and members:
             return None
         if duty.since is None:
             duty.since = now
@@ -209,6 +215,8 @@ class Learner:
             f"the committee to attest the global weights; learner {', '.join(map(str, silent))} has not",
             learners=tuple(silent),
             until=duty.since + self._plan.committee_timeout,
+            watch=lambda: contract.attested_by(members),
+            seen=attested,
         )
 
     def _relies_on_committee(self) -> bool:
