@@ -24,6 +24,7 @@ options:
 
 OPTIONS = {
     "fl_allow_attacks",
+    "fl_anchor",
     "fl_auditor",
     "fl_backup",
     "fl_bundle",
