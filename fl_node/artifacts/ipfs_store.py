@@ -89,13 +89,10 @@ class IpfsStore:
             The daemon reports an error.
         """
         added, target = self._add(path), f"{KEPT}/{name}"
-        with self.errors():
-            client = self._connect()
-            client.files.mkdir(KEPT, parents=True)
-        with contextlib.suppress(StoreError), self.errors():  # there need be none
-            client.files.rm(target)
-        with self.errors():
-            client.files.cp(f"/ipfs/{added}", target)
+        self._files("mkdir", KEPT, parents="true")
+        with contextlib.suppress(StoreError):  # there need be none
+            self._files("rm", target)
+        self._files("cp", f"/ipfs/{added}", target)
         return added
 
     def kept(self) -> dict[str, str]:
@@ -108,11 +105,15 @@ class IpfsStore:
         StoreError
             The daemon reports an error.
         """
+        self._files("mkdir", KEPT, parents="true")
         with self.errors():
-            client = self._connect()
-            client.files.mkdir(KEPT, parents=True)
-            entries = client._client.request("/files/ls", (KEPT,), opts={"long": "true"}, decoder="json")
-        return {str(one["Name"]): str(one["Hash"]) for answer in entries for one in answer.get("Entries") or []}
+            answers = self._connect()._client.request("/files/ls", (KEPT,), opts={"long": "true"}, decoder="json")
+        return {str(one["Name"]): str(one["Hash"]) for answer in answers for one in answer.get("Entries") or []}
+
+    def _files(self, call: str, *arguments: str, **options: str) -> None:
+        """Change the daemon's file system; its client takes an answer for an error."""
+        with self.errors():
+            self._connect()._client.request(f"/files/{call}", arguments, opts=options)
 
     def _pin(self, name: str) -> None:
         """Pin a file. The daemon reads all of it and reports progress, so a large file does not time out.

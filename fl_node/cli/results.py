@@ -37,7 +37,7 @@ from fl_node.cli.options import (
     StoreChoice,
 )
 from fl_node.cli.roles import accounts_of
-from fl_node.errors import ConfigError, LogError
+from fl_node.errors import ConfigError, LogError, StoreError
 from fl_node.runtime import files
 from fl_node.runtime.terminal import styled
 
@@ -154,7 +154,12 @@ def journal(
     if not found:
         raise ConfigError(f"no journal of contract {address} in {run or folder}; it begins with the first round")
     shared = connect(given_or(store, DEFAULT_STORE)) if run is None else None
-    cids = shared.kept() if isinstance(shared, IpfsStore) else {}
+    cids: dict[str, str] = {}
+    if isinstance(shared, IpfsStore):
+        try:
+            cids = shared.kept()
+        except StoreError as error:
+            print_note(f"note: no CIDs: {error}")
     if output is not None:
         with files.output_folder(output, "--output"):
             for one in found:

@@ -6,7 +6,7 @@ import contextlib
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -351,3 +351,15 @@ def test_daemons_listen_on_loopback_alone(backend: ProcessBackend) -> None:
         listening = [c.laddr for c in process.net_connections("inet") if c.status in (psutil.CONN_LISTEN, "NONE")]
         assert {backend.ipfs[node].api_port, backend.ipfs[node].swarm_port} == {address.port for address in listening}
         assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_a_file_that_is_kept_by_name_takes_the_place_of_the_one_before_and_others_can_fetch_it(
+    stores: Mapping[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    first, second = make_file(1000), make_file(CHUNK + 1)
+    stores["header"].keep(first, "journal")
+    name = stores["header"].keep(second, "journal")
+    assert stores["header"].kept() == {"journal": name}
+    assert stores["learner-1"].kept() == {}
+    stores["learner-1"].fetch(name, tmp_path / "got", 2 * CHUNK, HANG)
+    assert (tmp_path / "got").read_bytes() == second.read_bytes()

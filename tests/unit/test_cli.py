@@ -25,6 +25,7 @@ from fl_node.lab.run_folder import Node, Run
 from fl_node.models import keras_trainer
 from fl_node.plan import examples
 from fl_node.plan import loading as plans
+from fl_node.protocol.journal import FIRST, Entry, signed
 from tests.conftest import TINY
 from tests.helpers.accounts import ALICE, HEADER, POOR
 from tests.helpers.chain import OPEN
@@ -218,7 +219,7 @@ def test_a_key_that_cannot_be_made_or_used_is_one_line(fl_node: FlNode) -> None:
 # Which run?
 
 
-@pytest.mark.parametrize("command", ["audit", "dashboard", "status", "evaluate", "export", "predict"])
+@pytest.mark.parametrize("command", ["audit", "dashboard", "journal", "status", "evaluate", "export", "predict"])
 def test_a_command_about_a_run_asks_which(fl_node: FlNode, command: str) -> None:
     from PIL import Image
 
@@ -254,6 +255,25 @@ def test_the_contract_in_a_file_is_read_anew(tmp_path: Path) -> None:
     ):
         path.write_text(text)
         assert live_page._contract_in(path) == found
+
+
+def test_the_journal_of_a_host_is_shown_and_copied(fl_node: FlNode, free_port: Callable[[], int]) -> None:
+    work = Path("work") / HEADER.address.lower()
+    where = ("--contract", HEADER.address, "--store", f"/ip4/127.0.0.1/tcp/{free_port()}")
+    assert is_one_line(fl_node("journal", *where), 2, f"no journal of contract {HEADER.address} in work")
+    work.mkdir(parents=True)
+    contract = HEADER.address
+    entry = Entry(0, FIRST, contract, "learner", ALICE.address, "opened", 3, "QmX", "0xb", 7, 1, 2.0, None, 6)
+    (work / "journal.jsonl").write_bytes(signed(entry, ALICE) + b"\n")
+    ended = fl_node("journal", *where, "--output", "copies")
+    assert ended.code == 0
+    for part in (f"learner {ALICE.address}: 1 entries", "round 3 opened, QmX, block 7 (0xb)"):
+        assert part in ended.out
+    assert "no CIDs" in ended.err
+    (copy,) = Path("copies").iterdir()
+    assert copy.read_bytes() == (work / "journal.jsonl").read_bytes()
+    (shown,) = json.loads(fl_node("journal", *where, "--json").out)
+    assert (shown["problem"], shown["entries"][0]["round"]) == ("", 3)
 
 
 def test_a_damaged_run_is_one_line(fl_node: FlNode) -> None:
