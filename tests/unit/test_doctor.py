@@ -14,6 +14,7 @@ import pytest
 from fl_node.artifacts import cid
 from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.chain.client import Chain
+from fl_node.chain.clique import Sealers
 from fl_node.errors import StoreUnreachable
 from fl_node.lab import doctor
 from fl_node.lab.doctor import Check
@@ -334,3 +335,13 @@ def test_a_host_that_does_not_tell_of_its_firewall_is_wrong(ask: Ask, tmp_path: 
 
 def test_without_a_host_there_is_no_firewall_to_ask_for(ask: Ask) -> None:
     assert ask()["firewall"].state == "skipped"
+
+
+def test_who_seals_is_said_of_clique_alone(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (ask()["sealers"].state, ask()["sealers"].found) == ("skipped", "not Clique")
+    found = Sealers((ALICE.address, MALLORY.address), {ALICE.address: 5}, 5, MALLORY.address)
+    monkeypatch.setattr(doctor.clique, "sealers", lambda _chain: found)
+    said = ask()["sealers"]
+    assert said.state == "ok"
+    assert f"{ALICE.address} 5" in said.found
+    assert f"next: {MALLORY.address}" in said.found and f"missing: {MALLORY.address}" in said.found
