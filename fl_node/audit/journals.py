@@ -110,12 +110,12 @@ def check_journals(
     chain = contract.chain
     sealers, changes = clique.replay(chain, _first_block(past), chain.block_number())
     depth = len(sealers) or DEPTH
-    usable = [one for found in evidence.journals if (one := _usable(found, contract, past, result)) is not None]
-    kept = _without_copies(usable, result)
-    heights = [entry.height for one in kept for entry in one.journal.entries]
+    labelled = [_usable(content, contract, past, result) for content in evidence.journals]
+    kept = _without_copies(filter(None, labelled), result)
+    heights = [entry.height for role in kept for entry in role.entries]
     blocks = chain.blocks(heights)
-    for one in kept:
-        _Comparison(one, past, blocks, depth, evidence, result).run()
+    for role in kept:
+        _Comparison(role, past, blocks, depth, evidence, result).run()
     _name_times(kept, blocks, result)
     if plan.mode != "async" and plan.round_timeout:
         _name_early_closings(kept, plan, past, result)
@@ -136,36 +136,36 @@ class _Kept:
         return self.journal.entries
 
 
-def _usable(found: Journal, contract: Contract, past: History, result: Audit) -> _Kept | None:
+def _usable(content: Journal, contract: Contract, past: History, result: Audit) -> _Kept | None:
     """Return a journal with the name of its role; None if it is not one of this run's roles."""
-    if found.problem:
-        result.note(f"journal {found.path}: {found.problem}; what follows is not used")
-    if not found.entries:
+    if content.problem:
+        result.note(f"journal {content.path}: {content.problem}; what follows is not used")
+    if not content.entries:
         return None
-    first = found.entries[0]
+    first = content.entries[0]
     if first.contract != contract.address:
-        result.note(f"journal {found.path} is of another run: {first.contract}")
+        result.note(f"journal {content.path} is of another run: {first.contract}")
         return None
     accounts = {str(entry.account): learner_label(node_id) for node_id, entry in past.learners.items()}
     label = (accounts | {past.deployer: HEADER}).get(first.account)
     if label is None:
-        result.note(f"journal {found.path} is not used: {first.account} has no role in this run")
+        result.note(f"journal {content.path} is not used: {first.account} has no role in this run")
         return None
-    return _Kept(f"{label}'s standby header" if first.role == HEADER != label else label, found)
+    return _Kept(f"{label}'s standby header" if first.role == HEADER != label else label, content)
 
 
 def _without_copies(kept: Iterable[_Kept], result: Audit) -> list[_Kept]:
     """Return the longest of the journals of each role; name those that differ in more than their length."""
     longest: dict[str, list[_Kept]] = {}
-    for one in sorted(kept, key=lambda one: -len(one.entries)):
-        same = longest.setdefault(one.label, [])
-        if any(other.entries[: len(one.entries)] == one.entries for other in same):
+    for copy in sorted(kept, key=lambda copy: -len(copy.entries)):
+        others = longest.setdefault(copy.label, [])
+        if any(other.entries[: len(copy.entries)] == copy.entries for other in others):
             continue
-        if same:
-            paths = f"{same[0].journal.path} and {one.journal.path}"
-            result.note(f"{one.label} has two journals that differ: {paths}")
-        same.append(one)
-    return [one for same in longest.values() for one in same]
+        if others:
+            paths = f"{others[0].journal.path} and {copy.journal.path}"
+            result.note(f"{copy.label} has two journals that differ: {paths}")
+        others.append(copy)
+    return [copy for copies in longest.values() for copy in copies]
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ class _Comparison:
 
     def run(self) -> None:
         """Add what differs to the result."""
-        known = {(one.number, str(one.started.cid)) for one in (*self.past.rounds, *self.past.withdrawn)}
+        rounds = (*self.past.rounds, *self.past.withdrawn)
+        known = {(past_round.number, str(past_round.started.cid)) for past_round in rounds}
         replaced: list[Entry] = []
         named: set[tuple[int, str]] = set()
         for position, entry in enumerate(self.kept.entries):
@@ -205,13 +206,14 @@ class _Comparison:
 
     def _name_difference(self, position: int, entry: Entry) -> None:
         """Add a finding, or a note if it can be honest."""
-        now = next((one.started for one in self.past.rounds if one.number == entry.round), None)
-        says = f"{now.cid}, in block {now.block}" if now else "nothing of it"
+        rounds = self.past.rounds
+        started = rounds[entry.round].started if 0 <= entry.round < len(rounds) else None
+        says = f"{started.cid}, in block {started.block}" if started else "nothing of it"
         where = f"at block {entry.height} ({entry.block}), {_when(entry.seen)}"
         text = f"recorded {entry.cid} {where}; the chain says {says}"
         later = self.kept.entries[position + 1 :]
         successor = next(
-            (i for i, one in enumerate(later) if one.round <= entry.round and one.cid != entry.cid), None
+            (i for i, other in enumerate(later) if other.round <= entry.round and other.cid != entry.cid), None
         )
         if successor is None:
             if self._may_be_behind(entry):
@@ -219,8 +221,8 @@ class _Comparison:
                 self.result.note(f"round {entry.round}, {self.kept.label}: {text}; {ends}, so audit again later")
                 return
         else:
-            seen = later[: successor + 1]
-            on_top = max(*(one.top for one in seen), *(one.height for one in seen[:-1]), 0) - entry.height
+            before, replacing = later[:successor], later[successor]
+            on_top = max(replacing.top, *(other.height for other in before), 0) - entry.height
             if on_top < self.depth:
                 self.result.note(
                     f"round {entry.round}, {self.kept.label}: {text}; block {entry.height} was replaced when it was "
@@ -231,7 +233,7 @@ class _Comparison:
 
     def _may_be_behind(self, entry: Entry) -> bool:
         """Return whether this node may just not have the block yet: all before is the same, and it is recent."""
-        earlier = [one for one in self.kept.entries if one.height <= self.newest]
+        earlier = [other for other in self.kept.entries if other.height <= self.newest]
         is_prefix = entry.height > self.newest and all(map(self._stands, earlier[-1:]))
         return is_prefix and self.evidence.time - entry.seen < BEHIND
 
@@ -248,10 +250,10 @@ class _Comparison:
 def _name_times(kept: Iterable[_Kept], blocks: dict[int, dict[str, Any]], result: Audit) -> None:
     """Name blocks whose own time is earlier than the last look of a role that did not see them."""
     seen: dict[tuple[int, str], list[tuple[str, Entry]]] = {}
-    for one in kept:
-        for entry in one.entries:
+    for role in kept:
+        for entry in role.entries:
             if entry.before is not None and entry.sealed + CLOCK_TOLERANCE < entry.before:
-                seen.setdefault((entry.height, entry.block), []).append((one.label, entry))
+                seen.setdefault((entry.height, entry.block), []).append((role.label, entry))
     for (height, block), sightings in sorted(seen.items()):
         who = ", ".join(dict.fromkeys(label for label, _ in sightings))
         seconds = min(entry.seen - entry.sealed for _, entry in sightings)
@@ -272,16 +274,16 @@ def _sealer(block: dict[str, Any]) -> str:
 
 def _name_early_closings(kept: Iterable[_Kept], plan: Plan, past: History, result: Audit) -> None:
     """Name rounds that were closed before their timeout was over by the clocks of roles that watched them."""
-    timed_out = {one.number for one in past.rounds if one.closed and len(one.latest()) < plan.learners}
+    timed_out = {each.number for each in past.rounds if each.closed and len(each.latest()) < plan.learners}
     seen: dict[int, list[tuple[str, float]]] = {}
-    for one in kept:
-        for opened, closed in pairwise(one.entries):
+    for role in kept:
+        for opened, closed in pairwise(role.entries):
             if (opened.kind, closed.kind) != ("opened", "closed") or opened.before is None:
                 continue
             longest = closed.seen - opened.before
-            same = (opened.round, opened.cid) == (closed.round, closed.cid)
-            if same and opened.round in timed_out and longest + CLOCK_TOLERANCE < plan.round_timeout:
-                seen.setdefault(opened.round, []).append((one.label, longest))
+            is_one_round = (opened.round, opened.cid) == (closed.round, closed.cid)
+            if is_one_round and opened.round in timed_out and longest + CLOCK_TOLERANCE < plan.round_timeout:
+                seen.setdefault(opened.round, []).append((role.label, longest))
     for number, sightings in sorted(seen.items()):
         who = ", ".join(dict.fromkeys(label for label, _ in sightings))
         seconds = max(longest for _, longest in sightings)
@@ -292,7 +294,7 @@ def _name_early_closings(kept: Iterable[_Kept], plan: Plan, past: History, resul
 
 
 def _first_block(past: History) -> int:
-    entries = [*past.learners.values(), *(one.started for one in past.rounds)]
+    entries = [*past.learners.values(), *(each.started for each in past.rounds)]
     return min((entry.block for entry in entries), default=0)
 
 

@@ -112,7 +112,9 @@ def sealers(chain: Node) -> Sealers | None:
     recent = chain.blocks(range(max(1, height - RECENT + 1), height + 1))
     counts = Counter(sealer_of(block) for block in recent.values())
     order = tuple(sorted(members, key=str.lower))
-    return Sealers(order, {one: counts[one] for one in order}, len(recent), order[(height + 1) % len(order)])
+    return Sealers(
+        order, {account: counts[account] for account in order}, len(recent), order[(height + 1) % len(order)]
+    )
 
 
 def replay(chain: Node, first: int, last: int) -> tuple[frozenset[str], tuple[Change, ...]]:

@@ -150,8 +150,8 @@ def journal(
         raise ConfigError("no run given; give its folder, or --contract")
     address = run_folder.load(run).contract if run else checked_address("--contract", str(contract))
     paths = run_folder.journals(run, address) if run else run_folder.journals_of_host(folder, address)
-    found = [one for path in paths if (one := journals.read(path)).entries]
-    if not found:
+    kept = [content for path in paths if (content := journals.read(path)).entries]
+    if not kept:
         raise ConfigError(f"no journal of contract {address} in {run or folder}; it begins with the first round")
     shared = connect(given_or(store, DEFAULT_STORE)) if run is None else None
     cids: dict[str, str] = {}
@@ -162,29 +162,29 @@ def journal(
             print_note(f"note: no CIDs: {error}")
     if output is not None:
         with files.output_folder(output, "--output"):
-            for one in found:
-                files.write(output / f"{one.name}-{journals.FILE}", one.path.read_bytes())
+            for content in kept:
+                files.write(output / f"{content.name}-{journals.FILE}", content.path.read_bytes())
     if as_json:
-        content = [
+        listing = [
             {
-                "file": str(one.path),
-                "head": one.head,
-                "problem": one.problem,
-                "cid": cids.get(one.name),
-                "entries": [asdict(entry) for entry in one.entries],
+                "file": str(content.path),
+                "head": content.head,
+                "problem": content.problem,
+                "cid": cids.get(content.name),
+                "entries": [asdict(entry) for entry in content.entries],
             }
-            for one in found
+            for content in kept
         ]
-        typer.echo(json.dumps(content, indent=2))
+        typer.echo(json.dumps(listing, indent=2))
         return
-    for one in found:
-        last = one.entries[-1]
-        console.print(styled(f"{last.role} {last.account}", "bold"), f": {len(one.entries)} entries", sep="")
+    for content in kept:
+        last = content.entries[-1]
+        console.print(styled(f"{last.role} {last.account}", "bold"), f": {len(content.entries)} entries", sep="")
         console.print(f"  last: round {last.round} {last.kind}, {last.cid}, block {last.height} ({last.block})")
-        console.print(f"  hash of the last line: {one.head}")
-        if cid := cids.get(one.name):
+        console.print(f"  hash of the last line: {content.head}")
+        if cid := cids.get(content.name):
             console.print(f"  in IPFS: {cid}")
-        console.print(f"  {one.path}" + (f": {one.problem}" if one.problem else ""))
+        console.print(f"  {content.path}" + (f": {content.problem}" if content.problem else ""))
 
 
 def audit(

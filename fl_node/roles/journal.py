@@ -114,10 +114,10 @@ class Recorder:
         """Go on with the journal of an earlier process; one that is damaged is kept beside a new one."""
         if not self.path.exists():
             return
-        found = journal.read(self.path)
-        first = found.entries[0] if found.entries else None
+        earlier = journal.read(self.path)
+        first = earlier.entries[0] if earlier.entries else None
         mine = (self._contract.address, self._role, self._account.address)
-        problem = found.problem
+        problem = earlier.problem
         if first is not None and (first.contract, first.role, first.account) != mine:
             problem = "it is of another role or run"
         if problem:
@@ -126,7 +126,7 @@ class Recorder:
             self.path.rename(kept)
             emit(events.JournalDamaged(file=kept.name, detail=problem))
             return
-        self._head, self._last = found.head, found.entries[-1] if found.entries else None
+        self._head, self._last = earlier.head, earlier.entries[-1] if earlier.entries else None
         self._top = max(self._last.height, self._last.top) if self._last else 0
 
     def _append(self, kind: Kind, round_: int, global_cid: str, view: View, now: float) -> None:
