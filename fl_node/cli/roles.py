@@ -155,7 +155,7 @@ def learner(
             metavar="NAME=NUMBER",
             envvar="FL_NODE_ACCEPT",
             help="Join only runs whose plan keeps a limit: min_samples (in the smallest shard), min_learners, "
-            "max_epochs, max_rounds; may be repeated.",
+            "max_epochs, max_rounds, max_epsilon; may be repeated.",
         ),
     ] = None,
     learner: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
@@ -9,6 +10,7 @@ from fl_node.chain.contract import Contract
 from fl_node.data.partition import shard_size
 from fl_node.errors import ConfigError
 from fl_node.plan.schema import Plan
+from fl_node.protocol import budget
 from fl_node.protocol.terms import terms_of
 
 Limit = tuple[str, Callable[[Plan], float], bool]
@@ -23,6 +25,12 @@ LIMITS: Mapping[str, Limit] = {
     "min_learners": ("learners", lambda plan: plan.learners, False),
     "max_epochs": ("epochs per round", lambda plan: plan.training.epochs, True),
     "max_rounds": ("rounds", lambda plan: plan.rounds, True),
+    # Without differential privacy there is no bound.
+    "max_epsilon": (
+        "ε of differential privacy",
+        lambda plan: math.inf if plan.dp is None else max(budget.planned(plan).values()),
+        True,
+    ),
 }
 """What ``--accept NAME=NUMBER`` can limit."""
 

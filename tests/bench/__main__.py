@@ -14,7 +14,7 @@ import typer
 
 import fl_node
 from fl_node.errors import FLNodeError
-from tests.bench import clique, coordination, flower, idle, memory, startup, transfer
+from tests.bench import clique, coordination, dp_sgd, flower, idle, memory, startup, transfer
 from tests.bench.results import Part, console, say, write
 
 
@@ -28,6 +28,7 @@ class Name(StrEnum):
     idle = "idle"
     startup = "startup"
     transfer = "transfer"
+    dp_sgd = "dp_sgd"
 
 
 def main(
@@ -54,6 +55,7 @@ def main(
         Name.idle: lambda: idle.measure(quick=quick),
         Name.startup: lambda: startup.measure(quick=quick),
         Name.transfer: lambda: transfer.measure(quick=quick),
+        Name.dp_sgd: lambda: dp_sgd.measure(quick=quick),
     }
     done: list[Part] = []
     for name in parts or list(Name):

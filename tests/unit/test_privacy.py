@@ -10,15 +10,19 @@ import pytest
 from scipy import stats
 from scipy.special import comb, logsumexp
 
+from fl_node.audit.budget import UNPROVEN, check_budget
+from fl_node.audit.result import Audit
 from fl_node.chain.contract import GLOBAL_WEIGHT_SET, LOCAL_WEIGHT_SET, ROUND_CLOSED, WITHDRAWN, LogEntry
 from fl_node.data.loading import with_noise
-from fl_node.errors import PlanError
+from fl_node.errors import ConfigError, PlanError
+from fl_node.lab.show import budget_lines
 from fl_node.plan import loading
 from fl_node.plan.schema import Plan
 from fl_node.privacy import accounting, randomness
 from fl_node.privacy.dp import Sampling, sampling
 from fl_node.protocol import budget, history
 from fl_node.protocol.budget import Budget
+from fl_node.roles import policy
 
 KEY = bytes(range(32))
 
@@ -231,3 +235,40 @@ def test_a_run_is_over_when_too_few_learners_can_publish() -> None:
     assert Budget(few, {1: 2, 2: 2, 3: 1}).is_over()
     assert Budget(few, {1: 3, 2: 2}).overspent() == [1]
     assert budget.most_publications(plan(), 1) is None
+
+
+def test_the_audit_names_who_overspent_and_says_what_nobody_can_prove() -> None:
+    limited = plan({"noise_multiplier": 1.0, "epsilon_max": 6.5})
+    result = Audit()
+    check_budget(limited, history.arrange("", "", LOG), result)
+    spent = accounting.rounded(budget.epsilon(limited, 1, 3))
+    (finding,) = result.findings
+    assert (finding.node, finding.field) == ("learner 1", "epsilon")
+    assert finding.message == f"is {spent:g} after 3 publications; the plan allows 6.5, which is 2 publications"
+    # Learner 2 has published in the round that is open; learner 1 may not, and all are required.
+    assert result.notes == [
+        "the privacy budget ended the run after 1 of 4 rounds",
+        f"privacy: ε for δ = 1e-05 by what each learner published: learner 1: {spent:g}, "
+        f"learner 2: {accounting.rounded(budget.epsilon(limited, 2, 2)):g}, learner 3: 0",
+        f"privacy: {UNPROVEN}",
+    ]
+    nothing = Audit()
+    check_budget(Plan.model_validate({"name": "public"}), history.arrange("", "", LOG), nothing)
+    assert nothing == Audit()
+
+
+def test_the_owner_of_a_learner_limits_epsilon() -> None:
+    spent = max(budget.planned(plan()).values())
+    policy.check_plan(plan(), {"max_epsilon": spent})
+    with pytest.raises(ConfigError, match=r"ε of differential privacy; this learner accepts at most 1 "):
+        policy.check_plan(plan(), {"max_epsilon": 1.0})
+    with pytest.raises(ConfigError, match="has inf ε of differential privacy"):
+        policy.check_plan(Plan.model_validate({"name": "public"}), {"max_epsilon": 8.0})
+
+
+def test_a_plan_check_says_what_a_run_spends_and_where_it_stops() -> None:
+    lines = budget_lines(plan({"noise_multiplier": 1.0, "epsilon_max": 6.5}))
+    assert len(lines) == 6
+    assert lines[0].endswith("after 4 publications of 16 steps, sampling rate 0.1336, noise multiplier 1")
+    assert lines[1] == "learner 1: stops at ε = 6.5, after 2 of 4 publications"
+    assert budget_lines(Plan.model_validate({"name": "public"})) == []

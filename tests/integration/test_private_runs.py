@@ -1,0 +1,43 @@
+"""A run with differential privacy, on the chain inside Python: its budget ends it, its files say what was spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fl_node.artifacts import model_file
+from fl_node.data import datasets, loading
+from fl_node.lab.simulate import simulate
+from fl_node.models.keras_trainer import KerasTrainer
+from fl_node.plan.schema import Plan
+from fl_node.privacy import accounting
+from fl_node.protocol import budget
+
+
+def test_a_run_ends_with_its_budget_and_passes_its_audit(tmp_path: Path) -> None:
+    plan = Plan.model_validate(
+        {
+            "name": "private",
+            "rounds": 4,
+            "learners": 2,
+            "data": {"name": "digits", "train": 400, "test": 100},
+            "model": {"name": "mlp"},
+            "training": {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 1, "batch_size": 50},
+            "privacy": {"dp": {"noise_multiplier": 1.0, "epsilon_max": 5.0}},
+        }
+    )
+    trainer = KerasTrainer(plan, datasets.load("digits"))
+    assert loading.complete(plan, datasets.load("digits")) == plan
+    most = budget.most_publications(plan, 1)
+    assert most is not None
+    assert 0 < most < plan.rounds
+    # It audits the run too.
+    names = simulate(plan, tmp_path, trainer)
+    assert len(names) == most + 1
+    metas = [model_file.read(tmp_path / "files" / name).global_meta for name in names]
+    assert metas[0].spent is None
+    for number, meta in enumerate(metas[1:], 1):
+        assert meta.spent == ((1, number), (2, number))
+        assert meta.epsilon == accounting.rounded(budget.epsilon(plan, 1, number))
+    secrets = sorted((tmp_path / "keys").glob("*.secret"))
+    assert [path.stat().st_mode & 0o777 for path in secrets] == [0o600, 0o600]
+    assert secrets[0].read_text() != secrets[1].read_text()
