@@ -9,8 +9,8 @@ from eth_utils import keccak
 
 def account(name: str) -> LocalAccount:
     """Return the account of a name."""
-    made: LocalAccount = Account.from_key(keccak(text=f"fl-node unit test {name}"))
-    return made
+    created: LocalAccount = Account.from_key(keccak(text=f"fl-node unit test {name}"))
+    return created
 
 
 HEADER, ALICE, BOB, MALLORY = FUNDED = [account(name) for name in ("header", "alice", "bob", "mallory")]

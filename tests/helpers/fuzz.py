@@ -116,15 +116,15 @@ def changed(rng: random.Random, value: Any) -> str:
     """Return JSON of a value in which something, anywhere, is replaced by what should not be there."""
     mark = "\x00here\x00"
 
-    def replace(one: Any) -> Any:
-        if isinstance(one, dict) and one and rng.random() < 0.8:
-            key = rng.choice(list(one))
+    def replace(node: Any) -> Any:
+        if isinstance(node, dict) and node and rng.random() < 0.8:
+            key = rng.choice(list(node))
             if rng.random() < 0.1:
-                return {name: part for name, part in one.items() if name != key}
-            return {**one, key: replace(one[key])}
-        if isinstance(one, list) and one and rng.random() < 0.8:
-            place = rng.randrange(len(one))
-            return [*one[:place], replace(one[place]), *one[place + 1 :]]
+                return {name: part for name, part in node.items() if name != key}
+            return {**node, key: replace(node[key])}
+        if isinstance(node, list) and node and rng.random() < 0.8:
+            place = rng.randrange(len(node))
+            return [*node[:place], replace(node[place]), *node[place + 1 :]]
         return mark
 
     return json.dumps(replace(value), sort_keys=True, separators=(",", ":")).replace(json.dumps(mark), evil(rng))
@@ -211,8 +211,8 @@ def run_files(rng: random.Random, folder: Path, count: int) -> Iterator[Callable
         path.write_bytes(mutated(rng, RUN))
 
         def attempt() -> None:
-            found = run_folder.load(folder)
-            client.Chain(found.nodes[HEADER].rpc).contract(found.contract).plan()
+            run_ = run_folder.load(folder)
+            client.Chain(run_.nodes[HEADER].rpc).contract(run_.contract).plan()
 
         yield attempt
 

@@ -60,7 +60,7 @@ class GuideError(AssertionError):
 def steps(page: Path) -> list[Step]:
     """Return what a page tells to type, in its order."""
     text = page.read_text()
-    found: list[Step] = []
+    typed: list[Step] = []
     for fence in _FENCE.finditer(text):
         indent, language, title, content = fence[1], fence[2], fence[3] or "", fence[4]
         where = f"{page.name}:{text.count(chr(10), 0, fence.start()) + 1}"
@@ -68,14 +68,14 @@ def steps(page: Path) -> list[Step]:
         if language == "sh":
             if title not in TITLES:
                 raise GuideError(f"{where}: nothing carries out a block called {title!r}")
-            found.append(Step(where, title, "\n".join(lines)))
+            typed.append(Step(where, title, "\n".join(lines)))
         elif language == "text" and title == FOREGROUND:
-            found.append(Step(where, title, "", lines))
+            typed.append(Step(where, title, "", lines))
         elif language == "text":
-            if title or not found:
+            if title or not typed:
                 raise GuideError(f"{where}: there is nothing that this would come from")
-            found[-1].expected += lines
-    return found
+            typed[-1].expected += lines
+    return typed
 
 
 def missing(expected: Sequence[str], output: str) -> str | None:

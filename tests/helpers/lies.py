@@ -170,7 +170,7 @@ def takes_a_local_file_with(**changes: Any) -> Callable[[Run], object]:
         files = [*run.publish_locals(1, 2), run.local(3, **changes)]
         run.publish_local(3, files[2])
         good = run.average(files)
-        inputs = tuple(replace(one, node_id=number) for number, one in enumerate(good.global_meta.inputs, 1))
+        inputs = tuple(replace(item, node_id=number) for number, item in enumerate(good.global_meta.inputs, 1))
         run.publish_global(rewritten(run, good, inputs=inputs))
 
     return tell
@@ -278,7 +278,7 @@ LIES = {
         changed_inputs(lambda i: [replace(i[0], share=i[0].share * 2), *i[1:]]), {(2, "learner 1", "share")}
     ),
     "equal shares for unequal shards": Lie(
-        changed_inputs(lambda i: [replace(one, share=1 / 3) for one in i]),
+        changed_inputs(lambda i: [replace(item, share=1 / 3) for item in i]),
         {(2, f"learner {n}", "share") for n in (1, 2, 3)},
     ),
     "samples": Lie(changed_inputs(lambda i: [*i[:2], replace(i[2], samples=1)]), {(2, "learner 3", "samples")}),

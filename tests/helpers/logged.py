@@ -9,4 +9,4 @@ import pytest
 
 def logged(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     """Return the events that were logged, in order: the name under ``event``, and the fields."""
-    return [{"event": one.event, **one.fields} for one in caplog.records if hasattr(one, "event")]
+    return [{"event": record.event, **record.fields} for record in caplog.records if hasattr(record, "event")]

@@ -74,9 +74,9 @@ def digest(*parts: bytes) -> bytes:
     return keccak.new(digest_bits=256, data=b"".join(parts)).digest()
 
 
-def xor(one: bytes, other: bytes) -> bytes:
+def xor(first: bytes, second: bytes) -> bytes:
     """Return the exclusive or of two texts of one length."""
-    return bytes(a ^ b for a, b in zip(one, other, strict=True))
+    return bytes(a ^ b for a, b in zip(first, second, strict=True))
 
 
 def literal(data: bytes) -> bytes:
@@ -261,11 +261,11 @@ def listed(content: bytes) -> bytes:
 def points_off_the_curve() -> Sequence[bytes]:
     """Return ephemeral points that no honest node sends: of order 2 on another curve, beyond the field, infinity."""
     prime = secp256k1.P
-    one = secp256k1.G
+    generator = secp256k1.G
     return [
         b"\4" + (5).to_bytes(32) + bytes(32),
         b"\4" + bytes(64),
-        b"\4" + (one[0]).to_bytes(32) + (one[1] + 1).to_bytes(32),
+        b"\4" + (generator[0]).to_bytes(32) + (generator[1] + 1).to_bytes(32),
         b"\4" + (2**256 - 1).to_bytes(32) * 2,
         # x = 1 is on the curve; so 1 + P is its other name.
         b"\4" + (1 + prime).to_bytes(32) + pow(8, (prime + 1) // 4, prime).to_bytes(32),

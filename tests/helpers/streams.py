@@ -56,7 +56,7 @@ class Ended:
     """How a command ended, and what it wrote to standard error."""
 
     code: int
-    said: str
+    errors: str
 
 
 def carry_out(

@@ -107,8 +107,8 @@ class StubTrainer:
         return {name: given if isinstance(given, tuple) else given.shape for name, given in self._initial.items()}
 
     def initial(self) -> Tensors:
-        made = noise(self.shapes(), derive(self.plan.seed, "initial"))
-        return {name: made[name] if isinstance(given, tuple) else given for name, given in self._initial.items()}
+        tensors = noise(self.shapes(), derive(self.plan.seed, "initial"))
+        return {name: tensors[name] if isinstance(given, tuple) else given for name, given in self._initial.items()}
 
     def labels(self) -> npt.NDArray[np.int64]:
         return np.arange(60_000) % 10

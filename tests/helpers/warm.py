@@ -97,7 +97,7 @@ class Forked:
                 reader, writer = os.pipe()
                 self.stdout, stdout = os.fdopen(reader, "rb"), stack.enter_context(os.fdopen(writer, "wb"))
             outputs = [stdout, stdout if stderr == subprocess.STDOUT else stderr]
-            numbers = [one if isinstance(one, int) else one.fileno() for one in outputs]
+            numbers = [output if isinstance(output, int) else output.fileno() for output in outputs]
             socket.send_fds(self._end, [json.dumps(asked).encode()], numbers)
             self.pid = int(self._end.recv(MAX_BYTES))
 

@@ -160,14 +160,14 @@ def test_a_full_disk_at_standard_output_loses_no_result_of_a_command_that_needs_
         cases = [("full", [command, *options]) for command, (options, _) in commands.items()]
         done = carry_out(cases, tmp_path, environment, ["fl_node.report.finalize", "tensorflow", "keras"])
     code, error = OUTPUTS["full"]
-    for ended, (command, (_, made)) in zip(done, commands.items(), strict=True):
+    for ended, (command, (_, pattern)) in zip(done, commands.items(), strict=True):
         assert ended.code == code, command
-        lines = [line for line in ended.said.splitlines() if line.startswith("fl-node: ")]
-        kept = [str(path) for path in tmp_path.glob(made)]
+        lines = [line for line in ended.errors.splitlines() if line.startswith("fl-node: ")]
+        kept = [str(path) for path in tmp_path.glob(pattern)]
         assert len(kept) == 1, command
-        there = f"; the result is in {kept[0]}" if made.startswith("*") else ""
+        there = f"; the result is in {kept[0]}" if pattern.startswith("*") else ""
         assert lines == [f"fl-node: {error}{there}"]
-        assert "Traceback" not in ended.said
+        assert "Traceback" not in ended.errors
     assert json.loads(next(tmp_path.glob("*/contribution.json")).read_text())["images"] == 100
 
 

@@ -131,7 +131,7 @@ def test_a_standard_output_that_takes_nothing_is_one_line_and_an_exit_code(
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "said"),
+    ("line", "code", "errors"),
     [
         ("plan check - <&-", 2, "fl-node: plan -: standard input is closed\n"),
         ("logs - <&-", 2, "fl-node: standard input is closed\n"),
@@ -142,7 +142,7 @@ def test_a_standard_output_that_takes_nothing_is_one_line_and_an_exit_code(
         ("--help | head -1 >/dev/null; exit ${PIPESTATUS[0]}", 141, ""),
     ],
 )
-def test_a_shell_may_close_any_stream(tmp_path: Path, line: str, code: int, said: str) -> None:
+def test_a_shell_may_close_any_stream(tmp_path: Path, line: str, code: int, errors: str) -> None:
     done = subprocess.run(
         ["bash", "-c", f"{sys.executable} -P -m fl_node {line}"],
         cwd=tmp_path,
@@ -150,4 +150,4 @@ def test_a_shell_may_close_any_stream(tmp_path: Path, line: str, code: int, said
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (code, said)
+    assert (done.returncode, done.stderr) == (code, errors)
