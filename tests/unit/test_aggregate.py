@@ -107,30 +107,30 @@ def test_the_order_of_the_inputs_does_not_change_a_byte(
     kernels = hnp.arrays(np.float32, (2, 3), elements=VALUES)
     files = [local(folder, n, {"kernel": data.draw(kernels)}, data.draw(COUNTS)) for n in range(1, count + 1)]
     refused = [Rejection(n, PARENT, "missing") for n in (7, 6)]
-    one = aggregate(folder / "one", files, refused=refused, absent=[9, 8])
-    other = aggregate(
+    first = aggregate(folder / "one", files, refused=refused, absent=[9, 8])
+    second = aggregate(
         folder / "other", data.draw(st.permutations(files)), refused=tuple(reversed(refused)), absent=(8, 9)
     )
-    assert one.path.read_bytes() == other.path.read_bytes()
-    assert one.cid == other.cid
+    assert first.path.read_bytes() == second.path.read_bytes()
+    assert first.cid == second.cid
 
 
 def test_a_global_file_says_what_it_was_made_of_in_the_order_of_node_id(tmp_path: Path) -> None:
     files = [local(tmp_path, n, {"a": np.array([n], np.float32)}, samples) for n, samples in ((10, 300), (2, 100))]
-    made = aggregate(tmp_path / "global", files, refused=[Rejection(3, PARENT, "missing")], absent=[4])
-    meta = model_file.read(made.path, {"a": (1,)}).global_meta
+    file = aggregate(tmp_path / "global", files, refused=[Rejection(3, PARENT, "missing")], absent=[4])
+    meta = model_file.read(file.path, {"a": (1,)}).global_meta
     assert (meta.plan, meta.round, meta.parent, meta.rule) == (PLAN, 1, PARENT, "fedavg")
     assert meta.inputs == (Input(2, files[1].cid, 100, 0.25), Input(10, files[0].cid, 300, 0.75))
     assert meta.refused == (Rejection(3, PARENT, "missing"),)
     assert meta.absent == (4,)
-    assert made.tensor("a").tolist() == [8.0]
+    assert file.tensor("a").tolist() == [8.0]
 
 
 def test_uniform_weighting_counts_each_learner_once(tmp_path: Path) -> None:
     files = [local(tmp_path, n, {"a": np.array([n], np.float32)}, samples) for n, samples in ((1, 300), (3, 100))]
-    made = aggregate(tmp_path / "global", files, "uniform")
-    assert made.tensor("a").tolist() == [2.0]
-    assert [(one.samples, one.share) for one in made.global_meta.inputs] == [(300, 0.5), (100, 0.5)]
+    file = aggregate(tmp_path / "global", files, "uniform")
+    assert file.tensor("a").tolist() == [2.0]
+    assert [(item.samples, item.share) for item in file.global_meta.inputs] == [(300, 0.5), (100, 0.5)]
 
 
 @given(samples=st.lists(COUNTS, min_size=1, max_size=6))
@@ -140,7 +140,7 @@ def test_shares_add_up_to_one(tmp_path_factory: pytest.TempPathFactory, samples:
     files = [local(folder, n, {"a": np.ones(1, np.float32)}, count) for n, count in enumerate(samples, 1)]
     for weighting in ("samples", "uniform"):
         inputs = aggregate(folder / "global", files, weighting).global_meta.inputs
-        assert sum(one.share for one in inputs) == pytest.approx(1, abs=1e-12)
+        assert sum(item.share for item in inputs) == pytest.approx(1, abs=1e-12)
 
 
 def test_one_learner_alone_makes_the_global_weights(tmp_path: Path) -> None:
@@ -149,11 +149,11 @@ def test_one_learner_alone_makes_the_global_weights(tmp_path: Path) -> None:
         "bias": np.ones(4, np.float32),
     }
     file = local(tmp_path, 1, tensors, 12_345)
-    made = aggregate(tmp_path / "global", [file])
-    assert {name: tensor.tobytes() for name, tensor in made.tensors().items()} == {
+    averaged = aggregate(tmp_path / "global", [file])
+    assert {name: tensor.tobytes() for name, tensor in averaged.tensors().items()} == {
         name: tensor.tobytes() for name, tensor in tensors.items()
     }
-    assert made.global_meta.inputs[0].share == 1.0
+    assert averaged.global_meta.inputs[0].share == 1.0
 
 
 def test_with_fewer_files_than_the_plan_requires_the_weights_stay_as_they_are(tmp_path: Path) -> None:
@@ -162,15 +162,15 @@ def test_with_fewer_files_than_the_plan_requires_the_weights_stay_as_they_are(tm
     parent = model_file.write(tmp_path / "parent", meta, {"a": np.array([5], np.float32)})
     file = local(tmp_path, 1, {"a": np.array([1], np.float32)}, 100)
 
-    def made(parent_file: WeightsFile | None) -> WeightsFile:
+    def build(parent_file: WeightsFile | None) -> WeightsFile:
         given: dict[str, Any] = {"round_": 1, "parent": PARENT, "inputs": [file], "absent": range(2, 10)}
         return global_file(tmp_path / "global", few, PLAN, parent_file=parent_file, **given)
 
     assert [is_enough(few, count) for count in (0, 1, 2, 9)] == [False, False, True, True]
     assert [needs_parent(few, count) for count in (0, 1, 2, 9)] == [True, True, False, False]
     with pytest.raises(ValueError, match="made of the last ones too"):
-        made(None)
-    kept = made(parent)
+        build(None)
+    kept = build(parent)
     assert kept.tensor("a").tolist() == [5.0]
     assert kept.global_meta.inputs == (Input(1, file.cid, 100, 0.0),)
     assert kept.global_meta.parent == PARENT

@@ -57,21 +57,21 @@ def stored(store: Odd, tmp_path: Path, size: int = 3) -> str:
 
 def test_a_file_that_has_arrived_is_in_its_place(store: Odd, tmp_path: Path) -> None:
     name, path = stored(store, tmp_path), tmp_path / "updates" / "file"
-    one, key = arrivals(store, tmp_path), (1, name)
-    one.fetch(key, name, path)
-    one.wait([key])
-    assert one.is_here(key, name, 0)
+    incoming, key = arrivals(store, tmp_path), (1, name)
+    incoming.fetch(key, name, path)
+    incoming.wait([key])
+    assert incoming.is_here(key, name, 0)
     assert model_file.read(path, {"a": (3,)}).cid == name
-    assert one.ended == 1
+    assert incoming.ended == 1
 
 
 def test_a_file_on_its_way_is_not_missing_and_says_how_much_is_here(store: Odd, tmp_path: Path) -> None:
     name, store.may_go_on = stored(store, tmp_path), threading.Event()
-    one, key = arrivals(store, tmp_path), (1, name)
-    one.fetch(key, name, tmp_path / "file")
+    incoming, key = arrivals(store, tmp_path), (1, name)
+    incoming.fetch(key, name, tmp_path / "file")
     try:
-        assert wait_until(lambda: one.share(key) > 0, 30)
-        assert (one.share(key), one.is_here(key, name, 0), one.is_missing(key)) == (0.5, False, False)
+        assert wait_until(lambda: incoming.share(key) > 0, 30)
+        assert (incoming.share(key), incoming.is_here(key, name, 0), incoming.is_missing(key)) == (0.5, False, False)
     finally:
         store.may_go_on.set()
 
@@ -81,41 +81,41 @@ def test_a_file_that_nobody_has_is_missing_and_that_is_logged_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     store.error = FileMissing("nobody has it")
-    one = arrivals(store, tmp_path)
+    incoming = arrivals(store, tmp_path)
     for _ in range(2):
-        one.fetch(KEY, CID, tmp_path / "file")
-        one.wait([KEY])
-        assert not one.is_here(KEY, CID, 7)
-    assert one.is_missing(KEY)
+        incoming.fetch(KEY, CID, tmp_path / "file")
+        incoming.wait([KEY])
+        assert not incoming.is_here(KEY, CID, 7)
+    assert incoming.is_missing(KEY)
     (event,) = (entry for entry in logged(caplog) if entry["event"] == "update_missing")
     assert (event["round"], event["learner"], event["cid"]) == (7, 1, CID)
-    one.forget(one.asked())
-    assert not one.is_missing(KEY)  # it was not asked for since
+    incoming.forget(incoming.asked())
+    assert not incoming.is_missing(KEY)  # it was not asked for since
 
 
 def test_a_file_is_not_missing_before_its_time_is_up(store: Odd, tmp_path: Path) -> None:
     store.error = FileMissing("nobody has it")
-    one = arrivals(store, tmp_path, timeout=3600.0)
-    one.fetch(KEY, CID, tmp_path / "file")
-    one.wait([KEY])
-    assert not one.is_here(KEY, CID, 0)
-    assert not one.is_missing(KEY)
+    incoming = arrivals(store, tmp_path, timeout=3600.0)
+    incoming.fetch(KEY, CID, tmp_path / "file")
+    incoming.wait([KEY])
+    assert not incoming.is_here(KEY, CID, 0)
+    assert not incoming.is_missing(KEY)
 
 
 @pytest.mark.parametrize("error", [StoreUnreachable("away"), TooLarge("too large")])
 def test_what_is_no_absence_of_the_file_is_raised(store: Odd, tmp_path: Path, error: Exception) -> None:
     store.error = error
-    one = arrivals(store, tmp_path)
-    one.fetch(KEY, CID, tmp_path / "file")
-    one.wait([KEY])
+    incoming = arrivals(store, tmp_path)
+    incoming.fetch(KEY, CID, tmp_path / "file")
+    incoming.wait([KEY])
     with pytest.raises(type(error)):
-        one.is_here(KEY, CID, 0)
+        incoming.is_here(KEY, CID, 0)
 
 
 def test_no_more_is_fetched_than_the_model_can_have(store: Odd, tmp_path: Path) -> None:
     name = stored(store, tmp_path, 2**20)
-    one, key = arrivals(store, tmp_path), (1, name)
-    one.fetch(key, name, tmp_path / "file")
-    one.wait([key])
+    incoming, key = arrivals(store, tmp_path), (1, name)
+    incoming.fetch(key, name, tmp_path / "file")
+    incoming.wait([key])
     with pytest.raises(TooLarge):
-        one.is_here(key, name, 0)
+        incoming.is_here(key, name, 0)

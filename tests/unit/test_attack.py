@@ -56,14 +56,14 @@ def test_a_patch_is_a_small_white_square() -> None:
     ],
 )
 def test_an_update_is_tampered_with_as_the_plan_says(settings: dict[str, Any], expected: list[float]) -> None:
-    made = tamper(attack(**settings), PARENT, TRAINED, 1)
-    assert made["a"].tolist() == expected
-    assert made["a"].dtype == np.float32
+    weights = tamper(attack(**settings), PARENT, TRAINED, 1)
+    assert weights["a"].tolist() == expected
+    assert weights["a"].dtype == np.float32
 
 
 def test_noise_is_of_its_deviation_and_the_same_for_the_same_seed() -> None:
     zeros = {"a": np.zeros(10_000, np.float32)}
-    first, again, other = (tamper(attack(update="noise", deviation=0.5), zeros, zeros, s)["a"] for s in (1, 1, 2))
+    first, again, changed = (tamper(attack(update="noise", deviation=0.5), zeros, zeros, s)["a"] for s in (1, 1, 2))
     assert first.std() == pytest.approx(0.5, rel=0.05)
     assert (first == again).all()
-    assert (first != other).any()
+    assert (first != changed).any()

@@ -100,7 +100,7 @@ def fake_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Pa
         built: str = "v1.13.15",
         source: Path | None = None,
     ) -> Path:
-        made = write_program(tmp_path / "built-by-go", RELEASED if program is None else program)
+        path = write_program(tmp_path / "built-by-go", RELEASED if program is None else program)
         log = tmp_path / "go.log"
         script = f"""#!/bin/sh
 if [ "$1" = env ]; then echo {version}; exit; fi
@@ -114,7 +114,7 @@ echo "$PWD CGO_ENABLED=$CGO_ENABLED GOOS=$GOOS GOARCH=$GOARCH $*" >> {log}
 [ -z "{fails}" ] || {{ echo "go: downloading" >&2; echo "{fails}" >&2; exit 1; }}
 [ ! -d ../source ] || /bin/cat go.mod ../source/params/a.go > {tmp_path}/built
 while [ "$1" != -o ]; do shift; done
-/bin/cp {made} "$2"
+/bin/cp {path} "$2"
 """
         write_program(tmp_path / "path" / "go", script.encode())
         return log
@@ -260,7 +260,7 @@ def test_a_release_of_another_version_is_not_installed(tmp_path: Path) -> None:
     assert names(tmp_path / "cache") == []
 
 
-def test_a_release_without_the_program_is_not_installed(tmp_path: Path) -> None:
+def test_a_release_without_the_pathis_not_installed(tmp_path: Path) -> None:
     pin = write_release(tmp_path / "mirror", member="../../geth")
     with pytest.raises(BinaryError, match="has no geth-linux"):
         install(pin)
@@ -390,12 +390,12 @@ def test_installs_side_by_side_all_get_a_whole_binary(tmp_path: Path) -> None:
     pin = write_release(tmp_path / "mirror")
     together = threading.Barrier(8)
 
-    def one() -> bytes:
+    def answer() -> bytes:
         together.wait()
         return install(pin).read_bytes()
 
     with ThreadPoolExecutor(8) as pool:
-        results = [future.result() for future in [pool.submit(one) for _ in range(8)]]
+        results = [future.result() for future in [pool.submit(answer) for _ in range(8)]]
     assert results == [RELEASED] * 8
     assert names(tmp_path / "cache") == [GETH_UNPATCHED.file_name]
 

@@ -85,8 +85,8 @@ def test_the_attacks_of_the_documentation_are_within_the_default_bounds(
 ) -> None:
     before = np.random.default_rng(1).normal(0, 0.1, CNN).astype(np.float32)
     trained = before + np.float32(0.05)
-    made = tamper(AttackPlan.model_validate({"learners": [1], **attack}), {"a": before}, {"a": trained}, 1)
-    check_bounds(*files(tmp_path, made["a"], before), plan())
+    weights = tamper(AttackPlan.model_validate({"learners": [1], **attack}), {"a": before}, {"a": trained}, 1)
+    check_bounds(*files(tmp_path, weights["a"], before), plan())
 
 
 def test_bounds_stand_in_the_published_plan_only_where_they_are_set() -> None:

@@ -18,11 +18,11 @@ PLAN = Plan.model_validate({"name": "m", "learners": 10, "data": {"name": "digit
 
 
 def test_each_rule_has_a_clean_run_and_one_for_each_attack_share_and_seed() -> None:
-    found = sweep.cells(PLAN, ["fedavg", "krum"], ["sign_flip", "noise:0.5"], [0.1, 0.2], [1, 2])
-    assert len(found) == 2 * 2 * (1 + 2 * 2)
-    assert len({cell.name for cell in found}) == len(found)
-    assert {cell.attack for cell in found} == {CLEAN, "sign_flip", "noise:0.5"}
-    for cell in found:
+    cells = sweep.cells(PLAN, ["fedavg", "krum"], ["sign_flip", "noise:0.5"], [0.1, 0.2], [1, 2])
+    assert len(cells) == 2 * 2 * (1 + 2 * 2)
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert {cell.attack for cell in cells} == {CLEAN, "sign_flip", "noise:0.5"}
+    for cell in cells:
         assert cell.plan.seed == cell.seed
         assert cell.plan.aggregation.rule == cell.rule
         attack = cell.plan.attack
@@ -30,10 +30,10 @@ def test_each_rule_has_a_clean_run_and_one_for_each_attack_share_and_seed() -> N
 
 
 def test_attackers_follow_from_the_seed_and_a_rule_is_told_their_number() -> None:
-    one, two = (sweep.cells(PLAN, ["krum"], ["copy"], [0.3], [seed])[1] for seed in (1, 2))
-    assert one.plan.attack and two.plan.attack
-    assert one.plan.attack.learners != two.plan.attack.learners
-    assert one.plan.aggregation.num_malicious == 3
+    first, second = (sweep.cells(PLAN, ["krum"], ["copy"], [0.3], [seed])[1] for seed in (1, 2))
+    assert first.plan.attack and second.plan.attack
+    assert first.plan.attack.learners != second.plan.attack.learners
+    assert first.plan.aggregation.num_malicious == 3
     assert sweep.cells(PLAN, ["krum:2"], ["copy"], [0.3], [1])[1].plan.aggregation.num_malicious == 2
 
 
@@ -82,9 +82,9 @@ def result(accuracy: float, **more: float) -> dict[str, Any]:
 
 
 def test_figures_are_those_of_the_last_round_over_the_seeds(tmp_path: Path) -> None:
-    some = sweep.cells(PLAN, ["fedavg"], ["backdoor:0.5"], [0.2], [1, 2])
-    results = {cell.name: result(0.9 if cell.seed == 1 else 0.8, backdoor=0.75) for cell in some}
-    clean, attacked = sweep.figures(some, results)
+    cells = sweep.cells(PLAN, ["fedavg"], ["backdoor:0.5"], [0.2], [1, 2])
+    results = {cell.name: result(0.9 if cell.seed == 1 else 0.8, backdoor=0.75) for cell in cells}
+    clean, attacked = sweep.figures(cells, results)
     assert (clean.attack, attacked.attack) == (CLEAN, "backdoor:0.5")
     assert attacked.values == (0.9, 0.8)
     assert attacked.mean == pytest.approx(0.85)
@@ -100,18 +100,18 @@ def test_figures_are_those_of_the_last_round_over_the_seeds(tmp_path: Path) -> N
 
 
 def test_what_is_kept_is_not_run_again(tmp_path: Path) -> None:
-    some = sweep.cells(PLAN, ["fedavg"], [], [], [1, 2])
+    cells = sweep.cells(PLAN, ["fedavg"], [], [], [1, 2])
     (tmp_path / "cells").mkdir()
-    for cell in some:
+    for cell in cells:
         (tmp_path / "cells" / f"{cell.name}.json").write_text(json.dumps(result(0.5)))
     seen = []
 
     def done(cell: Cell, _: Mapping[str, Any], kept: bool) -> None:
         seen.append((cell.seed, kept))
 
-    found = sweep.run(some, tmp_path, 1, None, done)
+    results = sweep.run(cells, tmp_path, 1, None, done)
     assert seen == [(1, True), (2, True)]
-    assert set(found) == {cell.name for cell in some}
+    assert set(results) == {cell.name for cell in cells}
 
 
 @pytest.mark.parametrize(

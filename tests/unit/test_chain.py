@@ -392,8 +392,8 @@ def test_a_publication_that_a_block_takes_after_the_round_has_closed_is_refused_
 
 
 def test_one_contracts_log_is_not_anothers(rpc: str, header: Contract) -> None:
-    other = Chain(rpc, HEADER)
-    contract = other.contract(str(other.deploy(PLAN, OPEN).contract))
+    chain = Chain(rpc, HEADER)
+    contract = chain.contract(str(chain.deploy(PLAN, OPEN).contract))
     header.set_global_weight(WEIGHTS[0], header.chain.nonce())
     assert contract.log() == []
 
@@ -457,15 +457,15 @@ def test_what_is_sealed_tells_sender_gas_and_time(header: Contract) -> None:
     receipts = [header.set_global_weight(WEIGHTS[0], header.chain.nonce())]
     alice = of(header, ALICE)
     receipts.append(alice.set_local_weight(1, WEIGHTS[1], alice.chain.nonce()))
-    names = [one.transaction for one in receipts if one is not None]
+    names = [receipt.transaction for receipt in receipts if receipt is not None]
     unknown = "0x" + "12" * 32
     sealed = header.chain.sealed([*names, unknown, names[0]])
     assert list(sealed) == names
     assert [sealed[name].sender for name in names] == [HEADER.address, ALICE.address]
-    for one in receipts:
-        assert one is not None
-        assert sealed[one.transaction].gas == one.gas
-        assert sealed[one.transaction].time == header.chain.timestamp(one.block)
+    for receipt in receipts:
+        assert receipt is not None
+        assert sealed[receipt.transaction].gas == receipt.gas
+        assert sealed[receipt.transaction].time == header.chain.timestamp(receipt.block)
     assert header.chain.sealed([]) == {}
 
 
@@ -609,7 +609,7 @@ def with_result(result: Any) -> Callable[[Any], Any]:
 
     def body(request: Any) -> Any:
         if isinstance(request, list):
-            return [body(one) for one in request]
+            return [body(call) for call in request]
         return {"jsonrpc": "2.0", "id": request["id"], "result": result}
 
     return body
@@ -618,7 +618,7 @@ def with_result(result: Any) -> Callable[[Any], Any]:
 def with_error(code: int, message: str, **more: Any) -> Callable[[Any], Any]:
     def body(request: Any) -> Any:
         if isinstance(request, list):
-            return [body(one) for one in request]
+            return [body(call) for call in request]
         return {"jsonrpc": "2.0", "id": request["id"], "error": {"code": code, "message": message, **more}}
 
     return body

@@ -66,10 +66,10 @@ def test_a_file_and_its_bytes_have_the_same_cid_whatever_the_depth_of_the_tree(
 
 
 @given(content=st.binary(min_size=1, max_size=60), data=st.data())
-def test_a_changed_byte_changes_the_cid(small_nodes: object, content: bytes, data: st.DataObject) -> None:
+def test_a_changed_anotherchanges_the_cid(small_nodes: object, content: bytes, data: st.DataObject) -> None:
     position = data.draw(st.integers(0, len(content) - 1))
-    other = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[position]))
-    changed = content[:position] + bytes([other]) + content[position + 1 :]
+    another = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[position]))
+    changed = content[:position] + bytes([another]) + content[position + 1 :]
     assert cid.of_bytes(changed) != cid.of_bytes(content)
 
 

@@ -85,8 +85,8 @@ def is_one_line(ended: Ended, code: int, *parts: str) -> bool:
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     yield path
-    for name, one in getattr(command, "commands", {}).items():
-        yield from commands(one, (*path, name))
+    for name, subcommand in getattr(command, "commands", {}).items():
+        yield from commands(subcommand, (*path, name))
 
 
 @pytest.mark.parametrize("command", list(commands(typer.main.get_command(app.app))), ids=" ".join)
@@ -230,7 +230,7 @@ def test_a_command_about_a_run_asks_which(fl_node: FlNode, command: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
         ("--node", "header", "should be NAME=RPC,STORE"),
         ("--listen", "lab.example", "should be an IP address"),
@@ -238,23 +238,23 @@ def test_a_command_about_a_run_asks_which(fl_node: FlNode, command: str) -> None
     ],
 )
 def test_what_is_wrong_with_a_dashboards_options_is_one_line(
-    fl_node: FlNode, option: str, value: str, said: str
+    fl_node: FlNode, option: str, value: str, message: str
 ) -> None:
     where = [] if option == "--contract" else ["--contract", HEADER.address]
-    assert is_one_line(fl_node("dashboard", *where, option, value), 2, said)
+    assert is_one_line(fl_node("dashboard", *where, option, value), 2, message)
 
 
 def test_the_contract_in_a_file_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "run.env"
     assert live_page._contract_in(path) is None
-    for text, found in (
+    for text, expected in (
         ("", None),
         (f"FL_NODE_CONTRACT={HEADER.address.lower()}\n", HEADER.address),
         ("FL_NODE_CONTRACT=0x12\n", None),
         (f"OTHER=1\nFL_NODE_CONTRACT={ALICE.address}\n", ALICE.address),
     ):
         path.write_text(text)
-        assert live_page._contract_in(path) == found
+        assert live_page._contract_in(path) == expected
 
 
 def test_the_journal_of_a_host_is_shown_and_copied(fl_node: FlNode, free_port: Callable[[], int]) -> None:
@@ -533,7 +533,7 @@ def test_an_account_that_owns_little_is_given_ether_once(fl_node: FlNode, rpc: s
     assert fl_node("fund", poor, "--always", *options).code == 0
     assert Chain(rpc).balance(poor) == 6 * 10**18
     told = json.loads(fl_node("fund", poor, HEADER.address, ALICE.address, "--json", *options).out)
-    assert told == [{"account": one, "given": 0.0} for one in (poor, HEADER.address, ALICE.address)]
+    assert told == [{"account": address, "given": 0.0} for address in (poor, HEADER.address, ALICE.address)]
     newest = create_key(tmp_path / "newest.key")
     told = json.loads(fl_node("fund", newest.lower(), newest, "--json", *options).out)
     assert told == [{"account": newest, "given": 3.0}, {"account": newest, "given": 0.0}]
@@ -606,8 +606,8 @@ def test_what_can_not_be_seen_in_a_value_is_visible_in_the_error(
 
 
 def test_an_end_of_line_of_another_system_does_not_change_a_setting(fl_node: FlNode) -> None:
-    found = fl_node("plan", "check", PAPER, "--json", "--set", "rounds=3\r", "--set", "name=mine \r\n")
-    assert (json.loads(found.out)["rounds"], json.loads(found.out)["name"]) == (3, "mine")
+    checked = fl_node("plan", "check", PAPER, "--json", "--set", "rounds=3\r", "--set", "name=mine \r\n")
+    assert (json.loads(checked.out)["rounds"], json.loads(checked.out)["name"]) == (3, "mine")
 
 
 # Without data, without space

@@ -15,12 +15,12 @@ from fl_node.chain.node import Node
 from fl_node.errors import ChainError
 from tests.helpers.accounts import account
 
-A, B, C, D = sorted((account(name) for name in "abcd"), key=lambda one: one.address.lower())
+A, B, C, D = sorted((account(name) for name in "abcd"), key=lambda signer: signer.address.lower())
 NOBODY = "0x" + "00" * 20
 
 
 def extra(*accounts: Any) -> str:
-    return "0x" + "00" * 32 + "".join(one.address[2:].lower() for one in accounts) + "00" * 65
+    return "0x" + "00" * 32 + "".join(signer.address[2:].lower() for signer in accounts) + "00" * 65
 
 
 def sealed(number: int, by: Any, about: Any = None, adds: bool = True, names: tuple[Any, ...] = ()) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Chain:
     is_clique = True
 
     def __init__(self, genesis: tuple[Any, ...], *blocks: dict[str, Any]) -> None:
-        self._blocks = {0: {"extraData": extra(*genesis)}} | {int(one["number"], 16): one for one in blocks}
+        self._blocks = {0: {"extraData": extra(*genesis)}} | {int(block["number"], 16): block for block in blocks}
 
     def blocks(self, numbers: Any) -> dict[int, dict[str, Any]]:
         return {number: self._blocks[number] for number in numbers if number in self._blocks}
@@ -68,7 +68,7 @@ def after(chain: Chain, first: int = 0) -> tuple[set[str], list[Change]]:
 
 
 def addresses(*accounts: Any) -> set[str]:
-    return {one.address for one in accounts}
+    return {signer.address for signer in accounts}
 
 
 def test_the_sealer_of_a_block_follows_from_its_seal() -> None:
@@ -87,9 +87,9 @@ def test_without_votes_the_sealers_are_those_of_the_genesis() -> None:
 
 
 def test_more_than_half_of_the_sealers_add_one() -> None:
-    one = sealed(1, A, D)
-    assert after(Chain((A, B, C), one)) == (addresses(A, B, C), [])
-    assert after(Chain((A, B, C), one, sealed(2, B, D))) == (addresses(A, B, C, D), [Change(2, D.address, True)])
+    first = sealed(1, A, D)
+    assert after(Chain((A, B, C), first)) == (addresses(A, B, C), [])
+    assert after(Chain((A, B, C), first, sealed(2, B, D))) == (addresses(A, B, C, D), [Change(2, D.address, True)])
 
 
 def test_a_vote_counts_once() -> None:
@@ -126,12 +126,12 @@ def test_an_epoch_starts_from_the_sealers_that_its_first_block_names(monkeypatch
 
 
 def test_who_is_at_work_whose_turn_it_is_and_who_is_missing() -> None:
-    found = sealers(cast(Node, Chain((A, B, C), sealed(1, A), sealed(2, B), sealed(3, A))))
-    assert found is not None
-    assert (found.accounts, found.blocks) == ((A.address, B.address, C.address), 3)
-    assert dict(found.sealed) == {A.address: 2, B.address: 1, C.address: 0}
-    assert (found.next, found.missing) == (B.address, (C.address,))  # block 4; 4 % 3 is 1
-    assert f"missing: {C.address}" in str(found)
+    state = sealers(cast(Node, Chain((A, B, C), sealed(1, A), sealed(2, B), sealed(3, A))))
+    assert state is not None
+    assert (state.accounts, state.blocks) == ((A.address, B.address, C.address), 3)
+    assert dict(state.sealed) == {A.address: 2, B.address: 1, C.address: 0}
+    assert (state.next, state.missing) == (B.address, (C.address,))  # block 4; 4 % 3 is 1
+    assert f"missing: {C.address}" in str(state)
 
 
 def test_a_chain_without_blocks_says_nothing_of_who_is_missing() -> None:

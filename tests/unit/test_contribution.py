@@ -21,7 +21,7 @@ SETS = [frozenset(n for n in range(4) if mask >> n & 1) for mask in range(16)]
 
 def test_the_glove_game_has_its_known_values() -> None:
     # Players 1 and 2 have a left glove each, player 3 a right one; a pair is worth 1.
-    values = shapley([1, 2, 3], lambda some: int(3 in some and len(some) > 1))
+    values = shapley([1, 2, 3], lambda members: int(3 in members and len(members) > 1))
     assert values == {1: Fraction(1, 6), 2: Fraction(1, 6), 3: Fraction(2, 3)}
 
 
@@ -34,9 +34,9 @@ def test_values_add_up_to_what_all_reach_together(worth: list[int]) -> None:
 @given(worth=st.lists(st.integers(-1000, 1000), min_size=8, max_size=8))
 def test_who_never_changes_anything_is_worth_nothing_and_twins_are_worth_the_same(worth: list[int]) -> None:
     small = dict(zip(SETS[:8], worth, strict=True))
-    values = shapley(range(4), lambda some: small[some - {3}])
+    values = shapley(range(4), lambda members: small[members - {3}])
     assert values[3] == 0
-    twins = shapley(range(2), lambda some: worth[len(some)])
+    twins = shapley(range(2), lambda members: worth[len(members)])
     assert twins[0] == twins[1]
 
 
@@ -60,17 +60,17 @@ def played(world: World) -> Run:
 def test_the_values_of_a_run_add_up_to_its_gain_round_by_round(world: World, tmp_path: Path) -> None:
     run = played(world)
     before = value(run.read(str(run.contract.global_weight_at(0))).tensors())
-    found = contributions(run.contract, run.store, tmp_path, run.plan, run.trainer.shapes(), value)
-    assert [one.round for one in found] == [0, 1]
-    for one in found:
-        assert one.before == before
-        assert sum(one.values.values()) == one.after - one.before
-        assert sorted(one.values) == [1, 2, 3]
-        before = one.after
+    values = contributions(run.contract, run.store, tmp_path, run.plan, run.trainer.shapes(), value)
+    assert [round_.round for round_ in values] == [0, 1]
+    for round_ in values:
+        assert round_.before == before
+        assert sum(round_.values.values()) == round_.after - round_.before
+        assert sorted(round_.values) == [1, 2, 3]
+        before = round_.after
     assert before == value(run.current().tensors())
-    together = totals(found)
-    assert together[2] == found[0].values[2] + found[1].values[2]
-    content = as_content(found, 1000)
+    together = totals(values)
+    assert together[2] == values[0].values[2] + values[1].values[2]
+    content = as_content(values, 1000)
     assert content["total"]["1"]["images"] == str(together[1])
     assert not list(tmp_path.iterdir())
 

@@ -69,8 +69,8 @@ def ask(tmp_path: Path) -> Ask:
 
         asyncio.run(app(scope, receive, send))  # type: ignore[arg-type]
         start = sent[0]
-        found = {name.decode(): value.decode() for name, value in start["headers"]}  # type: ignore[attr-defined]
-        return Answer(int(str(start["status"])), found, b"".join(part["body"] for part in sent[1:]))  # type: ignore[misc]
+        headers = {name.decode(): value.decode() for name, value in start["headers"]}  # type: ignore[attr-defined]
+        return Answer(int(str(start["status"])), headers, b"".join(part["body"] for part in sent[1:]))  # type: ignore[misc]
 
     return make
 
@@ -164,7 +164,7 @@ SEEN = MonitorState(run=RUN, nodes=(NodeView("header"),), rounds=(RoundView(0), 
 def test_the_first_push_tells_everything() -> None:
     news = dict(Pushed().news(content(SEEN)))
     assert set(news) == {"reset", "run", "nodes", "blocks", "problem", "rounds"}
-    assert [one["round"] for one in news["rounds"]] == [0, 1]
+    assert [round_["round"] for round_ in news["rounds"]] == [0, 1]
 
 
 def test_afterwards_only_what_changed_is_told() -> None:
@@ -174,7 +174,7 @@ def test_afterwards_only_what_changed_is_told() -> None:
     later = replace(SEEN, rounds=(RoundView(0), RoundView(1, missing_learners=(2,)), RoundView(2)))
     ((name, rounds),) = pushed.news(content(later))
     assert name == "rounds"
-    assert [one["round"] for one in rounds] == [1, 2]
+    assert [round_["round"] for round_ in rounds] == [1, 2]
 
 
 def test_another_run_and_a_round_that_is_no_more_begin_anew() -> None:
@@ -182,8 +182,8 @@ def test_another_run_and_a_round_that_is_no_more_begin_anew() -> None:
     list(pushed.news(content(SEEN)))
     fewer = dict(pushed.news(content(replace(SEEN, rounds=(RoundView(0),)))))
     assert set(fewer) == {"reset", "rounds"}
-    other = dict(pushed.news(content(replace(SEEN, run=replace(RUN, contract="0xd")))))
-    assert set(other) == {"reset", "run", "rounds"}
+    news = dict(pushed.news(content(replace(SEEN, run=replace(RUN, contract="0xd")))))
+    assert set(news) == {"reset", "run", "rounds"}
 
 
 # Addresses
@@ -200,11 +200,11 @@ def test_an_address_that_is_none_is_named() -> None:
 
 
 def test_a_port_that_is_taken_is_named() -> None:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        one.listen()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
         with pytest.raises(ConfigError, match="in use"):
-            bind("127.0.0.1", one.getsockname()[1])
+            bind("127.0.0.1", listener.getsockname()[1])
 
 
 # Who keeps others out
@@ -220,14 +220,14 @@ class Served:
 
     def connect(self, content: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
         there = ("127.0.0.1", self._port)
-        one = self._stack.enter_context(socket.create_connection(there, 10.0, source_address=(source, 0)))
-        one.sendall(content)
-        return one
+        client = self._stack.enter_context(socket.create_connection(there, 10.0, source_address=(source, 0)))
+        client.sendall(content)
+        return client
 
     def ask(self, method: str = "GET", path: str = "/state") -> bytes:
         """Return the first line of an answer."""
-        with self.connect(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()) as one:
-            return one.makefile("rb").readline().strip()
+        with self.connect(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()) as client:
+            return client.makefile("rb").readline().strip()
 
 
 @pytest.fixture
@@ -264,22 +264,22 @@ def test_a_request_that_does_not_come_in_time_ends_its_connection(
     served: Served, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     monkeypatch.setattr(dashboard, "PATIENCE", 0.05)
-    one = served.connect(content)
+    client = served.connect(content)
     with contextlib.suppress(ConnectionError):
-        assert one.recv(1) == b""
+        assert client.recv(1) == b""
 
 
 def test_no_more_pages_are_open_than_may_be_and_those_that_close_make_room(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dashboard, "STREAMS", 5)
-    some = [served.connect(EVENTS) for _ in range(15)]  # all at once: nobody waits for an answer
-    lines = [one.makefile("rb").readline() for one in some]
+    clients = [served.connect(EVENTS) for _ in range(15)]  # all at once: nobody waits for an answer
+    lines = [client.makefile("rb").readline() for client in clients]
     assert sorted(lines) == [b"HTTP/1.1 200 OK\r\n"] * 5 + [b"HTTP/1.1 503 Service Unavailable\r\n"] * 10
     assert served.ask("HEAD", "/events") == b"HTTP/1.1 200 OK"  # and holds no place
-    for one in some:
-        one.shutdown(socket.SHUT_RDWR)
-        one.close()
+    for client in clients:
+        client.shutdown(socket.SHUT_RDWR)
+        client.close()
     deadline = time.monotonic() + 240
     while served.page._streams and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -303,7 +303,7 @@ def test_one_address_with_all_pages_makes_room_for_another_until_both_have_as_ma
     assert answer("127.0.0.1")[0] == b"503"
     for _, lines in greedy[:2]:
         assert b"0\r\n" in lines  # the last chunk
-    assert Counter(one.address for one in served.page._streams) == {"127.0.0.1": 2, "127.0.0.2": 2}
+    assert Counter(stream.address for stream in served.page._streams) == {"127.0.0.1": 2, "127.0.0.2": 2}
 
 
 @pytest.mark.parametrize(
@@ -324,10 +324,10 @@ def test_what_breaks_off_or_is_no_request_is_no_error_of_the_page(
     served: Served, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     for reset in (True, False):
-        one = served.connect(content)
+        client = served.connect(content)
         if reset:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        one.close()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
     assert served.ask() == b"HTTP/1.1 200 OK"
     assert served.ask() == b"HTTP/1.1 200 OK"
     assert capfd.readouterr().err == ""

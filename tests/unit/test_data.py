@@ -310,8 +310,8 @@ def test_a_plan_that_was_not_told_what_the_folder_holds_is_not_published() -> No
 
 def test_some_of_the_images_can_be_taken_and_some_held_out(tmp_path: Path) -> None:
     folder = own_folder(tmp_path / "mine")
-    some = own_plan(folder, train=30, test=5, validation=10)
-    assert (some.data.train, some.data.test, some.data.available[0]) == (30, 5, 40)
+    plan = own_plan(folder, train=30, test=5, validation=10)
+    assert (plan.data.train, plan.data.test, plan.data.available[0]) == (30, 5, 40)
     assert own_plan(folder, validation=10).data.train == 30
     with pytest.raises(PlanError, match=r"data\.train: should be at most 40, the size of"):
         own_plan(folder, train=41)
@@ -332,11 +332,12 @@ def test_a_folder_with_another_content_is_refused_with_the_file_and_both_hashes(
     published = own_plan(folder)
     (path,) = folder.glob(f"{datasets.FOLDER_FILES[key]}*")
     content = gzip.decompress(path.read_bytes()) if path.suffix else path.read_bytes()
-    other = content[:-1] + bytes([content[-1] ^ 1])
-    path.write_bytes(gzip.compress(other) if path.suffix else other)
-    found = hashlib.sha256(other).hexdigest()[:16]
+    damaged = content[:-1] + bytes([content[-1] ^ 1])
+    path.write_bytes(gzip.compress(damaged) if path.suffix else damaged)
+    digest = hashlib.sha256(damaged).hexdigest()[:16]
     planned = getattr(published.data.source, key)[:16]
-    with pytest.raises(DataError, match=f"^{path} is not the plan's file: .*{found}…, the plan requires {planned}…$"):
+    message = f"^{path} is not the plan's file: .*{digest}…, the plan requires {planned}…$"
+    with pytest.raises(DataError, match=message):
         loading.load(published, folder)
 
 
@@ -426,10 +427,10 @@ def test_what_is_written_as_idx_is_read_as_it_was(height: int, width: int, label
         for part in ("train", "t10k"):
             (Path(name) / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
             (Path(name) / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.array(labels, np.uint8)))
-        found = datasets.from_folder(Path(name), {})
-    assert found.train_images.tobytes() == found.test_images.tobytes() == images.tobytes()
-    assert found.train_images.shape == images.shape
-    assert found.train_labels.tolist() == found.test_labels.tolist() == labels
+        loaded = datasets.from_folder(Path(name), {})
+    assert loaded.train_images.tobytes() == loaded.test_images.tobytes() == images.tobytes()
+    assert loaded.train_images.shape == images.shape
+    assert loaded.train_labels.tolist() == loaded.test_labels.tolist() == labels
 
 
 # The command

@@ -51,7 +51,7 @@ def node(tmp_path: Path, serve: Callable[[EmbeddedChain], str]) -> Iterator[Call
     """Make a node that answers some methods otherwise."""
 
     def make(**answers: Any) -> str:
-        chain = EmbeddedChain(tmp_path / "odd" / "blocks", [one.address for one in FUNDED])
+        chain = EmbeddedChain(tmp_path / "odd" / "blocks", [funded.address for funded in FUNDED])
         chain._methods |= {method: (lambda *_, value=value: value) for method, value in answers.items()}
         return serve(chain)
 
@@ -143,8 +143,8 @@ def test_a_contract_says_who_the_account_is_to_it(ask: Ask, rpc: str, tmp_path: 
     chain = Chain(rpc, HEADER)
     contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan"), OPEN).contract))
     contract.register_learner(5, ALICE.address, chain.nonce())
-    keys = {one: key_file(tmp_path, one) for one in (HEADER, ALICE, MALLORY)}
-    answers = {one: ask(contract=contract.address, key=key)["contract"] for one, key in keys.items()}
+    keys = {owner: key_file(tmp_path, owner) for owner in (HEADER, ALICE, MALLORY)}
+    answers = {owner: ask(contract=contract.address, key=key)["contract"] for owner, key in keys.items()}
     assert answers[HEADER].found.endswith("this account is its header")
     assert answers[ALICE].found.endswith("this account is its learner 5")
     assert answers[MALLORY].state == "wrong"
@@ -197,7 +197,7 @@ def test_a_daemon_where_all_is_well_is_right(ask: Ask, ipfs: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(
-    ("change", "what", "found"),
+    ("change", "what", "expected"),
     [
         ({"version": "0.29.0"}, "store", "IPFS 0.29.0"),
         ({"bootstrap": ["/dnsaddr/bootstrap.libp2p.io/p2p/Qm"]}, "no public peers", "1 bootstrap peers"),
@@ -207,12 +207,12 @@ def test_a_daemon_where_all_is_well_is_right(ask: Ask, ipfs: dict[str, Any]) -> 
     ],
 )
 def test_another_version_or_a_public_peer_is_wrong(
-    ask: Ask, ipfs: dict[str, Any], change: dict[str, Any], what: str, found: str
+    ask: Ask, ipfs: dict[str, Any], change: dict[str, Any], what: str, expected: str
 ) -> None:
     ipfs.update(change)
     answer = ask(store=API)[what]
     assert answer.state == "wrong"
-    assert found in answer.found
+    assert expected in answer.found
     assert answer.remedy
 
 

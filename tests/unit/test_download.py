@@ -54,16 +54,16 @@ def test_a_file_is_in_its_place_when_it_is_whole_and_says_before_how_much_is_her
     tmp_path: Path, line: Line, name: str
 ) -> None:
     downloads: Downloads[int] = Downloads(line)
-    one = started(downloads, 1, name, tmp_path / "work")
+    download = started(downloads, 1, name, tmp_path / "work")
     downloads.wait([1], 0.0)
     assert downloads.take(1) is None
     line.through.set()
-    assert one.ended.wait(HANG)
+    assert download.ended.wait(HANG)
     assert not (tmp_path / "work" / "1").exists()
     taken = downloads.take(1)
-    assert taken is one
-    assert one.share == 1.0
-    one.finish()
+    assert taken is download
+    assert download.share == 1.0
+    download.finish()
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["1"]
     assert downloads.get(1) is None
 
@@ -75,36 +75,36 @@ def test_one_that_nobody_wants_any_more_leaves_nothing_and_holds_up_no_other(
     many = [started(downloads, key, name, tmp_path / "work") for key in range(2 * download.AT_A_TIME)]
     downloads.keep([0])
     line.through.set()
-    assert all(one.ended.wait(HANG) for one in many)
+    assert all(each.ended.wait(HANG) for each in many)
     assert downloads.get(1) is None
-    one = downloads.take(0)
-    assert one is not None
-    one.finish()
+    kept = downloads.take(0)
+    assert kept is not None
+    kept.finish()
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["0"]
 
 
 def test_what_went_wrong_is_raised_where_the_file_is_taken(tmp_path: Path, line: Line) -> None:
     line.through.set()
-    one = started(Downloads(line), 1, "QmUjkPFQrqeRLakWf7C9Gdf4dFgU2MFK5UMtF9vm37K2cs", tmp_path / "work")
-    assert one.ended.wait(HANG)
+    download = started(Downloads(line), 1, "QmUjkPFQrqeRLakWf7C9Gdf4dFgU2MFK5UMtF9vm37K2cs", tmp_path / "work")
+    assert download.ended.wait(HANG)
     with pytest.raises(FileMissing, match="is not in the store folder"):
-        one.finish()
+        download.finish()
 
 
 def test_a_file_is_missing_when_nothing_of_it_arrived_for_the_time_allowed(tmp_path: Path, line: Line) -> None:
-    one = Download(line, "Qm", tmp_path / "file", 100, 0.0)
-    arrival = Arrival(one.began - 100)
-    arrival.failed(one)
+    download = Download(line, "Qm", tmp_path / "file", 100, 0.0)
+    arrival = Arrival(download.began - 100)
+    arrival.failed(download)
     assert arrival.is_missing(99)
     assert not arrival.is_due()
-    one.received = 1  # more than before
-    arrival.failed(one)
+    download.received = 1  # more than before
+    arrival.failed(download)
     assert not arrival.is_missing(99)
-    one.arrived -= 100
-    arrival.failed(one)  # the same once more
+    download.arrived -= 100
+    arrival.failed(download)  # the same once more
     assert not arrival.is_missing(99)
-    away = Arrival(one.began - 100)
-    away.failed(one, counts=False)
+    away = Arrival(download.began - 100)
+    away.failed(download, counts=False)
     assert not away.is_missing(99)
 
 

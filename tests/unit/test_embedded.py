@@ -26,7 +26,7 @@ from fl_node.nodes import CHAIN_ID, dev_chain
 from fl_node.nodes.dev_chain import BALANCE, EmbeddedChain, RpcError
 from tests.helpers.accounts import ALICE, BOB, FUNDED, POOR
 
-ACCOUNTS = [one.address for one in FUNDED]
+ACCOUNTS = [funded.address for funded in FUNDED]
 REVERT = "0x60006000fd"
 """Initialisation code that reverts."""
 
@@ -264,9 +264,9 @@ def test_a_call_is_answered_for_its_block_and_its_sender_whatever_was_asked_befo
     assert [ask(0), ask(100), ask(0, "0x1"), ask(100, "0x1")] == both
     monkeypatch.setattr(chain, "_execute", None)  # from here on only answers that are kept
     assert [ask(0), ask(100), ask(0, "0x1"), ask(100, "0x1")] == both
-    for other in ({"sender": 1}, {"sender": 0, "data": "0x01"}, {"sender": 0, "value": "0x1"}):
+    for question in ({"sender": 1}, {"sender": 0, "data": "0x01"}, {"sender": 0, "value": "0x1"}):
         with pytest.raises(RpcError):
-            ask(**other)  # type: ignore[arg-type]
+            ask(**question)  # type: ignore[arg-type]
 
 
 def test_a_chain_keeps_a_bounded_number_of_small_answers(
@@ -510,9 +510,9 @@ def test_a_head_that_can_be_understood_in_two_ways_is_refused(rpc: str, head: st
 def raw(rpc: str, content: bytes) -> bytes:
     """Return what comes back for bytes, until the chain ends the connection."""
     host, port = rpc.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), 10.0) as one:
-        one.sendall(content)
-        return b"".join(iter(lambda: one.recv(65536), b""))
+    with socket.create_connection((host, int(port)), 10.0) as client:
+        client.sendall(content)
+        return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 LOOP = "5b600056"
@@ -601,8 +601,8 @@ def test_unfinished_requests_keep_nobody_out(
     host, port = url.removeprefix("http://").split(":")
     with contextlib.ExitStack() as stack:
         for _ in range(2 * dev_chain.CONNECTIONS):
-            one = stack.enter_context(socket.create_connection((host, int(port)), 10.0))
-            one.sendall(content)
+            client = stack.enter_context(socket.create_connection((host, int(port)), 10.0))
+            client.sendall(content)
         for _ in range(3):
             assert post(url, json.dumps(GOOD).encode())[0] == 200
         assert threading.active_count() < before + 2 * dev_chain.CONNECTIONS
@@ -619,10 +619,10 @@ def test_a_request_that_does_not_come_in_time_ends_its_connection(
 def test_a_client_that_goes_away_is_no_error(rpc: str, capfd: pytest.CaptureFixture[str]) -> None:
     host, port = rpc.removeprefix("http://").split(":")
     for content in (b"", b"POST /", UNFINISHED, UNFINISHED + b"        "):
-        one = socket.create_connection((host, int(port)), 10.0)
-        one.sendall(content)
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
-        one.close()
+        client = socket.create_connection((host, int(port)), 10.0)
+        client.sendall(content)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        client.close()
     assert post(rpc, json.dumps(GOOD).encode())[0] == 200
     assert "Traceback" not in capfd.readouterr().err
 

@@ -15,12 +15,12 @@ IMAGES = np.arange(6 * 28 * 28, dtype=np.uint32).astype(np.uint8).reshape(6, 28,
 LABELS = np.array([0, 1, 2, 3, 4, 5])
 
 
-def probabilities(*said: tuple[int, float]) -> np.ndarray:
+def probabilities(*predictions: tuple[int, float]) -> np.ndarray:
     """What was said of each image and how surely; what is left goes to the label."""
-    rows = np.zeros((len(said), 10), np.float32)
-    for row, label, (other, sure) in zip(rows, LABELS, said, strict=True):
+    rows = np.zeros((len(predictions), 10), np.float32)
+    for row, label, (predicted, sure) in zip(rows, LABELS, predictions, strict=True):
         row[label] += 1 - sure
-        row[other] += sure
+        row[predicted] += sure
     return rows
 
 
@@ -28,23 +28,23 @@ SAID = probabilities((0, 1.0), (7, 0.6), (2, 0.9), (9, 0.99), (4, 1.0), (9, 0.8)
 
 
 def test_the_confusion_matrix_has_a_row_a_label_and_a_column_for_what_was_said() -> None:
-    found = analyze_errors(3, lambda images: SAID, IMAGES, LABELS)
-    assert (found.round, found.count, found.wrong) == (3, 6, 3)
-    matrix = np.array(found.confusion)
+    analysis = analyze_errors(3, lambda images: SAID, IMAGES, LABELS)
+    assert (analysis.round, analysis.count, analysis.wrong) == (3, 6, 3)
+    matrix = np.array(analysis.confusion)
     assert matrix.shape == (10, 10)
     assert matrix.sum() == 6
     assert sorted(zip(*np.nonzero(matrix), strict=True)) == [(0, 0), (1, 7), (2, 2), (3, 9), (4, 4), (5, 9)]
 
 
 def test_the_worst_mistakes_come_first_and_no_more_than_asked_for() -> None:
-    found = analyze_errors(3, lambda images: SAID, IMAGES, LABELS, worst=2)
-    assert [(one.index, one.label, one.said) for one in found.worst] == [(3, 3, 9), (5, 5, 9)]
-    assert found.worst[0].probability == np.float32(0.99)
+    analysis = analyze_errors(3, lambda images: SAID, IMAGES, LABELS, worst=2)
+    assert [(mistake.index, mistake.label, mistake.said) for mistake in analysis.worst] == [(3, 3, 9), (5, 5, 9)]
+    assert analysis.worst[0].probability == np.float32(0.99)
 
 
 def test_a_model_without_mistakes_has_none_to_show() -> None:
-    found = analyze_errors(1, lambda images: probabilities(*((int(n), 1.0) for n in LABELS)), IMAGES, LABELS)
-    assert (found.wrong, found.worst) == (0, ())
+    analysis = analyze_errors(1, lambda images: probabilities(*((int(n), 1.0) for n in LABELS)), IMAGES, LABELS)
+    assert (analysis.wrong, analysis.worst) == (0, ())
 
 
 def test_a_picture_is_the_image_dark_on_light() -> None:

@@ -14,9 +14,9 @@ from fl_node.errors import FLNodeError
 
 
 def tree(kind: type[FLNodeError]) -> Iterator[type[FLNodeError]]:
-    for one in kind.__subclasses__():
-        yield one
-        yield from tree(one)
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from tree(subclass)
 
 
 def test_every_exit_code_of_an_error_is_in_the_help_and_every_one_of_the_help_is_an_errors() -> None:

@@ -26,7 +26,7 @@ EXAMPLES = {
 
 def example(kind: type[events.Event]) -> events.Event:
     types = typing.get_type_hints(kind)
-    return kind(**{one.name: EXAMPLES[types[one.name]] for one in dataclasses.fields(kind)})
+    return kind(**{field.name: EXAMPLES[types[field.name]] for field in dataclasses.fields(kind)})
 
 
 @pytest.mark.parametrize("kind", events.EVENTS.values(), ids=events.EVENTS)

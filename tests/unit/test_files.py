@@ -90,7 +90,7 @@ def test_a_folder_is_copied_without_locks_into_one_that_is_there(tmp_path: Path)
     (tmp_path / "to").mkdir()
     (tmp_path / "to" / "two").write_text("2")
     files.copy_folder(tmp_path / "from", tmp_path / "to")
-    found = {str(path.relative_to(tmp_path / "to")) for path in (tmp_path / "to").rglob("*")}
-    assert found == {"deep", "deep/one", "two"}
+    copied = {str(path.relative_to(tmp_path / "to")) for path in (tmp_path / "to").rglob("*")}
+    assert copied == {"deep", "deep/one", "two"}
     with pytest.raises(OSError, match="nowhere"):
         files.copy_folder(tmp_path / "nowhere", tmp_path / "to")

@@ -28,13 +28,13 @@ def updates(seed: int, count: int, size: int = 50) -> list[np.ndarray]:
 def test_any_tree_of_partial_sums_gives_the_same_bits(seed: int, counts: Sequence[int], bits: int) -> None:
     point = FixedPoint(1.0, 20, bits)
     parts: list[Words] = [point.words(u, c) for u, c in zip(updates(seed, len(counts)), counts, strict=True)]
-    right = functools.reduce(np.add, parts)
+    expected = functools.reduce(np.add, parts)
     shuffled = np.random.default_rng(seed)
     while len(parts) > 1:
         first, second = shuffled.choice(len(parts), 2, replace=False)
         total = parts[first] + parts[second]
-        parts = [one for place, one in enumerate(parts) if place not in (first, second)] + [total]
-    assert parts[0].tobytes() == right.tobytes()
+        parts = [part for place, part in enumerate(parts) if place not in (first, second)] + [total]
+    assert parts[0].tobytes() == expected.tobytes()
 
 
 @settings(deadline=None)
@@ -44,9 +44,9 @@ def test_the_average_is_that_in_float64_but_for_the_rounding(seed: int, counts: 
     start = generator.normal(size=50).astype(np.float32)
     local = [(start + generator.uniform(-0.9, 0.9, 50)).astype(np.float32) for _ in counts]
     rule = FedAvg(arithmetic="fixed")
-    made = rule.aggregate([{"w": one} for one in local], counts, {"w": start}).tensor("w")
+    aggregated = rule.aggregate([{"w": tensor} for tensor in local], counts, {"w": start}).tensor("w")
     # Half a step, and float32's own rounding.
-    assert np.abs(made - fedavg(local, counts)).max() <= 2**-21 + 2**-23
+    assert np.abs(aggregated - fedavg(local, counts)).max() <= 2**-21 + 2**-23
 
 
 @settings(deadline=None)
@@ -76,5 +76,5 @@ def test_counts_are_divided_by_their_common_divisor() -> None:
 @pytest.mark.parametrize("shape", [(), (0,), (3, 2)])
 def test_the_sum_keeps_the_shape(shape: tuple[int, ...]) -> None:
     start = np.ones(shape, np.float32)
-    made = FedAvg(arithmetic="fixed").aggregate([{"w": start}, {"w": start}], [1, 2], {"w": start}).tensor("w")
-    assert (made.shape, made.dtype, made.tobytes()) == (shape, np.float32, start.tobytes())
+    unchanged = FedAvg(arithmetic="fixed").aggregate([{"w": start}, {"w": start}], [1, 2], {"w": start}).tensor("w")
+    assert (unchanged.shape, unchanged.dtype, unchanged.tobytes()) == (shape, np.float32, start.tobytes())

@@ -51,8 +51,8 @@ class Host:
         return next(self.ended)
 
     def follow(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.action.run(task_vars={"inventory_hostname": "learner-1"})
-        return found
+        result: dict[str, Any] = self.action.run(task_vars={"inventory_hostname": "learner-1"})
+        return result
 
 
 @pytest.fixture(autouse=True)

@@ -15,16 +15,16 @@ def test_accounts_own_ether_and_sealers_have_code_and_own_nothing() -> None:
     content = json.loads(genesis(CHAIN_ID, [ALICE.address, BOB.address], [HEADER.address]))
     owned = {"balance": hex(10**24)}
     sealing = {"balance": "0x0", "code": "0xfe"}
-    names = {one: one.address[2:].lower() for one in (ALICE, BOB, HEADER)}
+    names = {owner: owner.address[2:].lower() for owner in (ALICE, BOB, HEADER)}
     assert content["alloc"] == {names[HEADER]: owned, names[ALICE]: sealing, names[BOB]: sealing}
     assert content["config"]["chainId"] == CHAIN_ID
     assert content["extraData"] == "0x" + "0" * 64 + "".join(sorted([names[ALICE], names[BOB]])) + "0" * 130
 
 
 def test_the_genesis_depends_neither_on_the_order_nor_on_the_case_of_addresses() -> None:
-    one = genesis(CHAIN_ID, [ALICE.address, BOB.address], [HEADER.address, MALLORY.address])
-    other = genesis(CHAIN_ID, [BOB.address.lower(), ALICE.address], [MALLORY.address.lower(), HEADER.address])
-    assert one == other
+    first = genesis(CHAIN_ID, [ALICE.address, BOB.address], [HEADER.address, MALLORY.address])
+    second = genesis(CHAIN_ID, [BOB.address.lower(), ALICE.address], [MALLORY.address.lower(), HEADER.address])
+    assert first == second
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ ROUND_0 = [
 
 
 def test_a_run_without_events_has_no_rounds_and_its_deployer_is_its_header() -> None:
-    found = past()
-    assert (found.plan_cid, found.deployer, found.learners, found.rounds, found.withdrawn) == (
+    empty = past()
+    assert (empty.plan_cid, empty.deployer, empty.learners, empty.rounds, empty.withdrawn) == (
         PLAN,
         DEPLOYER,
         {},
@@ -102,18 +102,18 @@ def test_a_run_without_events_has_no_rounds_and_its_deployer_is_its_header() -> 
 
 
 def test_rounds_have_what_was_published_and_said_of_them() -> None:
-    found = past(*ROUND_0, started(1, "second"), rejected(1, 2, "second"), attested(1, 1, "second"))
-    assert list(found.learners) == [1, 2]
-    first, second = found.rounds
+    history = past(*ROUND_0, started(1, "second"), rejected(1, 2, "second"), attested(1, 1, "second"))
+    assert list(history.learners) == [1, 2]
+    first, second = history.rounds
     assert (first.number, first.started.cid, first.members) == (0, name("first"), {1, 2})
     assert first.closed is not None
     assert first.closed.members == 2
     assert cids(first.published) == [name("alice"), name("bob")]
     assert cids(first.attestations) == [name("first")]
     assert (second.number, second.closed, second.members, second.published) == (1, None, frozenset(), ())
-    assert [(one.node_id, one.code) for one in second.rejections] == [(2, "share")]
-    assert found.publications == first.published
-    assert found.withdrawn == ()
+    assert [(entry.node_id, entry.code) for entry in second.rejections] == [(2, "share")]
+    assert history.publications == first.published
+    assert history.withdrawn == ()
 
 
 def test_of_a_learners_publications_in_a_round_the_last_one_counts() -> None:
@@ -123,13 +123,13 @@ def test_of_a_learners_publications_in_a_round_the_last_one_counts() -> None:
 
 
 def test_the_members_of_a_round_are_those_that_were_registered_when_it_closed() -> None:
-    found = past(*ROUND_0, registered(3), started(1, "second"))
-    assert found.rounds[0].members == {1, 2}
-    assert list(found.learners) == [1, 2, 3]
+    history = past(*ROUND_0, registered(3), started(1, "second"))
+    assert history.rounds[0].members == {1, 2}
+    assert list(history.learners) == [1, 2, 3]
 
 
 def test_withdrawn_weights_and_what_followed_from_them_are_kept_apart() -> None:
-    found = past(
+    history = past(
         *ROUND_0,
         started(1, "wrong"),
         published(1, 1, "from wrong"),
@@ -142,22 +142,25 @@ def test_withdrawn_weights_and_what_followed_from_them_are_kept_apart() -> None:
         started(1, "right"),
         published(1, 1, "from right"),
     )
-    assert cids(one.started for one in found.rounds) == [name("first"), name("right")]
-    assert [one.number for one in found.rounds] == [0, 1]
-    assert [(one.number, one.started.cid) for one in found.withdrawn] == [(1, name("wrong")), (2, name("worse"))]
-    assert [entry.node_id for entry in found.withdrawn[0].rejections] == [1, 2]
-    assert cids(found.withdrawn[0].published) == [name("from wrong")]
+    assert cids(round_.started for round_ in history.rounds) == [name("first"), name("right")]
+    assert [round_.number for round_ in history.rounds] == [0, 1]
+    assert [(round_.number, round_.started.cid) for round_ in history.withdrawn] == [
+        (1, name("wrong")),
+        (2, name("worse")),
+    ]
+    assert [entry.node_id for entry in history.withdrawn[0].rejections] == [1, 2]
+    assert cids(history.withdrawn[0].published) == [name("from wrong")]
     # What is of the new round is not mixed with what was of the withdrawn one, nor the other way round.
-    assert cids(found.rounds[1].published) == [name("from right")]
-    assert found.rounds[1].rejections == ()
-    assert found.rounds[1].closed is None
-    assert found.rounds[0].closed is not None
-    assert found.rounds[0].members == {1, 2}
-    assert cids(found.publications) == [name(text) for text in ("alice", "bob", "from wrong", "from right")]
+    assert cids(history.rounds[1].published) == [name("from right")]
+    assert history.rounds[1].rejections == ()
+    assert history.rounds[1].closed is None
+    assert history.rounds[0].closed is not None
+    assert history.rounds[0].members == {1, 2}
+    assert cids(history.publications) == [name(text) for text in ("alice", "bob", "from wrong", "from right")]
 
 
 def test_weights_are_withdrawn_again_and_from_the_first_round_on() -> None:
-    found = past(
+    history = past(
         *TWO,
         started(0, "a"),
         withdrawn(0, "a"),
@@ -167,8 +170,8 @@ def test_weights_are_withdrawn_again_and_from_the_first_round_on() -> None:
         withdrawn(0, "b"),
         started(0, "d"),
     )
-    assert cids(one.started for one in found.rounds) == [name("d")]
-    assert [(one.number, one.started.cid) for one in found.withdrawn] == [
+    assert cids(round_.started for round_ in history.rounds) == [name("d")]
+    assert [(round_.number, round_.started.cid) for round_ in history.withdrawn] == [
         (0, name("a")),
         (0, name("b")),
         (1, name("c")),
@@ -177,21 +180,21 @@ def test_weights_are_withdrawn_again_and_from_the_first_round_on() -> None:
 
 def test_the_header_at_an_event_is_the_one_named_last_before_it() -> None:
     entries = log(started(0, "a"), changed(ALICE, 1), started(1, "b"), changed(BOB, 2), started(2, "c"))
-    found = arrange(PLAN, DEPLOYER, entries)
-    assert [found.header_at(entry) for entry in entries] == [DEPLOYER, DEPLOYER, ALICE, ALICE, BOB]
-    assert cids(found.headers) == [None, None]
-    assert [entry.account for entry in found.headers] == [ALICE, BOB]
+    history = arrange(PLAN, DEPLOYER, entries)
+    assert [history.header_at(entry) for entry in entries] == [DEPLOYER, DEPLOYER, ALICE, ALICE, BOB]
+    assert cids(history.headers) == [None, None]
+    assert [entry.account for entry in history.headers] == [ALICE, BOB]
 
 
 def test_the_header_is_known_between_events_of_one_block() -> None:
     events = [started(0, "a"), changed(ALICE, 1), started(1, "b")]
     entries = [LogEntry(block=5, index=index, transaction="0x", **event) for index, event in enumerate(events)]
-    found = arrange(PLAN, DEPLOYER, entries)
-    assert [found.header_at(entry) for entry in entries] == [DEPLOYER, DEPLOYER, ALICE]
+    history = arrange(PLAN, DEPLOYER, entries)
+    assert [history.header_at(entry) for entry in entries] == [DEPLOYER, DEPLOYER, ALICE]
 
 
 def test_whoever_attests_later_weights_attests_the_earlier_ones_and_not_the_other_way_round() -> None:
-    found = past(
+    history = past(
         *TWO,
         started(0, "a"),
         attested(0, 1, "a"),
@@ -199,11 +202,11 @@ def test_whoever_attests_later_weights_attests_the_earlier_ones_and_not_the_othe
         attested(1, 2, "b"),
         started(2, "c"),
     )
-    assert [found.attested(number) for number in range(4)] == [{1, 2}, {2}, frozenset(), frozenset()]
+    assert [history.attested(number) for number in range(4)] == [{1, 2}, {2}, frozenset(), frozenset()]
 
 
 def test_whoever_rejected_weights_and_attests_later_ones_does_not_attest_the_rejected() -> None:
-    found = past(
+    history = past(
         *TWO,
         *(started(number, text) for number, text in enumerate("abc")),
         rejected(0, 1, "a"),
@@ -211,15 +214,15 @@ def test_whoever_rejected_weights_and_attests_later_ones_does_not_attest_the_rej
         attested(2, 1, "c"),
         attested(2, 2, "c"),
     )
-    assert [found.attested(number) for number in range(3)] == [{2}, {2}, {1, 2}]
-    assert [found.is_finalized(number) for number in range(4)] == [False, False, True, False]
-    assert [one.finalized for one in verdicts(found)] == [False, False, True]
+    assert [history.attested(number) for number in range(3)] == [{2}, {2}, {1, 2}]
+    assert [history.is_finalized(number) for number in range(4)] == [False, False, True, False]
+    assert [verdict.finalized for verdict in verdicts(history)] == [False, False, True]
 
 
 def test_attestations_of_withdrawn_weights_count_no_more() -> None:
-    found = past(*TWO, started(0, "a"), started(1, "b"), attested(1, 1, "b"), withdrawn(1, "b"), started(1, "c"))
-    assert [found.attested(number) for number in range(2)] == [frozenset(), frozenset()]
-    assert [entry.node_id for entry in found.withdrawn[0].attestations] == [1]
+    history = past(*TWO, started(0, "a"), started(1, "b"), attested(1, 1, "b"), withdrawn(1, "b"), started(1, "c"))
+    assert [history.attested(number) for number in range(2)] == [frozenset(), frozenset()]
+    assert [entry.node_id for entry in history.withdrawn[0].attestations] == [1]
 
 
 @pytest.mark.parametrize(
@@ -236,12 +239,14 @@ def test_attestations_of_withdrawn_weights_count_no_more() -> None:
 )
 def test_an_event_of_a_round_that_never_was_changes_no_round(odd: dict[str, Any]) -> None:
     for place in range(len(ROUND_0) + 1):
-        found = past(*ROUND_0[:place], odd, *ROUND_0[place:])
-        right = past(*ROUND_0)
-        assert [one.started.cid for one in found.rounds] == [one.started.cid for one in right.rounds]
-        assert [cids(one.published) for one in found.rounds] == [cids(one.published) for one in right.rounds]
-        assert [one.members for one in found.rounds] == [one.members for one in right.rounds]
-        assert found.withdrawn == ()
+        history = past(*ROUND_0[:place], odd, *ROUND_0[place:])
+        expected = past(*ROUND_0)
+        assert [round_.started.cid for round_ in history.rounds] == [round_.started.cid for round_ in expected.rounds]
+        assert [cids(round_.published) for round_ in history.rounds] == [
+            cids(round_.published) for round_ in expected.rounds
+        ]
+        assert [round_.members for round_ in history.rounds] == [round_.members for round_ in expected.rounds]
+        assert history.withdrawn == ()
 
 
 # Terms

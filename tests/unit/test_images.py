@@ -34,9 +34,9 @@ def save(path: Path, pixels: np.ndarray, mode: str = "L") -> Path:
 
 def test_an_image_of_mnists_size_is_taken_as_it_is(tmp_path: Path) -> None:
     for number, pixels in enumerate(datasets.load("digits").test_images[:5]):
-        found = images.read(save(tmp_path / f"{number}.png", pixels))
-        assert found.dtype == np.uint8
-        assert np.array_equal(found, pixels)
+        digit = images.read(save(tmp_path / f"{number}.png", pixels))
+        assert digit.dtype == np.uint8
+        assert np.array_equal(digit, pixels)
 
 
 def test_a_dark_digit_on_light_is_inverted(tmp_path: Path) -> None:
@@ -53,12 +53,12 @@ def test_whoever_knows_better_can_say_which_way_round_it_is(tmp_path: Path) -> N
 
 
 def test_a_digit_is_fitted_into_twenty_pixels_and_centred_by_its_mass(tmp_path: Path) -> None:
-    found = images.read(save(tmp_path / "seven.png", seven()))
-    assert found.shape == (28, 28)
-    rows, columns = (np.flatnonzero(found.any(axis=axis)) for axis in (1, 0))
+    digit = images.read(save(tmp_path / "seven.png", seven()))
+    assert digit.shape == (28, 28)
+    rows, columns = (np.flatnonzero(digit.any(axis=axis)) for axis in (1, 0))
     assert rows[-1] - rows[0] + 1 == 20
     assert columns[-1] - columns[0] + 1 <= 20
-    mass = found.astype(float)
+    mass = digit.astype(float)
     for axis in (0, 1):
         centre = (mass.sum(axis=1 - axis) * np.arange(28)).sum() / mass.sum()
         assert abs(centre - 13.5) <= 1.0
@@ -75,9 +75,9 @@ def test_where_a_digit_stands_in_its_picture_does_not_count(tmp_path: Path) -> N
     ("suffix", "mode"), [("png", "RGB"), ("png", "RGBA"), ("png", "P"), ("bmp", "1"), ("jpg", "L")]
 )
 def test_pictures_of_any_usual_kind_are_read(tmp_path: Path, suffix: str, mode: str) -> None:
-    found = images.read(save(tmp_path / f"seven.{suffix}", seven(), mode))
+    digit = images.read(save(tmp_path / f"seven.{suffix}", seven(), mode))
     plain = images.read(save(tmp_path / "plain.png", seven()))
-    assert np.abs(found.astype(int) - plain).mean() < 5
+    assert np.abs(digit.astype(int) - plain).mean() < 5
 
 
 @pytest.mark.parametrize("colour", [0, 255])
@@ -118,13 +118,13 @@ def test_every_picture_with_something_on_it_becomes_an_image(
         )
     path = save(tmp_path_factory.getbasetemp() / "any.png", pixels)
     try:
-        found = images.read(path)
+        digit = images.read(path)
     except DataError as error:
         assert any(text in str(error) for text in ("is blank", "shows no digit"))
         return
-    assert found.shape == (28, 28)
-    assert found.dtype == np.uint8
-    assert found.max() > found.min()
+    assert digit.shape == (28, 28)
+    assert digit.dtype == np.uint8
+    assert digit.max() > digit.min()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"BM" + bytes(60), b"GIF89a"])
@@ -198,9 +198,9 @@ def ink(colour: Any, mode: str = "RGBA") -> Image.Image:
 
 def lab() -> Image.Image:
     profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-    found = ImageCms.profileToProfile(PAPER.convert("RGB"), *profiles, outputMode="LAB")
-    assert found is not None
-    return found
+    converted = ImageCms.profileToProfile(PAPER.convert("RGB"), *profiles, outputMode="LAB")
+    assert converted is not None
+    return converted
 
 
 @functools.cache

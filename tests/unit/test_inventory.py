@@ -50,9 +50,9 @@ def test_good_inventory():
     ],
 )
 def test_each_mistake_is_named(headers, learners, text):
-    found = problems(headers, learners)
-    assert len(found) == 1
-    assert text in found[0]
+    lines = problems(headers, learners)
+    assert len(lines) == 1
+    assert text in lines[0]
 
 
 def test_all_mistakes_at_once():

@@ -63,11 +63,11 @@ class Chain:
         return SimpleNamespace(published=self.published)
 
 
-Said = Callable[[], list[dict[str, Any]]]
+Reported = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Said:
+def reported(caplog: pytest.LogCaptureFixture) -> Reported:
     caplog.set_level(logging.INFO, "fl_node")
     return lambda: logged(caplog)
 
@@ -90,16 +90,16 @@ def start(folder: Path, clock: FakeClock, published: int = 3, **options: Any) ->
 
 
 def test_each_round_is_written_once_when_it_opens_and_once_when_it_closes(recorder: Recorder) -> None:
-    for one in (view(0, 4), view(0, 5), view(0, 6, closed=True), view(0, 6, closed=True), view(1, 7)):
-        recorder.see(one, PLAN)
-    found = journal.read(recorder.path)
-    assert [(e.kind, e.round, e.cid, e.height) for e in found.entries] == [
+    for seen in (view(0, 4), view(0, 5), view(0, 6, closed=True), view(0, 6, closed=True), view(1, 7)):
+        recorder.see(seen, PLAN)
+    kept = journal.read(recorder.path)
+    assert [(e.kind, e.round, e.cid, e.height) for e in kept.entries] == [
         ("opened", 0, weights(0), 4),
         ("closed", 0, weights(0), 6),
         ("opened", 1, weights(1), 7),
     ]
-    assert [e.top for e in found.entries] == [0, 5, 6]
-    assert (found.problem, found.account) == ("", ALICE.address)
+    assert [e.top for e in kept.entries] == [0, 5, 6]
+    assert (kept.problem, kept.account) == ("", ALICE.address)
 
 
 def test_nothing_is_written_before_the_initial_weights(recorder: Recorder) -> None:
@@ -108,8 +108,8 @@ def test_nothing_is_written_before_the_initial_weights(recorder: Recorder) -> No
 
 
 def test_a_block_that_was_replaced_is_written_again_with_how_many_blocks_were_on_top(recorder: Recorder) -> None:
-    for one in (view(0, 4), view(0, 9), view(0, 6, what="others"), view(1, 7)):
-        recorder.see(one, PLAN)
+    for seen in (view(0, 4), view(0, 9), view(0, 6, what="others"), view(1, 7)):
+        recorder.see(seen, PLAN)
     replaced, after = journal.read(recorder.path).entries[1:]
     assert (replaced.cid, replaced.height, replaced.top) == (weights(0, "others"), 6, 9)
     assert after.top == 6, "of the chain that took the place of the other"
@@ -124,9 +124,9 @@ def test_a_role_that_is_started_again_goes_on_with_its_journal(
     again = start(tmp_path, clock)
     again.see(view(0, 5), PLAN)
     again.see(view(1, 6), PLAN)
-    found = journal.read(recorder.path)
-    assert (found.problem, [e.round for e in found.entries]) == ("", [0, 1])
-    assert found.entries[1].before == START, "of its own looks alone"
+    kept = journal.read(recorder.path)
+    assert (kept.problem, [e.round for e in kept.entries]) == ("", [0, 1])
+    assert kept.entries[1].before == START, "of its own looks alone"
 
 
 def test_a_full_disk_leaves_whole_lines_and_the_next_look_writes_the_entry(
@@ -192,20 +192,20 @@ def test_what_the_role_did_not_write_is_seen(
         recorder.see(view(number, number + 1), PLAN)
     lines = recorder.path.read_bytes().splitlines()
     recorder.path.write_bytes(b"\n".join(damage(lines)) + b"\n")
-    found = journal.read(recorder.path)
-    assert problem in found.problem
-    assert len(found.entries) < 3
+    kept = journal.read(recorder.path)
+    assert problem in kept.problem
+    assert len(kept.entries) < 3
 
 
 def test_a_journal_that_somebody_changed_is_kept_beside_a_new_one(
-    recorder: Recorder, tmp_path: Path, clock: FakeClock, said: Said
+    recorder: Recorder, tmp_path: Path, clock: FakeClock, reported: Reported
 ) -> None:
     recorder.see(view(0, 1), PLAN)
     damaged = recorder.path.read_bytes().replace(b'"height":1', b'"height":2')
     recorder.path.write_bytes(damaged)
     again = start(tmp_path, clock)
     again.see(view(1, 5), PLAN)
-    assert [e["event"] for e in said()] == [events.JournalDamaged.name]
+    assert [e["event"] for e in reported()] == [events.JournalDamaged.name]
     assert (tmp_path / "damaged-1-journal.jsonl").read_bytes() == damaged
     assert [e.number for e in journal.read(again.path).entries] == [0]
 
@@ -228,18 +228,18 @@ def test_a_journal_that_is_not_there_or_too_large_is_named(tmp_path: Path, monke
     [(10, 2, True), (54, 2, True), (56, 2, False), (70, 2, False), (10, 3, False)],
 )
 def test_a_round_that_is_closed_before_its_timeout_by_the_learners_own_clock_is_reported(
-    tmp_path: Path, clock: FakeClock, seconds: int, published: int, is_early: bool, said: Said
+    tmp_path: Path, clock: FakeClock, seconds: int, published: int, is_early: bool, reported: Reported
 ) -> None:
     recorder = start(tmp_path, clock, published)
     recorder.see(view(0, 1), PLAN)
     recorder.see(view(1, 2), PLAN)
     clock.now += seconds
     recorder.see(view(1, 3, closed=True), PLAN)
-    assert [(e["event"], e["round"]) for e in said()] == [(events.RoundClosedEarly.name, 1)] * is_early
+    assert [(e["event"], e["round"]) for e in reported()] == [(events.RoundClosedEarly.name, 1)] * is_early
 
 
 def test_a_learner_that_was_away_when_a_round_opened_does_not_judge_its_closing(
-    tmp_path: Path, clock: FakeClock, said: Said
+    tmp_path: Path, clock: FakeClock, reported: Reported
 ) -> None:
     recorder = start(tmp_path, clock, 2)
     recorder.see(view(0, 1), PLAN)
@@ -248,21 +248,21 @@ def test_a_learner_that_was_away_when_a_round_opened_does_not_judge_its_closing(
     clock.now += 10
     recorder.see(view(1, 5, closed=True, time=START + 110), PLAN)
     recorder.see(view(2, 9, closed=True, time=START + 110), PLAN)
-    assert not said()
+    assert not reported()
 
 
-def test_a_block_that_is_dated_back_is_reported_once(tmp_path: Path, clock: FakeClock, said: Said) -> None:
+def test_a_block_that_is_dated_back_is_reported_once(tmp_path: Path, clock: FakeClock, reported: Reported) -> None:
     recorder = start(tmp_path, clock)
     recorder.see(view(0, 1, time=START - 1000), PLAN)  # it was there before
     clock.now += 30
     recorder.see(view(0, 1, time=START - 1000), PLAN)
     recorder.see(view(0, 2, time=START + 26), PLAN)
-    assert not said()
+    assert not reported()
     for height in (3, 4):
         recorder.see(view(0, height, time=START), PLAN)
     recorder.see(view(0, 5, time=START + 30), PLAN)
     recorder.see(view(0, 6, time=START), PLAN)
-    assert [(e["event"], e["block"]) for e in said()] == [
+    assert [(e["event"], e["block"]) for e in reported()] == [
         (events.BlockDatedBack.name, 3),
         (events.BlockDatedBack.name, 6),
     ]
@@ -272,7 +272,7 @@ def test_a_block_that_is_dated_back_is_reported_once(tmp_path: Path, clock: Fake
 
 
 def test_the_journal_is_shared_and_a_store_that_is_away_is_said_once(
-    tmp_path: Path, clock: FakeClock, said: Said
+    tmp_path: Path, clock: FakeClock, reported: Reported
 ) -> None:
     shared: list[tuple[bytes, str]] = []
     is_away = True
@@ -287,7 +287,7 @@ def test_the_journal_is_shared_and_a_store_that_is_away_is_said_once(
         away = start(tmp_path, clock, share=share)
         away.see(view(number, number), PLAN)
         away.close()
-    assert [e["event"] for e in said()] == [events.JournalNotShared.name] * 2
+    assert [e["event"] for e in reported()] == [events.JournalNotShared.name] * 2
     is_away = False
     recorder = start(tmp_path, clock, share=share)
     recorder.see(view(2, 5), PLAN)

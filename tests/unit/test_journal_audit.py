@@ -90,9 +90,9 @@ PAST = history(*(weights(number) for number in range(5)))
 
 
 def entry(round_: int, height: int, *, fork: str = "", block: str | None = None, **fields: Any) -> dict[str, Any]:
-    found = block_hash(height, fork) if block is None else block
+    hash_ = block_hash(height, fork) if block is None else block
     common = {"kind": "opened", "sealed": NOW, "seen": NOW - 1000.0, "before": None, "top": height}
-    return common | {"round": round_, "cid": weights(round_, fork), "block": found, "height": height} | fields
+    return common | {"round": round_, "cid": weights(round_, fork), "block": hash_, "height": height} | fields
 
 
 def written(
@@ -104,8 +104,8 @@ def written(
 ) -> Path:
     head, lines = FIRST, []
     for number, fields in enumerate(entries):
-        one = Entry(number=number, previous=head, contract=contract, role=role, account=account.address, **fields)
-        lines.append(journal.signed(one, account))
+        line = Entry(number=number, previous=head, contract=contract, role=role, account=account.address, **fields)
+        lines.append(journal.signed(line, account))
         head = journal.digest(lines[-1])
     path.write_bytes(b"".join(line + b"\n" for line in lines))
     return path
@@ -113,15 +113,15 @@ def written(
 
 def audited(*paths: Path, past: History = PAST, plan: Plan = PLAN, newest: int = LENGTH) -> Audit:
     result = Audit()
-    found = Evidence(tuple(journal.read(path) for path in paths), newest, NOW)
-    check_journals(CONTRACT, plan, past, found, result)
+    evidence = Evidence(tuple(journal.read(path) for path in paths), newest, NOW)
+    check_journals(CONTRACT, plan, past, evidence, result)
     return result
 
 
 def test_a_journal_that_agrees_with_the_chain_is_not_mentioned(tmp_path: Path) -> None:
     path = written(tmp_path / "j", entry(0, 10), entry(0, 15, kind="closed"), entry(1, 20))
-    found = audited(path)
-    assert (found.findings, found.notes) == ([], [])
+    audit = audited(path)
+    assert (audit.findings, audit.notes) == ([], [])
 
 
 def test_weights_that_the_chain_no_longer_has_are_a_finding_that_says_what_is_there_now(tmp_path: Path) -> None:
@@ -142,18 +142,18 @@ def test_what_a_role_saw_replaced_is_a_finding_if_too_many_blocks_were_on_top(
     tmp_path: Path, on_top: int, is_honest: bool
 ) -> None:
     path = written(tmp_path / "j", entry(1, 20, fork="a"), entry(1, 21, top=20 + on_top))
-    found = audited(path)
-    assert [finding.round for finding in found.findings] == ([] if is_honest else [1])
-    assert bool(found.notes) == is_honest
+    audit = audited(path)
+    assert [finding.round for finding in audit.findings] == ([] if is_honest else [1])
+    assert bool(audit.notes) == is_honest
 
 
 def test_rounds_that_followed_count_as_blocks_on_top(tmp_path: Path) -> None:
     forked = [entry(number, 10 * number, fork="a") for number in (1, 2, 3)]
     # It was restarted before it saw what took their place.
     path = written(tmp_path / "j", *forked, entry(1, 15, top=0))
-    found = audited(path)
-    assert [finding.round for finding in found.findings] == [1, 2]
-    assert len(found.notes) == 1, "of the third nobody can tell how many were on top"
+    audit = audited(path)
+    assert [finding.round for finding in audit.findings] == [1, 2]
+    assert len(audit.notes) == 1, "of the third nobody can tell how many were on top"
 
 
 def test_withdrawn_weights_are_on_the_chain(tmp_path: Path) -> None:
@@ -167,9 +167,9 @@ def test_other_blocks_with_the_same_weights_are_a_note_if_they_are_many(tmp_path
     few = written(tmp_path / "few", entry(1, 20, **same), entry(1, 22, kind="closed", **same), entry(2, 30))
     assert not audited(few).notes
     many = written(tmp_path / "many", entry(1, 20, **same), entry(1, 25, kind="closed", **same), entry(2, 30))
-    found = audited(many)
-    assert not found.findings
-    (note,) = found.notes
+    audit = audited(many)
+    assert not audit.findings
+    (note,) = audit.notes
     assert "block 20" in note and "5 on top" in note
 
 
@@ -185,8 +185,8 @@ def test_a_node_that_does_not_have_the_newest_blocks_yet_is_no_liar(
     tmp_path: Path, last: dict[str, Any], is_behind: bool
 ) -> None:
     path = written(tmp_path / "j", entry(0, 10), last)
-    found = audited(path, past=history(weights(0)), newest=50)
-    assert (len(found.findings), len(found.notes)) == ((0, 1) if is_behind else (1, 0))
+    audit = audited(path, past=history(weights(0)), newest=50)
+    assert (len(audit.findings), len(audit.notes)) == ((0, 1) if is_behind else (1, 0))
 
 
 def test_a_node_whose_earlier_blocks_differ_is_not_just_behind(tmp_path: Path) -> None:
@@ -196,18 +196,18 @@ def test_a_node_whose_earlier_blocks_differ_is_not_just_behind(tmp_path: Path) -
 
 def test_journals_of_strangers_and_of_other_runs_prove_nothing(tmp_path: Path) -> None:
     stranger = written(tmp_path / "a", entry(1, 20, fork="a"), account=MALLORY)
-    other = written(tmp_path / "b", entry(1, 20, fork="a"), contract="0x" + "cd" * 20)
-    found = audited(stranger, other)
-    assert not found.findings
-    assert "has no role" in found.notes[0] and "another run" in found.notes[1]
+    elsewhere = written(tmp_path / "b", entry(1, 20, fork="a"), contract="0x" + "cd" * 20)
+    audit = audited(stranger, elsewhere)
+    assert not audit.findings
+    assert "has no role" in audit.notes[0] and "another run" in audit.notes[1]
 
 
 def test_of_a_damaged_journal_the_part_before_the_damage_counts(tmp_path: Path) -> None:
     path = written(tmp_path / "j", entry(1, 20, fork="a"), entry(2, 30))
     path.write_bytes(path.read_bytes().replace(b'"height":30', b'"height":31'))
-    found = audited(path)
-    assert [finding.round for finding in found.findings] == [1]
-    assert "line 2 is signed by" in found.notes[0]
+    audit = audited(path)
+    assert [finding.round for finding in audit.findings] == [1]
+    assert "line 2 is signed by" in audit.notes[0]
 
 
 def test_a_copy_that_was_kept_elsewhere_counts_once_and_proves_what_was_cut_off(tmp_path: Path) -> None:
@@ -215,17 +215,17 @@ def test_a_copy_that_was_kept_elsewhere_counts_once_and_proves_what_was_cut_off(
     kept, cut = written(tmp_path / "kept", *entries), written(tmp_path / "cut", entries[0])
     assert len(audited(cut, kept, kept).findings) == 1
     rewritten = written(tmp_path / "rewritten", entries[0], entry(1, 20))
-    found = audited(rewritten, kept)
-    assert [finding.round for finding in found.findings] == [1]
-    assert "two journals that differ" in found.notes[0]
+    audit = audited(rewritten, kept)
+    assert [finding.round for finding in audit.findings] == [1]
+    assert "two journals that differ" in audit.notes[0]
 
 
 def test_a_standby_header_has_a_journal_of_its_own(tmp_path: Path) -> None:
     learner = written(tmp_path / "a", entry(0, 10))
     standby = written(tmp_path / "b", entry(1, 20, fork="a"), role="header")
     header = written(tmp_path / "c", entry(2, 30, fork="a"), role="header", account=HEADER)
-    found = audited(learner, standby, header)
-    assert {finding.node for finding in found.findings} == {"learner 1's standby header", "header"}
+    audit = audited(learner, standby, header)
+    assert {finding.node for finding in audit.findings} == {"learner 1's standby header", "header"}
 
 
 def test_a_block_that_is_dated_back_is_named_with_who_saw_it_late(tmp_path: Path) -> None:

@@ -181,9 +181,9 @@ def test_a_learner_says_once_that_no_block_takes_its_weights_and_publishes_when_
     monkeypatch.setattr(run.contract, "set_local_weight", never_at_first)
     run.play(adder())
     assert len(tries) == 3
-    said = [(one["event"], one.get("reason") or one.get("cid")) for one in logged(caplog)]
+    steps = [(event["event"], event.get("reason") or event.get("cid")) for event in logged(caplog)]
     name = published(run).cid
-    assert said[said.index(("local_weights_written", name)) + 1 :] == [
+    assert steps[steps.index(("local_weights_written", name)) + 1 :] == [
         ("file_stored", name),
         ("waiting", "block"),
         ("local_weights_published", name),
@@ -258,14 +258,14 @@ def test_a_learner_goes_on_with_the_next_global_weights_that_it_can_train(run: R
     site = run.elsewhere(header, tmp_path / "other")
     run.next_round(header, 3e38)
     trainer = StubTrainer(PLAN, {"a": (3,)}, diverge_from_large)
-    one = factory.learner_of(site, plan, trainer)
+    learner = factory.learner_of(site, plan, trainer)
     site.folder.mkdir()
     for _ in range(3):
-        assert getattr(one.step(), "reason", "") == "valid_weights"
+        assert getattr(learner.step(), "reason", "") == "valid_weights"
     assert len(trainer.trainings) == 1
     run.next_round(header, 3.0)
-    assert one.step() is None
-    assert one.step() is None
+    assert learner.step() is None
+    assert learner.step() is None
     assert header.local_weight_at(2, 1) is not None
 
 
@@ -302,8 +302,8 @@ def test_a_learner_that_verifies_rejects_bad_global_weights_once_and_trains_noth
         assert wait_until(lambda learner=learner: "rejected: " in settle(learner).detail, 60)
         learner.close()
         assert trainer.trainings == []
-    said = [entry for entry in contract.log() if entry.name == REJECTED]
-    assert [(entry.round, entry.node_id, entry.cid, entry.code) for entry in said] == [
+    rejections = [entry for entry in contract.log() if entry.name == REJECTED]
+    assert [(entry.round, entry.node_id, entry.cid, entry.code) for entry in rejections] == [
         (0, 1, contract.global_weight_at(0), "file")
     ]
     assert contract.local_weight_at(0, 1) is None

@@ -67,9 +67,9 @@ def test_elsewhere_a_line_is_a_json_object_with_the_events_fields(capsys: pytest
     emit(ROUND)
     out, err = capsys.readouterr()
     assert out == err
-    found = json.loads(err)
-    assert re.fullmatch(TIME, found.pop("time"))
-    assert found == {
+    line = json.loads(err)
+    assert re.fullmatch(TIME, line.pop("time"))
+    assert line == {
         "level": "info",
         "node": "header",
         "event": "round_started",
@@ -99,8 +99,8 @@ def test_an_unknown_format_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_librarys_message_is_logged_too(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("header")
     logging.getLogger("fl_node.other").warning("100 %% of %s", "it")
-    found = json.loads(capsys.readouterr().err)
-    assert (found["level"], found["event"], found["message"]) == ("warning", "message", "100 % of it")
+    line = json.loads(capsys.readouterr().err)
+    assert (line["level"], line["event"], line["message"]) == ("warning", "message", "100 % of it")
 
 
 def test_a_warning_is_called_one(text: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,42 +46,42 @@ def samples(seen: MonitorState) -> dict[tuple[str, ...], float]:
 
 
 def test_round_and_run_are_named() -> None:
-    found = samples(SEEN)
-    assert found["fl_round",] == 2
-    assert found["fl_rounds_planned",] == 5
-    assert found["fl_run_ended",] == 0
-    assert found["fl_run_info", "0xc", "sync", 'a "small" run', "QmPlan"] == 1
-    assert found["fl_last_block_timestamp_seconds",] == 1234
+    metrics = samples(SEEN)
+    assert metrics["fl_round",] == 2
+    assert metrics["fl_rounds_planned",] == 5
+    assert metrics["fl_run_ended",] == 0
+    assert metrics["fl_run_info", "0xc", "sync", 'a "small" run', "QmPlan"] == 1
+    assert metrics["fl_last_block_timestamp_seconds",] == 1234
 
 
 def test_nodes_that_are_not_seen_have_no_state_rather_than_a_made_up_one() -> None:
-    found = samples(SEEN)
-    assert found["fl_node_up", "header", "chain"] == 1
-    assert found["fl_node_up", "learner-1", "chain"] == 0
-    assert not [key for key in found if key[:2] == ("fl_node_up", "learner-2")]
-    assert ("fl_node_up", "learner-1", "files") not in found
+    metrics = samples(SEEN)
+    assert metrics["fl_node_up", "header", "chain"] == 1
+    assert metrics["fl_node_up", "learner-1", "chain"] == 0
+    assert not [key for key in metrics if key[:2] == ("fl_node_up", "learner-2")]
+    assert ("fl_node_up", "learner-1", "files") not in metrics
 
 
 def test_a_node_that_is_down_keeps_its_height_and_has_no_peers() -> None:
-    found = samples(SEEN)
-    assert found["fl_chain_height", "learner-1"] == 7
-    assert ("fl_node_peers", "learner-1", "chain") not in found
-    assert found["fl_node_peers", "header", "chain"] == 2
+    metrics = samples(SEEN)
+    assert metrics["fl_chain_height", "learner-1"] == 7
+    assert ("fl_node_peers", "learner-1", "chain") not in metrics
+    assert metrics["fl_node_peers", "header", "chain"] == 2
 
 
 def test_accuracy_is_that_of_the_newest_weights_that_were_taken() -> None:
-    found = samples(SEEN)
-    assert found["fl_accuracy_ratio", "learner-1"] == 0.7
-    assert found["fl_loss", "learner-1"] == 1.0
-    assert found["fl_accuracy_ratio", "global"] == 0.6
-    assert ("fl_accuracy_ratio", "learner-2") not in found
+    metrics = samples(SEEN)
+    assert metrics["fl_accuracy_ratio", "learner-1"] == 0.7
+    assert metrics["fl_loss", "learner-1"] == 1.0
+    assert metrics["fl_accuracy_ratio", "global"] == 0.6
+    assert ("fl_accuracy_ratio", "learner-2") not in metrics
 
 
 def test_a_learner_that_has_published_in_this_round_waits() -> None:
-    found = samples(SEEN)
-    assert found["fl_node_waiting", "learner-1"] == 1
-    assert found["fl_node_waiting", "learner-2"] == 0
-    assert found["fl_publications_total", "header"] == 3
+    metrics = samples(SEEN)
+    assert metrics["fl_node_waiting", "learner-1"] == 1
+    assert metrics["fl_node_waiting", "learner-2"] == 0
+    assert metrics["fl_publications_total", "header"] == 3
     ended = replace(SEEN, run=RunView("0xc", "QmPlan", 2, True, rounds=2))
     assert not [key for key in samples(ended) if key[0] == "fl_node_waiting"]
 

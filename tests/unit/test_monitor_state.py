@@ -67,11 +67,19 @@ def test_every_transaction_of_a_run_is_told_in_words(rpc: str) -> None:
     chain.give(MALLORY.address, 10**18)
     learner.send_noop()
 
-    actions = [one for view in views(chain, start + 1, contract.address) for one in view.actions]
+    actions = [action for view in views(chain, start + 1, contract.address) for action in view.actions]
 
-    assert [one.kind for one in actions] == ["deploy", "register", "global", "local", "global", "transfer", "noop"]
+    assert [action.kind for action in actions] == [
+        "deploy",
+        "register",
+        "global",
+        "local",
+        "global",
+        "transfer",
+        "noop",
+    ]
     address, short = state.short(contract.address), {name: state.short(file) for name, file in FILES.items()}
-    assert [one.text for one in actions] == [
+    assert [action.text for action in actions] == [
         f"header deployed the contract {address} for plan {short['plan']}",
         f"header registered {state.short(ALICE.address)} as learner 1",
         f"header published the initial weights {short['global 0']}",
@@ -80,8 +88,8 @@ def test_every_transaction_of_a_run_is_told_in_words(rpc: str) -> None:
         f"header sent 1 ether to {state.short(MALLORY.address)}",
         "learner 1 sent a no-op transaction",
     ]
-    assert [one.cid for one in actions[2:5]] == [FILES["global 0"], FILES["local 1"], FILES["global 1"]]
-    assert all(one.gas and one.ok for one in actions)
+    assert [action.cid for action in actions[2:5]] == [FILES["global 0"], FILES["local 1"], FILES["global 1"]]
+    assert all(action.gas and action.ok for action in actions)
 
 
 def test_what_belongs_to_another_run_is_told_apart(rpc: str) -> None:
@@ -94,13 +102,13 @@ def test_what_belongs_to_another_run_is_told_apart(rpc: str) -> None:
 
 
 def views(chain: Chain, first: int, contract: str) -> list[BlockView]:
-    made = []
+    blocks = []
     for number in range(first, chain.block_number() + 1):
         block, receipts = chain.ask(
             ("eth_getBlockByNumber", [hex(number), True]), ("eth_getBlockReceipts", [hex(number)])
         )
-        made.append(state.block_view(block, receipts, contract, NAMES))
-    return made
+        blocks.append(state.block_view(block, receipts, contract, NAMES))
+    return blocks
 
 
 def transaction(data: bytes, to: str | None) -> dict[str, str | None]:
@@ -112,9 +120,9 @@ SELECTORS = [bytes.fromhex(text) for text in ("", "00000000")] + list(state._cal
 
 @given(st.sampled_from(SELECTORS), st.binary(max_size=100), st.sampled_from([None, BOB.address]))
 def test_whatever_a_transaction_holds_there_are_words_for_it(selector: bytes, rest: bytes, to: str | None) -> None:
-    found = state.action(transaction(selector + rest, to), None, BOB.address, NAMES)
-    assert isinstance(found, Action)
-    assert found.text.startswith(state.short(MALLORY.address))
+    described = state.action(transaction(selector + rest, to), None, BOB.address, NAMES)
+    assert isinstance(described, Action)
+    assert described.text.startswith(state.short(MALLORY.address))
 
 
 def test_a_block_that_is_none_is_refused() -> None:
@@ -215,11 +223,11 @@ def test_a_learner_that_was_never_registered_is_waited_for() -> None:
 
 
 def test_nobody_waits_once_the_run_has_ended() -> None:
-    one = Plan.model_validate(PLAN.model_dump() | {"rounds": 1})
-    assert set(state.waits(ONE_ROUND, one).values()) == {"finished"}
+    finished = Plan.model_validate(PLAN.model_dump() | {"rounds": 1})
+    assert set(state.waits(ONE_ROUND, finished).values()) == {"finished"}
 
 
 def test_what_nodes_published_last_is_counted() -> None:
-    found = state.last_publications(ONE_ROUND)
-    assert (found["header"][0], found["header"][1].round) == (2, 1)
-    assert found["learner-2"] == (1, state.LastPublication(0, FILES["local 2"], 5))
+    last = state.last_publications(ONE_ROUND)
+    assert (last["header"][0], last["header"][1].round) == (2, 1)
+    assert last["learner-2"] == (1, state.LastPublication(0, FILES["local 2"], 5))

@@ -30,7 +30,7 @@ def node_config(*arguments: str) -> str:
 def options(arguments: list[str]) -> dict[str, str]:
     """Return the options by name, each with what follows it."""
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    return {one: "" if value.startswith("--") else value for one, value in pairs if one.startswith("--")}
+    return {option: "" if value.startswith("--") else value for option, value in pairs if option.startswith("--")}
 
 
 def test_hosts_and_lab_run_geth_alike_but_for_folders_ports_and_console(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class OtherChain(EmbeddedChain):
     """An embedded chain that answers as a node of another kind does."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "blocks", [one.address for one in FUNDED])
+        super().__init__(folder / "blocks", [funded.address for funded in FUNDED])
 
     def without(self, *methods: str) -> OtherChain:
         for method in methods:
@@ -44,8 +44,8 @@ class OtherChain(EmbeddedChain):
         """Change fields of all blocks."""
 
         def block(at: str, full: bool = False) -> Any:
-            found = self._block(at, full)
-            return found and found | fields
+            content = self._block(at, full)
+            return content and content | fields
 
         self._methods["eth_getBlockByNumber"] = block
         return self
@@ -69,27 +69,27 @@ class OtherChain(EmbeddedChain):
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> OtherChain:
+def other_chain(tmp_path: Path) -> OtherChain:
     return OtherChain(tmp_path / "other")
 
 
 Serve = Callable[[EmbeddedChain], str]
 
 
-def test_a_node_without_eth_mining_is_ready_when_it_is_in_sync(other: OtherChain, serve: Serve) -> None:
-    chain = Chain(serve(other.without("eth_mining")), ALICE)
+def test_a_node_without_eth_mining_is_ready_when_it_is_in_sync(other_chain: OtherChain, serve: Serve) -> None:
+    chain = Chain(serve(other_chain.without("eth_mining")), ALICE)
     assert chain.is_ready()
     assert chain.deploy(PLAN, OPEN).contract
-    other.answers(eth_syncing={"currentBlock": "0x1", "highestBlock": "0x9"})
+    other_chain.answers(eth_syncing={"currentBlock": "0x1", "highestBlock": "0x9"})
     assert not chain.is_ready()
 
 
 def test_a_transaction_is_not_sent_to_a_node_that_is_not_in_sync(
-    other: OtherChain, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    other_chain: OtherChain, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fl_node.chain.transactions.READY_PATIENCE", 0.0)
-    other.without("eth_mining").answers(eth_syncing={"currentBlock": "0x1", "highestBlock": "0x9"})
-    chain = Chain(serve(other), ALICE)
+    other_chain.without("eth_mining").answers(eth_syncing={"currentBlock": "0x1", "highestBlock": "0x9"})
+    chain = Chain(serve(other_chain), ALICE)
     with pytest.raises(ChainError, match="not in sync"):
         chain.deploy(PLAN, OPEN)
     assert chain.nonce() == 0
@@ -97,107 +97,109 @@ def test_a_transaction_is_not_sent_to_a_node_that_is_not_in_sync(
 
 @pytest.mark.parametrize(("extra", "is_ready"), [(CLIQUE, False), (QBFT, True), ("0x", True)])
 def test_a_node_that_does_not_seal_is_ready_unless_the_chain_is_cliques(
-    other: OtherChain, serve: Serve, extra: str, is_ready: bool
+    other_chain: OtherChain, serve: Serve, extra: str, is_ready: bool
 ) -> None:
-    chain = Chain(serve(other.answers(eth_mining=False).blocks(extraData=extra)))
+    chain = Chain(serve(other_chain.answers(eth_mining=False).blocks(extraData=extra)))
     assert chain.is_ready() == is_ready
     assert chain.is_clique != is_ready
 
 
-def test_the_pace_is_the_shortest_gap_of_recent_blocks(other: OtherChain, serve: Serve) -> None:
+def test_the_pace_is_the_shortest_gap_of_recent_blocks(other_chain: OtherChain, serve: Serve) -> None:
     times = [0, 1, 2, *range(1000, 1000 + 16 * SLOT, SLOT)]
     times[-1] += SLOT  # an empty slot
-    assert Chain(serve(other.steady(times))).pace() == Pace(SLOT, is_steady=True)
+    assert Chain(serve(other_chain.steady(times))).pace() == Pace(SLOT, is_steady=True)
 
 
-def test_a_busy_chain_is_not_taken_for_one_that_seals_without_transactions(other: OtherChain, serve: Serve) -> None:
-    assert Chain(serve(other.steady([0, 2, 4, 6], ["0x12"]))).pace() == Pace(2, is_steady=False)
+def test_a_busy_chain_is_not_taken_for_one_that_seals_without_transactions(
+    other_chain: OtherChain, serve: Serve
+) -> None:
+    assert Chain(serve(other_chain.steady([0, 2, 4, 6], ["0x12"]))).pace() == Pace(2, is_steady=False)
 
 
-def test_a_chain_that_seals_on_demand_or_is_new_has_no_pace(other: OtherChain, serve: Serve) -> None:
-    chain = Chain(serve(other), ALICE)
+def test_a_chain_that_seals_on_demand_or_is_new_has_no_pace(other_chain: OtherChain, serve: Serve) -> None:
+    chain = Chain(serve(other_chain), ALICE)
     assert chain.pace() == Pace()
     for _ in range(3):
         chain.send_noop()
     assert not chain.pace().is_steady
 
 
-def test_patience_follows_the_pace(other: OtherChain, serve: Serve) -> None:
-    chain = Chain(serve(other.steady([0, SLOT, 2 * SLOT, 3 * SLOT])))
+def test_patience_follows_the_pace(other_chain: OtherChain, serve: Serve) -> None:
+    chain = Chain(serve(other_chain.steady([0, SLOT, 2 * SLOT, 3 * SLOT])))
     assert chain.patience(10, 3) == 3 * SLOT
     assert chain.patience(120, 3) == 120
 
 
-def test_no_noop_is_sent_where_blocks_come_without_transactions(other: OtherChain, serve: Serve) -> None:
-    chain = Chain(serve(other), ALICE)
+def test_no_noop_is_sent_where_blocks_come_without_transactions(other_chain: OtherChain, serve: Serve) -> None:
+    chain = Chain(serve(other_chain), ALICE)
     chain.send_noop()
     assert chain.nonce() == 1
-    chain = Chain(serve(other.steady([0, SLOT, 2 * SLOT])), ALICE)
+    chain = Chain(serve(other_chain.steady([0, SLOT, 2 * SLOT])), ALICE)
     chain.send_noop()
     assert chain.nonce() == 1
 
 
 @pytest.mark.parametrize(("asked", "offered"), [("0x0", 1), (hex(2 * GWEI), 2 * GWEI), (None, 1)])
 def test_a_transaction_offers_the_tip_that_the_chain_asks_for(
-    other: OtherChain, serve: Serve, asked: str | None, offered: int
+    other_chain: OtherChain, serve: Serve, asked: str | None, offered: int
 ) -> None:
     if asked is None:
-        other.without("eth_maxPriorityFeePerGas")
+        other_chain.without("eth_maxPriorityFeePerGas")
     else:
-        other.answers(eth_maxPriorityFeePerGas=asked)
-    chain = Chain(serve(other), ALICE)
+        other_chain.answers(eth_maxPriorityFeePerGas=asked)
+    chain = Chain(serve(other_chain), ALICE)
     before = chain.balance(ALICE.address)
     receipt = chain.deploy(PLAN, OPEN)
-    base = int(other.request("eth_getBlockByNumber", [hex(receipt.block)])["baseFeePerGas"], 16)
+    base = int(other_chain.request("eth_getBlockByNumber", [hex(receipt.block)])["baseFeePerGas"], 16)
     assert before - chain.balance(ALICE.address) == receipt.gas * (base + offered)
 
 
-def test_a_transaction_may_cost_twice_the_base_fee(other: OtherChain, serve: Serve) -> None:
-    chain = Chain(serve(other.blocks(baseFeePerGas=hex(300 * GWEI))), ALICE)
+def test_a_transaction_may_cost_twice_the_base_fee(other_chain: OtherChain, serve: Serve) -> None:
+    chain = Chain(serve(other_chain.blocks(baseFeePerGas=hex(300 * GWEI))), ALICE)
     assert chain._fees() == (1, 600 * GWEI + 1)
 
 
 @pytest.mark.parametrize(("estimate", "limit"), [(1_000, TRANSFER_GAS), (60_000, 90_000), (None, TRANSFER_GAS)])
 def test_the_gas_limit_follows_the_rules_of_the_chain(
-    other: OtherChain, serve: Serve, estimate: int | None, limit: int
+    other_chain: OtherChain, serve: Serve, estimate: int | None, limit: int
 ) -> None:
     if estimate is not None:
-        other._methods["eth_estimateGas"] = lambda _call: hex(estimate)
-    receipt = Chain(serve(other), ALICE).give(BOB.address, 1)
-    (sent,) = other.request("eth_getBlockByNumber", [hex(receipt.block), True])["transactions"]
+        other_chain._methods["eth_estimateGas"] = lambda _call: hex(estimate)
+    receipt = Chain(serve(other_chain), ALICE).give(BOB.address, 1)
+    (sent,) = other_chain.request("eth_getBlockByNumber", [hex(receipt.block), True])["transactions"]
     assert int(sent["gas"], 16) == limit
 
 
-def test_finality_is_what_the_node_tells(other: OtherChain, serve: Serve) -> None:
-    assert Chain(serve(other.final(64))).finalized() == 64
+def test_finality_is_what_the_node_tells(other_chain: OtherChain, serve: Serve) -> None:
+    assert Chain(serve(other_chain.final(64))).finalized() == 64
 
 
-@pytest.mark.parametrize(("difficulty", "found"), [("0x0", 0), ("0x2", None)])
+@pytest.mark.parametrize(("difficulty", "expected"), [("0x0", 0), ("0x2", None)])
 def test_a_chain_that_names_no_final_block_has_one_later_only_if_it_is_proof_of_stake(
-    other: OtherChain, serve: Serve, difficulty: str, found: int | None
+    other_chain: OtherChain, serve: Serve, difficulty: str, expected: int | None
 ) -> None:
     def block(at: str, full: bool = False) -> Any:
         if at == "finalized":
             raise RpcError(-39001, "finalized block not found")
-        return (other._block(at, full) or {}) | {"difficulty": difficulty}
+        return (other_chain._block(at, full) or {}) | {"difficulty": difficulty}
 
-    other._methods["eth_getBlockByNumber"] = block
-    assert Chain(serve(other)).finalized() == found
+    other_chain._methods["eth_getBlockByNumber"] = block
+    assert Chain(serve(other_chain)).finalized() == expected
 
 
 def test_doctor_accepts_another_client_if_the_chain_is_the_sites_own(
-    other: OtherChain, serve: Serve, tmp_path: Path
+    other_chain: OtherChain, serve: Serve, tmp_path: Path
 ) -> None:
-    other.without("eth_mining").final(0).answers(web3_clientVersion="Geth/v1.17.10-stable/linux-amd64/go1.26.8")
+    other_chain.without("eth_mining").final(0).answers(web3_clientVersion="Geth/v1.17.10-stable/linux-amd64/go1.26.8")
     key = tmp_path / "role.key"
     key.touch(0o600)
     key.write_text(bytes(ALICE.key).hex())
-    rpc, store = serve(other), f"file:{tmp_path / 'store'}"
+    rpc, store = serve(other_chain), f"file:{tmp_path / 'store'}"
     contract = Chain(rpc, ALICE).deploy(PLAN, OPEN).contract
 
     def ask(**more: Any) -> dict[str, doctor.Check]:
-        found = doctor.run(rpc=rpc, store=store, key=key, data_dir=tmp_path, **more)
-        return {check.what: check for check in found}
+        checks = doctor.run(rpc=rpc, store=store, key=key, data_dir=tmp_path, **more)
+        return {check.what: check for check in checks}
 
     answers = ask()
     assert answers["chain"].state == "wrong"
@@ -207,13 +209,13 @@ def test_doctor_accepts_another_client_if_the_chain_is_the_sites_own(
     assert answers["sealing"].found.startswith("the node is in sync")
     assert answers["finality"].found == "block 0 of 1 is final"
     assert ask(own_chain=True, chain_id=7)["chain"].found == f"chain {Chain(rpc).chain_id()}, should be 7"
-    other.answers(eth_syncing={"currentBlock": "0x1"})
+    other_chain.answers(eth_syncing={"currentBlock": "0x1"})
     assert ask(own_chain=True)["sealing"].found == "the node is not in sync"
 
 
-def test_doctor_notices_a_contract_of_another_kind(other: OtherChain, serve: Serve, tmp_path: Path) -> None:
-    other._methods["eth_getCode"] = lambda _address, _at="latest": "0x6001"
-    found = doctor.run(rpc=serve(other), store=f"file:{tmp_path}", key=tmp_path, contract="0x" + "1" * 40)
-    check = {one.what: one for one in found}
+def test_doctor_notices_a_contract_of_another_kind(other_chain: OtherChain, serve: Serve, tmp_path: Path) -> None:
+    other_chain._methods["eth_getCode"] = lambda _address, _at="latest": "0x6001"
+    checks = doctor.run(rpc=serve(other_chain), store=f"file:{tmp_path}", key=tmp_path, contract="0x" + "1" * 40)
+    check = {result.what: result for result in checks}
     assert check["contract"].state == "wrong"
     assert "other code" in check["contract"].found

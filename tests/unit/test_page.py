@@ -60,9 +60,9 @@ def run(plan: Plan, rounds: int, *, seconds: int = 10, rejected: dict[tuple[int,
         closed.append(
             RoundResult(
                 number,
-                {one.node_id: one.entry for one in members},
+                {member.node_id: member.entry for member in members},
                 entry(f"global {number}", begin + seconds, 0.8 + number / 1000),
-                {one.node_id: one.reason for one in members if one.reason},
+                {member.node_id: member.reason for member in members if member.reason},
                 (),
                 tuple(members),
             )
@@ -78,19 +78,19 @@ class Tags(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self.feed(text)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
         self.text += data
 
     def ids(self) -> list[str]:
-        return [str(attributes["id"]) for _, attributes in self.found if "id" in attributes]
+        return [str(attributes["id"]) for _, attributes in self.tags if "id" in attributes]
 
 
 def write(folder: Path, result: Result, audit: Audit | None = None, name: str = "small", **more: Any) -> Tags:
@@ -114,21 +114,21 @@ def without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without_matplotlib")
 def test_the_headline_says_how_a_run_ended(tmp_path: Path) -> None:
     text = write(tmp_path, run(plan(), 2)).text
-    for said in ("Run small", "ended after 2 rounds", "Audit passed", "80.10 %", "none left out"):
-        assert said in text, said
+    for shown in ("Run small", "ended after 2 rounds", "Audit passed", "80.10 %", "none left out"):
+        assert shown in text, shown
     assert "FAILED" not in text
 
 
 def test_a_run_that_goes_on_says_its_round_and_shows_who_has_published(tmp_path: Path) -> None:
     result = replace(run(plan(), 1), open_round={2: entry("open", 14)})
     text = write(tmp_path, result).text
-    for said in (
+    for shown in (
         "is in progress, in round 1 of 2",
         "accuracy so far",
         "Round 1 in progress: 1 local file so far",
         "80.00 %",
     ):
-        assert said in text, said
+        assert shown in text, shown
     assert context.turns(result)[-1] == Turn(2, 1, 1, 10, 14, None, None, Member(2, entry("open", 14), began=1))
 
 
@@ -166,7 +166,7 @@ def test_rejected_and_missing_learners_are_named_with_the_reason(tmp_path: Path)
     result = run(plan(), 2, rejected={(1, 2): "tensor a has values that are not finite"})
     first = replace(result.rounds[0], members=result.rounds[0].members[:1], missing_learners=(2,))
     result = replace(result, rounds=(first, result.rounds[1]))
-    assert [(one.round, one.node_id, one.what) for one in context.left_out(result)] == [
+    assert [(left.round, left.node_id, left.what) for left in context.left_out(result)] == [
         (0, 2, "missing"),
         (1, 2, "rejected"),
     ]
@@ -197,20 +197,20 @@ def test_of_a_module_of_ones_own_it_shows_no_images_and_says_why(tmp_path: Path)
 def test_mistakes_and_labels_are_shown_where_the_data_set_is_at_hand(tmp_path: Path) -> None:
     probabilities = np.eye(10, dtype=np.float32)[[1, 1, 7]]
     images, labels = np.zeros((3, 28, 28), np.uint8), np.array([1, 1, 9])
-    found = analyze_errors(1, lambda _: probabilities, images, labels)
-    made = write(tmp_path, run(plan(), 1), error_analysis=found, split={1: [3] * 10, 2: [4] * 10})
-    assert "misclassify 1 of 3 test images" in made.text
-    assert [attributes["alt"] for tag, attributes in made.found if tag == "img"] == ["Test image 2, a 9"]
-    assert "predicted as 7" in made.text
+    analysis = analyze_errors(1, lambda _: probabilities, images, labels)
+    page = write(tmp_path, run(plan(), 1), error_analysis=analysis, split={1: [3] * 10, 2: [4] * 10})
+    assert "misclassify 1 of 3 test images" in page.text
+    assert [attributes["alt"] for tag, attributes in page.tags if tag == "img"] == ["Test image 2, a 9"]
+    assert "predicted as 7" in page.text
     assert "|  | 0 | 1 | 2 |" in (tmp_path / "report.md").read_text()
     assert "| 2 | 4 | 4 | 4 |" in (tmp_path / "report.md").read_text()
 
 
 def test_every_file_that_the_picture_leads_to_is_there(tmp_path: Path) -> None:
-    made = write(tmp_path, run(plan(rounds=3, learners=3), 3, rejected={(1, 3): "late"}))
-    ids = made.ids()
+    page = write(tmp_path, run(plan(rounds=3, learners=3), 3, rejected={(1, 3): "late"}))
+    ids = page.ids()
     assert len(ids) == len(set(ids))
-    links = {str(attributes["href"])[1:] for tag, attributes in made.found if tag == "a"}
+    links = {str(attributes["href"])[1:] for tag, attributes in page.tags if tag == "a"}
     assert {"global-0", "global-3", "local-0-0", "local-2-2"} <= links <= set(ids)
 
 
@@ -220,7 +220,7 @@ def test_every_file_that_the_picture_leads_to_is_there(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_matplotlib")
 def test_the_papers_lines_stand_beside_every_run_on_mnist_and_no_other(tmp_path: Path) -> None:
     mnist = run(plan(data={"name": "mnist", "train": 1000, "test": 100}, rounds=7), 7)
-    labels = [one.label for one in context.paper_lines(mnist)]
+    labels = [line.label for line in context.paper_lines(mnist)]
     assert labels == ["paper, learner 1", "paper, learner 2", "paper, single node", "paper, final global"]
     single = context.paper_lines(mnist)[2].points
     assert (len(single), single[0], single[-1]) == (21, (0.0, 99.24), (4.0, 99.48))
@@ -231,7 +231,7 @@ def test_the_papers_lines_stand_beside_every_run_on_mnist_and_no_other(tmp_path:
 
 def test_the_papers_lines_end_where_the_run_does() -> None:
     lines = context.paper_lines(run(plan(data={"name": "mnist"}), 2))
-    assert [len(one.points) for one in lines] == [2, 2, 6]
+    assert [len(line.points) for line in lines] == [2, 2, 6]
 
 
 # Time
@@ -239,7 +239,7 @@ def test_the_papers_lines_end_where_the_run_does() -> None:
 
 def test_a_learner_works_until_it_publishes_and_waits_until_the_round_closes() -> None:
     turns = context.turns(run(plan(), 2))
-    assert [(one.node_id, one.round, one.start, one.ready, one.end, one.free) for one in turns] == [
+    assert [(turn.node_id, turn.round, turn.start, turn.ready, turn.end, turn.free) for turn in turns] == [
         (1, 0, 0, 1, 10, 10),
         (1, 1, 10, 11, 20, 20),
         (2, 0, 0, 2, 10, 10),
@@ -248,14 +248,14 @@ def test_a_learner_works_until_it_publishes_and_waits_until_the_round_closes() -
 
 
 def test_an_asynchronous_learner_begins_at_weights_of_any_round_and_is_not_held_up_by_those_who_take() -> None:
-    one = plan(mode="async", rounds=3)
+    asynchronous = plan(mode="async", rounds=3)
     first, second, third = entry("a", 3), entry("b", 5), entry("c", 9)
     rounds = (
         RoundResult(0, {}, entry("g1", 4), members=(Member(1, first, 0.6, 0),)),
         RoundResult(1, {}, entry("g2", 6), members=(Member(2, second, 0.4, 0),)),
         RoundResult(2, {}, entry("g3", 10), members=(Member(1, third, 0.6, 2),)),
     )
-    result = replace(run(one, 0), rounds=rounds, round=3)
+    result = replace(run(asynchronous, 0), rounds=rounds, round=3)
     assert [(t.node_id, t.began, t.start, t.ready, t.free) for t in context.turns(result)] == [
         (1, 0, 0, 3, 6),
         (1, 2, 6, 9, None),
@@ -264,12 +264,12 @@ def test_an_asynchronous_learner_begins_at_weights_of_any_round_and_is_not_held_
 
 
 def test_staleness_and_weight_of_each_update_are_shown(tmp_path: Path) -> None:
-    one = plan(mode="async", rounds=2)
+    asynchronous = plan(mode="async", rounds=2)
     rounds = (
         RoundResult(0, {}, entry("g1", 4), members=(Member(1, entry("a", 3), 0.6, 0),)),
         RoundResult(1, {}, entry("g2", 6), members=(Member(2, entry("b", 5), 0.4243, 0),)),
     )
-    write(tmp_path, replace(run(one, 0), rounds=rounds, round=2))
+    write(tmp_path, replace(run(asynchronous, 0), rounds=rounds, round=2))
     text = (tmp_path / "report.md").read_text()
     assert "| 1 | 2 | 0 | 1 | 0.4243 | 90.00 |" in text
     assert "Staleness of each update" in (tmp_path / "report.html").read_text()
@@ -295,10 +295,10 @@ def test_nothing_that_comes_from_chain_or_store_comes_to_life(tmp_path: Path) ->
         rounds=(result.rounds[0], replace(result.rounds[1], result=bad)),
     )
     audit = Audit("0xc", rounds=2, findings=[Finding(1, HOSTILE, HOSTILE, HOSTILE)], notes=[HOSTILE])
-    made = write(tmp_path, result, audit, HOSTILE, versions={HOSTILE: HOSTILE})
-    assert HOSTILE in made.text
-    assert not {tag for tag, _ in made.found} & {"script", "iframe", "object", "embed", "link", "base", "form", "img"}
-    for tag, attributes in made.found:
+    page = write(tmp_path, result, audit, HOSTILE, versions={HOSTILE: HOSTILE})
+    assert HOSTILE in page.text
+    assert not {tag for tag, _ in page.tags} & {"script", "iframe", "object", "embed", "link", "base", "form", "img"}
+    for tag, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
         for name in ("src", "href", "xlink:href"):
             assert str(attributes.get(name) or "#").startswith("#"), (tag, attributes)
@@ -330,8 +330,8 @@ def test_each_line_of_a_report_in_markdown_is_one_of_its_own(tmp_path: Path) -> 
     after = (tmp_path / "report.md").read_text().splitlines()
     assert len(after) == len(before)
     assert [line[:2] for line in after] == [line[:2] for line in before]
-    for one, other in zip(before, after, strict=True):
-        assert cells(one) == cells(other)
+    for first, second in zip(before, after, strict=True):
+        assert cells(first) == cells(second)
 
 
 def cells(line: str) -> int:
@@ -339,8 +339,8 @@ def cells(line: str) -> int:
 
 
 def test_a_page_allows_itself_nothing_from_elsewhere(tmp_path: Path) -> None:
-    made = write(tmp_path, run(plan(), 1))
-    (policy,) = [a["content"] for tag, a in made.found if tag == "meta" and "http-equiv" in a]
+    page = write(tmp_path, run(plan(), 1))
+    (policy,) = [a["content"] for tag, a in page.tags if tag == "meta" and "http-equiv" in a]
     assert str(policy).startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
     assert "url(http" not in (tmp_path / "report.html").read_text()
 
@@ -361,7 +361,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("without_matplotlib")
 def test_without_matplotlib_all_but_the_diagrams_is_there(tmp_path: Path) -> None:
-    made = write(tmp_path, run(plan(), 2))
-    assert "matplotlib was not installed" in made.text
-    assert "80.10" in made.text
-    assert [attributes["class"] for tag, attributes in made.found if tag == "svg"] == ["tree"]
+    page = write(tmp_path, run(plan(), 2))
+    assert "matplotlib was not installed" in page.text
+    assert "80.10" in page.text
+    assert [attributes["class"] for tag, attributes in page.tags if tag == "svg"] == ["tree"]

@@ -39,15 +39,15 @@ def test_the_shards_of_a_plan_do_not_overlap_and_hold_as_many_images_as_it_says(
     together = np.concatenate(shards).tolist()
     assert len(together) == len(set(together)) == train
     assert set(together) <= set(range(DATA_SIZES["digits"][0]))
-    for number, one in enumerate(shards, 1):
-        assert np.array_equal(one, np.sort(one))
-        assert len(one) == shard_size(given_plan, number)
-        assert np.array_equal(one, shard(given_plan, number))
+    for number, indices in enumerate(shards, 1):
+        assert np.array_equal(indices, np.sort(indices))
+        assert len(indices) == shard_size(given_plan, number)
+        assert np.array_equal(indices, shard(given_plan, number))
 
 
 def test_the_shards_of_a_seed_are_the_same_for_ever() -> None:
-    def digest(one: Plan, node_id: int) -> str:
-        return hashlib.sha256(shard(one, node_id).astype("<i8").tobytes()).hexdigest()[:16]
+    def digest(given_plan: Plan, node_id: int) -> str:
+        return hashlib.sha256(shard(given_plan, node_id).astype("<i8").tobytes()).hexdigest()[:16]
 
     digits = plan(seed=1, learners=3)
     assert shard(digits, 1)[:6].tolist() == [2, 11, 14, 15, 16, 22]
@@ -61,8 +61,8 @@ def test_another_seed_gives_other_shards() -> None:
 
 
 def test_a_training_setting_does_not_move_an_image() -> None:
-    other = plan(training={"epochs": 1, "learning_rate": 0.1}, rounds=9)
-    assert np.array_equal(shard(plan(), 2), shard(other, 2))
+    changed = plan(training={"epochs": 1, "learning_rate": 0.1}, rounds=9)
+    assert np.array_equal(shard(plan(), 2), shard(changed, 2))
 
 
 def test_a_plan_for_fewer_images_draws_them_from_all() -> None:
@@ -96,8 +96,8 @@ def test_unequal_shards_do_not_overlap_and_have_the_sizes_that_the_plan_alone_gi
     shards = [shard(given_plan, n, lambda: LABELS) for n in range(1, learners + 1)]
     together = np.concatenate(shards).tolist()
     assert len(together) == len(set(together)) == train
-    for number, one in enumerate(shards, 1):
-        assert len(one) == shard_size(given_plan, number) > 0
+    for number, indices in enumerate(shards, 1):
+        assert len(indices) == shard_size(given_plan, number) > 0
 
 
 def counts(learners: int, **data: object) -> list[list[int]]:
@@ -109,8 +109,8 @@ def counts(learners: int, **data: object) -> list[list[int]]:
 
 
 def test_with_two_parts_a_learner_has_two_labels_or_what_lies_across_their_borders() -> None:
-    assert all(sum(count > 0 for count in one) <= 4 for one in counts(10, partition="labels"))
-    assert all(sum(count > 0 for count in one) <= 2 for one in counts(10, partition="labels", labels_each=1))
+    assert all(sum(count > 0 for count in row) <= 4 for row in counts(10, partition="labels"))
+    assert all(sum(count > 0 for count in row) <= 2 for row in counts(10, partition="labels", labels_each=1))
 
 
 def test_the_smaller_alpha_the_less_even_are_labels_and_sizes() -> None:
@@ -124,9 +124,9 @@ def test_the_smaller_alpha_the_less_even_are_labels_and_sizes() -> None:
 
 def test_labels_drawn_from_a_dirichlet_distribution_have_its_variance() -> None:
     # The share of one of k labels has the variance (1/k)(1 - 1/k) / (k alpha + 1).
-    one = plan(learners=200, data={"name": "mnist", "partition": "dirichlet", "alpha": 1.0, "train": 20000})
+    wide = plan(learners=200, data={"name": "mnist", "partition": "dirichlet", "alpha": 1.0, "train": 20000})
     labels = np.arange(60_000) % 10
-    counts = label_counts(one, labels)
+    counts = label_counts(wide, labels)
     shares = [counts[n][0] / 100 for n in range(1, 101)]
     assert np.var(shares) == pytest.approx(0.1 * 0.9 / 11 + 0.1 * 0.9 / 100, rel=0.5)
 

@@ -84,8 +84,8 @@ def test_the_schema_refuses_what_is_wrong_by_itself(content: dict[str, Any], val
 def test_each_setting_has_a_description() -> None:
     def without(schema: dict[str, Any]) -> list[str]:
         properties = schema.get("properties", {})
-        missing = [name for name, one in properties.items() if not one.get("description")]
-        return missing + [f"{name}.{key}" for name, one in properties.items() for key in without(one)]
+        missing = [name for name, setting in properties.items() if not setting.get("description")]
+        return missing + [f"{name}.{key}" for name, setting in properties.items() for key in without(setting)]
 
     # Where two choices use a key in different ways, each has its own description.
     assert set(without(plan_schema())) <= {"aggregation.weighting", "attack.factor"}

@@ -61,7 +61,7 @@ def test_pictures_in_one_page_share_no_id_and_refer_to_their_own() -> None:
     ids = re.findall(r' id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     referred = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)|aria-labelledby="([^"]+)"', page)
-    assert {"".join(one) for one in referred} == set(ids)
+    assert {"".join(parts) for parts in referred} == set(ids)
 
 
 def test_a_title_is_escaped() -> None:
@@ -93,11 +93,11 @@ def test_what_a_person_has_set_for_their_own_pictures_does_not_matter() -> None:
 def test_a_file_of_shards_names_learners_labels_and_sums_and_its_circles_have_the_area_of_their_number() -> None:
     svg = plots.bubbles_file("a <plan> & $more$", {1: [100, 0], 3: [25, 50]})
     picture = ET.fromstring(svg)
-    texts = {"".join(one.itertext()).strip() for one in picture.iter(f"{SVG}text")}
+    texts = {"".join(element.itertext()).strip() for element in picture.iter(f"{SVG}text")}
     assert {"a <plan> & $more$", "learner 1", "learner 3", "0", "1", "100", "75", "label"} <= texts
-    circles = [one for one in picture.iter(f"{SVG}g") if one.get("id", "").startswith("PathCollection")]
+    circles = [group for group in picture.iter(f"{SVG}g") if group.get("id", "").startswith("PathCollection")]
     radii = []
-    for path in (path.get("d", "") for one in circles for path in one.iter(f"{SVG}path")):
+    for path in (path.get("d", "") for group in circles for path in group.iter(f"{SVG}path")):
         heights = [float(number) for number in re.findall(r"-?[\d.]+", path)[1::2]]
         radii.append((max(heights) - min(heights)) / 2)
     assert len(radii) == 3

@@ -27,7 +27,7 @@ def test_a_limit_that_is_none_is_named_with_what_would_be_right(text: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("limit", "value", "found"),
+    ("limit", "value", "excess"),
     [
         ("min_samples", 51, "50 samples in the smallest shard"),
         ("min_learners", 3, "2 learners"),
@@ -35,9 +35,9 @@ def test_a_limit_that_is_none_is_named_with_what_would_be_right(text: str) -> No
         ("max_rounds", 1, "2 rounds"),
     ],
 )
-def test_a_plan_beyond_a_limit_is_refused_and_one_at_the_limit_is_not(limit: str, value: float, found: str) -> None:
+def test_a_plan_beyond_a_limit_is_refused_and_one_at_the_limit_is_not(limit: str, value: float, excess: str) -> None:
     with pytest.raises(
-        ConfigError, match=f"the plan small has {found}; this learner accepts at (most|least) {value}"
+        ConfigError, match=f"the plan small has {excess}; this learner accepts at (most|least) {value}"
     ):
         policy.check_plan(plan(), {limit: value})
     step = -1 if limit.startswith("min") else 1

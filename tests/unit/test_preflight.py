@@ -18,8 +18,8 @@ def preflight(tmp_path: Path, flags: str) -> dict[str, Any]:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
     environment = os.environ | {"CPUINFO": str(tmp_path / "cpuinfo")}
     ended = subprocess.run(["bash", SCRIPT, "1"], env=environment, stdout=subprocess.PIPE, check=True)
-    found: dict[str, Any] = json.loads(ended.stdout)
-    return found
+    answer: dict[str, Any] = json.loads(ended.stdout)
+    return answer
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86_64 has processors without AVX")

@@ -26,9 +26,9 @@ HANG = 120.0
 @pytest.fixture
 def children() -> Iterator[list[Child]]:
     """Children that are killed after the test."""
-    made: list[Child] = []
-    yield made
-    for child in made:
+    children: list[Child] = []
+    yield children
+    for child in children:
         child.process.kill()
         child.process.wait()
 

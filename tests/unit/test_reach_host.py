@@ -53,6 +53,6 @@ def test_each_problem_has_a_text_that_names_the_host() -> None:
     assert set(reach.TEXTS) >= {*SSH.values(), *SUDO.values(), "no_python", "no_ssh"}
     names = {"host": "h", "where": "h (10.0.0.1)", "address": "10.0.0.1", "user": "u", "key": "k", "port": "22"}
     for name, text in reach.TEXTS.items():
-        said = text.format(**names, known_hosts=" -f 'known hosts'")
-        assert "\n" not in said
-        assert name in {"key_open", "no_ssh"} or "h " in said or " h" in said
+        line = text.format(**names, known_hosts=" -f 'known hosts'")
+        assert "\n" not in line
+        assert name in {"key_open", "no_ssh"} or "h " in line or " h" in line

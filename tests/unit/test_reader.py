@@ -45,9 +45,9 @@ def store(tmp_path: Path) -> Counting:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "folder"
-    made.mkdir()
-    return made
+    path = tmp_path / "folder"
+    path.mkdir()
+    return path
 
 
 def stored(store: Counting, number: int = 0, **tensors: int) -> str:
@@ -106,11 +106,11 @@ def test_no_more_is_read_than_the_model_can_have(store: Counting, folder: Path) 
 
 
 def test_until_the_model_is_known_files_have_the_bytes_allowed(store: Counting, folder: Path) -> None:
-    first, other = stored(store), stored(store, b=3)
+    first, second = stored(store), stored(store, b=3)
     reader = Reader(store, folder, PLAN, max_bytes=5000)
     reader.expect_like(reader.read(first))
     with pytest.raises(WeightsError):
-        reader.read(other)
+        reader.read(second)
     assert store.limits == [5000, model_file.size_of(SHAPES)]
 
 
@@ -156,14 +156,14 @@ def test_memory_is_bounded(store: Counting, folder: Path, monkeypatch: pytest.Mo
 
 
 def test_what_is_forgotten_is_deleted(store: Counting, folder: Path) -> None:
-    kept, other = (stored(store, number) for number in range(2))
+    kept, forgotten = (stored(store, number) for number in range(2))
     reader = Reader(store, folder, PLAN, SHAPES)
-    for name in (kept, other):
+    for name in (kept, forgotten):
         reader.read(name)
     reader.forget(reader.path(kept))
     assert [path.name for path in folder.iterdir()] == [reader.path(kept).name]
-    reader.read(other)
-    assert store.asked == [kept, other, other]
+    reader.read(forgotten)
+    assert store.asked == [kept, forgotten, forgotten]
 
 
 def test_the_plan_is_read_and_then_known(store: Counting, folder: Path) -> None:

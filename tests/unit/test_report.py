@@ -84,9 +84,9 @@ def test_the_papers_figures_stand_beside_nothing_else(tmp_path: Path, change: st
     path = tmp_path / "plan.toml"
     path.write_text('name = "paper"')
     assert report.comparable(plans.load(path))
-    other = plans.load(path, [change])
-    assert not report.comparable(other)
-    assert not any("paper" in head for head in report.table(result(other, []))[0])
+    changed = plans.load(path, [change])
+    assert not report.comparable(changed)
+    assert not any("paper" in head for head in report.table(result(changed, []))[0])
 
 
 def test_a_run_with_a_learner_that_the_paper_does_not_have_has_a_table_too() -> None:
@@ -175,41 +175,47 @@ def lab(rpc: str, tmp_path: Path) -> Lab:
 
 
 def test_a_run_that_has_not_begun_has_nothing_to_show(lab: Lab) -> None:
-    found = lab.collect()
-    assert (found.initial, found.rounds, found.open_round, found.round, found.ended) == (None, (), {}, 0, False)
-    assert found.plan == SMALL
-    assert found.header == HEADER.address
-    assert found.learners == {1: ALICE.address, 2: BOB.address, 3: MALLORY.address}
-    assert len(report.table(found)) == 1
-    assert json.loads(report.as_json(found))["rounds"] == []
+    collected = lab.collect()
+    assert (collected.initial, collected.rounds, collected.open_round, collected.round, collected.ended) == (
+        None,
+        (),
+        {},
+        0,
+        False,
+    )
+    assert collected.plan == SMALL
+    assert collected.header == HEADER.address
+    assert collected.learners == {1: ALICE.address, 2: BOB.address, 3: MALLORY.address}
+    assert len(report.table(collected)) == 1
+    assert json.loads(report.as_json(collected))["rounds"] == []
 
 
 def test_a_run_is_read_from_chain_and_store_alone(lab: Lab, tmp_path: Path) -> None:
     first = lab.initial()
-    one = lab.local(1, 0, first, 0.5)
+    accepted = lab.local(1, 0, first, 0.5)
     missing = lab.local(2, 0, first, 0.6, stored=False)
-    second = lab.close(1, first, [one], [Rejection(2, missing.cid, "missing")], [3])
+    second = lab.close(1, first, [accepted], [Rejection(2, missing.cid, "missing")], [3])
     locals_ = [lab.local(n, 1, second, n / 10) for n in (3, 2, 1)]
     third = lab.close(2, second, locals_, [], [])
 
     scores = {second: Score(0.75, 1.0, 360)}
-    found = lab.collect(scores=scores, evaluate=lambda tensors: Score(float(tensors["a"][1]), 0.1, 360))
-    assert found.ended
-    assert found.initial is not None
-    assert found.initial.cid == first
-    assert [r.result.cid for r in found.rounds] == [second, third]
-    assert list(found.rounds[1].local) == [1, 2, 3]
-    assert found.rounds[1].local[2].samples == 200
-    assert found.rounds[0].rejected == {2: "missing"}
-    assert found.rounds[0].missing_learners == (3,)
-    assert found.rounds[0].local[2].problem is not None
-    assert report.table(found)[1:] == [
+    collected = lab.collect(scores=scores, evaluate=lambda tensors: Score(float(tensors["a"][1]), 0.1, 360))
+    assert collected.ended
+    assert collected.initial is not None
+    assert collected.initial.cid == first
+    assert [r.result.cid for r in collected.rounds] == [second, third]
+    assert list(collected.rounds[1].local) == [1, 2, 3]
+    assert collected.rounds[1].local[2].samples == 200
+    assert collected.rounds[0].rejected == {2: "missing"}
+    assert collected.rounds[0].missing_learners == (3,)
+    assert collected.rounds[0].local[2].problem is not None
+    assert report.table(collected)[1:] == [
         ["0", "50.00", "rejected", "missing", "75.00"],
         ["1", "10.00", "20.00", "30.00", "23.33"],
     ]
-    assert found.rounds[0].result.block < found.rounds[1].result.block
+    assert collected.rounds[0].result.block < collected.rounds[1].result.block
 
-    path = writer.write(tmp_path, "small", found, Audit("0xc", rounds=2, files=8, bytes=9), {"python": "3.11"})
+    path = writer.write(tmp_path, "small", collected, Audit("0xc", rounds=2, files=8, bytes=9), {"python": "3.11"})
     assert path == tmp_path / "report.html"
     text = (tmp_path / "report.md").read_text()
     assert "The audit passed: 2 rounds, 8 files" in text
@@ -242,10 +248,10 @@ def test_the_round_that_goes_on_shows_who_has_published(lab: Lab) -> None:
     first = lab.initial()
     lab.local(3, 0, first, 0.3)
     lab.local(1, 0, first, 0.1)
-    found = lab.collect()
-    assert not found.ended
-    assert {n: e.accuracy for n, e in found.open_round.items()} == {1: 0.1, 3: 0.3}
-    assert report.table(found)[1:] == []
+    collected = lab.collect()
+    assert not collected.ended
+    assert {n: e.accuracy for n, e in collected.open_round.items()} == {1: 0.1, 3: 0.3}
+    assert report.table(collected)[1:] == []
 
 
 def test_the_history_of_a_run_is_in_order(lab: Lab) -> None:
@@ -261,9 +267,9 @@ def test_the_history_of_a_run_is_in_order(lab: Lab) -> None:
 
 
 def test_a_report_says_first_what_an_audit_found(tmp_path: Path) -> None:
-    found = result(PAPER, [RoundResult(r, {1: entry(0.99), 2: entry(0.98)}, entry(0.991)) for r in range(5)])
+    collected = result(PAPER, [RoundResult(r, {1: entry(0.99), 2: entry(0.98)}, entry(0.991)) for r in range(5)])
     audit = Audit("0xc", rounds=5, findings=[Finding(2, "learner 1", "samples", "is 5, should be 30000")])
-    writer.write(tmp_path, "paper", found, audit, {})
+    writer.write(tmp_path, "paper", collected, audit, {})
     text = (tmp_path / "report.md").read_text()
     assert "The audit FAILED" in text
     assert "bit for bit" not in text

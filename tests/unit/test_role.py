@@ -64,12 +64,12 @@ def site(rpc: str, tmp_path: Path, clock: FakeClock) -> Site:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Waits:
+def waits(caplog: pytest.LogCaptureFixture) -> Waits:
     """Return a function that gives the reasons and details of the waits that were logged, in order."""
     caplog.set_level(logging.INFO, "fl_node")
 
     def waits() -> list[tuple[str, str]]:
-        return [(one["reason"], one["detail"]) for one in logged(caplog) if one["event"] == "waiting"]
+        return [(event["reason"], event["detail"]) for event in logged(caplog) if event["event"] == "waiting"]
 
     return waits
 
@@ -99,7 +99,7 @@ def test_a_step_that_did_something_is_followed_by_the_next_without_a_pause(site:
     assert called == [called[0]] * 21
 
 
-def test_a_new_block_ends_a_wait(site: Site, said: Waits) -> None:
+def test_a_new_block_ends_a_wait(site: Site, waits: Waits) -> None:
     site = replace(site, timing=Timing(look_again=FOREVER))
     registered = site.chain.nonce()
     threading.Timer(0.1, site.contract.register_learner, [1, ALICE.address, registered]).start()
@@ -110,7 +110,7 @@ def test_a_new_block_ends_a_wait(site: Site, said: Waits) -> None:
         return Waiting("updates", "learner 1 to be registered")
 
     reconcile(site, step)
-    assert said() == [("updates", "learner 1 to be registered")]
+    assert waits() == [("updates", "learner 1 to be registered")]
 
 
 def test_a_block_that_came_during_a_step_is_not_slept_through(site: Site, clock: FakeClock) -> None:
@@ -182,11 +182,11 @@ def test_a_role_that_acts_between_waits_sends_a_noop_as_soon_in_the_second(site:
     assert site.chain.block_number() == before + 2
 
 
-def test_what_is_waited_for_is_said_once_until_it_changes(site: Site, said: Waits, clock: FakeClock) -> None:
-    one, other = Waiting("updates", "learner 1"), Waiting("updates", "learner 2")
-    step, _ = steps(clock, one, one, other, other, one, None, one)
+def test_what_is_waited_for_is_said_once_until_it_changes(site: Site, waits: Waits, clock: FakeClock) -> None:
+    first, second = Waiting("updates", "learner 1"), Waiting("updates", "learner 2")
+    step, _ = steps(clock, first, first, second, second, first, None, first)
     reconcile(site, step)
-    assert said() == [("updates", f"learner {n}") for n in (1, 2, 1, 1)]
+    assert waits() == [("updates", f"learner {n}") for n in (1, 2, 1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -199,21 +199,21 @@ def test_what_is_waited_for_is_said_once_until_it_changes(site: Site, said: Wait
         (FileMissing("nobody has it"), "file_missing"),
         (WeightsError("not finite"), "file_rejected"),
     ],
-    ids=lambda one: one if isinstance(one, str) else "",
+    ids=lambda case: case if isinstance(case, str) else "",
 )
 def test_trouble_with_chain_or_store_is_said_and_waited_for(
-    site: Site, said: Waits, clock: FakeClock, trouble: Exception, reason: str
+    site: Site, waits: Waits, clock: FakeClock, trouble: Exception, reason: str
 ) -> None:
     step, called = steps(clock, trouble, trouble, None)
     reconcile(site, step)
     assert len(called) == 4
-    assert said() == [(reason, str(trouble))]
+    assert waits() == [(reason, str(trouble))]
 
 
-def test_a_full_disk_is_said_and_waited_for(site: Site, said: Waits, clock: FakeClock) -> None:
+def test_a_full_disk_is_said_and_waited_for(site: Site, waits: Waits, clock: FakeClock) -> None:
     step, _ = steps(clock, OSError(28, "No space left on device", "work/global-1"))
     reconcile(site, step)
-    assert said() == [("disk", "work/global-1: No space left on device")]
+    assert waits() == [("disk", "work/global-1: No space left on device")]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def backend(tmp_path: Path) -> Iterator[EmbeddedBackend]:
 
 
 def test_a_role_survives_a_chain_that_is_killed_and_comes_back(
-    tmp_path: Path, backend: EmbeddedBackend, said: Waits
+    tmp_path: Path, backend: EmbeddedBackend, waits: Waits
 ) -> None:
     chain = Chain(backend.start()["header"].rpc, HEADER)
     contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan"), OPEN).contract))
@@ -288,14 +288,14 @@ def test_a_role_survives_a_chain_that_is_killed_and_comes_back(
     thread = threading.Thread(target=reconcile, args=(site, step))
     thread.start()
     try:
-        assert wait_until(lambda: said() == [("updates", "the initial weights")], 120.0)
+        assert wait_until(lambda: waits() == [("updates", "the initial weights")], 120.0)
         assert backend._child is not None
         backend._child.process.kill()
         backend._child.process.wait(120)
-        assert wait_until(lambda: said()[-1][0] == "chain_unreachable", 120.0)
+        assert wait_until(lambda: waits()[-1][0] == "chain_unreachable", 120.0)
         backend.check()
-        other = Chain(chain.rpc, HEADER)
-        other.contract(contract.address).set_global_weight(cid.of_bytes(b"weights"), other.nonce())
+        restarted = Chain(chain.rpc, HEADER)
+        restarted.contract(contract.address).set_global_weight(cid.of_bytes(b"weights"), restarted.nonce())
     finally:
         thread.join(120)
     assert not thread.is_alive()

@@ -59,7 +59,7 @@ def test_a_role_depends_on_those_whose_variables_and_handlers_it_uses(role: str)
     }
     tasks = [task for path in (ROLES[role] / "tasks").glob("*.yml") for task in load(path)]
     notified = [task["notify"] for task in tasks if "notify" in task]
-    assert {name for one in notified for name in ([one] if isinstance(one, str) else one)} <= handlers
+    assert {name for handler in notified for name in ([handler] if isinstance(handler, str) else handler)} <= handlers
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -73,7 +73,7 @@ def test_what_is_required_has_no_default_and_all_else_has_the_one_that_is_descri
 
 
 def test_the_firewall_is_reloaded_by_one_handler() -> None:
-    handlers = [one for path in ROLES.values() for one in (path / "handlers").glob("*.yml")]
+    handlers = [file for folder in ROLES.values() for file in (folder / "handlers").glob("*.yml")]
     reloads = [task for path in handlers for task in load(path) if "fl-firewall.service" in str(task)]
     assert [task["name"] for task in reloads] == ["Reload the firewall"]
 

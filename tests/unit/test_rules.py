@@ -43,11 +43,11 @@ def settings(rule: str, **more: Any) -> Rule:
 
 def models(*values: Sequence[float]) -> list[dict[str, Tensor]]:
     """Models of two tensors: the first value, and the others."""
-    return [{"a": np.float32(one[:1]), "b": np.float32(one[1:])} for one in values]
+    return [{"a": np.float32(row[:1]), "b": np.float32(row[1:])} for row in values]
 
 
-def flat(made: Aggregate) -> list[float]:
-    return [*made.tensor("a").tolist(), *made.tensor("b").tolist()]
+def flat(result: Aggregate) -> list[float]:
+    return [*result.tensor("a").tolist(), *result.tensor("b").tolist()]
 
 
 def parent(rule: str, values: Sequence[float] = (0, 0, 0)) -> dict[str, Tensor]:
@@ -77,10 +77,10 @@ def test_the_median_of_large_values_does_not_overflow() -> None:
     lie=hnp.arrays(np.float32, 4, elements=VALUES),
 )
 def test_two_liars_of_seven_do_not_leave_the_range_of_the_honest(honest: list[Tensor], lie: Tensor) -> None:
-    for made in (median([*honest, lie, lie]), trimmed_mean([*honest, lie, lie], 2)):
-        assert made.dtype == np.float32
-        assert (made >= np.min(honest, axis=0)).all()
-        assert (made <= np.max(honest, axis=0)).all()
+    for middle in (median([*honest, lie, lie]), trimmed_mean([*honest, lie, lie], 2)):
+        assert middle.dtype == np.float32
+        assert (middle >= np.min(honest, axis=0)).all()
+        assert (middle <= np.max(honest, axis=0)).all()
 
 
 def test_the_trimmed_mean_leaves_out_as_many_at_either_end() -> None:
@@ -93,21 +93,21 @@ def test_the_trimmed_mean_leaves_out_as_many_at_either_end() -> None:
 
 
 def test_krum_takes_one_of_those_that_lie_together() -> None:
-    made = apply("krum", models((0, 0, 0), (1, 1, 1), (50, 0, 0), (1, 1, 2), (1, 2, 1)))
-    assert made.shares == (0, 1, 0, 0, 0)
-    assert flat(made) == [1, 1, 1]
+    chosen = apply("krum", models((0, 0, 0), (1, 1, 1), (50, 0, 0), (1, 1, 2), (1, 2, 1)))
+    assert chosen.shares == (0, 1, 0, 0, 0)
+    assert flat(chosen) == [1, 1, 1]
 
 
 def test_of_equal_scores_the_lowest_node_id_wins() -> None:
-    made = apply("krum", models(*[(1, 1, 1)] * 5))
-    assert made.shares == (1, 0, 0, 0, 0)
+    chosen = apply("krum", models(*[(1, 1, 1)] * 5))
+    assert chosen.shares == (1, 0, 0, 0, 0)
 
 
 def test_multi_krum_averages_all_but_the_outliers_by_their_samples() -> None:
     inputs = models((0, 0, 0), (1, 1, 1), (500, 0, 0), (1, 1, 2), (1, 2, 1))
-    made = apply("multi_krum", inputs, [1, 1, 1000, 1, 1])
-    assert made.shares == (0.25, 0.25, 0, 0.25, 0.25)
-    assert flat(made) == [0.75, 1, 1]
+    chosen = apply("multi_krum", inputs, [1, 1, 1000, 1, 1])
+    assert chosen.shares == (0.25, 0.25, 0, 0.25, 0.25)
+    assert flat(chosen) == [0.75, 1, 1]
 
 
 def test_krums_scores_are_sums_of_the_nearest_squared_distances() -> None:
@@ -119,9 +119,9 @@ def test_krums_scores_are_sums_of_the_nearest_squared_distances() -> None:
 
 
 def test_a_long_update_is_shortened_and_a_short_one_is_not() -> None:
-    made = apply("norm_clipping", models((3, 0, 4), (0.5, 0, 0)), clipping_norm=1.0)
-    assert flat(made) == pytest.approx([(0.6 + 0.5) / 2, 0, 0.8 / 2])
-    assert made.shares == (0.5, 0.5)
+    clipped = apply("norm_clipping", models((3, 0, 4), (0.5, 0, 0)), clipping_norm=1.0)
+    assert flat(clipped) == pytest.approx([(0.6 + 0.5) / 2, 0, 0.8 / 2])
+    assert clipped.shares == (0.5, 0.5)
 
 
 def test_norm_clipping_with_room_enough_is_fedavg() -> None:
@@ -131,17 +131,17 @@ def test_norm_clipping_with_room_enough_is_fedavg() -> None:
 
 @given(lie=hnp.arrays(np.float32, 3, elements=VALUES))
 def test_a_liar_moves_a_clipped_average_by_no_more_than_its_share_of_the_bound(lie: Tensor) -> None:
-    made = apply("norm_clipping", [*models((0, 0, 0), (0, 0, 0)), *models(lie.tolist())], clipping_norm=1.5)
-    assert math.hypot(*flat(made)) <= 1.5 / 3 * (1 + 1e-6)
+    clipped = apply("norm_clipping", [*models((0, 0, 0), (0, 0, 0)), *models(lie.tolist())], clipping_norm=1.5)
+    assert math.hypot(*flat(clipped)) <= 1.5 / 3 * (1 + 1e-6)
 
 
 def test_fedavgm_goes_on_in_the_direction_that_it_keeps() -> None:
     inputs, own = models((1, 2, 3), (3, 2, 1)), settings("fedavgm", momentum=0.5, server_learning_rate=2.0)
     state = parent("fedavgm", (1, 1, 1)) | {"momentum/a": np.float32([10]), "momentum/b": np.float32([0, 20])}
-    made = own.aggregate(inputs, [1, 1], state)
-    assert made.tensor("momentum/a").tolist() == [0.5 * 10 + 1]
-    assert made.tensor("momentum/b").tolist() == [0 + 1, 0.5 * 20 + 1]
-    assert flat(made) == [1 + 2 * 6, 1 + 2 * 1, 1 + 2 * 11]
+    stepped = own.aggregate(inputs, [1, 1], state)
+    assert stepped.tensor("momentum/a").tolist() == [0.5 * 10 + 1]
+    assert stepped.tensor("momentum/b").tolist() == [0 + 1, 0.5 * 20 + 1]
+    assert flat(stepped) == [1 + 2 * 6, 1 + 2 * 1, 1 + 2 * 11]
 
 
 def test_fedavgm_without_momentum_at_rate_one_is_fedavg() -> None:
@@ -152,10 +152,10 @@ def test_fedavgm_without_momentum_at_rate_one_is_fedavg() -> None:
 def test_fedadam_follows_the_published_formulas() -> None:
     inputs = models((2, 4, 0), (2, 4, 0))
     own = settings("fedadam", server_learning_rate=0.1, momentum=0.9, beta_2=0.99, tau=0.001)
-    made = own.aggregate(inputs, [1, 1], parent("fedadam"))
-    assert made.tensor("momentum/a") == pytest.approx([0.1 * 2])
-    assert made.tensor("second_momentum/b") == pytest.approx([0.01 * 16, 0])
-    assert flat(made) == pytest.approx([0.1 * 0.2 / (0.2 + 0.001), 0.1 * 0.4 / (0.4 + 0.001), 0])
+    stepped = own.aggregate(inputs, [1, 1], parent("fedadam"))
+    assert stepped.tensor("momentum/a") == pytest.approx([0.1 * 2])
+    assert stepped.tensor("second_momentum/b") == pytest.approx([0.01 * 16, 0])
+    assert flat(stepped) == pytest.approx([0.1 * 0.2 / (0.2 + 0.001), 0.1 * 0.4 / (0.4 + 0.001), 0])
 
 
 # What all have in common
@@ -170,20 +170,22 @@ def test_a_rule_changes_none_of_its_inputs_and_gives_the_same_bits_again(rule: s
     ]
     start = {name: np.zeros_like(tensor) for name, tensor in inputs[0].items()}
     start |= {f"{kind}/{name}": tensor.copy() for kind in RULES[rule].state for name, tensor in start.items()}
-    before = [{name: tensor.copy() for name, tensor in one.items()} for one in inputs]
-    made, again = (settings(rule).aggregate(inputs, [1, 2, 3, 4, 5], start) for _ in range(2))
+    before = [{name: tensor.copy() for name, tensor in tensors.items()} for tensors in inputs]
+    first, again = (settings(rule).aggregate(inputs, [1, 2, 3, 4, 5], start) for _ in range(2))
     for name in start:
-        assert made.tensor(name).dtype == np.float32
-        assert made.tensor(name).tobytes() == again.tensor(name).tobytes()
-    assert all((one[name] == kept[name]).all() for one, kept in zip(inputs, before, strict=True) for name in one)
+        assert first.tensor(name).dtype == np.float32
+        assert first.tensor(name).tobytes() == again.tensor(name).tobytes()
+    assert all(
+        (tensors[name] == kept[name]).all() for tensors, kept in zip(inputs, before, strict=True) for name in tensors
+    )
 
 
 @pytest.mark.parametrize("rule", SYNCHRONOUS)
 def test_learners_that_agree_with_the_last_global_weights_change_nothing(rule: str) -> None:
     (model,) = models((0.1, -2, 3))
     start = model | {name: tensor for name, tensor in parent(rule).items() if "/" in name}
-    made = settings(rule).aggregate([model] * 5, [1] * 5, start)
-    assert flat(made) == [*model["a"].tolist(), *model["b"].tolist()]
+    unchanged = settings(rule).aggregate([model] * 5, [1] * 5, start)
+    assert flat(unchanged) == [*model["a"].tolist(), *model["b"].tolist()]
 
 
 @pytest.mark.parametrize("rule", SYNCHRONOUS)
@@ -208,7 +210,7 @@ def test_the_global_file_of_a_rule_has_the_tensors_that_it_should(rule: str, tmp
         parent_file=initial if RULES[rule].needs_parent else None,
     )
     assert model_file.read(file.path, initial.shapes).global_meta.rule == rule
-    assert sum(one.share for one in file.global_meta.inputs) == pytest.approx(1)
+    assert sum(item.share for item in file.global_meta.inputs) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("rule", SYNCHRONOUS)
@@ -218,8 +220,8 @@ def test_weights_as_large_as_there_are_make_finite_weights(rule: str, tmp_path: 
     inputs = models([largest] * 3, [-largest] * 3, [largest] * 3, [-largest] * 3, [0, 0, 0])
     start = parent(rule, [-largest] * 3)
     for _ in range(3):
-        made = settings(rule).aggregate(inputs, [1] * 5, start)
-        start = {name: made.tensor(name) for name in start}
+        stepped = settings(rule).aggregate(inputs, [1] * 5, start)
+        start = {name: stepped.tensor(name) for name in start}
         assert all(np.isfinite(tensor).all() for tensor in start.values())
 
 
@@ -240,9 +242,9 @@ def test_rules_that_look_at_some_rows_at_a_time_give_what_they_give_at_once(
     ]
     files = [
         model_file.write(
-            tmp_path / str(n), LocalMeta(cid.of_bytes(b"p"), n + 1, 0, cid.of_bytes(b"q"), 1, 0.5, 1.0), one
+            tmp_path / str(n), LocalMeta(cid.of_bytes(b"p"), n + 1, 0, cid.of_bytes(b"q"), 1, 0.5, 1.0), content
         ).mapped()
-        for n, one in enumerate(tensors)
+        for n, content in enumerate(tensors)
     ]
     whole = settings(rule).aggregate(tensors, [1] * 6, {})
     monkeypatch.setattr("fl_node.aggregation.rule.BLOCK", 10)

@@ -94,10 +94,10 @@ STARTS = {"host": "header", "event": "round_started"}
 def test_a_promise_is_an_event_or_a_line_of_a_host_in_a_time(
     expectation: dict[str, Any], passed: bool, seen: str
 ) -> None:
-    (found,) = filters.check_expectations([{"what": "it holds", **expectation}], JOURNALS, TIMES)
-    assert (found["what"], found["passed"]) == ("it holds", passed)
-    assert found["seen"].startswith(seen)
-    assert "{" not in found["seen"]
+    (checked,) = filters.check_expectations([{"what": "it holds", **expectation}], JOURNALS, TIMES)
+    assert (checked["what"], checked["passed"]) == ("it holds", passed)
+    assert checked["seen"].startswith(seen)
+    assert "{" not in checked["seen"]
 
 
 def test_a_check_is_a_line_to_read() -> None:

@@ -33,8 +33,8 @@ def test_two_hosts_have_different_secrets(tmp_path: Path) -> None:
 
 def test_roles_that_start_at_once_have_one_secret(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = set(pool.map(lambda _: load_or_create(tmp_path / "host.secret").content, range(8)))
-    assert len(found) == 1
+        contents = set(pool.map(lambda _: load_or_create(tmp_path / "host.secret").content, range(8)))
+    assert len(contents) == 1
 
 
 def test_a_secret_that_others_may_read_is_refused_with_what_to_do(tmp_path: Path) -> None:

@@ -389,14 +389,14 @@ def test_the_nodes_own_daemon_is_asked_directly_and_told_no_password(elsewhere: 
     heard = []
 
     def answer() -> None:
-        one, _ = api.accept()
-        with one:
-            heard.append(one.recv(65536))
+        client, _ = api.accept()
+        with client:
+            heard.append(client.recv(65536))
             body = b'{"Version": "0.1"}'
-            one.sendall(
+            client.sendall(
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
             )
-            one.sendall(body)
+            client.sendall(body)
 
     with socket.create_server(("127.0.0.1", 0)) as api:
         thread = threading.Thread(target=answer, daemon=True)

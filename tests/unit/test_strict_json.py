@@ -199,7 +199,7 @@ OWN_FILES = {
 
 
 def test_nothing_from_outside_is_parsed_by_another_reader() -> None:
-    found = set()
+    own_functions = set()
     for path in SOURCES:
         for function in ast.walk(ast.parse(path.read_text())):
             if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -207,8 +207,8 @@ def test_nothing_from_outside_is_parsed_by_another_reader() -> None:
                     if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                         name = f"{node.value.id}.{node.attr}"
                         if name in {"json.load", "json.loads", "json.JSONDecoder", "tomllib.load", "tomllib.loads"}:
-                            found.add((path.name, function.name))
-    assert found == OWN_FILES
+                            own_functions.add((path.name, function.name))
+    assert own_functions == OWN_FILES
 
 
 def imported(node: ast.AST) -> set[str]:
@@ -222,15 +222,15 @@ def scopes(path: Path) -> Iterator[list[ast.AST]]:
     """Yield the statements of a module and of each of its functions, each without those of functions in it."""
     todo: list[ast.AST] = [ast.parse(path.read_text())]
     while todo:
-        nodes, found = list(ast.iter_child_nodes(todo.pop())), []
+        nodes, inner = list(ast.iter_child_nodes(todo.pop())), []
         while nodes:
             node = nodes.pop()
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 todo.append(node)
             elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-                found.append(node)
+                inner.append(node)
                 nodes += ast.iter_child_nodes(node)
-        yield found
+        yield inner
 
 
 def test_whatever_imports_a_library_that_raises_the_recursion_limit_puts_it_back() -> None:

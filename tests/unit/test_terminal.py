@@ -95,8 +95,8 @@ def test_no_table_cuts_a_number(name: str, width: int | None) -> None:
     table, texts = TABLES[name]
     text = printed(table, width=width)
     assert "…" not in text
-    for one in texts:
-        assert one in text, text
+    for part in texts:
+        assert part in text, text
 
 
 HOSTILE = ["model[final].keras", "[bold]x[/bold]", "[/bold]", "[link=http://a]b[/link]", ":smile: :warning:", "[red"]
@@ -177,7 +177,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..
         (["status", "runs/[/bold]"], "runs/[/bold]"),
         (["doctor", "--rpc", "…", "--store", "[×]"], "["),
     ],
-    ids=lambda one: " ".join(one).encode("ascii", "replace").decode() if isinstance(one, list) else None,
+    ids=lambda value: " ".join(value).encode("ascii", "replace").decode() if isinstance(value, list) else None,
 )
 def test_every_encoding_gets_its_text(
     run: Callable[..., tuple[str, str]], arguments: list[str], seen: str, encoding: str

@@ -15,7 +15,7 @@ RUBY = shutil.which("ruby")
 
 @pytest.mark.skipif(RUBY is None, reason="Ruby is not installed; Debian's package vagrant brings it")
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "vagrant").glob("*_test.rb")), ids=lambda path: path.stem)
-def test_the_vagrantfiles_code_passes_its_own_tests(path: Path) -> None:
+def test_the_vagrantaftercode_passes_its_own_tests(path: Path) -> None:
     assert RUBY is not None
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FL_TESTBED_")}
     ended = subprocess.run([RUBY, "-W0", path], env=environment, capture_output=True, text=True, check=False)
@@ -41,8 +41,8 @@ def resolver(root: Path, files: dict[str, str]) -> dict[str, str]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(content)
     subprocess.run([ROOT / "vagrant" / "resolver.sh", root], check=True)
-    found = {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
-    return {name: content for name, content in found.items() if files.get(name) != content}
+    after = {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
+    return {name: content for name, content in after.items() if files.get(name) != content}
 
 
 def test_public_dns_servers_and_dnssec_of_a_box_are_reset(tmp_path: Path) -> None:

@@ -92,17 +92,17 @@ BAD = {
 
 @pytest.mark.parametrize(("variable", "value"), [(name, value) for name, values in BAD.items() for value in values])
 def test_what_can_not_be_used_is_named_with_what_would_be_right(variable, value):
-    (found,) = problems(**{variable: value})
-    assert found.startswith(f"{variable} ")
-    assert "should" in found or "quotes" in found
-    assert len(found.splitlines()) == 1
+    (problem,) = problems(**{variable: value})
+    assert problem.startswith(f"{variable} ")
+    assert "should" in problem or "quotes" in problem
+    assert len(problem.splitlines()) == 1
 
 
 @pytest.mark.parametrize("key", [KEY[:-1], KEY + "\n", f"/key/swarm/psk/1.0.0/\n/base16/\n{KEY}\n", int("1" * 63)])
 def test_no_part_of_a_secret_is_shown(key):
-    (found,) = problems(ipfs_swarm_key=key)
-    assert "0123" not in found
-    assert "1111" not in found
+    (problem,) = problems(ipfs_swarm_key=key)
+    assert "0123" not in problem
+    assert "1111" not in problem
 
 
 def test_no_password_of_a_proxy_is_shown():
@@ -110,8 +110,8 @@ def test_no_password_of_a_proxy_is_shown():
 
 
 def test_a_key_that_only_one_host_has_is_refused():
-    found = module.variable_problems(["a", "b"], {"a": {"ipfs_swarm_key": KEY}, "b": {}})
-    assert found == ["ipfs_swarm_key differs between hosts: should be the same on all of them"]
+    lines = module.variable_problems(["a", "b"], {"a": {"ipfs_swarm_key": KEY}, "b": {}})
+    assert lines == ["ipfs_swarm_key differs between hosts: should be the same on all of them"]
 
 
 def test_a_mistake_of_one_host_names_it():
@@ -164,7 +164,7 @@ def test_options_and_variables_that_the_playbooks_know_are_taken():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right"),
+    ("wrong", "meant"),
     [
         ("plan", "fl_plan"),
         ("run", "fl_run"),
@@ -176,17 +176,17 @@ def test_options_and_variables_that_the_playbooks_know_are_taken():
         ("geth_ports", "geth_port"),
     ],
 )
-def test_a_wrong_name_is_named_with_the_right_one(wrong, right):
-    (found,) = options("fl_run", wrong)
-    assert found.startswith(f"-e {wrong}: ")
-    assert found.endswith(f"{right}?")
+def test_a_wrong_name_is_named_with_the_right_one(wrong, meant):
+    (problem,) = options("fl_run", wrong)
+    assert problem.startswith(f"-e {wrong}: ")
+    assert problem.endswith(f"{meant}?")
 
 
 def test_a_name_that_is_like_no_other_is_named_with_those_there_are():
-    (found,) = options("rounds")
-    assert found.startswith("-e rounds: ")
-    assert "fl_settings" in found
-    assert "site_" in found
+    (problem,) = options("rounds")
+    assert problem.startswith("-e rounds: ")
+    assert "fl_settings" in problem
+    assert "site_" in problem
 
 
 def test_every_option_of_the_playbooks_is_in_use_and_none_is_without_a_prefix():

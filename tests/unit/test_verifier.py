@@ -82,7 +82,7 @@ class Run:
         assert self.contract.set_global_weight(file.cid, self.contract.chain.nonce()) is not None
         return file.cid
 
-    def made(self, *inputs: WeightsFile, **more: Any) -> WeightsFile:
+    def aggregated(self, *inputs: WeightsFile, **more: Any) -> WeightsFile:
         """Return what the plan's rule makes of these files."""
         given: dict[str, Any] = {"round_": self.contract.round() + 1, "parent": self.parent(), **more}
         path = self.folder / f"global-{given['round_']}"
@@ -96,7 +96,7 @@ class Run:
 
     def round(self) -> str:
         """Let both learners publish and the header end the round as it should; return the CID of its file."""
-        return self.publish(self.made(self.local(1), self.local(2, 3.0)))
+        return self.publish(self.aggregated(self.local(1), self.local(2, 3.0)))
 
 
 @pytest.fixture
@@ -114,27 +114,27 @@ def started(run: Run) -> Iterator[Callable[[], Verifier]]:
         return verifiers[-1]
 
     yield start
-    for one in verifiers:
-        one.close()
+    for verifier in verifiers:
+        verifier.close()
 
 
 def verdict(verifier: Verifier, round_: int, name: str) -> Verdict:
     """Return what a verifier finds, when it has found it."""
     verifier.start(round_, name, 1)
     assert wait_until(verifier.is_done, PATIENCE)
-    found = verifier.verdict(round_, name)
-    assert found is not None
-    return found
+    result = verifier.verdict(round_, name)
+    assert result is not None
+    return result
 
 
-def is_right(found: Verdict, round_: int, name: str) -> bool:
-    assert (found.round, found.cid) == (found.of_round, found.of_cid) == (round_, name)
-    return found.is_right
+def is_right(result: Verdict, round_: int, name: str) -> bool:
+    assert (result.round, result.cid) == (result.of_round, result.of_cid) == (round_, name)
+    return result.is_right
 
 
-def code(found: Verdict) -> str:
-    assert found.wrong is not None, found
-    return found.wrong.field
+def code(result: Verdict) -> str:
+    assert result.wrong is not None, result
+    return result.wrong.field
 
 
 Started = Callable[[], Verifier]
@@ -142,11 +142,11 @@ Started = Callable[[], Verifier]
 
 def test_right_initial_weights_are_right(run: Run, started: Started, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "fl_node")
-    found = verdict(started(), 0, run.parent())
-    assert is_right(found, 0, run.parent())
-    assert [(one["round"], one["cid"]) for one in logged(caplog) if one["event"] == "global_weights_verified"] == [
-        (0, run.parent())
-    ]
+    result = verdict(started(), 0, run.parent())
+    assert is_right(result, 0, run.parent())
+    assert [
+        (event["round"], event["cid"]) for event in logged(caplog) if event["event"] == "global_weights_verified"
+    ] == [(0, run.parent())]
 
 
 def test_weights_of_several_rounds_are_right_one_after_the_other_and_all_at_once(run: Run, started: Started) -> None:
@@ -192,13 +192,13 @@ def _called_missing(run: Run, right: WeightsFile) -> WeightsFile:
 
 
 def _rejected(run: Run, right: WeightsFile) -> WeightsFile:
-    two = right.global_meta.inputs[1]
-    return run.forged(right, inputs=right.global_meta.inputs[:1], refused=(Rejection(2, two.cid, "not nice"),))
+    second = right.global_meta.inputs[1]
+    return run.forged(right, inputs=right.global_meta.inputs[:1], refused=(Rejection(2, second.cid, "not nice"),))
 
 
 def _other_file(run: Run, right: WeightsFile) -> WeightsFile:
-    one, two = right.global_meta.inputs
-    return run.forged(right, inputs=(one, replace(two, cid=one.cid)))
+    first, second = right.global_meta.inputs
+    return run.forged(right, inputs=(first, replace(second, cid=first.cid)))
 
 
 @pytest.mark.parametrize(
@@ -235,11 +235,11 @@ def _other_file(run: Run, right: WeightsFile) -> WeightsFile:
 def test_a_lie_about_global_weights_is_proven(
     run: Run, started: Started, forge: Callable[[Run, WeightsFile], WeightsFile], field: str
 ) -> None:
-    right = run.made(run.local(1), run.local(2, 3.0))
+    right = run.aggregated(run.local(1), run.local(2, 3.0))
     name = run.publish(forge(run, right))
-    found = verdict(started(), 1, name)
-    assert not found.is_right
-    assert (found.round, found.cid, found.lacking, code(found)) == (1, name, "", field)
+    result = verdict(started(), 1, name)
+    assert not result.is_right
+    assert (result.round, result.cid, result.lacking, code(result)) == (1, name, "", field)
 
 
 @pytest.mark.parametrize("values", [[0, 0, 1], [np.nan] * 3], ids=["others", "no numbers"])
@@ -249,26 +249,26 @@ def test_initial_weights_that_the_plan_does_not_give_are_wrong(
     meta = GlobalMeta(run.plan_cid, 0, None, "initial")
     file = model_file.write(run.folder / "initial", meta, {"a": np.array(values, np.float32)})
     run.store.add(file.path)
-    found = verdict(started(), 0, file.cid)
-    assert code(found) == ("file" if np.isnan(values[0]) else "tensor a")
+    result = verdict(started(), 0, file.cid)
+    assert code(result) == ("file" if np.isnan(values[0]) else "tensor a")
 
 
 def test_a_lie_in_an_earlier_round_is_found_and_named(run: Run, started: Started) -> None:
-    wrong = run.publish(_value(run, run.made(run.local(1), run.local(2, 3.0))))
+    wrong = run.publish(_value(run, run.aggregated(run.local(1), run.local(2, 3.0))))
     later = run.round()
-    found = verdict(started(), 2, later)
-    assert (found.round, found.cid, code(found)) == (1, wrong, "tensor a")
+    result = verdict(started(), 2, later)
+    assert (result.round, result.cid, code(result)) == (1, wrong, "tensor a")
 
 
 def test_a_file_called_missing_that_this_learner_had_is_a_lie(run: Run, started: Started) -> None:
     verifier = started()
     assert verdict(verifier, 0, run.parent()).is_right
-    one, two = run.local(1), run.local(2, 3.0)
-    published = {1: one.cid, 2: two.cid}
+    first, second = run.local(1), run.local(2, 3.0)
+    published = {1: first.cid, 2: second.cid}
     verifier.fetch(published)
     assert wait_until(lambda: verifier.has_tried(published), PATIENCE)
     parent = model_file.read(run.folder / "header" / "global-0.safetensors", run.trainer.shapes())
-    lie = run.made(one, parent_file=parent, refused=[Rejection(2, two.cid, "missing")])
+    lie = run.aggregated(first, parent_file=parent, refused=[Rejection(2, second.cid, "missing")])
     name = run.publish(lie)
     assert code(verdict(verifier, 1, name)) == "refused"
     # Of whoever looks only afterwards nobody can tell that.
@@ -279,23 +279,23 @@ def test_without_a_file_nothing_is_known_until_it_is_there(
     run: Run, started: Started, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "fl_node")
-    one, two = run.local(1), run.local(2, 3.0, stored=False)
-    name = run.publish(run.made(one, two))
+    first, second = run.local(1), run.local(2, 3.0, stored=False)
+    name = run.publish(run.aggregated(first, second))
     verifier = started()
-    found = verdict(verifier, 1, name)
-    assert (found.is_right, found.wrong) == (False, None)
-    assert two.cid in found.lacking
-    assert [one["round"] for one in logged(caplog) if one["event"] == "verification_waiting"] == [1]
+    result = verdict(verifier, 1, name)
+    assert (result.is_right, result.wrong) == (False, None)
+    assert second.cid in result.lacking
+    assert [event["round"] for event in logged(caplog) if event["event"] == "verification_waiting"] == [1]
 
-    run.store.add(two.path)
+    run.store.add(second.path)
     # Not tried again at once.
-    assert verdict(verifier, 1, name) == found
+    assert verdict(verifier, 1, name) == result
     run.clock.now += TRY_AGAIN
     assert verdict(verifier, 1, name).is_right
 
 
 def test_global_weights_that_nobody_has_are_right_if_their_hash_is(run: Run, started: Started) -> None:
-    name = run.publish(run.made(run.local(1), run.local(2, 3.0)), stored=False)
+    name = run.publish(run.aggregated(run.local(1), run.local(2, 3.0)), stored=False)
     assert is_right(verdict(started(), 1, name), 1, name)
 
 
@@ -310,25 +310,25 @@ def test_right_global_weights_are_in_this_hosts_store_even_if_the_headers_is_los
 
 
 def test_a_hash_of_nothing_is_wrong_if_the_local_files_give_another(run: Run, started: Started) -> None:
-    right = run.made(run.local(1), run.local(2, 3.0))
+    right = run.aggregated(run.local(1), run.local(2, 3.0))
     assert run.contract.set_global_weight(NOWHERE, run.contract.chain.nonce()) is not None
-    found = verdict(started(), 1, NOWHERE)
-    assert (found.round, found.cid, found.lacking, code(found)) == (1, NOWHERE, "", "file")
-    assert found.evidence == right.cid
+    result = verdict(started(), 1, NOWHERE)
+    assert (result.round, result.cid, result.lacking, code(result)) == (1, NOWHERE, "", "file")
+    assert result.evidence == right.cid
 
 
 def test_global_weights_that_nobody_has_are_not_rejected_without_all_local_files(run: Run, started: Started) -> None:
-    one, two = run.local(1), run.local(2, 3.0, stored=False)
-    right = run.made(one, two)
+    first, second = run.local(1), run.local(2, 3.0, stored=False)
+    right = run.aggregated(first, second)
     assert run.contract.set_global_weight(NOWHERE, run.contract.chain.nonce()) is not None
     verifier = started()
-    found = verdict(verifier, 1, NOWHERE)
-    assert (found.is_right, found.wrong) == (False, None)
-    assert NOWHERE in found.lacking
-    run.store.add(two.path)
+    result = verdict(verifier, 1, NOWHERE)
+    assert (result.is_right, result.wrong) == (False, None)
+    assert NOWHERE in result.lacking
+    run.store.add(second.path)
     run.clock.now += TRY_AGAIN
-    found = verdict(verifier, 1, NOWHERE)
-    assert (code(found), found.evidence) == ("file", right.cid)
+    result = verdict(verifier, 1, NOWHERE)
+    assert (code(result), result.evidence) == ("file", right.cid)
 
 
 def test_a_store_that_does_not_answer_proves_nothing(
@@ -340,8 +340,8 @@ def test_a_store_that_does_not_answer_proves_nothing(
     verifier = started()
     with monkeypatch.context() as patched:
         patched.setattr(run.store, "fetch", away)
-        found = verdict(verifier, 0, run.parent())
-    assert (found.wrong, found.lacking) == (None, "the store is away")
+        result = verdict(verifier, 0, run.parent())
+    assert (result.wrong, result.lacking) == (None, "the store is away")
     run.clock.now += TRY_AGAIN
     assert verdict(verifier, 0, run.parent()).is_right
 
@@ -351,7 +351,7 @@ def test_after_a_restart_a_verification_begins_after_the_weights_that_were_attes
 ) -> None:
     for _ in range(2):
         files = run.local(1, attests=True), run.local(2, 3.0)
-        name = run.publish(run.made(*files))
+        name = run.publish(run.aggregated(*files))
     # The files of round 0 are gone; of round 1 only what ended it is needed.
     for file in run.folder.glob("local-0-*"):
         (Path(run.store.address) / cid.of_file(file)).unlink()
@@ -360,15 +360,15 @@ def test_after_a_restart_a_verification_begins_after_the_weights_that_were_attes
     stranger = started()
     stranger.start(2, name, 2)
     assert wait_until(stranger.is_done, PATIENCE)
-    found = stranger.verdict(2, name)
-    assert found is not None
-    assert (found.round, found.wrong) == (1, None)
-    assert found.lacking
+    result = stranger.verdict(2, name)
+    assert result is not None
+    assert (result.round, result.wrong) == (1, None)
+    assert result.lacking
 
 
 def test_weights_that_take_the_place_of_withdrawn_ones_are_verified(run: Run, started: Started) -> None:
     verifier = started()
-    right = run.made(run.local(1), run.local(2, 3.0))
+    right = run.aggregated(run.local(1), run.local(2, 3.0))
     wrong = run.publish(_value(run, right))
     assert code(verdict(verifier, 1, wrong)) == "tensor a"
     for account in ACCOUNTS.values():
@@ -384,8 +384,8 @@ def test_files_are_fetched_while_a_round_is_open_and_a_missing_one_counts_as_tri
     run: Run, started: Started
 ) -> None:
     verifier = started()
-    one, two = run.local(1), run.local(2, 3.0, stored=False)
-    published = {1: one.cid, 2: two.cid}
+    first, second = run.local(1), run.local(2, 3.0, stored=False)
+    published = {1: first.cid, 2: second.cid}
     assert not verifier.has_tried(published)
     assert verifier.has_tried({})
     verifier.fetch(published)

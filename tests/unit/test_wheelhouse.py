@@ -11,11 +11,11 @@ wheelhouse = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(wheelhouse)
 
 
-@pytest.mark.parametrize(("machine", "wanted", "other"), [("x86_64", "-cpu", ""), ("aarch64", "", "-cpu")])
-def test_hosts_get_tensorflows_cpu_build_where_there_is_one(machine, wanted, other):
+@pytest.mark.parametrize(("machine", "wanted", "absent"), [("x86_64", "-cpu", ""), ("aarch64", "", "-cpu")])
+def test_hosts_get_tensorflows_cpu_build_where_there_is_one(machine, wanted, absent):
     names = [entry.split("==")[0] for entry in wheelhouse.entries(ROOT / "requirements/node.txt", machine, "3.11")]
     assert f"tensorflow{wanted}" in names
-    assert f"tensorflow{other}" not in names
+    assert f"tensorflow{absent}" not in names
 
 
 def test_every_entry_keeps_its_hashes_and_loses_its_marker(tmp_path):
@@ -34,7 +34,7 @@ def test_every_entry_keeps_its_hashes_and_loses_its_marker(tmp_path):
 def controller_pin(name: str) -> str:
     """Return a package's entry in the controller's lock."""
     lock = wheelhouse.entries(ROOT / "requirements/controller.txt", "x86_64", "3.11")
-    (entry,) = [one for one in lock if one.startswith(f"{name}==")]
+    (entry,) = [line for line in lock if line.startswith(f"{name}==")]
     return entry
 
 

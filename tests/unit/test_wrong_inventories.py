@@ -40,12 +40,12 @@ def problems() -> Problems:
         variables = VariableManager(loader=loader, inventory=inventory)
         hostvars = HostVars(inventory, variables, loader)
         groups = inventory.get_groups_dict()
-        found: list[str] = module.inventory_problems(groups, hostvars, [str(path)])
+        reported: list[str] = module.inventory_problems(groups, hostvars, [str(path)])
         # Without those that follow from other hosts' variables, which only a playbook knows.
         names = [name for name in variables_module.CHECKS if name.startswith("testbed_")]
         hosts = groups.get("testbed", [])
         known = {host: {name: hostvars[host][name] for name in names if name in hostvars[host]} for host in hosts}
-        return found or list(variables_module.variable_problems(hosts, known))
+        return reported or list(variables_module.variable_problems(hosts, known))
 
     return look
 
@@ -54,10 +54,10 @@ def problems() -> Problems:
 def test_each_mistake_is_named_with_what_would_be_right(wrong: str, problems: Problems, tmp_path: Path) -> None:
     path = tmp_path / WRONG[wrong].name
     path.write_bytes(WRONG[wrong].file())
-    said = "; ".join(problems(path))
+    reported = "; ".join(problems(path))
     for words in WRONG[wrong].says:
-        assert words in said
-    assert "Traceback" not in said
+        assert words in reported
+    assert "Traceback" not in reported
 
 
 @pytest.mark.parametrize("right", RIGHT)
@@ -89,5 +89,5 @@ def test_the_configuration_that_ansible_used_is_compared(monkeypatch: pytest.Mon
     monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
     (none,) = module.configuration_problems("")
     assert f"cd '{ROOT}', or export ANSIBLE_CONFIG='{ROOT}/ansible.cfg'" in none
-    (other,) = module.configuration_problems("/etc/ansible/ansible.cfg")
-    assert "/etc/ansible/ansible.cfg instead of" in other
+    (problem,) = module.configuration_problems("/etc/ansible/ansible.cfg")
+    assert "/etc/ansible/ansible.cfg instead of" in problem
