@@ -74,8 +74,8 @@ def _close_early(lab: Controls, trace: Trace) -> None:
 
 def _passed_over(trace: Trace, outcome: Outcome) -> Check:
     named = [change.node for change in outcome.result.header_changes]
-    matches = [e for _, e in trace.matching(standby_name(2), events.HeaderTakenOver.name)]
-    passed = named[:2] == ["learner 1", "learner 2"] and bool(matches)
+    takeovers = [e for _, e in trace.matching(standby_name(2), events.HeaderTakenOver.name)]
+    passed = named[:2] == ["learner 1", "learner 2"] and bool(takeovers)
     return Check(
         "learner 1 is passed over, and learner 2's standby becomes the header", passed, ", then ".join(named)
     )
@@ -83,8 +83,8 @@ def _passed_over(trace: Trace, outcome: Outcome) -> Check:
 
 def _noticed(trace: Trace, _outcome: Outcome) -> Check:
     kinds = (events.BlockDatedBack.name, events.RoundClosedEarly.name)
-    matches = [[e for _, e in trace.matching(VICTIM, kind)] for kind in kinds]
-    return Check("learner 1 notices it by its own clock", all(matches), "; ".join(map(first_message, matches)))
+    reports = [[e for _, e in trace.matching(VICTIM, kind)] for kind in kinds]
+    return Check("learner 1 notices it by its own clock", all(reports), "; ".join(map(first_message, reports)))
 
 
 def _noted(_trace: Trace, outcome: Outcome) -> Check:
