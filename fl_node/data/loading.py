@@ -115,12 +115,14 @@ def with_noise(plan: Plan) -> Plan:
     if dp is None or dp.noise_multiplier is not None or dp.epsilon is None or plan.data.unknown:
         return plan
     training = plan.training
-    found = {
+    samplings = {
         sampling(shard_size(plan, node_id), training.batch_size, training.epochs)
         for node_id in range(1, plan.learners + 1)
     }
     try:
-        noise = max(noise_multiplier(dp.epsilon, one.rate, one.steps * plan.rounds, dp.delta) for one in found)
+        noise = max(
+            noise_multiplier(dp.epsilon, drawn.rate, drawn.steps * plan.rounds, dp.delta) for drawn in samplings
+        )
     except ValueError as error:
         raise PlanError(f"privacy.dp.epsilon: {error}") from error
     privacy = plan.model_dump()["privacy"]

@@ -68,10 +68,10 @@ def budget_lines(plan: Plan) -> list[str]:
         return []
     lines = []
     for node_id, epsilon in budget.planned(plan).items():
-        one = budget.sampling_of(plan, node_id)
+        sampling = budget.sampling_of(plan, node_id)
         lines.append(
             f"learner {node_id}: ε = {epsilon:g} for δ = {dp.delta:g} after {plan.rounds} publications of "
-            f"{one.steps} steps, sampling rate {one.rate:.4g}, noise multiplier {dp.noise_multiplier:g}"
+            f"{sampling.steps} steps, sampling rate {sampling.rate:.4g}, noise multiplier {dp.noise_multiplier:g}"
         )
         most = budget.most_publications(plan, node_id)
         if most is not None and most < plan.rounds:

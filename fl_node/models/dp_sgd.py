@@ -356,13 +356,13 @@ class DpSgd:
         total: Any = None
         figures = np.zeros(3)
         for start in range(0, max(len(inputs), 1), CHUNK):
-            some, answers = inputs[start : start + CHUNK], labels[start : start + CHUNK]
-            filled = max(-(-len(some) // PADDING), 1) * PADDING
-            padding = filled - len(some)
-            some = np.concatenate([some, np.zeros((padding, *some.shape[1:]), some.dtype)])
+            examples, answers = inputs[start : start + CHUNK], labels[start : start + CHUNK]
+            filled = max(-(-len(examples) // PADDING), 1) * PADDING
+            padding = filled - len(examples)
+            examples = np.concatenate([examples, np.zeros((padding, *examples.shape[1:]), examples.dtype)])
             counts = (np.arange(filled) < len(answers)).astype(np.float32)
             answers = np.concatenate([answers, np.zeros(padding, answers.dtype)]).astype(np.int64)
-            part, of_part = self._clipped(some, answers, counts)
+            part, of_part = self._clipped(examples, answers, counts)
             total = part if total is None else total + part
             figures += of_part.numpy()
         return total, figures
@@ -383,10 +383,10 @@ class DpSgd:
             record.take(gradient)
         norms = tf.sqrt(tf.add_n([record.squares() for record in records]))
         factors = counts * tf.minimum(1.0, self._clipping_norm / tf.maximum(norms, TINY))
-        summed = [one for record in records for one in record.sums(factors)]
-        right = tf.cast(tf.equal(tf.argmax(values, 1), labels), tf.float32)
-        figures = tf.stack([tf.reduce_sum(right * counts), tf.reduce_sum(losses * counts), tf.reduce_sum(counts)])
-        return tf.concat([tf.reshape(one, [-1]) for one in summed], 0), figures
+        summed = [gradient for record in records for gradient in record.sums(factors)]
+        correct = tf.cast(tf.equal(tf.argmax(values, 1), labels), tf.float32)
+        figures = tf.stack([tf.reduce_sum(correct * counts), tf.reduce_sum(losses * counts), tf.reduce_sum(counts)])
+        return tf.concat([tf.reshape(gradient, [-1]) for gradient in summed], 0), figures
 
     def _forward(self, layer: Any, values: Any, records: list[_Record], tape: Any) -> Any:
         """Return what a layer gives, and record how its weights took part in it."""

@@ -293,8 +293,8 @@ class ProcessBackend:
             self.restart(name)
             self._listening(name)
 
-    def _are_peers(self, one: str, other: str) -> bool:
-        return one != other and self._alone not in (one, other)
+    def _are_peers(self, first: str, second: str) -> bool:
+        return first != second and self._alone not in (first, second)
 
     def stop(self) -> None:
         """Bring all nodes down."""

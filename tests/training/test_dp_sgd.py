@@ -34,7 +34,7 @@ def private_plan(model: str = "mlp", noise: float = 1.0, **training: Any) -> Pla
 
 
 @cache
-def trainer(model: str = "mlp", noise: float = 1.0) -> KerasTrainer:
+def make_trainer(model: str = "mlp", noise: float = 1.0) -> KerasTrainer:
     return KerasTrainer(private_plan(model, noise), datasets.load("digits"))
 
 
@@ -44,9 +44,9 @@ def by_a_loop(model: Any, inputs: Any, labels: Any, norm: float) -> Any:
     import tensorflow as tf
 
     total: Any = 0
-    for one, label in zip(inputs, labels, strict=True):
+    for example, label in zip(inputs, labels, strict=True):
         with tf.GradientTape() as tape:
-            loss = keras.losses.sparse_categorical_crossentropy(label[None], model(one[None], training=True))
+            loss = keras.losses.sparse_categorical_crossentropy(label[None], model(example[None], training=True))
         parts = tape.gradient(loss, model.trainable_variables)
         gradient = np.concatenate([np.ravel(part) for part in parts]).astype(np.float64)
         total = total + gradient * min(1, norm / np.linalg.norm(gradient))
@@ -63,15 +63,15 @@ def without_dropout(model: Any) -> None:
 
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_the_clipped_sum_is_that_of_a_plain_loop(name: str) -> None:
-    one = KerasTrainer(private_plan(name))
-    without_dropout(one.model)
-    private = DpSgd(one.model, DpPlan(noise_multiplier=1.0, clipping_norm=2.3))
+    trainer = KerasTrainer(private_plan(name))
+    without_dropout(trainer.model)
+    private = DpSgd(trainer.model, DpPlan(noise_multiplier=1.0, clipping_norm=2.3))
     random = np.random.default_rng(1)
     inputs, labels = random.random((9, 28, 28, 1), np.float32), random.integers(0, 10, 9)
     # Some gradients are within the norm, others beyond it.
     inputs[:3] *= 0.01
     total, figures = private.clipped_sum(inputs, labels)
-    assert np.allclose(total, by_a_loop(one.model, inputs, labels, 2.3), atol=1e-5)
+    assert np.allclose(total, by_a_loop(trainer.model, inputs, labels, 2.3), atol=1e-5)
     assert figures[2] == 9
 
 
@@ -98,7 +98,7 @@ def test_strides_padding_and_dilation_are_clipped_as_by_a_plain_loop() -> None:
 
 
 def test_one_example_more_changes_the_sum_by_at_most_the_clipping_norm() -> None:
-    private = DpSgd(trainer().model, DpPlan(noise_multiplier=1.0, clipping_norm=CLIPPING_NORM))
+    private = DpSgd(make_trainer().model, DpPlan(noise_multiplier=1.0, clipping_norm=CLIPPING_NORM))
     images, labels = datasets.load("digits").training(np.arange(300))
     inputs = images[..., None].astype(np.float32) / 255
     # More than one chunk, with and without padding, and none at all.
@@ -111,16 +111,16 @@ def test_one_example_more_changes_the_sum_by_at_most_the_clipping_norm() -> None
 
 def test_the_noise_of_a_step_has_the_planned_scale() -> None:
     noise, samples = 20.0, partition.shard(private_plan(), 1)
-    start = trainer().initial()
+    start = make_trainer().initial()
     # One step, as for a batch of all examples: learning rate 1, so the update is -(sum + noise) / examples.
     content = private_plan(noise=noise, batch_size=1000)
-    one = KerasTrainer(content, datasets.load("digits"))
-    trained = one.train(start, samples, 1, secret=KEY)
-    private = DpSgd(one.model, DpPlan(noise_multiplier=noise, clipping_norm=CLIPPING_NORM))
+    trainer = KerasTrainer(content, datasets.load("digits"))
+    trained = trainer.train(start, samples, 1, secret=KEY)
+    private = DpSgd(trainer.model, DpPlan(noise_multiplier=noise, clipping_norm=CLIPPING_NORM))
     images, labels = datasets.load("digits").training(samples)
-    one.loaded(start)
+    trainer.loaded(start)
     total = np.array(private.clipped_sum(images[..., None].astype(np.float32) / 255, labels)[0])
-    names = [v.path.removeprefix("mlp/") for v in one.model.trainable_variables]
+    names = [v.path.removeprefix("mlp/") for v in trainer.model.trainable_variables]
     update = np.concatenate([np.ravel(start[name].astype(np.float64) - trained[name]) for name in names])
     residue = update * len(samples) - total
     assert residue.std() == pytest.approx(noise * CLIPPING_NORM, rel=0.02)
@@ -128,35 +128,35 @@ def test_the_noise_of_a_step_has_the_planned_scale() -> None:
 
 
 def test_a_training_is_the_same_for_the_same_secret_and_no_other() -> None:
-    one, samples = trainer(), partition.shard(private_plan(), 1)
-    first = one.train(one.initial(), samples, 7, secret=KEY)
-    again, other = (one.train(one.initial(), samples, seed, secret=KEY) for seed in (7, 8))
-    secret = one.train(one.initial(), samples, 7, secret=bytes(32))
+    trainer, samples = make_trainer(), partition.shard(private_plan(), 1)
+    first = trainer.train(trainer.initial(), samples, 7, secret=KEY)
+    again, reseeded = (trainer.train(trainer.initial(), samples, seed, secret=KEY) for seed in (7, 8))
+    secret = trainer.train(trainer.initial(), samples, 7, secret=bytes(32))
     for name, tensor in first.items():
         assert tensor.tobytes() == again[name].tobytes()
         # The plan's seed, which everybody knows, decides nothing.
-        assert tensor.tobytes() == other[name].tobytes()
+        assert tensor.tobytes() == reseeded[name].tobytes()
         assert tensor.tobytes() != secret[name].tobytes()
 
 
 def test_dropout_goes_by_the_secret_as_well() -> None:
-    one = trainer("cnn")
+    trainer = make_trainer("cnn")
     samples = partition.shard(private_plan(), 1)[:20]
-    trained = [one.train(one.initial(), samples, 7, secret=secret) for secret in (KEY, KEY, bytes(32))]
+    trained = [trainer.train(trainer.initial(), samples, 7, secret=secret) for secret in (KEY, KEY, bytes(32))]
     states = [t["output/kernel"].tobytes() for t in trained]
     assert states[0] == states[1] != states[2]
 
 
 def test_without_a_secret_nothing_is_trained() -> None:
     with pytest.raises(ConfigError, match="differential privacy needs the secret of a host"):
-        trainer().train(trainer().initial(), np.arange(10), 7)
+        make_trainer().train(make_trainer().initial(), np.arange(10), 7)
 
 
 def test_the_figures_of_each_epoch_are_reported() -> None:
     plan = private_plan(epochs=2, learning_rate=0.5)
-    one = KerasTrainer(plan, datasets.load("digits"))
+    trainer = KerasTrainer(plan, datasets.load("digits"))
     seen: list[tuple[int, float, float]] = []
-    one.train(one.initial(), partition.shard(plan, 1), 7, lambda *figures: seen.append(figures), secret=KEY)
+    trainer.train(trainer.initial(), partition.shard(plan, 1), 7, lambda *figures: seen.append(figures), secret=KEY)
     assert [epoch for epoch, _, _ in seen] == [1, 2]
     assert all(0 < accuracy < 1 and loss > 0 for _, accuracy, loss in seen)
     assert sampling(479, 64, 2).steps == 16
