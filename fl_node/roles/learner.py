@@ -241,6 +241,8 @@ class Learner:
         detail = f"{text}: {verdict.lacking}" if verdict is not None else text
         # It may have ended since it was asked for its verdict.
         seen = verdict is not None and verifier.is_done()
+        if seen and verdict is not None and verdict.is_early:
+            return Waiting("verification", detail, round=round_)  # for the next block
         return Waiting("verification", detail, round=round_, watch=verifier.is_done, seen=seen)
 
     def _reject(self, view: View, node_id: int, round_: int, global_cid: str) -> Waiting | None:

@@ -58,6 +58,8 @@ class Verdict:
     """Their CID."""
     seconds: float = 0.0
     """How long it took."""
+    is_early: bool = False
+    """Whether no block shows these weights yet, so that the next block may change that."""
 
     @property
     def is_right(self) -> bool:
@@ -94,6 +96,8 @@ class Verifier:
         self._running: tuple[tuple[int, str], Future[Verdict]] | None = None
         self._last: Verdict | None = None
         self._next_try = 0.0
+        self._height = 0
+        """The newest block when the last verification was started."""
         self._right: dict[int, str] | None = None
         """The newest global weights that are known to be right: their round and CID; None before the first look."""
         self._fetches: dict[str, Future[None]] = {}
@@ -132,10 +136,12 @@ class Verifier:
         if self._running is not None and self._running[0] == (round_, name):
             return
         if last is not None and (last.of_round, last.of_cid) == (round_, name):
-            if not last.lacking or now < self._next_try:
+            # A file may come at any time, a block is seen.
+            is_new = last.is_early and self._site.chain.block_number() != self._height
+            if not last.lacking or (now < self._next_try and not is_new):
                 return
             self._reader = self._new_reader()  # what was missing may be there now
-        self._next_try = now + TRY_AGAIN
+        self._next_try, self._height = now + TRY_AGAIN, self._site.chain.block_number()
         for fetch in self._fetches.values():
             fetch.cancel()
         self._fetches.clear()
@@ -322,7 +328,7 @@ class Verifier:
         case = self._asynchronous_case(result)
         rounds = case.past.rounds
         if number >= len(rounds) or rounds[number].started.cid != name:
-            return Verdict(number, name, lacking=f"the newest block shows no global weights {name}")
+            return _early(number, name)
         now = checker.again(case)
         now.check(rounds[number - 1], rounds[number].started)
         if result.passed:
@@ -357,7 +363,9 @@ class Verifier:
         else:
             closed = self._contract.closed_round(number - 1, name)
             if closed is None:
-                return Verdict(number, name, lacking=f"the newest block shows no global weights {name}")
+                return Verdict(
+                    number, name, lacking=f"the newest block shows no global weights {name}", is_early=True
+                )
             spent = {} if self._plan.dp is None else budget.publications_at(self._contract.log(), number, name)
             closing = Closing(number - 1, closed.parent, closed.published, frozenset(closed.members), spent)
             if name != self._expected or closing != self._expecting:
@@ -378,3 +386,7 @@ class Verifier:
         self._keep(name)
         self._seen.clear()
         return Verdict(number, name)
+
+
+def _early(number: int, name: str) -> Verdict:
+    return Verdict(number, name, lacking=f"the newest block shows no global weights {name}", is_early=True)

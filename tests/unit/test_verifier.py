@@ -294,6 +294,18 @@ def test_without_a_file_nothing_is_known_until_it_is_there(
     assert verdict(verifier, 1, name).is_right
 
 
+def test_weights_that_no_block_shows_yet_are_verified_again_with_the_next_block(run: Run, started: Started) -> None:
+    made = run.aggregated(run.local(1), run.local(2, 3.0))
+    run.store.add(made.path)
+    verifier = started()
+    early = verdict(verifier, 1, made.cid)
+    assert (early.is_early, early.is_right, early.wrong) == (True, False, None)
+    # Without another block there is nothing new to see.
+    assert verdict(verifier, 1, made.cid) == early
+    run.publish(made)
+    assert verdict(verifier, 1, made.cid).is_right
+
+
 def test_global_weights_that_nobody_has_are_right_if_their_hash_is(run: Run, started: Started) -> None:
     name = run.publish(run.aggregated(run.local(1), run.local(2, 3.0)), stored=False)
     assert is_right(verdict(started(), 1, name), 1, name)
@@ -303,7 +315,7 @@ def test_right_global_weights_are_in_this_hosts_store_even_if_the_headers_is_los
     run: Run, started: Started, tmp_path: Path
 ) -> None:
     verifier = started()
-    name = run.publish(run.made(run.local(1), run.local(2, 3.0)), stored=False)
+    name = run.publish(run.aggregated(run.local(1), run.local(2, 3.0)), stored=False)
     assert is_right(verdict(verifier, 1, name), 1, name)
     run.store.fetch(name, tmp_path / "kept", 10_000, 1.0)
     assert cid.of_file(tmp_path / "kept") == name
