@@ -17,11 +17,14 @@ contract FederatedLearning {
     /// @param minLearners Local weights that a round needs to close at its timeout.
     /// @param roundTimeout Seconds of block time after which anyone can close a round; 0 means never.
     /// @param asynchronous Whether global weights can be published at any time, so that rounds never close.
+    /// @param threshold Members of a closed round that must publish what removes masks before its result can be
+    /// published; 0 in a run without masks.
     struct Terms {
         uint16 learners;
         uint16 minLearners;
         uint64 roundTimeout;
         bool asynchronous;
+        uint16 threshold;
     }
 
     /// @dev One storage slot, so that a learner's call costs the same in every round. Global weights are numbered
@@ -42,6 +45,7 @@ contract FederatedLearning {
         uint16 rejections;
         uint40 openedAt;
         uint40 closedAt; // 0 while the round is open
+        uint16 openings; // members that published what removes masks
     }
 
     /// @dev One storage slot.
@@ -72,6 +76,7 @@ contract FederatedLearning {
     uint16 private immutable _minimum;
     uint64 private immutable _timeout;
     bool private immutable _asynchronous;
+    uint16 private immutable _threshold;
 
     State private _state;
     uint256 private _candidate = 1; // the deployer; k + 1 is the k-th registered learner. From 0 a change costs more.
@@ -81,6 +86,9 @@ contract FederatedLearning {
     mapping(uint256 round => Round record) private _rounds;
     mapping(uint256 round => bytes32 hash) private _globalWeights;
     mapping(uint256 serial => mapping(uint256 nodeId => bytes32 hash)) private _localWeights;
+    mapping(uint256 serial => mapping(uint256 nodeId => bytes32 hash)) private _openings;
+    mapping(uint256 serial => mapping(uint256 nodeId => bytes32 key)) private _keys; // for the round after this serial
+    uint256 private _announced; // learners with a key for round 0
 
     /// @notice The header registered an account for a node.
     /// @param nodeId The node, 1 to the plan's learners.
@@ -139,6 +147,18 @@ contract FederatedLearning {
     /// @param header The new header.
     /// @param nodeId The node of that account; 0 for the deployer.
     event HeaderChanged(address indexed header, uint256 indexed nodeId);
+
+    /// @notice A learner announced the public key of its masks in the next round.
+    /// @param round The next round.
+    /// @param nodeId The learner's node.
+    /// @param key The X25519 public key.
+    event KeyAnnounced(uint256 indexed round, uint256 indexed nodeId, bytes32 key);
+
+    /// @notice A member of a closed round published what removes masks.
+    /// @param round The round.
+    /// @param nodeId The learner's node.
+    /// @param hash The hash of the file with its shares.
+    event MasksOpened(uint256 indexed round, uint256 indexed nodeId, bytes32 hash);
 
     /// @notice Only the header may do this.
     /// @param caller The account that tried.
@@ -199,6 +219,32 @@ contract FederatedLearning {
     /// @param nodeId The learner's node.
     error AlreadyJudged(uint256 nodeId);
 
+    /// @notice Too few members of the round have published what removes masks, so nobody can read its sum.
+    /// @param round The round.
+    /// @param openings Members that have.
+    /// @param needed Members that must.
+    error MasksAreClosed(uint256 round, uint256 openings, uint256 needed);
+
+    /// @notice Not all learners have announced the key of their masks in round 0.
+    /// @param announced Learners that have.
+    /// @param needed Learners that must.
+    error KeysAreMissing(uint256 announced, uint256 needed);
+
+    /// @notice The learner is no member of the closed round: it published nothing in it.
+    /// @param nodeId The learner's node.
+    error NotMember(uint256 nodeId);
+
+    /// @notice The learner has opened this round: it can do so once, so that no two sets of members are opened.
+    /// @param nodeId The learner's node.
+    error AlreadyOpened(uint256 nodeId);
+
+    /// @notice The learner has announced a key for this round.
+    /// @param nodeId The learner's node.
+    error AlreadyAnnounced(uint256 nodeId);
+
+    /// @notice The run is without masks.
+    error NoMasks();
+
     /// @notice The caller means another ballot than the current one.
     /// @param current The number of the current ballot.
     error WrongBallot(uint256 current);
@@ -220,6 +266,7 @@ contract FederatedLearning {
         if (terms.minLearners == 0 || terms.minLearners > terms.learners || terms.learners > MAX_LEARNERS) {
             revert InvalidTerms();
         }
+        if (terms.threshold > terms.minLearners || (terms.threshold != 0 && terms.asynchronous)) revert InvalidTerms();
         deployer = msg.sender;
         _state.header = msg.sender;
         plan = planHash;
@@ -227,6 +274,7 @@ contract FederatedLearning {
         _minimum = terms.minLearners;
         _timeout = terms.roundTimeout;
         _asynchronous = terms.asynchronous;
+        _threshold = terms.threshold;
     }
 
     /// @notice Registers one account for one node, for good. Header only; possible at any time, so a learner can come
@@ -280,6 +328,7 @@ contract FederatedLearning {
             Round storage current = _rounds[next - 1];
             if (current.closedAt == 0) revert RoundIsOpen(next - 1, current.published, _expected);
         }
+        _checkMasks(next);
         ++state.serials;
         ++state.rounds;
         if (state.votes != 0) {
@@ -289,7 +338,7 @@ contract FederatedLearning {
         }
         _state = state;
         _globalWeights[next] = hash;
-        _rounds[next] = Round(state.serials, 0, 0, 0, uint40(block.timestamp), 0);
+        _rounds[next] = Round(state.serials, 0, 0, 0, uint40(block.timestamp), 0, 0);
         emit GlobalWeightSet(next, hash);
     }
 
@@ -365,6 +414,48 @@ contract FederatedLearning {
         else _state = state;
     }
 
+    /// @notice Announces the public key of a learner's masks in the next round, once. Learners only: before the first
+    /// global weights, and later while the current round is open, for a learner that returns. Members of a round
+    /// announce their next key in the file of their local weights.
+    /// @param round_ The next round.
+    /// @param key The X25519 public key.
+    function announceKey(uint256 round_, bytes32 key) external {
+        if (_threshold == 0) revert NoMasks();
+        uint256 nodeId = _caller();
+        if (key == 0) revert EmptyHash();
+        uint256 rounds = _state.rounds;
+        if (round_ != rounds) revert WrongRound(rounds);
+        uint256 serial = 0;
+        if (rounds != 0) {
+            if (_rounds[rounds - 1].closedAt != 0) revert RoundIsClosed(rounds - 1);
+            serial = _rounds[rounds - 1].serial;
+        }
+        if (_keys[serial][nodeId] != 0) revert AlreadyAnnounced(nodeId);
+        _keys[serial][nodeId] = key;
+        if (serial == 0) ++_announced;
+        emit KeyAnnounced(round_, nodeId, key);
+    }
+
+    /// @notice Publishes what removes masks from the sum of a closed round, once. Members of the current round only.
+    /// @param round_ The round.
+    /// @param hash Hash of the file with the learner's shares.
+    function openMasks(uint256 round_, bytes32 hash) external {
+        if (_threshold == 0) revert NoMasks();
+        uint256 nodeId = _caller();
+        if (hash == 0) revert EmptyHash();
+        uint256 rounds = _state.rounds;
+        if (rounds == 0) revert NotStarted();
+        if (round_ != rounds - 1) revert WrongRound(rounds - 1);
+        Round storage record = _rounds[round_];
+        if (record.closedAt == 0) revert RoundIsOpen(round_, record.published, _expected);
+        uint256 serial = record.serial;
+        if (_localWeights[serial][nodeId] == 0) revert NotMember(nodeId);
+        if (_openings[serial][nodeId] != 0) revert AlreadyOpened(nodeId);
+        _openings[serial][nodeId] = hash;
+        ++record.openings;
+        emit MasksOpened(round_, nodeId, hash);
+    }
+
     /// @notice The latest local weights of a node, of whichever round; 0 if it has published none.
     /// @param nodeId The learner's node.
     /// @return hash Hash of the file with the local weights.
@@ -401,6 +492,23 @@ contract FederatedLearning {
         return round_ < _state.rounds ? _globalWeights[round_] : bytes32(0);
     }
 
+    /// @notice The key that a learner announced for a round on its own; 0 if none.
+    /// @param round_ The round.
+    /// @param nodeId The learner's node.
+    /// @return key The X25519 public key.
+    function keyAt(uint256 round_, uint256 nodeId) external view returns (bytes32 key) {
+        if (round_ > _state.rounds) return 0;
+        return _keys[round_ == 0 ? 0 : _rounds[round_ - 1].serial][nodeId];
+    }
+
+    /// @notice What a member of a round published to remove masks; 0 if nothing.
+    /// @param round_ The round.
+    /// @param nodeId The learner's node.
+    /// @return hash Hash of the file with its shares.
+    function openingAt(uint256 round_, uint256 nodeId) external view returns (bytes32 hash) {
+        return round_ < _state.rounds ? _openings[_rounds[round_].serial][nodeId] : bytes32(0);
+    }
+
     /// @notice The account registered for a node; 0 if none.
     /// @param nodeId The learner's node.
     /// @return account The account that may publish that node's local weights.
@@ -425,12 +533,13 @@ contract FederatedLearning {
     /// @return minimum Local weights that a round needs to close at its timeout.
     /// @return timeout Seconds of block time after which anyone can close a round; 0 means never.
     /// @return asynchronous Whether global weights can be published at any time, so that rounds never close.
+    /// @return threshold Members of a closed round that must publish what removes masks; 0 in a run without masks.
     function getTerms()
         external
         view
-        returns (uint256 expected, uint256 minimum, uint256 timeout, bool asynchronous)
+        returns (uint256 expected, uint256 minimum, uint256 timeout, bool asynchronous, uint256 threshold)
     {
-        return (_expected, _minimum, _timeout, _asynchronous);
+        return (_expected, _minimum, _timeout, _asynchronous, _threshold);
     }
 
     /// @notice How a round stands.
@@ -539,6 +648,16 @@ contract FederatedLearning {
         uint256 rounds = _state.rounds;
         if (rounds == 0) revert NotStarted();
         return rounds - 1;
+    }
+
+    /// @dev Before masks are removed, there is no result to publish; before all have keys, there is no first round.
+    function _checkMasks(uint256 next) private view {
+        if (_threshold == 0) return;
+        if (next == 0) {
+            if (_announced < _expected) revert KeysAreMissing(_announced, _expected);
+        } else if (_rounds[next - 1].openings < _threshold) {
+            revert MasksAreClosed(next - 1, _rounds[next - 1].openings, _threshold);
+        }
     }
 
     function _check(uint256 round_, bytes32 hash) private view {

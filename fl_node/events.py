@@ -156,6 +156,8 @@ Wait = Literal[
     "file_missing",
     "file_rejected",
     "initial_weights",
+    "keys",
+    "openings",
     "attestation",
     "newer_weights",
     "registration",
@@ -169,8 +171,9 @@ Wait = Literal[
 ]
 """What a role waits for.
 
-``updates`` are learners' files; at ``round_end`` a learner has done its part. A header waits for ``attestation`` at
-the end of a run, and as a ``standby`` while another account is the header; ``verification`` is of global weights.
+``updates`` are learners' files; at ``round_end`` a learner has done its part. In a run with masks ``keys`` are
+announced before its first round, and ``openings`` published after each. A header waits for ``attestation`` at the end
+of a run, and as a ``standby`` while another account is the header; ``verification`` is of global weights.
 """
 PROBLEMS: tuple[Wait, ...] = (
     "chain_error",
@@ -276,14 +279,90 @@ class UpdateAccepted(Event):
     round: int
     learner: int
     cid: str
-    accuracy: float
-    loss: float
+    accuracy: float | None = None
+    """What the learner measured; of masked weights nobody knows it."""
+    loss: float | None = None
     base_round: int | None = None
     """In asynchronous runs, the round whose global weights the learner trained."""
 
     def text(self) -> str:
         base = "" if self.base_round is None else f", trained from round {self.base_round}"
-        return f"round {self.round}: accepted learner {self.learner}'s {self.cid}{base} ({self.accuracy:.2%})"
+        reached = "masked" if self.accuracy is None else f"{self.accuracy:.2%}"
+        return f"round {self.round}: accepted learner {self.learner}'s {self.cid}{base} ({reached})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyAnnounced(Event):
+    """A block has the public key of this learner's masks in a round."""
+
+    round: int
+    block: int
+    gas: int
+
+    def text(self) -> str:
+        return f"round {self.round}: announced the key of its masks{_sealed(self.block, self.gas)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSatOut(Event):
+    """The learner has no key in a round with masks, so it can't take part; it announces one for the next round."""
+
+    level = logging.WARNING
+    round: int
+
+    def text(self) -> str:
+        return f"round {self.round}: sits out, without a key for its masks; takes part in the next round again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MasksOpened(Event):
+    """A block has the hash of what this learner opens to remove masks."""
+
+    round: int
+    cid: str
+    members: tuple[int, ...]
+    block: int
+    gas: int
+
+    def text(self) -> str:
+        members = ", ".join(map(str, self.members))
+        sealed = _sealed(self.block, self.gas)
+        return f"round {self.round}: opened {self.cid}, which helps to read the sum of learners {members}{sealed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeningRefused(Event):
+    """The learner can't or must not open a round."""
+
+    level = logging.WARNING
+    round: int
+    detail: str
+
+    def text(self) -> str:
+        return f"round {self.round}: opens nothing: {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpeningRejected(Event):
+    """Something that a learner published for the removal of masks is wrong."""
+
+    level = logging.WARNING
+    round: int
+    learner: int
+    detail: str
+
+    def text(self) -> str:
+        return f"round {self.round}: learner {self.learner} {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecretsErased(Event):
+    """The secrets of all rounds before one are erased on this host."""
+
+    round: int
+
+    def text(self) -> str:
+        return f"erased the secrets of the rounds before {self.round}"
 
 
 @dataclass(frozen=True, kw_only=True)

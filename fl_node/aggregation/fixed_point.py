@@ -72,7 +72,8 @@ class FixedPoint:
         """
         clipped = np.clip(values, -self.range, self.range)
         integers = np.rint(np.ldexp(clipped, self.fraction_bits)).astype(np.int64)
-        return np.multiply(integers, np.int64(count)).astype(self.dtype)
+        # NumPy would give a number, not an array, for a tensor without dimensions; masks are added in place.
+        return np.asarray(np.multiply(integers, np.int64(count))).astype(self.dtype)
 
     def integers(self, total: Words) -> npt.NDArray[np.int64]:
         """Return the integers closest to 0 that are these elements of the ring."""
@@ -92,7 +93,15 @@ class FixedPoint:
         return np.divide(self.integers(total), divisor, dtype=np.float64)
 
     def updated(self, start: Tensor, total: Words, counts: Sequence[int]) -> Tensor:
-        """Return weights plus the average of the updates whose sum is given, rounded to float32 once."""
+        """Return weights plus the average of the updates whose sum is given, rounded to float32 once.
+
+        Parameters
+        ----------
+        start
+            The weights that the updates were trained from.
+        total, counts
+            As for :meth:`mean`.
+        """
         return np.asarray(np.asarray(start, np.float64) + self.mean(total, counts)).astype(np.float32)
 
 

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 from pydantic import (
@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 
 from fl_node.artifacts import cid
 from fl_node.errors import JsonError, WeightsError
+from fl_node.privacy import dealing
 from fl_node.runtime import files, strict_json
 from fl_node.runtime.tensors import Shapes as Shapes
 from fl_node.runtime.tensors import Sliceable
@@ -53,6 +54,12 @@ MAX_REASON = 1000
 MAX_NAME = 512
 """Characters of a tensor's name."""
 MAX_DIMENSIONS = 32
+PRIVATE = "privacy/"
+"""How the tensors of a masked file begin that are none of the model's."""
+SCORES = f"{PRIVATE}scores"
+"""Of a masked file: accuracy and loss, masked."""
+OPTIONAL = frozenset({"taken", "spent", "epsilon", "keys", "scores"})
+"""What a global file need not say."""
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """Values are strict each; as a whole, JSON's lists and objects are to be taken for tuples and entries."""
@@ -108,6 +115,7 @@ Positive = Annotated[int, Strict(), Field(ge=1, le=MAX_COUNT), Should(f"a whole 
 Share = Annotated[float, BeforeValidator(_float), Field(ge=0, le=1), Should("a number from 0 to 1")]
 Loss = Annotated[float, BeforeValidator(_float), Field(ge=0, le=MAX_LOSS), Should(f"a number from 0 to {MAX_LOSS:g}")]
 Epsilon = Annotated[float, BeforeValidator(_float), Field(ge=0, le=1e9), Should("a number from 0 to 1e9")]
+Key = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{64}$"), Should("64 hexadecimal digits")]
 Line = Annotated[
     str,
     Strict(),
@@ -134,6 +142,28 @@ class LocalMeta:
     samples: Positive
     accuracy: Share
     loss: Loss
+
+
+@dataclass(frozen=True)
+class MaskedMeta:
+    """What a file of masked local weights says of itself.
+
+    Its tensors are integers modulo 2 to the power ``modulus_bits``: of the model the update, multiplied by what it
+    counts for, and :data:`SCORES`, accuracy and loss likewise; all with masks. The others are what the learner
+    publishes of its seeds; see :class:`fl_node.privacy.dealing.Dealt`. ``next_key`` is the public key of its masks in
+    the next round.
+    """
+
+    __pydantic_config__ = STRICT
+
+    plan: Cid
+    node_id: Positive
+    round: Count
+    parent: Cid
+    samples: Positive
+    neighbours: Annotated[tuple[Positive, ...], Many]
+    modulus_bits: Annotated[Literal[32, 64], Should("32 or 64")]
+    next_key: Key
 
 
 @dataclass(frozen=True)
@@ -176,6 +206,9 @@ class GlobalMeta:
 
     In a run with differential privacy ``spent`` says how many different local weights each learner had published, by
     nodeId, and ``epsilon`` is the largest ε of a learner by then, for the plan's δ.
+
+    In a run with masks ``keys`` are the public keys of masks in the round that starts from this file, by nodeId, and
+    ``scores`` the average accuracy and loss that the learners measured.
     """
 
     __pydantic_config__ = STRICT
@@ -190,6 +223,11 @@ class GlobalMeta:
     taken: Annotated[tuple[tuple[Positive, Count], ...] | None, Many, Given] = None
     spent: Annotated[tuple[tuple[Positive, Count], ...] | None, Many, Given] = None
     epsilon: Annotated[Epsilon | None, Given] = None
+    keys: Annotated[tuple[tuple[Positive, Key], ...] | None, Many, Given] = None
+    scores: Annotated[tuple[Share, Loss] | None, Many, Given] = None
+
+
+Meta = LocalMeta | MaskedMeta | GlobalMeta
 
 
 @dataclass(frozen=True)
@@ -198,22 +236,34 @@ class WeightsFile:
 
     path: Path
     cid: str
-    meta: LocalMeta | GlobalMeta
+    meta: Meta
     shapes: Shapes
 
     @property
     def global_meta(self) -> GlobalMeta:
         """The metadata of a global file."""
         if not isinstance(self.meta, GlobalMeta):
-            _refuse("kind", "is local", "global")
+            _refuse("kind", f"is {_KINDS[type(self.meta)]}", "global")
         return self.meta
 
     @property
     def local_meta(self) -> LocalMeta:
         """The metadata of a local file."""
         if not isinstance(self.meta, LocalMeta):
-            _refuse("kind", "is global", "local")
+            _refuse("kind", f"is {_KINDS[type(self.meta)]}", "local")
         return self.meta
+
+    @property
+    def masked_meta(self) -> MaskedMeta:
+        """The metadata of a file of masked local weights."""
+        if not isinstance(self.meta, MaskedMeta):
+            _refuse("kind", f"is {_KINDS[type(self.meta)]}", "masked")
+        return self.meta
+
+    @property
+    def published_meta(self) -> LocalMeta | MaskedMeta:
+        """The metadata of a learner's file, masked or not."""
+        return self.masked_meta if isinstance(self.meta, MaskedMeta) else self.local_meta
 
     def tensor(self, name: str) -> Tensor:
         """Return one tensor by its name."""
@@ -258,7 +308,15 @@ class Mapped(Sliceable):
         return len(self._file.shapes)
 
 
-def write(path: Path, meta: LocalMeta | GlobalMeta, tensors: Tensors) -> WeightsFile:
+@dataclass(frozen=True)
+class MaskedSize:
+    """What bounds a masked file: its modulus, and how many neighbours a learner can have."""
+
+    modulus_bits: int
+    neighbours: int
+
+
+def write(path: Path, meta: Meta, tensors: Tensors) -> WeightsFile:
     """Write a model file in canonical form.
 
     Parameters
@@ -268,14 +326,12 @@ def write(path: Path, meta: LocalMeta | GlobalMeta, tensors: Tensors) -> Weights
     meta
         What the file says of itself.
     tensors
-        float32 arrays by name.
+        Arrays by name: float32, or as a masked file has them.
     """
     return write_stream(path, meta, {n: t.shape for n, t in tensors.items()}, lambda name: tensors[name])
 
 
-def write_stream(
-    path: Path, meta: LocalMeta | GlobalMeta, shapes: Shapes, tensor: Callable[[str], Tensor]
-) -> WeightsFile:
+def write_stream(path: Path, meta: Meta, shapes: Shapes, tensor: Callable[[str], Tensor]) -> WeightsFile:
     """Write a model file in canonical form, one tensor at a time.
 
     Parameters
@@ -301,7 +357,7 @@ def write_stream(
         with files.named(path), partial.open("wb") as file:
             file.write(_header(meta, shapes))
             for name in sorted(shapes):
-                values = np.asarray(tensor(name), dtype="<f4", order="C")
+                values = np.asarray(tensor(name), dtype=_TYPES[_dtype(meta, name)], order="C")
                 if values.shape != tuple(shapes[name]):
                     raise WeightsError(f"tensor {name} has shape {values.shape}, not {tuple(shapes[name])}")
                 file.write(values.data)
@@ -312,12 +368,26 @@ def write_stream(
     return WeightsFile(path, cid.of_file(path), meta, dict(sorted(shapes.items())))
 
 
-def size_of(shapes: Shapes) -> int:
-    """Return the most bytes that a canonical file with these tensors can have."""
-    return 8 + MAX_HEADER_BYTES + sum(4 * math.prod(shape) for shape in shapes.values())
+def size_of(shapes: Shapes, width: int = 4) -> int:
+    """Return the most bytes that a canonical file with these tensors can have, with so many bytes for each value."""
+    return 8 + MAX_HEADER_BYTES + sum(width * math.prod(shape) for shape in shapes.values())
 
 
-def read(path: Path, expected: Shapes | None = None, file_cid: str | None = None) -> WeightsFile:
+def masked_size_of(shapes: Shapes, masked: MaskedSize) -> int:
+    """Return the most bytes that a masked file with these tensors of a model can have."""
+    more = sum(math.prod(shape) for shape in dealing.shapes(masked.neighbours).values())
+    return size_of({**shapes, SCORES: (2,)}, masked.modulus_bits // 8) + more
+
+
+def masked_shapes(shapes: Shapes, neighbours: int) -> Shapes:
+    """Return the shapes of all tensors of a masked file of a learner with so many neighbours."""
+    dealt = {f"{PRIVATE}{name}": shape for name, shape in dealing.shapes(neighbours).items()}
+    return {**shapes, SCORES: (2,), **dealt}
+
+
+def read(
+    path: Path, expected: Shapes | None = None, file_cid: str | None = None, masked: MaskedSize | None = None
+) -> WeightsFile:
     """Check a model file from elsewhere and return it.
 
     Parameters
@@ -328,6 +398,8 @@ def read(path: Path, expected: Shapes | None = None, file_cid: str | None = None
         Names and shapes that its tensors must have; not checked if None.
     file_cid
         The file's CID, if it was just compared with it, as a store does; computed if None.
+    masked
+        How large a masked file may be, if it should be one.
 
     Raises
     ------
@@ -336,6 +408,8 @@ def read(path: Path, expected: Shapes | None = None, file_cid: str | None = None
         message says what is wrong first.
     """
     limit = size_of(expected) if expected is not None else MAX_GLOBAL_BYTES
+    if expected is not None and masked is not None:
+        limit = masked_size_of(expected, masked)
     size = path.stat().st_size
     if size > limit:
         raise WeightsError(f"{size} bytes, more than the {limit} that this model can have", "too_large")
@@ -344,17 +418,20 @@ def read(path: Path, expected: Shapes | None = None, file_cid: str | None = None
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             # Names, shapes and dtypes first: nothing is read of a tensor that nobody wants.
-            shapes = {name: _shape(file.get_slice(name), name) for name in file.keys()}  # noqa: SIM118
+            meta = _parse(metadata) if masked is not None else None
+            if meta is not None and expected is not None:
+                expected = _as_masked(meta, expected, masked)
+            shapes = {name: _shape(file.get_slice(name), name, meta) for name in file.keys()}  # noqa: SIM118
             if expected is None:
                 _check_any(shapes)
             else:
                 _compare(shapes, expected)
-            meta = _parse(metadata)
+            meta = meta or _parse(metadata)
             if header != _header(meta, shapes):
                 raise WeightsError(
                     "not in canonical form (order, spaces or padding of the header differ)", "malformed"
                 )
-            for name in shapes:
+            for name in shapes if masked is None else ():
                 if not np.isfinite(file.get_tensor(name)).all():
                     raise WeightsError(f"tensor {name} has values that are not finite", "not_finite")
     except SafetensorError as error:
@@ -362,12 +439,30 @@ def read(path: Path, expected: Shapes | None = None, file_cid: str | None = None
     return WeightsFile(path, file_cid or cid.of_file(path), meta, dict(sorted(shapes.items())))
 
 
-def _header(meta: LocalMeta | GlobalMeta, shapes: Shapes) -> bytes:
+def _as_masked(meta: Meta, expected: Shapes, masked: MaskedSize | None) -> Shapes:
+    """Return the shapes that a masked file of this model has by its metadata."""
+    if not isinstance(meta, MaskedMeta):
+        _refuse("kind", f"is {_KINDS[type(meta)]}", "masked")
+    if masked is not None:
+        _check(("modulus_bits", meta.modulus_bits, masked.modulus_bits))
+        if len(meta.neighbours) > masked.neighbours:
+            _refuse("neighbours", f"has {len(meta.neighbours)} entries", f"at most {masked.neighbours}")
+    return masked_shapes(expected, len(meta.neighbours))
+
+
+def _dtype(meta: Meta | None, name: str) -> str:
+    if not isinstance(meta, MaskedMeta):
+        return "F32"
+    return "U8" if name.startswith(PRIVATE) and name != SCORES else f"U{meta.modulus_bits}"
+
+
+def _header(meta: Meta, shapes: Shapes) -> bytes:
     entries: dict[str, Any] = {"__metadata__": _texts(meta)}
     offset = 0
     for name in sorted(shapes):
-        end = offset + 4 * math.prod(shapes[name])
-        entries[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [offset, end]}
+        dtype = _dtype(meta, name)
+        end = offset + np.dtype(_TYPES[dtype]).itemsize * math.prod(shapes[name])
+        entries[name] = {"dtype": dtype, "shape": list(shapes[name]), "data_offsets": [offset, end]}
         offset = end
     text = _json(entries).encode()
     text += b" " * (-len(text) % 8)
@@ -387,9 +482,9 @@ def _read_header(path: Path) -> bytes:
         return length + file.read(size)
 
 
-def _shape(tensor: Any, name: str) -> tuple[int, ...]:
-    if tensor.get_dtype() != "F32":
-        raise WeightsError(f"tensor {_short(name)} has dtype {tensor.get_dtype()}, not F32", "tensors")
+def _shape(tensor: Any, name: str, meta: Meta | None = None) -> tuple[int, ...]:
+    if tensor.get_dtype() != (right := _dtype(meta, name)):
+        raise WeightsError(f"tensor {_short(name)} has dtype {tensor.get_dtype()}, not {right}", "tensors")
     return tuple(tensor.get_shape())
 
 
@@ -421,15 +516,13 @@ def _compare(shapes: Shapes, expected: Shapes) -> None:
             raise WeightsError(f"tensor {name} has shape {_short(shapes[name])}, not {tuple(shape)}", "tensors")
 
 
-def _texts(meta: LocalMeta | GlobalMeta) -> dict[str, str]:
-    kind = "local" if isinstance(meta, LocalMeta) else "global"
+def _texts(meta: Meta) -> dict[str, str]:
+    kind = _KINDS[type(meta)]
     values = {field.name: getattr(meta, field.name) for field in fields(meta)}
     for name, value in values.items():
         if name in {"inputs", "refused"}:
             values[name] = [{key: part for key, part in asdict(entry).items() if part is not None} for entry in value]
-    for name in _IF_GIVEN:
-        if values.get(name, ()) is None:
-            del values[name]
+    values = {name: value for name, value in values.items() if value is not None or name not in OPTIONAL}
     return {"format": FORMAT, "kind": kind} | {
         name: value if isinstance(value, str) else _json(value) for name, value in values.items()
     }
@@ -439,34 +532,35 @@ def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-_LOCAL, _GLOBAL = TypeAdapter(LocalMeta), TypeAdapter(GlobalMeta)
-_TEXTS = frozenset({"plan", "parent", "rule"})
+_KINDS: Mapping[type[Meta], str] = {LocalMeta: "local", MaskedMeta: "masked", GlobalMeta: "global"}
+_ADAPTERS: Mapping[str, TypeAdapter[Any]] = {kind: TypeAdapter(meta) for meta, kind in _KINDS.items()}
+_TYPES = {"F32": "<f4", "U8": "|u1", "U32": "<u4", "U64": "<u8"}
+_TEXTS = frozenset({"plan", "parent", "rule", "next_key"})
 """Fields that are texts as they are; all others are JSON."""
-_IF_GIVEN = frozenset({"taken", "spent", "epsilon"})
-"""Fields that only the files of some runs have."""
 
 
-def _parse(texts: Mapping[str, str]) -> LocalMeta | GlobalMeta:
+def _parse(texts: Mapping[str, str]) -> Meta:
     if texts.get("format") != FORMAT:
         _refuse("format", f"is {_short(texts.get('format'))}", FORMAT)
     kind = texts.get("kind")
-    if kind not in ("local", "global"):
+    meta = next((meta for meta, known in _KINDS.items() if known == kind), None)
+    if kind is None or meta is None:
         _refuse("kind", f"is {_short(kind)}", "local or global")
-    meta = LocalMeta if kind == "local" else GlobalMeta
     _names(texts, meta)
     names = [field.name for field in fields(meta) if field.name in texts]
     values = {name: texts[name] if name in _TEXTS else _value(texts, name) for name in names}
     if kind == "global" and values["parent"] == "null":
         values["parent"] = None
     try:
-        return (_LOCAL if kind == "local" else _GLOBAL).validate_python(values)
+        parsed: Meta = _ADAPTERS[kind].validate_python(values)
+        return parsed
     except ValidationError as error:
         return _refuse_value(error, values)
 
 
-def _names(texts: Mapping[str, str], meta: type[LocalMeta] | type[GlobalMeta]) -> None:
+def _names(texts: Mapping[str, str], meta: type[Meta]) -> None:
     wanted = {"format", "kind"} | {field.name for field in fields(meta)}
-    if missing := sorted(wanted - _IF_GIVEN - set(texts)):
+    if missing := sorted(wanted - OPTIONAL - set(texts)):
         _refuse(missing[0], "is missing", "there")
     if extra := sorted(set(texts) - wanted):
         _refuse(_short(extra[0]), "is unknown", f"one of {', '.join(sorted(wanted))}")
@@ -489,8 +583,10 @@ def _refuse_value(error: ValidationError, values: Mapping[str, Any]) -> NoReturn
     if not rest:
         _refuse(str(name), f"is {_short(first['input'])}", f"a list of at most {MAX_ENTRIES} entries")
     entry = _short(values[str(name)][rest[0]])
-    if name in _IF_GIVEN:
+    if name in {"taken", "spent"}:
         _refuse(str(name), f"has an entry {entry}", "pairs of a nodeId and a number")
+    if name in {"keys", "neighbours", "scores"}:
+        _refuse(str(name), f"has an entry {entry}", "entries of other kinds")
     wanted = ", ".join(sorted(field.name for field in fields(Input if name == "inputs" else Rejection)))
     _refuse("inputs or refused", f"has an entry {entry}", f"entries with {wanted}")
 
@@ -523,8 +619,8 @@ def _refuse(name: str, actual: str, wanted: str) -> NoReturn:
 
 def check_local(
     file: WeightsFile, *, plan: str, node_id: int, round_: int, parent: str, samples: int | None = None
-) -> LocalMeta:
-    """Check that a file holds the local weights that a round waits for.
+) -> LocalMeta | MaskedMeta:
+    """Check that a file holds the local weights that a round waits for, masked or not.
 
     Parameters
     ----------
@@ -546,7 +642,7 @@ def check_local(
     WeightsError
         The metadata differ; the message names the field.
     """
-    meta = file.local_meta
+    meta = file.published_meta
     _check(
         ("plan", meta.plan, plan),
         ("node_id", meta.node_id, node_id),

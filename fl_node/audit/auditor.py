@@ -120,7 +120,8 @@ def _check_rounds(case: Case, contract: Contract, past: History, progress: Calla
         result.note(f"the run is in progress: {closed_rounds} of {plan.rounds} rounds are closed")
     if closed_rounds > plan.rounds:
         result.find(plan.rounds + 1, HEADER, "round", f"the plan ends after {plan.rounds} rounds")
-    check_initial(case, str(rounds[0].started.cid), case.trainer.initial())
+    keys = {one.node_id: str(one.key) for one in past.first_keys if one.node_id is not None}
+    check_initial(case, str(rounds[0].started.cid), case.trainer.initial(), keys)
     progress(0, closed_rounds)
     is_async = plan.mode == "async"
     everything = tuple(publications(past.publications))
@@ -146,7 +147,9 @@ def _closing(case: Case, closed: Round, past: History, ended: LogEntry) -> Closi
         case.result.find(closed.number + 1, HEADER, "round", "global weights were published while it was open")
     published = {node_id: str(entry.cid) for node_id, entry in closed.latest().items()}
     spent = {} if case.plan.dp is None else budget.publications(past.publications, ended)
-    return Closing(closed.number, str(closed.started.cid), published, closed.members, spent)
+    openings = {entry.node_id: str(entry.cid) for entry in closed.openings if entry.node_id is not None}
+    keys = {entry.node_id: str(entry.key) for entry in closed.keys if entry.node_id is not None}
+    return Closing(closed.number, str(closed.started.cid), published, closed.members, spent, openings, keys)
 
 
 def _read_history(contract: Contract) -> tuple[History, State]:

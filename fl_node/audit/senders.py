@@ -53,7 +53,8 @@ def _check_signers(contract: Contract, past: History, result: Audit) -> None:
     by_header = [*past.learners.values(), *(one.started for one in (*past.rounds, *past.withdrawn))]
     events = [(entry, HEADER, past.header_at(entry)) for entry in by_header]
     by_learners = [p for one in (*past.rounds, *past.withdrawn) for p in (*one.attestations, *one.rejections)]
-    by_learners += past.publications
+    by_learners += [p for one in (*past.rounds, *past.withdrawn) for p in (*one.openings, *one.keys)]
+    by_learners += [*past.publications, *past.first_keys]
     events += [(p, learner_label(n), learners[n]) for p in by_learners if (n := p.node_id) in learners]
     sealed = contract.chain.sealed(entry.transaction for entry, _, _ in events)
     for entry, node, account in events:

@@ -24,6 +24,7 @@ recursion.restore()
 CALL_GAS = 200_000
 LEARNER_REGISTERED, LOCAL_WEIGHT_SET, GLOBAL_WEIGHT_SET = "LearnerRegistered", "LocalWeightSet", "GlobalWeightSet"
 ROUND_CLOSED, HEADER_VOTED, HEADER_CHANGED = "RoundClosed", "HeaderVoted", "HeaderChanged"
+KEY_ANNOUNCED, MASKS_OPENED = "KeyAnnounced", "MasksOpened"
 ATTESTED, REJECTED, WITHDRAWN = "GlobalWeightAttested", "GlobalWeightRejected", "GlobalWeightWithdrawn"
 EVENTS = (
     LOCAL_WEIGHT_SET,
@@ -35,12 +36,18 @@ EVENTS = (
     WITHDRAWN,
     HEADER_VOTED,
     HEADER_CHANGED,
+    MASKS_OPENED,
+    KEY_ANNOUNCED,
 )
 """The names of the contract's events."""
 OUTDATED = frozenset(
     {
+        "AlreadyAnnounced",
         "AlreadyJudged",
+        "AlreadyOpened",
         "AlreadyVoted",
+        "KeysAreMissing",
+        "MasksAreClosed",
         "OtherWeights",
         "RoundIsClosed",
         "RoundIsOpen",
@@ -59,7 +66,7 @@ class LogEntry:
 
     ``name`` is one of :data:`EVENTS`; what an event does not have is None. ``round`` is that of the local weights or
     of the round that starts from the global weights; ``account`` is a learner's or the new header's; ``code`` is what
-    a rejection names, and ``evidence`` the CID of its evidence.
+    a rejection names, and ``evidence`` the CID of its evidence; ``key`` is a public key that a learner announced.
     """
 
     block: int
@@ -73,6 +80,7 @@ class LogEntry:
     members: int | None = None
     code: str | None = None
     evidence: str | None = None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,13 +88,15 @@ class Terms:
     """The settings of a plan that the contract enforces.
 
     ``learners`` must publish before a round closes by itself; after ``round_timeout`` seconds (0: never) anyone can
-    close it if ``min_learners`` have. The rounds of an asynchronous run never close.
+    close it if ``min_learners`` have. The rounds of an asynchronous run never close. With masks, ``threshold``
+    members of a closed round must publish what removes them (0: no masks).
     """
 
     learners: int = 1
     min_learners: int = 1
     round_timeout: int = 0
     asynchronous: bool = False
+    threshold: int = 0
 
 
 @dataclass(frozen=True)
@@ -136,12 +146,16 @@ class ClosedRound:
     """A closed round as the contract fixed it.
 
     ``parent`` is the CID of the global weights that it started from, ``published`` are those of its local weights by
-    nodeId, and ``members`` the learners that were registered when it closed.
+    nodeId, and ``members`` the learners that were registered when it closed. In a run with masks ``openings`` are the
+    CIDs of what removes them, and ``keys`` what learners announced on their own for the next round, in hexadecimal
+    digits; both are by nodeId.
     """
 
     parent: str
     published: dict[int, str]
     members: tuple[int, ...]
+    openings: dict[int, str] = field(default_factory=dict)
+    keys: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -314,7 +328,68 @@ class Contract:
         if _cid(current) != ended_with or not closed.closed_at:
             return None
         members = sorted(learners[: closed.members])
-        return ClosedRound(str(_cid(parent)), self.local_weights(round_, members, head), tuple(members))
+        openings, keys = self.masks(round_, members, head)
+        published = self.local_weights(round_, members, head)
+        return ClosedRound(str(_cid(parent)), published, tuple(members), openings, keys)
+
+    def masks(
+        self, round_: int, node_ids: Sequence[int], block: str | None = None
+    ) -> tuple[dict[int, str], dict[int, str]]:
+        """Return what learners published to remove masks, and the keys that they announced for the next round.
+
+        Parameters
+        ----------
+        round_
+            The round.
+        node_ids
+            The learners.
+        block
+            The hash of the block whose state counts; the newest if None.
+        """
+        calls: list[Call] = [("openingAt", [round_, node_id]) for node_id in node_ids]
+        calls += [("keyAt", [round_ + 1, node_id]) for node_id in node_ids]
+        answers = self._read_all(*calls, at=block) if calls else []
+        openings = {n: _cid(one) for n, one in zip(node_ids, answers[: len(node_ids)], strict=True)}
+        keys = {n: bytes(one).hex() for n, one in zip(node_ids, answers[len(node_ids) :], strict=True)}
+        return (
+            {n: name for n, name in openings.items() if name},
+            {n: key for n, key in keys.items() if int(key, 16)},
+        )
+
+    def opening_at(self, round_: int, node_id: int, block: str | None = None) -> str | None:
+        """Return the CID of what a learner published to remove masks from a round, or None.
+
+        Parameters
+        ----------
+        round_
+            The round.
+        node_id
+            The learner's nodeId.
+        block
+            The hash of the block whose state counts; the newest if None.
+        """
+        return _cid(self._read("openingAt", round_, node_id, at=block))
+
+    def key_at(self, round_: int, node_id: int, block: str | None = None) -> str | None:
+        """Return the key that a learner announced on its own for a round, in hexadecimal digits, or None.
+
+        Parameters
+        ----------
+        round_
+            The round that the key is for.
+        node_id
+            The learner's nodeId.
+        block
+            The hash of the block whose state counts; the newest if None.
+        """
+        key = bytes(self._read("keyAt", round_, node_id, at=block))
+        return key.hex() if any(key) else None
+
+    def first_keys(self, node_ids: Sequence[int], block: str | None = None) -> dict[int, str]:
+        """Return the keys that learners announced for round 0, in hexadecimal digits, by nodeId."""
+        answers = self._read_all(*(("keyAt", [0, node_id]) for node_id in node_ids), at=block) if node_ids else []
+        keys = {n: bytes(one).hex() for n, one in zip(node_ids, answers, strict=True)}
+        return {n: key for n, key in keys.items() if int(key, 16)}
 
     def global_weight_at(self, round_: int) -> str | None:
         """Return the CID of the global weights that a round started from, or None."""
@@ -478,6 +553,44 @@ class Contract:
             self._functions.rejectGlobalWeight(round_, cid.to_digest(global_cid), short, proof), nonce
         )
 
+    def announce_key(self, round_: int, key: bytes, nonce: int) -> Receipt | None:
+        """Announce the public key of this learner's masks in the next round.
+
+        Parameters
+        ----------
+        round_
+            The next round.
+        key
+            The X25519 public key, 32 bytes.
+        nonce
+            The number of the learner's transaction.
+
+        Returns
+        -------
+        Receipt or None
+            As for :meth:`set_local_weight`.
+        """
+        return self._transact(self._functions.announceKey(round_, key), nonce)
+
+    def open_masks(self, round_: int, file_cid: str, nonce: int) -> Receipt | None:
+        """Publish what removes masks from a closed round; its members only.
+
+        Parameters
+        ----------
+        round_
+            The round.
+        file_cid
+            The CID of the file with the learner's shares.
+        nonce
+            The number of the learner's transaction.
+
+        Returns
+        -------
+        Receipt or None
+            As for :meth:`set_local_weight`.
+        """
+        return self._transact(self._functions.openMasks(round_, cid.to_digest(file_cid)), nonce)
+
     def vote(self, ballot: int, nonce: int) -> Receipt | None:
         """Vote to replace the header; learners only. Returns as :meth:`set_local_weight` does."""
         return self._transact(self._functions.voteHeader(ballot), nonce)
@@ -511,6 +624,7 @@ class Contract:
                     members=args.get("members"),
                     code=_text(args["code"]) if "code" in args else None,
                     evidence=_cid(args["evidence"]) if "evidence" in args else None,
+                    key=bytes(args["key"]).hex() if "key" in args else None,
                 )
         raise LogError(strange)
 

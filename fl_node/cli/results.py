@@ -87,6 +87,7 @@ def status(
     from fl_node.audit.journals import compare
     from fl_node.chain import clique
     from fl_node.lab.show import rounds_table
+    from fl_node.protocol.hidden import hidden
     from fl_node.report import collect
 
     with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
@@ -109,6 +110,8 @@ def status(
         most = max(result.spent.values())
         limit = "" if result.plan.dp.limit is None else f" of at most {result.plan.dp.limit:g}"
         console.print(f"privacy: ε = {most:g}{limit} for δ = {result.plan.dp.delta:g}, by what was published")
+    if result.plan.is_masked:
+        console.print(hidden(result.plan))
     for change in result.header_changes:
         console.print(f"the header changed to {change.account}, {change.node}, in block {change.block}")
     for verdict in result.verdicts:

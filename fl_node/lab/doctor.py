@@ -21,11 +21,13 @@ from fl_node.chain.keys import load_key
 from fl_node.data import datasets
 from fl_node.errors import ChainUnreachable, ConfigError, FLNodeError, StoreUnreachable
 from fl_node.nodes import binaries
+from fl_node.privacy.secret import beside
+from fl_node.privacy.secret import load as load_secret
 from fl_node.runtime.arithmetic import unpinned
 
 ENOUGH_WEI = 10**16
 STORE_QUESTIONS = ("store", "swarm key", "swarm peers", "no public peers")
-APART = ("swarm key", "data", "arithmetic", "firewall")
+APART = ("host secret", "swarm key", "data", "arithmetic", "firewall")
 """Questions that need neither chain nor store."""
 FIREWALL_SECONDS = 15.0
 FIREWALL_BYTES = 2**10
@@ -103,6 +105,7 @@ def run(
         ("finality", lambda: _finality(chain())),
         ("account", lambda: _account(chain(), key)),
         ("contract", lambda: _contract(chain(), contract, key)),
+        ("host secret", lambda: _host_secret(beside(key))),
         ("store", lambda: _store(files())),
         ("swarm key", lambda: _swarm_key(swarm_key)),
         ("swarm peers", lambda: _swarm_peers(files(), peers)),
@@ -221,6 +224,17 @@ def _contract(chain: Chain, address: str | None, key: Path) -> str:
     if node_id is None:
         raise _Wrong(f"{account} is neither its header nor a learner", "let the header register it")
     return f"{address}, this account is its learner {node_id}"
+
+
+def _host_secret(path: Path) -> str:
+    if not path.exists():
+        raise _Skip(f"no {path}; the first private run makes it")
+    try:
+        load_secret(path)
+    except ConfigError as error:
+        remedy = f"chmod 600 {path}; or delete it between two runs, and the next private run makes another"
+        raise _Wrong(str(error), remedy) from error
+    return f"{path}, readable by its owner alone"
 
 
 def _store(files: Store) -> str:

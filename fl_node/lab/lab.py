@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import signal
 import threading
@@ -403,7 +404,9 @@ class Lab:
             count, error = self._plan.data.test, event.get("calibration_error")
             self._scores[event["cid"]] = Score(event["accuracy"], event["loss"], count, error)
         elif kind == events.UpdateAccepted.name:
-            progress.local.setdefault(int(event["round"]), {})[int(event["learner"])] = event["accuracy"]
+            progress.local.setdefault(int(event["round"]), {})[int(event["learner"])] = event.get(
+                "accuracy", math.nan
+            )
         elif kind == events.GlobalWeightsPublished.name:
             progress.round = int(event["round"])
             if progress.round == self._plan.rounds:

@@ -28,6 +28,7 @@ from fl_node.monitor.reading import Newest, Reading
 from fl_node.monitor.state import BlockView, MonitorState, NodeView, Part, RunView
 from fl_node.nodes.backends import Endpoint
 from fl_node.protocol import history
+from fl_node.protocol.hidden import hidden
 from fl_node.protocol.history import History
 from fl_node.protocol.names import HEADER, learner_label, learner_name
 from fl_node.protocol.verdicts import verdicts
@@ -402,6 +403,7 @@ class Observer:
                     model=plan.model.name,
                     data=plan.data.name,
                     rule=plan.aggregation.rule,
+                    hidden=hidden(plan) if plan.is_masked else "",
                 )
             accounts = {HEADER: past.deployer} | {
                 learner_name(node_id): str(entry.account) for node_id, entry in past.learners.items()

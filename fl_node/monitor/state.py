@@ -18,7 +18,7 @@ from eth_utils import ValidationError, keccak, to_checksum_address
 from web3 import Web3
 
 from fl_node.artifacts import cid
-from fl_node.artifacts.model_file import GlobalMeta, LocalMeta
+from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, Meta
 from fl_node.chain.abi import artifact
 from fl_node.errors import ChainError
 from fl_node.plan.schema import Plan
@@ -144,6 +144,8 @@ class RunView:
     """The node that is the header, if the learners replaced the first one."""
     verdict: str = ""
     """What the learners said of the newest global weights."""
+    hidden: str = ""
+    """What masks hide, if the plan has them."""
     problem: str = ""
 
     @property
@@ -170,7 +172,7 @@ class FileFacts:
     """What is known of a model file once somebody has tried to read it."""
 
     state: str
-    meta: LocalMeta | GlobalMeta | None = None
+    meta: Meta | None = None
     problem: str = ""
 
 

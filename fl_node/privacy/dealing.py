@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from fl_node.privacy import shamir
-from fl_node.privacy.streams import Stream, expand
+from fl_node.privacy.streams import KEY_BYTES, Stream, expand
 
 OWN = 0
 """The place of a learner's own seed among its seeds; the others stand at the nodeIds of its neighbours."""
@@ -37,14 +37,16 @@ Bytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 @dataclass(frozen=True)
 class Label:
-    """What masks are for: one round of one run, from certain global weights."""
+    """What masks are for: one round that starts from certain global weights.
 
-    contract: str
+    Their file names the keys of all learners, which are made for this run alone, so no other run has its CID.
+    """
+
     round: int
     parent: str
 
     def __str__(self) -> str:
-        return f"{self.contract.lower()}/{self.round}/{self.parent}"
+        return f"{self.round}/{self.parent}"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,15 @@ class RoundKey:
 
     def agreed(self, other: bytes, *purpose: str | int, length: int) -> bytes:
         """Return what this key and another's public half give for a purpose.
+
+        Parameters
+        ----------
+        other
+            The public half of the other's key.
+        purpose
+            What the result is for; each purpose has its own.
+        length
+            The number of bytes.
 
         Raises
         ------
@@ -200,6 +211,15 @@ class Dealer:
         return [int.from_bytes(part) % shamir.PRIME for part in parts]
 
 
+def is_usable(public: bytes) -> bool:
+    """Return whether a public key gives secrets: it is none of the few points of small order."""
+    try:
+        RoundKey(bytes(KEY_BYTES)).agreed(public, length=KEY_BYTES)
+    except ValueError:
+        return False
+    return True
+
+
 def opened_places(neighbours: Sequence[int], members: Collection[int]) -> list[int]:
     """Return which seeds of a member are opened: its own, and those with neighbours that are no members.
 
@@ -227,12 +247,36 @@ def stream(seed: bytes) -> Stream:
 
 
 def commitment(label: str, node_id: int, place: int, seed: bytes) -> bytes:
-    """Return the hash by which a learner commits itself to a seed."""
+    """Return the hash by which a learner commits itself to a seed.
+
+    Parameters
+    ----------
+    label
+        What the masks are for.
+    node_id
+        The learner.
+    place
+        The place of the seed among its seeds.
+    seed
+        The seed.
+    """
     return hashlib.sha256(f"fl-node/commitment/{label}/{node_id}/{place}/".encode() + seed).digest()
 
 
 def share_hash(label: str, dealer: int, recipient: int, place: int, share: bytes) -> bytes:
-    """Return the hash by which anybody can check a share that is opened."""
+    """Return the hash by which anybody can check a share that is opened.
+
+    Parameters
+    ----------
+    label
+        What the masks are for.
+    dealer, recipient
+        Whose seed is shared, and whose share it is.
+    place
+        The place of the seed among the dealer's.
+    share
+        The share.
+    """
     return hashlib.sha256(f"fl-node/share/{label}/{dealer}/{recipient}/{place}/".encode() + share).digest()
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from fl_node.artifacts.model_file import (
 )
 from fl_node.plan.schema import Plan
 from fl_node.protocol.budget import Spent
+from fl_node.protocol.masked import usable_keys
 
 
 def is_enough(plan: Plan, inputs: int) -> bool:
@@ -68,7 +70,9 @@ def local_shapes(plan: Plan, shapes: Shapes, node_id: int) -> Shapes:
     return {name: shape for name, shape in shapes.items() if not name.startswith(carried)} if carried else shapes
 
 
-def initial_file(path: Path, plan: Plan, plan_cid: str, tensors: Tensors) -> WeightsFile:
+def initial_file(
+    path: Path, plan: Plan, plan_cid: str, tensors: Tensors, keys: Mapping[int, str] = MappingProxyType({})
+) -> WeightsFile:
     """Write the file of initial weights; deployment, header and audit all call this.
 
     Parameters
@@ -81,13 +85,16 @@ def initial_file(path: Path, plan: Plan, plan_cid: str, tensors: Tensors) -> Wei
         The CID of the plan.
     tensors
         The model's initial weights by name, float32.
+    keys
+        In a run with masks: the keys of round 0 that learners announced, in hexadecimal digits, by nodeId.
     """
     shapes = global_shapes(plan, {name: tensor.shape for name, tensor in tensors.items()})
     state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name not in tensors}
     if WEIGHTS in state:
         # Nothing is measured of models that know nothing yet.
         state[WEIGHTS] = np.full(shapes[WEIGHTS], 1 / len(plan.architectures), np.float32)
-    meta = GlobalMeta(plan=plan_cid, round=0, parent=None, rule="initial")
+    announced = usable_keys(keys) if plan.is_masked else None
+    meta = GlobalMeta(plan=plan_cid, round=0, parent=None, rule="initial", keys=announced)
     return write(path, meta, {**tensors, **state})
 
 

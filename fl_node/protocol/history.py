@@ -9,8 +9,10 @@ from fl_node.chain.contract import (
     ATTESTED,
     GLOBAL_WEIGHT_SET,
     HEADER_CHANGED,
+    KEY_ANNOUNCED,
     LEARNER_REGISTERED,
     LOCAL_WEIGHT_SET,
+    MASKS_OPENED,
     REJECTED,
     ROUND_CLOSED,
     WITHDRAWN,
@@ -25,7 +27,8 @@ class Round:
 
     ``closed`` is the event that closed it, and ``members`` are the learners registered then; an open round and those
     of asynchronous runs have neither. ``attestations`` and ``rejections`` are of the global weights that it started
-    from.
+    from. With masks, ``openings`` are what removes them, and ``keys`` what learners announced on their own for the
+    next round.
     """
 
     number: int
@@ -35,6 +38,8 @@ class Round:
     members: frozenset[int] = frozenset()
     attestations: tuple[LogEntry, ...] = ()
     rejections: tuple[LogEntry, ...] = ()
+    openings: tuple[LogEntry, ...] = ()
+    keys: tuple[LogEntry, ...] = ()
 
     def latest(self) -> dict[int, LogEntry]:
         """Return each learner's last publication in this round, by nodeId."""
@@ -57,6 +62,8 @@ class History:
     withdrawn: tuple[Round, ...] = ()
     headers: tuple[LogEntry, ...] = ()
     publications: tuple[LogEntry, ...] = ()
+    first_keys: tuple[LogEntry, ...] = ()
+    """What learners announced for round 0."""
 
     def withdrawn_cids(self) -> frozenset[str]:
         """Return the CIDs of all global weights that were withdrawn; some may have been published again since."""
@@ -94,6 +101,8 @@ class _Building:
     members: frozenset[int] = frozenset()
     attestations: list[LogEntry] = field(default_factory=list)
     rejections: list[LogEntry] = field(default_factory=list)
+    openings: list[LogEntry] = field(default_factory=list)
+    keys: list[LogEntry] = field(default_factory=list)
 
     def round(self, number: int) -> Round:
         return Round(
@@ -104,6 +113,8 @@ class _Building:
             self.members,
             tuple(self.attestations),
             tuple(self.rejections),
+            tuple(self.openings),
+            tuple(self.keys),
         )
 
 
@@ -124,6 +135,7 @@ def arrange(plan_cid: str, deployer: str, log: Iterable[LogEntry]) -> History:
     withdrawn: list[Round] = []
     headers: list[LogEntry] = []
     publications: list[LogEntry] = []
+    first_keys: list[LogEntry] = []
     for entry in log:
         # A contract of other code may name rounds that never were.
         of_round = rounds[entry.round] if entry.round is not None and entry.round < len(rounds) else None
@@ -137,8 +149,16 @@ def arrange(plan_cid: str, deployer: str, log: Iterable[LogEntry]) -> History:
             publications.append(entry)
             if of_round is not None:
                 of_round.published.append(entry)
+        elif entry.name == KEY_ANNOUNCED and entry.round == 0:
+            first_keys.append(entry)
+        elif entry.name == KEY_ANNOUNCED:
+            # It is of the round that follows the current one.
+            if entry.round is not None and entry.round <= len(rounds):
+                rounds[entry.round - 1].keys.append(entry)
         elif of_round is None:
             continue
+        elif entry.name == MASKS_OPENED:
+            of_round.openings.append(entry)
         elif entry.name == ROUND_CLOSED:
             of_round.closed, of_round.members = entry, frozenset(learners)
         elif entry.name == ATTESTED:
@@ -157,4 +177,5 @@ def arrange(plan_cid: str, deployer: str, log: Iterable[LogEntry]) -> History:
         tuple(withdrawn),
         tuple(headers),
         tuple(publications),
+        tuple(first_keys),
     )

@@ -11,12 +11,14 @@ from collections import OrderedDict
 from pathlib import Path
 
 from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.model_file import MAX_GLOBAL_BYTES, Shapes, WeightsFile
+from fl_node.artifacts.model_file import MAX_GLOBAL_BYTES, MaskedSize, Shapes, WeightsFile
 from fl_node.artifacts.store import Progress, Store, silent
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
 from fl_node.protocol.global_files import global_shapes, local_shapes
+from fl_node.protocol.masked import masked_size
+from fl_node.protocol.openings import MAX_BYTES, Opening, parse
 
 PLAN_TIMEOUT = 30.0
 """Seconds in which the plan must come out of the swarm; those for model files stand in the plan."""
@@ -112,7 +114,10 @@ class Reader:
     def max_bytes(self, node_id: int | None = None) -> int:
         """Return the most bytes that a learner's local file may have, or a global file."""
         shapes = self._expected(node_id)
-        return self._max_bytes if shapes is None else model_file.size_of(shapes)
+        if shapes is None:
+            return self._max_bytes
+        masked = self._masked(node_id)
+        return model_file.masked_size_of(shapes, masked) if masked else model_file.size_of(shapes)
 
     def read(
         self, name: str, node_id: int | None = None, path: Path | None = None, progress: Progress = silent
@@ -180,7 +185,30 @@ class Reader:
         WeightsError
             It is not a model file of this run's model.
         """
-        return model_file.read(path, self._expected(node_id), name)
+        return model_file.read(path, self._expected(node_id), name, self._masked(node_id))
+
+    def opening(self, name: str, timeout: float | None = None) -> Opening:
+        """Return what a member of a closed round published to remove masks.
+
+        Parameters
+        ----------
+        name
+            Its CID.
+        timeout
+            Seconds without progress after which it is missing; by default as for model files.
+
+        Raises
+        ------
+        WeightsError
+            It is no opening.
+        StoreError
+            The file is not available, or has more bytes than allowed.
+        """
+        path = self.folder / f"{name}.opening"
+        if not path.exists() or cid.of_file(path) != name:
+            self._store.fetch(name, path, MAX_BYTES, self._timeout_of(timeout))
+            self.fetched += 1
+        return parse(path.read_bytes())
 
     def remember(self, file: WeightsFile, node_id: int | None = None) -> None:
         """Remember a file that is here and was checked, or that this node wrote itself."""
@@ -191,7 +219,8 @@ class Reader:
 
     def forget(self, *kept: Path) -> None:
         """Delete all model files in the folder but these."""
-        for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("*.part")]:
+        kinds = ("*.safetensors", "*.opening", "*.part")
+        for path in [path for kind in kinds for path in self.folder.glob(kind)]:
             if path not in kept:
                 path.unlink(missing_ok=True)
         for key, known in list(self._known.items()):
@@ -199,10 +228,18 @@ class Reader:
                 del self._known[key]
 
     def _fetch(self, name: str, path: Path, max_bytes: int, progress: Progress) -> None:
-        timeout = self._known_plan().fetch_timeout if self._timeout is None else self._timeout
-        self._store.fetch(name, path, max_bytes, timeout, progress)
+        self._store.fetch(name, path, max_bytes, self._timeout_of(None), progress)
         self.fetched += 1
         self.fetched_bytes += path.stat().st_size
+
+    def _timeout_of(self, given: float | None) -> float:
+        if given is not None:
+            return given
+        return self._known_plan().fetch_timeout if self._timeout is None else self._timeout
+
+    def _masked(self, node_id: int | None) -> MaskedSize | None:
+        plan = self._plan
+        return masked_size(plan) if node_id is not None and plan is not None and plan.is_masked else None
 
     def _expected(self, node_id: int | None) -> Shapes | None:
         if self._shapes is None or node_id is None:

@@ -12,4 +12,4 @@ def terms_of(plan: Plan) -> Terms:
     """Return the terms that a plan's contract must have; deployment, learners and audit call this."""
     # Blocks count whole seconds.
     timeout = math.ceil(plan.round_timeout)
-    return Terms(plan.learners, plan.required_learners, timeout, plan.mode == "async")
+    return Terms(plan.learners, plan.required_learners, timeout, plan.mode == "async", plan.threshold)

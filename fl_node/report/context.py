@@ -16,6 +16,7 @@ from fl_node.audit.result import Audit
 from fl_node.data.partition import shard_size
 from fl_node.models.error_analysis import ErrorAnalysis
 from fl_node.plan.schema import Plan
+from fl_node.protocol.hidden import hidden
 from fl_node.report import collect
 from fl_node.report.collect import Cost, Entry, Member, Result, RoundResult, percent
 from fl_node.report.plots import MANY, STYLES, Line, Span
@@ -95,6 +96,7 @@ def context(
         "state": _state(result),
         "data_name": _data_name(result.plan),
         "trained_on": sum(shard_size(result.plan, n) for n in range(1, result.plan.learners + 1)),
+        "hidden": hidden(result.plan),
         "shared_out": result.plan.data.partitioner.description,
         "rounds": [(closed, members(closed)) for closed in result.rounds],
         "epsilon": max(result.spent.values(), default=None),

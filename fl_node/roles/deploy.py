@@ -64,7 +64,9 @@ def deploy(
     emit(events.ContractDeployed(contract=contract.address, block=receipt.block, gas=receipt.gas))
     for node_id, account in sorted(learners.items()):
         register(contract, node_id, account)
-    start(contract, store, initial_file(folder / "global-0.safetensors", plan, plan_cid, trainer.initial()))
+    if not plan.is_masked:
+        start(contract, store, initial_file(folder / "global-0.safetensors", plan, plan_cid, trainer.initial()))
+    # Else the header starts the run when all learners have announced their keys.
     return contract
 
 

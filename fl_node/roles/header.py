@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ from fl_node import events
 from fl_node.artifacts.model_file import WeightsFile
 from fl_node.chain.contract import State
 from fl_node.errors import ContractError, FLNodeError
+from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.global_files import initial_file
 from fl_node.roles.budget_watch import BudgetWatch
@@ -79,7 +81,10 @@ class Header:
             self._successor = None
             emit(events.HeaderTakenOver(round=state.round))
         if state.global_cid is None:
-            initial = initial_file(context.global_path(0), plan, context.plan_cid, context.trainer.initial())
+            keys = contract.first_keys(view.learners, view.block) if plan.is_masked else {}
+            if plan.is_masked and len(keys) < plan.learners:
+                return _missing_keys(plan, keys)
+            initial = initial_file(context.global_path(0), plan, context.plan_cid, context.trainer.initial(), keys)
             start(contract, self._site.store, initial)
             return None
         self._evaluate(state.round, state.global_cid)
@@ -191,6 +196,12 @@ class Header:
             )
 
         self._evaluator.submit(work)
+
+
+def _missing_keys(plan: Plan, keys: Collection[int]) -> Waiting:
+    """Return what a run with masks waits for before its first round."""
+    who = tuple(node_id for node_id in range(1, plan.learners + 1) if node_id not in keys)
+    return Waiting("keys", f"learner {', '.join(map(str, who))} to announce a key for its masks", learners=who)
 
 
 def standing_by(site: Site, state: State) -> Waiting:

@@ -31,6 +31,7 @@ from fl_node.protocol.verification.synchronous import Closing
 from fl_node.roles.attack import check_allowed, poison, tamper
 from fl_node.roles.budget_watch import BudgetWatch
 from fl_node.roles.loop import Done, Site, Waiting
+from fl_node.roles.masking import Masking
 from fl_node.roles.verifier import Verifier
 from fl_node.runtime.logs import emit
 from fl_node.seeds import derive
@@ -71,10 +72,10 @@ class _Watch:
     """How long nothing has come of the header: since the round started or closed, or another header was named."""
 
     def __init__(self) -> None:
-        self._seen: State | None = None
+        self._seen: tuple[State, int] | None = None
         self._since = 0.0
 
-    def see(self, state: State, now: float) -> None:
+    def see(self, state: State, now: float, openings: int = 0) -> None:
         """Look at what the contract says now.
 
         Parameters
@@ -83,9 +84,11 @@ class _Watch:
             What it says.
         now
             The time on the role's clock, in seconds.
+        openings
+            How many members of a round with masks have opened it.
         """
-        if state != self._seen:
-            self._seen, self._since = state, now
+        if (state, openings) != self._seen:
+            self._seen, self._since = (state, openings), now
 
     def seconds(self, now: float) -> float:
         """Return for how long the contract has said the same."""
@@ -121,6 +124,8 @@ class Learner:
         self._budget = BudgetWatch(site.contract, plan)
         self._spent = False
         self._duty: _Duty | None = None
+        self._masking = Masking(site, plan, self._plan_cid, self._reader) if plan.is_masked else None
+        self._openings: Mapping[int, str] = {}
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
 
     def close(self) -> None:
@@ -145,6 +150,8 @@ class Learner:
         if state.round >= plan.rounds or self._budget.is_over(state):
             if node_id is not None and (waiting := self._attest(view, node_id)) is not None:
                 return waiting
+            if self._masking is not None:
+                self._masking.finish(state.round + 2)  # also what was made for a round that does not come
             emit(events.RunFinished(round=state.round))
             raise Done
         if node_id is None:
@@ -155,18 +162,25 @@ class Learner:
                 )
             return Waiting("registration", f"the header to register {self._site.chain.address}")
         if state.global_cid is None:
+            if self._masking is not None and (waiting := self._masking.announce(view, node_id, 0)) is not None:
+                return waiting
             return Waiting("initial_weights", "the header to publish the initial weights")
         return self._work(view, node_id, state.global_cid)
 
     def _work(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
         """Train from these global weights and publish, unless that is done."""
         contract, state = self._site.contract, view.state
-        self._watch.see(state, self._site.timing.clock.monotonic())
+        self._watch.see(state, self._site.timing.clock.monotonic(), len(self._openings))
         if self._verifier is not None and self._is_on_duty(view, node_id, global_cid):
             self._verifier.start(state.round, global_cid, node_id)
             if waiting := self._reject(view, node_id, state.round, global_cid):
                 return waiting
         published = contract.local_weight_at(state.round, node_id, view.block)
+        if (
+            self._masking is not None
+            and (waiting := self._mask(self._masking, view, node_id, global_cid)) is not None
+        ):
+            return waiting
         local = self._finished(state.round, node_id, global_cid)
         # With differential privacy what was published stays: a second one would cost as much as a round.
         stays = local is None or published == local.cid or self._plan.dp is not None
@@ -228,6 +242,31 @@ class Learner:
             return False  # it never becomes less
         self._spent = not self._budget.may_publish(node_id, round_, local.cid if local is not None else None)
         return not self._spent
+
+    def _mask(self, masking: Masking, view: View, node_id: int, global_cid: str) -> Waiting | None:
+        """Do what masks need beside training; None if this learner can go on as without masks."""
+        contract, state, reader = self._site.contract, view.state, self._reader
+        verdict = self._verifier.verdict(state.round, global_cid) if self._verifier is not None else None
+        if self._verifier is None or (verdict is not None and verdict.is_right):
+            masking.finish(state.round)
+        path = self._path("global", state.round)
+        if self._verifier is not None:
+            self._verifier.lend(global_cid, path)
+        try:
+            parent = reader.read(global_cid, path=path, progress=self._still_wanted(state.round, global_cid))
+            model_file.check_global(parent, plan=self._plan_cid, round_=state.round)
+        except WeightsError:
+            return None  # dealt with where it would be trained from
+        if not state.closed:
+            if masking.takes_part(parent, node_id):
+                return None
+            return masking.announce(view, node_id, state.round + 1) or self._wait_for_others(view, node_id)
+        members = contract.members(state.round, view.block)
+        published = contract.local_weights(state.round, members, view.block)
+        if node_id not in published or (waiting := self._unverified(state.round, global_cid)) is not None:
+            return None if node_id not in published else waiting
+        lend = self._verifier.lend_local if self._verifier is not None else lambda _name, _path: None
+        return masking.open(view, node_id, parent, published, lend)
 
     def _unverified(self, round_: int, global_cid: str) -> Waiting | None:
         """Return what the verification of these global weights waits for; None if they are right."""
@@ -299,11 +338,18 @@ class Learner:
             elif self._verifier is not None and state.closed:
                 members = frozenset(contract.members(round_, block))
                 spent = {} if self._plan.dp is None else budget.publications(contract.log())
-                self._verifier.expect(Closing(round_, str(state.global_cid), dict(published), members, spent))
+                keys: Mapping[int, str] = {}
+                if self._masking is not None:
+                    self._openings, keys = contract.masks(round_, sorted(members), block)
+                self._verifier.expect(
+                    Closing(round_, str(state.global_cid), dict(published), members, spent, self._openings, keys)
+                )
             elif self._verifier is not None:
                 self._verifier.fetch(published)
         self._push(view, node_id, published)
         who = () if state.closed else tuple(node_id for node_id in view.learners if node_id not in published)
+        if state.closed and len(self._openings) < self._plan.threshold:
+            who = tuple(n for n in sorted(published) if n not in self._openings)
         missing = f"learner {', '.join(map(str, who))}" if who else "the header"
         return Waiting(
             "round_end",
@@ -326,6 +372,8 @@ class Learner:
                 if receipt is not None:
                     emit(events.RoundClosed(round=state.round, block=receipt.block, gas=receipt.gas))
             return
+        if len(self._openings) < plan.threshold:
+            return  # the header can do nothing before learners have removed the masks
         if seconds > plan.header_timeout and self._verifier is not None:
             self._verifier.fetch(published)
         # As long as a file arrives here, it may arrive at the header too.
@@ -349,8 +397,10 @@ class Learner:
         path = self._path("local", round_)
         if not path.exists():
             return None
-        if self._local and (self._local.local_meta.round, self._local.local_meta.parent) == (round_, parent):
-            return self._local  # this very process has just written it
+        if self._local is not None:
+            known = self._local.published_meta
+            if (known.round, known.parent) == (round_, parent):
+                return self._local  # this very process has just written it
         try:
             file = self._reader.check(path, node_id=node_id)
             model_file.check_local(file, plan=self._plan_cid, node_id=node_id, round_=round_, parent=parent)
@@ -422,21 +472,25 @@ class Learner:
         )
         self._record(node_id, "test/accuracy", score.accuracy, round_)
         self._record(node_id, "test/loss", score.loss, round_)
-        meta = LocalMeta(
-            plan=self._plan_cid,
-            node_id=node_id,
-            round=round_,
-            parent=parent,
-            samples=len(samples),
-            accuracy=score.accuracy,
-            loss=score.loss,
-        )
-        written = model_file.write(self._path("trained", round_), meta, trained)
+        if self._masking is not None:
+            written = self._masking.write(self._path("trained", round_), file, node_id, trained, score)
+        else:
+            meta = LocalMeta(
+                plan=self._plan_cid,
+                node_id=node_id,
+                round=round_,
+                parent=parent,
+                samples=len(samples),
+                accuracy=score.accuracy,
+                loss=score.loss,
+            )
+            written = model_file.write(self._path("trained", round_), meta, trained)
         if not self._attacks(node_id):
             try:
                 # As the header will.
                 self._reader.check(written.path, written.cid, node_id)
-                check_bounds(written, file, plan)
+                if not plan.is_masked:
+                    check_bounds(written, file, plan)
             except WeightsError as error:
                 written.path.unlink()
                 return self._cannot(
@@ -515,7 +569,7 @@ class Learner:
         return tamper(attack, parent, trained, seed)
 
     def _publish(self, local: WeightsFile, nonce: int) -> Waiting | None:
-        meta = local.local_meta
+        meta = local.published_meta
         self._site.store.add(local.path)
         if self._stored != local.cid:
             emit(events.FileStored(round=meta.round, cid=local.cid))

@@ -10,7 +10,7 @@ from pathlib import Path
 from fl_node import events
 from fl_node.artifacts import model_file
 from fl_node.artifacts.download import with_share
-from fl_node.artifacts.model_file import Rejection, WeightsFile
+from fl_node.artifacts.model_file import LocalMeta, Rejection, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.contract import View
 from fl_node.errors import StoreUnreachable, WeightsError
@@ -18,8 +18,11 @@ from fl_node.models.evidence import evidence
 from fl_node.protocol import budget
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import global_file, is_enough, needs_parent
+from fl_node.protocol.masked import Fault, Seeds, check_masked, needed_members, reveal, unmasked_file
 from fl_node.protocol.names import MISSING
+from fl_node.protocol.opened import read_openings
 from fl_node.protocol.publications import check_origin
+from fl_node.roles.arrivals import FETCH_TRY
 from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context
 from fl_node.runtime.logs import emit
@@ -42,6 +45,12 @@ class _Round:
     """Each learner's last publication, by nodeId; from the closing on it stays the same."""
     judged: dict[tuple[int, str], WeightsFile | Rejection] = field(default_factory=dict)
     """The files that are accepted or rejected."""
+    keys: Mapping[int, str] = field(default_factory=dict)
+    """What learners announced on their own for the next round with masks."""
+    seeds: Seeds = field(default_factory=dict)
+    """What removes the masks of all accepted files."""
+    faults: set[Fault] = field(default_factory=set)
+    """What was wrong with openings, as far as it is logged."""
 
     def is_missing(self, key: tuple[int, str]) -> bool:
         """Return whether a file was rejected because nobody had it."""
@@ -88,6 +97,8 @@ class Synchronous:
         seen = self._context.changes()
         self._judge_all(current)
         waiting = self._missing_files(current) if state.closed else self._missing_learners(current, view)
+        if waiting is None and self._plan.is_masked:
+            waiting = self._missing_openings(current, view)
         return replace(waiting, watch=self._context.changes, seen=seen) if waiting else None
 
     def aggregate(self) -> WeightsFile:
@@ -96,6 +107,21 @@ class Synchronous:
         judged = [current.judged[key] for key in sorted(current.published.items())]
         accepted = [file for file in judged if isinstance(file, WeightsFile)]
         rejected = [rejection for rejection in judged if isinstance(rejection, Rejection)]
+        absent = [node_id for node_id in current.members if node_id not in current.published]
+        spent = None if plan.dp is None else budget.spent(plan, budget.publications(self._site.contract.log()))
+        if plan.is_masked:
+            return unmasked_file(
+                context.global_path(current.number + 1),
+                plan,
+                context.plan_cid,
+                parent=context.global_file(current.number, current.parent),
+                files={file.masked_meta.node_id: file for file in accepted},
+                seeds=current.seeds,
+                announced=current.keys,
+                refused=rejected,
+                absent=absent,
+                spent=spent,
+            )
         parent = None
         if needs_parent(plan, len(accepted)):
             parent = context.global_file(current.number, current.parent)
@@ -109,8 +135,8 @@ class Synchronous:
             parent_file=parent,
             evidence=self._evidence,
             refused=rejected,
-            absent=[node_id for node_id in current.members if node_id not in current.published],
-            spent=None if plan.dp is None else budget.spent(plan, budget.publications(self._site.contract.log())),
+            absent=absent,
+            spent=spent,
         )
 
     def forget(self, current: WeightsFile) -> None:  # noqa: ARG002
@@ -151,24 +177,26 @@ class Synchronous:
         path = self._path(node_id, name)
         try:
             if not self._arrivals.is_here(key, name, current.number):
-                if key not in current.judged and self._arrivals.is_missing(key):
+                # With masks all must agree on whose values are summed, so a missing file is waited for.
+                gives_up = self._arrivals.is_missing(key) and not self._plan.is_masked
+                if key not in current.judged and gives_up:
                     self._reject(current, key, MISSING, MISSING)
                 return
             file = self._context.reader.check(path, name, node_id)
             plan, plan_cid = self._plan, self._context.plan_cid
-            check_origin(file, plan, plan_cid, node_id, round_=current.number, parent=current.parent)
-            check_bounds(file, start, self._plan)
+            if plan.is_masked:
+                check_masked(file, plan, plan_cid, node_id, start)
+            else:
+                check_origin(file, plan, plan_cid, node_id, round_=current.number, parent=current.parent)
+                check_bounds(file, start, self._plan)
         except (TooLarge, WrongContent, WeightsError) as error:
             path.unlink(missing_ok=True)
             self._reject(current, key, str(error), error.code)
             return
         current.judged[key] = file
-        meta = file.local_meta
-        emit(
-            events.UpdateAccepted(
-                round=current.number, learner=node_id, cid=name, accuracy=meta.accuracy, loss=meta.loss
-            )
-        )
+        meta = file.meta
+        accuracy, loss = (meta.accuracy, meta.loss) if isinstance(meta, LocalMeta) else (None, None)
+        emit(events.UpdateAccepted(round=current.number, learner=node_id, cid=name, accuracy=accuracy, loss=loss))
 
     def _path(self, node_id: int, name: str) -> Path:
         # By learner too: two may publish one hash, and only one of them rightly.
@@ -178,6 +206,32 @@ class Synchronous:
         node_id, name = key
         current.judged[key] = Rejection(node_id, name, model_file.as_reason(reason))
         emit(events.UpdateRejected(round=current.number, learner=node_id, cid=name, reason=code, detail=reason))
+
+    def _missing_openings(self, current: _Round, view: View) -> Waiting | None:
+        """Return what the removal of masks waits for; None if all masks can be removed."""
+        plan, number = self._plan, current.number
+        judged = [current.judged[key] for key in sorted(current.published.items())]
+        files = {one.masked_meta.node_id: one for one in judged if isinstance(one, WeightsFile)}
+        if len(files) < needed_members(plan):
+            text = f"round {number}: valid files of at least {needed_members(plan)} learners ({len(files)} so far)"
+            return Waiting("updates", text, round=number)
+        names, current.keys = self._site.contract.masks(number, current.members, view.block)
+        openings, faults = read_openings(self._context.reader, self._context.plan_cid, names, FETCH_TRY)
+        start = self._context.global_file(number, current.parent)
+        revealed = reveal(plan, start, files, openings)
+        for fault in dict.fromkeys((*faults, *revealed.faults)):
+            if fault not in current.faults:
+                current.faults.add(fault)
+                emit(events.OpeningRejected(round=number, learner=fault.node_id, detail=fault.text))
+        current.seeds = revealed.seeds
+        if not revealed.lacking and len(names) >= plan.threshold:
+            return None
+        silent = tuple(node_id for node_id in sorted(files) if node_id not in openings)
+        wrong = sorted({fault.node_id for fault in current.faults})
+        who = f"learner {', '.join(map(str, silent))} to open" if silent else "openings that remove all masks"
+        named = f"; what learner {', '.join(map(str, wrong))} published is wrong" if wrong else ""
+        text = f"round {number}: {who}, of {plan.threshold} that are needed{named}"
+        return Waiting("openings", text, round=number, learners=silent)
 
     def _missing_learners(self, current: _Round, view: View) -> Waiting:
         """Return what an open round waits for; close it if its time is up."""

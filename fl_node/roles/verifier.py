@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fl_node import events
-from fl_node.artifacts.model_file import Tensors
+from fl_node.artifacts.model_file import Tensors, WeightsFile
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.errors import FLNodeError, StoreError, WeightsError
@@ -20,7 +20,9 @@ from fl_node.plan.schema import Plan
 from fl_node.protocol import budget, history
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.global_files import global_file
+from fl_node.protocol.masked import check_masked, needed_members, reveal, unmasked_file
 from fl_node.protocol.names import HEADER
+from fl_node.protocol.opened import read_openings
 from fl_node.protocol.publications import check_origin, publications
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.verification.asynchronous import BY_PUBLICATIONS, AsynchronousCase, AsynchronousChecker
@@ -228,8 +230,21 @@ class Verifier:
         path
             Where it is needed.
         """
+        if self._expected == name:
+            self.lend_local(name, path)
+
+    def lend_local(self, name: str, path: Path) -> None:
+        """Put a file that was fetched here where it is needed; who reads it compares it with its CID.
+
+        Parameters
+        ----------
+        name
+            Its CID.
+        path
+            Where it is needed.
+        """
         source = self._reader.path(name)
-        if self._expected == name and source.exists():
+        if source.exists():
             with suppress(OSError):  # then it is fetched
                 copy = path.with_suffix(".lent")
                 copy.unlink(missing_ok=True)
@@ -250,6 +265,9 @@ class Verifier:
         # Where a file is missing or is rejected, only the header's file tells for what reason.
         with suppress(FLNodeError, OSError):
             parent = reader.read(closing.parent)
+            if plan.is_masked:
+                self._expect_masked(closing, parent)
+                return
             files = []
             for node_id, name in sorted(closing.published.items()):
                 file = reader.read(name, node_id)
@@ -267,8 +285,40 @@ class Verifier:
                 absent=sorted(closing.members - set(closing.published)),
                 spent=budget.spent(plan, closing.spent),
             )
-            reader.remember(replace(made, path=made.path.replace(reader.path(made.cid))))
-            self._expected = made.cid
+            self._remember_expected(made)
+
+    def _expect_masked(self, closing: Closing, parent: WeightsFile) -> None:
+        """Compute what a round with masks must end with, as soon as enough is opened.
+
+        Raises
+        ------
+        FLNodeError
+            A file is missing, or is rejected.
+        """
+        plan, reader, files = self._plan, self._reader, dict[int, WeightsFile]()
+        for node_id, name in sorted(closing.published.items()):
+            files[node_id] = reader.read(name, node_id)
+            check_masked(files[node_id], plan, self._plan_cid, node_id, parent)
+        openings, _ = read_openings(reader, self._plan_cid, closing.openings)
+        revealed = reveal(plan, parent, files, openings)
+        if revealed.lacking or len(files) < needed_members(plan):
+            return
+        made = unmasked_file(
+            self._folder / "expected.safetensors",
+            plan,
+            self._plan_cid,
+            parent=parent,
+            files=files,
+            seeds=revealed.seeds,
+            announced=closing.keys,
+            absent=sorted(closing.members - set(closing.published)),
+            spent=budget.spent(plan, closing.spent),
+        )
+        self._remember_expected(made)
+
+    def _remember_expected(self, made: WeightsFile) -> None:
+        self._reader.remember(replace(made, path=made.path.replace(self._reader.path(made.cid))))
+        self._expected = made.cid
 
     def _new_reader(self) -> Reader:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -359,7 +409,9 @@ class Verifier:
         result, closing = Findings(), None
         case = Case(self._plan, self._plan_cid, self._reader, self._trainer, result)
         if number == 0:
-            check_initial(case, name, self._trainer.initial() if self._initial is None else self._initial)
+            keys = self._contract.first_keys(self._contract.learners()) if self._plan.is_masked else {}
+            initial = self._trainer.initial() if self._initial is None else self._initial
+            check_initial(case, name, initial, keys)
         else:
             closed = self._contract.closed_round(number - 1, name)
             if closed is None:
@@ -367,7 +419,15 @@ class Verifier:
                     number, name, lacking=f"the newest block shows no global weights {name}", is_early=True
                 )
             spent = {} if self._plan.dp is None else budget.publications_at(self._contract.log(), number, name)
-            closing = Closing(number - 1, closed.parent, closed.published, frozenset(closed.members), spent)
+            closing = Closing(
+                number - 1,
+                closed.parent,
+                closed.published,
+                frozenset(closed.members),
+                spent,
+                closed.openings,
+                closed.keys,
+            )
             if name != self._expected or closing != self._expecting:
                 check_closing(case, closing, name, self._seen)
         proven = [finding for finding in result.findings if finding.proven]

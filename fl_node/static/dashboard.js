@@ -102,6 +102,7 @@ function showRun() {
     if (run.mode) parts.push(`${run.mode === "sync" ? "synchronous" : run.mode === "async" ? "asynchronous" : run.mode}, ${run.rule}, `
       + `${run.model} on ${run.data}. `);
     if (run.header) parts.push(`The header was replaced by ${run.header}. `);
+    if (run.hidden) parts.push(element("span", `${run.hidden} `, { id: "hidden" }));
     if (run.verdict) parts.push(element("span", `${run.verdict}. `, { id: "verdict" }));
     parts.push("Contract ", element("code", run.contract), ", plan ", element("code", run.plan_cid));
   } else {

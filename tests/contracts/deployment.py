@@ -66,6 +66,7 @@ class Terms:
     minimum: int = 1
     timeout: int = LONG
     asynchronous: bool = False
+    threshold: int = 0
 
 
 OPEN = Terms(learners=4, timeout=0, asynchronous=True)

@@ -105,7 +105,7 @@ def test_everybody_reads_everything(started: Deployment, caller: str) -> None:
     assert read("getGlobalWeight") == read("globalWeightAt", 0) == sha("initial")
     assert read("getLocalWeight", 1) == read("localWeightAt", 0, 1) == WEIGHTS
     assert read("deployer") == HEADER.address
-    assert read("getTerms") == (4, 1, 0, True)
+    assert read("getTerms") == (4, 1, 0, True, 0)
     assert read("getState") == (1, sha("initial"), False, HEADER.address, 0)
     assert read("roundAt", 0)[:3] == (1, 0, 0)
     assert read("verdictOf", 1) == (True, False, False)
@@ -172,8 +172,19 @@ def test_an_empty_hash_is_no_local_weights(started: Deployment) -> None:
         (PLAN, Terms(learners=3, minimum=4), Refusal("InvalidTerms")),
         (PLAN, Terms(learners=0, minimum=1, asynchronous=True), Refusal("InvalidTerms")),
         (PLAN, Terms(learners=1_001), Refusal("InvalidTerms")),
+        (PLAN, Terms(learners=3, minimum=2, threshold=3), Refusal("InvalidTerms")),
+        (PLAN, Terms(learners=3, minimum=3, asynchronous=True, threshold=2), Refusal("InvalidTerms")),
     ],
-    ids=["no plan", "nobody", "none needed", "more needed than there are", "more needed than nobody", "too many"],
+    ids=[
+        "no plan",
+        "nobody",
+        "none needed",
+        "more needed than there are",
+        "more needed than nobody",
+        "too many",
+        "more to open than needed",
+        "masks without rounds that close",
+    ],
 )
 def test_a_contract_without_a_plan_or_with_terms_that_nobody_can_keep_is_not_deployed(
     w3: Web3, plan: bytes, terms: Terms, refusal: Refusal

@@ -128,7 +128,25 @@ def costs(w3: Web3, learners: int) -> Costs:
     found.add("setGlobalWeight", run, members[2], "setGlobalWeight", sha("right"))
     for account in members.values():
         found.add("attestGlobalWeight", run, account, "attestGlobalWeight", 2, sha("right"))
+    add_masked(found, w3, members)
     return found
+
+
+def add_masked(found: Costs, w3: Web3, members: dict[int, LocalAccount]) -> None:
+    """Add what calls cost in two rounds with masks."""
+    count = len(members)
+    run = Deployment(w3, Terms(learners=count, minimum=count, threshold=count))
+    for node, account in members.items():
+        run.write(HEADER, "registerLearner", node, account.address)
+        found.add("announceKey", run, account, "announceKey", 0, sha(f"key {node}"))
+    for number in range(2):
+        found.add("setGlobalWeight", run, HEADER, "setGlobalWeight", sha(f"global {number}"))
+        parent = sha(f"global {number}")
+        for node, account in members.items():
+            local = sha(f"local {number} {node}")
+            found.add("setLocalWeight", run, account, "setLocalWeight", node, local, number, parent, True)
+        for node, account in members.items():
+            found.add("openMasks", run, account, "openMasks", number, sha(f"opening {number} {node}"))
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +167,8 @@ def of_a_hundred(w3: Web3) -> Costs:
         ("attestGlobalWeight", VERDICT_LIMIT),
         ("rejectGlobalWeight", VERDICT_LIMIT),
         ("voteHeader", VERDICT_LIMIT),
+        ("announceKey", LIMIT),
+        ("openMasks", LIMIT),
     ],
 )
 def test_a_call_costs_no_more_with_a_hundred_learners_than_with_two(

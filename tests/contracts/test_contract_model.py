@@ -54,6 +54,9 @@ class Round:
     members: int = 0
     rejected: set[int] = field(default_factory=set)
     opened: int | None = None
+    openings: dict[int, bytes] = field(default_factory=dict)
+    keys: dict[int, bytes] = field(default_factory=dict)
+    """What learners announced in it for the next round."""
     closed: int | None = 0
     """When it closed; 0 while it is open, None if it has just closed and its block is to come."""
 
@@ -81,6 +84,7 @@ class Model:
     ballot: int = 0
     voters: set[int] = field(default_factory=set)
     candidate: int = 0
+    first_keys: dict[int, bytes] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
 
     @property
@@ -168,12 +172,58 @@ class Model:
             raise Refused("EmptyHash")
         if self.rounds and not self.terms.asynchronous and not self.rounds[-1].is_closed:
             raise self.is_open(self.needed)
+        self.check_masks()
         self.serials += 1
         self.rounds.append(Round(self.serials, weights))
         self.late = False
         if self.voters:
             self.voters, self.ballot = set(), self.ballot + 1
         self.log("GlobalWeightSet", self.round, weights)
+
+    def announce(self, caller: str, number: int, key: bytes) -> None:
+        if not self.terms.threshold:
+            raise Refused("NoMasks")
+        node = self.node_of(caller)
+        if key == ZERO_HASH:
+            raise Refused("EmptyHash")
+        if number != len(self.rounds):
+            raise Refused("WrongRound", len(self.rounds))
+        if self.rounds and self.rounds[-1].is_closed:
+            raise Refused("RoundIsClosed", self.round)
+        keys = self.rounds[-1].keys if self.rounds else self.first_keys
+        if node in keys:
+            raise Refused("AlreadyAnnounced", node)
+        keys[node] = key
+        self.log("KeyAnnounced", number, node, key)
+
+    def open(self, caller: str, number: int, shares: bytes) -> None:
+        if not self.terms.threshold:
+            raise Refused("NoMasks")
+        node = self.node_of(caller)
+        if shares == ZERO_HASH:
+            raise Refused("EmptyHash")
+        if not self.rounds:
+            raise Refused("NotStarted")
+        if number != self.round:
+            raise Refused("WrongRound", self.round)
+        current = self.rounds[-1]
+        if not current.is_closed:
+            raise self.is_open(self.needed)
+        if node not in current.local_weights:
+            raise Refused("NotMember", node)
+        if node in current.openings:
+            raise Refused("AlreadyOpened", node)
+        current.openings[node] = shares
+        self.log("MasksOpened", number, node, shares)
+
+    def check_masks(self) -> None:
+        threshold = self.terms.threshold
+        if not threshold:
+            return
+        if not self.rounds and len(self.first_keys) < self.terms.learners:
+            raise Refused("KeysAreMissing", len(self.first_keys), self.terms.learners)
+        if self.rounds and len(self.rounds[-1].openings) < threshold:
+            raise Refused("MasksAreClosed", self.round, len(self.rounds[-1].openings), threshold)
 
     def close(self, caller: str) -> None:
         if not self.rounds:
@@ -240,6 +290,8 @@ class Promises:
         """Who rejected the global weights that are or were the round's last."""
         self.closed: dict[int, list[object]] = {}
         """What is in the rounds that are closed."""
+        self.opened: dict[int, dict[int, bytes]] = defaultdict(dict)
+        """What members opened of the closed rounds."""
 
     def see(self, events: Sequence[Event]) -> None:
         """Look at the events of a call that succeeded, and at what the contract says after it."""
@@ -250,6 +302,12 @@ class Promises:
                     self.learners += 1
                 case Event("GlobalWeightSet", (number, _)):
                     self.rejected[number] = set()
+                    threshold = self.run.terms.threshold
+                    assert number == 0 or len(self.opened[number - 1]) >= threshold, "no sum before enough is opened"
+                case Event("MasksOpened", (number, node, opening)):
+                    assert number in self.closed, "only closed rounds are opened"
+                    assert node not in self.opened[number], "nobody opens a round twice"
+                    self.opened[number][node] = opening
                 case Event("RoundClosed", (number, *_)):
                     assert number not in self.closed, "a round closes once"
                     self.closed[number] = self.record(number)
@@ -264,6 +322,8 @@ class Promises:
                 case Event("GlobalWeightWithdrawn", (number, _)):
                     assert 2 * len(self.rejected[number]) > self.learners, "only a majority withdraws"
                     self.closed = {earlier: one for earlier, one in self.closed.items() if earlier < number}
+                    for later in [one for one in self.opened if one >= number]:
+                        del self.opened[later]
                 case Event("HeaderChanged"):
                     assert 2 * len(majority) > self.learners, "only a majority deposes"
         names = {event.name for event in events}
@@ -301,6 +361,8 @@ class Calls:
         Terms(learners=3, minimum=2),
         Terms(learners=1, timeout=0),
         Terms(learners=3, timeout=0, asynchronous=True),
+        Terms(learners=2, minimum=2, threshold=2),
+        Terms(learners=3, minimum=2, threshold=2),
     )
 
     def __init__(self, w3: Web3, seed: int) -> None:
@@ -419,6 +481,16 @@ class Calls:
         for _, name in self.some_members():
             self.both(name, "rejectGlobalWeight", self.model.reject, *aimed, CODE, ZERO_HASH)
 
+    def announce(self) -> None:
+        number = len(self.model.rounds) if self.mostly() else self.random.randint(0, 3)
+        for _, name in self.some_members():
+            self.both(name, "announceKey", self.model.announce, number, self.hash())
+
+    def open(self) -> None:
+        number = self.model.round if self.mostly() else self.random.randint(0, 3)
+        for name in [name for _, name in self.some_members()] if self.mostly() else [self.anyone()]:
+            self.both(name, "openMasks", self.model.open, number, self.hash())
+
     def vote(self) -> None:
         ballot = self.model.ballot if self.mostly() else self.random.randint(0, self.model.ballot + 1)
         self.both(self.anyone(), "voteHeader", self.model.vote, ballot)
@@ -435,6 +507,8 @@ class Calls:
         all_publish: 6,
         publish_as_often_as_possible: 1,
         close: 2,
+        announce: 3,
+        open: 4,
         attest: 2,
         reject: 2,
         all_reject: 2,
@@ -463,7 +537,11 @@ class Calls:
             assert read("globalWeightAt", number) == one.hash
             assert read("roundAt", number) == (published, one.members, rejections, one.opened, one.closed)
             for node in NODES:
+                assert read("openingAt", number, node) == one.openings.get(node, ZERO_HASH)
+                assert read("keyAt", number + 1, node) == one.keys.get(node, ZERO_HASH)
                 assert read("localWeightAt", number, node) == one.local_weights.get(node, ZERO_HASH)
+        for node in NODES:
+            assert read("keyAt", 0, node) == model.first_keys.get(node, ZERO_HASH)
         for address in [*ADDRESSES, ZERO_ADDRESS]:
             node = next((node for node, account in model.accounts.items() if account == address), 0)
             assert read("nodeIdOf", address) == node

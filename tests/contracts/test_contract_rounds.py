@@ -199,7 +199,7 @@ def test_local_weights_are_refused_that_were_trained_from_other_global_weights(s
 
 
 def test_asynchronous_rounds_never_close_and_take_weights_of_earlier_rounds(started: Deployment) -> None:
-    assert started.read("getTerms") == (4, 1, 0, True)
+    assert started.read("getTerms") == (4, 1, 0, True, 0)
     started.write(ALICE, "setLocalWeight", 1, sha("alice"))
     started.write(BOB, "setLocalWeight", 2, sha("bob"))
     assert not is_closed(started)
@@ -217,5 +217,5 @@ def test_asynchronous_rounds_never_close_and_take_weights_of_earlier_rounds(star
 
 
 def test_the_terms_can_be_read(w3: Web3) -> None:
-    terms = Terms(learners=7, minimum=3, timeout=11)
-    assert Deployment(w3, terms).read("getTerms") == (7, 3, 11, False)
+    terms = Terms(learners=7, minimum=3, timeout=11, threshold=2)
+    assert Deployment(w3, terms).read("getTerms") == (7, 3, 11, False, 2)

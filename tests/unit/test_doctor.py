@@ -345,3 +345,18 @@ def test_who_seals_is_said_of_clique_alone(ask: Ask, monkeypatch: pytest.MonkeyP
     assert said.state == "ok"
     assert f"{ALICE.address} 5" in said.found
     assert f"next: {MALLORY.address}" in said.found and f"missing: {MALLORY.address}" in said.found
+
+
+# Host secret
+
+
+def test_a_host_secret_is_for_its_owner_alone_and_need_not_be_there_yet(ask: Ask, tmp_path: Path) -> None:
+    assert ask()["host secret"].state == "skipped"
+    path = tmp_path / "host.secret"
+    path.write_text("ab" * 32 + "\n")
+    path.chmod(0o600)
+    assert ask()["host secret"].state == "ok"
+    path.chmod(0o644)
+    answer = ask()["host secret"]
+    assert answer.state == "wrong"
+    assert f"chmod 600 {path}" in answer.remedy

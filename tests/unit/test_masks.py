@@ -18,7 +18,7 @@ from fl_node.privacy.round_keys import FOLDER, RoundKeys
 from fl_node.privacy.secret import HostSecret
 from fl_node.privacy.streams import Stream
 
-LABEL = Label("0xAb", 3, "Qm")
+LABEL = Label(3, "Qm")
 WORD = np.dtype("<u4")
 
 
@@ -131,7 +131,7 @@ def test_seals_open_for_their_recipient_alone_and_for_their_round_alone() -> Non
     sealed, public = everyone[1].deal().sealed, RoundKey(bytes([1]) * 32).public
     places = [OWN, 2, 3]
     assert set(everyone[2].unseal(1, public, places, sealed[1].tobytes())) == set(places)
-    other = dealers(3, 2, Label("0xAb", 4, "Qm"))
+    other = dealers(3, 2, Label(4, "Qm"))
     damaged = bytes([sealed[1, 0] ^ 1]) + sealed[1].tobytes()[1:]
     for dealer, content in (
         (everyone[2], sealed[2].tobytes()),
@@ -145,11 +145,14 @@ def test_seals_open_for_their_recipient_alone_and_for_their_round_alone() -> Non
 def test_the_same_key_deals_the_same_bits_and_each_round_and_start_has_others() -> None:
     first, again = dealers(3, 2)[1].deal(), dealers(3, 2)[1].deal()
     assert all(getattr(first, name).tobytes() == getattr(again, name).tobytes() for name in dealing.shapes(2))
-    labels = [Label("0xab", 3, "Qm"), Label("0xAb", 4, "Qm"), Label("0xAb", 3, "Qn"), Label("0xAc", 3, "Qm")]
+    labels = [Label(3, "Qm"), Label(4, "Qm"), Label(3, "Qn")]
     seeds = [seed for label in labels for seed in dealers(3, 2, label)[1].seeds().values()]
-    # The address counts in any case.
     assert len(set(seeds)) == len(seeds)
-    assert dealers(3, 2, LABEL)[1].seeds() == dealers(3, 2, Label("0xab", 3, "Qm"))[1].seeds()
+
+
+def test_a_public_key_of_small_order_is_not_usable() -> None:
+    assert not any(dealing.is_usable(bytes([low]) + bytes(31)) for low in (0, 1))
+    assert dealing.is_usable(RoundKey(bytes(32)).public)
 
 
 @given(learners=st.sets(st.integers(1, 1000), min_size=1, max_size=60), label=st.text(max_size=5))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.model_file import GlobalMeta, Input, LocalMeta, Rejection
+from fl_node.artifacts.model_file import OPTIONAL, GlobalMeta, Input, LocalMeta, Rejection
 from fl_node.errors import WeightsError
 
 PLAN = cid.of_bytes(b"plan")
@@ -347,8 +347,7 @@ def with_metadata(path: Path, meta: LocalMeta | GlobalMeta, changes: dict[str, A
 
 @pytest.mark.parametrize("meta", [LOCAL, GLOBAL, INITIAL], ids=["local", "global", "initial"])
 def test_metadata_that_lacks_any_one_field_are_refused(tmp_path: Path, meta: LocalMeta | GlobalMeta) -> None:
-    optional = {"taken", "spent", "epsilon"}
-    names = ["format", "kind", *(field.name for field in dataclasses.fields(meta) if field.name not in optional)]
+    names = ["format", "kind", *(field.name for field in dataclasses.fields(meta) if field.name not in OPTIONAL)]
     for name in names:
         assert with_metadata(tmp_path / "file", meta, {name: None}).startswith(f"metadata: {name} is")
 

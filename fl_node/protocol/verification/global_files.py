@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -18,7 +20,7 @@ def again(case: Case) -> Path:
     return case.reader.folder / "again.safetensors"
 
 
-def check_initial(case: Case, name: str, initial: Tensors) -> None:
+def check_initial(case: Case, name: str, initial: Tensors, keys: Mapping[int, str] = MappingProxyType({})) -> None:
     """Check that the run started from the weights that the plan's seed gives.
 
     Parameters
@@ -29,6 +31,8 @@ def check_initial(case: Case, name: str, initial: Tensors) -> None:
         The CID of the initial weights.
     initial
         The weights that the plan's seed gives.
+    keys
+        In a run with masks: the keys of round 0 that learners announced, in hexadecimal digits, by nodeId.
     """
     result = case.result
     try:
@@ -39,7 +43,7 @@ def check_initial(case: Case, name: str, initial: Tensors) -> None:
         return
     result.compare(0, HEADER, "plan", meta.plan, case.plan_cid)
     result.compare(0, HEADER, "round", meta.round, 0)
-    expected = initial_file(again(case), case.plan, case.plan_cid, initial)
+    expected = initial_file(again(case), case.plan, case.plan_cid, initial, keys)
     report_difference(case, 0, file, expected, "the plan's seed gives")
 
 
@@ -102,7 +106,8 @@ def report_difference(case: Case, number: int, file: WeightsFile, expected: Weig
 
 
 def _compare_meta(case: Case, number: int, meta: GlobalMeta, right: GlobalMeta) -> None:
-    for name in ("plan", "round", "parent", "rule", "refused", "absent", "taken", "spent", "epsilon"):
+    fields = ("plan", "round", "parent", "rule", "refused", "absent", "taken", "spent", "epsilon", "keys", "scores")
+    for name in fields:
         case.result.compare(number, HEADER, name, getattr(meta, name), getattr(right, name))
     _compare_shares(case, number, meta.inputs, right.inputs)
 

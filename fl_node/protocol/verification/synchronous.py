@@ -7,11 +7,10 @@ missing. Rejections must be deserved, and the plan's rule must give the same glo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
 
 from fl_node.aggregation import ensemble
-from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection, WeightsFile
+from fl_node.artifacts.model_file import Input, Rejection, WeightsFile
 from fl_node.errors import WeightsError
 from fl_node.protocol import budget
 from fl_node.protocol.bounds import check_bounds
@@ -21,22 +20,9 @@ from fl_node.protocol.publications import check_origin
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.evidence import check_evidence
 from fl_node.protocol.verification.global_files import again, closing_file, report_difference
-
-
-@dataclass(frozen=True)
-class Closing:
-    """A closed round, as the contract fixed it.
-
-    ``published`` are the CIDs of its local weights by nodeId, ``members`` the learners registered when it closed, and
-    ``parent`` the CID of the global weights that it started from. ``spent`` is the number of different local weights
-    that each learner had published in the whole run by then; only differential privacy needs it.
-    """
-
-    number: int
-    parent: str
-    published: Mapping[int, str]
-    members: frozenset[int]
-    spent: Mapping[int, int] = field(default_factory=dict)
+from fl_node.protocol.verification.masked import check_masked_closing
+from fl_node.protocol.verification.members import Closing as Closing
+from fl_node.protocol.verification.members import check_members, is_published
 
 
 def check_closing(case: Case, closing: Closing, name: str, seen: Collection[str] = ()) -> None:
@@ -54,11 +40,14 @@ def check_closing(case: Case, closing: Closing, name: str, seen: Collection[str]
         Local files that this verifier had before the global weights were published: who calls one of them missing
         lies. Of others nobody can tell afterwards whether they were.
     """
+    if case.plan.is_masked:
+        check_masked_closing(case, closing, name)
+        return
     number, file = closing.number + 1, closing_file(case, closing.number + 1, closing.parent, name)
     if file is None:
         return
     meta = file.global_meta
-    _check_members(case, closing, meta)
+    check_members(case, closing, meta)
     parent = case.parent(closing.number, closing.parent)
     inputs = [_check_input(case, closing, one, parent) for one in meta.inputs]
     for rejection in meta.refused:
@@ -84,38 +73,10 @@ def check_closing(case: Case, closing: Closing, name: str, seen: Collection[str]
     check_evidence(case, number, file)
 
 
-def _check_members(case: Case, closing: Closing, meta: GlobalMeta) -> None:
-    """Check that a global file names every learner once, with what it published, and nobody else."""
-    result, number = case.result, closing.number + 1
-    named = [*(i.node_id for i in meta.inputs), *(r.node_id for r in meta.refused), *meta.absent]
-    for node_id in sorted(set(named)):
-        if named.count(node_id) > 1:
-            result.find(number, learner_label(node_id), "inputs", "is listed more than once")
-        if node_id not in closing.members:
-            result.find(number, learner_label(node_id), "inputs", "takes part without registration")
-    for node_id in sorted(closing.members):
-        published = node_id in closing.published
-        if node_id not in named:
-            what = "published local weights" if published else "is registered"
-            result.find(number, learner_label(node_id), "inputs", f"{what}, but is left out")
-        elif node_id in meta.absent and published:
-            result.find(number, learner_label(node_id), "absent", "is listed as missing, but had published")
-
-
-def _is_published(case: Case, closing: Closing, one: Input | Rejection, field: str) -> bool:
-    """Check that a hash is what a learner had published when the round closed."""
-    published = closing.published.get(one.node_id)
-    if published == one.cid:
-        return True
-    text = f"published {published} in this round, not {one.cid}" if published else "published nothing in this round"
-    case.result.find(closing.number, learner_label(one.node_id), field, text)
-    return False
-
-
 def _check_input(case: Case, closing: Closing, one: Input, parent: WeightsFile | None) -> WeightsFile | None:
     """Check one input of a global file, and return it if it can be read."""
     result, node, number = case.result, learner_label(one.node_id), closing.number
-    if not _is_published(case, closing, one, "cid"):
+    if not is_published(case, closing, one, "cid"):
         return None
     try:
         file = case.file(one.cid, one.node_id)
@@ -139,7 +100,7 @@ def _check_rejection(
 ) -> None:
     """Check that a file that the header rejected deserved it."""
     node = learner_label(one.node_id)
-    if not _is_published(case, closing, one, "refused"):
+    if not is_published(case, closing, one, "refused"):
         return
     try:
         file = case.file(one.cid, one.node_id)

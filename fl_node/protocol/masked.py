@@ -1,0 +1,470 @@
+"""Rounds with masks: what header, learners and audit must agree on.
+
+The contract closes a round, and with that its set of members is final. Each member then publishes shares: of the own
+seed of each member, and of the seeds that members have in common with those who are lost. A threshold of shares gives
+each of these seeds, and with them anybody removes the masks from the sum, and from nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from fl_node.aggregation.fixed_point import FixedPoint, Words, reduced
+from fl_node.aggregation.rule import shares
+from fl_node.artifacts.model_file import (
+    PRIVATE,
+    SCORES,
+    GlobalMeta,
+    Input,
+    MaskedMeta,
+    MaskedSize,
+    Rejection,
+    Tensor,
+    Tensors,
+    WeightsFile,
+    check_local,
+    masked_shapes,
+    write_stream,
+)
+from fl_node.errors import WeightsError
+from fl_node.plan.schema import Plan
+from fl_node.plan.sections import LEAST_SUMMED
+from fl_node.privacy import dealing, graph
+from fl_node.privacy.dealing import OWN, Dealer, Label, RoundKey
+from fl_node.privacy.streams import Stream
+from fl_node.protocol.budget import Spent
+from fl_node.protocol.openings import Opening
+from fl_node.protocol.publications import samples_of
+
+LARGEST_LOSS = 32.0
+"""A loss is a masked value too, as a share of this: far above that of any model which says anything."""
+
+Seeds = Mapping[tuple[int, int], bytes]
+"""Seeds by member and place."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with what a learner published to remove masks."""
+
+    node_id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Revealed:
+    """What the openings of a round give.
+
+    ``seeds`` are all that are needed, if ``lacking`` is empty: else these members' seeds need shares of more
+    learners.
+    """
+
+    seeds: Seeds
+    lacking: tuple[int, ...]
+    faults: tuple[Fault, ...]
+
+
+def fixed_point(plan: Plan) -> FixedPoint:
+    """Return how a masked plan makes integers of updates.
+
+    Raises
+    ------
+    ValueError
+        The plan has no masks.
+    """
+    point = plan.fixed_point
+    if point is None:
+        raise ValueError(f"the plan {plan.name} has no fixed-point arithmetic")
+    return point
+
+
+def masked_size(plan: Plan) -> MaskedSize:
+    """Return what bounds the masked files of a plan."""
+    return MaskedSize(fixed_point(plan).modulus_bits, graph.degree(plan.learners))
+
+
+def count_of(plan: Plan, node_id: int) -> int:
+    """Return what a learner's values are multiplied by: what it counts for, without a common divisor of all."""
+    return reduced(plan.counts)[node_id - 1]
+
+
+def needed_members(plan: Plan) -> int:
+    """Return how many members a round must have before anything of it is opened."""
+    return max(plan.threshold, LEAST_SUMMED)
+
+
+def label_of(parent: WeightsFile) -> Label:
+    """Return what the masks of the round are for that starts from these global weights."""
+    return Label(parent.global_meta.round, parent.cid)
+
+
+def keys_of(parent: WeightsFile) -> dict[int, bytes]:
+    """Return the public keys by nodeId of the round that starts from these global weights."""
+    return {node_id: bytes.fromhex(key) for node_id, key in parent.global_meta.keys or ()}
+
+
+def usable_keys(keys: Mapping[int, str]) -> tuple[tuple[int, str], ...]:
+    """Return keys as a global file has them, without those of which no secrets come."""
+    return tuple((n, key) for n, key in sorted(keys.items()) if dealing.is_usable(bytes.fromhex(key)))
+
+
+def neighbours_in(parent: WeightsFile, node_id: int) -> tuple[int, ...]:
+    """Return a learner's neighbours in the round that starts from these global weights.
+
+    Raises
+    ------
+    WeightsError
+        It has no key in this round, so it can't take part.
+    """
+    keys = keys_of(parent)
+    if node_id not in keys:
+        raise WeightsError(f"learner {node_id} announced no key for round {parent.global_meta.round}", "keys")
+    return graph.neighbours(node_id, keys, str(label_of(parent)))
+
+
+def dealer_of(plan: Plan, parent: WeightsFile, node_id: int, key: RoundKey) -> Dealer:
+    """Return a learner's seeds in the round that starts from some global weights.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    parent
+        The global weights.
+    node_id
+        The learner.
+    key
+        Its key of the round.
+    """
+    keys, others = keys_of(parent), neighbours_in(parent, node_id)
+    public = {other: keys[other] for other in others}
+    return Dealer(key, label_of(parent), node_id, public, _threshold(plan, len(others) + 1))
+
+
+def masked_file(
+    path: Path,
+    plan: Plan,
+    plan_cid: str,
+    *,
+    node_id: int,
+    parent: WeightsFile,
+    trained: Tensors,
+    accuracy: float,
+    loss: float,
+    key: RoundKey,
+    next_key: bytes,
+) -> WeightsFile:
+    """Write a learner's masked local weights.
+
+    Parameters
+    ----------
+    path
+        Where to write.
+    plan, plan_cid
+        The run's plan and its CID.
+    node_id
+        The learner.
+    parent
+        The global weights that it trained from.
+    trained
+        Its local weights.
+    accuracy, loss
+        What it measured.
+    key
+        Its key of this round.
+    next_key
+        The public half of its key of the next round.
+    """
+    point, count = fixed_point(plan), count_of(plan, node_id)
+    bits: Literal[32, 64] = 32 if point.modulus_bits == 32 else 64
+    dealer = dealer_of(plan, parent, node_id, key)
+    dealt, streams, start = dealer.deal(), dealer.streams(), parent.mapped()
+
+    def masked(values: np.ndarray[Any, np.dtype[np.float64]]) -> Words:
+        words = point.words(values, count)
+        for sign, stream in streams:
+            _add(words, stream, sign)
+        return words
+
+    scores = masked(point.range * np.array([accuracy, min(loss, LARGEST_LOSS) / LARGEST_LOSS]))
+
+    def tensor(name: str) -> Tensor:
+        if name == SCORES:
+            return cast(Tensor, scores)
+        if name.startswith(PRIVATE):
+            return cast(Tensor, getattr(dealt, name.removeprefix(PRIVATE)))
+        return cast(Tensor, masked(np.asarray(np.subtract(trained[name], start[name], dtype=np.float64))))
+
+    meta = MaskedMeta(
+        plan=plan_cid,
+        node_id=node_id,
+        round=parent.global_meta.round,
+        parent=parent.cid,
+        samples=samples_of(plan, node_id),
+        neighbours=neighbours_in(parent, node_id),
+        modulus_bits=bits,
+        next_key=next_key.hex(),
+    )
+    shapes = masked_shapes({name: values.shape for name, values in trained.items()}, len(meta.neighbours))
+    return write_stream(path, meta, shapes, tensor)
+
+
+def check_masked(file: WeightsFile, plan: Plan, plan_cid: str, node_id: int, parent: WeightsFile) -> MaskedMeta:
+    """Check that a file holds a learner's masked local weights, trained from certain global weights.
+
+    Parameters
+    ----------
+    file
+        A checked masked file.
+    plan, plan_cid
+        The run's plan and its CID.
+    node_id
+        The learner that published the file.
+    parent
+        The global weights.
+
+    Raises
+    ------
+    WeightsError
+        The metadata differ; the message names the field. Or the learner has no key in this round.
+    """
+    meta, right = file.masked_meta, neighbours_in(parent, node_id)
+    check_local(
+        file,
+        plan=plan_cid,
+        node_id=node_id,
+        round_=parent.global_meta.round,
+        parent=parent.cid,
+        samples=samples_of(plan, node_id),
+    )
+    if meta.neighbours != right:
+        raise WeightsError(
+            f"metadata: neighbours are {list(meta.neighbours)}; should be {list(right)}", "metadata.neighbours"
+        )
+    return meta
+
+
+def open_shares(
+    plan: Plan, plan_cid: str, node_id: int, key: RoundKey, parent: WeightsFile, files: Mapping[int, WeightsFile]
+) -> tuple[Opening, tuple[Fault, ...]]:
+    """Return what a member of a closed round publishes to remove masks, and whose shares it could not read.
+
+    Parameters
+    ----------
+    plan, plan_cid
+        The run's plan and its CID.
+    node_id
+        The member.
+    key
+        Its key of this round.
+    parent
+        The global weights that the round started from.
+    files
+        The valid masked files of all members by nodeId: the set that is summed.
+
+    Raises
+    ------
+    WeightsError
+        The set is too small, or this learner is no member.
+    """
+    if len(files) < needed_members(plan) or node_id not in files:
+        members = ", ".join(map(str, sorted(files)))
+        raise WeightsError(
+            f"round {parent.global_meta.round}: nothing is opened for learner {members}; a sum needs "
+            f"{needed_members(plan)} members",
+            "members",
+        )
+    dealer, keys = dealer_of(plan, parent, node_id, key), keys_of(parent)
+    opened: dict[int, dict[int, bytes]] = {}
+    faults = []
+    for other, file in sorted(files.items()):
+        neighbours = file.masked_meta.neighbours
+        if node_id not in (*neighbours, other):
+            continue
+        try:
+            mine = _unsealed(dealer, node_id, other, keys[other], file, str(label_of(parent)))
+        except ValueError as error:
+            faults.append(Fault(other, str(error)))
+            continue
+        opened[other] = {place: mine[place] for place in dealing.opened_places(neighbours, files)}
+    meta = parent.global_meta
+    return Opening(plan_cid, node_id, meta.round, parent.cid, tuple(sorted(files)), opened), tuple(faults)
+
+
+def reveal(
+    plan: Plan, parent: WeightsFile, files: Mapping[int, WeightsFile], openings: Mapping[int, Opening]
+) -> Revealed:
+    """Return the seeds that openings give: each from the first shares that suffice, in the order of nodeId.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    parent
+        The global weights that the round started from.
+    files
+        The valid masked files of its members, by nodeId.
+    openings
+        What members published, by nodeId.
+    """
+    label, members = str(label_of(parent)), tuple(sorted(files))
+    faults = [
+        Fault(
+            n,
+            f"opens for learner {_list(one.members)}; the members of round {parent.global_meta.round} are "
+            f"{_list(members)}",
+        )
+        for n, one in sorted(openings.items())
+        if one.members != members or (one.round, one.parent) != (parent.global_meta.round, parent.cid)
+    ]
+    wrong = {fault.node_id for fault in faults}
+    seeds: dict[tuple[int, int], bytes] = {}
+    lacking = []
+    for dealer, file in sorted(files.items()):
+        neighbours = file.masked_meta.neighbours
+        places, recipients = [OWN, *neighbours], sorted((*neighbours, dealer))
+        hashes = _array(file, "hashes")
+        commitments = _array(file, "commitments")
+        threshold = _threshold(plan, len(recipients))
+        for place in dealing.opened_places(neighbours, members):
+            column, good = places.index(place), dict[int, bytes]()
+            for row, recipient in enumerate(recipients):
+                opening = openings.get(recipient)
+                if opening is None or recipient in wrong:
+                    continue
+                share = opening.shares.get(dealer, {}).get(place)
+                if share is None:
+                    continue
+                if dealing.share_hash(label, dealer, recipient, place, share) != hashes[row, column].tobytes():
+                    faults.append(Fault(recipient, f"opens a wrong share of a seed of learner {dealer}"))
+                    continue
+                good[recipient] = share
+            seed = dealing.recovered(dict(list(good.items())[:threshold])) if len(good) >= threshold else None
+            committed = commitments[column].tobytes()
+            if seed is not None and dealing.commitment(label, dealer, place, seed) == committed:
+                seeds[dealer, place] = seed
+            else:
+                lacking.append(dealer)
+                if len(good) >= threshold:
+                    faults.append(Fault(dealer, "dealt shares that do not give the seed it is committed to"))
+    return Revealed(seeds, tuple(dict.fromkeys(lacking)), tuple(dict.fromkeys(faults)))
+
+
+def unmasked_file(
+    path: Path,
+    plan: Plan,
+    plan_cid: str,
+    *,
+    parent: WeightsFile,
+    files: Mapping[int, WeightsFile],
+    seeds: Seeds,
+    announced: Mapping[int, str],
+    refused: Sequence[Rejection] = (),
+    absent: Collection[int] = (),
+    spent: Spent | None = None,
+) -> WeightsFile:
+    """Write the global file of a masked round; header, learners and audit all call this.
+
+    Parameters
+    ----------
+    path
+        Where to write.
+    plan, plan_cid
+        The run's plan and its CID.
+    parent
+        The global weights that the round started from.
+    files
+        The valid masked files of its members, by nodeId.
+    seeds
+        What :func:`reveal` returned.
+    announced
+        The keys that learners announced on their own for the next round, in hexadecimal digits.
+    refused, absent
+        Learners whose file is invalid, and learners without one.
+    spent
+        What had been spent when the round closed, in a run with differential privacy.
+    """
+    point, members = fixed_point(plan), sorted(files)
+    counts = [count_of(plan, node_id) for node_id in members]
+    streams = [
+        (-dealing.sign(node_id, place), dealing.stream(seed)) for (node_id, place), seed in sorted(seeds.items())
+    ]
+
+    def total(name: str) -> Words:
+        words = np.zeros(files[members[0]].shapes[name], point.dtype)
+        for node_id in members:
+            words += _words(files[node_id], name)
+        for sign, stream in streams:
+            _add(words, stream, sign)
+        return words
+
+    accuracy, loss = (point.mean(total(SCORES), counts) / point.range).tolist()
+    start = parent.mapped()
+    keys = {**announced, **{node_id: file.masked_meta.next_key for node_id, file in files.items()}}
+    parts = shares(counts)
+    meta = GlobalMeta(
+        plan=plan_cid,
+        round=parent.global_meta.round + 1,
+        parent=parent.cid,
+        rule=plan.aggregation.rule,
+        inputs=tuple(
+            Input(node_id, files[node_id].cid, files[node_id].masked_meta.samples, part)
+            for node_id, part in zip(members, parts, strict=True)
+        ),
+        refused=tuple(sorted(refused, key=lambda refusal: refusal.node_id)),
+        absent=tuple(sorted(absent)),
+        spent=None if spent is None else spent.publications,
+        epsilon=None if spent is None else spent.epsilon,
+        keys=usable_keys(keys),
+        scores=(min(max(accuracy, 0.0), 1.0), max(loss, 0.0) * LARGEST_LOSS),
+    )
+    return write_stream(path, meta, parent.shapes, lambda name: point.updated(start[name], total(name), counts))
+
+
+def _threshold(plan: Plan, recipients: int) -> int:
+    """Return how many of its recipients open a seed."""
+    return plan.threshold if plan.learners <= graph.COMPLETE else graph.threshold(recipients)
+
+
+def _unsealed(
+    dealer: Dealer, node_id: int, other: int, public: bytes, file: WeightsFile, label: str
+) -> dict[int, bytes]:
+    """Return the shares that are sealed for a learner in another's file.
+
+    Raises
+    ------
+    ValueError
+        They can't be read, or are not those whose hashes the file has.
+    """
+    neighbours = file.masked_meta.neighbours
+    places, row = [OWN, *neighbours], sorted((*neighbours, other)).index(node_id)
+    mine = dealer.unseal(other, public, places, _array(file, "sealed")[row].tobytes())
+    hashes = _array(file, "hashes")[row]
+    for column, place in enumerate(places):
+        if dealing.share_hash(label, other, node_id, place, mine[place]) != hashes[column].tobytes():
+            raise ValueError(f"learner {other} sealed other shares for learner {node_id} than it has hashes of")
+    return mine
+
+
+def _add(words: Words, stream: Stream, sign: int) -> None:
+    if sign > 0:
+        words += stream.words(words.shape, words.dtype)
+    else:
+        words -= stream.words(words.shape, words.dtype)
+
+
+def _words(file: WeightsFile, name: str) -> Words:
+    return cast(Words, file.tensor(name))
+
+
+def _array(file: WeightsFile, name: str) -> dealing.Bytes:
+    return cast(dealing.Bytes, file.tensor(f"{PRIVATE}{name}"))
+
+
+def _list(node_ids: Collection[int]) -> str:
+    return ", ".join(map(str, sorted(node_ids))) or "none"

@@ -1,0 +1,95 @@
+"""Whether a round with masks ends with what its masked files and openings give."""
+
+from __future__ import annotations
+
+from fl_node.artifacts.model_file import WeightsFile
+from fl_node.errors import WeightsError
+from fl_node.protocol import budget
+from fl_node.protocol.masked import check_masked, needed_members, reveal, unmasked_file
+from fl_node.protocol.names import HEADER, MISSING, learner_label
+from fl_node.protocol.opened import read_openings
+from fl_node.protocol.verification.case import Case
+from fl_node.protocol.verification.global_files import again, closing_file, report_difference
+from fl_node.protocol.verification.members import Closing, check_members, is_published
+
+
+def check_masked_closing(case: Case, closing: Closing, name: str) -> None:
+    """Check the global weights that ended a round with masks.
+
+    Parameters
+    ----------
+    case
+        The run.
+    closing
+        The round.
+    name
+        The CID of the global file.
+    """
+    number, result = closing.number + 1, case.result
+    file = closing_file(case, number, closing.parent, name)
+    parent = case.parent(closing.number, closing.parent)
+    if file is None or parent is None:
+        return
+    meta = file.global_meta
+    check_members(case, closing, meta)
+    good, bad = _files(case, closing, parent)
+    if good is None:
+        return
+    for one in meta.inputs:
+        if is_published(case, closing, one, "cid") and one.node_id in bad:
+            case.unreadable(closing.number, learner_label(one.node_id), one.cid, bad[one.node_id])
+    for refusal in meta.refused:
+        if not is_published(case, closing, refusal, "refused"):
+            continue
+        if refusal.node_id in bad:
+            text = f"({refusal.reason}); this verification: {bad[refusal.node_id]}"
+            case.note_rejection(closing.number, refusal, text)
+        else:
+            text = f"{refusal.cid} is valid, but was rejected: {refusal.reason}"
+            result.find(closing.number, learner_label(refusal.node_id), "refused", text)
+    if len(good) < needed_members(case.plan):
+        text = f"has {len(good)} members; should have at least {needed_members(case.plan)}"
+        result.find(number, HEADER, "inputs", text)
+        return
+    openings, faults = read_openings(case.reader, case.plan_cid, closing.openings)
+    revealed = reveal(case.plan, parent, good, openings)
+    for fault in (*faults, *revealed.faults):
+        result.note(f"round {closing.number}: {learner_label(fault.node_id)} {fault.text}")
+    if revealed.lacking:
+        who = ", ".join(map(str, revealed.lacking))
+        text = f"the openings that are available do not remove the masks of learner {who}"
+        result.find(number, HEADER, "openings", text, proven=False)
+        return
+    expected = unmasked_file(
+        again(case),
+        case.plan,
+        case.plan_cid,
+        parent=parent,
+        files=good,
+        seeds=revealed.seeds,
+        announced=closing.keys,
+        refused=meta.refused,
+        absent=meta.absent,
+        spent=budget.spent(case.plan, closing.spent, meta.epsilon),
+    )
+    report_difference(case, number, file, expected, "its masked files and openings give")
+
+
+def _files(
+    case: Case, closing: Closing, parent: WeightsFile
+) -> tuple[dict[int, WeightsFile] | None, dict[int, WeightsError]]:
+    """Return the valid files of a round by nodeId, and why the others are invalid; no files if one is missing."""
+    good: dict[int, WeightsFile] = {}
+    bad: dict[int, WeightsError] = {}
+    for node_id, name in sorted(closing.published.items()):
+        try:
+            file = case.file(name, node_id)
+            check_masked(file, case.plan, case.plan_cid, node_id, parent)
+        except WeightsError as error:
+            if error.code == MISSING:
+                case.unreadable(closing.number, learner_label(node_id), name, error)
+                return None, bad
+            bad[node_id] = error
+        else:
+            good[node_id] = file
+    return good, bad

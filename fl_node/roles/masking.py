@@ -1,0 +1,238 @@
+"""A learner's part in secure aggregation: its keys, its masked file, and what it opens of others' shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fl_node import events
+from fl_node.artifacts import cid
+from fl_node.artifacts.model_file import Tensors, WeightsFile
+from fl_node.chain.contract import View
+from fl_node.errors import ConfigError, StoreError, StoreUnreachable, WeightsError
+from fl_node.models.trainer import Score
+from fl_node.plan.schema import Plan
+from fl_node.privacy.round_keys import RoundKeys
+from fl_node.privacy.secret import load_or_create
+from fl_node.protocol.masked import check_masked, keys_of, masked_file, open_shares
+from fl_node.protocol.openings import Opening, parse
+from fl_node.protocol.reader import Reader
+from fl_node.roles.loop import Site, Waiting
+from fl_node.runtime import files
+from fl_node.runtime.logs import emit
+
+
+class Masking:
+    """One learner's masks in one run.
+
+    Parameters
+    ----------
+    site
+        The learner's node; its secret is made if there is none.
+    plan, plan_cid
+        The run's plan and its CID.
+    reader
+        Reads the files of others.
+
+    Raises
+    ------
+    ConfigError
+        The host has no secret, or others may read it.
+    """
+
+    def __init__(self, site: Site, plan: Plan, plan_cid: str, reader: Reader) -> None:
+        if site.secret is None:
+            raise ConfigError("secure aggregation needs the secret of a host")
+        self._site = site
+        self._plan = plan
+        self._plan_cid = plan_cid
+        self._reader = reader
+        self._address = site.contract.address
+        self._keys = RoundKeys(site.folder, load_or_create(site.secret))
+        self._done = -1  # the round before which all secrets are erased
+        self._sat_out = -1
+        self._refused = ""
+        self._opened = ""  # the CID of the last opening that was made here
+
+    def announce(self, view: View, node_id: int, round_: int) -> Waiting | None:
+        """Announce this learner's key for a round, unless that is done; None if it is.
+
+        Parameters
+        ----------
+        view
+            What the contract says now.
+        node_id
+            The learner.
+        round_
+            The next round, or 0.
+        """
+        contract = self._site.contract
+        if contract.key_at(round_, node_id, view.block) is not None:
+            return None
+        key = self._keys.make(self._address, round_)
+        receipt = contract.announce_key(round_, key.public, view.nonce)
+        if receipt is None:
+            return Waiting("block", f"a block with the key of round {round_}", round=round_)
+        emit(events.KeyAnnounced(round=round_, block=receipt.block, gas=receipt.gas))
+        return None
+
+    def takes_part(self, parent: WeightsFile, node_id: int) -> bool:
+        """Return whether this learner has the key that it announced for the round of these global weights."""
+        round_ = parent.global_meta.round
+        key = self._keys.get(self._address, round_)
+        if key is not None and keys_of(parent).get(node_id) == key.public:
+            return True
+        if self._sat_out != round_:
+            self._sat_out = round_
+            emit(events.RoundSatOut(round=round_))
+        return False
+
+    def write(self, path: Path, parent: WeightsFile, node_id: int, trained: Tensors, score: Score) -> WeightsFile:
+        """Write this learner's masked file, after its key of the next round is on disk.
+
+        Parameters
+        ----------
+        path
+            Where to write.
+        parent
+            The global weights that it trained from.
+        node_id
+            The learner.
+        trained
+            Its local weights.
+        score
+            What it measured.
+
+        Raises
+        ------
+        WeightsError
+            This learner has no key in this round.
+        """
+        round_ = parent.global_meta.round
+        key = self._keys.get(self._address, round_)
+        if key is None:
+            raise WeightsError(f"this learner has no key for round {round_}", "keys")
+        next_key = self._keys.make(self._address, round_ + 1).public
+        return masked_file(
+            path,
+            self._plan,
+            self._plan_cid,
+            node_id=node_id,
+            parent=parent,
+            trained=trained,
+            accuracy=score.accuracy,
+            loss=score.loss,
+            key=key,
+            next_key=next_key,
+        )
+
+    def open(
+        self,
+        view: View,
+        node_id: int,
+        parent: WeightsFile,
+        published: Mapping[int, str],
+        lend: Callable[[str, Path], None],
+    ) -> Waiting | None:
+        """Publish what removes masks from a closed round, once and for one set of members; None if that is done.
+
+        Parameters
+        ----------
+        view
+            What the contract says; the round is closed.
+        node_id
+            The learner.
+        parent
+            The global weights that the round started from.
+        published
+            The CIDs of its members' files.
+        lend
+            Puts a file that is here already where it is needed.
+
+        Raises
+        ------
+        StoreUnreachable
+            The store does not answer.
+        """
+        contract, round_ = self._site.contract, parent.global_meta.round
+        if contract.opening_at(round_, node_id, view.block) is not None:
+            return None
+        path = self._site.folder / f"opening-{round_}-{parent.cid}.json"
+        if not self._opened or not path.exists() or cid.of_file(path) != self._opened:
+            good: dict[int, WeightsFile] = {}
+            for other, name in sorted(published.items()):
+                lend(name, self._reader.path(name))
+                try:
+                    file = self._reader.read(name, other)
+                    check_masked(file, self._plan, self._plan_cid, other, parent)
+                except StoreUnreachable:
+                    raise
+                except StoreError as error:
+                    text = f"round {round_}: the file of learner {other}; {error}"
+                    return Waiting("updates", text, round=round_, learners=(other,))
+                except WeightsError:
+                    continue  # invalid for everybody
+                good[other] = file
+            if node_id not in good:
+                return None
+            try:
+                self._write_opening(path, node_id, parent, good)
+            except WeightsError as error:
+                return self._refuse(round_, str(error))
+            self._opened = cid.of_file(path)
+            # What was read for it is not needed any more; this learner's own files have other names.
+            self._reader.forget(*self._site.folder.glob("*-*.safetensors"))
+        opening = parse(path.read_bytes())
+        self._site.store.add(path)
+        receipt = contract.open_masks(round_, self._opened, view.nonce)
+        if receipt is None:
+            return Waiting("block", f"a block with the opening of round {round_}", round=round_)
+        emit(
+            events.MasksOpened(
+                round=round_, cid=self._opened, members=opening.members, block=receipt.block, gas=receipt.gas
+            )
+        )
+        return None
+
+    def finish(self, round_: int) -> None:
+        """Erase the secrets of all rounds before one, which has started from verified weights."""
+        if self._done != round_:
+            self._keys.erase(self._address, round_)
+            self._done = round_
+            if round_:
+                emit(events.SecretsErased(round=round_))
+
+    def _write_opening(self, path: Path, node_id: int, parent: WeightsFile, good: Mapping[int, WeightsFile]) -> None:
+        """Write what this learner opens to disk, before it is sent; what is there already stays.
+
+        Raises
+        ------
+        WeightsError
+            It opened this round for another set of members, has no key of the round, or the set is too small.
+        """
+        if path.exists():
+            before = parse(path.read_bytes())
+            if before.members != tuple(sorted(good)):
+                raise WeightsError(
+                    f"it opened this round for learners {_list(before)}, and opens it for no second set", "members"
+                )
+            return
+        key = self._keys.get(self._address, parent.global_meta.round)
+        if key is None:
+            raise WeightsError("its key of this round is gone", "keys")
+        opening, faults = open_shares(self._plan, self._plan_cid, node_id, key, parent, good)
+        for fault in faults:
+            emit(events.OpeningRejected(round=parent.global_meta.round, learner=fault.node_id, detail=fault.text))
+        files.write(path, opening.to_bytes())
+
+    def _refuse(self, round_: int, reason: str) -> Waiting:
+        if self._refused != reason:
+            self._refused = reason
+            emit(events.OpeningRefused(round=round_, detail=reason))
+        text = f"the end of round {round_}; this learner opens nothing: {reason}"
+        contract = self._site.contract
+        return Waiting("round_end", text, round=round_, watch=contract.round, seen=round_)
+
+
+def _list(opening: Opening) -> str:
+    return ", ".join(map(str, opening.members))

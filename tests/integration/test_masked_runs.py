@@ -1,0 +1,244 @@
+"""Whole runs with masks: the same weights as without, whoever is lost or killed, and no secret that stays on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from fl_node.artifacts import model_file
+from fl_node.audit.auditor import audit
+from fl_node.audit.result import Audit
+from fl_node.chain.contract import KEY_ANNOUNCED, LOCAL_WEIGHT_SET, MASKS_OPENED
+from fl_node.plan.schema import Plan
+from fl_node.privacy.round_keys import FOLDER
+from fl_node.protocol import history
+from tests.helpers.network import Network
+from tests.helpers.stub import StubTrainer
+
+FIXED = {"rule": "fedavg", "arithmetic": "fixed", "range": 4.0}
+ATTEMPTS = 400
+"""Rounds through all roles in which something must have come about."""
+
+
+def plan_of(**settings: Any) -> Plan:
+    common = {
+        "name": "masked",
+        "rounds": 2,
+        "learners": 3,
+        "data": {"name": "digits", "train": 40, "test": 10},
+        "model": {"name": "mlp"},
+        "aggregation": FIXED,
+        "privacy": {"secure_aggregation": True},
+    }
+    return Plan.model_validate(common | settings)
+
+
+PLAN = plan_of()
+FOUR = plan_of(
+    learners=4, min_learners=3, round_timeout=1.0, privacy={"secure_aggregation": True, "threshold": 3}, rounds=3
+)
+"""One of four may be lost."""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[Plan], Network]]:
+    networks: list[Network] = []
+
+    def begin(plan: Plan) -> Network:
+        folder = tmp_path / f"network-{len(networks)}"
+        folder.mkdir()
+        networks.append(Network(folder, plan))
+        return networks[-1]
+
+    yield begin
+    for network in networks:
+        network.close()
+
+
+def audited(network: Network) -> Audit:
+    folder = network.folder / "audit"
+    folder.mkdir()
+    return audit(network.as_node("header"), network.store, folder, StubTrainer)
+
+
+def final(network: Network, name: str) -> dict[str, bytes]:
+    file = model_file.read(network.folder / "store" / name)
+    return {name: file.tensor(name).tobytes() for name in file.shapes}
+
+
+def until(network: Network, roles: tuple[str, ...], what: Callable[[], bool]) -> None:
+    """Step through roles until something has come about."""
+    for _ in range(ATTEMPTS):
+        for node in roles:
+            if what():
+                return
+            network.step(node)
+        # A round's timeout goes by the time of blocks.
+        network.clock.sleep(0.1)
+        time.sleep(0.01)
+    raise AssertionError(f"it has not come about; the log: {network.log()}")
+
+
+def secrets_on_disk(network: Network) -> list[Path]:
+    return [path for path in network.folder.rglob("*.key") if path.parent.name == FOLDER]
+
+
+def test_a_masked_run_ends_with_the_weights_of_one_without_masks(start: Callable[[Plan], Network]) -> None:
+    network, plain = start(PLAN), start(plan_of(privacy={}))
+    assert final(network, network.finish()) == final(plain, plain.finish())
+    result = audited(network)
+    assert (result.findings, result.notes) == ([], [])
+    assert secrets_on_disk(network) == []
+    # Nobody ever had a file with weights of a single learner in clear.
+    local = [path for path in network.folder.rglob("*.safetensors") if path.name.startswith("local-")]
+    assert len(local) == 3
+    assert all(b'"kind":"masked"' in path.read_bytes() for path in local)
+
+
+def test_roles_that_are_killed_after_every_step_continue_with_the_same_bits(start: Callable[[Plan], Network]) -> None:
+    network, plain = start(PLAN), start(plan_of(privacy={}))
+    waiting = set(network.nodes)
+    for _ in range(ATTEMPTS):
+        for node in sorted(waiting):
+            if network.step(node):
+                waiting.discard(node)
+            network.kill(node)
+        if not waiting:
+            break
+    past = network.log()
+    counts = {
+        name: sum(entry.name == name for entry in past) for name in (KEY_ANNOUNCED, LOCAL_WEIGHT_SET, MASKS_OPENED)
+    }
+    # Made again, a masked file has the same CID, so it is published once; so is an opening.
+    assert counts == {KEY_ANNOUNCED: 3, LOCAL_WEIGHT_SET: 6, MASKS_OPENED: 6}
+    name = str(network.as_node("header").global_weight_at(PLAN.rounds))
+    assert final(network, name) == final(plain, plain.finish())
+    assert audited(network).passed
+    assert secrets_on_disk(network) == []
+
+
+def test_a_learner_lost_before_it_publishes_is_left_out_and_comes_back(start: Callable[[Plan], Network]) -> None:
+    network = start(FOUR)
+    contract = network.as_node("header")
+    everyone, others = network.nodes, network.nodes[:-1]
+    until(network, everyone, lambda: contract.state().round == 1)
+    until(network, others, lambda: contract.state().round == 2)
+    # It has no key in round 2, so it announces one for round 3 and sits out.
+    until(network, everyone, lambda: contract.state().round == 3)
+    first, second, third = (
+        model_file.read(network.folder / "store" / str(contract.global_weight_at(n))) for n in (1, 2, 3)
+    )
+    taking_part = [[one.node_id for one in file.global_meta.inputs] for file in (first, second, third)]
+    assert taking_part == [[1, 2, 3, 4], [1, 2, 3], [1, 2, 3]]
+    assert [dict(file.global_meta.keys or ()).keys() for file in (first, second, third)] == [
+        {1, 2, 3, 4},
+        {1, 2, 3},
+        {1, 2, 3, 4},
+    ]
+    result = audited(network)
+    assert result.passed, result.findings
+
+
+def test_a_learner_lost_before_it_opens_does_not_stop_the_round(start: Callable[[Plan], Network]) -> None:
+    network = start(FOUR)
+    contract = network.as_node("header")
+    until(network, network.nodes, lambda: contract.state().closed)
+    until(network, network.nodes[:-1], lambda: contract.state().round == 1)
+    past = history.read(contract)
+    assert {entry.node_id for entry in past.rounds[0].openings} <= {1, 2, 3}
+    assert {entry.node_id for entry in past.rounds[0].published} == {1, 2, 3, 4}
+    network.kill("learner-4")
+    until(network, network.nodes, lambda: contract.state().round == 3)
+    assert audited(network).passed
+
+
+def test_below_the_threshold_the_round_waits_and_says_for_whom(start: Callable[[Plan], Network]) -> None:
+    network = start(PLAN)
+    contract = network.as_node("header")
+    until(network, network.nodes, lambda: contract.state().closed)
+    two = network.nodes[:-1]
+    for node in two * 20:
+        network.step(node)
+    assert (contract.state().round, contract.state().closed) == (0, True)
+    waiting = network.role("header").step()
+    assert waiting is not None
+    assert (waiting.reason, waiting.learners) == ("openings", (3,))
+    # Nobody votes against a header that can do nothing.
+    network.clock.sleep(10 * PLAN.header_timeout)
+    for node in two * 5:
+        network.step(node)
+    assert contract.state().header == network.accounts[0]
+
+
+def test_wrong_shares_are_named_and_do_no_harm(start: Callable[[Plan], Network]) -> None:
+    network = start(FOUR)
+    contract = network.as_node("header")
+    until(network, network.nodes, lambda: contract.state().closed)
+    network.kill("learner-4")
+    liar = network.as_node("learner-4")
+    until(network, network.nodes[1:2], lambda: bool(contract.opening_at(0, 1)))
+    content = json.loads((network.folder / "store" / str(contract.opening_at(0, 1))).read_bytes())
+    content["node_id"] = 4
+    path = network.folder / "lie"
+    path.write_text(json.dumps(content, sort_keys=True, separators=(",", ":")))
+    assert liar.open_masks(0, network.store.add(path), liar.chain.nonce()) is not None
+    until(network, network.nodes[:-1], lambda: contract.state().round == 1)
+    until(network, network.nodes, lambda: contract.state().round == 3)
+    result = audited(network)
+    assert result.passed, result.findings
+    assert any(note.startswith("round 0: learner 4 opens a wrong share") for note in result.notes), result.notes
+
+
+def test_a_learner_opens_a_round_for_one_set_of_members_only(start: Callable[[Plan], Network]) -> None:
+    network = start(FOUR)
+    contract = network.as_node("header")
+    until(network, network.nodes, lambda: contract.state().closed)
+    path = network.folder / "learner-1" / f"opening-0-{contract.state().global_cid}.json"
+    until(network, ("learner-1",), lambda: contract.opening_at(0, 1) is not None)
+    content = json.loads(path.read_bytes())
+    content["members"] = [1, 2, 3]
+    path.write_text(json.dumps(content, sort_keys=True, separators=(",", ":")))
+    network.kill("learner-1")
+    # A block is replaced, so that its opening is to be sent again, for another set than it had opened.
+    network.lose_blocks(1)
+    for _ in range(20):
+        network.step("learner-1")
+    assert contract.opening_at(0, 1) is None
+    assert json.loads(path.read_bytes()) == content
+
+
+def test_another_header_goes_on_with_a_masked_round(start: Callable[[Plan], Network]) -> None:
+    network, plain = start(PLAN), start(plan_of(privacy={}))
+    contract = network.as_node("header")
+    until(network, network.nodes, lambda: contract.state().closed)
+    until(network, network.learners, lambda: len(contract.masks(0, [1, 2, 3])[0]) == 3)
+    for node in network.learners * 4:
+        network.step(node)
+    network.clock.sleep(PLAN.header_timeout + 1)
+    until(network, network.learners, lambda: contract.state().header != network.accounts[0])
+    assert contract.state().header == network.accounts[1]
+    assert final(network, network.finish()) == final(plain, plain.finish())
+    assert audited(network).passed
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_kills_lies_and_reorganisations_lead_to_the_same_weights(start: Callable[[Plan], Network], seed: int) -> None:
+    network, plain, random = start(PLAN), start(plan_of(privacy={})), Random(seed)
+    for _ in range(40):
+        match random.randrange(8):
+            case 0:
+                network.kill(random.choice(network.role_names))
+            case 1 if network.height() > network.floor:
+                network.lose_blocks(random.randint(1, 3))
+            case _:
+                for _ in range(random.randint(1, 4)):
+                    network.step(random.choice(network.role_names))
+    assert final(network, network.finish()) == final(plain, plain.finish())
+    result = audited(network)
+    assert result.passed, result.findings
