@@ -73,8 +73,10 @@ def check(plan: Plan) -> None:
     Raises
     ------
     ConfigError
-        The plan is asynchronous.
+        The plan is asynchronous, or masks single local weights.
     """
+    if plan.is_masked:
+        raise ConfigError(f"plan {plan.name} masks local weights; contributions need the weights of each learner")
     if plan.mode == "async":
         raise ConfigError(f"plan {plan.name} is asynchronous; contributions need a synchronous or ensemble run")
 

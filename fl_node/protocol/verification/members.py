@@ -17,8 +17,8 @@ class Closing:
     ``published`` are the CIDs of its local weights by nodeId, ``members`` the learners registered when it closed, and
     ``parent`` the CID of the global weights that it started from. ``spent`` is the number of different local weights
     that each learner had published in the whole run by then; only differential privacy needs it. In a run with masks
-    ``openings`` are the CIDs of what removes them, and ``keys`` what learners announced on their own for the next round;
-    both are by nodeId.
+    ``openings`` are the CIDs of what removes them, and ``keys`` what learners announced on their own for the next
+    round; both are by nodeId.
     """
 
     number: int
