@@ -28,6 +28,7 @@ from fl_node.monitor.reading import Newest, Reading
 from fl_node.monitor.state import BlockView, MonitorState, NodeView, Part, RunView
 from fl_node.nodes.backends import Endpoint
 from fl_node.protocol import history
+from fl_node.protocol.budget import Budget
 from fl_node.protocol.hidden import hidden
 from fl_node.protocol.history import History
 from fl_node.protocol.names import HEADER, learner_label, learner_name
@@ -404,6 +405,8 @@ class Observer:
                     data=plan.data.name,
                     rule=plan.aggregation.rule,
                     hidden=hidden(plan) if plan.is_masked else "",
+                    spent=views.spent(plan, past),
+                    budget_over=Budget.of(plan, past).is_over(),
                 )
             accounts = {HEADER: past.deployer} | {
                 learner_name(node_id): str(entry.account) for node_id, entry in past.learners.items()

@@ -22,6 +22,7 @@ from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, Meta
 from fl_node.chain.abi import artifact
 from fl_node.errors import ChainError
 from fl_node.plan.schema import Plan
+from fl_node.protocol.budget import Budget
 from fl_node.protocol.history import History
 from fl_node.protocol.names import HEADER, learner_label, learner_name
 from fl_node.runtime import recursion
@@ -146,12 +147,16 @@ class RunView:
     """What the learners said of the newest global weights."""
     hidden: str = ""
     """What masks hide, if the plan has them."""
+    spent: str = ""
+    """What is spent of the privacy budget; empty without differential privacy."""
+    budget_over: bool = False
+    """Whether the privacy budget has ended the run."""
     problem: str = ""
 
     @property
     def ended(self) -> bool:
-        """Whether all rounds of the plan are closed."""
-        return self.rounds is not None and self.started and self.round >= self.rounds
+        """Whether all rounds of the plan are closed, or the privacy budget has ended the run."""
+        return self.budget_over or (self.rounds is not None and self.started and self.round >= self.rounds)
 
 
 @dataclass(frozen=True)
@@ -246,6 +251,15 @@ def last_publications(past: History) -> dict[str, tuple[int, LastPublication]]:
     return last
 
 
+def spent(plan: Plan, past: History) -> str:
+    """Return what a run has spent of its privacy budget, in words; empty without differential privacy."""
+    dp = plan.dp
+    if dp is None:
+        return ""
+    limit = "" if dp.limit is None else f" of at most {dp.limit:g}"
+    return f"privacy: ε = {Budget.of(plan, past).epsilon:g}{limit} for δ = {dp.delta:g}"
+
+
 def waits(past: History, plan: Plan | None) -> dict[str, str]:
     """Return what each node waits for or has to do, by its name, as far as the chain tells.
 
@@ -254,7 +268,7 @@ def waits(past: History, plan: Plan | None) -> dict[str, str]:
     if not past.rounds:
         return {HEADER: "should publish the initial weights"}
     current = past.rounds[-1]
-    if plan is not None and current.number >= plan.rounds:
+    if plan is not None and (current.number >= plan.rounds or Budget.of(plan, past).is_over()):
         return dict.fromkeys((HEADER, *map(learner_name, past.learners)), "finished")
     if plan is not None and plan.mode == "async":
         return {HEADER: "waits for updates"} | {learner_name(n): "trains at its own pace" for n in past.learners}

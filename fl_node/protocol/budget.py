@@ -159,7 +159,7 @@ class Budget:
         return most is not None and self.published.get(node_id, 0) >= most
 
     def is_over(self) -> bool:
-        """Return whether too few learners are left that can publish in the round that is open.
+        """Return whether too few learners are left that can publish in the round that is open, or was last.
 
         An asynchronous run does not end so: no learner publishes more than once per round of the plan there.
         """

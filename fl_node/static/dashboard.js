@@ -104,6 +104,7 @@ function showRun() {
     if (run.header) parts.push(`The header was replaced by ${run.header}. `);
     if (run.hidden) parts.push(element("span", `${run.hidden} `, { id: "hidden" }));
     if (run.verdict) parts.push(element("span", `${run.verdict}. `, { id: "verdict" }));
+    if (run.spent) parts.push(element("span", `${run.spent}. `, { id: "privacy" }));
     parts.push("Contract ", element("code", run.contract), ", plan ", element("code", run.plan_cid));
   } else {
     parts.push("No run is deployed yet. This page shows the run when it is deployed.");
