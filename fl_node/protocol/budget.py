@@ -131,9 +131,9 @@ def spent(plan: Plan, published: Mapping[int, int], stated: float | None = None)
 
 @dataclass(frozen=True)
 class Budget:
-    """How far the learners of a run are, by nodeId.
+    """How far the learners of a run are.
 
-    ``most`` is how often each may publish, if the plan has a limit, and ``current`` are the learners that have
+    ``published`` counts the different local weights of each learner, by nodeId; ``current`` are the learners that have
     published in the round that is open.
     """
 
