@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,8 +17,12 @@ import pytest
 import requests
 from hexbytes import HexBytes
 
+from fl_node.artifacts import cid
+from fl_node.audit.journals import check_journals, read_journals
+from fl_node.audit.result import Audit
 from fl_node.chain.client import Chain
 from fl_node.chain.clique import sealer_of, sealers
+from fl_node.chain.contract import LogEntry
 from fl_node.chain.keys import load_key
 from fl_node.chain.transactions import Receipt
 from fl_node.errors import ChainError
@@ -26,7 +31,12 @@ from fl_node.nodes.backends import ProcessBackend, free_ports
 from fl_node.nodes.configuration import genesis
 from fl_node.nodes.geth import GethNode
 from fl_node.nodes.process import Child
+from fl_node.plan.schema import Plan
+from fl_node.protocol import history
+from fl_node.protocol.journal import read as read_journal
+from fl_node.roles.journal import Recorder
 from fl_node.runtime.waiting import wait_until
+from tests.helpers.chain import OPEN
 from tests.helpers.sealing import HANG, agree, block_hash, has_peers, initialise, initialised, send, started
 
 REDIAL = 120.0
@@ -36,6 +46,25 @@ NODES = ("header", "learner-1", "learner-2")
 OTHER = {"header": "learner-1", "learner-1": "learner-2", "learner-2": "header"}
 
 Chains = Callable[[str], Chain]
+PLAN = Plan.model_validate(
+    {"name": "test", "data": {"name": "digits"}, "mode": "async", "aggregation": {"rule": "fedasync"}}
+)
+
+
+def weights(number: int) -> str:
+    return cid.of_bytes(f"weights {number}".encode())
+
+
+def publish(chain: Chain, address: str, number: int) -> None:
+    """Publish global weights as the header."""
+    contract = chain.contract(address)
+    assert wait_until(lambda: contract.set_global_weight(weights(number), chain.nonce()) is not None, HANG)
+
+
+def is_there(chain: Chain, address: str) -> bool:
+    with contextlib.suppress(ChainError):
+        return bool(chain.contract(address))
+    return False
 
 
 def hand(chain: Chain) -> Receipt:
@@ -315,6 +344,18 @@ def test_after_a_node_was_cut_off_all_have_one_chain_with_what_was_sent_on_eithe
         chains = {name: Chain(node.rpc, load_key(keys[name])) for name, node in nodes.items()}
         assert all(has_peers(chain, 2, REDIAL) for chain in chains.values())
         assert sees(chains[away], send(chains["header"]))
+        address = str(chains["header"].deploy(weights(0), OPEN).contract)
+        publish(chains["header"], address, 0)
+        assert wait_until(lambda: is_there(chains[away], address), HANG)
+        watched = chains[away].contract(address)
+        recorder = Recorder(tmp_path, watched, "learner", load_key(keys[away]))
+
+        def look() -> str | None:
+            view = watched.look(chains[away].address)
+            recorder.see(view, PLAN)
+            return view.state.global_cid
+
+        assert wait_until(lambda: look() == weights(0), HANG)
 
         # A sealer may not sign two blocks of three in a row, so one that has signed the last could do nothing alone.
         for _ in range(20):
@@ -326,6 +367,10 @@ def test_after_a_node_was_cut_off_all_have_one_chain_with_what_was_sent_on_eithe
         for cable in cables.values():
             cable.cut()
         assert has_peers(chains[away], 0)
+        # Of the header's account both sides have a transaction with the same number: only one can stay.
+        publish(Chain(nodes[away].rpc, load_key(keys["header"])), address, 1)
+        assert look() == weights(1)
+        publish(chains["header"], address, 2)
         here = [send(chains[node]) for node in others * 3]
         there = [hand(chains[away]), hand(chains[away])]
         fork = head + 1
@@ -343,6 +388,17 @@ def test_after_a_node_was_cut_off_all_have_one_chain_with_what_was_sent_on_eithe
         # Who began to look at the block that was replaced sees one picture to the end.
         assert block_hash(chains[away], fork) != lost
         assert count_at(chains[away], lost) == before
+
+        # What it wrote down on its side is not on the chain, and nobody has lied.
+        assert look() == weights(2)
+        assert [entry.cid for entry in read_journal(recorder.path).entries] == [
+            weights(number) for number in range(3)
+        ]
+        learners = {1: LogEntry(0, 0, "LearnerRegistered", "", node_id=1, account=chains[away].address)}
+        past, result = replace(history.read(watched), learners=learners), Audit()
+        check_journals(watched, PLAN, past, read_journals(watched, [recorder.path]), result)
+        assert not result.findings
+        assert [note for note in result.notes if weights(1) in note and "split of the chain" in note]
 
 
 def test_two_nodes_that_each_dialled_a_third_find_one_another_later(
