@@ -101,6 +101,7 @@ def test_a_masked_run_ends_with_the_weights_of_one_without_masks(start: Callable
     assert all(b'"kind":"masked"' in path.read_bytes() for path in local)
 
 
+@pytest.mark.nightly
 def test_roles_that_are_killed_after_every_step_continue_with_the_same_bits(start: Callable[[Plan], Network]) -> None:
     network, plain = start(PLAN), start(plan_of(privacy={}))
     waiting = set(network.nodes)
@@ -195,6 +196,7 @@ def test_wrong_shares_are_named_and_do_no_harm(start: Callable[[Plan], Network])
     assert any(note.startswith("round 0: learner 4 opens a wrong share") for note in result.notes), result.notes
 
 
+@pytest.mark.nightly
 def test_a_learner_opens_a_round_for_one_set_of_members_only(start: Callable[[Plan], Network]) -> None:
     network = start(FOUR)
     contract = network.as_node("header")
@@ -213,6 +215,7 @@ def test_a_learner_opens_a_round_for_one_set_of_members_only(start: Callable[[Pl
     assert json.loads(path.read_bytes()) == content
 
 
+@pytest.mark.nightly
 def test_another_header_goes_on_with_a_masked_round(start: Callable[[Plan], Network]) -> None:
     network, plain = start(PLAN), start(plan_of(privacy={}))
     contract = network.as_node("header")
@@ -227,6 +230,7 @@ def test_another_header_goes_on_with_a_masked_round(start: Callable[[Plan], Netw
     assert audited(network).passed
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("seed", range(2))
 def test_kills_lies_and_reorganisations_lead_to_the_same_weights(start: Callable[[Plan], Network], seed: int) -> None:
     network, plain, random = start(PLAN), start(plan_of(privacy={})), Random(seed)
