@@ -133,8 +133,8 @@ def spent(plan: Plan, published: Mapping[int, int], stated: float | None = None)
 class Budget:
     """How far the learners of a run are.
 
-    ``published`` counts the different local weights of each learner, by nodeId; ``current`` are the learners that have
-    published in the round that is open.
+    ``published`` counts the different local weights of each learner, by nodeId; ``current`` are the learners that
+    have published in the round that is open.
     """
 
     plan: Plan
