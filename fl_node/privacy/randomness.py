@@ -33,15 +33,26 @@ def words(key: bytes, number: int, count: int) -> Words:
 
 
 def uniform(key: bytes, number: int, count: int) -> npt.NDArray[np.float64]:
-    """Return numbers between 0 and 1, without both, of 53 random bits each; arguments as for :func:`words`."""
+    """Return numbers between 0 and 1, without both, of 53 random bits each, shape ``(count,)``.
+
+    Parameters
+    ----------
+    key, number, count
+        As for :func:`words`.
+    """
     return _fractions(words(key, number, count))
 
 
 def gaussian(key: bytes, number: int, count: int) -> npt.NDArray[np.float32]:
-    """Return standard normal numbers, by Box & Muller (1958); arguments as for :func:`words`.
+    """Return standard normal numbers, by Box & Muller (1958), shape ``(count,)``.
 
     The angle is computed in float32, for which processors have fast sines; the radius, which decides the tails, in
     float64 from 53 random bits, so that it goes up to 8.6.
+
+    Parameters
+    ----------
+    key, number, count
+        As for :func:`words`.
     """
     pairs = (count + 1) // 2
     drawn = words(key, number, 2 * pairs)

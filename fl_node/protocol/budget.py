@@ -46,7 +46,16 @@ def sampling_of(plan: Plan, node_id: int) -> Sampling:
 
 
 def epsilon(plan: Plan, node_id: int, publications: int) -> float:
-    """Return the ε of a learner for the plan's δ after so many publications.
+    """Return the ε of a learner for the plan's δ.
+
+    Parameters
+    ----------
+    plan
+        The run's plan, complete.
+    node_id
+        The learner's nodeId.
+    publications
+        How many different local weights it has published.
 
     Raises
     ------
