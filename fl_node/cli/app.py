@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from fl_node import __version__
-from fl_node.cli import experiments, lab, live_page, models, node, node_config, plans, results, roles
+from fl_node.cli import attacks, experiments, lab, live_page, models, node, node_config, plans, results, roles
 from fl_node.cli.common import Terminated, console, errors, process
 from fl_node.errors import ConfigError, FLNodeError
 from fl_node.runtime import files, streams
@@ -78,6 +78,10 @@ PLAN_COMMANDS: dict[str, Callable[..., None]] = {
     "shards": plans.shards,
     "module": plans.module,
     "schema": plans.schema,
+}
+ATTACK_COMMANDS: dict[str, Callable[..., None]] = {
+    "membership": attacks.membership,
+    "inversion": attacks.inversion,
 }
 NODE_CONFIG_COMMANDS: dict[str, Callable[..., None]] = {
     "geth": node_config.geth,
@@ -139,6 +143,12 @@ def _build() -> typer.Typer:
             built.command(name, help=_help(command), rich_help_panel=group)(command)
     for group_name, text, panel, commands in (
         ("plan", "Write, check and inspect plans.", "Run", PLAN_COMMANDS),
+        (
+            "attack",
+            "Show what the published files of a run reveal about its training images (lab only).",
+            "Inspect a run",
+            ATTACK_COMMANDS,
+        ),
         ("node-config", "Print the configuration of Geth and IPFS on a host.", "Set up a node", NODE_CONFIG_COMMANDS),
     ):
         subcommands = typer.Typer(no_args_is_help=True, help=text)

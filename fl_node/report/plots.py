@@ -242,6 +242,31 @@ def points(name: str, title: str, series: Sequence[Line], y_label: str, x_label:
         return _svg(figure, name, title)
 
 
+def roc(name: str, title: str, some: Sequence[Line]) -> str:
+    """Draw ROC curves on logarithmic axes, which show whether few members are recognized for certain.
+
+    Parameters
+    ----------
+    name, title
+        As for :func:`lines`.
+    some
+        The curves: rates of false and true positives.
+    """
+    with _figure(WIDTH, 3.6) as (figure, axes):
+        for position, line in enumerate(some):
+            colour, _, dash = STYLES[position % MANY]
+            axes.plot(*_xy(line), color=colour, linestyle=dash, label=line.label)
+        axes.plot([1e-3, 1], [1e-3, 1], color=MUTED, linewidth=1, linestyle=(0, (1, 2)), label="guessing")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(1e-3, 1)
+        axes.set_ylim(1e-3, 1)
+        axes.set_xlabel("false positive rate")
+        axes.set_ylabel("true positive rate")
+        _legend(figure, axes)
+        return _svg(figure, name, title)
+
+
 def _xy(line: Line) -> tuple[list[float], list[float]]:
     return [x for x, _ in line.points], [y for _, y in line.points]
 

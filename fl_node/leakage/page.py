@@ -1,0 +1,117 @@
+"""The results of an attack as files: JSON, a page that needs nothing else, and pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from fl_node.leakage.inversion import Inversion
+from fl_node.leakage.membership import Figure
+from fl_node.leakage.published import Update
+from fl_node.report import plots
+from fl_node.report.plots import Line
+from fl_node.runtime import files
+from fl_node.runtime.templating import render
+from fl_node.runtime.tensors import Images, Wide
+
+ENLARGED = 8
+"""Pixels of a picture for each pixel of an image."""
+
+
+def write_membership(folder: Path, name: str, figures: Sequence[Figure], facts: Mapping[str, Any]) -> Path:
+    """Write ``membership.html`` and ``membership.json`` and return the first's path.
+
+    Parameters
+    ----------
+    folder
+        Where they go; it is created.
+    name
+        The run's name.
+    figures
+        The results.
+    facts
+        What the results are of, for the JSON file.
+    """
+    curves = [Line(f"{one.target}, {one.attack}", one.curve) for one in figures]
+    picture = plots.roc("roc", "ROC curves of the membership attacks", curves)
+    page = render("membership.html.j2", name=name, figures=figures, picture=Markup(picture))  # noqa: S704 - of plots
+    files.write(folder / "membership.json", json.dumps(membership_content(figures, facts), indent=2) + "\n")
+    files.write(folder / "membership.html", page)
+    return folder / "membership.html"
+
+
+def membership_content(figures: Sequence[Figure], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results for JSON, without the curves."""
+    rows = [{key: value for key, value in asdict(one).items() if key != "curve"} for one in figures]
+    return {**facts, "figures": rows}
+
+
+def write_inversion(folder: Path, name: str, update: Update, found: Inversion, facts: Mapping[str, Any]) -> Path:
+    """Write ``inversion.html``, ``inversion.json`` and a picture per image, and return the first's path.
+
+    ``inversion-1.png`` is the reconstruction, ``inversion-1-true.png`` the training image beside it.
+    """
+    for old in folder.glob("inversion-*.png"):
+        old.unlink()
+    rows = []
+    for number, one in enumerate(found.images, 1):
+        pixels = np.rint(np.clip(one.pixels, 0, 1) * 255).astype(np.uint8)
+        files.write(folder / f"inversion-{number}.png", png(pixels))
+        files.write(folder / f"inversion-{number}-true.png", png(one.true))
+        rows.append(
+            {
+                "image": one,
+                "found": uri(pixels),
+                "true": uri(one.true),
+                "error": uri(_difference(one.pixels, one.true)),
+            }
+        )
+    content = inversion_content(found, facts)
+    files.write(folder / "inversion.json", json.dumps(content, indent=2) + "\n")
+    files.write(
+        folder / "inversion.html", render("inversion.html.j2", name=name, update=update, found=found, rows=rows)
+    )
+    return folder / "inversion.html"
+
+
+def inversion_content(found: Inversion, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the results for JSON, without the pixels."""
+    images = [
+        {
+            "label": one.label,
+            "verdict": one.verdict,
+            "error": one.error,
+            "largest_error": one.largest,
+            "error_of_guess": one.guess,
+        }
+        for one in found.images
+    ]
+    return {**facts, "method": found.method, "note": found.note, "samples": found.samples, "images": images}
+
+
+def png(pixels: Images) -> bytes:
+    """Return an image as an enlarged PNG file."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    large = pixels.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+    Image.fromarray(large).save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def uri(pixels: Images) -> str:
+    """Return an image as a ``data:`` URI."""
+    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()
+
+
+def _difference(pixels: Wide, true: Images) -> Images:
+    difference: Images = np.rint(np.clip(np.abs(pixels - true / 255), 0, 1) * 255).astype(np.uint8)
+    return difference

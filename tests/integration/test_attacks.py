@@ -1,0 +1,55 @@
+"""`fl-node attack` on a run that the lab left: what it reads, what it writes, and its one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.helpers.warm import fl_node
+
+LabRun = tuple[Path, dict[str, Any]]
+
+
+def test_membership_is_inferred_from_the_files_of_a_run(lab_run: LabRun, tmp_path: Path) -> None:
+    run, _ = lab_run
+    done = fl_node("attack", "membership", run, "--shadows", 0, "-o", tmp_path / "found", "--json")
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)
+    assert json.loads((tmp_path / "found" / "membership.json").read_text()) == content
+    assert [one["target"] for one in content["figures"]] == [
+        "learner 1",
+        "learner 2",
+        "all learners",
+        "global weights 3",
+    ]
+    assert all(one["low"] <= one["auc"] <= one["high"] for one in content["figures"])
+    assert content["figures"][2]["members"] == 400
+    assert "<svg" in (tmp_path / "found" / "membership.html").read_text()
+
+
+def test_many_images_under_adam_give_no_image_and_say_why(lab_run: LabRun, tmp_path: Path) -> None:
+    run, _ = lab_run
+    done = fl_node("attack", "inversion", run, "-o", tmp_path / "found")
+    assert done.returncode == 0, done.stderr
+    assert "note: the optimizer adam scales each value by itself" in done.stdout
+    assert "0 of the learner's 200 images revealed" in done.stdout
+    assert "No image." in (tmp_path / "found" / "inversion.html").read_text()
+
+
+def test_a_mistake_is_one_line(lab_run: LabRun, tmp_path: Path) -> None:
+    run, _ = lab_run
+    for arguments, part in (
+        (("inversion", tmp_path / "none"), "is it a run folder?"),
+        (("inversion", run, "--learner", 3), "--learner 3: should be 1 to 2"),
+        (("inversion", run, "--round", 7), "--round 7: learner 1 published in rounds 0, 1, 2"),
+        (("inversion", run, "--method", "magic"), "--method magic: should be one of auto, exact, matching"),
+        (("inversion", run, "--method", "exact"), "training.optimizer = sgd"),
+        (("membership", run, "--shadows", 3), "--shadows 3: should be 0 or an even number from 4"),
+    ):
+        done = fl_node("attack", *arguments, *(("-o", tmp_path / "found") if run in arguments else ()))
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("fl-node: ")
+        assert part in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "found").exists()
+    assert not (tmp_path / "none").exists()
