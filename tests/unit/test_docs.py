@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.checkout import PAGES, ROOT
 
 FOLDERS = "ansible|contracts|docs|examples|fl_node|inventory|plans|requirements|roles|tests|vagrant"
-MADE_BY_ITS_READER = {"inventory/lab.yml"}
+MADE_BY_ITS_READER = {"inventory/lab.yml", "inventory/group_vars/testbed", "inventory/group_vars/testbed/vault.yml"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
