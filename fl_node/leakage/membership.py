@@ -66,7 +66,15 @@ class Figure:
 
 
 def outsiders(plan: Plan, dataset: DataSet, seed: int) -> Indices:
-    """Return the training images that no node of the run has, in an order that follows from the seed."""
+    """Return the training images that no node of the run has, in an order that follows from the seed.
+
+    Parameters
+    ----------
+    plan, dataset
+        The run's plan and data.
+    seed
+        Decides the order.
+    """
     used = np.concatenate([partition.everyone(plan), partition.held_out(plan), partition.public_set(plan)])
     unused = np.setdiff1d(np.arange(len(dataset.train_images)), used)
     return unused[permutation(len(unused), derive(seed, "outsiders"))]
@@ -77,6 +85,15 @@ def candidates(plan: Plan, dataset: DataSet, node_id: int, seed: int) -> Candida
 
     Those are training images that the plan leaves out, and test images if there are not enough; another learner's
     candidates contain others as long as there are enough.
+
+    Parameters
+    ----------
+    plan, dataset
+        The run's plan and data.
+    node_id
+        The learner.
+    seed
+        Decides which images of the others are taken.
 
     Raises
     ------
@@ -110,7 +127,17 @@ def confidence(probabilities: Probabilities, labels: Labels) -> Wide:
 
 
 def loss_scores(trainer: KerasTrainer, weights: Tensors, some: Candidates) -> Wide:
-    """Return the score of each candidate in the loss attack."""
+    """Return the score of each candidate in the loss attack.
+
+    Parameters
+    ----------
+    trainer
+        The run's model.
+    weights
+        The attacked weights, by name.
+    some
+        The candidates.
+    """
     return confidence(trainer.predict(weights, some.images), some.labels)
 
 
@@ -182,7 +209,17 @@ def likelihood_ratio(scores: Wide, seen: Wide, inside: npt.NDArray[np.bool_]) ->
 
 
 def figure(target: str, attack: str, scores: Wide, member: npt.NDArray[np.bool_]) -> Figure:
-    """Return how well scores tell members from others."""
+    """Return how well scores tell members from others.
+
+    Parameters
+    ----------
+    target, attack
+        What the result is called.
+    scores
+        The higher, the more likely a member; shape ``(count,)``.
+    member
+        The truth, same shape.
+    """
     ones, zeros = int(member.sum()), int((~member).sum())
     curve = roc(scores, member)
     auc = float(np.trapezoid([true for _, true in curve], [false for false, _ in curve]))

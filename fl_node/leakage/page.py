@@ -58,6 +58,17 @@ def write_inversion(folder: Path, name: str, update: Update, found: Inversion, f
     """Write ``inversion.html``, ``inversion.json`` and a picture per image, and return the first's path.
 
     ``inversion-1.png`` is the reconstruction, ``inversion-1-true.png`` the training image beside it.
+
+    Parameters
+    ----------
+    folder
+        Where they go; it is created.
+    name
+        The run's name.
+    update, found
+        What was attacked, and what came of it.
+    facts
+        What the results are of, for the JSON file.
     """
     for old in folder.glob("inversion-*.png"):
         old.unlink()

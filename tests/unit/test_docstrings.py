@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fl_node.cli.app import COMMANDS, NODE_CONFIG_COMMANDS, PLAN_COMMANDS
+from fl_node.cli.app import ATTACK_COMMANDS, COMMANDS, NODE_CONFIG_COMMANDS, PLAN_COMMANDS
 from tests.helpers.checkout import ROOT
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -18,7 +18,7 @@ MODULES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in sorte
 CLASSES = {node.name: node for tree in MODULES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 HELP = {
     (command.__module__, command.__name__)
-    for commands in (*COMMANDS.values(), PLAN_COMMANDS, NODE_CONFIG_COMMANDS)
+    for commands in (*COMMANDS.values(), PLAN_COMMANDS, ATTACK_COMMANDS, NODE_CONFIG_COMMANDS)
     for command in commands.values()
 }
 """Functions whose parameters the help of the command line describes."""
