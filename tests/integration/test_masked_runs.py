@@ -118,8 +118,8 @@ def test_roles_that_are_killed_after_every_step_continue_with_the_same_bits(star
     }
     # Made again, a masked file has the same CID, so it is published once; so is an opening.
     assert counts == {KEY_ANNOUNCED: 3, LOCAL_WEIGHT_SET: 6, MASKS_OPENED: 6}
-    name = str(network.as_node("header").global_weight_at(PLAN.rounds))
-    assert final(network, name) == final(plain, plain.finish())
+    # Who is killed after every step may not come to the end of its verification; undisturbed, it erases its secrets.
+    assert final(network, network.finish()) == final(plain, plain.finish())
     assert audited(network).passed
     assert secrets_on_disk(network) == []
 
