@@ -104,12 +104,19 @@ def _plan() -> Iterator[str]:
     yield "`--set section.setting=value` changes a setting. `fl-node plan check` checks a plan and prints its implied"
     yield "settings. `fl-node plan schema` prints the JSON schema of plans, for editors.\n"
     yield from _table(_rows(Plan))
-    for key, field in sorted(_sections(Plan), key=lambda one: one[0]):
+    yield from _sections_of(Plan)
+
+
+def _sections_of(settings: type[Settings], prefix: str = "") -> Iterator[str]:
+    """Yield a heading and a table for each section among the settings, and for the sections in it."""
+    for key, field in sorted(_sections(settings), key=lambda named: named[0]):
         choice = choice_of(field)
         section = section_of(field, {})
         assert section is not None
-        yield f"## [{key}]\n\n{field.description or inspect.getdoc(section)}\n"
+        yield f"## [{prefix}{key}]\n\n{field.description or inspect.getdoc(section)}\n"
         yield from _table(_choice_rows(choice) if choice else _rows(section))
+        if choice is None:
+            yield from _sections_of(section, f"{prefix}{key}.")
 
 
 def _sections(section: type[Settings]) -> Iterator[tuple[str, FieldInfo]]:

@@ -76,7 +76,6 @@ def check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOption = 
     """Check a plan and show it with all defaults; list all problems with exit code 2."""
     from fl_node.artifacts import cid
     from fl_node.data.loading import with_noise
-    from fl_node.lab.show import budget_lines
     from fl_node.plan import loading as plans
 
     loaded = with_noise(plans.load(plan, settings or ()))
@@ -87,8 +86,11 @@ def check(plan: PlanArgument, settings: SetOption = None, as_json: JsonOption = 
     if loaded.unknown:
         console.print(f"{plan} is a valid plan; deployment fills in {', '.join(loaded.unknown)}")
         return
-    for line in budget_lines(loaded):
-        console.print(line)
+    if loaded.dp is not None:
+        from fl_node.lab.show import budget_lines
+
+        for line in budget_lines(loaded):
+            console.print(line)
     console.print(f"{plan} is a valid plan; its CID is {cid.of_bytes(loaded.to_bytes())}")
 
 

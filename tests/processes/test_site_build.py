@@ -65,7 +65,10 @@ def test_every_command_is_in_the_reference_with_all_of_its_first_line_and_no_mar
 def test_every_setting_of_a_plan_is_in_the_reference(site: Path) -> None:
     text = words(site / "reference" / "plan.html")
     schema = plan_schema()
-    for part in (schema, *(one for one in schema["properties"].values() if "properties" in one)):
+    parts = [schema]
+    while parts:
+        part = parts.pop()
+        parts += [setting for setting in part["properties"].values() if "properties" in setting]
         for name in part["properties"]:
             assert re.search(rf"\b{name}\b", text), name
     assert "rounds whole number from 1 to 1000000 5" in text
