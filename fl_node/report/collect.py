@@ -184,12 +184,13 @@ def collect(
     def local_entry(log: LogEntry) -> Entry:
         entry = plain(log)
         try:
-            meta = read(log).local_meta
+            meta = read(log).published_meta
         except (StoreError, WeightsError) as error:
             return replace(entry, problem=str(error), bytes=sizes.get(entry.cid))
-        return replace(
-            entry, accuracy=meta.accuracy, loss=meta.loss, samples=meta.samples, bytes=sizes.get(entry.cid)
-        )
+        entry = replace(entry, samples=meta.samples, bytes=sizes.get(entry.cid))
+        if isinstance(meta, model_file.MaskedMeta):
+            return entry
+        return replace(entry, accuracy=meta.accuracy, loss=meta.loss)
 
     def global_entry(log: LogEntry) -> tuple[Entry, model_file.WeightsFile | None]:
         entry = plain(log)

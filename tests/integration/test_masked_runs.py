@@ -18,6 +18,7 @@ from fl_node.chain.contract import KEY_ANNOUNCED, LOCAL_WEIGHT_SET, MASKS_OPENED
 from fl_node.plan.schema import Plan
 from fl_node.privacy.round_keys import FOLDER
 from fl_node.protocol import history
+from fl_node.report.collect import collect
 from tests.helpers.network import Network
 from tests.helpers.stub import StubTrainer
 
@@ -99,6 +100,12 @@ def test_a_masked_run_ends_with_the_weights_of_one_without_masks(start: Callable
     local = [path for path in network.folder.rglob("*.safetensors") if path.name.startswith("local-")]
     assert len(local) == 3
     assert all(b'"kind":"masked"' in path.read_bytes() for path in local)
+    # The report has what the files say in clear.
+    (network.folder / "report").mkdir()
+    reported = collect(network.as_node("header"), network.store, network.folder / "report")
+    entries = [entry for closed in reported.rounds for entry in closed.local.values()]
+    assert [(entry.problem, entry.accuracy) for entry in entries] == [(None, None)] * 6
+    assert all(entry.samples for entry in entries)
 
 
 @pytest.mark.nightly
