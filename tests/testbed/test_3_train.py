@@ -65,7 +65,10 @@ def test_a_learners_host_stood_by_until_the_run_ended(provisioned: Testbed, trai
 def test_a_learner_audits_the_run(provisioned: Testbed, trained: Ended) -> None:
     audit = provisioned.play("audit").must()
     assert "audit passed: 3 rounds, 11 files" in audit.output
-    assert set(audit.recap) == {"learner-2", "localhost"}
+    # The journals come from all hosts.
+    assert set(audit.recap) == {*NAMES, "localhost"}
+    (folder,) = (provisioned.root / "runs" / "journals").iterdir()
+    assert {path.name for path in folder.iterdir()} == {f"{name}-work-journal.jsonl" for name in NAMES}
 
 
 def test_status_says_what_runs_and_how_far_the_run_is(provisioned: Testbed, trained: Ended) -> None:
