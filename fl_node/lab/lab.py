@@ -284,7 +284,7 @@ class Lab:
         return contract, store, record
 
     def _work(self, node: str) -> Path:
-        folder = self.folder / "nodes" / node / "work"
+        folder = self.folder / "nodes" / node / run.WORK
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -28,6 +28,8 @@ from fl_node.runtime import files, strict_json
 from fl_node.runtime.arithmetic import unpinned
 
 FILE = "run.json"
+WORK = "work"
+"""The folder of a node's role, in the folder of the node."""
 MAX_BYTES = 1024**2
 """The most that a ``run.json`` may have; that of a thousand nodes has a quarter of it."""
 BACKENDS = ("embedded", "processes", OwnChainBackend.name)
@@ -207,7 +209,7 @@ def journals(folder: Path, contract: str) -> list[Path]:
         The address of the run's contract.
     """
     nodes = folder if folder.is_dir() else folder.parent
-    of_lab = nodes.glob(f"nodes/*/work/{contract.lower()}/*{journal.FILE}")
+    of_lab = nodes.glob(f"nodes/*/{WORK}/{contract.lower()}/*{journal.FILE}")
     return sorted([*of_lab, *nodes.glob(f"journals/*{journal.FILE}")])
 
 
