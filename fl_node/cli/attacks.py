@@ -198,7 +198,7 @@ def inversion(
             ]
             console.print(Numbers(rows, "reconstructed images beside the true ones; pixels from 0 to 1"))
         revealed = sum(one.verdict != "nothing" for one in found.images)
-        console.print(f"{revealed} of the learner's {found.samples} images revealed, by {found.method}")
+        console.print(f"{revealed} of the learner's {found.samples} images revealed (method: {found.method})")
         console.print(f"Page: {path}")
 
 
