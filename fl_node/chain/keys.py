@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 
 from fl_node.errors import ConfigError
-from fl_node.runtime import recursion
+from fl_node.runtime import files, recursion
 
 recursion.restore()
 
@@ -45,17 +44,9 @@ def load_key(path: Path) -> LocalAccount:
     ConfigError
         The file is missing, holds no key, or others may read it.
     """
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        text = path.read_text(encoding="ascii").strip()
-    except OSError as error:
-        raise ConfigError(f"key file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"key file {path} should hold 64 hexadecimal digits") from error
-    if mode & 0o077:
-        raise ConfigError(f"key file {path} has mode {mode:04o}; others may read it: chmod 600 {path}")
+    text = files.private_text(path, "key file", files.KEY_DIGITS)
     try:
         account: LocalAccount = Account.from_key(bytes.fromhex(text.removeprefix("0x")))
     except ValueError as error:
-        raise ConfigError(f"key file {path} should hold 64 hexadecimal digits") from error
+        raise ConfigError(f"key file {path} should hold {files.KEY_DIGITS}") from error
     return account

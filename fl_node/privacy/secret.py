@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import stat
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,19 +92,11 @@ def load(path: Path) -> HostSecret:
     ConfigError
         The file is missing, does not hold a secret, or others may read it.
     """
-    try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        text = path.read_text(encoding="ascii").strip()
-    except OSError as error:
-        raise ConfigError(f"host secret {path}: {files.reason(error)}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"host secret {path} should hold 64 hexadecimal digits") from error
-    if mode & 0o077:
-        raise ConfigError(f"host secret {path} has mode {mode:04o}; others may read it: chmod 600 {path}")
+    text = files.private_text(path, "host secret", files.KEY_DIGITS)
     try:
         content = bytes.fromhex(text)
     except ValueError as error:
-        raise ConfigError(f"host secret {path} should hold 64 hexadecimal digits") from error
+        raise ConfigError(f"host secret {path} should hold {files.KEY_DIGITS}") from error
     if len(content) != SECRET_BYTES:
-        raise ConfigError(f"host secret {path} should hold 64 hexadecimal digits")
+        raise ConfigError(f"host secret {path} should hold {files.KEY_DIGITS}")
     return HostSecret(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from fl_node.errors import ConfigError
 
 _PROCESS = {"LOCK", "FLOCK", "diskUsage.cache"}
 """Locks and caches that a database has while it is open."""
+KEY_DIGITS = "64 hexadecimal digits"
+"""What a file with a key of 32 bytes holds."""
 _PROBE = b"\0" * 4096
 """So much is written to see whether a disk is full."""
 
@@ -169,6 +172,35 @@ def described(error: OSError) -> str:
     """Return the path of an error, if it has one, and what the system says of it."""
     why = reason(error)
     return why if error.filename is None else f"{error.filename}: {why}"
+
+
+def private_text(path: Path, name: str, content: str) -> str:
+    """Return the text of a file that only its owner may read.
+
+    Parameters
+    ----------
+    path
+        The file, in ASCII.
+    name
+        What it is, for error messages.
+    content
+        What it should hold, for error messages.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or is no text, or others may read it.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        text = path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ConfigError(f"{name} {path}: {reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} {path} should hold {content}") from error
+    if mode & 0o077:
+        raise ConfigError(f"{name} {path} has mode {mode:04o}; others may read it: chmod 600 {path}")
+    return text
 
 
 def reason(error: OSError) -> str:
