@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -304,6 +305,21 @@ def test_a_role_survives_a_chain_that_is_killed_and_comes_back(
 def test_the_plan_that_the_contract_names_is_fetched_and_checked(site: Site) -> None:
     assert fetch_plan(site) == PLAN
     assert (site.folder / "plan.json").read_bytes() == PLAN.to_bytes()
+
+
+def test_the_plan_is_in_this_hosts_store_even_if_that_of_the_one_who_deployed_it_is_lost(
+    site: Site, tmp_path: Path
+) -> None:
+    class Swarm(FolderStore):
+        """Fetches from the store of another host."""
+
+        def fetch(self, *arguments: Any, **options: Any) -> None:
+            site.store.fetch(*arguments, **options)
+
+    mine = FolderStore(tmp_path / "mine")
+    assert fetch_plan(replace(site, store=Swarm(tmp_path / "mine"))) == PLAN
+    mine.fetch(site.contract.plan(), tmp_path / "kept", 10_000, 1.0)
+    assert (tmp_path / "kept").read_bytes() == PLAN.to_bytes()
 
 
 def test_a_plan_that_nobody_has_is_missing(rpc: str, tmp_path: Path) -> None:
