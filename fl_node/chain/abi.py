@@ -1,4 +1,4 @@
-"""The compiled contract: its code, the functions that only read, and its custom errors."""
+"""The compiled contract: its code, its read-only functions, and its custom errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ARTIFACT = "FederatedLearning.json"
 
 @functools.cache
 def artifact() -> dict[str, Any]:
-    """Return the compiled contract (``abi`` and ``bytecode``) that came with this package."""
+    """Return the compiled contract (``abi`` and ``bytecode``) of this package."""
     packaged = resources.files("fl_node") / ARTIFACT
     checkout = Path(__file__).parents[2] / "contracts" / ARTIFACT
     text = packaged.read_text() if packaged.is_file() else checkout.read_text()
@@ -29,7 +29,7 @@ def artifact() -> dict[str, Any]:
 
 @functools.cache
 def signatures() -> dict[str, tuple[bytes, list[str], list[str]]]:
-    """Return the selector, argument types and result types of each function that only reads."""
+    """Return the selector, argument types and result types of each read-only function, by name."""
     return {
         entry["name"]: (
             bytes(Web3.keccak(text=f"{entry['name']}({','.join(a['type'] for a in entry['inputs'])})")[:4]),
@@ -42,14 +42,14 @@ def signatures() -> dict[str, tuple[bytes, list[str], list[str]]]:
 
 
 def custom_error(message: str, revert: object) -> tuple[str, str]:
-    """Return what the data of a reverted call mean, for people, and the name of the custom error, if it is one.
+    """Return the error message for a reverted call, and the name of its custom error or an empty string.
 
     Parameters
     ----------
     message
-        What the node says; it is used if the data are no error of the contract.
+        The node's message; used if the data are not a custom error of the contract.
     revert
-        The data that the node sent with it: hexadecimal text, if any.
+        The data of the revert, in hexadecimal digits, if the node sent them.
     """
     data = revert.removeprefix("0x") if isinstance(revert, str) else ""
     for entry in artifact()["abi"]:

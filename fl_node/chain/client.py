@@ -1,4 +1,4 @@
-"""A role's way to the chain: one node's RPC with the role's account, and the contracts that it reaches."""
+"""A role's access to the chain: a node's RPC, the role's account, and contracts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEPLOY_GAS = 4_000_000
 
 
 class Chain(Sender):
-    """The chain as a role sees it: what its node says, the account that signs, and contracts."""
+    """The chain through one node, with the account that signs; deploys and opens contracts."""
 
     def deploy(self, plan_cid: str, terms: Terms, nonce: int | None = None) -> Receipt:
         """Deploy the contract for a plan; the account that signs becomes its header.
@@ -36,7 +36,7 @@ class Chain(Sender):
         Raises
         ------
         ChainError
-            The transaction was not sealed in time.
+            No block included the transaction in time.
         """
         compiled = artifact()
         contract = self.web3.eth.contract(abi=compiled["abi"], bytecode=compiled["bytecode"])
@@ -44,13 +44,13 @@ class Chain(Sender):
             data = contract.constructor(cid.to_digest(plan_cid), astuple(terms)).data_in_transaction
         return self.send_until_sealed("the contract", None, data, DEPLOY_GAS, nonce=nonce)
 
-    def give(self, address: str, wei: int) -> Receipt:
-        """Send ether of this account to another.
+    def transfer(self, address: str, wei: int) -> Receipt:
+        """Transfer ether from this account to another.
 
         Raises
         ------
         ChainError
-            The transaction was not sealed in time, or the account owns less.
+            No block included the transaction in time, or the account owns too little.
         """
         if (owned := self.balance(self.address)) <= wei:
             raise ChainError(f"chain at {self.rpc}: {self.address} owns {owned} wei, too little to send {wei}")

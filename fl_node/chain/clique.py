@@ -1,4 +1,4 @@
-"""Clique (EIP-225): who may seal blocks, who sealed which, and how the sealers changed by their votes."""
+"""Clique (EIP-225): who may seal blocks, who sealed a block, and how votes changed the sealers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ recursion.restore()
 VANITY, SEAL = 32, 65
 """Bytes before and after the sealers' addresses in a block's extra data."""
 EPOCH = 30_000
-"""Every so many blocks, a block names all sealers, and open votes end; Clique's default."""
+"""Number of blocks after which a block lists all sealers and discards open votes; Clique's default."""
 RECENT = 30
-"""Blocks that tell which sealers are at work."""
+"""Number of newest blocks from which active sealers are determined."""
 NOT_CLIQUE = "not Clique"
 _AUTHORIZE, _DROP = "0xffffffffffffffff", "0x0000000000000000"
-_NOBODY = "0x" + "00" * 20
+_ZERO_ADDRESS = "0x" + "00" * 20
 _FIELDS = (
     *("parentHash", "sha3Uncles", "miner", "stateRoot", "transactionsRoot", "receiptsRoot", "logsBloom"),
     *("difficulty", "number", "gasLimit", "gasUsed", "timestamp"),
@@ -47,10 +47,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Sealers:
-    """The sealers of a Clique chain and their part in recent blocks.
+    """The sealers of a Clique chain and their share of recent blocks.
 
-    ``accounts`` are in the order in which their turns come, ``sealed`` are how many of the last ``blocks`` blocks
-    each of them sealed, and ``next`` is whose turn the next block is.
+    ``accounts`` are in the order of their turns, ``sealed`` has the number of blocks that each of them sealed among
+    the last ``blocks`` blocks, and ``next`` is the account whose turn the next block is.
     """
 
     accounts: tuple[str, ...]
@@ -60,7 +60,7 @@ class Sealers:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Those that sealed none of the recent blocks."""
+        """The sealers that sealed none of the recent blocks."""
         return tuple(account for account in self.accounts if not self.sealed.get(account))
 
     def __str__(self) -> str:
@@ -75,12 +75,12 @@ def sealer_of(block: Mapping[str, Any]) -> str:
     Parameters
     ----------
     block
-        The block as the RPC gives it.
+        The block, as the RPC returns it.
 
     Raises
     ------
     ChainError
-        The block is not one of Clique.
+        The block has no Clique signature.
     """
     try:
         extra = _bytes(block["extraData"])
@@ -94,11 +94,11 @@ def sealer_of(block: Mapping[str, Any]) -> str:
         key = signature.recover_public_key_from_msg_hash(keccak(rlp.encode(fields)))
         return key.to_checksum_address()
     except (KeyError, TypeError, ValueError, BadSignature, ValidationError) as error:
-        raise ChainError(f"block {block.get('number')} has no seal of Clique") from error
+        raise ChainError(f"block {block.get('number')} has no Clique signature") from error
 
 
 def sealers(chain: Node) -> Sealers | None:
-    """Return the sealers of a chain and who of them is at work; None if the chain is not one of Clique.
+    """Return the sealers of a chain and their share of recent blocks; None if the chain does not use Clique.
 
     Raises
     ------
@@ -118,14 +118,16 @@ def sealers(chain: Node) -> Sealers | None:
 
 
 def replay(chain: Node, first: int, last: int) -> tuple[frozenset[str], tuple[Change, ...]]:
-    """Return the sealers after a block, and how they changed, by the votes in the blocks; nothing without Clique.
+    """Return the sealers after block ``last`` and their changes since block ``first``, from the votes in the blocks.
+
+    Both are empty if the chain does not use Clique.
 
     Parameters
     ----------
     chain
         A node of the chain.
     first, last
-        The numbers of the blocks in which changes are looked for; the sealers are those after the last.
+        The numbers of the first and last block.
 
     Raises
     ------
@@ -136,25 +138,25 @@ def replay(chain: Node, first: int, last: int) -> tuple[frozenset[str], tuple[Ch
         return frozenset(), ()
     start = first - first % EPOCH
     named = _named(chain.blocks([start]).get(start, {}))
-    if not named:  # the chain has another epoch
+    if not named:  # the chain has a different epoch length
         start, named = 0, _named(chain.blocks([0]).get(0, {}))
     members, votes, changed = set(named), dict[tuple[str, str], bool](), list[Change]()
     for number, block in _after(chain, start, last):
         if named := _named(block):
             members, votes = set(named), {}
             continue
-        if (account := block.get("miner", _NOBODY)) == _NOBODY:
+        if (account := block.get("miner", _ZERO_ADDRESS)) == _ZERO_ADDRESS:
             continue
         account, adds = Web3.to_checksum_address(account), block.get("nonce") == _AUTHORIZE
         voter = sealer_of(block)
         votes.pop((voter, account), None)
         if adds == (account in members):
-            continue  # it is so already
+            continue  # nothing to change
         votes[voter, account] = adds
         if 2 * sum(about == account for _, about in votes) <= len(members):
             continue
         (members.add if adds else members.discard)(account)
-        # Votes on this account are done, and those of a sealer that is none any more are void.
+        # This decides the votes on the account and voids the votes of a removed sealer.
         votes = {key: vote for key, vote in votes.items() if key[1] != account and key[0] in members}
         if number >= first:
             changed.append(Change(number, account, adds))
@@ -167,7 +169,7 @@ def _after(chain: Node, start: int, last: int) -> Iterator[tuple[int, dict[str, 
 
 
 def _named(block: Mapping[str, Any]) -> list[str]:
-    """Return the sealers that a block names: the genesis and the first block of an epoch."""
+    """Return the sealers that a block lists; only the genesis and the first block of an epoch list any."""
     accounts = _bytes(block.get("extraData", "0x"))[VANITY:-SEAL]
     return [Web3.to_checksum_address(accounts[i : i + 20]) for i in range(0, len(accounts) - 19, 20)]
 

@@ -1,4 +1,4 @@
-"""One run's contract: its functions, and its log."""
+"""The contract of a run: its functions and its log."""
 
 from __future__ import annotations
 
@@ -55,18 +55,19 @@ OUTDATED = frozenset(
         "WrongRound",
     }
 )
-"""The custom errors of calls that came too late: somebody else acted first, so the caller reads the state again."""
-EVIDENCE_CHARACTERS = 32
-"""The most characters of the code of a rejection."""
+"""Custom errors of calls that came too late: another account acted first, and the caller reads the state again."""
+MAX_CODE_CHARACTERS = 32
+"""Maximum length of a rejection's code, in characters."""
 
 
 @dataclass(frozen=True, order=True)
 class LogEntry:
-    """One event of the contract, in the order of block and log index.
+    """An event of the contract; events sort by block and log index.
 
-    ``name`` is one of :data:`EVENTS`; what an event does not have is None. ``round`` is that of the local weights or
-    of the round that starts from the global weights; ``account`` is a learner's or the new header's; ``code`` is what
-    a rejection names, and ``evidence`` the CID of its evidence; ``key`` is a public key that a learner announced.
+    ``name`` is an element of :data:`EVENTS`. A field that the event lacks is None. ``round`` is the round of the
+    local weights, or the round that starts from the global weights; ``account`` is a learner's or the new header's;
+    ``code`` and ``evidence`` are the code of a rejection and the CID of its evidence; ``key`` is the public key that
+    a learner announced.
     """
 
     block: int
@@ -87,9 +88,9 @@ class LogEntry:
 class Terms:
     """The settings of a plan that the contract enforces.
 
-    ``learners`` must publish before a round closes by itself; after ``round_timeout`` seconds (0: never) anyone can
-    close it if ``min_learners`` have. The rounds of an asynchronous run never close. With masks, ``threshold``
-    members of a closed round must publish what removes them (0: no masks).
+    A round closes by itself when ``learners`` learners have published; after ``round_timeout`` seconds (0: never)
+    anyone can close it if ``min_learners`` have. The rounds of an asynchronous run never close. With masks,
+    ``threshold`` members of a closed round must publish the shares that remove them (0: no masks).
     """
 
     learners: int = 1
@@ -101,10 +102,10 @@ class Terms:
 
 @dataclass(frozen=True)
 class State:
-    """What the contract says now.
+    """The state of the contract.
 
-    ``closed`` is whether the current round is closed, ``header`` the account that may publish global weights, and
-    ``ballot`` the number of the current ballot on it.
+    ``closed`` says whether the current round is closed, ``header`` is the account that may publish global weights,
+    and ``ballot`` is the number of the current ballot on the header.
     """
 
     started: bool
@@ -117,7 +118,7 @@ class State:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a learner has said last: of the current global weights, and in the current ballot on the header."""
+    """A learner's verdict on the current global weights, and whether it voted in the current ballot."""
 
     attested: bool
     rejected: bool
@@ -126,29 +127,29 @@ class Verdict:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """How a round stands.
+    """The counters and times of a round.
 
-    ``published`` learners have published in it; ``members`` were registered when it closed, 0 while it is open;
-    ``rejections`` of the global weights that it started from.
+    ``published`` learners have published local weights, ``members`` learners were registered when the round closed
+    (0 while it is open), and ``rejections`` learners rejected the global weights that it started from.
     """
 
     published: int
     members: int
     rejections: int
     opened_at: int
-    """In seconds since 1970, by the clock of the block's sealer."""
+    """Seconds since 1970, by the clock of the block's sealer."""
     closed_at: int
-    """Likewise; 0 while it is open."""
+    """As ``opened_at``; 0 while the round is open."""
 
 
 @dataclass(frozen=True)
 class ClosedRound:
-    """A closed round as the contract fixed it.
+    """A closed round as the contract recorded it.
 
-    ``parent`` is the CID of the global weights that it started from, ``published`` are those of its local weights by
-    nodeId, and ``members`` the learners that were registered when it closed. In a run with masks ``openings`` are the
-    CIDs of what removes them, and ``keys`` what learners announced on their own for the next round, in hexadecimal
-    digits; both are by nodeId.
+    ``parent`` is the CID of the global weights that it started from, ``published`` has the CIDs of its local weights
+    by nodeId, and ``members`` lists the learners that were registered when it closed. In a run with masks,
+    ``openings`` has the CIDs of the files whose shares remove the masks, and ``keys`` the keys that learners
+    announced in separate transactions for the next round, in hexadecimal digits; both by nodeId.
     """
 
     parent: str
@@ -160,12 +161,12 @@ class ClosedRound:
 
 @dataclass(frozen=True)
 class View:
-    """What the contract shows an account at one block.
+    """The contract's state at one block, as an account needs it.
 
     ``nonce`` is the number of the account's next transaction, ``learners`` are the registered nodeIds in ascending
-    order, ``node_id`` is the account's own, if it has one. What else a decision hangs on is to be read at the same
-    ``block`` (its hash): sealers replace a block by another now and then, and who reads the number of the next
-    transaction in one and misses what it sent before in the other would send that twice.
+    order, and ``node_id`` is the account's nodeId, if it has one. A role reads everything else that its decision
+    depends on at the same ``block`` (its hash). Sealers sometimes replace a block: a role that reads its nonce at one
+    block and the effects of its transactions at another may send a transaction twice.
     """
 
     head: Head
@@ -187,7 +188,7 @@ _PUBLISH = "setLocalWeight(uint256,bytes32,uint256,bytes32,bool)"
 
 
 class Contract:
-    """One run's contract; CIDs go in and come out, where the chain has digests."""
+    """The contract of a run. Its methods take and return CIDs; the chain stores their digests."""
 
     def __init__(self, chain: Sender, address: str) -> None:
         self.chain = chain
@@ -196,15 +197,15 @@ class Contract:
         self._functions = self._contract.functions
 
     def has_known_code(self) -> bool:
-        """Return whether what stands on chain is this version's contract, so that its rules are those promised."""
+        """Return whether the code on chain is this version's contract, so that its rules are known."""
         with self.chain.errors():
             code = bytearray(self.chain.web3.eth.get_code(Web3.to_checksum_address(self.address)))
-        for place in artifact()["immutableReferences"]:
-            code[place["start"] : place["start"] + place["length"]] = bytes(place["length"])
+        for constant in artifact()["immutableReferences"]:
+            code[constant["start"] : constant["start"] + constant["length"]] = bytes(constant["length"])
         return bytes(code) == bytes.fromhex(artifact()["deployedBytecode"].removeprefix("0x"))
 
     def header(self) -> str:
-        """Return the address of the account that may publish global weights now."""
+        """Return the address of the account that may currently publish global weights."""
         return Web3.to_checksum_address(str(self._read("header")))
 
     def deployer(self) -> str:
@@ -220,14 +221,14 @@ class Contract:
         return int(self._read("round"))
 
     def state(self) -> State:
-        """Return the current round, its global weights, and who is the header."""
+        """Return the current state: the round, its global weights and the header."""
         return self._state(*self._read(_STATE[0]))
 
-    def look(self, account: str) -> View:
-        """Return what a role decides by, as it concerns an account.
+    def view(self, account: str) -> View:
+        """Return the state from which a role decides, read at one block.
 
-        What a process sends and its successor, when it was killed, sends again by this is one transaction, or the
-        second is refused.
+        A role that is killed and restarted decides by it again. Either it repeats the same transaction, with the same
+        nonce, or the chain refuses the second transaction.
         """
         head = self.chain.head()
         calls: list[Call] = [("learners", []), ("nodeIdOf", [account]), _STATE]
@@ -248,11 +249,11 @@ class Contract:
         return Terms(*self._read("getTerms"))
 
     def verdict_of(self, node_id: int) -> Verdict:
-        """Return what a learner has said of the current global weights and in the current ballot."""
+        """Return a learner's verdict on the current global weights, and whether it voted in the current ballot."""
         return Verdict(*self._read("verdictOf", node_id))
 
     def round_at(self, round_: int) -> RoundRecord:
-        """Return how a round stands."""
+        """Return the counters and times of a round."""
         return RoundRecord(*self._read("roundAt", round_))
 
     def published_in(self, round_: int, digest: bytes) -> str | None:
@@ -276,22 +277,24 @@ class Contract:
                     "topics": cast("Any", topics),
                 }
             )
-        wanted = [bytes.fromhex(one.removeprefix("0x")) for one in topics]
-        # A chain may ignore topics.
+        expected = [bytes.fromhex(topic.removeprefix("0x")) for topic in topics]
+        # The node may ignore the filter.
         blocks = [
-            bytes(one["blockHash"])
-            for one in entries
-            if [bytes(topic) for topic in one["topics"]] == wanted and bytes(one["data"]) == digest
+            bytes(entry["blockHash"])
+            for entry in entries
+            if [bytes(topic) for topic in entry["topics"]] == expected and bytes(entry["data"]) == digest
         ]
         return "0x" + blocks[-1].hex() if blocks else None
 
     def attested_by(self, node_ids: Sequence[int]) -> frozenset[int]:
-        """Return which of these learners attested the current global weights, from one request."""
+        """Return which of these learners attested the current global weights, with one request."""
         verdicts = self._read_all(*(("verdictOf", [node_id]) for node_id in node_ids))
-        return frozenset(n for n, one in zip(node_ids, verdicts, strict=True) if Verdict(*one).attested)
+        return frozenset(
+            node_id for node_id, verdict in zip(node_ids, verdicts, strict=True) if Verdict(*verdict).attested
+        )
 
     def members(self, round_: int, block: str | None = None) -> list[int]:
-        """Return the nodeIds that were registered when a round closed, in ascending order; all now if it is open.
+        """Return the nodeIds that were registered when a round closed, or are now if it is open, in ascending order.
 
         Parameters
         ----------
@@ -305,9 +308,9 @@ class Contract:
         return sorted(learners[: closed.members] if closed.closed_at else learners)
 
     def closed_round(self, round_: int, ended_with: str) -> ClosedRound | None:
-        """Return a closed round as one block shows it; None if the newest block does not show that it ended so.
+        """Return a closed round, read at one block; None if it is open there or ended with other weights.
 
-        Sealers replace a block by another now and then. What is read in two of them may never have been true.
+        Sealers sometimes replace a block. Values that are read at two blocks may never have been true together.
 
         Parameters
         ----------
@@ -328,14 +331,17 @@ class Contract:
         if _cid(current) != ended_with or not closed.closed_at:
             return None
         members = sorted(learners[: closed.members])
-        openings, keys = self.masks(round_, members, head)
+        openings, keys = self.openings_and_next_keys(round_, members, head)
         published = self.local_weights(round_, members, head)
         return ClosedRound(str(_cid(parent)), published, tuple(members), openings, keys)
 
-    def masks(
+    def openings_and_next_keys(
         self, round_: int, node_ids: Sequence[int], block: str | None = None
     ) -> tuple[dict[int, str], dict[int, str]]:
-        """Return what learners published to remove masks, and the keys that they announced for the next round.
+        """Return learners' openings of a round and their keys for the next round, with one request.
+
+        Both are by nodeId and leave out learners that published none. Openings are CIDs, keys are in hexadecimal
+        digits.
 
         Parameters
         ----------
@@ -346,18 +352,14 @@ class Contract:
         block
             The hash of the block whose state counts; the newest if None.
         """
-        calls: list[Call] = [("openingAt", [round_, node_id]) for node_id in node_ids]
-        calls += [("keyAt", [round_ + 1, node_id]) for node_id in node_ids]
-        answers = self._read_all(*calls, at=block) if calls else []
-        openings = {n: _cid(one) for n, one in zip(node_ids, answers[: len(node_ids)], strict=True)}
-        keys = {n: bytes(one).hex() for n, one in zip(node_ids, answers[len(node_ids) :], strict=True)}
+        openings, keys = self._by_node_id(node_ids, ("openingAt", round_), ("keyAt", round_ + 1), at=block)
         return (
-            {n: name for n, name in openings.items() if name},
-            {n: key for n, key in keys.items() if int(key, 16)},
+            {node_id: cid.from_digest(digest) for node_id, digest in openings.items()},
+            {node_id: key.hex() for node_id, key in keys.items()},
         )
 
     def opening_at(self, round_: int, node_id: int, block: str | None = None) -> str | None:
-        """Return the CID of what a learner published to remove masks from a round, or None.
+        """Return the CID of the file whose shares remove masks from a round, as a learner published it, or None.
 
         Parameters
         ----------
@@ -370,26 +372,20 @@ class Contract:
         """
         return _cid(self._read("openingAt", round_, node_id, at=block))
 
-    def key_at(self, round_: int, node_id: int, block: str | None = None) -> str | None:
-        """Return the key that a learner announced on its own for a round, in hexadecimal digits, or None.
+    def keys(self, round_: int, node_ids: Sequence[int], block: str | None = None) -> dict[int, str]:
+        """Return the keys that learners announced for a round, in hexadecimal digits, by nodeId.
 
         Parameters
         ----------
         round_
-            The round that the key is for.
-        node_id
-            The learner's nodeId.
+            The round that the keys are for.
+        node_ids
+            The learners.
         block
             The hash of the block whose state counts; the newest if None.
         """
-        key = bytes(self._read("keyAt", round_, node_id, at=block))
-        return key.hex() if any(key) else None
-
-    def first_keys(self, node_ids: Sequence[int], block: str | None = None) -> dict[int, str]:
-        """Return the keys that learners announced for round 0, in hexadecimal digits, by nodeId."""
-        answers = self._read_all(*(("keyAt", [0, node_id]) for node_id in node_ids), at=block) if node_ids else []
-        keys = {n: bytes(one).hex() for n, one in zip(node_ids, answers, strict=True)}
-        return {n: key for n, key in keys.items() if int(key, 16)}
+        (keys,) = self._by_node_id(node_ids, ("keyAt", round_), at=block)
+        return {node_id: key.hex() for node_id, key in keys.items()}
 
     def global_weight_at(self, round_: int) -> str | None:
         """Return the CID of the global weights that a round started from, or None."""
@@ -410,7 +406,7 @@ class Contract:
         return _cid(self._read("localWeightAt", round_, node_id, at=block))
 
     def local_weights(self, round_: int, node_ids: Sequence[int], block: str | None = None) -> dict[int, str]:
-        """Return the CIDs that these learners published in a round, by nodeId, from one request.
+        """Return the CIDs of the local weights that learners published in a round, by nodeId, with one request.
 
         Parameters
         ----------
@@ -421,12 +417,11 @@ class Contract:
         block
             The hash of the block whose state counts; the newest if None.
         """
-        digests = self._read_all(*(("localWeightAt", [round_, node_id]) for node_id in node_ids), at=block)
-        found = {node_id: _cid(digest) for node_id, digest in zip(node_ids, digests, strict=True)}
-        return {node_id: name for node_id, name in found.items() if name}
+        (digests,) = self._by_node_id(node_ids, ("localWeightAt", round_), at=block)
+        return {node_id: cid.from_digest(digest) for node_id, digest in digests.items()}
 
     def learners(self) -> list[int]:
-        """Return the nodeIds that are registered, in ascending order."""
+        """Return the registered nodeIds in ascending order."""
         return sorted(self._read("learners"))
 
     def account_of(self, node_id: int, block: str | None = None) -> str | None:
@@ -485,8 +480,8 @@ class Contract:
         Returns
         -------
         Receipt or None
-            None if no block included the transaction in time, if another transaction with its number came first, or
-            if the contract is past this (:data:`OUTDATED`); the caller reads the state again.
+            None if no block included the transaction in time, if another transaction used its nonce, or if the call
+            came too late (:data:`OUTDATED`); the caller reads the state again.
         """
         if trained_from is None:
             return self._transact(self._contract.functions[_PAPER](node_id, cid.to_digest(file_cid)), nonce)
@@ -502,8 +497,8 @@ class Contract:
 
     def close_round(self, nonce: int) -> Receipt | None:
         """Close the current round after its timeout. Returns as :meth:`set_local_weight` does."""
-        # A call would be judged by the time of the newest block, which may be old on a chain that is idle.
-        return self._transact(self._functions.closeRound(), nonce, tried=False)
+        # A simulation sees the time of the newest block, which may be old on an idle chain.
+        return self._transact(self._functions.closeRound(), nonce, simulate=False)
 
     def attest(self, round_: int, global_cid: str, nonce: int) -> Receipt | None:
         """Attest global weights; learners only.
@@ -538,19 +533,19 @@ class Contract:
         nonce
             The number of the learner's transaction.
         code
-            What is wrong: the name of a field or of a check; cut to :data:`EVIDENCE_CHARACTERS`.
+            The reason: the name of a field or of a check; cut to :data:`MAX_CODE_CHARACTERS`.
         evidence
-            The CID of the file that should have been published, or that the header lied about.
+            The CID of the file that should have been published, or about which the header made a false statement.
 
         Returns
         -------
         Receipt or None
             As for :meth:`set_local_weight`.
         """
-        short = code.encode("ascii", "replace")[:EVIDENCE_CHARACTERS].ljust(EVIDENCE_CHARACTERS, b"\0")
-        proof = cid.to_digest(evidence) if evidence else cid.EMPTY_DIGEST
+        code_bytes = code.encode("ascii", "replace")[:MAX_CODE_CHARACTERS].ljust(MAX_CODE_CHARACTERS, b"\0")
+        evidence_digest = cid.to_digest(evidence) if evidence else cid.EMPTY_DIGEST
         return self._transact(
-            self._functions.rejectGlobalWeight(round_, cid.to_digest(global_cid), short, proof), nonce
+            self._functions.rejectGlobalWeight(round_, cid.to_digest(global_cid), code_bytes, evidence_digest), nonce
         )
 
     def announce_key(self, round_: int, key: bytes, nonce: int) -> Receipt | None:
@@ -573,7 +568,7 @@ class Contract:
         return self._transact(self._functions.announceKey(round_, key), nonce)
 
     def open_masks(self, round_: int, file_cid: str, nonce: int) -> Receipt | None:
-        """Publish what removes masks from a closed round; its members only.
+        """Publish the shares that remove masks from a closed round; its members only.
 
         Parameters
         ----------
@@ -596,7 +591,7 @@ class Contract:
         return self._transact(self._functions.voteHeader(ballot), nonce)
 
     def log(self, first: int = 0) -> list[LogEntry]:
-        """Return all events of the contract from a block on, in the order in which they came about."""
+        """Return all events of the contract from block ``first`` on, in the order of the log."""
         with self.chain.errors():
             entries = self.chain.web3.eth.get_logs(
                 {"address": Web3.to_checksum_address(self.address), "fromBlock": first, "toBlock": "latest"}
@@ -604,14 +599,14 @@ class Contract:
             return sorted(self._entry(entry) for entry in entries)
 
     def _entry(self, entry: Any) -> LogEntry:
-        strange = f"contract {self.address} has an invalid event in block {entry['blockNumber']}"
+        invalid = f"contract {self.address} has an invalid event in block {entry['blockNumber']}"
         for name in EVENTS:
             event = self._contract.events[name]()
             if entry["topics"] and bytes(entry["topics"][0]) == bytes.fromhex(event.topic.removeprefix("0x")):
                 try:
                     args = event.process_log(entry)["args"]
                 except (web3_errors.Web3Exception, DecodingError, ValueError) as error:
-                    raise LogError(f"{strange}: {error}") from error
+                    raise LogError(f"{invalid}: {error}") from error
                 return LogEntry(
                     block=entry["blockNumber"],
                     index=entry["logIndex"],
@@ -622,17 +617,26 @@ class Contract:
                     cid=cid.from_digest(args["hash"]) if "hash" in args else None,
                     account=args.get("account", args.get("header")),
                     members=args.get("members"),
-                    code=_text(args["code"]) if "code" in args else None,
+                    code=_rejection_code(args["code"]) if "code" in args else None,
                     evidence=_cid(args["evidence"]) if "evidence" in args else None,
                     key=bytes(args["key"]).hex() if "key" in args else None,
                 )
-        raise LogError(strange)
+        raise LogError(invalid)
 
     def _read(self, name: str, *arguments: Any, at: str | None = None) -> Any:
         return self._read_all((name, arguments), at=at)[0]
 
     def _read_all(self, *calls: Call, at: str | None = None) -> list[Any]:
         return self._results(calls, self.chain.ask(*(self._call(*call, at=at) for call in calls)))
+
+    def _by_node_id(
+        self, node_ids: Sequence[int], *mappings: tuple[str, int], at: str | None
+    ) -> list[dict[int, bytes]]:
+        """Return the nonzero values of mappings, each a function of round and nodeId, with one request."""
+        calls: list[Call] = [(name, [round_, node_id]) for name, round_ in mappings for node_id in node_ids]
+        values = iter(self._read_all(*calls, at=at))
+        by_node_id = [dict(zip(node_ids, values, strict=False)) for _ in mappings]
+        return [{node_id: value for node_id, value in mapping.items() if any(value)} for mapping in by_node_id]
 
     def _call(self, name: str, arguments: Sequence[Any], at: str | None = None) -> Request:
         selector, inputs, _ = signatures()[name]
@@ -652,25 +656,25 @@ class Contract:
                 raise ChainError(f"contract {self.address} did not answer {name}: {error}") from error
         return results
 
-    def _transact(self, function: ContractFunction, nonce: int, *, tried: bool = True) -> Receipt | None:
+    def _transact(self, function: ContractFunction, nonce: int, *, simulate: bool = True) -> Receipt | None:
         with self.chain.errors():
             data = function._encode_transaction_data()
         try:
-            # A call first: what the contract refuses is not sent, and its custom error is known.
-            if tried:
-                self._try(data)
+            # A simulation gives the custom error, and saves a transaction that the contract would refuse.
+            if simulate:
+                self._simulate(data)
             try:
                 return self.chain.send(self.address, data, CALL_GAS, nonce)
             except Reverted:
-                # Something came first in its block; the reason is what the contract says now.
-                self._try(data)
+                # Another transaction came first in the block; a simulation now gives the reason.
+                self._simulate(data)
                 return None
         except ContractError as error:
             if error.name in OUTDATED:
                 return None
             raise
 
-    def _try(self, data: Any) -> None:
+    def _simulate(self, data: Any) -> None:
         """Call a function without a transaction.
 
         Raises
@@ -682,7 +686,7 @@ class Contract:
 
 
 def _at(block: str | None) -> str | dict[str, str]:
-    """Return what the RPC calls a block of this hash (EIP-1898), or the newest."""
+    """Return the block parameter of the RPC (EIP-1898): the block with this hash, or the newest."""
     return {"blockHash": block} if block else "latest"
 
 
@@ -690,5 +694,5 @@ def _cid(digest: bytes) -> str | None:
     return None if digest == cid.EMPTY_DIGEST else cid.from_digest(digest)
 
 
-def _text(code: bytes) -> str:
+def _rejection_code(code: bytes) -> str:
     return code.rstrip(b"\0").decode("ascii", "replace")

@@ -1,4 +1,4 @@
-"""Accounts: a key file for each role, readable by its owner alone."""
+"""Accounts: each role has a key file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ recursion.restore()
 
 
 def create_key(path: Path) -> str:
-    """Make a key file for a new account, readable by its owner alone, and return the account's address.
+    """Create a key file for a new account and return the account's address.
 
-    An existing key file is kept.
+    Only the owner can read the file. An existing key file is kept.
 
     Raises
     ------
@@ -37,12 +37,12 @@ def create_key(path: Path) -> str:
 
 
 def load_key(path: Path) -> LocalAccount:
-    """Read the account of a role from its key file: 64 hexadecimal digits, mode 0600.
+    """Read an account from its key file: 64 hexadecimal digits, mode 0600.
 
     Raises
     ------
     ConfigError
-        The file is missing, holds no key, or others may read it.
+        The file is missing, contains no key, or other users can read it.
     """
     text = files.private_text(path, "key file", files.KEY_DIGITS)
     try:

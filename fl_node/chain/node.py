@@ -1,4 +1,4 @@
-"""What one node says of the chain, and what its errors mean."""
+"""The RPC of a node: its view of the chain, and the exceptions for its errors."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ recursion.restore()
 
 REQUEST_TIMEOUT = 10.0
 INDEX_PATIENCE = 10.0
-"""Seconds in which a node must have indexed its blocks, so that it knows their transactions."""
+"""Seconds to wait for a node to index its blocks, so that it knows their transactions."""
 PACE_BLOCKS = 16
-"""Recent blocks from which the pace of a chain is measured."""
+"""Number of recent blocks from which the pace of a chain is measured."""
 PACE_SECONDS = 60.0
 """Seconds after which the pace is measured again."""
 _REVERTED = 3
-"""The code of the RPC's error when a contract refuses."""
+"""RPC error code: the contract reverted the call."""
 _NO_METHOD = (-32601, -32604)
-"""The codes when a node does not have a method, or does not serve it (Besu)."""
+"""RPC error codes: the node does not have the method, or does not serve it (Besu)."""
 _CLIQUE_VANITY, _CLIQUE_SEAL = 32, 65
 """Bytes before and after the sealers' addresses in the extra data of a Clique genesis."""
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """What the chain keeps of a transaction: who sent it, to whom, what it cost, and when its block was sealed.
+    """A transaction in a block.
 
-    ``receiver`` is None where a contract was deployed; ``time`` is in seconds since 1970, by the clock of the block's
-    sealer.
+    ``receiver`` is None if the transaction deployed a contract; ``gas`` is the gas used; ``time`` is the block's, in
+    seconds since 1970 by its sealer's clock.
     """
 
     sender: str
@@ -54,10 +54,10 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Pace:
-    """How blocks follow one another.
+    """The pace at which a chain creates blocks.
 
-    ``seconds`` is the shortest time between two recent blocks. It is almost 0 where each transaction is sealed at
-    once; elsewhere it is the slot or period. ``is_steady`` says that blocks come without transactions too.
+    ``seconds`` is the shortest time between two recent blocks. It is almost 0 if each transaction is sealed at once;
+    otherwise it is the slot or period. ``is_steady`` says that the chain creates blocks without transactions too.
     """
 
     seconds: float = 0.0
@@ -78,19 +78,19 @@ class NoMethod(ChainError):
 
 
 class NotYet(ChainError):
-    """A transaction is in no block yet, or its node has not indexed it."""
+    """The node has not indexed the transaction yet."""
 
 
 class Underpriced(ChainError):
-    """Another transaction with the same number and as high a fee waits."""
+    """A pending transaction has the same nonce and pays as much or more."""
 
 
 class AlreadySent(ChainError):
-    """The node has this transaction already."""
+    """The node already has this transaction."""
 
 
 class NonceUsed(ChainError):
-    """A transaction with this number is in a block."""
+    """A block contains a transaction with this nonce."""
 
 
 class Node:
@@ -101,7 +101,7 @@ class Node:
     rpc
         Its URL.
     timeout
-        Seconds in which a request must be answered.
+        Seconds to wait for the answer to a request.
     """
 
     def __init__(self, rpc: str, timeout: float = REQUEST_TIMEOUT) -> None:
@@ -111,11 +111,11 @@ class Node:
         self._pace: tuple[float, Pace] | None = None
         self._provider = NodeProvider(rpc, timeout)
         self.web3 = Web3(self._provider)
-        # Clique keeps its signatures in a field that web3 takes for too long.
+        # Clique signs in the extra data, which web3 would refuse as too long.
         self.web3.middleware_onion.inject(ExtraDataToPOAMiddleware, layer=0)
 
     def chain_id(self) -> int:
-        """Return the number of the chain; it is asked for once."""
+        """Return the chain id; only the first call asks the node."""
         if self._chain_id is None:
             with self.errors():
                 self._chain_id = self.web3.eth.chain_id
@@ -131,7 +131,7 @@ class Node:
         Raises
         ------
         ChainError
-            The answer is not a block, so the node is not an Ethereum node.
+            The answer is not a block; the server may not be an Ethereum node.
         """
         (block,) = self.ask(("eth_getBlockByNumber", ["latest", False]))
         try:
@@ -140,42 +140,47 @@ class Node:
             raise ChainError(f"chain at {self.rpc} returned no latest block; is this an Ethereum node?") from error
 
     def blocks(self, numbers: Iterable[int]) -> dict[int, dict[str, Any]]:
-        """Return the blocks with these numbers as the RPC gives them, by number; those that there are."""
-        wanted = list(dict.fromkeys(numbers))
-        answers = self.ask(*(("eth_getBlockByNumber", [hex(number), False]) for number in wanted))
-        return {number: block for number, block in zip(wanted, answers, strict=True) if isinstance(block, dict)}
+        """Return the existing blocks among these numbers, by number, as the RPC returns them."""
+        requested = list(dict.fromkeys(numbers))
+        answers = self.ask(*(("eth_getBlockByNumber", [hex(number), False]) for number in requested))
+        return {number: block for number, block in zip(requested, answers, strict=True) if isinstance(block, dict)}
 
     def timestamp(self, block: int) -> int:
-        """Return when a block was sealed, in seconds since 1970."""
+        """Return the time of a block, in seconds since 1970."""
         with self.errors():
             return int(self.web3.eth.get_block(block)["timestamp"])
 
     def sealed(self, transactions: Iterable[str]) -> dict[str, Sealed]:
-        """Return what the chain keeps of transactions, by their hashes; of one in no block it keeps nothing."""
-        names = list(dict.fromkeys(transactions))
+        """Return transactions by their hashes, without those that are in no block.
+
+        The result is empty if the node does not index its blocks in time.
+        """
+        hashes = list(dict.fromkeys(transactions))
         answers: list[Any] = []
 
-        def look() -> bool:
+        def is_indexed() -> bool:
             with contextlib.suppress(NotYet):
-                answers[:] = self.ask(*(("eth_getTransactionReceipt", [name]) for name in names))
+                answers[:] = self.ask(*(("eth_getTransactionReceipt", [hash_]) for hash_ in hashes))
                 return True
             return False
 
-        if not wait_until(look, INDEX_PATIENCE):
-            return {}  # a node that has not indexed its blocks yet can't tell
-        found = {name: answer for name, answer in zip(names, answers, strict=True) if answer}
-        blocks = list(dict.fromkeys(str(one["blockNumber"]) for one in found.values()))
-        headers = self.ask(*(("eth_getBlockByNumber", [number, False]) for number in blocks))
-        times = {number: self.quantity(one["timestamp"]) for number, one in zip(blocks, headers, strict=True) if one}
+        if not wait_until(is_indexed, INDEX_PATIENCE):
+            return {}
+        receipts = {hash_: receipt for hash_, receipt in zip(hashes, answers, strict=True) if receipt}
+        numbers = list(dict.fromkeys(str(receipt["blockNumber"]) for receipt in receipts.values()))
+        blocks = self.ask(*(("eth_getBlockByNumber", [number, False]) for number in numbers))
+        times = {
+            number: self.quantity(block["timestamp"]) for number, block in zip(numbers, blocks, strict=True) if block
+        }
         return {
-            name: Sealed(
-                Web3.to_checksum_address(one["from"]),
-                Web3.to_checksum_address(one["to"]) if one["to"] else None,
-                self.quantity(one["gasUsed"]),
-                times[one["blockNumber"]],
+            hash_: Sealed(
+                Web3.to_checksum_address(receipt["from"]),
+                Web3.to_checksum_address(receipt["to"]) if receipt["to"] else None,
+                self.quantity(receipt["gasUsed"]),
+                times[receipt["blockNumber"]],
             )
-            for name, one in found.items()
-            if one["blockNumber"] in times
+            for hash_, receipt in receipts.items()
+            if receipt["blockNumber"] in times
         }
 
     def genesis(self) -> str:
@@ -189,20 +194,20 @@ class Node:
             return int(self.web3.eth.get_balance(Web3.to_checksum_address(address)))
 
     def client(self) -> str:
-        """Return what the node says that it is, such as ``Geth/v1.13.15-…``."""
+        """Return the name and version of the node's client, such as ``Geth/v1.13.15-…``."""
         with self.errors():
             return str(self.web3.client_version)
 
     def peers(self) -> int:
-        """Return how many peers the node has."""
+        """Return the number of the node's peers."""
         with self.errors():
             return int(self.web3.net.peer_count)
 
     def is_ready(self) -> bool:
-        """Return whether blocks will take the node's transactions: it seals, or it follows the nodes that do.
+        """Return whether blocks will include the node's transactions: it seals blocks, or is in sync with sealers.
 
-        A node of a Clique chain has to seal: a transaction that comes earlier may wait for the next one. Nodes of
-        other chains need only be in sync; current clients no longer have ``eth_mining``.
+        A node of a Clique chain must seal: an earlier transaction may not be sealed before the next one arrives.
+        Nodes of other chains need only be in sync; current clients no longer have ``eth_mining``.
         """
         if self._has_mining:
             try:
@@ -216,14 +221,14 @@ class Node:
 
     @functools.cached_property
     def is_clique(self) -> bool:
-        """Whether the chain is one of Clique, by the form of its genesis (EIP-225)."""
+        """Whether the chain uses Clique, by the format of its genesis (EIP-225)."""
         (block,) = self.ask(("eth_getBlockByNumber", ["0x0", False]))
         extra = bytes.fromhex(str((block or {}).get("extraData", "")).removeprefix("0x"))
-        sealers, rest = divmod(len(extra) - _CLIQUE_VANITY - _CLIQUE_SEAL, 20)
-        return sealers > 0 and rest == 0 and not any(extra[-_CLIQUE_SEAL:])
+        sealers, remainder = divmod(len(extra) - _CLIQUE_VANITY - _CLIQUE_SEAL, 20)
+        return sealers > 0 and remainder == 0 and not any(extra[-_CLIQUE_SEAL:])
 
     def pace(self) -> Pace:
-        """Return how blocks follow one another, measured now and then from recent blocks."""
+        """Return the pace of the chain, measured from recent blocks every :data:`PACE_SECONDS`."""
         now = time.monotonic()
         if self._pace is not None and now < self._pace[0]:
             return self._pace[1]
@@ -231,17 +236,17 @@ class Node:
         numbers = range(max(1, height - PACE_BLOCKS + 1), height + 1)
         if len(numbers) < 2:
             return Pace()
-        blocks = [one for one in self.ask(*(("eth_getBlockByNumber", [hex(n), False]) for n in numbers)) if one]
-        times = [self.quantity(one["timestamp"]) for one in blocks]
+        blocks = list(self.blocks(numbers).values())
+        times = [self.quantity(block["timestamp"]) for block in blocks]
         gaps = [later - earlier for earlier, later in pairwise(times)]
-        measured = Pace(max(min(gaps, default=0), 0), any(not one["transactions"] for one in blocks))
+        measured = Pace(max(min(gaps, default=0), 0), any(not block["transactions"] for block in blocks))
         self._pace = now + PACE_SECONDS, measured
         return measured
 
     def finalized(self) -> int | None:
         """Return the number of the newest final block; None if the chain does not say which blocks are final.
 
-        Only proof of stake does. There a young chain, which has no final block yet, gives 0.
+        Only proof-of-stake chains do. A young one, which has no final block yet, gives 0.
 
         Raises
         ------
@@ -260,11 +265,11 @@ class Node:
         return 0 if head and self.quantity(head.get("difficulty", "0x0")) == 0 else None
 
     def holds_back(self) -> bool:
-        """Return whether the node has transactions that it may not seal now, and that nobody else has sealed."""
+        """Return whether the node has pending transactions that it may not seal now and no other node has sealed."""
         return self.quantity(self.ask(("eth_getBlockTransactionCountByNumber", ["pending"]))[0]) > 0
 
     def quantity(self, answer: object) -> int:
-        """Return a number as the RPC writes it, such as ``0x1b4``.
+        """Return the number that the RPC encoded, such as ``0x1b4``.
 
         Raises
         ------
@@ -277,9 +282,9 @@ class Node:
             raise ChainError(f"chain at {self.rpc}: {answer!r} is not a number; is this an Ethereum node?") from error
 
     def ask(self, *requests: Request) -> list[Any]:
-        """Make requests of the node's RPC and return their results.
+        """Make requests to the node's RPC and return their results.
 
-        The shortest way there, since roles ask all the time; web3 does what is rare.
+        This bypasses web3, which is slow; roles make requests all the time. Rare requests use web3.
         """
         with self.errors():
             answers = self._provider.batch(requests)
@@ -290,14 +295,14 @@ class Node:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Translate errors of the connection and the node into a :class:`ChainError` of one line.
+        """Translate errors of the connection and the node into a :class:`ChainError` with a message of one line.
 
         Raises
         ------
         ChainUnreachable
             The node does not answer.
         ChainError
-            The node reports an error, or its answer makes no sense; subclasses say which error.
+            The node reports an error (subclasses say which) or returns an invalid answer.
         """
         try:
             yield
@@ -314,7 +319,7 @@ class Node:
 
 
 def _raise_error(rpc: str, error: Any) -> NoReturn:
-    """Raise the exception that an RPC error stands for.
+    """Raise the exception for an RPC error.
 
     Raises
     ------
@@ -325,11 +330,11 @@ def _raise_error(rpc: str, error: Any) -> NoReturn:
     NotYet
         The node is still indexing.
     Underpriced
-        Another transaction with the same number pays as much or more.
+        A pending transaction has the same nonce and pays as much or more.
     AlreadySent
-        The node has the transaction already.
+        The node already has the transaction.
     NonceUsed
-        A block has a transaction with this number.
+        A block contains a transaction with this nonce.
     ChainError
         Any other error.
     """

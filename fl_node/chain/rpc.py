@@ -1,4 +1,4 @@
-"""JSON-RPC over HTTP to one node: a kept connection, and several requests at once."""
+"""JSON-RPC over HTTP to one node: a persistent connection and batch requests."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fl_node.runtime import recursion, strict_json
 recursion.restore()
 
 MAX_BATCH = 500
-"""Requests at once; Geth answers 1,000 (``--rpc.batch-request-limit``)."""
+"""Maximum number of requests in a batch; Geth answers 1,000 (``--rpc.batch-request-limit``)."""
 MAX_ANSWER_BYTES = 256 * 1024**2
-"""Far above the log of the longest run."""
+"""Maximum size of an answer, far above the log of the longest run."""
 
 Request = tuple[str, Sequence[Any]]
 
@@ -29,13 +29,13 @@ Request = tuple[str, Sequence[Any]]
 class NodeProvider(JSONBaseProvider):
     """A web3 provider for your own node.
 
-    A third of the time of web3's ``HTTPProvider``, for roles that wait ask all the time. Proxies that the environment
-    names are for the world outside and not used. A request that failed is the caller's to repeat.
+    It takes a third of the time of web3's ``HTTPProvider``, which matters because waiting roles poll the node. It
+    ignores proxies in the environment and does not retry a failed request.
 
     Raises
     ------
     ConfigError
-        The URL is none, or not of HTTP.
+        The URL is invalid, or its scheme is neither ``http`` nor ``https``.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
@@ -55,14 +55,14 @@ class NodeProvider(JSONBaseProvider):
         return cast(RPCResponse, self._decoded(self._post(self.encode_rpc_request(method, params))))
 
     def batch(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
-        """Make requests, which the node answers in their order, and return the answers in that order.
+        """Make requests and return the answers in the same order; the node processes them in this order, too.
 
         Raises
         ------
         ValueError
-            What came back is no answer to them.
+            The node returned an invalid answer.
         urllib3.exceptions.HTTPError
-            Nothing came back, or not in time.
+            The node did not answer in time.
         """
         answers: list[dict[str, Any]] = []
         for first in range(0, len(requests), MAX_BATCH):
@@ -76,9 +76,9 @@ class NodeProvider(JSONBaseProvider):
         ]
         answer = self._decoded(self._post(json.dumps(bodies if len(bodies) > 1 else bodies[0]).encode()))
         answers = answer if isinstance(answer, list) else [answer]
-        by_id = {one.get("id"): one for one in answers if isinstance(one, dict)}
+        by_id = {entry.get("id"): entry for entry in answers if isinstance(entry, dict)}
         if missing := [body for body in bodies if body["id"] not in by_id]:
-            error = next((one["error"] for one in by_id.values() if "error" in one), "no answer")
+            error = next((entry["error"] for entry in by_id.values() if "error" in entry), "no answer")
             raise ValueError(f"{missing[0]['method']}: {error}")
         return [by_id[body["id"]] for body in bodies]
 
@@ -100,7 +100,7 @@ class NodeProvider(JSONBaseProvider):
             redirect=False,
             preload_content=False,
         )
-        # Of an answer without an end no more is read than allowed; the connection can't be used again then.
+        # Stop reading an answer that is too large; this connection can't be used again.
         answer = response.read(MAX_ANSWER_BYTES + 1, decode_content=False)
         if len(answer) > MAX_ANSWER_BYTES:
             response.close()
@@ -110,12 +110,12 @@ class NodeProvider(JSONBaseProvider):
 
 
 def _parsed(url: str) -> Url:
-    wrong = ConfigError(f"RPC {url!r}: should be a URL such as http://127.0.0.1:8545")
+    invalid = ConfigError(f"RPC {url!r}: should be a URL such as http://127.0.0.1:8545")
     try:
         parsed = parse_url(url)
     except LocationParseError as error:
-        raise wrong from error
-    plain = url.isascii() and url.isprintable() and " " not in url
-    if not plain or parsed.scheme not in ("http", "https") or not parsed.host or parsed.port == 0:
-        raise wrong
+        raise invalid from error
+    is_plain = url.isascii() and url.isprintable() and " " not in url
+    if not is_plain or parsed.scheme not in ("http", "https") or not parsed.host or parsed.port == 0:
+        raise invalid
     return parsed

@@ -1,6 +1,6 @@
-"""Transactions: signed here with the account of the role, sent, and followed into a block.
+"""Signs transactions with the role's account, sends them, and waits until a block includes them.
 
-Geth needs no unlocked account for them.
+Since transactions are signed here, Geth needs no unlocked account.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ recursion.restore()
 
 TRANSFER_GAS = 21_000
 GAS_MARGIN = 1.5
-"""A gas limit is so many times the estimate, for other transactions may come first. Unused gas costs nothing."""
+"""Gas limit divided by the estimate: transactions that come first can raise the cost. Unused gas costs nothing."""
 PRIORITY_FEE = 1
 MAX_FEE = 100 * 10**9
-"""Fees in wei a gas: the least that a sealer takes, and a bound far above any base fee of an idle chain. Both are
-higher where the chain asks for more."""
+"""Fees in wei per gas: the least that a sealer accepts, and a limit far above the base fee of an idle chain. Both are
+raised if the chain charges more."""
 RECEIPT_PATIENCE = 10.0
 RECEIPT_BLOCKS = 3
-"""Seconds and blocks, whichever takes longer, after which a transaction that is in no block is given back to the
-caller, who looks again."""
+"""Seconds and blocks, whichever takes longer, to wait for a block with a transaction; then the caller decides again.
+"""
 SEALED_PATIENCE = 120.0
 SEALED_BLOCKS = 10
-"""Seconds and blocks in which a contract or a transfer must be in a block: sealers may have to find each other first.
-"""
+"""Seconds and blocks, whichever takes longer, to wait for a block with a contract or a transfer: sealers may have to
+connect first."""
 READY_PATIENCE = 2.0
-"""Seconds that a node has to seal or to be in sync before a transaction is given back to the caller unsent."""
+"""Seconds to wait for a node to seal blocks or to be in sync before a transaction is sent."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Receipt:
 
 
 class Sender(Node):
-    """A node's RPC, and the account that signs."""
+    """A node's RPC and the account that signs transactions."""
 
     def __init__(self, rpc: str, account: LocalAccount | None = None, timeout: float = REQUEST_TIMEOUT) -> None:
         super().__init__(rpc, timeout)
@@ -64,43 +64,43 @@ class Sender(Node):
         Raises
         ------
         ConfigError
-            There is no key to sign with.
+            No key is set.
         """
         if self.account is None:
             raise ConfigError("no key; set --key to the key file of an account")
         return str(self.account.address)
 
     def nonce(self) -> int:
-        """Return the number of the account's next transaction, not counting those that wait for a block."""
+        """Return the number of the account's next transaction, without counting pending transactions."""
         return self.quantity(self.ask(("eth_getTransactionCount", [self.address, "latest"]))[0])
 
     def send_noop(self) -> None:
-        """Send a no-op transaction, so that some sealer makes a block.
+        """Send a no-op transaction, so that a sealer creates a block.
 
-        Two blocks of equal weight can follow one another: then each node keeps its own, and what only one of them
-        holds is sealed by nobody when those who may seal have sealed it already. The next block decides. Nothing is
-        sent while two transactions of the account wait as it is, nor where blocks come without transactions.
+        When two sealers create a block of equal weight at once, each keeps its own, and a transaction that only one
+        of the blocks contains stays out of the other until the next block decides between them. Nothing is sent while
+        two transactions of the account are pending, or if the chain creates blocks without transactions.
         """
         if self.pace().is_steady:
             return
         latest, pending = self.ask(*(("eth_getTransactionCount", [self.address, at]) for at in ("latest", "pending")))
-        number = self.quantity(pending)
-        if self.account and number - self.quantity(latest) < 2:
+        nonce = self.quantity(pending)
+        if self.account and nonce - self.quantity(latest) < 2:
             with contextlib.suppress(AlreadySent, Underpriced, NonceUsed):
-                self._hand_in(self._sign(self.account, self.address, "0x", TRANSFER_GAS, number))
+                self._submit(self._sign(self.account, self.address, "0x", TRANSFER_GAS, nonce))
 
     def send_until_sealed(
-        self, what: str, to: str | None, data: Any, gas: int, *, nonce: int | None = None, value: int = 0
+        self, name: str, to: str | None, data: Any, gas: int, *, nonce: int | None = None, value: int = 0
     ) -> Receipt:
         """Send a transaction until a block includes it.
 
-        All attempts have the same nonce, so that the transaction counts only once. If another transaction of the
-        account takes the nonce, the next attempt has a new one.
+        All attempts have the same nonce, so that only one of them takes effect. If another transaction of the account
+        uses the nonce, the next attempt has a new one.
 
         Parameters
         ----------
-        what
-            What is sent, for the error message.
+        name
+            The name of the transaction for the error message, such as "the contract".
         to, data, gas, value
             As for :meth:`send`.
         nonce
@@ -109,9 +109,9 @@ class Sender(Node):
         Raises
         ------
         ChainError
-            No block included it in time.
+            No block included the transaction in time.
         ConfigError
-            There is no key to sign with.
+            No key is set.
         """
         nonce, patience = self.nonce() if nonce is None else nonce, self.patience(SEALED_PATIENCE, SEALED_BLOCKS)
         deadline = time.monotonic() + patience
@@ -122,11 +122,11 @@ class Sender(Node):
             if is_used:  # by another transaction of this account
                 nonce = self.nonce()
         raise ChainError(
-            f"chain at {self.rpc}: {what} is in no block after {patience:g} s; do the nodes that seal blocks run?"
+            f"chain at {self.rpc}: {name} is in no block after {patience:g} s; are the sealing nodes running?"
         )
 
     def patience(self, seconds: float, blocks: int) -> float:
-        """Return the seconds to wait for what takes so many seconds or so many blocks, whichever is longer."""
+        """Return the given seconds, or the time of so many blocks if that is longer."""
         return max(seconds, blocks * self.pace().seconds)
 
     def send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
@@ -139,7 +139,7 @@ class Sender(Node):
         data
             The encoded call, or the contract's code.
         gas
-            The gas limit; more is allowed where the chain's rules charge more.
+            The gas limit; raised if the chain charges more.
         nonce
             The transaction's number.
         value
@@ -148,20 +148,20 @@ class Sender(Node):
         Returns
         -------
         Receipt or None
-            None if no block included it in time, or if another transaction with its number came first.
+            None if no block included it in time, or if another transaction used its nonce.
 
         Raises
         ------
         ConfigError
-            There is no key to sign with.
+            No key is set.
         ChainError
-            The node does not seal or is not in sync, or a pending transaction with the same number can't be replaced.
+            The node does not seal or is not in sync, or a pending transaction with the same nonce can't be replaced.
         """
         account = self.account
         if account is None:
             raise ConfigError("no key; set --key to the key file of an account")
-        # A transaction that reaches Clique (period 0) before it seals may wait for the next one to be sealed.
-        # A node that catches up with the others pauses for a moment.
+        # A transaction that reaches Clique (period 0) before the node seals may stay pending until the next one.
+        # A node that syncs pauses for a moment.
         if not wait_until(self.is_ready, READY_PATIENCE, 0.01):
             reason = "the node does not seal yet" if self.is_clique else "the node is not in sync yet"
             raise ChainError(f"chain at {self.rpc}: {reason}")
@@ -170,13 +170,13 @@ class Sender(Node):
         for _ in range(20):
             signed = self._sign(account, to, data, gas, nonce, value, tip, fee)
             try:
-                self._hand_in(signed)
+                self._submit(signed)
             except Underpriced:
-                # Another transaction with this number waits: ours replaces it when it pays more.
+                # A pending transaction has this nonce; a higher fee replaces it.
                 tip, fee = tip * 5 // 4 + 1, fee * 5 // 4
                 continue
             except NonceUsed:
-                # This very transaction is in a block, or another that the caller does not know of yet.
+                # A block contains this transaction, or another that the caller does not know of yet.
                 return self._receipt(signed.hash, patience=0.0)
             except AlreadySent:
                 pass
@@ -186,8 +186,8 @@ class Sender(Node):
             return receipt
         raise ChainError(f"chain at {self.rpc}: can't replace a pending transaction of {account.address}")
 
-    def _gas(self, enough: int, call: dict[str, Any]) -> int:
-        """Return the gas limit of a transaction: ``enough`` by London's rules, which Clique keeps, else as estimated.
+    def _gas(self, limit: int, call: dict[str, Any]) -> int:
+        """Return the gas limit of a transaction: ``limit`` on Clique (London's rules), else at least the estimate.
 
         Raises
         ------
@@ -195,17 +195,17 @@ class Sender(Node):
             The node does not answer.
         """
         if self.is_clique:
-            return enough
+            return limit
         try:
             (estimate,) = self.ask(("eth_estimateGas", [{key: value for key, value in call.items() if value}]))
         except ChainUnreachable:
             raise
-        except ChainError:  # an embedded chain has no estimates; a transaction that is in a block is refused
-            return enough
-        return max(enough, int(self.quantity(estimate) * GAS_MARGIN))
+        except ChainError:  # no estimates on an embedded chain, or for a transaction that is in a block already
+            return limit
+        return max(limit, int(self.quantity(estimate) * GAS_MARGIN))
 
     def _fees(self) -> tuple[int, int]:
-        """Return the tip and the highest fee that a transaction offers now, in wei a gas."""
+        """Return the tip and the highest fee that a transaction offers now, in wei per gas."""
         tip = PRIORITY_FEE
         with contextlib.suppress(NoMethod):
             tip = max(tip, self.quantity(self.ask(("eth_maxPriorityFeePerGas", []))[0]))
@@ -238,32 +238,32 @@ class Sender(Node):
             transaction["to"] = to
         return account.sign_transaction(transaction)
 
-    def _hand_in(self, signed: SignedTransaction) -> None:
+    def _submit(self, signed: SignedTransaction) -> None:
         self.ask(("eth_sendRawTransaction", ["0x" + bytes(signed.raw_transaction).hex()]))
 
     def _receipt(self, transaction: Any, patience: float) -> Receipt | None:
-        name = "0x" + bytes(transaction).hex()
+        hash_ = "0x" + bytes(transaction).hex()
         deadline = time.monotonic() + patience
         pause = 0.004
-        while not (found := self._receipt_now(name)):
+        while not (receipt := self._sealed_receipt(hash_)):
             if time.monotonic() >= deadline:
                 return None
             time.sleep(pause)
             pause = min(pause * 1.3, 0.1)
-        if int(found["status"], 16) == 0:
-            raise Reverted(f"transaction {name} failed in its block")
-        contract = found["contractAddress"]
+        if int(receipt["status"], 16) == 0:
+            raise Reverted(f"transaction {hash_} failed in its block")
+        contract = receipt["contractAddress"]
         return Receipt(
-            name,
-            int(found["blockNumber"], 16),
-            int(found["gasUsed"], 16),
+            hash_,
+            int(receipt["blockNumber"], 16),
+            int(receipt["gasUsed"], 16),
             Web3.to_checksum_address(contract) if contract else None,
         )
 
-    def _receipt_now(self, transaction: str) -> dict[str, Any] | None:
+    def _sealed_receipt(self, transaction: str) -> dict[str, Any] | None:
         try:
-            found, height = self.ask(("eth_getTransactionReceipt", [transaction]), ("eth_blockNumber", []))
+            receipt, height = self.ask(("eth_getTransactionReceipt", [transaction]), ("eth_blockNumber", []))
         except NotYet:
             return None
-        # Geth shows a receipt a moment before its block is the latest, which all else is read from.
-        return found if found and int(found["blockNumber"], 16) <= int(height, 16) else None
+        # Geth returns a receipt a moment before its block is the latest block, from which the state is read.
+        return receipt if receipt and int(receipt["blockNumber"], 16) <= int(height, 16) else None

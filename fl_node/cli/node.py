@@ -120,7 +120,7 @@ def fund(
         if account == chain.address:
             answer = "is the sender"
         elif always or chain.balance(account) < wei // 2:
-            chain.give(account, wei)
+            chain.transfer(account, wei)
             gets, answer = ether, f"got {ether:g} ether"
         given.append({"account": account, "given": gets})
         if not as_json:

@@ -214,7 +214,7 @@ class OwnChainBackend:
         chain = Chain(self._own.rpc, load_key(self._own.funder))
         for node, account in self._accounts.items():
             self._report(f"sending {ROLE_WEI // 10**18} ether to {node}")
-            chain.give(account, ROLE_WEI)
+            chain.transfer(account, ROLE_WEI)
         store = self._folder / "files"
         store.mkdir(parents=True, exist_ok=True)
         return {node: Endpoint(self._own.rpc, str(store.absolute())) for node in self._accounts}

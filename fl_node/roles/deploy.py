@@ -88,7 +88,7 @@ def register(contract: Contract, node_id: int, account: str) -> None:
         No block included the transaction in time.
     """
     for _ in range(TRIES):
-        view = contract.look(contract.chain.address)
+        view = contract.view(contract.chain.address)
         if contract.account_of(node_id, view.block) == account:
             return
         receipt = contract.register_learner(node_id, account, view.nonce)
@@ -117,7 +117,7 @@ def start(contract: Contract, store: Store, file: WeightsFile) -> None:
     """
     store.add(file.path)
     for _ in range(TRIES):
-        view = contract.look(contract.chain.address)
+        view = contract.view(contract.chain.address)
         if view.state.started:
             return
         receipt = contract.set_global_weight(file.cid, view.nonce)

@@ -69,7 +69,7 @@ class Header:
             The run has ended.
         """
         contract, plan, context = self._site.contract, self._plan, self._context
-        view = contract.look(self._site.chain.address)
+        view = contract.view(self._site.chain.address)
         self._site.see(view, plan)
         state = view.state
         is_last = state.round >= plan.rounds or self._budget.is_over(state)
@@ -81,7 +81,7 @@ class Header:
             self._successor = None
             emit(events.HeaderTakenOver(round=state.round))
         if state.global_cid is None:
-            keys = contract.first_keys(view.learners, view.block) if plan.is_masked else {}
+            keys = contract.keys(0, view.learners, view.block) if plan.is_masked else {}
             if plan.is_masked and len(keys) < plan.learners:
                 return _missing_keys(plan, keys)
             initial = initial_file(context.global_path(0), plan, context.plan_cid, context.trainer.initial(), keys)

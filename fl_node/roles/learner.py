@@ -144,7 +144,7 @@ class Learner:
             Other accounts are registered for all learners, so this one has no part in the run.
         """
         contract, plan = self._site.contract, self._plan
-        view = contract.look(self._site.chain.address)
+        view = contract.view(self._site.chain.address)
         self._site.see(view, plan)
         state, node_id = view.state, view.node_id
         if state.round >= plan.rounds or self._budget.is_over(state):
@@ -340,7 +340,7 @@ class Learner:
                 spent = {} if self._plan.dp is None else budget.publications(contract.log())
                 keys: Mapping[int, str] = {}
                 if self._masking is not None:
-                    self._openings, keys = contract.masks(round_, sorted(members), block)
+                    self._openings, keys = contract.openings_and_next_keys(round_, sorted(members), block)
                 self._verifier.expect(
                     Closing(round_, str(state.global_cid), dict(published), members, spent, self._openings, keys)
                 )

@@ -67,7 +67,7 @@ class Masking:
             The next round, or 0.
         """
         contract = self._site.contract
-        if contract.key_at(round_, node_id, view.block) is not None:
+        if node_id in contract.keys(round_, [node_id], view.block):
             return None
         key = self._keys.make(self._address, round_)
         receipt = contract.announce_key(round_, key.public, view.nonce)

@@ -215,7 +215,7 @@ class Synchronous:
         if len(files) < needed_members(plan):
             text = f"round {number}: valid files of at least {needed_members(plan)} learners ({len(files)} so far)"
             return Waiting("updates", text, round=number)
-        names, current.keys = self._site.contract.masks(number, current.members, view.block)
+        names, current.keys = self._site.contract.openings_and_next_keys(number, current.members, view.block)
         openings, faults = read_openings(self._context.reader, self._context.plan_cid, names, FETCH_TRY)
         start = self._context.global_file(number, current.parent)
         revealed = reveal(plan, start, files, openings)

@@ -409,7 +409,7 @@ class Verifier:
         result, closing = Findings(), None
         case = Case(self._plan, self._plan_cid, self._reader, self._trainer, result)
         if number == 0:
-            keys = self._contract.first_keys(self._contract.learners()) if self._plan.is_masked else {}
+            keys = self._contract.keys(0, self._contract.learners()) if self._plan.is_masked else {}
             initial = self._trainer.initial() if self._initial is None else self._initial
             check_initial(case, name, initial, keys)
         else:

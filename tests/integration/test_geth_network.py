@@ -180,7 +180,7 @@ def test_an_unlocked_sealing_account_can_not_be_spent(backend: ProcessBackend, c
     for other in NODES:
         (count,) = chain(other).ask(("eth_getTransactionCount", [account, "latest"]))
         assert int(count, 16) == 0
-        assert not any(chain(other)._receipt_now(one.transaction) for one in stuck)
+        assert not any(chain(other)._sealed_receipt(receipt.transaction) for receipt in stuck)
     # Nobody makes blocks of nothing while such a transaction waits.
     height = node.block_number()
     for number in range(1, height + 1):
@@ -351,7 +351,7 @@ def test_after_a_node_was_cut_off_all_have_one_chain_with_what_was_sent_on_eithe
         recorder = Recorder(tmp_path, watched, "learner", load_key(keys[away]))
 
         def look() -> str | None:
-            view = watched.look(chains[away].address)
+            view = watched.view(chains[away].address)
             recorder.see(view, PLAN)
             return view.state.global_cid
 

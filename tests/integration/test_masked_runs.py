@@ -227,7 +227,7 @@ def test_another_header_goes_on_with_a_masked_round(start: Callable[[Plan], Netw
     network, plain = start(PLAN), start(plan_of(privacy={}))
     contract = network.as_node("header")
     until(network, network.nodes, lambda: contract.state().closed)
-    until(network, network.learners, lambda: len(contract.masks(0, [1, 2, 3])[0]) == 3)
+    until(network, network.learners, lambda: len(contract.openings_and_next_keys(0, [1, 2, 3])[0]) == 3)
     for node in network.learners * 4:
         network.step(node)
     network.clock.sleep(PLAN.header_timeout + 1)

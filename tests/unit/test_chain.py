@@ -182,13 +182,13 @@ def test_rounds_and_weights_are_read_as_cids(header: Contract) -> None:
 def test_what_is_read_at_the_block_of_a_look_is_one_picture(header: Contract) -> None:
     header.set_global_weight(WEIGHTS[0], header.chain.nonce())
     alice = of(header, ALICE)
-    before = alice.look(ALICE.address)
+    before = alice.view(ALICE.address)
     assert (before.nonce, before.learners, before.node_id) == (alice.chain.nonce(), (1,), 1)
     assert before.state == alice.state()
     alice.set_local_weight(1, WEIGHTS[1], before.nonce)
     assert alice.local_weight_at(0, 1) == WEIGHTS[1]
     assert alice.local_weight_at(0, 1, before.block) is None
-    after = alice.look(ALICE.address)
+    after = alice.view(ALICE.address)
     assert after.nonce == before.nonce + 1
     assert alice.local_weight_at(0, 1, after.block) == WEIGHTS[1]
 
@@ -262,9 +262,9 @@ def test_a_round_that_closes_is_in_state_record_and_log(synchronous: Contract) -
 
 
 def test_a_closed_round_is_read_in_one_block(synchronous: Contract) -> None:
-    before = synchronous.look(HEADER.address).block
+    before = synchronous.view(HEADER.address).block
     close(synchronous)
-    after = synchronous.look(HEADER.address).block
+    after = synchronous.view(HEADER.address).block
     # A role that saw the round closed in one block must not read its publications in another.
     assert synchronous.local_weights(0, [1, 2, 3], before) == {}
     assert sorted(synchronous.local_weights(0, [1, 2, 3], after)) == [1, 2, 3]
@@ -496,7 +496,7 @@ class _Overtaken(Chain):
 @pytest.mark.parametrize("kind", [_Unlucky, _Overtaken])
 def test_ether_is_given_once_however_long_it_takes(rpc: str, kind: type[Chain]) -> None:
     receiver = account(f"receiver {kind.__name__}").address
-    kind(rpc, ALICE).give(receiver, 10**15)
+    kind(rpc, ALICE).transfer(receiver, 10**15)
     assert Chain(rpc).balance(receiver) == 10**15
 
 

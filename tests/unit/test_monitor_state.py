@@ -64,7 +64,7 @@ def test_every_transaction_of_a_run_is_told_in_words(rpc: str) -> None:
     learner = Chain(rpc, ALICE)
     Contract(learner, contract.address).set_local_weight(1, FILES["local 1"], learner.nonce())
     contract.set_global_weight(FILES["global 1"], chain.nonce())
-    chain.give(MALLORY.address, 10**18)
+    chain.transfer(MALLORY.address, 10**18)
     learner.send_noop()
 
     actions = [action for view in views(chain, start + 1, contract.address) for action in view.actions]

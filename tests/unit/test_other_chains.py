@@ -165,7 +165,7 @@ def test_the_gas_limit_follows_the_rules_of_the_chain(
 ) -> None:
     if estimate is not None:
         other_chain._methods["eth_estimateGas"] = lambda _call: hex(estimate)
-    receipt = Chain(serve(other_chain), ALICE).give(BOB.address, 1)
+    receipt = Chain(serve(other_chain), ALICE).transfer(BOB.address, 1)
     (sent,) = other_chain.request("eth_getBlockByNumber", [hex(receipt.block), True])["transactions"]
     assert int(sent["gas"], 16) == limit
 
