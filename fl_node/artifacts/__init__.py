@@ -1,1 +1,1 @@
-"""Files that travel: their content identifiers, the model file format, and the stores that hold them."""
+"""Files that nodes exchange: content identifiers, the model file format, and stores."""

@@ -25,16 +25,16 @@ def connect(address: str) -> Store:
         The address is neither, such as a URL, ``host:port``, or the path of a folder that does not exist.
     """  # noqa: DOC501 - see _no_store
     if address.startswith("file:"):
-        return FolderStore(Path(_explicit(address)))
+        return FolderStore(Path(_folder_of(address)))
     if address.startswith(_MULTIADDRESS):
         _check_multiaddress(address)
         return IpfsStore(address)
-    # These may even exist as folders: other versions of this program made them.
+    # Folders with such names may exist: earlier versions of this program created them.
     if _URL.match(address) or _HOST_AND_PORT.match(address) or f"/{address}".startswith(_MULTIADDRESS):
-        raise _no_store(address, f"is neither a folder nor a multiaddress{_meant(address)}")
+        raise _no_store(address, f"is neither a folder nor a multiaddress{_suggestion(address)}")
     if not os.path.isdir(address):  # noqa: PTH112 - Path raises where a name is too long
-        there = os.path.lexists(address) if "\0" not in address else False
-        raise _no_store(address, "is not a folder" if there else "does not exist")
+        exists = os.path.lexists(address) if "\0" not in address else False
+        raise _no_store(address, "is not a folder" if exists else "does not exist")
     return FolderStore(Path(address))
 
 
@@ -50,7 +50,7 @@ def _no_store(address: str, problem: str) -> ConfigError:
     )
 
 
-def _explicit(address: str) -> str:
+def _folder_of(address: str) -> str:
     path = address.removeprefix("file:")
     if path.startswith("//"):
         parts = urlsplit(address)
@@ -72,16 +72,16 @@ def _check_multiaddress(address: str) -> None:
         url, *_ = multiaddr_to_url_data(address, "")
     except (AddressError, ValueError) as error:
         raise _no_store(address, "is malformed") from error
-    # The parser takes spaces around a number, other scripts' digits, and port 0.
-    plain = address.isprintable() and address == address.strip()
+    # The parser accepts spaces around a number, digits of other scripts, and port 0.
+    is_plain = address.isprintable() and address == address.strip()
     if not address.startswith("/unix/"):
-        plain = plain and address.isascii() and " " not in address and urlsplit(url).port != 0
-    if not plain:
+        is_plain = is_plain and address.isascii() and " " not in address and urlsplit(url).port != 0
+    if not is_plain:
         raise _no_store(address, "is malformed")
 
 
-def _meant(address: str) -> str:
-    """Return the multiaddress that a URL or host and port stands for, as a question; nothing if it is not clear."""
+def _suggestion(address: str) -> str:
+    """Return a question with the multiaddress for a URL or a host and port; empty if it is not clear."""
     try:
         parts = urlsplit(address if "://" in address else f"//{address}")
         host, port = parts.hostname, parts.port

@@ -1,12 +1,12 @@
-"""The CID that IPFS gives a file, computed without IPFS.
+"""Computes the CID of a file without IPFS.
 
-A file is cut into chunks of 1 MiB; each chunk becomes a UnixFS leaf, and up to 174 links are gathered under a node
-until one root is left. The CIDv0 is the base58 text of the root's SHA-256 multihash, as that of
-``ipfs add --chunker=size-1048576``. (The default there, 256 KiB, makes four times as many blocks to write, ask for
-and check.) Sources: the UnixFS and DAG-PB specifications (https://specs.ipfs.tech/unixfs/,
+A file is split into chunks of 1 MiB. Each chunk becomes a UnixFS leaf; a node links up to 174 leaves or nodes, until
+one root remains. The CIDv0 is the SHA-256 multihash of the root in base58. It equals that of
+``ipfs add --chunker=size-1048576``. (IPFS's default, 256 KiB, gives four times as many blocks to write, request and
+check.) Specifications: UnixFS and DAG-PB (https://specs.ipfs.tech/unixfs/,
 https://ipld.io/specs/codecs/dag-pb/spec/).
 
-On chain a file is named by the 32 digest bytes alone (``bytes32``); :func:`from_digest` gives the CID back.
+The chain stores the 32 bytes of the digest (``bytes32``); :func:`from_digest` returns the CID.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _UNIXFS_FILE = b"\x08\x02"
 
 
 class CidError(FLNodeError, ValueError):
-    """A text that is not a CIDv0."""
+    """A string is not a CIDv0."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ def of_bytes(content: bytes) -> str:
 
 
 def of_file(path: Path) -> str:
-    """Return the CIDv0 of the file at ``path``, reading it a chunk at a time."""
+    """Return the CIDv0 of the file at ``path``; reads one chunk at a time."""
     with path.open("rb") as file:
         return from_digest(_root(_chunks(file)).digest)
 
 
 def from_digest(digest: bytes) -> str:
-    """Return the CIDv0 for the 32 bytes that stand on chain.
+    """Return the CIDv0 for the digest that the chain stores.
 
     Raises
     ------
@@ -64,18 +64,18 @@ def from_digest(digest: bytes) -> str:
     number = int.from_bytes(_MULTIHASH_SHA2_256 + digest, "big")
     text = ""
     while number:
-        number, rest = divmod(number, 58)
-        text = _ALPHABET[rest] + text
+        number, remainder = divmod(number, 58)
+        text = _ALPHABET[remainder] + text
     return text
 
 
 def to_digest(cid: str) -> bytes:
-    """Return the 32 bytes that stand on chain for a CIDv0.
+    """Return the digest (32 bytes) that the chain stores for a CIDv0.
 
     Raises
     ------
     CidError
-        The text is not a CIDv0 (46 base58 characters that begin with ``Qm``).
+        The string is not a CIDv0 (46 base58 characters that start with ``Qm``).
     """
     if len(cid) != 46 or not cid.startswith("Qm") or any(c not in _ALPHABET for c in cid):
         raise CidError(f"{cid!r} is not a CIDv0; should be 46 base58 characters that start with Qm")
@@ -84,7 +84,7 @@ def to_digest(cid: str) -> bytes:
         number = number * 58 + _ALPHABET.index(character)
     multihash = number.to_bytes(34, "big")
     if not multihash.startswith(_MULTIHASH_SHA2_256):
-        raise CidError(f"{cid!r} does not hold a SHA-256 multihash")
+        raise CidError(f"{cid!r} does not contain a SHA-256 multihash")
     return multihash[2:]
 
 

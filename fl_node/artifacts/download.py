@@ -1,4 +1,4 @@
-"""Files that arrive while a role does other things, and how far they are."""
+"""Downloads files in the background and reports their progress."""
 
 from __future__ import annotations
 
@@ -18,68 +18,68 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
 
-TELL_EVERY = 10.0
-"""Seconds between two words on one file."""
-AT_A_TIME = 4
-"""Files that are fetched at a time, unless they take long: one waits for the swarm while another is written."""
-TURN = 2.0
-"""Seconds after which a file need not wait any longer for the others."""
+REPORT_INTERVAL = 10.0
+"""Seconds between two progress reports on a file."""
+MAX_CONCURRENT = 4
+"""Files that are fetched concurrently; files that have waited for :data:`TURN_TIMEOUT` are fetched as well."""
+TURN_TIMEOUT = 2.0
+"""Seconds that a file waits for its turn."""
 
-Tell = Callable[[int, int | None, float], None]
-"""Called with the bytes that are there, those that the file has (if known), and bytes a second."""
+Report = Callable[[int, int | None, float], None]
+"""Called with the bytes received, the length of the file in bytes (if known), and the rate in bytes per second."""
 
 
 class Meter:
-    """Tells now and then how far a file is; nothing of one that comes at once."""
+    """Reports the progress of a file periodically; does not report a file that arrives within the first interval."""
 
-    def __init__(self, tell: Tell, every: float = TELL_EVERY) -> None:
-        self._tell = tell
-        self._every = every
-        self._began = self._told = time.monotonic()
-        self._before = 0
+    def __init__(self, report: Report, interval: float = REPORT_INTERVAL) -> None:
+        self._report = report
+        self._interval = interval
+        self._reported_at = time.monotonic()
+        self._reported_bytes = 0
 
     def __call__(self, received: int, length: int | None) -> None:
-        """Take note of what has arrived."""
+        """Report the progress if it is time."""
         now = time.monotonic()
-        if now - self._told >= self._every:
-            self._tell(received, length, (received - self._before) / (now - self._told))
-            self._told, self._before = now, received
+        if now - self._reported_at >= self._interval:
+            self._report(received, length, (received - self._reported_bytes) / (now - self._reported_at))
+            self._reported_at, self._reported_bytes = now, received
 
 
 def with_share(name: object, share: float) -> str:
-    """Return a name with how much of its file is here, such as ``2 (60% is here)``, where that is known."""
-    return f"{name} ({share:.0%} is here)" if share else f"{name}"
+    """Return a name with the share of its file that was received, such as ``2 (60% received)``, if that is known."""
+    return f"{name} ({share:.0%} received)" if share else f"{name}"
 
 
 def logged(name: str) -> Meter:
-    """Return a meter that logs how far the file with this CID is."""
+    """Return a meter that logs the progress of the file with this CID."""
 
-    def tell(received: int, length: int | None, rate: float) -> None:
+    def report(received: int, length: int | None, rate: float) -> None:
         emit(events.FileFetching(cid=name, received=received, length=length, rate=round(rate)))
 
-    return Meter(tell)
+    return Meter(report)
 
 
 _numbers = itertools.count()
 
 
 class _Cancelled(Exception):
-    """Nobody wants the file any more."""
+    """The download was cancelled."""
 
 
 class Download:
-    """One file on its way, in a thread of its own that never outlives the process."""
+    """The download of a file, in a daemon thread."""
 
     def __init__(self, store: Store, name: str, path: Path, max_bytes: int, timeout: float) -> None:
         self.name = name
         self.received = 0
         self.length: int | None = None
         self.began = self.arrived = time.monotonic()
-        """When it was asked for, and when the last of it came (monotonic seconds)."""
+        """The times of the request and of the last bytes received (monotonic seconds)."""
         self.ended = threading.Event()
         self._store = store
         self._path = path
-        # A thread that was cancelled may still write; it shares its file with nobody.
+        # A cancelled thread may still write, so each download has its own partial file.
         self._part = path.with_name(f"{path.name}.{next(_numbers)}.part")
         self._limits = max_bytes, timeout
         self._meter = logged(name)
@@ -88,27 +88,27 @@ class Download:
         self._cancelled = False
 
     def start(self, turn: threading.Semaphore, ended: Callable[[], None]) -> None:
-        """Begin, when it is its turn, and call ``ended`` at the end."""
+        """Start the thread, which waits for its turn and calls ``ended`` at the end."""
         threading.Thread(target=self._run, args=(turn, ended), name=f"fetch {self.name}", daemon=True).start()
 
     def cancel(self) -> None:
-        """Give up; what arrives is thrown away."""
+        """Cancel the download and discard what it received."""
         self._cancelled = True
 
     def finish(self) -> None:
-        """Put the file in its place, or raise what went wrong; only after it has ended."""
+        """Move the complete file to its path, or raise the error of the download; call this after it has ended."""
         if self._error is not None:
             raise self._error
         self._part.replace(self._path)
 
     @property
     def share(self) -> float:
-        """The share that is here, in steps of 0.1; 0 where nobody knows."""
+        """The share of the file that was received, in steps of 0.1; 0 if the length is unknown."""
         return (10 * self.received // self.length) / 10 if self.length else 0.0
 
     @property
     def idle(self) -> float:
-        """Seconds for which nothing has come."""
+        """Seconds since the last bytes arrived; 0 before its turn."""
         return time.monotonic() - self.arrived if self._has_begun else 0.0
 
     def _progress(self, received: int, length: int | None) -> None:
@@ -118,7 +118,7 @@ class Download:
         self._meter(received, length)
 
     def _run(self, turn: threading.Semaphore, ended: Callable[[], None]) -> None:
-        has_turn = turn.acquire(timeout=TURN)
+        has_turn = turn.acquire(timeout=TURN_TIMEOUT)
         self.arrived, self._has_begun = time.monotonic(), True
         try:
             if not self._cancelled:
@@ -141,17 +141,17 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Downloads(Generic[Key]):
-    """The files that a role waits for, each under a key."""
+    """The downloads of a role, by key."""
 
     def __init__(self, store: Store) -> None:
         self.ended = 0
-        """How many have ended; a wait for a file watches this."""
+        """Number of downloads that have ended; roles that wait for files watch it."""
         self._store = store
-        self._turn = threading.Semaphore(AT_A_TIME)
+        self._turn = threading.Semaphore(MAX_CONCURRENT)
         self._running: dict[Key, Download] = {}
 
     def get(self, key: Key) -> Download | None:
-        """Return what was started under a key and not taken yet."""
+        """Return the download with this key, if it was started and not taken yet."""
         return self._running.get(key)
 
     def start(self, key: Key, name: str, path: Path, max_bytes: int, timeout: float) -> Download:
@@ -175,18 +175,18 @@ class Downloads(Generic[Key]):
         return download
 
     def wait(self, keys: Iterable[Key], seconds: float) -> None:
-        """Wait until files have ended, but for none longer than so many seconds after it was started."""
+        """Wait until these downloads have ended, for each at most so many seconds from its start."""
         for key in keys:
             if (download := self._running.get(key)) is not None:
                 download.ended.wait(max(download.began + seconds - time.monotonic(), 0.0))
 
     def take(self, key: Key) -> Download | None:
-        """Return a download that has ended, and forget it."""
+        """Remove and return the download with this key if it has ended."""
         download = self._running.get(key)
         return self._running.pop(key) if download is not None and download.ended.is_set() else None
 
     def keep(self, keys: Collection[Key]) -> None:
-        """Give up all files but these."""
+        """Cancel all downloads except these."""
         for key in [key for key in self._running if key not in keys]:
             self._running.pop(key).cancel()
 
@@ -195,48 +195,48 @@ class Downloads(Generic[Key]):
 
 
 class Arrival:
-    """Whether a file that is asked for again and again still arrives.
+    """The progress of a file over repeated downloads.
 
     Parameters
     ----------
     began
-        When it was first asked for, in monotonic seconds.
+        The time of the first request, in monotonic seconds.
     """
 
     RETRY = 1.0
-    """Seconds until a file is asked for again that could not be had."""
+    """Seconds between a failed download and the next one."""
 
     def __init__(self, began: float) -> None:
-        self._last = began
+        self._progressed_at = began
         self._received = 0
-        self._again = 0.0
+        self._retry_at = 0.0
 
     def failed(self, download: Download, *, counts: bool = True) -> None:
-        """Take note that a download failed; it does not count where this node's own store was away."""
+        """Record a failed download; ``counts`` is false if this node's store was unreachable."""
         now = time.monotonic()
         if not counts:
-            self._last = now
+            self._progressed_at = now
         elif download.received > self._received:
-            self._received, self._last = download.received, download.arrived
-        self._again = now + self.RETRY
+            self._received, self._progressed_at = download.received, download.arrived
+        self._retry_at = now + self.RETRY
 
     def is_due(self) -> bool:
-        """Return whether to ask again."""
-        return time.monotonic() >= self._again
+        """Return whether it is time to download again."""
+        return time.monotonic() >= self._retry_at
 
     def is_missing(self, timeout: float) -> bool:
-        """Return whether nothing has arrived for so many seconds."""
-        return time.monotonic() - self._last >= timeout
+        """Return whether no bytes have arrived for so many seconds."""
+        return time.monotonic() - self._progressed_at >= timeout
 
 
 class ShownStore:
-    """A store that shows on a terminal how far a file is that takes longer than a moment."""
+    """A store that shows the progress of a file on a terminal if it takes longer than ``interval`` seconds."""
 
-    def __init__(self, store: Store, console: Console, every: float = 1.0) -> None:
+    def __init__(self, store: Store, console: Console, interval: float = 1.0) -> None:
         self.address = store.address
         self._store = store
         self._console = console
-        self._every = every
+        self._interval = interval
 
     def add(self, path: Path) -> str:
         """Store a file and return its CID."""
@@ -253,15 +253,15 @@ class ShownStore:
         with contextlib.ExitStack() as shown:
             status: list[Status] = []
 
-            def tell(received: int, length: int | None, rate: float) -> None:
+            def report(received: int, length: int | None, rate: float) -> None:
                 if not status:
                     status.append(shown.enter_context(self._console.status("")))
                 status[0].update(f"fetching {file_cid}: {events.size(received, length, rate)}")
 
-            meter = Meter(tell, self._every)
+            meter = Meter(report, self._interval)
 
-            def both(received: int, length: int | None) -> None:
+            def show_and_report(received: int, length: int | None) -> None:
                 meter(received, length)
                 progress(received, length)
 
-            self._store.fetch(file_cid, path, max_bytes, timeout, both)
+            self._store.fetch(file_cid, path, max_bytes, timeout, show_and_report)

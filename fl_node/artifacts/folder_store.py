@@ -1,4 +1,4 @@
-"""A store that is a folder, for a run on one machine."""
+"""A folder as a store, for runs on one machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fl_node.errors import FileMissing, StoreError
 
 
 class FolderStore:
-    """A folder in which each file bears its CID as its name."""
+    """A folder in which the name of each file is its CID."""
 
     def __init__(self, folder: Path) -> None:
         self.address = str(folder)
@@ -28,7 +28,7 @@ class FolderStore:
         """
         name = cid.of_file(path)
         target = self._folder / name
-        # A copy may be damaged since the machine lost power; then this one replaces it.
+        # A copy may be damaged after a power failure; this file replaces it.
         if not target.is_file() or cid.of_file(target) != name:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ class FolderStore:
             time.sleep(min(0.05, timeout))
         try:
             file = source.open("rb")
-        except OSError as error:  # this one file's trouble, unlike that of the folder it is written to
+        except OSError as error:  # an error of this file, not of the folder for the copy
             raise StoreError(f"store folder {self._folder}: {file_cid}: {error.strerror or error}") from error
         with file:
             length = source.stat().st_size

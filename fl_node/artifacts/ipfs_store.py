@@ -1,4 +1,4 @@
-"""A store that is an IPFS daemon in a private swarm, reached through its API."""
+"""An IPFS daemon in a private swarm as a store, through its API."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fl_node.artifacts.store import BLOCK_BYTES, Progress, receive, silent
 from fl_node.errors import FileMissing, StoreError, StoreUnreachable
 
 REQUEST_TIMEOUT = 30.0
-KEPT = "/fl-node/journals"
-"""Where a daemon has the files that it keeps by a name."""
+NAMED_FILES = "/fl-node/journals"
+"""Folder for named files in the daemon's file system (MFS)."""
 
 
 class IpfsStore:
-    """An IPFS daemon, reached through its API.
+    """An IPFS daemon as a store, through its API.
 
-    A daemon that restarts is waited for no longer than one request; the roles try again.
+    Requests are not repeated while the daemon restarts; the roles try again.
     """
 
     def __init__(self, address: str, timeout: float = REQUEST_TIMEOUT) -> None:
@@ -37,7 +37,7 @@ class IpfsStore:
         StoreUnreachable
             The IPFS daemon does not answer.
         StoreError
-            The daemon reports an error, or gives the file another CID than it should have.
+            The daemon reports an error, or returns a wrong CID.
         """
         name = self._add(path)
         self._pin(name)
@@ -49,9 +49,9 @@ class IpfsStore:
         Raises
         ------
         StoreError
-            The daemon gives the file another CID than it should have.
+            The daemon returns a wrong CID.
         """
-        # All that the CID depends on is said, so that a change of Kubo's defaults changes nothing.
+        # Set every option that the CID depends on, so that it does not change with Kubo's defaults.
         opts = {
             "cid-version": 0,
             "raw-leaves": False,
@@ -71,15 +71,15 @@ class IpfsStore:
             )
         return name
 
-    def keep(self, path: Path, name: str) -> str:
-        """Store a file below a name of this daemon, in place of the file that had it; return the file's CID.
+    def add_named(self, path: Path, name: str) -> str:
+        """Store a file under a name in this daemon, in place of an earlier file of that name; return its CID.
 
         Parameters
         ----------
         path
             The file.
         name
-            Its name in :data:`KEPT`, a folder of the daemon's own file system (MFS), which keeps what is in it.
+            Its name in :data:`NAMED_FILES`; the daemon does not delete files in there.
 
         Raises
         ------
@@ -88,15 +88,15 @@ class IpfsStore:
         StoreError
             The daemon reports an error.
         """
-        added, target = self._add(path), f"{KEPT}/{name}"
-        self._files("mkdir", KEPT, parents="true")
-        with contextlib.suppress(StoreError):  # there need be none
+        file_cid, target = self._add(path), f"{NAMED_FILES}/{name}"
+        self._files("mkdir", NAMED_FILES, parents="true")
+        with contextlib.suppress(StoreError):  # there may be no earlier file
             self._files("rm", target)
-        self._files("cp", f"/ipfs/{added}", target)
-        return added
+        self._files("cp", f"/ipfs/{file_cid}", target)
+        return file_cid
 
-    def kept(self) -> dict[str, str]:
-        """Return the CIDs of the files that were kept by a name, by that name.
+    def named_files(self) -> dict[str, str]:
+        """Return the CIDs of the named files, by name.
 
         Raises
         ------
@@ -105,13 +105,15 @@ class IpfsStore:
         StoreError
             The daemon reports an error.
         """
-        self._files("mkdir", KEPT, parents="true")
+        self._files("mkdir", NAMED_FILES, parents="true")
         with self.errors():
-            answers = self._connect()._client.request("/files/ls", (KEPT,), opts={"long": "true"}, decoder="json")
-        return {str(one["Name"]): str(one["Hash"]) for answer in answers for one in answer.get("Entries") or []}
+            client = self._connect()._client
+            answers = client.request("/files/ls", (NAMED_FILES,), opts={"long": "true"}, decoder="json")
+        entries = [entry for answer in answers for entry in answer.get("Entries") or []]
+        return {str(entry["Name"]): str(entry["Hash"]) for entry in entries}
 
     def _files(self, call: str, *arguments: str, **options: str) -> None:
-        """Change the daemon's file system; its client takes an answer for an error."""
+        """Change the daemon's file system directly: the client's own methods take the answer for an error."""
         with self.errors():
             self._connect()._client.request(f"/files/{call}", arguments, opts=options)
 
@@ -146,31 +148,31 @@ class IpfsStore:
         Raises
         ------
         FileMissing
-            Nothing arrived for ``timeout`` seconds; ``received`` is how many bytes had arrived before.
+            Nothing arrived for ``timeout`` seconds; its ``received`` is the number of bytes that arrived before.
         StoreUnreachable
             The IPFS daemon does not answer.
         StoreError
             The file has more than ``max_bytes``, does not match its CID, or the daemon reports an error.
         """
-        received, whole = 0, ""
+        received, of_length = 0, ""
 
-        def count(now: int, length: int | None) -> None:
-            nonlocal received, whole
-            received, whole = now, f" of {length}" if length else ""
-            progress(now, length)
+        def count(received_bytes: int, length: int | None) -> None:
+            nonlocal received, of_length
+            received, of_length = received_bytes, f" of {length}" if length else ""
+            progress(received_bytes, length)
 
         stream = _Stream(self, file_cid, max_bytes, timeout)
         try:
-            # Closed at once, so that the daemon asks for no more of a file that is given up.
+            # Close at once, so that the daemon stops requesting blocks of an abandoned file.
             with contextlib.closing(stream.blocks()) as blocks:
                 receive(file_cid, path, max_bytes, blocks, lambda: stream.length, count)
         except FileMissing as error:
             if error.received or not received:
                 raise
-            raise FileMissing(f"{error}; received {received}{whole} bytes", received) from error
+            raise FileMissing(f"{error}; received {received}{of_length} bytes", received) from error
 
-    def arrived(self, timeout: float) -> int | None:
-        """Return how many bytes this daemon has ever got from others, or None if it does not say so in time."""
+    def bytes_from_peers(self, timeout: float) -> int | None:
+        """Return how many bytes this daemon has ever received from peers, or None if it does not answer in time."""
         try:
             with self.errors():
                 client = self._connect()._client
@@ -191,14 +193,14 @@ class IpfsStore:
         length
             The number of bytes.
         timeout
-            Seconds that each read may take.
+            Maximum seconds for each read.
         """
-        # The daemon ends its search in the swarm when the client has gone.
+        # When the client disconnects, the daemon stops searching the swarm.
         opts = {"offset": offset, "length": length}
         return self._connect().cat(file_cid, opts=opts, timeout=timeout, stream=True)
 
     def peers(self) -> list[str]:
-        """Return the multiaddresses of the peers connected now."""
+        """Return the multiaddresses of the connected peers."""
         with self.errors():
             answer = self._connect().swarm.peers()
         return [f"{p['Addr']}/p2p/{p['Peer']}" for p in answer["Peers"] or []]
@@ -206,11 +208,11 @@ class IpfsStore:
     def connect_peer(self, address: str) -> None:
         """Connect to a peer at its multiaddress."""
         with self.errors():
-            # Not swarm.connect(), which sends every letter of the address as an address of its own (0.8.0a2).
+            # Not swarm.connect(), which sends each letter of the address as a separate address (0.8.0a2).
             self._connect().swarm._client.request("/swarm/connect", (address,), decoder="json")
 
     def bootstrap(self) -> list[str]:
-        """Return the bootstrap peers that the daemon is configured with."""
+        """Return the bootstrap peers in the daemon's configuration."""
         with self.errors():
             return [str(peer) for peer in self._connect().bootstrap.list()["Peers"] or []]
 
@@ -228,10 +230,10 @@ class IpfsStore:
         if self._client is None:
             import ipfshttpclient
 
-            # It sets an argument that urllib3 no longer needs, whenever it opens a connection.
+            # For each connection it sets an argument that urllib3 has deprecated.
             warnings.filterwarnings("ignore", "The 'strict' parameter", FutureWarning, "urllib3")
             client = ipfshttpclient.Client(self.address, chunk_size=BLOCK_BYTES, timeout=self._timeout)
-            # The node's own daemon is reached directly: proxies and passwords (~/.netrc) are for the world outside.
+            # Connect to the daemon directly: ignore proxies and ~/.netrc.
             client._client._session_props["trust_env"] = False
             client._client.open_session()
             self._client = client
@@ -276,15 +278,15 @@ class IpfsStore:
 
 
 class _Stream:
-    """A file as a daemon sends it, for as long as anything arrives.
+    """The content of a file from a daemon, for as long as its blocks arrive.
 
-    A daemon asks for some blocks ahead, and on a slow line these come at once and in any order, so that for a while
-    there is nothing to send of a file that does arrive. Then what came from others tells, and the file is asked for
-    again from where it was; blocks that came in the meantime are there.
+    A daemon requests several blocks ahead. On a slow connection they arrive together and in any order, so the daemon
+    may send nothing for a while although the file arrives. The stream then checks whether the daemon has received
+    bytes from peers; if so, it requests the file again from the current offset.
     """
 
-    SAMPLE = 1.0
-    """Seconds between two looks at what came from others."""
+    SAMPLE_INTERVAL = 1.0
+    """Seconds between two readings of the bytes received from peers."""
 
     def __init__(self, store: IpfsStore, file_cid: str, max_bytes: int, timeout: float) -> None:
         self.length: int | None = None
@@ -293,8 +295,8 @@ class _Stream:
         self._max_bytes = max_bytes
         self._timeout = timeout
         self._received = 0
-        self._sampled = 0.0
-        self._arrived: int | None = None
+        self._sampled_at = 0.0
+        self._from_peers: int | None = None
 
     def blocks(self) -> Generator[bytes, None, None]:
         """Yield the file's bytes.
@@ -302,36 +304,36 @@ class _Stream:
         Raises
         ------
         FileMissing
-            Nothing arrived for the time allowed.
+            No bytes arrived for the timeout.
         """
         while True:
             self._sample()
             try:
                 with self._store.errors(self._cid):
-                    yield from self._from_here()
+                    yield from self._remaining_blocks()
                 return
             except FileMissing:
-                before = self._arrived
+                before = self._from_peers
                 if before is None:
                     raise
                 self._sample()
-                if self._arrived is None or self._arrived <= before:
+                if self._from_peers is None or self._from_peers <= before:
                     raise
 
-    def _from_here(self) -> Iterator[bytes]:
-        # One byte more than allowed is asked for, to notice a file that is longer.
-        left = self._max_bytes + 1 - self._received
-        with self._store.open(self._cid, self._received, left, self._timeout) as stream:
-            # The daemon sends 4 KB at a time; the response underneath puts them together much faster.
+    def _remaining_blocks(self) -> Iterator[bytes]:
+        # Request one byte more than allowed, to detect a file that is too large.
+        remaining = self._max_bytes + 1 - self._received
+        with self._store.open(self._cid, self._received, remaining, self._timeout) as stream:
+            # The daemon sends 4 KB at a time; reading the underlying response in larger blocks is much faster.
             response = stream._closables[0]
-            # Once a part is sent, trouble in the daemon just ends its answer; its length is said first.
+            # A later error in the daemon just ends its answer; this header tells the full length.
             if self.length is None and (length := response.headers.get("X-Content-Length")):
                 self.length = int(length)
             while block := response.raw.read(BLOCK_BYTES):
                 self._received += len(block)
-                if time.monotonic() - self._sampled >= self.SAMPLE:
+                if time.monotonic() - self._sampled_at >= self.SAMPLE_INTERVAL:
                     self._sample()
                 yield block
 
     def _sample(self) -> None:
-        self._arrived, self._sampled = self._store.arrived(self._timeout), time.monotonic()
+        self._from_peers, self._sampled_at = self._store.bytes_from_peers(self._timeout), time.monotonic()

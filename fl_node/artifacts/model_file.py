@@ -1,9 +1,9 @@
-"""Model files: self-describing, canonical, and checked before they are believed.
+"""Reads and writes model files, which are canonical and contain their metadata.
 
-A model file is safetensors (https://github.com/huggingface/safetensors): float32 tensors and a map of texts
-that says what the file is. The same tensors and metadata always give the same bytes, hence the same CID: tensors
-stand in the order of their names, JSON has sorted keys and no spaces, and nothing depends on clock or host.
-A file from elsewhere is rejected unless it is exactly what this module would have written.
+A model file is in the safetensors format (https://github.com/huggingface/safetensors): float32 tensors, and metadata
+as a map of strings. The same tensors and metadata always give the same bytes and hence the same CID: tensors are in
+the order of their names, JSON has sorted keys and no spaces, and nothing depends on clock or host.
+A received file is rejected unless this module would have written exactly these bytes.
 """
 
 from __future__ import annotations
@@ -42,37 +42,37 @@ from fl_node.runtime.tensors import Tensors as Tensors
 FORMAT = "fl-node/1"
 MAX_HEADER_BYTES = 1024 * 1024
 MAX_GLOBAL_BYTES = 2 * 1024**3
-"""The most that a global file may have where nothing is known yet of the model."""
+"""Maximum size of a global file while the model is unknown, in bytes."""
 MAX_COUNT = 1_000_000_000
-"""The most that any whole number in metadata may be: nodeIds, rounds, samples."""
+"""Maximum of whole numbers in metadata: nodeIds, rounds, samples."""
 MAX_LOSS = 1e6
-"""Far above any honest loss: probabilities count as 1e-12 at least, so it is 27.7 at most."""
+"""Maximum loss, far above an honest one: probabilities are clipped to at least 1e-12, so that is at most 27.7."""
 MAX_ENTRIES = 10_000
-"""The most entries of a list in metadata; a plan has at most 1,000 learners."""
+"""Maximum number of entries of a list in metadata; a plan has at most 1,000 learners."""
 MAX_REASON = 1000
-"""Characters of the reason of a rejection, and of any other text in metadata."""
+"""Maximum length of the reason of a rejection, and of other strings in metadata, in characters."""
 MAX_NAME = 512
-"""Characters of a tensor's name."""
+"""Maximum length of a tensor's name, in characters."""
 MAX_DIMENSIONS = 32
 PRIVATE = "privacy/"
-"""How the tensors of a masked file begin that are none of the model's."""
+"""Prefix of the tensors in a masked file that are not part of the model."""
 SCORES = f"{PRIVATE}scores"
-"""Of a masked file: accuracy and loss, masked."""
+"""Name of the tensor with masked accuracy and loss in a masked file."""
 OPTIONAL = frozenset({"taken", "spent", "epsilon", "keys", "scores"})
-"""What a global file need not say."""
+"""Optional fields in the metadata of a global file."""
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-"""Values are strict each; as a whole, JSON's lists and objects are to be taken for tuples and entries."""
+"""The types of single values are strict; JSON lists and objects still become tuples and dataclasses."""
 
 
 @dataclass(frozen=True)
 class Should:
-    """What a value in metadata should be, in words; whatever is wrong with the value, the error says this."""
+    """What a value in metadata should be, such as "a CIDv0"; every error of the value says this."""
 
     be: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Replace the errors of the value."""
+        """Return a schema with this error message."""
         return core_schema.custom_error_schema(
             handler(source), "should_be", custom_error_message="{be}", custom_error_context={"be": self.be}
         )
@@ -91,13 +91,13 @@ def _cid(text: str) -> str:
 
 def _float(value: object) -> object:
     if not isinstance(value, float):
-        raise ValueError("not a float")  # a whole number would be written in another form
+        raise ValueError("not a float")  # the canonical form of an integer differs
     return value
 
 
-def _given(value: object) -> object:
+def _not_null(value: object) -> object:
     if value is None:
-        raise ValueError("null")  # it would be left out
+        raise ValueError("null")  # the canonical form leaves the field out
     return value
 
 
@@ -107,8 +107,8 @@ def _list(value: object) -> object:
     return value
 
 
-Given = BeforeValidator(_given)
-Many = BeforeValidator(_list)
+NotNull = BeforeValidator(_not_null)
+List = BeforeValidator(_list)
 Cid = Annotated[str, Strict(), AfterValidator(_cid), Should("a CIDv0")]
 Count = Annotated[int, Strict(), Field(ge=0, le=MAX_COUNT), Should(f"a whole number from 0 to {MAX_COUNT}")]
 Positive = Annotated[int, Strict(), Field(ge=1, le=MAX_COUNT), Should(f"a whole number from 1 to {MAX_COUNT}")]
@@ -127,10 +127,10 @@ Line = Annotated[
 
 @dataclass(frozen=True)
 class LocalMeta:
-    """What a file of local weights says of itself.
+    """Metadata of a file of local weights.
 
-    ``accuracy`` (a fraction, 0 to 1) and ``loss`` (cross-entropy, nats) are what the learner measured on the
-    test images; nobody else can check them without its word for the weights, which they have.
+    ``accuracy`` (a fraction, 0 to 1) and ``loss`` (cross-entropy, in nats) are the learner's measurements on the
+    test images; anyone can evaluate the weights to check them.
     """
 
     __pydantic_config__ = STRICT
@@ -146,12 +146,12 @@ class LocalMeta:
 
 @dataclass(frozen=True)
 class MaskedMeta:
-    """What a file of masked local weights says of itself.
+    """Metadata of a file of masked local weights.
 
-    Its tensors are integers modulo 2 to the power ``modulus_bits``: of the model the update, multiplied by what it
-    counts for, and :data:`SCORES`, accuracy and loss likewise; all with masks. The others are what the learner
-    publishes of its seeds; see :class:`fl_node.privacy.dealing.Dealt`. ``next_key`` is the public key of its masks in
-    the next round.
+    Its tensors are integers modulo 2 to the power ``modulus_bits``: the update of each tensor of the model, and
+    accuracy and loss in :data:`SCORES`, each multiplied by the learner's weight in the average and masked. The other
+    tensors are the public part of its seeds; see :class:`fl_node.privacy.dealing.Dealt`. ``next_key`` is the public
+    key of its masks in the next round.
     """
 
     __pydantic_config__ = STRICT
@@ -161,16 +161,16 @@ class MaskedMeta:
     round: Count
     parent: Cid
     samples: Positive
-    neighbours: Annotated[tuple[Positive, ...], Many]
+    neighbours: Annotated[tuple[Positive, ...], List]
     modulus_bits: Annotated[Literal[32, 64], Should("32 or 64")]
     next_key: Key
 
 
 @dataclass(frozen=True)
 class Input:
-    """One file of local weights in a global file, and its share in the average.
+    """A file of local weights that a global file includes, and its share in the average.
 
-    ``started`` is the round whose global weights it was trained from, where that may differ from file to file.
+    ``started`` is the round whose global weights it was trained from, in a run where this differs between files.
     """
 
     __pydantic_config__ = STRICT
@@ -179,7 +179,7 @@ class Input:
     cid: Cid
     samples: Positive
     share: Share
-    started: Annotated[Count | None, Given, Should(f"a whole number from 0 to {MAX_COUNT}")] = None
+    started: Annotated[Count | None, NotNull, Should(f"a whole number from 0 to {MAX_COUNT}")] = None
 
 
 @dataclass(frozen=True)
@@ -195,20 +195,20 @@ class Rejection:
 
 @dataclass(frozen=True)
 class GlobalMeta:
-    """What a file of global weights says of itself.
+    """Metadata of a file of global weights.
 
-    Every registered learner stands in exactly one of ``inputs``, ``refused`` (rejected files) and ``absent`` (missing
-    learners); the initial weights (round 0) have no parent and name nobody.
+    Each registered learner is in exactly one of ``inputs``, ``refused`` (rejected files) and ``absent`` (missing
+    learners). The initial weights (round 0) have no parent and list no learners.
 
-    In an asynchronous run no learner is missing; ``taken`` says how many of each learner's publications this file and
-    all before it have accepted or rejected, by nodeId. What a learner publishes comes in the order of its account's
-    numbers, which no reorganisation changes, so nothing is counted twice and nothing is lost.
+    In an asynchronous run no learner is missing. ``taken`` has, by nodeId, the number of a learner's publications
+    that this file and all earlier ones accepted or rejected. Publications are in the order of the account's nonces,
+    which a reorganisation does not change, so each publication counts exactly once.
 
-    In a run with differential privacy ``spent`` says how many different local weights each learner had published, by
-    nodeId, and ``epsilon`` is the largest ε of a learner by then, for the plan's δ.
+    In a run with differential privacy ``spent`` has, by nodeId, the number of different local weights that a learner
+    has published, and ``epsilon`` is the largest ε of a learner, for the plan's δ.
 
-    In a run with masks ``keys`` are the public keys of masks in the round that starts from this file, by nodeId, and
-    ``scores`` the average accuracy and loss that the learners measured.
+    In a run with masks ``keys`` has, by nodeId, the public keys of the masks in the round that starts from this file,
+    and ``scores`` are the average accuracy and loss that the learners measured.
     """
 
     __pydantic_config__ = STRICT
@@ -217,14 +217,14 @@ class GlobalMeta:
     round: Count
     parent: Cid | None
     rule: Line
-    inputs: Annotated[tuple[Input, ...], Many] = ()
-    refused: Annotated[tuple[Rejection, ...], Many] = ()
-    absent: Annotated[tuple[Positive, ...], Many] = ()
-    taken: Annotated[tuple[tuple[Positive, Count], ...] | None, Many, Given] = None
-    spent: Annotated[tuple[tuple[Positive, Count], ...] | None, Many, Given] = None
-    epsilon: Annotated[Epsilon | None, Given] = None
-    keys: Annotated[tuple[tuple[Positive, Key], ...] | None, Many, Given] = None
-    scores: Annotated[tuple[Share, Loss] | None, Many, Given] = None
+    inputs: Annotated[tuple[Input, ...], List] = ()
+    refused: Annotated[tuple[Rejection, ...], List] = ()
+    absent: Annotated[tuple[Positive, ...], List] = ()
+    taken: Annotated[tuple[tuple[Positive, Count], ...] | None, List, NotNull] = None
+    spent: Annotated[tuple[tuple[Positive, Count], ...] | None, List, NotNull] = None
+    epsilon: Annotated[Epsilon | None, NotNull] = None
+    keys: Annotated[tuple[tuple[Positive, Key], ...] | None, List, NotNull] = None
+    scores: Annotated[tuple[Share, Loss] | None, List, NotNull] = None
 
 
 Meta = LocalMeta | MaskedMeta | GlobalMeta
@@ -232,7 +232,7 @@ Meta = LocalMeta | MaskedMeta | GlobalMeta
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A model file on disk that was checked; tensors are read when they are asked for."""
+    """A checked model file on disk; its tensors are read on demand."""
 
     path: Path
     cid: str
@@ -276,12 +276,12 @@ class WeightsFile:
         return {name: self.tensor(name) for name in self.shapes}
 
     def mapped(self) -> Tensors:
-        """Return all tensors by their names, each read when it is asked for."""
+        """Return all tensors by their names; each is read on demand."""
         return Mapped(self)
 
 
 class Mapped(Sliceable):
-    """The tensors of a file, read when they are asked for, whole or some rows of them."""
+    """The tensors of a file, read on demand, completely or only some rows."""
 
     def __init__(self, file: WeightsFile) -> None:
         self._file = file
@@ -292,7 +292,7 @@ class Mapped(Sliceable):
         return self._file.tensor(name)
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Return some of a tensor along its first axis; nothing else of it is read."""
+        """Return rows ``start`` to ``stop - 1`` of a tensor; reads only these."""
         with safe_open(self._file.path, framework="numpy") as file:
             tensor: Tensor = file.get_slice(name)[start:stop]
         return tensor
@@ -310,7 +310,7 @@ class Mapped(Sliceable):
 
 @dataclass(frozen=True)
 class MaskedSize:
-    """What bounds a masked file: its modulus, and how many neighbours a learner can have."""
+    """The size of masked files: the bits of the modulus, and the maximum number of a learner's neighbours."""
 
     modulus_bits: int
     neighbours: int
@@ -322,11 +322,11 @@ def write(path: Path, meta: Meta, tensors: Tensors) -> WeightsFile:
     Parameters
     ----------
     path
-        Where to write; the file appears there whole or not at all.
+        Where the file appears when it is complete.
     meta
-        What the file says of itself.
+        The file's metadata.
     tensors
-        Arrays by name: float32, or as a masked file has them.
+        Arrays by name: float32, or integers in a masked file.
     """
     return write_stream(path, meta, {n: t.shape for n, t in tensors.items()}, lambda name: tensors[name])
 
@@ -343,7 +343,7 @@ def write_stream(path: Path, meta: Meta, shapes: Shapes, tensor: Callable[[str],
     shapes
         The shape of each tensor, by name.
     tensor
-        Returns a tensor by its name; called once for each, in the order of names.
+        Returns a tensor by its name; called once for each name, in sorted order.
 
     Raises
     ------
@@ -369,18 +369,18 @@ def write_stream(path: Path, meta: Meta, shapes: Shapes, tensor: Callable[[str],
 
 
 def size_of(shapes: Shapes, width: int = 4) -> int:
-    """Return the most bytes that a canonical file with these tensors can have, with so many bytes for each value."""
+    """Return the maximum size of a canonical file with these tensors, in bytes, with ``width`` bytes per value."""
     return 8 + MAX_HEADER_BYTES + sum(width * math.prod(shape) for shape in shapes.values())
 
 
 def masked_size_of(shapes: Shapes, masked: MaskedSize) -> int:
-    """Return the most bytes that a masked file with these tensors of a model can have."""
-    more = sum(math.prod(shape) for shape in dealing.shapes(masked.neighbours).values())
-    return size_of({**shapes, SCORES: (2,)}, masked.modulus_bits // 8) + more
+    """Return the maximum size of a masked file for a model with these tensors, in bytes."""
+    dealt_bytes = sum(math.prod(shape) for shape in dealing.shapes(masked.neighbours).values())
+    return size_of({**shapes, SCORES: (2,)}, masked.modulus_bits // 8) + dealt_bytes
 
 
 def masked_shapes(shapes: Shapes, neighbours: int) -> Shapes:
-    """Return the shapes of all tensors of a masked file of a learner with so many neighbours."""
+    """Return the shapes of all tensors in the masked file of a learner with this number of neighbours."""
     dealt = {f"{PRIVATE}{name}": shape for name, shape in dealing.shapes(neighbours).items()}
     return {**shapes, SCORES: (2,), **dealt}
 
@@ -388,24 +388,24 @@ def masked_shapes(shapes: Shapes, neighbours: int) -> Shapes:
 def read(
     path: Path, expected: Shapes | None = None, file_cid: str | None = None, masked: MaskedSize | None = None
 ) -> WeightsFile:
-    """Check a model file from elsewhere and return it.
+    """Check a received model file and return it.
 
     Parameters
     ----------
     path
         The file.
     expected
-        Names and shapes that its tensors must have; not checked if None.
+        The required names and shapes of its tensors; not checked if None.
     file_cid
-        The file's CID, if it was just compared with it, as a store does; computed if None.
+        The file's CID if the caller has verified it, as a store does; computed if None.
     masked
-        How large a masked file may be, if it should be one.
+        The size of masked files, if the file should be masked.
 
     Raises
     ------
     WeightsError
-        The file is not a canonical model file with finite float32 tensors of these names and shapes; the
-        message says what is wrong first.
+        The file is not a canonical model file with finite float32 tensors of these names and shapes; the message
+        names the first error.
     """
     limit = size_of(expected) if expected is not None else MAX_GLOBAL_BYTES
     if expected is not None and masked is not None:
@@ -417,7 +417,7 @@ def read(
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            # Names, shapes and dtypes first: nothing is read of a tensor that nobody wants.
+            # Check names, shapes and dtypes before any tensor is read.
             meta = _parse(metadata) if masked is not None else None
             if meta is not None and expected is not None:
                 expected = _as_masked(meta, expected, masked)
@@ -440,7 +440,7 @@ def read(
 
 
 def _as_masked(meta: Meta, expected: Shapes, masked: MaskedSize | None) -> Shapes:
-    """Return the shapes that a masked file of this model has by its metadata."""
+    """Return the shapes of a masked file of this model with these metadata."""
     if not isinstance(meta, MaskedMeta):
         _refuse("kind", f"is {_KINDS[type(meta)]}", "masked")
     if masked is not None:
@@ -483,13 +483,13 @@ def _read_header(path: Path) -> bytes:
 
 
 def _shape(tensor: Any, name: str, meta: Meta | None = None) -> tuple[int, ...]:
-    if tensor.get_dtype() != (right := _dtype(meta, name)):
-        raise WeightsError(f"tensor {_short(name)} has dtype {tensor.get_dtype()}, not {right}", "tensors")
+    if tensor.get_dtype() != (expected := _dtype(meta, name)):
+        raise WeightsError(f"tensor {_short(name)} has dtype {tensor.get_dtype()}, not {expected}", "tensors")
     return tuple(tensor.get_shape())
 
 
 def _check_any(shapes: Shapes) -> None:
-    """Check names and shapes of an unknown model: they are printed, and NumPy must accept them.
+    """Check names and shapes of an unknown model: messages print them, and NumPy must accept them.
 
     Raises
     ------
@@ -501,7 +501,7 @@ def _check_any(shapes: Shapes) -> None:
             raise WeightsError(
                 f"tensor {_short(name)} is not named by at most {MAX_NAME} printable characters", "tensors"
             )
-        # NumPy multiplies the sizes even where one of them is 0.
+        # NumPy multiplies the sizes even if one of them is 0.
         if len(shape) > MAX_DIMENSIONS or 4 * math.prod(max(size, 1) for size in shape) > MAX_GLOBAL_BYTES:
             raise WeightsError(f"tensor {name} has shape {_short(shape)}, which is too large", "tensors")
 
@@ -510,7 +510,7 @@ def _compare(shapes: Shapes, expected: Shapes) -> None:
     if missing := sorted(set(expected) - set(shapes)):
         raise WeightsError(f"tensor {missing[0]} is missing", "tensors")
     if extra := sorted(set(shapes) - set(expected)):
-        raise WeightsError(f"tensor {_short(extra[0])} is not of this model", "tensors")
+        raise WeightsError(f"tensor {_short(extra[0])} is not part of this model", "tensors")
     for name, shape in expected.items():
         if shapes[name] != tuple(shape):
             raise WeightsError(f"tensor {name} has shape {_short(shapes[name])}, not {tuple(shape)}", "tensors")
@@ -521,7 +521,7 @@ def _texts(meta: Meta) -> dict[str, str]:
     values = {field.name: getattr(meta, field.name) for field in fields(meta)}
     for name, value in values.items():
         if name in {"inputs", "refused"}:
-            values[name] = [{key: part for key, part in asdict(entry).items() if part is not None} for entry in value]
+            values[name] = [{key: item for key, item in asdict(entry).items() if item is not None} for entry in value]
     values = {name: value for name, value in values.items() if value is not None or name not in OPTIONAL}
     return {"format": FORMAT, "kind": kind} | {
         name: value if isinstance(value, str) else _json(value) for name, value in values.items()
@@ -536,14 +536,14 @@ _KINDS: Mapping[type[Meta], str] = {LocalMeta: "local", MaskedMeta: "masked", Gl
 _ADAPTERS: Mapping[str, TypeAdapter[Any]] = {kind: TypeAdapter(meta) for meta, kind in _KINDS.items()}
 _TYPES = {"F32": "<f4", "U8": "|u1", "U32": "<u4", "U64": "<u8"}
 _TEXTS = frozenset({"plan", "parent", "rule", "next_key"})
-"""Fields that are texts as they are; all others are JSON."""
+"""Fields that are plain strings; all others are JSON."""
 
 
 def _parse(texts: Mapping[str, str]) -> Meta:
     if texts.get("format") != FORMAT:
         _refuse("format", f"is {_short(texts.get('format'))}", FORMAT)
     kind = texts.get("kind")
-    meta = next((meta for meta, known in _KINDS.items() if known == kind), None)
+    meta = next((meta for meta, name in _KINDS.items() if name == kind), None)
     if kind is None or meta is None:
         _refuse("kind", f"is {_short(kind)}", "local or global")
     _names(texts, meta)
@@ -559,20 +559,20 @@ def _parse(texts: Mapping[str, str]) -> Meta:
 
 
 def _names(texts: Mapping[str, str], meta: type[Meta]) -> None:
-    wanted = {"format", "kind"} | {field.name for field in fields(meta)}
-    if missing := sorted(wanted - OPTIONAL - set(texts)):
-        _refuse(missing[0], "is missing", "there")
-    if extra := sorted(set(texts) - wanted):
-        _refuse(_short(extra[0]), "is unknown", f"one of {', '.join(sorted(wanted))}")
+    allowed = {"format", "kind"} | {field.name for field in fields(meta)}
+    if missing := sorted(allowed - OPTIONAL - set(texts)):
+        _refuse(missing[0], "is missing", "present")
+    if extra := sorted(set(texts) - allowed):
+        _refuse(_short(extra[0]), "is unknown", f"one of {', '.join(sorted(allowed))}")
 
 
 def _refuse_value(error: ValidationError, values: Mapping[str, Any]) -> NoReturn:
-    """Refuse the first value that is wrong."""
+    """Refuse the first invalid value."""
     errors = error.errors(include_url=False, include_context=False)
-    name, *rest = errors[0]["loc"]
-    # Of an entry its keys count first, then its values.
-    about = [mistake for mistake in errors if mistake["loc"][:2] == errors[0]["loc"][:2]]
-    first = next((mistake for mistake in about if mistake["type"] != "should_be"), about[0])
+    name, *path = errors[0]["loc"]
+    # In an entry, report wrong keys before wrong values.
+    same_entry = [problem for problem in errors if problem["loc"][:2] == errors[0]["loc"][:2]]
+    first = next((problem for problem in same_entry if problem["type"] != "should_be"), same_entry[0])
     if first["type"] == "should_be":
         keys = [str(part) for part in first["loc"] if isinstance(part, str)]
         _refuse(
@@ -580,15 +580,15 @@ def _refuse_value(error: ValidationError, values: Mapping[str, Any]) -> NoReturn
             f"is {_short(first['input'])}",
             first["msg"],
         )
-    if not rest:
+    if not path:
         _refuse(str(name), f"is {_short(first['input'])}", f"a list of at most {MAX_ENTRIES} entries")
-    entry = _short(values[str(name)][rest[0]])
+    entry = _short(values[str(name)][path[0]])
     if name in {"taken", "spent"}:
         _refuse(str(name), f"has an entry {entry}", "pairs of a nodeId and a number")
     if name in {"keys", "neighbours", "scores"}:
         _refuse(str(name), f"has an entry {entry}", "entries of other kinds")
-    wanted = ", ".join(sorted(field.name for field in fields(Input if name == "inputs" else Rejection)))
-    _refuse("inputs or refused", f"has an entry {entry}", f"entries with {wanted}")
+    allowed = ", ".join(sorted(field.name for field in fields(Input if name == "inputs" else Rejection)))
+    _refuse("inputs or refused", f"has an entry {entry}", f"entries with {allowed}")
 
 
 def _value(texts: Mapping[str, str], name: str) -> object:
@@ -603,24 +603,24 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _line(text: str, most: int = 200) -> str:
-    """Return the beginning of a text that may quote the file; it gets into logs, reports and global files."""
-    return "".join(character if character.isprintable() else "?" for character in text[:most])
+def _line(text: str, max_characters: int = 200) -> str:
+    """Return the beginning of a string that may quote the file, printable, for logs, reports and global files."""
+    return "".join(character if character.isprintable() else "?" for character in text[:max_characters])
 
 
 def as_reason(text: str) -> str:
-    """Return a text as a global file can have it for the reason of a rejection."""
+    """Return a string in the form in which a global file contains the reason of a rejection."""
     return _line(text, MAX_REASON)
 
 
-def _refuse(name: str, actual: str, wanted: str) -> NoReturn:
-    raise WeightsError(f"metadata: {name} {actual}; should be {wanted}", f"metadata.{name}")
+def _refuse(name: str, actual: str, expected: str) -> NoReturn:
+    raise WeightsError(f"metadata: {name} {actual}; should be {expected}", f"metadata.{name}")
 
 
 def check_local(
     file: WeightsFile, *, plan: str, node_id: int, round_: int, parent: str, samples: int | None = None
 ) -> LocalMeta | MaskedMeta:
-    """Check that a file holds the local weights that a round waits for, masked or not.
+    """Check that a file contains the local weights that a learner should publish in a round, masked or not.
 
     Parameters
     ----------
@@ -635,7 +635,7 @@ def check_local(
     parent
         The CID of the global weights that it started from.
     samples
-        The size of the learner's shard, if known; its share in the average depends on it.
+        The number of samples in the learner's shard, if known; its share in the average depends on it.
 
     Raises
     ------
@@ -654,7 +654,7 @@ def check_local(
 
 
 def check_global(file: WeightsFile, *, plan: str, round_: int) -> GlobalMeta:
-    """Check that a file holds the global weights that a round starts from.
+    """Check that a file contains the global weights from which a round starts.
 
     Parameters
     ----------
@@ -676,6 +676,6 @@ def check_global(file: WeightsFile, *, plan: str, round_: int) -> GlobalMeta:
 
 
 def _check(*fields_: tuple[str, object, object]) -> None:
-    for name, actual, right in fields_:
-        if actual != right:
-            _refuse(name, f"is {_short(actual)}", _short(right))
+    for name, actual, expected in fields_:
+        if actual != expected:
+            _refuse(name, f"is {_short(actual)}", _short(expected))

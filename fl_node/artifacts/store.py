@@ -1,7 +1,7 @@
-"""What a store of model files is, and how a file that comes out of one is checked against its CID.
+"""The interface of stores, and how a fetched file is checked against its CID.
 
-A store is a private IPFS swarm, or a folder that names files as IPFS would; the code of the roles does not know which
-it has. Neither an IPFS daemon nor a folder has to be believed.
+A store is a private IPFS swarm, or a folder whose files have the names that IPFS gives them. Roles work with either,
+and need not trust it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from fl_node.runtime import files
 BLOCK_BYTES = 256 * 1024
 
 Progress = Callable[[int, int | None], None]
-"""Called as a file arrives, with the bytes that are there and those it has, if that is known; may raise to end it."""
+"""Called as a file arrives, with the bytes received and its length in bytes, if known; may raise to cancel it."""
 
 
 def silent(_received: int, _length: int | None) -> None:
-    """Tell nobody how far a file is."""
+    """Do not report progress."""
 
 
 class Store(Protocol):
-    """A place for files that are named by their content."""
+    """Stores files, which are identified by their content."""
 
     address: str
 
@@ -37,8 +37,8 @@ class Store(Protocol):
     def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
         """Write the file with this CID to ``path``, complete and verified.
 
-        A fetch may take any time as long as data arrives. What has arrived stays on this node, so the next call
-        continues a failed fetch from there.
+        A fetch may take any time as long as data arrives. Data of a failed fetch stays on this node, and the next
+        call continues from there.
 
         Parameters
         ----------
@@ -65,13 +65,13 @@ class Store(Protocol):
 
 
 class TooLarge(StoreError):
-    """A file that has more bytes than it may have; the rest of it is not read."""
+    """A file is larger than allowed; the remaining bytes are not read."""
 
     code = "too_large"
 
 
 class WrongContent(StoreError):
-    """A file that is not what its CID says."""
+    """The content of a file does not match its CID."""
 
     code = "malformed"
 
@@ -119,16 +119,16 @@ def receive(
             file.write(block)
             progress(received, length())
         file.flush()
-        if (whole := length()) is not None and received < whole:
-            raise FileMissing(f"{file_cid} is incomplete: {received} of {whole} bytes", received)
+        if (total := length()) is not None and received < total:
+            raise FileMissing(f"{file_cid} is incomplete: {received} of {total} bytes", received)
         if (actual := cid.of_file(Path(file.name))) != file_cid:
-            raise WrongContent(f"what the store gave for {file_cid} is {actual}")
+            raise WrongContent(f"the store returned a file with the CID {actual} for {file_cid}")
 
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[IO[bytes]]:
-    """Open a file that becomes ``target`` when all went well and vanishes when not."""
-    # Not by tempfile, whose files nobody else may read: a run's are for everybody.
+    """Open a file that replaces ``target`` if no exception occurs, and is deleted otherwise."""
+    # Not tempfile, which creates files that only the owner can read; other users may read a run's files.
     path = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     with files.named(target.parent), path.open("xb") as file:
         try:

@@ -160,7 +160,7 @@ def journal(
     cids: dict[str, str] = {}
     if isinstance(shared, IpfsStore):
         try:
-            cids = shared.kept()
+            cids = shared.named_files()
         except StoreError as error:
             print_note(f"note: no CIDs: {error}")
     if output is not None:

@@ -391,9 +391,11 @@ LIES = {
     "a missing local file": Lie(removes(local_of_learner_2), {(1, "learner 2", "file")}, "is not in the store"),
     "a missing global file": Lie(removes(current_global), {(2, "header", "file")}, "is not in the store"),
     "missing initial weights": Lie(removes(initial_global), {(0, "header", "file")}, "is not in the store"),
-    "a swapped local file": Lie(swaps(local_of_learner_2), {(1, "learner 2", "file")}, "what the store gave for"),
-    "a swapped global file": Lie(swaps(current_global), {(2, "header", "file")}, "what the store gave for"),
-    "swapped initial weights": Lie(swaps(initial_global), {(0, "header", "file")}, "what the store gave for"),
+    "a swapped local file": Lie(
+        swaps(local_of_learner_2), {(1, "learner 2", "file")}, "returned a file with the CID"
+    ),
+    "a swapped global file": Lie(swaps(current_global), {(2, "header", "file")}, "the store returned"),
+    "swapped initial weights": Lie(swaps(initial_global), {(0, "header", "file")}, "the store returned"),
     "a hash without a file": Lie(publishes_a_hash_alone, {(2, "header", "file")}, "is not in the store"),
     "infinity": Lie(changed(tensors=poisoned), {(2, "header", "file")}, "values that are not finite"),
     "another model": Lie(

@@ -357,9 +357,9 @@ def test_a_file_that_is_kept_by_name_takes_the_place_of_the_one_before_and_other
     stores: Mapping[str, IpfsStore], make_file: MakeFile, tmp_path: Path
 ) -> None:
     first, second = make_file(1000), make_file(CHUNK + 1)
-    stores["header"].keep(first, "journal")
-    name = stores["header"].keep(second, "journal")
-    assert stores["header"].kept() == {"journal": name}
-    assert stores["learner-1"].kept() == {}
+    stores["header"].add_named(first, "journal")
+    name = stores["header"].add_named(second, "journal")
+    assert stores["header"].named_files() == {"journal": name}
+    assert stores["learner-1"].named_files() == {}
     stores["learner-1"].fetch(name, tmp_path / "got", 2 * CHUNK, HANG)
     assert (tmp_path / "got").read_bytes() == second.read_bytes()

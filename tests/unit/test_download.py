@@ -72,7 +72,7 @@ def test_one_that_nobody_wants_any_more_leaves_nothing_and_holds_up_no_other(
     tmp_path: Path, line: Line, name: str
 ) -> None:
     downloads: Downloads[int] = Downloads(line)
-    many = [started(downloads, key, name, tmp_path / "work") for key in range(2 * download.AT_A_TIME)]
+    many = [started(downloads, key, name, tmp_path / "work") for key in range(2 * download.MAX_CONCURRENT)]
     downloads.keep([0])
     line.through.set()
     assert all(each.ended.wait(HANG) for each in many)
@@ -112,7 +112,7 @@ def test_a_meter_tells_bytes_and_rate_and_nothing_of_what_comes_at_once() -> Non
     told: list[tuple[int, int | None]] = []
     Meter(lambda received, length, _rate: told.append((received, length)))(5, 10)
     assert told == []
-    Meter(lambda received, length, _rate: told.append((received, length)), every=0.0)(5, 10)
+    Meter(lambda received, length, _rate: told.append((received, length)), interval=0.0)(5, 10)
     assert told == [(5, 10)]
     assert events.size(12_000_000, 930_100_000, 3.4e6) == "12.0 of 930.1 MB, 3.4 MB/s"
     assert events.size(12_000_000, None, 3.4e6) == "12.0 MB, 3.4 MB/s"
@@ -121,7 +121,7 @@ def test_a_meter_tells_bytes_and_rate_and_nothing_of_what_comes_at_once() -> Non
 def test_a_terminal_shows_how_far_a_large_file_is(tmp_path: Path, line: Line, name: str) -> None:
     screen = io.StringIO()
     line.through.set()
-    shown = ShownStore(line, Console(file=screen, force_terminal=True, width=120), every=0.0)
+    shown = ShownStore(line, Console(file=screen, force_terminal=True, width=120), interval=0.0)
     assert shown.address == line.address
     shown.fetch(name, tmp_path / "got", 100, 0.0)
     assert (tmp_path / "got").read_bytes() == bytes(100)

@@ -259,7 +259,7 @@ def test_bytes_after_the_last_tensor_are_refused(path: Path) -> None:
     ("expected", "message"),
     [
         ({**SHAPES, "more": (1,)}, "tensor more is missing"),
-        ({"dense/bias": (4,)}, "tensor 'dense/kernel' is not of this model"),
+        ({"dense/bias": (4,)}, "tensor 'dense/kernel' is not part of this model"),
         ({"dense/kernel": (3, 4), "dense/bios": (4,)}, "tensor dense/bios is missing"),
         ({"dense/kernel": (4, 3), "dense/bias": (4,)}, "tensor dense/kernel has shape (3, 4), not (4, 3)"),
         ({"dense/kernel": (12,), "dense/bias": (4,)}, "tensor dense/kernel has shape (3, 4), not (12,)"),
