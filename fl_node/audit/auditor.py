@@ -1,9 +1,9 @@
-"""Runs an audit: reads plan and history, has the checkers go through them, and says what they found.
+"""Runs an audit: reads plan and history, runs the checks, and returns the result.
 
-Every file is fetched and compared with its hash on chain, every global file is recomputed from its local files and
-compared bit for bit, and what the header says of learners that it left out is compared with the chain's log.
-What an audit can't see: whether a learner trained on the data it should have, and whether the accuracy that it
-reports is true; anyone can measure its weights.
+It fetches every file and compares it with its hash on chain, recomputes every global file from its local files and
+compares them bit for bit, and compares the header's reasons for leaving out learners with the log of the contract.
+It can't detect whether a learner trained on the data in its shard. It does not check the accuracies that learners
+report; anyone can evaluate their weights.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.global_files import check_initial
 from fl_node.protocol.verification.synchronous import Closing, check_closing
 
-LOOKS = 3
-"""How often the log is read again because the run went on in the meantime."""
+MAX_READS = 3
+"""Maximum number of times that the log is read, if the run proceeds meanwhile."""
 
 
 def audit(
@@ -44,7 +44,7 @@ def audit(
     store: Store,
     folder: Path,
     make_trainer: MakeTrainer,
-    progress: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
     plan_timeout: float = PLAN_TIMEOUT,
     accounts: Mapping[int, str] = MappingProxyType({}),
     journals: Sequence[Path] = (),
@@ -54,19 +54,19 @@ def audit(
     Parameters
     ----------
     contract, store
-        The run's contract and the store, as some node sees them.
+        The run's contract and the store.
     folder
-        An empty folder for the files.
+        An empty folder for the fetched files.
     make_trainer
-        Called with the plan; returns the model whose initial weights are compared.
+        Returns the trainer for a plan, whose initial weights are compared.
     progress
-        Called after each round with the number of rounds checked and of all rounds.
+        Called after each round with the number of checked rounds and the number of all rounds.
     plan_timeout
         Seconds without progress after which the plan counts as missing.
     accounts
-        The accounts that learners should have, by nodeId, as their owners or an inventory name them.
+        The accounts that learners should have, by nodeId, such as those in an inventory.
     journals
-        The files of the roles' journals that are compared with the chain.
+        Paths of the roles' journals to compare with the chain.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def audit(
     except ContractError:
         if result.passed:
             raise
-        return result  # other code, which is found already, need not have these functions
+        return result  # the unknown code, which is a finding already, may lack these functions
     result.plan_cid, result.rounds = past.plan_cid, max(len(past.rounds) - 1, 0)
     plan = _read_plan(reader, past, result, plan_timeout)
     if plan is not None:
@@ -120,20 +120,22 @@ def _check_rounds(case: Case, contract: Contract, past: History, progress: Calla
         result.note(f"the run is in progress: {closed_rounds} of {plan.rounds} rounds are closed")
     if closed_rounds > plan.rounds:
         result.find(plan.rounds + 1, HEADER, "round", f"the plan ends after {plan.rounds} rounds")
-    keys = {one.node_id: str(one.key) for one in past.first_keys if one.node_id is not None}
+    keys = {entry.node_id: str(entry.key) for entry in past.first_keys if entry.node_id is not None}
     check_initial(case, str(rounds[0].started.cid), case.trainer.initial(), keys)
     progress(0, closed_rounds)
     is_async = plan.mode == "async"
-    everything = tuple(publications(past.publications))
+    all_publications = tuple(publications(past.publications))
     checker = AsynchronousChecker(
-        AsynchronousCase(case.plan, case.plan_cid, case.reader, case.trainer, case.result, contract, past, everything)
+        AsynchronousCase(
+            case.plan, case.plan_cid, case.reader, case.trainer, case.result, contract, past, all_publications
+        )
     )
     for closed, opened in pairwise(rounds):
         if is_async:
             checker.check(closed, opened.started)
         else:
             check_closing(case, _closing(case, closed, past, opened.started), str(opened.started.cid))
-        # Of a round only its result is needed for the next.
+        # The next round needs only the result of this one.
         reader.forget(reader.path(str(opened.started.cid)))
         progress(opened.number, closed_rounds)
     if is_async:
@@ -142,7 +144,7 @@ def _check_rounds(case: Case, contract: Contract, past: History, progress: Calla
 
 
 def _closing(case: Case, closed: Round, past: History, ended: LogEntry) -> Closing:
-    """Return a round as the contract fixed it; what came after it closed was never sealed by our contract."""
+    """Return a round as the contract recorded it."""
     if closed.closed is None:
         case.result.find(closed.number + 1, HEADER, "round", "global weights were published while it was open")
     published = {node_id: str(entry.cid) for node_id, entry in closed.latest().items()}
@@ -153,8 +155,8 @@ def _closing(case: Case, closed: Round, past: History, ended: LogEntry) -> Closi
 
 
 def _read_history(contract: Contract) -> tuple[History, State]:
-    """Read the log, and again if the run has gone on since, and what the contract says of its round."""
-    for _ in range(LOOKS):
+    """Return the history and the state of the contract; read both again if a round started in between."""
+    for _ in range(MAX_READS):
         past, state = history.read(contract), contract.state()
         if state.round <= max(len(past.rounds) - 1, 0):
             break

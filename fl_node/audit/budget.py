@@ -1,4 +1,4 @@
-"""What a run with differential privacy has spent, and whether a learner exceeded the plan's limit."""
+"""Checks the privacy budget of a run with differential privacy: who exceeded the limit in the plan."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from fl_node.protocol.history import History
 from fl_node.protocol.names import learner_label
 
 UNPROVEN = (
-    "nobody can prove that a learner clipped its gradients, sampled as planned, added its noise and kept it "
-    "secret; ε holds for those who did"
+    "ε holds only for learners that clip their gradients, sample as planned, add noise and keep it secret; this "
+    "can't be verified"
 )
 
 
 def check_budget(plan: Plan, past: History, result: Audit) -> None:
-    """Say what was spent, and find who spent more than the plan allows.
+    """Add findings for learners that exceeded the limit, and notes with the ε of each learner.
 
     Parameters
     ----------
     plan, past
-        The run's plan, and its history by the log.
+        The run's plan and history.
     result
-        Takes what is found.
+        Receives findings and notes.
     """
     dp = plan.dp
     if dp is None:
         return
-    found = Budget.of(plan, past)
-    for node_id in found.overspent():
-        count, most = found.published[node_id], budget.most_publications(plan, node_id)
-        spent = rounded(budget.epsilon(plan, node_id, count))
-        text = f"is {spent:g} after {count} publications; the plan allows {dp.limit:g}, which is {most} publications"
+    spent = Budget.of(plan, past)
+    for node_id in spent.overspent():
+        count, limit = spent.published[node_id], budget.most_publications(plan, node_id)
+        epsilon = rounded(budget.epsilon(plan, node_id, count))
+        text = f"is {epsilon:g} after {count} publications; the plan allows {dp.limit:g}, or {limit} publications"
         result.find(None, learner_label(node_id), "epsilon", text)
-    if found.is_over() and len(past.rounds) - 1 < plan.rounds:
+    if spent.is_over() and len(past.rounds) - 1 < plan.rounds:
         result.note(f"the privacy budget ended the run after {len(past.rounds) - 1} of {plan.rounds} rounds")
-    spent_by = ", ".join(f"learner {node_id}: {spent:g}" for node_id, spent in found.epsilons().items())
-    result.note(f"privacy: ε for δ = {dp.delta:g} by what each learner published: {spent_by}")
+    epsilons = ", ".join(f"learner {node_id}: {epsilon:g}" for node_id, epsilon in spent.epsilons().items())
+    result.note(f"privacy: ε for δ = {dp.delta:g}, from the number of publications: {epsilons}")
     result.note(f"privacy: {UNPROVEN}")

@@ -1,8 +1,8 @@
-"""Compares the journals of the roles with the chain: what a role saw and signed, and what the chain says now.
+"""Compares the journals of the roles, which record and sign what a role saw, with the chain.
 
-Sealers replace the newest blocks now and then when two of them seal at once, and after a split of the network. That
-is honest; it is not when blocks are replaced on which as many others were built as there are sealers, or when what a
-role saw last is gone.
+Honest sealers sometimes replace the newest blocks: when two of them seal at once, and after a split of the network.
+It is a finding if a replaced block had at least as many blocks on top as there are sealers, or if the last state that
+a role recorded is gone.
 """
 
 from __future__ import annotations
@@ -24,15 +24,19 @@ from fl_node.protocol.history import History
 from fl_node.protocol.journal import CLOCK_TOLERANCE, Entry, Journal
 from fl_node.protocol.names import HEADER, learner_label
 
-BEHIND = 60.0
-"""Seconds that a node of the chain may be behind what a role has seen."""
+BACKDATED, CLOSED_EARLY, REPLACED = "backdated", "closed_early", "replaced"
+DAMAGED, COPIES_DIFFER, OTHER_RUN, NO_ROLE = "damaged", "copies_differ", "other_run", "no_role"
+SEALERS_CHANGED = "sealers_changed"
+"""Codes of notes."""
+MAX_LAG = 60.0
+"""Seconds by which this node may lag behind a role's node."""
 DEPTH = 12
-"""Blocks on top of another after which it stays, on a chain that is not Clique."""
+"""Blocks on top of a block after which it should stay, on chains other than Clique."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Journals, and the number of the newest block and the time (seconds since 1970) when they were read."""
+    """Journals, with the newest block's number and the time (seconds since 1970) when they were read."""
 
     journals: tuple[Journal, ...] = ()
     newest: int = 0
@@ -40,14 +44,14 @@ class Evidence:
 
 
 def read_journals(contract: Contract, paths: Iterable[Path]) -> Evidence:
-    """Read journals; what is in them can then be read from the chain, too.
+    """Read journals. Call this before the history is read, so that the history covers them.
 
     Parameters
     ----------
     contract
         The run's contract.
     paths
-        The files.
+        The paths of the journals.
 
     Raises
     ------
@@ -61,14 +65,14 @@ def read_journals(contract: Contract, paths: Iterable[Path]) -> Evidence:
 
 
 def compare(contract: Contract, plan: Plan, paths: Iterable[Path]) -> list[str]:
-    """Return what journals show of a chain that was rewritten or dates its blocks wrongly, a sentence each.
+    """Return findings and notes about a chain that was rewritten or whose block times are wrong, a sentence each.
 
     Parameters
     ----------
     contract, plan
         The run's contract and plan.
     paths
-        The files of the journals.
+        The paths of the journals.
 
     Raises
     ------
@@ -89,18 +93,18 @@ def check_journals(
     evidence: Evidence,
     result: Audit,
 ) -> None:
-    """Compare journals with the chain, and name the changes of the sealers during the run.
+    """Compare journals with the chain, and note the changes of the sealers during the run.
 
     Parameters
     ----------
     contract
         The run's contract.
     plan, past
-        The run's plan, and its history by the log.
+        The run's plan and history.
     evidence
         The journals, read before the history.
     result
-        Takes what is found.
+        Receives findings and notes.
 
     Raises
     ------
@@ -110,23 +114,25 @@ def check_journals(
     chain = contract.chain
     sealers, changes = clique.replay(chain, _first_block(past), chain.block_number())
     depth = len(sealers) or DEPTH
-    labelled = [_usable(content, contract, past, result) for content in evidence.journals]
-    kept = _without_copies(filter(None, labelled), result)
-    heights = [entry.height for role in kept for entry in role.entries]
+    labelled = [_labelled(content, contract, past, result) for content in evidence.journals]
+    journals = _without_copies(filter(None, labelled), result)
+    heights = [entry.height for labelled_journal in journals for entry in labelled_journal.entries]
     blocks = chain.blocks(heights)
-    for role in kept:
-        _Comparison(role, past, blocks, depth, evidence, result).run()
-    _name_times(kept, blocks, result)
+    for labelled_journal in journals:
+        _Comparison(labelled_journal, past, blocks, depth, evidence, result).run()
+    _note_backdated_blocks(journals, blocks, result)
     if plan.mode != "async" and plan.round_timeout:
-        _name_early_closings(kept, plan, past, result)
+        _note_early_closings(journals, plan, past, result)
     for change in changes:
         verb = "was added to" if change.added else "was removed from"
-        result.note(f"{change.account} {verb} the sealers in block {change.block}")
+        result.note(
+            f"{change.account} {verb} the sealers in block {change.block}", SEALERS_CHANGED, about=change.account
+        )
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A journal of one of the run's roles."""
+class _LabelledJournal:
+    """A journal with the name of its role."""
 
     label: str
     journal: Journal
@@ -136,43 +142,45 @@ class _Kept:
         return self.journal.entries
 
 
-def _usable(content: Journal, contract: Contract, past: History, result: Audit) -> _Kept | None:
-    """Return a journal with the name of its role; None if it is not one of this run's roles."""
+def _labelled(content: Journal, contract: Contract, past: History, result: Audit) -> _LabelledJournal | None:
+    """Return a journal with the name of its role; None if it does not belong to a role of this run."""
     if content.problem:
-        result.note(f"journal {content.path}: {content.problem}; what follows is not used")
+        result.note(f"journal {content.path}: {content.problem}; the lines after it are ignored", DAMAGED)
     if not content.entries:
         return None
     first = content.entries[0]
     if first.contract != contract.address:
-        result.note(f"journal {content.path} is of another run: {first.contract}")
+        result.note(f"journal {content.path} belongs to another run: {first.contract}", OTHER_RUN)
         return None
     accounts = {str(entry.account): learner_label(node_id) for node_id, entry in past.learners.items()}
     label = (accounts | {past.deployer: HEADER}).get(first.account)
     if label is None:
-        result.note(f"journal {content.path} is not used: {first.account} has no role in this run")
+        result.note(f"journal {content.path} is ignored: {first.account} has no role in this run", NO_ROLE)
         return None
-    return _Kept(f"{label}'s standby header" if first.role == HEADER != label else label, content)
+    return _LabelledJournal(f"{label}'s standby header" if first.role == HEADER != label else label, content)
 
 
-def _without_copies(kept: Iterable[_Kept], result: Audit) -> list[_Kept]:
-    """Return the longest of the journals of each role; name those that differ in more than their length."""
-    longest: dict[str, list[_Kept]] = {}
-    for copy in sorted(kept, key=lambda copy: -len(copy.entries)):
-        others = longest.setdefault(copy.label, [])
-        if any(other.entries[: len(copy.entries)] == copy.entries for other in others):
+def _without_copies(journals: Iterable[_LabelledJournal], result: Audit) -> list[_LabelledJournal]:
+    """Return each role's longest journal, and those that contradict it, with a note of these."""
+    distinct: dict[str, list[_LabelledJournal]] = {}
+    for journal_ in sorted(journals, key=lambda labelled: -len(labelled.entries)):
+        longer = distinct.setdefault(journal_.label, [])
+        if any(other.entries[: len(journal_.entries)] == journal_.entries for other in longer):
             continue
-        if others:
-            paths = f"{others[0].journal.path} and {copy.journal.path}"
-            result.note(f"{copy.label} has two journals that differ: {paths}")
-        others.append(copy)
-    return [copy for copies in longest.values() for copy in copies]
+        if longer:
+            paths = f"{longer[0].journal.path} and {journal_.journal.path}"
+            result.note(
+                f"{journal_.label} has two journals that differ: {paths}", COPIES_DIFFER, about=journal_.label
+            )
+        longer.append(journal_)
+    return [labelled for of_role in distinct.values() for labelled in of_role]
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """One journal against the chain."""
+    """Compares a journal with the chain."""
 
-    kept: _Kept
+    labelled: _LabelledJournal
     past: History
     blocks: dict[int, dict[str, Any]]
     depth: int
@@ -184,84 +192,91 @@ class _Comparison:
         return self.evidence.newest
 
     def run(self) -> None:
-        """Add what differs to the result."""
+        """Add a finding or a note to the result for each difference."""
         rounds = (*self.past.rounds, *self.past.withdrawn)
-        known = {(past_round.number, str(past_round.started.cid)) for past_round in rounds}
+        on_chain = {(past_round.number, str(past_round.started.cid)) for past_round in rounds}
         replaced: list[Entry] = []
-        named: set[tuple[int, str]] = set()
-        for position, entry in enumerate(self.kept.entries):
-            what = (entry.round, entry.cid)
-            if what not in known and what not in named:
-                named.add(what)
-                self._name_difference(position, entry)
-            if what in known and entry.height in self.blocks and not self._stands(entry):
+        reported: set[tuple[int, str]] = set()
+        for position, entry in enumerate(self.labelled.entries):
+            weights = (entry.round, entry.cid)
+            if weights not in on_chain and weights not in reported:
+                reported.add(weights)
+                self._report_difference(position, entry)
+            if weights in on_chain and entry.height in self.blocks and not self._is_on_chain(entry):
                 replaced.append(entry)
             else:
-                self._name_replaced(replaced)
+                self._note_replaced(replaced)
                 replaced = []
-        self._name_replaced(replaced)
+        self._note_replaced(replaced)
 
-    def _stands(self, entry: Entry) -> bool:
+    def _is_on_chain(self, entry: Entry) -> bool:
         return bool(self.blocks.get(entry.height, {}).get("hash") == entry.block)
 
-    def _name_difference(self, position: int, entry: Entry) -> None:
-        """Add a finding, or a note if it can be honest."""
+    def _report_difference(self, position: int, entry: Entry) -> None:
+        """Add a finding, or a note if honest sealers may have caused the difference."""
         rounds = self.past.rounds
         started = rounds[entry.round].started if 0 <= entry.round < len(rounds) else None
-        says = f"{started.cid}, in block {started.block}" if started else "nothing of it"
+        on_chain = f"{started.cid}, in block {started.block}" if started else "no weights of this round"
         where = f"at block {entry.height} ({entry.block}), {_when(entry.seen)}"
-        text = f"recorded {entry.cid} {where}; the chain says {says}"
-        later = self.kept.entries[position + 1 :]
+        text = f"recorded {entry.cid} {where}; the chain has {on_chain}"
+        later = self.labelled.entries[position + 1 :]
         successor = next(
             (i for i, other in enumerate(later) if other.round <= entry.round and other.cid != entry.cid), None
         )
         if successor is None:
-            if self._may_be_behind(entry):
+            if self._may_lag(entry):
                 ends = f"this node's chain ends at block {self.newest}"
-                self.result.note(f"round {entry.round}, {self.kept.label}: {text}; {ends}, so audit again later")
+                self.result.note(f"round {entry.round}, {self.labelled.label}: {text}; {ends}, so audit again later")
                 return
         else:
             before, replacing = later[:successor], later[successor]
             on_top = max(replacing.top, *(other.height for other in before), 0) - entry.height
             if on_top < self.depth:
                 self.result.note(
-                    f"round {entry.round}, {self.kept.label}: {text}; block {entry.height} was replaced when it was "
-                    "new, as in a split of the chain"
+                    f"round {entry.round}, {self.labelled.label}: {text}; block {entry.height} was replaced while it "
+                    "was new, as in a split of the network",
+                    REPLACED,
+                    entry.round,
+                    self.labelled.label,
                 )
                 return
-        self.result.find(entry.round, self.kept.label, "journal", text)
+        self.result.find(entry.round, self.labelled.label, "journal", text)
 
-    def _may_be_behind(self, entry: Entry) -> bool:
-        """Return whether this node may just not have the block yet: all before is the same, and it is recent."""
-        earlier = [other for other in self.kept.entries if other.height <= self.newest]
-        is_prefix = entry.height > self.newest and all(map(self._stands, earlier[-1:]))
-        return is_prefix and self.evidence.time - entry.seen < BEHIND
+    def _may_lag(self, entry: Entry) -> bool:
+        """Return whether this node may not have the block yet: it is recent, and the blocks before it agree."""
+        earlier = [other for other in self.labelled.entries if other.height <= self.newest]
+        is_prefix = entry.height > self.newest and all(map(self._is_on_chain, earlier[-1:]))
+        return is_prefix and self.evidence.time - entry.seen < MAX_LAG
 
-    def _name_replaced(self, replaced: Sequence[Entry]) -> None:
-        """Add a note of blocks that were replaced although others were built on them; the run is the same in both."""
+    def _note_replaced(self, replaced: Sequence[Entry]) -> None:
+        """Add a note if replaced blocks had many blocks on top, although the global weights are the same."""
         if replaced and (on_top := replaced[-1].height - replaced[0].height) >= self.depth:
             first = replaced[0]
             self.result.note(
-                f"{self.kept.label} recorded block {first.height} ({first.block}) and {on_top} on top; the chain has "
-                "others in their place, with the same global weights"
+                f"{self.labelled.label} recorded block {first.height} ({first.block}) and {on_top} on top; the chain "
+                "has other blocks there, with the same global weights"
             )
 
 
-def _name_times(kept: Iterable[_Kept], blocks: dict[int, dict[str, Any]], result: Audit) -> None:
-    """Name blocks whose own time is earlier than the last look of a role that did not see them."""
-    seen: dict[tuple[int, str], list[tuple[str, Entry]]] = {}
-    for role in kept:
-        for entry in role.entries:
+def _note_backdated_blocks(
+    journals: Iterable[_LabelledJournal], blocks: dict[int, dict[str, Any]], result: Audit
+) -> None:
+    """Note blocks with a time before a role last read the chain without seeing them."""
+    by_block: dict[tuple[int, str], list[tuple[str, Entry]]] = {}
+    for labelled in journals:
+        for entry in labelled.entries:
             if entry.before is not None and entry.sealed + CLOCK_TOLERANCE < entry.before:
-                seen.setdefault((entry.height, entry.block), []).append((role.label, entry))
-    for (height, block), sightings in sorted(seen.items()):
-        who = ", ".join(dict.fromkeys(label for label, _ in sightings))
-        seconds = min(entry.seen - entry.sealed for _, entry in sightings)
-        standing = blocks.get(height, {})
-        sealer = _sealer(standing) if standing.get("hash") == block else ""
+                by_block.setdefault((entry.height, entry.block), []).append((labelled.label, entry))
+    for (height, block_hash), entries in sorted(by_block.items()):
+        labels = ", ".join(dict.fromkeys(label for label, _ in entries))
+        seconds = min(entry.seen - entry.sealed for _, entry in entries)
+        current = blocks.get(height, {})
+        sealer = _sealer(current) if current.get("hash") == block_hash else ""
         result.note(
-            f"block {height} is dated {seconds:.0f} s before {who} first saw it: its sealer{sealer} dated it back, "
-            "or they got it late"
+            f"the time of block {height} is {seconds:.0f} s before {labels} first saw it: its sealer{sealer} "
+            "backdated it, or they received it late",
+            BACKDATED,
+            about=labels,
         )
 
 
@@ -272,29 +287,35 @@ def _sealer(block: dict[str, Any]) -> str:
         return ""
 
 
-def _name_early_closings(kept: Iterable[_Kept], plan: Plan, past: History, result: Audit) -> None:
-    """Name rounds that were closed before their timeout was over by the clocks of roles that watched them."""
-    timed_out = {each.number for each in past.rounds if each.closed and len(each.latest()) < plan.learners}
-    seen: dict[int, list[tuple[str, float]]] = {}
-    for role in kept:
-        for opened, closed in pairwise(role.entries):
+def _note_early_closings(journals: Iterable[_LabelledJournal], plan: Plan, past: History, result: Audit) -> None:
+    """Note rounds that closed before their timeout by the clocks of roles that saw them open and close."""
+    timed_out = {
+        past_round.number
+        for past_round in past.rounds
+        if past_round.closed and len(past_round.latest()) < plan.learners
+    }
+    by_round: dict[int, list[tuple[str, float]]] = {}
+    for labelled in journals:
+        for opened, closed in pairwise(labelled.entries):
             if (opened.kind, closed.kind) != ("opened", "closed") or opened.before is None:
                 continue
             longest = closed.seen - opened.before
-            is_one_round = (opened.round, opened.cid) == (closed.round, closed.cid)
-            if is_one_round and opened.round in timed_out and longest + CLOCK_TOLERANCE < plan.round_timeout:
-                seen.setdefault(opened.round, []).append((role.label, longest))
-    for number, sightings in sorted(seen.items()):
-        who = ", ".join(dict.fromkeys(label for label, _ in sightings))
-        seconds = max(longest for _, longest in sightings)
+            is_same_round = (opened.round, opened.cid) == (closed.round, closed.cid)
+            if is_same_round and opened.round in timed_out and longest + CLOCK_TOLERANCE < plan.round_timeout:
+                by_round.setdefault(opened.round, []).append((labelled.label, longest))
+    for number, durations in sorted(by_round.items()):
+        labels = ", ".join(dict.fromkeys(label for label, _ in durations))
+        seconds = max(longest for _, longest in durations)
         result.note(
-            f"round {number} was closed after at most {seconds:.0f} s by the clock of {who}; its timeout is "
-            f"{plan.round_timeout:g} s, so a sealer dated blocks wrongly, or they got them late"
+            f"round {number} closed after at most {seconds:.0f} s by the clock of {labels}, but its timeout is "
+            f"{plan.round_timeout:g} s: a sealer set wrong block times, or they received the blocks late",
+            CLOSED_EARLY,
+            number,
         )
 
 
 def _first_block(past: History) -> int:
-    entries = [*past.learners.values(), *(each.started for each in past.rounds)]
+    entries = [*past.learners.values(), *(past_round.started for past_round in past.rounds)]
     return min((entry.block for entry in entries), default=0)
 
 

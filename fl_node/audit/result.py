@@ -1,4 +1,4 @@
-"""The result of an audit: what was found, and how much was read for it."""
+"""The result of an audit: findings, notes, and the amount of data read."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 from fl_node.protocol.verification.findings import Finding as Finding
 from fl_node.protocol.verification.findings import Findings
+from fl_node.protocol.verification.findings import Note as Note
 
 
 @dataclass
 class Audit(Findings):
-    """The result: findings that make the audit fail, and notes that don't."""
+    """The result of an audit: findings, which make it fail, and notes, which don't."""
 
     contract: str = ""
     plan_cid: str = ""
     rounds: int = 0
     files: int = 0
-    """Files fetched, the plan too."""
+    """Number of fetched files, including the plan."""
     bytes: int = 0
-    """Bytes of the model files among them."""
+    """Total size of the fetched model files in bytes."""

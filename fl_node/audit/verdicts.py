@@ -1,4 +1,4 @@
-"""What the learners said of global weights: whether their attestations and rejections were right."""
+"""Notes how learners judged global weights, and which rejections were wrong."""
 
 from __future__ import annotations
 
@@ -7,31 +7,39 @@ from fl_node.protocol.names import learner_label
 from fl_node.protocol.verdicts import header_changes
 from fl_node.protocol.verification.case import Case
 
+WITHDRAWN, WRONG_REJECTION = "withdrawn", "wrong_rejection"
+"""Codes of notes."""
+
 
 def check_verdicts(case: Case, past: History) -> None:
-    """Name who rejected weights that this audit found correct, what was withdrawn, and what is finalized.
+    """Note withdrawn global weights, changes of the header, and rejections of weights that this audit found correct.
 
     Parameters
     ----------
     case
-        The run; its findings are those of the rounds that stand.
+        The run, with the findings in its rounds.
     past
-        The run's history by the log.
+        The run's history.
     """
-    wrong = {finding.round for finding in case.result.findings}
-    for one in past.withdrawn:
-        who = ", ".join(str(entry.node_id) for entry in one.rejections)
-        codes = ", ".join(sorted({str(entry.code) for entry in one.rejections}))
-        what = (
-            f"{one.started.cid} was withdrawn: rejected by learner {who} ({codes})"
-            if who
-            else (f"{one.started.cid} was withdrawn together with the weights it was based on")
+    rounds_with_findings = {finding.round for finding in case.result.findings}
+    for withdrawn in past.withdrawn:
+        learners = ", ".join(str(entry.node_id) for entry in withdrawn.rejections)
+        codes = ", ".join(sorted({str(entry.code) for entry in withdrawn.rejections}))
+        reason = (
+            f"withdrawn: rejected by learner {learners} ({codes})"
+            if learners
+            else "withdrawn together with the weights it was based on"
         )
-        case.result.note(f"global weights {one.number}: {what}")
+        file_cid = str(withdrawn.started.cid)
+        message = f"global weights {withdrawn.number}: {file_cid} was {reason}"
+        case.result.note(message, WITHDRAWN, withdrawn.number, file_cid)
     for change in header_changes(past):
         case.result.note(f"the header changed to {change.account}, {change.node}")
-    for one in past.rounds:
-        for entry in one.rejections:
-            if one.number not in wrong and entry.node_id is not None:
-                who, what = learner_label(entry.node_id), f"correct global weights {one.number} ({entry.code})"
-                case.result.note(f"{who} rejected {what}, without a majority")
+    for past_round in past.rounds:
+        if past_round.number in rounds_with_findings:
+            continue
+        for entry in past_round.rejections:
+            if entry.node_id is not None:
+                learner, weights = learner_label(entry.node_id), f"correct global weights {past_round.number}"
+                message = f"{learner} rejected {weights} ({entry.code}), without a majority"
+                case.result.note(message, WRONG_REJECTION, past_round.number, learner)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from fl_node import events
+from fl_node.audit.journals import CLOSED_EARLY
 from fl_node.errors import ChainError, ProcessError
 from fl_node.lab import lies
 from fl_node.lab.fault_model import ROUND, Check, Controls, Outcome, Scenario, Trace, first_message
@@ -88,7 +89,7 @@ def _noticed(trace: Trace, _outcome: Outcome) -> Check:
 
 
 def _noted(_trace: Trace, outcome: Outcome) -> Check:
-    notes = [note for note in outcome.audit.notes if note.startswith(f"round {ROUND} was closed after")]
+    notes = [note for note in outcome.audit.notes if (note.code, note.round) == (CLOSED_EARLY, ROUND)]
     return Check("the audit says so, from the journals", bool(notes), "; ".join(notes))
 
 

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from fl_node import events
 from fl_node.artifacts import cid
+from fl_node.audit.verdicts import WITHDRAWN, WRONG_REJECTION
 from fl_node.errors import ProcessError
 from fl_node.lab import lies
 from fl_node.lab.fault_model import ROUND, Check, Controls, Fault, Outcome, Scenario, Trace, first_message
 from fl_node.lab.hand import Hand
-from fl_node.protocol.names import HEADER, learner_name, standby_name
+from fl_node.protocol.names import HEADER, learner_label, learner_name, standby_name
 from fl_node.runtime.waiting import wait_until
 
 VICTIM, LIAR = learner_name(1), learner_name(2)
+LIAR_LABEL = learner_label(2)
 AWAY = 6.0
 """Seconds that something is away before it comes back."""
 
@@ -70,7 +72,7 @@ def _wrongly_rejects(lab: Controls, trace: Trace) -> None:
 
 
 def _withdrawn(trace: Trace, outcome: Outcome) -> Check:
-    notes = [note for note in outcome.audit.notes if trace.prepared and trace.prepared in note]
+    notes = [note for note in outcome.audit.notes if (note.code, note.about) == (WITHDRAWN, trace.prepared)]
     return Check("the learners withdraw the false weights, and the audit says so", bool(notes), "; ".join(notes))
 
 
@@ -87,7 +89,7 @@ def _told(trace: Trace, _outcome: Outcome) -> Check:
 
 
 def _named(_trace: Trace, outcome: Outcome) -> Check:
-    notes = [note for note in outcome.audit.notes if "learner 2 rejected correct" in note]
+    notes = [note for note in outcome.audit.notes if (note.code, note.about) == (WRONG_REJECTION, LIAR_LABEL)]
     return Check("nothing is withdrawn, and the audit names who rejected", bool(notes), "; ".join(notes))
 
 

@@ -18,7 +18,7 @@ import requests
 from hexbytes import HexBytes
 
 from fl_node.artifacts import cid
-from fl_node.audit.journals import check_journals, read_journals
+from fl_node.audit.journals import REPLACED, check_journals, read_journals
 from fl_node.audit.result import Audit
 from fl_node.chain.client import Chain
 from fl_node.chain.clique import sealer_of, sealers
@@ -398,7 +398,7 @@ def test_after_a_node_was_cut_off_all_have_one_chain_with_what_was_sent_on_eithe
         past, result = replace(history.read(watched), learners=learners), Audit()
         check_journals(watched, PLAN, past, read_journals(watched, [recorder.path]), result)
         assert not result.findings
-        assert [note for note in result.notes if weights(1) in note and "split of the chain" in note]
+        assert [note for note in result.notes if weights(1) in note and note.code == REPLACED]
 
 
 def test_two_nodes_that_each_dialled_a_third_find_one_another_later(

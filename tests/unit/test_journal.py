@@ -19,24 +19,13 @@ from fl_node.artifacts import cid
 from fl_node.chain.contract import Contract, State, View
 from fl_node.chain.node import Head
 from fl_node.errors import ConfigError, StoreUnreachable
-from fl_node.plan.schema import Plan
 from fl_node.protocol import journal
 from fl_node.roles.journal import Recorder, append_line
 from tests.helpers.accounts import ALICE, BOB
 from tests.helpers.clock import FakeClock
+from tests.helpers.journals import ADDRESS, PLAN
 from tests.helpers.logged import logged
 
-ADDRESS = "0x" + "ab" * 20
-PLAN = Plan.model_validate(
-    {
-        "name": "test",
-        "data": {"name": "digits"},
-        "learners": 3,
-        "min_learners": 2,
-        "round_timeout": 60.0,
-        "fetch_timeout": 5.0,
-    }
-)
 START = 1_800_000_000
 
 

@@ -1,19 +1,21 @@
-"""What a verification finds: findings that make it fail, and notes that don't."""
+"""The result of a verification: findings, which make it fail, and notes, which don't."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Self
 
 MAX_TEXT = 500
-"""Characters of a finding; a header may have written much where a hash should be."""
+"""Maximum length of a finding in characters; a file of the header may contain a long string instead of a hash."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something in a run that is not as it should be: where, which field, and what.
+    """An error in a run: its round, node and field, and a message.
 
-    ``round`` is that of the global weights that are wrong, or that the wrong local weights were made from;
-    ``node`` is ``header`` or ``learner N``. ``proven`` is False if only a file is missing, which may come back.
+    ``round`` is that of the wrong global weights, or of those from which wrong local weights were trained; None
+    concerns the whole run. ``node`` is ``header`` or ``learner N``. ``proven`` is False if only a file is missing,
+    which may become available again.
     """
 
     round: int | None
@@ -27,16 +29,30 @@ class Finding:
         return f"{where}, {self.field}: {self.message}"
 
 
+class Note(str):
+    """A sentence for people; programs match ``code``, ``round`` and ``about`` (a node or a CID)."""
+
+    code: str
+    round: int | None
+    about: str
+
+    def __new__(cls, message: str, code: str = "", round_: int | None = None, about: str = "") -> Self:
+        """Return a note with its code."""
+        note = super().__new__(cls, message)
+        note.code, note.round, note.about = code, round_, about
+        return note
+
+
 @dataclass(kw_only=True)
 class Findings:
-    """All findings and notes of one verification."""
+    """All findings and notes of a verification."""
 
     findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Whether nothing was found."""
+        """Whether there are no findings."""
         return not self.findings
 
     def find(self, round_: int | None, node: str, field_: str, message: str, *, proven: bool = True) -> None:
@@ -51,7 +67,7 @@ class Findings:
         field_
             The field or the check that failed.
         message
-            What is wrong, for people; cut to :data:`MAX_TEXT` characters.
+            The error in words; cut to :data:`MAX_TEXT` characters.
         proven
             False if only a file is missing.
         """
@@ -61,22 +77,30 @@ class Findings:
         if finding not in self.findings:
             self.findings.append(finding)
 
-    def compare(self, round_: int | None, node: str, field_: str, found: object, right: object) -> None:
+    def compare(self, round_: int | None, node: str, field_: str, actual: object, expected: object) -> None:
         """Add a finding if a field does not have the expected value.
 
         Parameters
         ----------
         round_, node, field_
             As for :meth:`find`.
-        found
+        actual
             The value in the file or on the chain.
-        right
+        expected
             The value that it should have.
         """
-        if found != right:
-            self.find(round_, node, field_, f"is {found}, should be {right}")
+        if actual != expected:
+            self.find(round_, node, field_, f"is {actual}, should be {expected}")
 
-    def note(self, text: str) -> None:
-        """Add a note, unless it is there already."""
-        if text not in self.notes:
-            self.notes.append(text)
+    def note(self, message: str, code: str = "", round_: int | None = None, about: str = "") -> None:
+        """Add a note, unless it is recorded already.
+
+        Parameters
+        ----------
+        message
+            The note, for people.
+        code, round_, about
+            Its kind, the round and the node or file concerned, for programs; see :class:`Note`.
+        """
+        if message not in self.notes:
+            self.notes.append(Note(message, code, round_, about))
