@@ -183,6 +183,11 @@ contract FederatedLearning {
     /// @param account The account that was to be registered.
     error AlreadyRegistered(uint256 nodeId, address account);
 
+    /// @notice There should be one account for each node.
+    /// @param nodeIds Nodes that were to be registered.
+    /// @param accounts Accounts that were to be registered.
+    error UnequalLists(uint256 nodeIds, uint256 accounts);
+
     /// @notice A hash of 32 zero bytes stands for "none" and can't be published.
     error EmptyHash();
 
@@ -282,15 +287,16 @@ contract FederatedLearning {
     /// @param nodeId The node, 1 to the plan's learners.
     /// @param account The account that may publish that node's local weights.
     function registerLearner(uint256 nodeId, address account) external onlyHeader {
-        if (nodeId == 0 || nodeId > _expected) revert InvalidNodeId(nodeId, _expected);
-        if (account == address(0) || account == deployer) revert InvalidAccount(account);
-        if (_learners[nodeId].account != address(0) || nodeIdOf[account] != 0) {
-            revert AlreadyRegistered(nodeId, account);
-        }
-        _learners[nodeId].account = account;
-        nodeIdOf[account] = nodeId;
-        _nodeIds.push(nodeId);
-        emit LearnerRegistered(nodeId, account);
+        _register(nodeId, account);
+    }
+
+    /// @notice Registers accounts for nodes as registerLearner does, in this order: all of them or, if one is refused,
+    /// none. Header only.
+    /// @param nodeIds The nodes, each 1 to the plan's learners.
+    /// @param accounts The account of each node.
+    function registerLearners(uint256[] calldata nodeIds, address[] calldata accounts) external onlyHeader {
+        if (nodeIds.length != accounts.length) revert UnequalLists(nodeIds.length, accounts.length);
+        for (uint256 i = 0; i < nodeIds.length; ++i) _register(nodeIds[i], accounts[i]);
     }
 
     /// @notice Publishes a learner's local weights in the current round, and attests the round's global weights.
@@ -592,6 +598,18 @@ contract FederatedLearning {
             rejected = learner.rejected == serial;
             attested = learner.attested >= serial && !rejected;
         }
+    }
+
+    function _register(uint256 nodeId, address account) private {
+        if (nodeId == 0 || nodeId > _expected) revert InvalidNodeId(nodeId, _expected);
+        if (account == address(0) || account == deployer) revert InvalidAccount(account);
+        if (_learners[nodeId].account != address(0) || nodeIdOf[account] != 0) {
+            revert AlreadyRegistered(nodeId, account);
+        }
+        _learners[nodeId].account = account;
+        nodeIdOf[account] = nodeId;
+        _nodeIds.push(nodeId);
+        emit LearnerRegistered(nodeId, account);
     }
 
     function _publish(uint256 nodeId, bytes32 hash, uint256 current) private {

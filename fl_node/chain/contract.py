@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -22,6 +22,10 @@ from fl_node.runtime import recursion
 recursion.restore()
 
 CALL_GAS = 200_000
+REGISTRATION_GAS = 76_000
+"""A bound of the gas that one more learner costs in a transaction that registers several."""
+MAX_REGISTRATIONS = 50
+"""The most learners that one transaction registers, so that it needs no more gas than the contract's deployment."""
 LEARNER_REGISTERED, LOCAL_WEIGHT_SET, GLOBAL_WEIGHT_SET = "LearnerRegistered", "LocalWeightSet", "GlobalWeightSet"
 ROUND_CLOSED, HEADER_VOTED, HEADER_CHANGED = "RoundClosed", "HeaderVoted", "HeaderChanged"
 KEY_ANNOUNCED, MASKS_OPENED = "KeyAnnounced", "MasksOpened"
@@ -452,6 +456,39 @@ class Contract:
         """
         return self._transact(self._functions.registerLearner(node_id, Web3.to_checksum_address(account)), nonce)
 
+    def register_learners(self, accounts: Mapping[int, str], nonce: int) -> Receipt | None:
+        """Register the accounts of several learners in one transaction. Only the header may call this.
+
+        Parameters
+        ----------
+        accounts
+            The address of each learner's account by nodeId, at most :data:`MAX_REGISTRATIONS`.
+        nonce
+            The number of the header's transaction.
+
+        Returns
+        -------
+        Receipt or None
+            None as for :meth:`set_local_weight`.
+        """
+        addresses = [Web3.to_checksum_address(account) for account in accounts.values()]
+        function = self._functions.registerLearners(list(accounts), addresses)
+        return self._transact(function, nonce, gas=CALL_GAS + REGISTRATION_GAS * len(addresses))
+
+    def accounts_of(self, node_ids: Sequence[int], block: str | None = None) -> dict[int, str]:
+        """Return the accounts of those nodes that are registered, by nodeId, from one request.
+
+        Parameters
+        ----------
+        node_ids
+            The nodes.
+        block
+            The hash of the block whose state counts; the newest if None.
+        """
+        accounts = self._read_all(*(("accountOf", [node_id]) for node_id in node_ids), at=block)
+        found = zip(node_ids, map(str, accounts), strict=True)
+        return {node_id: Web3.to_checksum_address(account) for node_id, account in found if int(account, 16)}
+
     def set_local_weight(
         self,
         node_id: int,
@@ -656,7 +693,9 @@ class Contract:
                 raise ChainError(f"contract {self.address} did not answer {name}: {error}") from error
         return results
 
-    def _transact(self, function: ContractFunction, nonce: int, *, simulate: bool = True) -> Receipt | None:
+    def _transact(
+        self, function: ContractFunction, nonce: int, *, simulate: bool = True, gas: int = CALL_GAS
+    ) -> Receipt | None:
         with self.chain.errors():
             data = function._encode_transaction_data()
         try:
@@ -664,7 +703,7 @@ class Contract:
             if simulate:
                 self._simulate(data)
             try:
-                return self.chain.send(self.address, data, CALL_GAS, nonce)
+                return self.chain.send(self.address, data, gas, nonce)
             except Reverted:
                 # Another transaction came first in the block; a simulation now gives the reason.
                 self._simulate(data)

@@ -24,7 +24,7 @@ from fl_node.errors import ChainError
 from fl_node.plan.schema import Plan
 from fl_node.protocol.budget import Budget
 from fl_node.protocol.history import History
-from fl_node.protocol.names import HEADER, learner_label, learner_name
+from fl_node.protocol.names import HEADER, learner_label, learner_name, learners_label
 from fl_node.runtime import recursion
 
 recursion.restore()
@@ -442,10 +442,13 @@ def _call(data: bytes) -> tuple[str, tuple[Any, ...]] | None:
 def _called(who: str, name: str, arguments: tuple[Any, ...], receipt: Mapping[str, Any] | None) -> _Words:
     # The round stands in the event; its first topic says which event that is.
     topics = receipt["logs"][0]["topics"] if receipt and receipt["logs"] else []
-    number = int(str(topics[1]), 16) if len(topics) > 1 and name != "registerLearner" else None
+    registers = name in ("registerLearner", "registerLearners")
+    number = int(str(topics[1]), 16) if len(topics) > 1 and not registers else None
     if name == "registerLearner":
         node_id, account = arguments
         return _Words("register", f"{who} registered {short(to_checksum_address(account))} as learner {node_id}")
+    if name == "registerLearners":
+        return _Words("register", f"{who} registered {learners_label(arguments[0])}")
     if name == "setLocalWeight":
         # The paper's call, or the one that names the weights trained from and attests them.
         node_id, digest, *_ = arguments

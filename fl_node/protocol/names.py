@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Collection, Iterable
 
 HEADER = "header"
 MISSING = "missing"
@@ -23,6 +25,20 @@ def standby_name(node_id: int) -> str:
 def learner_label(node_id: int) -> str:
     """Return what a learner is called in texts, such as ``learner 1``."""
     return f"learner {node_id}"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Return numbers in ascending order, with three or more that follow one another as a range: ``1–50, 52, 53``."""
+    parts: list[str] = []
+    for _, group in itertools.groupby(enumerate(sorted(numbers)), lambda one: one[1] - one[0]):
+        run = [number for _, number in group]
+        parts += [f"{run[0]}–{run[-1]}"] if len(run) > 2 else map(str, run)
+    return ", ".join(parts)
+
+
+def learners_label(node_ids: Collection[int]) -> str:
+    """Return what several learners are called in texts, such as ``learner 1`` or ``learners 1–50``."""
+    return f"learner{'s' if len(node_ids) != 1 else ''} {ranges(node_ids)}"
 
 
 def is_node_name(text: str) -> bool:

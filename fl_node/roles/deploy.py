@@ -9,12 +9,13 @@ from fl_node import events
 from fl_node.artifacts.model_file import WeightsFile
 from fl_node.artifacts.store import Store
 from fl_node.chain.client import Chain
-from fl_node.chain.contract import Contract
+from fl_node.chain.contract import MAX_REGISTRATIONS, Contract
 from fl_node.errors import ChainError, ConfigError
 from fl_node.models.trainer import Trainer
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
 from fl_node.protocol.global_files import initial_file
+from fl_node.protocol.names import learners_label
 from fl_node.protocol.terms import terms_of
 from fl_node.runtime import files
 from fl_node.runtime.logs import emit
@@ -62,40 +63,46 @@ def deploy(
     receipt = chain.deploy(plan_cid, terms_of(plan))
     contract = chain.contract(str(receipt.contract))
     emit(events.ContractDeployed(contract=contract.address, block=receipt.block, gas=receipt.gas))
-    for node_id, account in sorted(learners.items()):
-        register(contract, node_id, account)
+    register(contract, learners)
     if not plan.is_masked:
         start(contract, store, initial_file(folder / "global-0.safetensors", plan, plan_cid, trainer.initial()))
     # Else the header starts the run when all learners have announced their keys.
     return contract
 
 
-def register(contract: Contract, node_id: int, account: str) -> None:
-    """Register a learner, unless it is registered with this account already.
+def register(contract: Contract, learners: Mapping[int, str]) -> None:
+    """Register learners that are not registered with these accounts already, many in one transaction.
 
     Parameters
     ----------
     contract
         The run's contract.
-    node_id
-        The learner's nodeId.
-    account
-        The address of its account.
+    learners
+        The address of each learner's account, by nodeId.
 
     Raises
     ------
     ChainError
-        No block included the transaction in time.
+        No block included a transaction in time.
     """
+    ordered = sorted(learners.items())
+    for first in range(0, len(ordered), MAX_REGISTRATIONS):
+        _register_batch(contract, dict(ordered[first : first + MAX_REGISTRATIONS]))
+
+
+def _register_batch(contract: Contract, learners: Mapping[int, str]) -> None:
     for _ in range(TRIES):
         view = contract.view(contract.chain.address)
-        if contract.account_of(node_id, view.block) == account:
+        registered = contract.accounts_of(list(learners), view.block)
+        missing = {node_id: account for node_id, account in learners.items() if registered.get(node_id) != account}
+        if not missing:
             return
-        receipt = contract.register_learner(node_id, account, view.nonce)
-        if receipt is not None:
-            emit(events.LearnerRegistered(learner=node_id, account=account))
+        if contract.register_learners(missing, view.nonce) is not None:
+            for node_id, account in missing.items():
+                emit(events.LearnerRegistered(learner=node_id, account=account))
             return
-    raise ChainError(f"the registration of learner {node_id} is in no block; are enough sealers running?")
+    named = learners_label(learners)
+    raise ChainError(f"the registration of {named} is in no block; are enough sealers running?")
 
 
 def start(contract: Contract, store: Store, file: WeightsFile) -> None:

@@ -57,8 +57,12 @@ def snapshot(run: Deployment) -> list[Any]:
 @pytest.mark.parametrize("caller", NOT_THE_HEADER)
 @pytest.mark.parametrize(
     ("function", "args"),
-    [("registerLearner", (3, MALLORY.address)), ("setGlobalWeight", (WEIGHTS,))],
-    ids=["registerLearner", "setGlobalWeight"],
+    [
+        ("registerLearner", (3, MALLORY.address)),
+        ("registerLearners", ([3], [MALLORY.address])),
+        ("setGlobalWeight", (WEIGHTS,)),
+    ],
+    ids=["registerLearner", "registerLearners", "setGlobalWeight"],
 )
 def test_only_the_header_registers_and_publishes_global_weights(
     started: Deployment, caller: str, function: str, args: tuple[Any, ...]
@@ -148,6 +152,26 @@ def test_a_node_or_an_account_is_registered_once(registered: Deployment, node: i
     assert registered.read("nodeIdOf", ALICE.address) == 1
 
 
+@pytest.mark.parametrize(
+    ("nodes", "accounts", "refusal"),
+    [
+        ([3], [], Refusal("UnequalLists", (1, 0))),
+        ([3], [MALLORY.address, ZERO_ADDRESS], Refusal("UnequalLists", (1, 2))),
+        ([3, 5], [MALLORY.address, CLASS[5].address], Refusal("InvalidNodeId", (5, 4))),
+        ([3, 4], [MALLORY.address, ZERO_ADDRESS], Refusal("InvalidAccount", (ZERO_ADDRESS,))),
+        ([3, 4], [MALLORY.address, ALICE.address], Refusal("AlreadyRegistered", (4, ALICE.address))),
+        ([3, 4], [MALLORY.address, MALLORY.address], Refusal("AlreadyRegistered", (4, MALLORY.address))),
+        ([3, 3], [MALLORY.address, CLASS[4].address], Refusal("AlreadyRegistered", (3, CLASS[4].address))),
+    ],
+)
+def test_several_learners_are_registered_all_or_none(
+    registered: Deployment, nodes: list[int], accounts: list[str], refusal: Refusal
+) -> None:
+    before = snapshot(registered)
+    assert registered.refused(HEADER, "registerLearners", nodes, accounts) == refusal
+    assert snapshot(registered) == before
+
+
 def test_a_run_may_have_a_thousand_learners(w3: Web3) -> None:
     run = Deployment(w3, Terms(learners=1_000))
     assert run.read("MAX_LEARNERS") == 1_000
@@ -229,6 +253,7 @@ def test_a_stranger_is_told_so_before_anything_about_its_arguments(
     ("caller", "function", "args"),
     [
         ("header", "registerLearner", (3, MALLORY.address)),
+        ("header", "registerLearners", ([3], [MALLORY.address])),
         ("header", "setGlobalWeight", (WEIGHTS,)),
         ("alice", "setLocalWeight", (1, WEIGHTS)),
         ("alice", "setLocalWeight", (1, WEIGHTS, 0, sha("initial"), True)),

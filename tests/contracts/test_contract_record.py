@@ -27,6 +27,15 @@ def test_a_registration_is_in_the_log_and_both_ways_in_the_state(deployed: Deplo
     assert deployed.read("nodeIdOf", ALICE.address) == 3
 
 
+def test_one_call_registers_several_learners_in_its_order(deployed: Deployment) -> None:
+    accounts = {3: BOB.address, 1: ALICE.address}
+    receipt = deployed.write(HEADER, "registerLearners", list(accounts), list(accounts.values()))
+    assert deployed.events(receipt["logs"]) == [Event("LearnerRegistered", pair) for pair in accounts.items()]
+    assert deployed.read("learners") == [3, 1]
+    assert {node: deployed.read("accountOf", node) for node in accounts} == accounts
+    assert {deployed.read("nodeIdOf", account): account for account in accounts.values()} == accounts
+
+
 def test_learners_are_listed_in_the_order_of_their_registration(deployed: Deployment) -> None:
     for node, account in [(3, BOB), (4, MALLORY), (1, ALICE)]:
         deployed.write(HEADER, "registerLearner", node, account.address)

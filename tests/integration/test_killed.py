@@ -203,8 +203,8 @@ class Run:
         plan_file.write_bytes(self.plan.to_bytes())
         plan_cid = connect(self.ends["header"].store).add(plan_file)
         self.address = str(chain.deploy(plan_cid, terms_of(self.plan)).contract)
-        for node_id in range(1, self.plan.learners + 1):
-            register(self.contract(), node_id, str(load_key(self.keys[f"learner-{node_id}"]).address))
+        ids = range(1, self.plan.learners + 1)
+        register(self.contract(), {n: str(load_key(self.keys[f"learner-{n}"]).address) for n in ids})
         for node in self.keys:
             assert wait_until(functools.partial(self._has_contract, node), HANG)
 

@@ -15,7 +15,7 @@ from fl_node.monitor import state
 from fl_node.monitor.state import Action, BlockView, FileFacts
 from fl_node.plan.schema import Plan
 from fl_node.protocol.history import History, arrange
-from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY
+from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY, POOR
 from tests.helpers.chain import OPEN
 
 PLAN = Plan.model_validate({"name": "small", "rounds": 2, "learners": 2, "data": {"name": "digits"}})
@@ -60,6 +60,7 @@ def test_every_transaction_of_a_run_is_told_in_words(rpc: str) -> None:
     start = chain.block_number()
     contract = chain.contract(str(chain.deploy(FILES["plan"], OPEN).contract))
     contract.register_learner(1, ALICE.address, chain.nonce())
+    contract.register_learners({2: BOB.address, 4: POOR.address}, chain.nonce())
     contract.set_global_weight(FILES["global 0"], chain.nonce())
     learner = Chain(rpc, ALICE)
     Contract(learner, contract.address).set_local_weight(1, FILES["local 1"], learner.nonce())
@@ -72,6 +73,7 @@ def test_every_transaction_of_a_run_is_told_in_words(rpc: str) -> None:
     assert [action.kind for action in actions] == [
         "deploy",
         "register",
+        "register",
         "global",
         "local",
         "global",
@@ -82,13 +84,14 @@ def test_every_transaction_of_a_run_is_told_in_words(rpc: str) -> None:
     assert [action.text for action in actions] == [
         f"header deployed the contract {address} for plan {short['plan']}",
         f"header registered {state.short(ALICE.address)} as learner 1",
+        "header registered learners 2, 4",
         f"header published the initial weights {short['global 0']}",
         f"learner 1 set local weights {short['local 1']} in round 0",
         f"header published global weights 1, {short['global 1']}",
         f"header sent 1 ether to {state.short(MALLORY.address)}",
         "learner 1 sent a no-op transaction",
     ]
-    assert [action.cid for action in actions[2:5]] == [FILES["global 0"], FILES["local 1"], FILES["global 1"]]
+    assert [action.cid for action in actions[3:6]] == [FILES["global 0"], FILES["local 1"], FILES["global 1"]]
     assert all(action.gas and action.ok for action in actions)
 
 
