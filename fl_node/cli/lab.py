@@ -58,13 +58,31 @@ def demo(
 def lab(
     plan: PlanArgument,
     backend: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--backend",
-            help="[bold]embedded[/bold]: py-evm as the chain and a folder as the store, in Python only. "
-            "[bold]processes[/bold]: a real Geth and IPFS process for each node.",
+            help="[bold]embedded[/bold]: py-evm as the chain and a folder as the store, in Python only; the default. "
+            "[bold]processes[/bold]: a real Geth and IPFS process for each node; the default with --nodes.",
+            show_default=False,
         ),
-    ] = "embedded",
+    ] = None,
+    learners: Annotated[
+        int | None,
+        typer.Option(
+            "--learners",
+            metavar="N",
+            help="Run N learners instead of the plan's number, each with its own account and share of the data.",
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(
+            "--nodes",
+            metavar="M",
+            help="Start only M Geth and M IPFS nodes: one for the header, the others shared by the learners in turn. "
+            "By default each learner has its own.",
+        ),
+    ] = None,
     name: NameOption = None,
     runs: RunsOption = Path("runs"),
     data_dir: DataOption = None,
@@ -113,9 +131,13 @@ def lab(
         fl-node lab plans/demo.toml
         fl-node lab plans/paper.toml --backend processes --set seed=2
         fl-node lab plans/demo.toml --scenario header-killed
+        fl-node lab plans/demo.toml --learners 12 --nodes 3
 
     With --scenario, the plan also runs once without the fault for comparison, and the exit code is 1 if an
     expectation fails.
+
+    With --learners and --nodes, a few nodes serve many learners, as when a class has fewer machines than students.
+    Each learner is a process with a model of its own, so memory limits their number.
     """
     from fl_node.lab import faults
     from fl_node.lab import run_folder as run
@@ -125,6 +147,7 @@ def lab(
     from fl_node.nodes.backends import OwnChain, OwnChainBackend
     from fl_node.plan import loading as plans
 
+    backend = backend or ("embedded" if nodes is None else "processes")
     if backend not in ("embedded", "processes"):
         raise ConfigError(f"--backend {backend}: should be embedded or processes")
     if (rpc is None) != (funder is None):
@@ -132,6 +155,11 @@ def lab(
     own_chain = OwnChain(rpc, funder) if rpc is not None and funder is not None else None
     if own_chain is not None and backend != "embedded":
         raise ConfigError(f"--backend {backend} starts a chain; leave it out with --rpc")
+    if nodes is not None and (backend != "processes" or own_chain is not None):
+        raise ConfigError("--nodes needs --backend processes: without it there is one chain and one store for all")
+    if nodes is not None and scenario is not None:
+        raise ConfigError("--nodes can't be combined with --scenario, whose faults need a node for each learner")
+    settings = _with_learners(settings, learners)
     backend = OwnChainBackend.name if own_chain else backend
     if scenario == "list":
         console.print(scenarios_table(faults.SCENARIOS.values()))
@@ -141,6 +169,9 @@ def lab(
     loaded = plans.load(plan, settings or ())
     if chosen is not None:
         loaded = faults.planned(chosen, loaded)
+    if nodes is not None and not 1 <= nodes <= loaded.learners + 1:
+        most = f"{loaded.learners + 1}: one for the header and one for each learner"
+        raise ConfigError(f"--nodes {nodes}: should be 1 to {most}")
     loaded = complete_or_digits(loaded, data_dir, modules, fallback=fallback)
     with_standby = standby or (chosen is not None and chosen.standby)
     name = name or (loaded.name if chosen is None else f"{loaded.name}-{chosen.name}")
@@ -156,6 +187,7 @@ def lab(
             tensorboard,
             own_chain,
             standby=with_standby,
+            nodes=nodes,
         )
         outcome = experiment.run(stay=show.stay if stay else None)
     checks: list[Check] = []
@@ -180,6 +212,21 @@ def lab(
         console.print(checks_table(str(scenario), checks))
     if not outcome.audit.passed or not all(check.passed for check in checks):
         raise typer.Exit(1)
+
+
+def _with_learners(settings: list[str] | None, learners: int | None) -> list[str] | None:
+    """Return the settings with the number of learners that ``--learners`` gives.
+
+    Raises
+    ------
+    ConfigError
+        The number is given twice.
+    """
+    if learners is None:
+        return settings
+    if any(one.partition("=")[0].strip() == "learners" for one in settings or ()):
+        raise ConfigError("--learners and --set learners=… are the same setting; give one of them")
+    return [*(settings or ()), f"learners={learners}"]
 
 
 def _undisturbed(plan: Plan, data_dir: Path | None, modules: Path | None) -> tuple[str, float]:

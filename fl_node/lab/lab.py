@@ -85,6 +85,9 @@ class Lab:
         The user's own chain, if the run is on it.
     standby
         Give each learner a standby header.
+    nodes
+        Geth and IPFS nodes, the header's included, that the learners of ``processes`` share; one for each learner if
+        None.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Lab:
         own_chain: OwnChain | None = None,
         *,
         standby: bool = False,
+        nodes: int | None = None,
     ) -> None:
         self.folder = folder
         self.trace = Trace()
@@ -120,7 +124,8 @@ class Lab:
         self._nodes = [HEADER, *(learner_name(n) for n in range(1, plan.learners + 1))]
         self._standby = standby
         self._accounts = {node: create_key(self._key(node)) for node in self._nodes}
-        self._backend: Backend = backends.of(backend, folder / "nodes", self._accounts, self._step, own_chain)
+        self._backend: Backend = backends.of(backend, folder / "nodes", self._accounts, self._step, own_chain, nodes)
+        self._node_count = nodes or len(self._nodes)
         self._events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self._stopped: set[str] = set()
         self._unfit: dict[int, set[str]] = {}
@@ -149,7 +154,7 @@ class Lab:
             with ThreadPoolExecutor(1) as pool:
                 # TensorFlow takes as long to come up as the nodes do.
                 trainer_comes = pool.submit(self._trainer)
-                self._step(f"starting {len(self._nodes)} nodes ({self._backend.name})")
+                self._step(f"starting {self._node_count} node{'s'[: self._node_count != 1]} ({self._backend.name})")
                 endpoints = self._backend.start()
                 self._step("loading the model")
                 trainer = trainer_comes.result()

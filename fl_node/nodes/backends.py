@@ -65,7 +65,12 @@ class Backend(Protocol):
 
 
 def of(
-    name: str, folder: Path, accounts: Mapping[str, str], report: Report, own_chain: OwnChain | None = None
+    name: str,
+    folder: Path,
+    accounts: Mapping[str, str],
+    report: Report,
+    own_chain: OwnChain | None = None,
+    nodes: int | None = None,
 ) -> Backend:
     """Return a backend by its name, ``embedded`` or ``processes``, or that of the user's own chain.
 
@@ -81,12 +86,14 @@ def of(
         Called with one line a step.
     own_chain
         The user's own chain, if the run is on it.
+    nodes
+        Geth and IPFS nodes that ``processes`` starts, as for :class:`ProcessBackend`.
     """
     if own_chain is not None:
         return OwnChainBackend(folder, accounts, own_chain, report)
     if name == "embedded":
         return EmbeddedBackend(folder, accounts)
-    return ProcessBackend(folder, accounts, report)
+    return ProcessBackend(folder, accounts, report, nodes=nodes)
 
 
 def to_read(name: str, folder: Path, scratch: Path, accounts: Mapping[str, str], report: Report) -> Backend:
@@ -111,9 +118,10 @@ def to_read(name: str, folder: Path, scratch: Path, accounts: Mapping[str, str],
             os.scandir(folder / "files").close()
             shutil.copyfile(folder / "blocks", scratch / "blocks")
             return EmbeddedBackend(scratch, accounts, folder / "files")
-        for node in accounts:
+        own = [node for node in accounts if (folder / node / "geth").exists()]
+        for node in own:
             files.copy_folder(GethNode(folder / node / "geth").chain, GethNode(scratch / node / "geth").chain)
-        return ProcessBackend(scratch, accounts, report, folder)
+        return ProcessBackend(scratch, accounts, report, folder, nodes=len(own))
     except OSError as error:
         raise ConfigError(f"the run's nodes: {files.described(error)}") from error
 
@@ -226,18 +234,59 @@ class OwnChainBackend:
         """Do nothing: the chain is the user's."""
 
 
+def shared(roles: Sequence[str], nodes: int) -> dict[str, str]:
+    """Return the node that each role uses: the first roles have their own, the later ones share them in turn.
+
+    The first role, the header, shares its node only if there is no other.
+
+    Parameters
+    ----------
+    roles
+        The names of the roles, the header's first.
+    nodes
+        The number of nodes, from 1 to that of the roles.
+    """
+    own = list(roles[:nodes])
+    to_share = own[1:] or own
+    return {role: own[at] if at < nodes else to_share[(at - nodes) % len(to_share)] for at, role in enumerate(roles)}
+
+
 class ProcessBackend:
-    """A Geth node and an IPFS node for each node of the run, on free ports of loopback."""
+    """Geth and IPFS nodes on free ports of loopback, one of each for every role or for several that share them.
+
+    Parameters
+    ----------
+    folder
+        What the nodes keep, also between two starts.
+    accounts
+        The address of each role's account, the header's first; they own ether.
+    report
+        Called with one line a step.
+    source
+        The folder of another backend, whose files the IPFS nodes get.
+    nodes
+        The number of nodes, which roles share as :func:`shared` says; one for each role if None.
+    """
 
     name = "processes"
 
-    def __init__(self, folder: Path, accounts: Mapping[str, str], report: Report, source: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        accounts: Mapping[str, str],
+        report: Report,
+        source: Path | None = None,
+        *,
+        nodes: int | None = None,
+    ) -> None:
         self._folder = folder
         self._accounts = accounts
         self._report = report
         self._source = source
-        self.geth = {node: GethNode(folder / node / "geth") for node in accounts}
-        self.ipfs = {node: IpfsNode(folder / node / "ipfs") for node in accounts}
+        self._node_of = shared(list(accounts), len(accounts) if nodes is None else nodes)
+        own = dict.fromkeys(self._node_of.values())
+        self.geth = {node: GethNode(folder / node / "geth") for node in own}
+        self.ipfs = {node: IpfsNode(folder / node / "ipfs") for node in own}
         self.children: dict[str, Child] = {}
         self._start_commands: dict[str, Callable[[], Child]] = {}
         self._alone: str | None = None
@@ -268,7 +317,7 @@ class ProcessBackend:
                 taken = any("address already in use" in child.tail().lower() for child in self.children.values())
                 if not taken or attempt == PORT_TRIES:
                     raise
-        return {node: Endpoint(self.geth[node].rpc, self.ipfs[node].api) for node in self._accounts}
+        return {role: Endpoint(self.geth[node].rpc, self.ipfs[node].api) for role, node in self._node_of.items()}
 
     def check(self) -> None:
         """Bring up again what has ended."""
@@ -329,7 +378,7 @@ class ProcessBackend:
                 files.copy_folder(self._source / node / "ipfs" / "blocks", ipfs.folder / "blocks")
 
     def _choose_ports(self) -> None:
-        ports = iter(free_ports(4 * len(self._accounts)))
+        ports = iter(free_ports(4 * len(self.geth)))
         for geth in self.geth.values():
             geth.p2p_port, geth.http_port = next(ports), next(ports)
         for ipfs in self.ipfs.values():
@@ -372,7 +421,7 @@ class ProcessBackend:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + START_PATIENCE
-        peers = len(self._accounts) - 1
+        peers = len(self.geth) - 1
 
         def ready(name: str, wanted: str, what: Callable[[], bool]) -> None:
             child = self.children[name]

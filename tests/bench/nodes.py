@@ -17,9 +17,7 @@ from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ProcessError
-from fl_node.nodes import CHAIN_ID
 from fl_node.nodes.backends import Endpoint, ProcessBackend
-from fl_node.nodes.configuration import genesis
 from fl_node.nodes.process import Child, stop_all
 from fl_node.protocol.names import HEADER, learner_name
 from fl_node.roles.deploy import deploy
@@ -39,23 +37,13 @@ class Nodes:
         self.hosts = hosts
         self.names = [HEADER, *(learner_name(node_id) for node_id in range(1, learners + 1))]
         self.accounts = {name: create_key(self.key(name)) for name in self.names}
-        own = [HEADER, *(learner_name(number) for number in range(1, hosts + 1))]
-        self.backend = ProcessBackend(folder / "nodes", {name: self.accounts[name] for name in own}, say)
+        self.backend = ProcessBackend(folder / "nodes", self.accounts, say, nodes=1 + hosts)
         self.endpoints: dict[str, Endpoint] = {}
         self._runs = 0
 
     def start(self) -> None:
-        """Bring the nodes up; every role's account owns ether, also where its role shares a node."""
-        for geth in self.backend.geth.values():
-            geth.prepare()
-        sealers = [geth.sealer for geth in self.backend.geth.values()]
-        file = self.folder / "nodes" / "genesis.json"
-        file.write_text(genesis(CHAIN_ID, sealers, list(self.accounts.values())))
-        endpoints = self.backend.start()
-        self.endpoints = {HEADER: endpoints[HEADER]} | {
-            learner_name(node_id): endpoints[learner_name((node_id - 1) % self.hosts + 1)]
-            for node_id in range(1, self.learners + 1)
-        }
+        """Bring the nodes up."""
+        self.endpoints = dict(self.backend.start())
 
     def key(self, name: str) -> Path:
         """Return the key file of a node's role."""

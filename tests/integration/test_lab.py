@@ -174,7 +174,7 @@ def pair(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     with starter() as start:
         troubled = start(*options, "--stay")
         assert troubled.says("starting 3 nodes"), troubled.lines
-        doomed = start(*options, "--set", "rounds=1000")
+        doomed = start(*options, "--set", "rounds=1000", "--nodes", "2")
         assert troubled.says("learner-1: round 0: training"), troubled.lines
         troubled.role("learner-1").kill()
         assert troubled.says("learner-2: round 0: training"), troubled.lines
@@ -254,7 +254,13 @@ def test_labs_beside_each_other_have_folders_and_chains_of_their_own(pair: Pair)
     first, second = (json.loads((folder / "run.json").read_text()) for folder in (pair.troubled.folder, pair.doomed))
     assert first["genesis"] != second["genesis"]
     addresses = [node[key] for run in (first, second) for node in run["nodes"].values() for key in ("rpc", "store")]
-    assert len(set(addresses)) == 2 * 2 * len(NODES)
+    assert len(set(addresses)) == 2 * len(NODES) + 2 * 2
+
+
+def test_learners_that_share_a_node_have_accounts_of_their_own(pair: Pair) -> None:
+    nodes = json.loads((pair.doomed / "run.json").read_text())["nodes"]
+    assert nodes["learner-1"]["rpc"] == nodes["learner-2"]["rpc"] != nodes["header"]["rpc"]
+    assert len({node["account"] for node in nodes.values()}) == len(NODES)
 
 
 def test_a_lab_that_stays_can_be_looked_at_until_ctrl_c(pair: Pair) -> None:

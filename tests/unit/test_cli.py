@@ -371,6 +371,12 @@ def test_the_environment_may_name_chain_store_and_contract(
     ("arguments", "message"),
     [
         (["lab", PAPER, "--backend", "cloud"], "--backend cloud: should be embedded or processes"),
+        (["lab", PAPER, "--learners", "0"], "learners: should be greater than or equal to 1 (is 0)"),
+        (["lab", PAPER, "--learners", "3", "--set", "learners=4"], "the same setting; give one of them"),
+        (["lab", PAPER, "--learners", "4", "--nodes", "6"], "--nodes 6: should be 1 to 5"),
+        (["lab", PAPER, "--nodes", "0"], "--nodes 0: should be 1 to 3"),
+        (["lab", PAPER, "--nodes", "2", "--backend", "embedded"], "--nodes needs --backend processes"),
+        (["lab", PAPER, "--nodes", "2", "--scenario", "garbage"], "--nodes can't be combined with --scenario"),
         (["export", "--output", "model.h5"], "--output model.h5: should end in .keras"),
         (["reproduce", PAPER, "--seeds", "1,x"], "--seeds 1,x: should be whole numbers"),
         (["reproduce", PAPER, "--seeds", ""], "--seeds : should be whole numbers"),
