@@ -14,7 +14,7 @@ import typer
 
 import fl_node
 from fl_node.errors import FLNodeError
-from tests.bench import clique, coordination, dp_sgd, flower, idle, memory, startup, transfer
+from tests.bench import clique, coordination, dp_sgd, flower, idle, many, memory, startup, transfer
 from tests.bench.results import Part, console, say, write
 
 
@@ -29,6 +29,7 @@ class Name(StrEnum):
     startup = "startup"
     transfer = "transfer"
     dp_sgd = "dp_sgd"
+    many = "many"
 
 
 def main(
@@ -56,6 +57,7 @@ def main(
         Name.startup: lambda: startup.measure(quick=quick),
         Name.transfer: lambda: transfer.measure(quick=quick),
         Name.dp_sgd: lambda: dp_sgd.measure(quick=quick),
+        Name.many: lambda: many.measure(quick=quick),
     }
     done: list[Part] = []
     for name in parts or list(Name):

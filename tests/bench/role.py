@@ -2,7 +2,7 @@
 
 The functions that a round spends its time in are wrapped here, in this process alone: each call becomes a span of
 kind, start and end (seconds of the machine's monotonic clock), written as JSON when the role ends, beside the seconds
-of CPU that the role had taken at the end of each transaction.
+of CPU that the role had taken at the end of each transaction, and the most memory that it had.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from fl_node.chain.keys import load_key
 from fl_node.roles import factory
 from fl_node.roles.loop import Site
 from fl_node.runtime import logs
+from tests.bench.memory import peak
 from tests.bench.stub import trainer as stub_trainer
 
 P = ParamSpec("P")
@@ -110,7 +111,7 @@ def main(
         else:
             factory.run_learner(site, lambda _plan: trainer)
     finally:
-        spans.write_text(json.dumps({"spans": clock.spans, "cpu": clock.cpu}))
+        spans.write_text(json.dumps({"spans": clock.spans, "cpu": clock.cpu, "peak": peak()}))
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
