@@ -19,6 +19,7 @@ from fl_node.audit.journals import check_journals, read_journals
 from fl_node.audit.result import Audit
 from fl_node.audit.senders import check_registrations, check_senders
 from fl_node.audit.verdicts import check_verdicts
+from fl_node.chain import deployment
 from fl_node.chain.contract import Contract, LogEntry, State
 from fl_node.errors import ContractError, LogError, PlanError, StoreError, StoreUnreachable
 from fl_node.models.trainer import MakeTrainer
@@ -80,8 +81,8 @@ def audit(
         The store can't be reached.
     """
     result, reader = Audit(contract=contract.address), Reader(store, folder, once=True)
-    if not contract.has_known_code():
-        result.find(None, HEADER, "contract", "its code differs from FederatedLearning.sol")
+    if problem := deployment.problem_of(contract):
+        result.find(None, HEADER, *problem)
     evidence = read_journals(contract, journals)
     try:
         past, state = _read_history(contract)

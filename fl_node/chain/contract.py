@@ -270,8 +270,17 @@ class Contract:
         digest
             The digest of their file.
         """
-        event = self._contract.events[GLOBAL_WEIGHT_SET]()
-        topics = [event.topic, "0x" + round_.to_bytes(32, "big").hex()]
+        entries = self._entries(GLOBAL_WEIGHT_SET, "0x" + round_.to_bytes(32, "big").hex())
+        blocks = [bytes(entry["blockHash"]) for entry in entries if bytes(entry["data"]) == digest]
+        return "0x" + blocks[-1].hex() if blocks else None
+
+    def first_block_of(self, name: str) -> int | None:
+        """Return the number of the block with the contract's first event of this name, or None."""
+        return min((int(entry["blockNumber"]) for entry in self._entries(name)), default=None)
+
+    def _entries(self, name: str, *indexed: str) -> list[Any]:
+        """Return what the log has of an event with these first indexed fields."""
+        topics = [self._contract.events[name]().topic, *indexed]
         with self.chain.errors():
             entries = self.chain.web3.eth.get_logs(
                 {
@@ -283,12 +292,7 @@ class Contract:
             )
         expected = [bytes.fromhex(topic.removeprefix("0x")) for topic in topics]
         # The node may ignore the filter.
-        blocks = [
-            bytes(entry["blockHash"])
-            for entry in entries
-            if [bytes(topic) for topic in entry["topics"]] == expected and bytes(entry["data"]) == digest
-        ]
-        return "0x" + blocks[-1].hex() if blocks else None
+        return [entry for entry in entries if [bytes(t) for t in entry["topics"][: len(expected)]] == expected]
 
     def attested_by(self, node_ids: Sequence[int]) -> frozenset[int]:
         """Return which of these learners attested the current global weights, with one request."""

@@ -139,10 +139,18 @@ class Node:
         except (TypeError, KeyError) as error:
             raise ChainError(f"chain at {self.rpc} returned no latest block; is this an Ethereum node?") from error
 
-    def blocks(self, numbers: Iterable[int]) -> dict[int, dict[str, Any]]:
-        """Return the existing blocks among these numbers, by number, as the RPC returns them."""
+    def blocks(self, numbers: Iterable[int], *, full: bool = False) -> dict[int, dict[str, Any]]:
+        """Return the existing blocks among these numbers, by number, as the RPC returns them.
+
+        Parameters
+        ----------
+        numbers
+            Their numbers.
+        full
+            Whether their transactions come whole, and not as hashes alone.
+        """
         requested = list(dict.fromkeys(numbers))
-        answers = self.ask(*(("eth_getBlockByNumber", [hex(number), False]) for number in requested))
+        answers = self.ask(*(("eth_getBlockByNumber", [hex(number), full]) for number in requested))
         return {number: block for number, block in zip(requested, answers, strict=True) if isinstance(block, dict)}
 
     def timestamp(self, block: int) -> int:

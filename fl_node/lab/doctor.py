@@ -15,7 +15,7 @@ from pathlib import Path
 from fl_node.artifacts.address import connect
 from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.artifacts.store import Store
-from fl_node.chain import clique
+from fl_node.chain import clique, deployment
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import load_key
 from fl_node.data import datasets
@@ -215,8 +215,9 @@ def _contract(chain: Chain, address: str | None, key: Path) -> str:
     if address is None:
         raise _Skip("no contract given")
     contract = chain.contract(address)
-    if not contract.has_known_code():
-        raise _Wrong(f"{address} has other code than this version's contract", "use the version that deployed it")
+    if problem := deployment.problem_of(contract):
+        field, text = problem
+        raise _Wrong(f"{address} ({field}): {text}", "use the version that deployed it")
     account = str(load_key(key).address)
     if contract.header() == account:
         return f"{address}, this account is its header"

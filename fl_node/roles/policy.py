@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 
+from fl_node.chain import deployment
 from fl_node.chain.contract import Contract
 from fl_node.data.partition import shard_size
 from fl_node.errors import ConfigError
@@ -113,7 +114,9 @@ def check_accounts(contract: Contract, accounts: Mapping[int, str]) -> dict[int,
 
 
 def check_contract(contract: Contract, plan: Plan) -> None:
-    """Check that a run's contract is this version's, with the plan's terms, so that its rules are those promised.
+    """Check that a run's contract is this version's, deployed by its own constructor with the plan's terms.
+
+    Then its rules and its first state are those promised.
 
     Parameters
     ----------
@@ -125,10 +128,13 @@ def check_contract(contract: Contract, plan: Plan) -> None:
     Raises
     ------
     ConfigError
-        It is another contract, or enforces other terms.
+        It is another contract, was deployed in another way, or enforces other terms.
+    ChainError
+        The node can't tell yet.
     """
-    if not contract.has_known_code():
-        raise ConfigError(f"contract {contract.address} has other code than this version's FederatedLearning.sol")
+    if problem := deployment.problem_of(contract):
+        field, text = problem
+        raise ConfigError(f"contract {contract.address} is refused ({field}): {text}")
     found, right = asdict(contract.terms()), asdict(terms_of(plan))
     for name, value in found.items():
         if value != right[name]:

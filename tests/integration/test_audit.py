@@ -21,7 +21,7 @@ from fl_node.chain.abi import artifact
 from fl_node.chain.client import DEPLOY_GAS
 from fl_node.chain.contract import Contract, Terms
 from fl_node.chain.keys import load_key
-from fl_node.errors import ContractError, StoreUnreachable
+from fl_node.errors import ConfigError, ContractError, StoreUnreachable
 from fl_node.plan import loading
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
@@ -29,6 +29,7 @@ from fl_node.protocol.global_files import initial_file
 from fl_node.protocol.history import History
 from fl_node.protocol.names import learner_name
 from fl_node.protocol.terms import terms_of
+from tests.helpers import constructors
 from tests.helpers.lies import LIES, NOWHERE, PATIENT, SOME, Place, one_bit, publishes_bad, random_tensors, rewritten
 from tests.helpers.runs import Run, World, plan
 from tests.helpers.stub import StubTrainer
@@ -503,29 +504,11 @@ def test_a_contract_with_other_code_is_found(world: World) -> None:
     assert places(run) == {(None, "header", "contract")}
 
 
-def push(value: bytes) -> bytes:
-    return bytes([0x5F + len(value)]) + value
-
-
-def word(number: int) -> bytes:
-    return push(number.to_bytes(32, "big"))
-
-
 def forging(world: World, plan_cid: str, terms: Terms, topics: Sequence[bytes], data: bytes) -> str:
     """Return code that deploys the genuine contract, after it has put an event of the deployer's own into its log."""
     chain = world.chain("header")
-    address = chain.web3.to_checksum_address(str(chain.deploy(plan_cid, terms).contract))
-    runtime = bytes(chain.web3.eth.get_code(address))
-    mstore, sstore, log, codecopy, return_ = b"\x52", b"\x55", bytes([0xA0 + len(topics)]), b"\x39", b"\xf3"
-    event = push(data) + word(0) + mstore if data else b""
-    event += b"".join(push(one) for one in reversed(topics)) + word(len(data)) + word(0) + log
-    # What the genuine constructor stores: the header, in the slot of `_state`.
-    event += push(bytes.fromhex(chain.address.removeprefix("0x"))) + word(1) + sstore
-
-    def copying(at: int) -> bytes:
-        return word(len(runtime)) + word(at) + word(0) + codecopy + word(len(runtime)) + word(0) + return_
-
-    return "0x" + (event + copying(len(event) + len(copying(0))) + runtime).hex()
+    runtime = constructors.genuine_code(chain, plan_cid, terms)
+    return constructors.returning(runtime, constructors.logging(topics, data) + constructors.storing(chain))
 
 
 def topic(run: Run, name: str) -> bytes:
@@ -548,7 +531,24 @@ def test_an_event_that_nobody_signed_is_found(world: World) -> None:
     run.time_out()
     run.publish_global(run.average([*files, invented]))
     assert run.contract.has_known_code()
-    assert (0, "learner 2", "sender") in places(run)
+    assert places(run) >= {(None, "header", "constructor"), (0, "learner 2", "sender")}
+
+
+def test_votes_that_nobody_cast_are_found_and_no_learner_takes_part(world: World) -> None:
+    given = plan(rounds=1)
+    honest, chain = founded(world, given), world.chain("header")
+    state = {constructors.STATE: constructors.VOTES | int(chain.address, 16)}
+    runtime = constructors.genuine_code(chain, honest.plan_cid, terms_of(given))
+    run = founded(world, given, bytecode=constructors.returning(runtime, constructors.storing(chain, state)))
+    # One real vote of two deposes the header, and log and functions agree.
+    voter = run.as_node("learner-1")
+    assert voter.vote(0, voter.chain.nonce()) is not None
+    assert run.contract.header() == voter.chain.address
+    start = initial_file(run.folder / "global-0.safetensors", given, run.plan_cid, run.trainer.initial())
+    run.publish_global(start, "learner-1")
+    with pytest.raises(ConfigError, match=r"refused \(constructor\): it was deployed by"), run.learner(2) as learner:
+        learner.finish()
+    assert places(run) == {(None, "header", "constructor")}
 
 
 @pytest.mark.parametrize("topics", [[], [bytes(32)], ["LocalWeightSet"]], ids=["no topic", "unknown", "too few"])
@@ -557,7 +557,7 @@ def test_a_log_that_no_run_has_is_found(world: World, topics: list[Any]) -> None
     honest = founded(world, given)
     some = [topic(honest, one) if isinstance(one, str) else one for one in topics]
     run = founded(world, given, bytecode=forging(world, honest.plan_cid, terms_of(given), some, b""))
-    assert places(run) == {(None, "header", "log")}
+    assert places(run) == {(None, "header", "constructor"), (None, "header", "log")}
 
 
 class _LyingNode(Contract):

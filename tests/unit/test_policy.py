@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 
 from fl_node.artifacts import cid
+from fl_node.chain import deployment
 from fl_node.chain.client import Chain
 from fl_node.errors import ConfigError
 from fl_node.protocol.terms import terms_of
 from fl_node.roles import policy
+from tests.helpers import constructors
 from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY
 from tests.helpers.runs import plan
 
@@ -50,6 +52,39 @@ def test_a_contract_of_other_terms_is_refused_with_what_differs(rpc: str) -> Non
         str(chain.deploy(cid.of_bytes(b"plan"), replace(terms_of(plan()), learners=3)).contract)
     )
     with pytest.raises(ConfigError, match="has learners = 3; the plan small gives 2"):
+        policy.check_contract(contract, plan())
+
+
+def test_a_contract_is_refused_that_its_own_constructor_did_not_deploy(rpc: str) -> None:
+    chain, name = Chain(rpc, HEADER), cid.of_bytes(b"plan")
+    runtime = constructors.genuine_code(chain, name, terms_of(plan()))
+    other_deployer = runtime.replace(bytes.fromhex(HEADER.address[2:]), bytes.fromhex(BOB.address[2:]))
+    for field, code in {
+        "constructor": constructors.returning(runtime, constructors.storing(chain)),
+        "deployer": constructors.returning(other_deployer, constructors.storing(chain)),
+        "contract": constructors.returning(runtime[:-1]),
+    }.items():
+        contract = chain.contract(constructors.deploy(chain, code))
+        with pytest.raises(ConfigError, match=rf"contract {contract.address} is refused \({field}\): "):
+            policy.check_contract(contract, plan())
+
+
+def test_a_contract_is_accepted_however_long_ago_it_was_deployed(rpc: str) -> None:
+    chain = Chain(rpc, HEADER)
+    contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan"), terms_of(plan())).contract))
+    for _ in range(deployment.FIRST_BLOCKS + 1):
+        chain.give(BOB.address, 1)
+    policy.check_contract(contract, plan())  # nobody is registered: it looks from the newest block on
+    contract.register_learner(1, ALICE.address, chain.nonce())
+    policy.check_contract(contract, plan())
+
+
+def test_a_contract_that_is_in_no_block_is_refused(rpc: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As one that was in the genesis, with any state that its author liked.
+    chain = Chain(rpc, HEADER)
+    contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan"), terms_of(plan())).contract))
+    monkeypatch.setattr(deployment, "_find", lambda *_: None)
+    with pytest.raises(ConfigError, match=r"refused \(deployment\): no block has transaction \d+ of "):
         policy.check_contract(contract, plan())
 
 

@@ -1,0 +1,90 @@
+"""How a contract was created: by this version's constructor, or by one of somebody's own.
+
+A constructor can leave any state behind the code that everybody knows: votes, registered learners, other terms. The
+code and the functions of a contract show little of that. But only one transaction can have created it, because its
+address follows from the account and the number of that transaction, and a genuine constructor leaves one state for
+its arguments. The transaction is in a block, so a node that has not executed the old blocks has it, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import rlp
+from eth_utils.crypto import keccak
+from web3 import Web3
+
+from fl_node.chain.abi import artifact
+from fl_node.chain.contract import LEARNER_REGISTERED, Contract
+from fl_node.errors import ChainError
+
+FIRST_BLOCKS, MOST_BLOCKS = 4, 128
+"""Blocks that are read at once: few at first, since learners are usually registered in the next ones."""
+MARGIN = 16
+"""Blocks by which sealers may have moved the transaction while it is looked for."""
+LOOKS = 2
+"""How often it is looked for before a contract is said to have none."""
+
+
+def problem_of(contract: Contract) -> tuple[str, str] | None:
+    """Return the field that is wrong with a contract's code or deployment, and what is wrong, or None.
+
+    Parameters
+    ----------
+    contract
+        The contract.
+
+    Raises
+    ------
+    ChainError
+        The node can't be reached, or does not have the old blocks.
+    """
+    if not contract.has_known_code():
+        return "contract", "its code differs from FederatedLearning.sol"
+    deployer = contract.deployer()
+    number = _number_of(contract, deployer)
+    if number is None:
+        return "deployer", f"no transaction of {deployer} creates a contract at this address"
+    for _ in range(LOOKS):
+        transaction = _find(contract, deployer, number)
+        if transaction is not None:
+            known = bytes.fromhex(artifact()["bytecode"].removeprefix("0x"))
+            if bytes.fromhex(str(transaction["input"]).removeprefix("0x")).startswith(known):
+                return None
+            return "constructor", "it was deployed by another constructor than that of FederatedLearning.sol"
+    return "deployment", f"no block has transaction {number} of {deployer}, which should have created it"
+
+
+def _number_of(contract: Contract, deployer: str) -> int | None:
+    """Return the number of the deployer's transaction from which the contract's address follows, or None."""
+    sender = bytes.fromhex(deployer.removeprefix("0x"))
+    (count,) = contract.chain.ask(("eth_getTransactionCount", [deployer, "latest"]))
+    for number in reversed(range(contract.chain.quantity(count))):
+        if Web3.to_checksum_address(keccak(rlp.encode([sender, number]))[12:]) == contract.address:
+            return number
+    return None
+
+
+def _find(contract: Contract, deployer: str, number: int) -> dict[str, Any] | None:
+    """Return the deployer's transaction of this number, or None; the search goes back from the first registration.
+
+    Raises
+    ------
+    ChainError
+        The node can't be reached, or does not have the old blocks.
+    """
+    chain, count = contract.chain, FIRST_BLOCKS
+    height = chain.block_number()
+    first = contract.first_block_of(LEARNER_REGISTERED)
+    last = height if first is None else min(height, first + MARGIN)
+    while last >= 0:
+        numbers = range(last, max(last - count, -1), -1)
+        blocks = chain.blocks(numbers, full=True)
+        if missing := [each for each in numbers if each not in blocks]:
+            raise ChainError(f"chain at {chain.rpc}: the node does not have block {missing[0]}; is it still syncing?")
+        for block in blocks.values():
+            for one in block["transactions"]:
+                if (Web3.to_checksum_address(one["from"]), chain.quantity(one["nonce"])) == (deployer, number):
+                    return dict(one)
+        last, count = last - count, min(2 * count, MOST_BLOCKS)
+    return None
