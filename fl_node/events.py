@@ -560,6 +560,20 @@ class LocalWeightsDiscarded(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResidualDiscarded(Event):
+    """What earlier compressed updates left out can't be read; the learner continues without it."""
+
+    level: ClassVar[int] = logging.WARNING
+
+    round: int
+    file: str
+    detail: str
+
+    def text(self) -> str:
+        return f"round {self.round}: discarded {self.file}, continuing without it: {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class GlobalWeightsUnusable(Event):
     """A learner can't train these global weights; it waits for others."""
 

@@ -31,6 +31,9 @@ from pydantic_core import CoreSchema, core_schema
 from safetensors import SafetensorError, safe_open
 
 from fl_node.artifacts import cid
+from fl_node.compression import KINDS as COMPRESSIONS
+from fl_node.compression import Compression
+from fl_node.compression.compression import name_of, part_of
 from fl_node.errors import JsonError, WeightsError
 from fl_node.privacy import dealing
 from fl_node.runtime import files, strict_json
@@ -58,8 +61,8 @@ PRIVATE = "privacy/"
 """Prefix of the tensors in a masked file that are not part of the model."""
 SCORES = f"{PRIVATE}scores"
 """Name of the tensor with masked accuracy and loss in a masked file."""
-OPTIONAL = frozenset({"taken", "spent", "epsilon", "keys", "scores"})
-"""Optional fields in the metadata of a global file."""
+OPTIONAL = frozenset({"taken", "spent", "epsilon", "keys", "scores", "compression"})
+"""Optional fields in the metadata of a file."""
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """The types of single values are strict; JSON lists and objects still become tuples and dataclasses."""
@@ -101,6 +104,12 @@ def _not_null(value: object) -> object:
     return value
 
 
+def _compression(kind: str | None) -> str | None:
+    if kind is not None and kind not in COMPRESSIONS:
+        raise ValueError("unknown")
+    return kind
+
+
 def _list(value: object) -> object:
     if not isinstance(value, list) or len(value) > MAX_ENTRIES:
         raise ValueError("no list, or too long")
@@ -131,6 +140,8 @@ class LocalMeta:
 
     ``accuracy`` (a fraction, 0 to 1) and ``loss`` (cross-entropy, in nats) are the learner's measurements on the
     test images; anyone can evaluate the weights to check them.
+
+    ``compression`` is the kind of compression of a file that has a compressed update instead of weights.
     """
 
     __pydantic_config__ = STRICT
@@ -142,6 +153,7 @@ class LocalMeta:
     samples: Positive
     accuracy: Share
     loss: Loss
+    compression: Annotated[str | None, Given, AfterValidator(_compression), Should(" or ".join(COMPRESSIONS))] = None
 
 
 @dataclass(frozen=True)
@@ -379,6 +391,19 @@ def masked_size_of(shapes: Shapes, masked: MaskedSize) -> int:
     return size_of({**shapes, SCORES: (2,)}, masked.modulus_bits // 8) + dealt_bytes
 
 
+def compressed_size_of(shapes: Shapes, kind: Compression) -> int:
+    """Return the maximum size of a compressed file for a model with these tensors, in bytes."""
+    parts = compressed_shapes(shapes, kind)
+    return 8 + MAX_HEADER_BYTES + sum(_bytes(kind.dtypes[part_of(name)], shape) for name, shape in parts.items())
+
+
+def compressed_shapes(shapes: Shapes, kind: Compression) -> Shapes:
+    """Return the shapes of all tensors in a compressed file of a model with these tensors."""
+    return {
+        name_of(part, name): parts for name, shape in shapes.items() for part, parts in kind.shapes(shape).items()
+    }
+
+
 def masked_shapes(shapes: Shapes, neighbours: int) -> Shapes:
     """Return the shapes of all tensors in the masked file of a learner with this number of neighbours."""
     dealt = {f"{PRIVATE}{name}": shape for name, shape in dealing.shapes(neighbours).items()}
@@ -386,7 +411,11 @@ def masked_shapes(shapes: Shapes, neighbours: int) -> Shapes:
 
 
 def read(
-    path: Path, expected: Shapes | None = None, file_cid: str | None = None, masked: MaskedSize | None = None
+    path: Path,
+    expected: Shapes | None = None,
+    file_cid: str | None = None,
+    masked: MaskedSize | None = None,
+    compressed: Compression | None = None,
 ) -> WeightsFile:
     """Check a received model file and return it.
 
@@ -395,11 +424,13 @@ def read(
     path
         The file.
     expected
-        The required names and shapes of its tensors; not checked if None.
+        The required names and shapes of the tensors of its model; not checked if None.
     file_cid
         The file's CID if the caller has verified it, as a store does; computed if None.
     masked
         The size of masked files, if the file should be masked.
+    compressed
+        The compression of its update, if it should be compressed.
 
     Raises
     ------
@@ -410,6 +441,8 @@ def read(
     limit = size_of(expected) if expected is not None else MAX_GLOBAL_BYTES
     if expected is not None and masked is not None:
         limit = masked_size_of(expected, masked)
+    elif expected is not None and compressed is not None:
+        limit = compressed_size_of(expected, compressed)
     size = path.stat().st_size
     if size > limit:
         raise WeightsError(f"{size} bytes, more than the {limit} that this model can have", "too_large")
@@ -418,9 +451,11 @@ def read(
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             # Check names, shapes and dtypes before any tensor is read.
-            meta = _parse(metadata) if masked is not None else None
+            meta = _parse(metadata) if expected is None or masked is not None or compressed is not None else None
             if meta is not None and expected is not None:
-                expected = _as_masked(meta, expected, masked)
+                expected = (
+                    _as_compressed(meta, expected, compressed) if compressed else _as_masked(meta, expected, masked)
+                )
             shapes = {name: _shape(file.get_slice(name), name, meta) for name in file.keys()}  # noqa: SIM118
             if expected is None:
                 _check_any(shapes)
@@ -431,7 +466,7 @@ def read(
                 raise WeightsError(
                     "not in canonical form (order, spaces or padding of the header differ)", "malformed"
                 )
-            for name in shapes if masked is None else ():
+            for name in shapes if not isinstance(meta, MaskedMeta) else ():
                 if not np.isfinite(file.get_tensor(name)).all():
                     raise WeightsError(f"tensor {name} has values that are not finite", "not_finite")
     except SafetensorError as error:
@@ -450,7 +485,21 @@ def _as_masked(meta: Meta, expected: Shapes, masked: MaskedSize | None) -> Shape
     return masked_shapes(expected, len(meta.neighbours))
 
 
+def _as_compressed(meta: Meta, expected: Shapes, compressed: Compression) -> Shapes:
+    """Return the shapes that a compressed file of this model has."""
+    if not isinstance(meta, LocalMeta):
+        _refuse("kind", f"is {_KINDS[type(meta)]}", "local")
+    _check(("compression", meta.compression, compressed.kind))
+    return compressed_shapes(expected, compressed)
+
+
+def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return np.dtype(_TYPES[dtype]).itemsize * math.prod(shape)
+
+
 def _dtype(meta: Meta | None, name: str) -> str:
+    if isinstance(meta, LocalMeta) and meta.compression is not None:
+        return COMPRESSIONS[meta.compression].dtypes.get(part_of(name), "F32")
     if not isinstance(meta, MaskedMeta):
         return "F32"
     return "U8" if name.startswith(PRIVATE) and name != SCORES else f"U{meta.modulus_bits}"
@@ -461,7 +510,7 @@ def _header(meta: Meta, shapes: Shapes) -> bytes:
     offset = 0
     for name in sorted(shapes):
         dtype = _dtype(meta, name)
-        end = offset + np.dtype(_TYPES[dtype]).itemsize * math.prod(shapes[name])
+        end = offset + _bytes(dtype, shapes[name])
         entries[name] = {"dtype": dtype, "shape": list(shapes[name]), "data_offsets": [offset, end]}
         offset = end
     text = _json(entries).encode()
@@ -534,8 +583,8 @@ def _json(value: object) -> str:
 
 _KINDS: Mapping[type[Meta], str] = {LocalMeta: "local", MaskedMeta: "masked", GlobalMeta: "global"}
 _ADAPTERS: Mapping[str, TypeAdapter[Any]] = {kind: TypeAdapter(meta) for meta, kind in _KINDS.items()}
-_TYPES = {"F32": "<f4", "U8": "|u1", "U32": "<u4", "U64": "<u8"}
-_TEXTS = frozenset({"plan", "parent", "rule", "next_key"})
+_TYPES = {"F16": "<f2", "F32": "<f4", "I8": "|i1", "U8": "|u1", "U32": "<u4", "U64": "<u8"}
+_TEXTS = frozenset({"plan", "parent", "rule", "next_key", "compression"})
 """Fields that are plain strings; all others are JSON."""
 
 

@@ -13,6 +13,7 @@ from fl_node.artifacts.store import Store
 from fl_node.chain.contract import Contract
 from fl_node.data.partition import shard_size
 from fl_node.plan.schema import Plan
+from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file
 from fl_node.protocol.reader import Reader
 
@@ -45,10 +46,12 @@ class Hand:
     def aggregated(self) -> tuple[list[WeightsFile], WeightsFile]:
         """Return the local files of the current round, which is closed, and the global file that they make."""
         state = self.contract.state()
-        reader = Reader(self.store, self.folder, self.plan, self.shapes)
+        reader = self._reader()
         published = self.contract.local_weights(state.round, self.contract.learners())
-        files = [reader.read(name, node_id) for node_id, name in sorted(published.items())]
         parent = reader.read(str(state.global_cid))
+        files = [
+            decoded(reader.read(name, node_id), parent, self.plan) for node_id, name in sorted(published.items())
+        ]
         true = global_file(
             self.folder / "true.safetensors",
             self.plan,
@@ -59,6 +62,9 @@ class Hand:
             parent_file=parent,
         )
         return files, true
+
+    def _reader(self) -> Reader:
+        return Reader(self.store, self.folder, self.plan, self.shapes)
 
     def global_of(self, files: list[WeightsFile], true: WeightsFile, **named: Any) -> WeightsFile:
         """Write global weights of some of a round's files.
@@ -79,5 +85,6 @@ class Hand:
             round_=true.global_meta.round,
             parent=str(true.global_meta.parent),
             inputs=files,
+            parent_file=self._reader().read(str(true.global_meta.parent)),
             **named,
         )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from fl_node.artifacts.model_file import Tensors
 from fl_node.errors import ConfigError
 from fl_node.plan.schema import Plan
+from fl_node.protocol.compressed import decoded
 from fl_node.protocol.history import History
 from fl_node.protocol.publications import check_origin
 from fl_node.protocol.reader import Reader
@@ -85,7 +86,7 @@ def read_update(reader: Reader, past: History, plan: Plan, node_id: int, round_:
         local = {name: weights[name] + as_change(file.tensor(name)) for name in names}
     else:
         check_origin(file, plan, past.plan_cid, node_id, round_=began, parent=parent_cid)
-        local = file.tensors()
+        local = decoded(file, parent, plan).tensors()
     return Update(node_id, began, file.cid, parent_cid, local, weights, is_masked)
 
 

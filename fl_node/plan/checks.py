@@ -251,6 +251,8 @@ def _masked(plan: PlanSettings) -> Problems:
         yield "aggregation.rule", f"should be fedavg with secure_aggregation; {rule} needs single updates"
     elif plan.fixed_point is None:
         yield "aggregation.arithmetic", 'should be fixed with secure_aggregation; masks are integers (is "float")'
+    if plan.compression is not None:
+        yield "compression", "should be left out with secure_aggregation, whose integers are its own quantisation"
     if plan.verifiers != "all":
         yield (
             "verification",

@@ -14,6 +14,7 @@ from fl_node.aggregation import RULE_CHOICE, FedAvg, Rule
 from fl_node.aggregation.asynchronous import AsynchronousRule
 from fl_node.aggregation.fixed_point import FixedPoint
 from fl_node.attacks import DATA_CHOICE, UPDATE_CHOICE, DataAttack, UpdateAttack
+from fl_node.compression import COMPRESSION_CHOICE, Compression
 from fl_node.errors import PlanError
 from fl_node.partitions import PARTITION_CHOICE, Equal, Partition, Pool
 from fl_node.plan.data_sets import SOURCE_CHOICE, Mnist, Sha256, Source
@@ -233,7 +234,7 @@ class PlanSettings(Settings):
     """The settings of one run, which may contradict each other; :class:`fl_node.plan.schema.Plan` checks that."""
 
     if_given: ClassVar[frozenset[str]] = frozenset(
-        {"bounds", "verification", "committee", "header_timeout", "privacy"}
+        {"bounds", "verification", "committee", "header_timeout", "privacy", "compression"}
     )
 
     strategy: Annotated[Mode, MODE_CHOICE] = Synchronous()
@@ -303,6 +304,11 @@ class PlanSettings(Settings):
     )
     bounds: BoundsPlan = BoundsPlan()
     privacy: PrivacyPlan = PrivacyPlan()
+    compression: Annotated[
+        Compression | None,
+        COMPRESSION_CHOICE,
+        Field(description="How learners publish their updates in fewer bytes; weights as they are by default."),
+    ] = None
     custom: CustomPlan | None = None
     attack: AttackPlan | None = None
     stragglers: StragglersPlan | None = None

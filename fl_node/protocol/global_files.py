@@ -38,8 +38,9 @@ def is_enough(plan: Plan, inputs: int) -> bool:
 
 def needs_parent(plan: Plan, inputs: int) -> bool:
     """Return whether global weights are made of the last ones too, not of so many local weights alone."""
-    # In an ensemble an architecture whose learners are all away keeps its weights.
-    return plan.aggregation.uses_parent() or plan.mode == "ensemble" or not is_enough(plan, inputs)
+    # In an ensemble an architecture whose learners are all away keeps its weights; a compressed file has an update.
+    kept = plan.mode == "ensemble" or plan.compression is not None
+    return kept or plan.aggregation.uses_parent() or not is_enough(plan, inputs)
 
 
 def global_shapes(plan: Plan, shapes: Shapes) -> Shapes:

@@ -13,6 +13,7 @@ from pathlib import Path
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import MAX_GLOBAL_BYTES, MaskedSize, Shapes, WeightsFile
 from fl_node.artifacts.store import Progress, Store, silent
+from fl_node.compression import Compression
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
@@ -116,8 +117,11 @@ class Reader:
         shapes = self._expected(node_id)
         if shapes is None:
             return self._max_bytes
-        masked = self._masked(node_id)
-        return model_file.masked_size_of(shapes, masked) if masked else model_file.size_of(shapes)
+        if (masked := self._masked(node_id)) is not None:
+            return model_file.masked_size_of(shapes, masked)
+        if (compressed := self._compressed(node_id)) is not None:
+            return model_file.compressed_size_of(shapes, compressed)
+        return model_file.size_of(shapes)
 
     def read(
         self, name: str, node_id: int | None = None, path: Path | None = None, progress: Progress = silent
@@ -185,7 +189,8 @@ class Reader:
         WeightsError
             It is not a model file of this run's model.
         """
-        return model_file.read(path, self._expected(node_id), name, self._masked(node_id))
+        expected, masked, compressed = self._expected(node_id), self._masked(node_id), self._compressed(node_id)
+        return model_file.read(path, expected, name, masked, compressed)
 
     def opening(self, name: str, timeout: float | None = None) -> Opening:
         """Return what a member of a closed round published to remove masks.
@@ -240,6 +245,9 @@ class Reader:
     def _masked(self, node_id: int | None) -> MaskedSize | None:
         plan = self._plan
         return masked_size(plan) if node_id is not None and plan is not None and plan.is_masked else None
+
+    def _compressed(self, node_id: int | None) -> Compression | None:
+        return self._plan.compression if node_id is not None and self._plan is not None else None
 
     def _expected(self, node_id: int | None) -> Shapes | None:
         if self._shapes is None or node_id is None:

@@ -24,6 +24,7 @@ from fl_node.chain.contract import Contract
 from fl_node.errors import ConfigError, WeightsError
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
+from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file, is_enough
 from fl_node.protocol.reader import Reader
 
@@ -127,7 +128,7 @@ def contributions(
             raise ConfigError(
                 f"round {closed.number} has {len(meta.inputs)} files; exact values support up to {MOST_LEARNERS}"
             )
-        files = {item.node_id: reader.read(item.cid, item.node_id) for item in meta.inputs}
+        files = {item.node_id: decoded(reader.read(item.cid, item.node_id), parent, plan) for item in meta.inputs}
         worth = {frozenset[int](): value(parent.tensors())}
 
         def of(members: frozenset[int], number: int = closed.number) -> int:

@@ -20,6 +20,7 @@ from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.protocol import history
 from fl_node.protocol.asynchronous_files import Update, asynchronous_file
 from fl_node.protocol.bounds import check_bounds
+from fl_node.protocol.compressed import decoded
 from fl_node.protocol.names import MISSING
 from fl_node.protocol.publications import Publication, check_newer, check_share, check_update, publications
 from fl_node.roles.learner import Learner
@@ -248,6 +249,7 @@ class Asynchronous:
         # Should these weights be out of reach, that is not the learner's fault.
         start = self._start(file)
         try:
+            file = decoded(file, start, self._plan)
             check_bounds(file, start, self._plan)
         except WeightsError as error:
             path.unlink(missing_ok=True)

@@ -25,6 +25,7 @@ from fl_node.privacy.secret import load_or_create
 from fl_node.protocol import budget
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.committee import committee_of
+from fl_node.protocol.compressed import compress, decoded
 from fl_node.protocol.global_files import local_shapes
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.verification.synchronous import Closing
@@ -32,6 +33,7 @@ from fl_node.roles.attack import check_allowed, poison, tamper
 from fl_node.roles.budget_watch import BudgetWatch
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.roles.masking import Masking
+from fl_node.roles.residuals import Residuals
 from fl_node.roles.verifier import Verifier
 from fl_node.runtime.logs import emit
 from fl_node.seeds import derive
@@ -126,6 +128,7 @@ class Learner:
         self._duty: _Duty | None = None
         self._masking = Masking(site, plan, self._plan_cid, self._reader) if plan.is_masked else None
         self._openings: Mapping[int, str] = {}
+        self._residuals = Residuals(site.folder)
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
 
     def close(self) -> None:
@@ -455,8 +458,13 @@ class Learner:
             time.sleep((plan.stragglers.factor - 1) * (time.monotonic() - start))
         emit(events.TrainingEnded(round=round_, seconds=time.monotonic() - start))
         start = time.monotonic()
+        compressed = None
+        if plan.compression is not None and _are_finite(trained):
+            residual = self._residuals.load(round_, {name: tensor.shape for name, tensor in trained.items()})
+            compressed = compress(plan.compression, trained, weights_, residual)
+            trained = compressed.weights  # what others decode
         score = trainer.evaluate(trained)
-        if not math.isfinite(score.loss) or not all(np.isfinite(tensor).all() for tensor in trained.values()):
+        if not math.isfinite(score.loss) or not _are_finite(trained):
             # Trained again it would come out the same, and nobody would take it.
             diverged = f"training from global weights {round_} ({parent}) diverged to values that are not finite"
             return self._cannot(round_, parent, f"{diverged}; in round 0, lower the learning rate")
@@ -483,14 +491,16 @@ class Learner:
                 samples=len(samples),
                 accuracy=score.accuracy,
                 loss=score.loss,
+                compression=None if plan.compression is None else plan.compression.kind,
             )
-            written = model_file.write(self._path("trained", round_), meta, trained)
+            tensors = trained if compressed is None else compressed.tensors
+            written = model_file.write(self._path("trained", round_), meta, tensors)
         if not self._attacks(node_id):
             try:
                 # As the header will.
-                self._reader.check(written.path, written.cid, node_id)
+                checked = self._reader.check(written.path, written.cid, node_id)
                 if not plan.is_masked:
-                    check_bounds(written, file, plan)
+                    check_bounds(decoded(checked, file, plan), file, plan)
             except WeightsError as error:
                 written.path.unlink()
                 return self._cannot(
@@ -498,6 +508,8 @@ class Learner:
                     parent,
                     f"the weights trained from global weights {round_} ({parent}) are invalid: {error}",
                 )
+        if compressed is not None:
+            self._residuals.save(round_, compressed.residual)
         self._local = local = replace(written, path=written.path.replace(self._path("local", round_)))
         emit(events.LocalWeightsWritten(round=round_, cid=local.cid, file=local.path.name))
         self._forget(round_)
@@ -592,3 +604,7 @@ class Learner:
             number = path.stem.rpartition("-")[2]
             if number.isdigit() and int(number) < round_:
                 path.unlink(missing_ok=True)
+
+
+def _are_finite(tensors: Tensors) -> bool:
+    return all(np.isfinite(tensor).all() for tensor in tensors.values())

@@ -17,6 +17,7 @@ from fl_node.errors import StoreUnreachable, WeightsError
 from fl_node.models.evidence import evidence
 from fl_node.protocol import budget
 from fl_node.protocol.bounds import check_bounds
+from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file, is_enough, needs_parent
 from fl_node.protocol.masked import Fault, Seeds, check_masked, needed_members, reveal, unmasked_file
 from fl_node.protocol.names import MISSING
@@ -188,6 +189,7 @@ class Synchronous:
                 check_masked(file, plan, plan_cid, node_id, start)
             else:
                 check_origin(file, plan, plan_cid, node_id, round_=current.number, parent=current.parent)
+                file = decoded(file, start, self._plan)
                 check_bounds(file, start, self._plan)
         except (TooLarge, WrongContent, WeightsError) as error:
             path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from fl_node.models.trainer import Trainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol import budget, history
 from fl_node.protocol.bounds import check_bounds
+from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file
 from fl_node.protocol.masked import check_masked, needed_members, reveal, unmasked_file
 from fl_node.protocol.names import HEADER
@@ -272,6 +273,7 @@ class Verifier:
             for node_id, name in sorted(closing.published.items()):
                 file = reader.read(name, node_id)
                 check_origin(file, plan, self._plan_cid, node_id, round_=closing.number, parent=closing.parent)
+                file = decoded(file, parent, plan)
                 check_bounds(file, parent, plan)
                 files.append(file)
             made = global_file(

@@ -215,7 +215,7 @@ class Choice:
             {value: handler.generate_schema(variant) for value, variant in self.variants.items()},
             discriminator=lambda content: tag if isinstance(tag := self.tag(content), str) else None,
         )
-        return union if self.default is not None or not self.flat else core_schema.nullable_schema(union)
+        return union if self.default is not None else core_schema.nullable_schema(union)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Say no more than that it is a section; :mod:`fl_node.plan.json_schema` says what is in it."""

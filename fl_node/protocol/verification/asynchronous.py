@@ -20,6 +20,7 @@ from fl_node.chain.contract import Contract, LogEntry
 from fl_node.errors import DataError, WeightsError
 from fl_node.protocol.asynchronous_files import Update, asynchronous_file
 from fl_node.protocol.bounds import check_bounds
+from fl_node.protocol.compressed import decoded
 from fl_node.protocol.history import History, Round
 from fl_node.protocol.names import HEADER, MISSING, learner_label
 from fl_node.protocol.publications import Publication, check_newer, check_share, check_update
@@ -373,7 +374,8 @@ class AsynchronousChecker:
         check_share(one.node_id, counted, case.plan.asynchronous_rule)
         gone = case.past.withdrawn_cids()
         check_update(file, case.contract, case.plan, case.plan_cid, one.node_id, newest, gone)
-        check_bounds(file, case.file(file.local_meta.parent), case.plan)
+        start = case.file(file.local_meta.parent)
+        check_bounds(decoded(file, start, case.plan), start, case.plan)
 
     def _check_update(self, number: int, one: Input) -> Update | None:
         """Check one input of an asynchronous global file, and return it with the weights that it began at."""
@@ -396,6 +398,11 @@ class AsynchronousChecker:
         result.compare(number - 1, node, "parent", meta.parent, began.started.cid)
         case.check_samples(number - 1, one.node_id, meta.samples)
         if (start := case.parent(began.number, str(began.started.cid))) is None:
+            return None
+        try:
+            file = decoded(file, start, case.plan)
+        except WeightsError as error:
+            case.unreadable(number - 1, node, one.cid, error)
             return None
         case.check_bounds(number - 1, node, file, start)
         return Update(file, start)

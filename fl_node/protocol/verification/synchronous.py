@@ -14,6 +14,7 @@ from fl_node.artifacts.model_file import Input, Rejection, WeightsFile
 from fl_node.errors import WeightsError
 from fl_node.protocol import budget
 from fl_node.protocol.bounds import check_bounds
+from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file, needs_parent
 from fl_node.protocol.names import MISSING, learner_label
 from fl_node.protocol.publications import check_origin
@@ -90,6 +91,11 @@ def _check_input(case: Case, closing: Closing, one: Input, parent: WeightsFile |
     result.compare(number, node, "parent", meta.parent, closing.parent)
     case.check_samples(number, one.node_id, meta.samples)
     if parent is not None:
+        try:
+            file = decoded(file, parent, case.plan)
+        except WeightsError as error:
+            case.unreadable(number, node, one.cid, error)
+            return None
         case.check_bounds(number, node, file, parent)
     # In an ensemble its architecture goes by the node that it says; of another's nothing can be made.
     return file if case.plan.mode != "ensemble" or meta.node_id == one.node_id else None
@@ -106,7 +112,7 @@ def _check_rejection(
         file = case.file(one.cid, one.node_id)
         check_origin(file, case.plan, case.plan_cid, one.node_id, round_=closing.number, parent=closing.parent)
         if parent is not None:
-            check_bounds(file, parent, case.plan)
+            check_bounds(decoded(file, parent, case.plan), parent, case.plan)
     except WeightsError as error:
         case.note_rejection(closing.number, one, f"({one.reason}); this verification: {error}")
         return

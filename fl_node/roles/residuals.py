@@ -1,0 +1,69 @@
+"""What compressed updates left out: kept on the learner's host, and added to its next update (error feedback)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from fl_node import events
+from fl_node.artifacts.model_file import Shapes, Tensors
+from fl_node.runtime import files
+from fl_node.runtime.logs import emit
+
+
+class Residuals:
+    """The residuals of one learner in one run; the learner forgets those that it does not need any more.
+
+    Each is kept under the first round in which it counts. So a round that is trained again, after a kill or because
+    its global weights were withdrawn, starts from the same residual.
+
+    Parameters
+    ----------
+    folder
+        The learner's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def load(self, round_: int, shapes: Shapes) -> Tensors:
+        """Return what counts in a round, by name; nothing if no update left anything out yet.
+
+        Parameters
+        ----------
+        round_
+            The round.
+        shapes
+            The shapes of the learner's model.
+        """
+        numbers = [self._number(path) for path in self._folder.glob("residual-*.safetensors")]
+        newest = max((number for number in numbers if number <= round_), default=-1)
+        if newest < 0:
+            return {}
+        path = self._path(newest)
+        try:
+            residual = load_file(path)
+        except (OSError, SafetensorError) as error:
+            return self._discard(round_, path, str(error))
+        found = {name: tensor.shape for name, tensor in residual.items()}
+        if found != dict(shapes) or not all(np.isfinite(tensor).all() for tensor in residual.values()):
+            return self._discard(round_, path, "it has other tensors than this model, or values that are not finite")
+        return residual
+
+    def save(self, round_: int, residual: Tensors) -> None:
+        """Keep what this round's update leaves out."""
+        files.write(self._path(round_ + 1), save(dict(residual)))
+
+    def _discard(self, round_: int, path: Path, detail: str) -> Tensors:
+        emit(events.ResidualDiscarded(round=round_, file=path.name, detail=detail))
+        return {}
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"residual-{number}.safetensors"
+
+    def _number(self, path: Path) -> int:
+        digits = path.stem.removeprefix("residual-")
+        return int(digits) if digits.isdigit() else -1
