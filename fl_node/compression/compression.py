@@ -28,6 +28,9 @@ class Compression(Settings):
     dtypes: ClassVar[Mapping[str, str]]
     """For each part of an encoded tensor its type, as safetensors names it. :data:`VALUES` is always one."""
 
+    checked: ClassVar[tuple[str, ...]] = ()
+    """The parts that :meth:`check` looks at, for not everything of their type and shape can be decoded."""
+
     kind: str
 
     @abstractmethod
@@ -57,14 +60,25 @@ class Compression(Settings):
         Parameters
         ----------
         parts
-            The parts, with the types and shapes that they should have; otherwise from a stranger.
+            The parts, which were checked.
+        shape
+            The tensor's shape.
+        """
+
+    def check(self, parts: Encoded, shape: tuple[int, ...]) -> None:
+        """Check parts that come from a stranger.
+
+        Parameters
+        ----------
+        parts
+            Those in :attr:`checked`, with the types and shapes that they should have.
         shape
             The tensor's shape.
 
         Raises
         ------
         ValueError
-            The parts are not what :meth:`encode` could have returned.
+            They can't be decoded; the message says what they should be.
         """
 
 

@@ -24,6 +24,7 @@ class TopK(Compression):
     """The largest values: 64 bits for each of a part of an update's values."""
 
     dtypes: ClassVar[Mapping[str, str]] = {VALUES: "F32", INDICES: "U32"}
+    checked: ClassVar[tuple[str, ...]] = (INDICES,)
 
     kind: Literal["topk"] = "topk"
     fraction: Annotated[
@@ -48,17 +49,19 @@ class TopK(Compression):
         return {VALUES: values, INDICES: chosen.astype(np.uint32)}
 
     def decode(self, parts: Encoded, shape: tuple[int, ...]) -> Wide:
-        """Return the values at their places, and 0 elsewhere.
+        """Return the values at their places, and 0 elsewhere."""
+        update = np.zeros(math.prod(shape))
+        update[parts[INDICES]] = parts[VALUES]
+        return update.reshape(shape)
+
+    def check(self, parts: Encoded, shape: tuple[int, ...]) -> None:
+        """Check that the places are in ascending order, and in the tensor.
 
         Raises
         ------
         ValueError
-            The places are not in ascending order, or beyond the tensor.
+            They are not.
         """
-        places = parts[INDICES].astype(np.int64)
-        size = math.prod(shape)
+        places, size = parts[INDICES].astype(np.int64), math.prod(shape)
         if places.size and (bool((np.diff(places) <= 0).any()) or int(places[-1]) >= size):
             raise ValueError(f"should have indices below {size} in ascending order")
-        update = np.zeros(size)
-        update[places] = parts[VALUES]
-        return update.reshape(shape)

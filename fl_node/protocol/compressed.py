@@ -82,11 +82,12 @@ def decoded(file: WeightsFile, start: WeightsFile, plan: Plan) -> WeightsFile:
         return file
     names = [name for name in file.shapes if not part_of(name)]
     shapes = {name: start.shapes[name] for name in names}
-    weights = _Weights(compression, file, start, shapes)
-    if len(compression.dtypes) > 1:
-        for name in names:
-            weights.update(name)
-    return _Decoded(file.path, file.cid, file.meta, shapes, weights)
+    for name in names if compression.checked else ():
+        try:
+            compression.check({part: file.tensor(name_of(part, name)) for part in compression.checked}, shapes[name])
+        except ValueError as error:
+            raise WeightsError(f"tensor {name} {error}", "malformed") from error
+    return _Decoded(file.path, file.cid, file.meta, shapes, _Weights(compression, file, start, shapes))
 
 
 def _added(start: Tensor, update: Wide) -> Tensor:
@@ -106,27 +107,9 @@ class _Weights(Sliceable):
         self._shapes = shapes
         self._last = lru_cache(maxsize=1)(self._read)  # rules take a tensor piece by piece
 
-    def update(self, name: str) -> Wide:
-        """Return a tensor of the update.
-
-        Parameters
-        ----------
-        name
-            The tensor's name.
-
-        Raises
-        ------
-        WeightsError
-            The file has none.
-        """
-        parts = {part: self._file.tensor(name_of(part, name)) for part in self._compression.dtypes}
-        try:
-            return self._compression.decode(parts, self._shapes[name])
-        except ValueError as error:
-            raise WeightsError(f"tensor {name} {error}", "malformed") from error
-
     def _read(self, name: str) -> Tensor:
-        return _added(self._start.tensor(name), self.update(name))
+        parts = {part: self._file.tensor(name_of(part, name)) for part in self._compression.dtypes}
+        return _added(self._start.tensor(name), self._compression.decode(parts, self._shapes[name]))
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._shapes:

@@ -14,7 +14,18 @@ import typer
 
 import fl_node
 from fl_node.errors import FLNodeError
-from tests.bench import clique, coordination, dp_sgd, flower, idle, many, memory, startup, transfer
+from tests.bench import (
+    clique,
+    compression,
+    coordination,
+    dp_sgd,
+    flower,
+    idle,
+    many,
+    memory,
+    startup,
+    transfer,
+)
 from tests.bench.results import Part, console, say, write
 
 
@@ -30,6 +41,7 @@ class Name(StrEnum):
     transfer = "transfer"
     dp_sgd = "dp_sgd"
     many = "many"
+    compression = "compression"
 
 
 def main(
@@ -58,6 +70,7 @@ def main(
         Name.transfer: lambda: transfer.measure(quick=quick),
         Name.dp_sgd: lambda: dp_sgd.measure(quick=quick),
         Name.many: lambda: many.measure(quick=quick),
+        Name.compression: lambda: compression.measure(quick=quick),
     }
     done: list[Part] = []
     for name in parts or list(Name):
