@@ -153,7 +153,9 @@ class LocalMeta:
     samples: Positive
     accuracy: Share
     loss: Loss
-    compression: Annotated[str | None, NotNull, AfterValidator(_compression), Should(" or ".join(COMPRESSIONS))] = None
+    compression: Annotated[str | None, NotNull, AfterValidator(_compression), Should(" or ".join(COMPRESSIONS))] = (
+        None
+    )
 
 
 @dataclass(frozen=True)
