@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.checkout import ROOT
 
 
 @pytest.fixture(scope="module")

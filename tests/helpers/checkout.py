@@ -1,11 +1,13 @@
-"""A copy of the checkout, as a fresh clone would be."""
+"""The checkout: its root, its pages, its Python files outside the package, and a copy of it."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -15,11 +17,20 @@ PAGES = sorted(
 )
 """The documentation's pages."""
 OLD = 1_600_000_000
-"""A time before any environment was made."""
+"""A time before any environment was created."""
+
+
+def load(path: str) -> Any:
+    """Return the module in a file of the checkout that is not part of a package, such as a plugin of Ansible."""
+    specification = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
 
 
 def copy(target: Path) -> None:
-    """Copy what is under version control, or would be, as it is now; the environment is this one."""
+    """Copy the files that are or would be under version control, in their present state; link this environment."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -35,6 +46,6 @@ def copy(target: Path) -> None:
             shutil.copy2(ROOT / name, target / name)
     if not (target / ".venv").exists():
         (target / ".venv").symlink_to(ROOT / ".venv")
-    # So old that no `make` in the copy finds the environment out of date and installs the copy into it.
+    # Old timestamps, so that `make` does not install the copy into this environment.
     for path in [target / "pyproject.toml", *(target / "requirements").glob("*.txt")]:
         os.utime(path, (OLD, OLD))

@@ -40,6 +40,7 @@ from fl_node.roles.journal import Recorder
 from fl_node.roles.loop import Site
 from fl_node.seeds import derive
 from tests.helpers.stub import StubTrainer
+from tests.helpers.waiting import eventually
 
 LEARNERS = 5
 PATIENCE = 120.0
@@ -443,3 +444,10 @@ class Role(logging.Handler):
             with self._said:
                 self.error = error
                 self._said.notify_all()
+
+
+def wait_until_closed(run: Run, number: int) -> list[WeightsFile]:
+    """Wait until a round is closed, and return its local weights in the order of nodeId."""
+    eventually(lambda: run.contract.state().round == number and run.contract.state().closed, PATIENCE)
+    names = run.contract.local_weights(number, run.contract.learners())
+    return [run.read(names[node_id]) for node_id in sorted(names)]

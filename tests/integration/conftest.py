@@ -10,6 +10,7 @@ import pytest
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.nodes.backends import ProcessBackend
+from tests.helpers.runs import World
 
 NODES = ("header", "learner-1", "learner-2")
 
@@ -46,3 +47,10 @@ def chain(backend: ProcessBackend, keys: dict[str, Path]) -> Callable[[str], Cha
     """A node's own RPC, by the name of the node."""
     chains = {node: Chain(backend.geth[node].rpc, load_key(keys[node])) for node in NODES}
     return chains.__getitem__
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """An embedded chain on which tests deploy runs and play their roles."""
+    with World(tmp_path_factory.mktemp("world")) as world:
+        yield world

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -70,12 +69,6 @@ def meta_of(name: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
             "taken": st.none() | st.lists(st.tuples(LEAST_ONE, COUNT), max_size=3).map(tuple),
         },
     )
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as running:
-        yield running
 
 
 @pytest.mark.parametrize("mode", [None, "async"])

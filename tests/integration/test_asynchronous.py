@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,6 @@ MODES: dict[str, dict[str, Any]] = {
 
 MAX_PUBLICATIONS = 8
 """Publications that the contract lets a learner make in one round."""
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as world:
-        yield world
 
 
 def asynchronous(rule: str = "fedasync", **more: Any) -> Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -24,12 +24,6 @@ from tests.helpers.waiting import eventually
 
 LEARNERS = (1, 2, 3)
 NOWHERE = cid.of_bytes(b"a file that nobody has")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, replace
 from pathlib import Path
@@ -34,12 +34,6 @@ from tests.helpers.lies import LIES, NOWHERE, PATIENT, SOME, Place, one_bit, pub
 from tests.helpers.runs import Run, World, plan
 from tests.helpers.stub import StubTrainer
 from tests.helpers.warm import fl_node
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as running:
-        yield running
 
 
 def places(run: Run) -> set[Place]:

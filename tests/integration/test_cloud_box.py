@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.checkout import ROOT
+
 START = 4096
 """The first sector of the root partition."""
 TOOLS = ("qemu-img", "debugfs", "mke2fs", "sfdisk")

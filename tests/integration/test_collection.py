@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.checkout import ROOT
+
 BIN = Path(sys.executable).parent
 PRECEDENCE = (
     "all_plugins_play, all_inventory, groups_inventory, all_plugins_inventory, groups_plugins_inventory, "

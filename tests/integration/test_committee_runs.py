@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-import pytest
 
 from fl_node import events
-from fl_node.artifacts.model_file import Tensors, WeightsFile
+from fl_node.artifacts.model_file import Tensors
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.committee import committee_of
 from fl_node.protocol.names import learner_name
-from tests.helpers.runs import PATIENCE, Role, Run, World, plan
-from tests.helpers.waiting import eventually
+from tests.helpers.runs import Role, Run, World, plan, wait_until_closed
 
 LEARNERS = (1, 2, 3, 4)
 SIZE = 2
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as running:
-        yield running
 
 
 def four(**settings: Any) -> Plan:
@@ -38,12 +29,6 @@ def committee(run: Run, round_: int) -> frozenset[int]:
 
 def learners(stack: ExitStack, run: Run) -> dict[int, Role]:
     return {node_id: stack.enter_context(run.learner(node_id)) for node_id in LEARNERS}
-
-
-def wait_until_closed(run: Run, number: int) -> list[WeightsFile]:
-    eventually(lambda: run.contract.state().round == number and run.contract.state().closed, PATIENCE)
-    names = run.contract.local_weights(number, run.contract.learners())
-    return [run.read(names[node_id]) for node_id in sorted(names)]
 
 
 def doubled(given: Tensors) -> Tensors:

@@ -22,8 +22,8 @@ from fl_node.lab import run_folder
 from fl_node.models import ensemble
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
+from tests.helpers.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
 RUNS = sorted((ROOT / "tests" / "compatibility").iterdir())
 PLANS = {
     "async": "QmPD4F7emRmryv9qhPzFxiieb2DCDmQTTKTsWsBAt3qeYN",

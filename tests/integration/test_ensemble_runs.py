@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,12 +36,6 @@ CONTENT: dict[str, Any] = {
     "training": {"epochs": 1, "batch_size": 50},
     "distillation": {},
 }
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as world:
-        yield world
 
 
 @cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,12 +17,6 @@ from tests.helpers.warm import fl_node
 
 WRITTEN = ["plan.json", "report.html", "report.json", "report.md"]
 MODEL = ["final.keras", "final.safetensors"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as running:
-        yield running
 
 
 @pytest.fixture

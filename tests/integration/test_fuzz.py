@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.helpers.checkout import ROOT
 from tests.helpers.fuzz import KINDS
 
-ROOT = Path(__file__).parents[2]
 COUNTS = {"model": 2000, "plan": 1000, "run": 500, "report": 500, "rpc": 1000, "page": 500}
 
 

@@ -8,7 +8,7 @@ import pickle
 import re
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,6 @@ MAX_PUBLICATIONS = 8
 Published = Path | str
 Make = Callable[[Run], Published]
 """Makes what a hostile learner 2 publishes: a file, or a hash for which there is none."""
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as running:
-        yield running
 
 
 # What a hostile learner makes

@@ -34,12 +34,6 @@ UNPROVEN = {
 """Nobody can prove that a file that is not in the store, or is another there, is the header's fault."""
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as running:
-        yield running
-
-
 class Trainer(StubTrainer):
     """Trains when the test lets it."""
 

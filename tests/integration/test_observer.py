@@ -25,12 +25,6 @@ PATIENCE = 120.0
 """Seconds after which something has hung."""
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as one:
-        yield one
-
-
 @contextlib.contextmanager
 def watching(run: Run, folder: Path, **options: Any) -> Iterator[Observer]:
     folder.mkdir(exist_ok=True)

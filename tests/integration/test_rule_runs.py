@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,6 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "norm_clipping": {"clipping_norm": 0.5},
 }
 SYNCHRONOUS = [name for name, rule in RULES.items() if not rule.asynchronous]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as world:
-        yield world
 
 
 def deployed(world: World, rule: str, **more: Any) -> Run:

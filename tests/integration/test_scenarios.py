@@ -14,9 +14,6 @@ from fl_node.runtime import logs
 from tests.helpers.warm import fl_node, run
 from tests.scenarios.undefended import WITHOUT
 
-ROOT = Path(__file__).parents[2]
-
-
 EACH_TIME = ("header-killed", "yesterdays-file", "trespass")
 
 

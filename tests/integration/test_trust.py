@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,17 +15,11 @@ from fl_node.artifacts.model_file import Rejection, Tensors, WeightsFile
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.names import learner_name
-from tests.helpers.runs import PATIENCE, Role, Run, World, plan
+from tests.helpers.runs import PATIENCE, Role, Run, World, plan, wait_until_closed
 from tests.helpers.waiting import eventually
 
 NOWHERE = cid.of_bytes(b"a file that nobody has")
 LEARNERS = (1, 2, 3)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with World(tmp_path_factory.mktemp("world")) as running:
-        yield running
 
 
 def three(**settings: Any) -> Plan:
@@ -49,13 +43,6 @@ def learners(stack: ExitStack, run: Run, node_ids: Sequence[int] = LEARNERS) -> 
 
 def global_cids(run: Run) -> list[str]:
     return [str(run.contract.global_weight_at(number)) for number in range(run.plan.rounds + 1)]
-
-
-def wait_until_closed(run: Run, number: int) -> list[WeightsFile]:
-    """Wait until a round is closed, and return its local weights."""
-    eventually(lambda: run.contract.state().round == number and run.contract.state().closed, PATIENCE)
-    names = run.contract.local_weights(number, run.contract.learners())
-    return [run.read(names[node_id]) for node_id in sorted(names)]
 
 
 def one_bit(given: Tensors) -> Tensors:

@@ -19,8 +19,8 @@ from packaging.utils import canonicalize_name
 from fl_node.artifacts import cid
 from fl_node.plan import examples
 from fl_node.plan import loading as plans
+from tests.helpers.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
 QUICK = ("--set", "data.train=600", "--set", "data.test=100", "--set", "rounds=1")
 NO_MNIST = {"FL_NODE_MNIST_URL": "http://127.0.0.1:1/"}
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.checkout import ROOT
+
 SCRIPT = ROOT / "roles" / "fl_node" / "files" / "install.sh"
 UV = Path(sys.executable).with_name("uv")
 

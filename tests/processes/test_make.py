@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.checkout import ROOT
+
 GOOD = f"""#!/bin/bash
 [ "$2" = venv ] || exec {sys.executable} "$@"
 {sys.executable} -m venv --without-pip "$3"

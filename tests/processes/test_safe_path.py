@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fl_node.nodes.process import python
+from tests.helpers.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
 TRAPS = ("random", "tempfile", "logging", "numpy", "tensorflow", "keras", "typer", "rich", "yaml", "torch")
 SCRIPT = str(Path(sys.executable).with_name("fl-node"))
 SAY = "import fl_node.__main__, sys, os; print(sys.path); print(os.environ.get('PYTHONPATH'))"

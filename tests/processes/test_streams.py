@@ -19,9 +19,9 @@ from fl_node.plan import loading as plans
 from tests.conftest import TINY
 from tests.helpers.accounts import ALICE, HEADER
 from tests.helpers.chain import OPEN
+from tests.helpers.checkout import ROOT
 from tests.helpers.streams import OUTPUTS, Ended, carry_out
 
-ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "plans" / "demo.toml")
 NOWHERE = ["--rpc", "http://127.0.0.1:1", "--store", "/ip4/127.0.0.1/tcp/1"]
 PREPARED = Path("../prepared")

@@ -20,9 +20,9 @@ from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
 from fl_node.runtime import arithmetic
+from tests.helpers.checkout import ROOT
 from tests.helpers.warm import fl_node
 
-ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "tabular" / "plan.toml"
 
 GOOD = """

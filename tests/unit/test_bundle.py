@@ -1,22 +1,19 @@
 """A bundle is used only with its digest, and what it could smuggle in is refused."""
 
 import hashlib
-import importlib.util
 import io
 import json
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 
 import pytest
 
 from fl_node.nodes.binaries import GETH, KUBO
+from tests.helpers.checkout import ROOT, load
 
-SCRIPT = Path(__file__).parents[2] / "ansible" / "files" / "unpack_bundle.py"
-specification = importlib.util.spec_from_file_location("unpack_bundle", SCRIPT)
-module = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(module)
+SCRIPT = ROOT / "ansible" / "files" / "unpack_bundle.py"
+module = load("ansible/files/unpack_bundle.py")
 
 FOREIGN = "linux-arm64" if module._architecture() != "arm64" else "linux-amd64"
 OWN = f"linux-{module._architecture()}"

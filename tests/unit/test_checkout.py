@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.checkout import ROOT
 
 
 def test_a_clone_with_line_ends_of_windows_has_the_same_files(tmp_path: Path) -> None:

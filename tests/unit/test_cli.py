@@ -29,8 +29,8 @@ from fl_node.protocol.journal import FIRST, Entry, signed
 from tests.conftest import TINY
 from tests.helpers.accounts import ALICE, HEADER, POOR
 from tests.helpers.chain import OPEN
+from tests.helpers.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAPER = str(ROOT / "plans" / "paper.toml")
 
 

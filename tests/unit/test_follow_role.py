@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections.abc import Iterator
@@ -13,11 +12,9 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleConnectionFailure
 
-_PATH = Path(__file__).parents[2] / "ansible" / "action_plugins" / "follow_role.py"
-_spec = importlib.util.spec_from_file_location("follow_role", _PATH)
-assert _spec is not None and _spec.loader is not None
-plugin: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(plugin)
+from tests.helpers.checkout import load
+
+plugin = load("ansible/action_plugins/follow_role.py")
 
 LOST = AnsibleConnectionFailure("ssh: connect to host 10.0.0.1 port 22: No route to host")
 LINE = json.dumps(

@@ -1,14 +1,10 @@
 """The inventory's mistakes, each named in one line before any host is touched."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-PLUGIN = Path(__file__).parents[2] / "ansible" / "filter_plugins" / "inventory_problems.py"
-specification = importlib.util.spec_from_file_location("inventory_problems", PLUGIN)
-module = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(module)
+from tests.helpers.checkout import load
+
+module = load("ansible/filter_plugins/inventory_problems.py")
 
 
 def problems(headers, learners, testbed=None):

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from fl_node.plan.json_schema import plan_schema
 from fl_node.plan.schema import Plan
+from tests.helpers.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
 PLANS = [*sorted((ROOT / "plans").glob("*.toml")), ROOT / "examples" / "tabular" / "plan.toml"]
 
 

@@ -1,17 +1,10 @@
-import importlib.util
 import re
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location(
-    "playbook_command", ROOT / "ansible" / "filter_plugins" / "playbook_command.py"
-)
-assert _spec is not None and _spec.loader is not None
-plugin: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(plugin)
+from tests.helpers.checkout import ROOT, load
+
+plugin = load("ansible/filter_plugins/playbook_command.py")
 
 GROUPS = {"headers": ["big"]}
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location(
-    "project_paths", ROOT / "ansible" / "filter_plugins" / "project_paths.py"
-)
-assert _spec is not None and _spec.loader is not None
-paths: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(paths)
+from tests.helpers.checkout import ROOT, load
+
+paths = load("ansible/filter_plugins/project_paths.py")
 
 
 @pytest.fixture

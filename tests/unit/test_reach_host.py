@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-_PATH = Path(__file__).parents[2] / "ansible" / "action_plugins" / "reach_host.py"
-_spec = importlib.util.spec_from_file_location("reach_host", _PATH)
-assert _spec is not None and _spec.loader is not None
-reach: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reach)
+from tests.helpers.checkout import load
+
+reach = load("ansible/action_plugins/reach_host.py")
 
 SSH = {
     "Host key verification failed.": "host_key",

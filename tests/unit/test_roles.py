@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from fl_node.nodes import configuration
+from tests.helpers.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
 ROLES = {path.name: path for path in sorted((ROOT / "roles").iterdir())}
 TAGS = {"install", "configure", "run", "always"}
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-_PATH = Path(__file__).parents[2] / "ansible" / "filter_plugins" / "runs.py"
-_spec = importlib.util.spec_from_file_location("run_filters", _PATH)
-assert _spec is not None and _spec.loader is not None
-filters: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(filters)
+from tests.helpers.checkout import load
+
+filters = load("ansible/filter_plugins/runs.py")
 
 
 def logged(seconds: float, **event: object) -> str:

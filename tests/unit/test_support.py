@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from fl_node.nodes.binaries import GETH, KUBO, toolchain
+from tests.helpers.checkout import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "support.md").read_text()
 ROWS = {
     cells[0].strip(): cells[1].strip()

@@ -1,18 +1,12 @@
-import importlib.util
 import re
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location(
-    "system_support", ROOT / "ansible" / "filter_plugins" / "system_support.py"
-)
-assert _spec is not None and _spec.loader is not None
-plugin: Any = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(plugin)
+from tests.helpers.checkout import ROOT, load
+
+plugin = load("ansible/filter_plugins/system_support.py")
 
 RELEASES: dict[str, Any] = yaml.safe_load((ROOT / "ansible" / "files" / "releases.yml").read_text())
 

@@ -22,8 +22,7 @@ from fl_node.plan.schema import Plan
 from fl_node.report.contribution import RoundContribution
 from fl_node.runtime import terminal
 from fl_node.runtime.terminal import Console, Numbers, visible
-
-ROOT = Path(__file__).parents[2]
+from tests.helpers.checkout import ROOT
 
 
 def printed(*what: object, width: int | None = None, encoding: str = "utf-8") -> str:

@@ -1,17 +1,13 @@
 """Values that could not be written to a host's configuration, each named in one line before any host is touched."""
 
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-PLUGIN = ROOT / "ansible" / "filter_plugins" / "variable_problems.py"
-specification = importlib.util.spec_from_file_location("variable_problems", PLUGIN)
-module = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(module)
+from tests.helpers.checkout import ROOT, load
+
+module = load("ansible/filter_plugins/variable_problems.py")
 
 KEY = "0123456789abcdef" * 4
 
@@ -143,11 +139,7 @@ def test_every_variable_that_a_role_takes_is_checked():
 
 
 def options(*names):
-    path = ROOT / "ansible" / "filter_plugins" / "option_problems.py"
-    specification = importlib.util.spec_from_file_location("option_problems", path)
-    plugin = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(plugin)
-    return plugin.option_problems(str(ROOT), names)
+    return load("ansible/filter_plugins/option_problems.py").option_problems(str(ROOT), names)
 
 
 def test_options_and_variables_that_the_playbooks_know_are_taken():

@@ -1,14 +1,10 @@
 """Which wheels hosts get: those of the lock that hold for their platform and Python, whatever the controller is."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
-specification = importlib.util.spec_from_file_location("wheelhouse", ROOT / "roles/controller/files/wheelhouse.py")
-wheelhouse = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(wheelhouse)
+from tests.helpers.checkout import ROOT, load
+
+wheelhouse = load("roles/controller/files/wheelhouse.py")
 
 
 @pytest.mark.parametrize(("machine", "wanted", "absent"), [("x86_64", "-cpu", ""), ("aarch64", "", "-cpu")])

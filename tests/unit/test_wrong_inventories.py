@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.checkout import ROOT
 from tests.helpers.wrong_inventories import GOOD, RIGHT, WRONG
 from tests.unit.test_inventory import module
 from tests.unit.test_variables import module as variables_module
 
-ROOT = Path(__file__).parents[2]
 Problems = Callable[[Path], list[str]]
 
 
