@@ -26,6 +26,8 @@ EMPTY_DIGEST = bytes(32)
 _ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _MULTIHASH_SHA2_256 = b"\x12\x20"
 _UNIXFS_FILE = b"\x08\x02"
+_MOST_FRAME = 32
+"""More bytes than a leaf has beside its content."""
 
 
 class CidError(FLNodeError, ValueError):
@@ -49,6 +51,46 @@ def of_file(path: Path) -> str:
     """Return the CIDv0 of the file at ``path``; reads one chunk at a time."""
     with path.open("rb") as file:
         return from_digest(_root(_chunks(file)).digest)
+
+
+class Hasher:
+    """Computes the CIDv0 of a file from its parts, in order."""
+
+    def __init__(self) -> None:
+        self._leaves: list[_Node] = []
+        self._rest = bytearray()
+
+    def update(self, part: bytes | memoryview) -> None:
+        """Take the next part; parts of whole chunks are not copied."""
+        view = memoryview(part).cast("B")
+        while len(self._rest) + len(view) >= CHUNK_BYTES:
+            taken = CHUNK_BYTES - len(self._rest)
+            if self._rest:
+                self._rest += view[:taken]
+                self._leaves.append(_leaf(self._rest))
+                self._rest = bytearray()
+            else:
+                self._leaves.append(_leaf(view[:taken]))
+            view = view[taken:]
+        self._rest += view
+
+    def cid(self) -> str:
+        """Return the CIDv0 of all parts so far."""
+        rest = [_leaf(self._rest)] if self._rest or not self._leaves else []
+        return from_digest(_joined([*self._leaves, *rest]).digest)
+
+
+def content_of_leaf(block: bytes) -> memoryview | None:
+    """Return the content of a file that is one block; None if the block is anything else.
+
+    Whether the content has the CID that the block was asked by is still to be checked.
+    """
+    for size in range(max(len(block) - _MOST_FRAME, 0), len(block)):
+        before, after = _framed(size)
+        if len(before) + size + len(after) == len(block):
+            is_leaf = block.startswith(before) and block.endswith(after)
+            return memoryview(block)[len(before) : len(before) + size] if is_leaf else None
+    return None
 
 
 def from_digest(digest: bytes) -> str:
@@ -94,16 +136,30 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _root(chunks: Iterable[bytes]) -> _Node:
-    level = [_leaf(chunk) for chunk in chunks] or [_leaf(b"")]
+    return _joined([_leaf(chunk) for chunk in chunks] or [_leaf(b"")])
+
+
+def _joined(level: list[_Node]) -> _Node:
     while len(level) > 1:
         level = [_parent(level[i : i + LINKS_PER_NODE]) for i in range(0, len(level), LINKS_PER_NODE)]
     return level[0]
 
 
-def _leaf(chunk: bytes) -> _Node:
-    data = _field(2, chunk) if chunk else b""
-    unixfs = _UNIXFS_FILE + data + _number(3, len(chunk))
-    return _node(_field(1, unixfs), 0, len(chunk))
+def _leaf(chunk: bytes | bytearray | memoryview) -> _Node:
+    # Not joined first: a copy of the chunk would take as long as its hash.
+    before, after = _framed(len(chunk))
+    digest = hashlib.sha256(before)
+    digest.update(chunk)
+    digest.update(after)
+    return _Node(digest.digest(), len(before) + len(chunk) + len(after), len(chunk))
+
+
+def _framed(size: int) -> tuple[bytes, bytes]:
+    """Return what stands before and after so many bytes of content in a leaf."""
+    data = b"\x12" + _varint(size) if size else b""
+    after = _number(3, size)
+    unixfs = len(_UNIXFS_FILE) + len(data) + size + len(after)
+    return b"\x0a" + _varint(unixfs) + _UNIXFS_FILE + data, after
 
 
 def _parent(children: list[_Node]) -> _Node:

@@ -9,11 +9,16 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import urllib3
+
 from fl_node.artifacts import cid
+from fl_node.artifacts.ipfs_api import IpfsApi, Refused
 from fl_node.artifacts.store import BLOCK_BYTES, Progress, receive, silent
 from fl_node.errors import FileMissing, StoreError, StoreUnreachable
 
 REQUEST_TIMEOUT = 30.0
+MAX_BLOCK_BYTES = 2 * 1024**2
+"""Maximum size of a block in the swarm."""
 NAMED_FILES = "/fl-node/journals"
 """Folder for named files in the daemon's file system (MFS)."""
 
@@ -28,6 +33,7 @@ class IpfsStore:
         self.address = address
         self._timeout = timeout
         self._client: Any = None
+        self._api: IpfsApi | None = None
 
     def add(self, path: Path) -> str:
         """Store and pin a file and return its CID.
@@ -39,12 +45,10 @@ class IpfsStore:
         StoreError
             The daemon reports an error, or returns a wrong CID.
         """
-        name = self._add(path)
-        self._pin(name)
-        return name
+        return self._add(path, pin=True)
 
-    def _add(self, path: Path) -> str:
-        """Store a file without a pin and return its CID.
+    def _add(self, path: Path, *, pin: bool) -> str:
+        """Store a file, with a pin or without, and return its CID.
 
         Raises
         ------
@@ -52,23 +56,20 @@ class IpfsStore:
             The daemon returns a wrong CID.
         """
         # Set every option that the CID depends on, so that it does not change with Kubo's defaults.
-        opts = {
+        options: dict[str, str | int] = {
             "cid-version": 0,
-            "raw-leaves": False,
+            "raw-leaves": "false",
             "chunker": f"size-{cid.CHUNK_BYTES}",
             "max-file-links": cid.LINKS_PER_NODE,
             "hash": "sha2-256",
-            "trickle": False,
-            "inline": False,
-            "pin": False,
+            "trickle": "false",
+            "inline": "false",
+            "pin": str(pin).lower(),
         }
         with self.errors():
-            added = self._connect().add(path, opts=opts)
-        name = str(added["Hash"])
-        if name != cid.of_file(path):
-            raise StoreError(
-                f"IPFS at {self.address} returned the CID {name} for {path.name}; should be {cid.of_file(path)}"
-            )
+            name, right = self._connect_api().add(path, options)
+        if name != right:
+            raise StoreError(f"IPFS at {self.address} returned the CID {name} for {path.name}; should be {right}")
         return name
 
     def add_named(self, path: Path, name: str) -> str:
@@ -88,7 +89,7 @@ class IpfsStore:
         StoreError
             The daemon reports an error.
         """
-        file_cid, target = self._add(path), f"{NAMED_FILES}/{name}"
+        file_cid, target = self._add(path, pin=False), f"{NAMED_FILES}/{name}"
         self._files("mkdir", NAMED_FILES, parents="true")
         with contextlib.suppress(StoreError):  # there may be no earlier file
             self._files("rm", target)
@@ -116,26 +117,6 @@ class IpfsStore:
         """Change the daemon's file system directly: the client's own methods take the answer for an error."""
         with self.errors():
             self._connect()._client.request(f"/files/{call}", arguments, opts=options)
-
-    def _pin(self, name: str) -> None:
-        """Pin a file. The daemon reads all of it and reports progress, so a large file does not time out.
-
-        Raises
-        ------
-        StoreError
-            The daemon did not pin the file.
-        """
-        pinned: list[str] = []
-        with (
-            self.errors(),
-            self._connect()._client.request(
-                "/pin/add", (name,), opts={"progress": "true"}, stream=True, decoder="json"
-            ) as answers,
-        ):
-            for answer in answers:
-                pinned += answer.get("Pins") or []
-        if name not in pinned:
-            raise StoreError(f"IPFS at {self.address} did not pin {name}")
 
     def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
         """Write the file with this CID to ``path``; give up after ``timeout`` seconds without progress.
@@ -175,13 +156,11 @@ class IpfsStore:
         """Return how many bytes this daemon has ever received from peers, or None if it does not answer in time."""
         try:
             with self.errors():
-                client = self._connect()._client
-                (answer,) = client.request("/bitswap/stat", (), decoder="json", timeout=timeout)
-                return int(answer["DataReceived"])
+                return int(self._connect_api().answer("bitswap/stat", {}, timeout)["DataReceived"])
         except (StoreError, LookupError, TypeError, ValueError):
             return None
 
-    def open(self, file_cid: str, offset: int, length: int, timeout: float) -> Any:
+    def open(self, file_cid: str, offset: int, length: int, timeout: float) -> urllib3.BaseHTTPResponse:
         """Request part of a file from the daemon, as a stream.
 
         Parameters
@@ -196,8 +175,20 @@ class IpfsStore:
             Maximum seconds for each read.
         """
         # When the client disconnects, the daemon stops searching the swarm.
-        opts = {"offset": offset, "length": length}
-        return self._connect().cat(file_cid, opts=opts, timeout=timeout, stream=True)
+        options: dict[str, str | int] = {"arg": file_cid, "offset": offset, "length": length}
+        return self._connect_api().call("cat", options, timeout)
+
+    def open_block(self, name: str, timeout: float) -> urllib3.BaseHTTPResponse:
+        """Request one block from the daemon: a small file has no others, so nothing else need be looked for.
+
+        Parameters
+        ----------
+        name
+            The block's CID.
+        timeout
+            Maximum seconds for each read.
+        """
+        return self._connect_api().call("block/get", {"arg": name}, timeout)
 
     def peers(self) -> list[str]:
         """Return the multiaddresses of the connected peers."""
@@ -225,6 +216,11 @@ class IpfsStore:
         """Return the daemon's peer id."""
         with self.errors():
             return str(self._connect().id()["ID"])
+
+    def _connect_api(self) -> IpfsApi:
+        if self._api is None:
+            self._api = IpfsApi(str(self._connect()._client._base_url), self._timeout)
+        return self._api
 
     def _connect(self) -> Any:
         if self._client is None:
@@ -259,7 +255,6 @@ class IpfsStore:
         """
         import ipfshttpclient.exceptions as ipfs
         import requests
-        import urllib3
 
         try:
             yield
@@ -267,14 +262,22 @@ class IpfsStore:
             if file_cid:
                 raise FileMissing(f"no node in the swarm provided {file_cid} in time") from error
             raise StoreUnreachable(f"IPFS at {self.address} does not answer") from error
-        except (ipfs.ConnectionError, requests.ConnectionError) as error:
+        except (ipfs.ConnectionError, requests.ConnectionError, *_AWAY) as error:
             raise StoreUnreachable(f"IPFS at {self.address} can't be reached; is the daemon running?") from error
-        except ipfs.ErrorResponse as error:
+        except (ipfs.ErrorResponse, Refused) as error:
             if file_cid and any(text in str(error) for text in ("deadline exceeded", "timed out", "canceled")):
                 raise FileMissing(f"no node in the swarm provided {file_cid} in time") from error
             raise StoreError(f"IPFS at {self.address}: {error}") from error
         except (ipfs.Error, requests.RequestException, urllib3.exceptions.HTTPError, RecursionError) as error:
             raise StoreError(f"IPFS at {self.address}: {error}") from error
+
+
+_AWAY = (
+    urllib3.exceptions.NewConnectionError,
+    urllib3.exceptions.ConnectTimeoutError,
+    urllib3.exceptions.ProtocolError,
+)
+"""Errors of a daemon that has stopped."""
 
 
 class _Stream:
@@ -306,32 +309,47 @@ class _Stream:
         FileMissing
             No bytes arrived for the timeout.
         """
+        # Most files arrive at once; only for the others ask the daemon what it receives from peers.
+        if (rest := self._timeout - self.SAMPLE_INTERVAL) > 0:
+            with contextlib.suppress(FileMissing):
+                yield from self._translated(self.SAMPLE_INTERVAL)
+                return
+        timeout = rest if rest > 0 else self._timeout
         while True:
             self._sample()
             try:
-                with self._store.errors(self._cid):
-                    yield from self._remaining_blocks()
+                yield from self._translated(timeout)
                 return
             except FileMissing:
-                before = self._from_peers
+                before, timeout = self._from_peers, self._timeout
                 if before is None:
                     raise
                 self._sample()
                 if self._from_peers is None or self._from_peers <= before:
                     raise
 
-    def _remaining_blocks(self) -> Iterator[bytes]:
+    def _translated(self, timeout: float) -> Iterator[bytes]:
+        with self._store.errors(self._cid):
+            yield from self._remaining_blocks(timeout)
+
+    def _remaining_blocks(self, timeout: float) -> Iterator[bytes]:
+        if not self._received and self._max_bytes <= MAX_BLOCK_BYTES:
+            with self._store.open_block(self._cid, timeout) as response:
+                content = cid.content_of_leaf(response.read(MAX_BLOCK_BYTES))
+                response.drain_conn()
+            if content is not None:
+                self.length = self._received = len(content)
+                yield bytes(content)
+                return
         # Request one byte more than allowed, to detect a file that is too large.
         remaining = self._max_bytes + 1 - self._received
-        with self._store.open(self._cid, self._received, remaining, self._timeout) as stream:
-            # The daemon sends 4 KB at a time; reading the underlying response in larger blocks is much faster.
-            response = stream._closables[0]
+        with self._store.open(self._cid, self._received, remaining, timeout) as response:
             # A later error in the daemon just ends its answer; this header tells the full length.
             if self.length is None and (length := response.headers.get("X-Content-Length")):
                 self.length = int(length)
-            while block := response.raw.read(BLOCK_BYTES):
+            while block := response.read(BLOCK_BYTES):
                 self._received += len(block)
-                if time.monotonic() - self._sampled_at >= self.SAMPLE_INTERVAL:
+                if self._from_peers is not None and time.monotonic() - self._sampled_at >= self.SAMPLE_INTERVAL:
                     self._sample()
                 yield block
 

@@ -366,20 +366,23 @@ def write_stream(path: Path, meta: Meta, shapes: Shapes, tensor: Callable[[str],
     OSError
         The file can't be written.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial, hasher = path.with_name(path.name + ".partial"), cid.Hasher()
     try:
         with files.named(path), partial.open("wb") as file:
-            file.write(_header(meta, shapes))
+            header = _header(meta, shapes)
+            file.write(header)
+            hasher.update(header)
             for name in sorted(shapes):
                 values = np.asarray(tensor(name), dtype=_TYPES[_dtype(meta, name)], order="C")
                 if values.shape != tuple(shapes[name]):
                     raise WeightsError(f"tensor {name} has shape {values.shape}, not {tuple(shapes[name])}")
                 file.write(values.data)
+                hasher.update(values.reshape(-1).data)
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    return WeightsFile(path, cid.of_file(path), meta, dict(sorted(shapes.items())))
+    return WeightsFile(path, hasher.cid(), meta, dict(sorted(shapes.items())))
 
 
 def size_of(shapes: Shapes, width: int = 4) -> int:

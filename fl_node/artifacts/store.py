@@ -110,18 +110,19 @@ def receive(
     FileMissing
         The file is incomplete.
     """
-    received = 0
+    received, hasher = 0, cid.Hasher()
     with replacing(path) as file:
         for block in blocks:
             received += len(block)
             if received > max_bytes:
                 raise TooLarge(f"{file_cid} has more than the {max_bytes} bytes allowed")
             file.write(block)
+            hasher.update(block)
             progress(received, length())
         file.flush()
         if (total := length()) is not None and received < total:
             raise FileMissing(f"{file_cid} is incomplete: {received} of {total} bytes", received)
-        if (actual := cid.of_file(Path(file.name))) != file_cid:
+        if (actual := hasher.cid()) != file_cid:
             raise WrongContent(f"the store returned a file with the CID {actual} for {file_cid}")
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_a_file_has_the_cid_that_kubo_gives_it(tmp_path: Path, size: int) -> Non
     path.write_bytes(text(size))
     assert cid.of_file(path) == KUBO[size]
     assert cid.of_bytes(text(size)) == KUBO[size]
+
+
+@pytest.mark.parametrize("size", [0, 1, 113, 114, 127, 128, 16_370, 16_384, CHUNK_BYTES])
+def test_a_small_file_is_one_block_around_its_content(size: int) -> None:
+    content = text(size)
+    before, after = cid._framed(size)
+    block = before + content + after
+    assert cid.from_digest(hashlib.sha256(block).digest()) == cid.of_bytes(content)
+    found = cid.content_of_leaf(block)
+    assert found is not None
+    assert found == content
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +131,18 @@ def test_what_is_no_cid_is_refused_with_its_text(wrong: str) -> None:
 def test_a_digest_of_another_length_is_refused(size: int) -> None:
     with pytest.raises(CidError, match=f"32 bytes, not {size}"):
         cid.from_digest(bytes(size))
+
+
+@given(content=st.binary(max_size=200), parts=st.lists(st.integers(0, 60), max_size=8))
+def test_parts_have_the_cid_of_the_whole(small_nodes: object, content: bytes, parts: list[int]) -> None:
+    hasher, rest = cid.Hasher(), content
+    for size in parts:
+        hasher.update(rest[:size])
+        rest = rest[size:]
+    hasher.update(memoryview(rest))
+    assert hasher.cid() == cid.of_bytes(content)
+
+
+@pytest.mark.parametrize("block", [b"", b"x", b"x" * 40, cid._framed(40)[0] + b"x" * 40 + b"\x18\x29"])
+def test_any_other_block_has_no_content(block: bytes) -> None:
+    assert cid.content_of_leaf(block) is None

@@ -121,6 +121,7 @@ class Daemon:
         self._arrived = 0
         self.offsets: list[int] = []
         self.timeouts: list[float] = []
+        self.waited: list[float] = []
 
     def bytes_from_peers(self, timeout: float) -> int | None:
         self.timeouts.append(timeout)
@@ -130,8 +131,9 @@ class Daemon:
         return contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def open(self, _file_cid: str, offset: int, length: int, _timeout: float) -> Iterator[Any]:
+    def open(self, _file_cid: str, offset: int, length: int, timeout: float) -> Iterator[Any]:
         self.offsets.append(offset)
+        self.waited.append(timeout)
         sent, self._arrived = next(self._answers)
         parts = [sent] if sent else []
 
@@ -143,7 +145,11 @@ class Daemon:
             return parts.pop()
 
         headers = {"X-Content-Length": str(min(len(CONTENT) - offset, length))}
-        yield SimpleNamespace(_closables=[SimpleNamespace(headers=headers, raw=SimpleNamespace(read=read))])
+        yield SimpleNamespace(headers=headers, read=read)
+
+    @contextlib.contextmanager
+    def open_block(self, _name: str, _timeout: float) -> Iterator[Any]:
+        yield SimpleNamespace(read=lambda _most: b"the root of a larger file", drain_conn=lambda: None)
 
 
 def test_a_file_is_asked_for_again_from_where_it_was_while_anything_arrives() -> None:
@@ -152,6 +158,18 @@ def test_a_file_is_asked_for_again_from_where_it_was_while_anything_arrives() ->
     assert b"".join(stream.blocks()) == CONTENT
     assert daemon.offsets == [0, 0, 2, 2]
     assert stream.length == len(CONTENT)
+
+
+def test_what_arrived_is_asked_only_of_a_file_that_is_not_here_at_once() -> None:
+    daemon = Daemon((CONTENT, 10))
+    assert b"".join(_Stream(daemon, NAME, len(CONTENT), 5.0).blocks()) == CONTENT  # type: ignore[arg-type]
+    assert daemon.timeouts == []
+
+
+def test_a_file_that_is_not_here_at_once_has_the_rest_of_its_time() -> None:
+    daemon = Daemon((CONTENT[:2], 10), (CONTENT[2:], 20))
+    assert b"".join(_Stream(daemon, NAME, len(CONTENT), 5.0).blocks()) == CONTENT  # type: ignore[arg-type]
+    assert daemon.waited == [_Stream.SAMPLE, 5.0 - _Stream.SAMPLE]
 
 
 def test_a_file_is_missing_when_nothing_arrives() -> None:
