@@ -141,12 +141,21 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Downloads(Generic[Key]):
-    """The downloads of a role, by key."""
+    """The downloads of a role, by key.
 
-    def __init__(self, store: Store) -> None:
+    Parameters
+    ----------
+    store
+        Where they come from.
+    told
+        Called whenever a download has ended, in its thread.
+    """
+
+    def __init__(self, store: Store, told: Callable[[], None] = lambda: None) -> None:
         self.ended = 0
         """Number of downloads that have ended; roles that wait for files watch it."""
         self._store = store
+        self._told = told
         self._turn = threading.Semaphore(MAX_CONCURRENT)
         self._running: dict[Key, Download] = {}
 
@@ -192,6 +201,7 @@ class Downloads(Generic[Key]):
 
     def _count(self) -> None:
         self.ended += 1
+        self._told()
 
 
 class Arrival:

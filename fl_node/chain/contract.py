@@ -13,6 +13,7 @@ from web3.contract.contract import ContractFunction
 
 from fl_node.artifacts import cid
 from fl_node.chain.abi import artifact, signatures
+from fl_node.chain.news import News
 from fl_node.chain.node import Head
 from fl_node.chain.rpc import Request
 from fl_node.chain.transactions import Receipt, Sender
@@ -44,6 +45,8 @@ EVENTS = (
     KEY_ANNOUNCED,
 )
 """The names of the contract's events."""
+TURNS = tuple(name for name in EVENTS if name not in (LOCAL_WEIGHT_SET, ATTESTED))
+"""Those after which the run goes on differently; of the others there is one for each learner and round."""
 OUTDATED = frozenset(
     {
         "AlreadyAnnounced",
@@ -199,6 +202,12 @@ class Contract:
         self.address = address
         self._contract = chain.web3.eth.contract(Web3.to_checksum_address(address), abi=artifact()["abi"])
         self._functions = self._contract.functions
+
+    def listen(self) -> None:
+        """Have the node report blocks and the contract's events, so that waits need not ask."""
+        topics = [str(self._contract.events[name]().topic) for name in TURNS]
+        self.chain.news = News(self.chain.rpc, self.address, topics)
+        self.chain.news.start()
 
     def has_known_code(self) -> bool:
         """Return whether the code on chain is this version's contract, so that its rules are known."""

@@ -16,6 +16,7 @@ from web3 import exceptions as web3_errors
 from web3.middleware import ExtraDataToPOAMiddleware
 
 from fl_node.chain.abi import custom_error
+from fl_node.chain.news import News
 from fl_node.chain.rpc import NodeProvider, Request
 from fl_node.errors import ChainError, ChainUnreachable, ContractError
 from fl_node.runtime import recursion
@@ -109,6 +110,8 @@ class Node:
         self._chain_id: int | None = None
         self._has_mining = True
         self._pace: tuple[float, Pace] | None = None
+        self.news: News | None = None
+        """What the node reports by itself, if somebody listens."""
         self._provider = NodeProvider(rpc, timeout)
         self.web3 = Web3(self._provider)
         # Clique signs in the extra data, which web3 would refuse as too long.
@@ -124,6 +127,12 @@ class Node:
     def block_number(self) -> int:
         """Return the height of the chain."""
         return self.quantity(self.ask(("eth_blockNumber", []))[0])
+
+    def newest(self) -> object:
+        """Return what differs from before whenever there is a new block; nothing is asked while the node reports."""
+        if self.news is not None and self.news.is_alive:
+            return "reported", self.news.mark().blocks
+        return self.block_number()
 
     def head(self) -> Head:
         """Return the newest block.

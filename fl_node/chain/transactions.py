@@ -32,6 +32,8 @@ RECEIPT_PATIENCE = 10.0
 RECEIPT_BLOCKS = 3
 """Seconds and blocks, whichever takes longer, to wait for a block with a transaction; then the caller decides again.
 """
+LOOK_AGAIN = 0.5
+"""Seconds after which a receipt is requested again although no block was reported."""
 SEALED_PATIENCE = 120.0
 SEALED_BLOCKS = 10
 """Seconds and blocks, whichever takes longer, to wait for a block with a contract or a transfer: sealers may have to
@@ -245,11 +247,17 @@ class Sender(Node):
         hash_ = "0x" + bytes(transaction).hex()
         deadline = time.monotonic() + patience
         pause = 0.004
-        while not (receipt := self._sealed_receipt(hash_)):
+        while True:
+            mark = self.news.mark() if self.news is not None and self.news.is_alive else None
+            if receipt := self._sealed_receipt(hash_):
+                break
             if time.monotonic() >= deadline:
                 return None
-            time.sleep(pause)
-            pause = min(pause * 1.3, 0.1)
+            if self.news is None or mark is None:
+                time.sleep(pause)
+                pause = min(pause * 1.3, 0.1)
+            else:
+                self.news.wait(mark, LOOK_AGAIN)
         if int(receipt["status"], 16) == 0:
             raise Reverted(f"transaction {hash_} failed in its block")
         contract = receipt["contractAddress"]

@@ -251,6 +251,7 @@ def _site(
     work.mkdir(parents=True, exist_ok=True)
     process.is_role = True  # from now on an error is an event
     emit(RoleStarted(role=name, contract=contract, account=chain.address))
+    deployed[0].listen()
     share = files.add_named if isinstance(files, IpfsStore) else None
     recorder = Recorder(work, deployed[0], name, load_key(key), share)
     return Site(chain, deployed[0], files, work, patience, journal=recorder, secret=beside(key))

@@ -102,6 +102,11 @@ class Geth:
             *("--http.addr", "127.0.0.1"),
             *("--http.port", str(self.rpc_port)),
             *("--http.api", "eth,net,web3"),
+            # On the same port, for subscriptions.
+            "--ws",
+            *("--ws.addr", "127.0.0.1"),
+            *("--ws.port", str(self.rpc_port)),
+            *("--ws.api", "eth,net,web3"),
             # Every state is written as its block is sealed, so that a killed node comes back with all blocks.
             *("--gcmode", "archive"),
             *("--state.scheme", "hash"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from fl_node import events
@@ -31,12 +31,14 @@ class Arrivals:
         Knows how many bytes they may have.
     timeout
         Seconds without progress after which a file is missing.
+    told
+        Called whenever a download has ended, in its thread.
     """
 
-    def __init__(self, store: Store, reader: Reader, timeout: float) -> None:
+    def __init__(self, store: Store, reader: Reader, timeout: float, told: Callable[[], None] = lambda: None) -> None:
         self._reader = reader
         self._timeout = timeout
-        self._downloads: Downloads[Key] = Downloads(store)
+        self._downloads: Downloads[Key] = Downloads(store, told)
         self._arrivals: dict[Key, Arrival] = {}
         self._reported: set[Key] = set()
 

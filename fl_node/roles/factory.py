@@ -119,7 +119,7 @@ def header_of(site: Site, plan: Plan, trainer: Trainer, *, evaluate: bool) -> He
         Whether to measure each round's global weights on the test images.
     """
     reader = Reader(site.store, site.folder, plan, trainer.shapes())
-    arrivals = Arrivals(site.store, reader, plan.fetch_timeout)
+    arrivals = Arrivals(site.store, reader, plan.fetch_timeout, site.ring)
     context = Context(site, plan, site.contract.plan(), trainer, reader, arrivals)
     return Header(context, (Asynchronous if plan.mode == "async" else Synchronous)(context), evaluate=evaluate)
 

@@ -215,4 +215,4 @@ def standing_by(site: Site, state: State) -> Waiting:
         What the contract says now.
     """
     text = f"to become the header; the contract names {state.header}"
-    return Waiting("standby", text, round=state.round, watch=site.contract.state, seen=state)
+    return Waiting("standby", text, round=state.round, watch=site.contract.state, seen=state, by_event=True)

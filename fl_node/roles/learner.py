@@ -309,7 +309,9 @@ class Learner:
                     )
                 )
         text = f"valid global weights {verdict.round}; rejected: {wrong}"
-        return Waiting("valid_weights", text, round=view.state.round, watch=contract.state, seen=view.state)
+        return Waiting(
+            "valid_weights", text, round=view.state.round, watch=contract.state, seen=view.state, by_event=True
+        )
 
     def _attest(self, view: View, node_id: int) -> Waiting | None:
         """Attest the last global weights; None if that is done."""
@@ -361,6 +363,7 @@ class Learner:
             learners=who,
             watch=contract.state,
             seen=state,
+            by_event=True,
         )
 
     def _push(self, view: View, node_id: int, published: Mapping[int, str]) -> None:
@@ -556,7 +559,8 @@ class Learner:
 
     def _wait_for_better(self, round_: int, unfit: _Unfit) -> Waiting:
         text = f"valid global weights; {unfit.reason}"
-        return Waiting("valid_weights", text, round=round_, watch=self._site.contract.round, seen=round_)
+        watch = self._site.contract.round
+        return Waiting("valid_weights", text, round=round_, watch=watch, seen=round_, by_event=True)
 
     def _attacks(self, node_id: int) -> bool:
         return self._plan.attack is not None and node_id in self._plan.attack.learners

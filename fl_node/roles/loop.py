@@ -10,7 +10,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from fl_node import events
 from fl_node.artifacts.store import Store
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract, View
+from fl_node.chain.news import Mark
 from fl_node.errors import (
     ChainError,
     ChainUnreachable,
@@ -88,8 +89,15 @@ class Site:
         if self.journal is not None:
             self.journal.see(view, plan)
 
+    def ring(self) -> None:
+        """Wake up the role's loop: something has changed that no block shows."""
+        if self.chain.news is not None:
+            self.chain.news.ring()
+
     def close(self) -> None:
         """End what goes on in the background."""
+        if self.chain.news is not None:
+            self.chain.news.close()
         if self.journal is not None:
             self.journal.close()
 
@@ -112,6 +120,11 @@ class Waiting:
     until: float | None = None
     watch: Callable[[], object] | None = None
     seen: object = None
+    by_event: bool = False
+    """Whether only an event of the contract can change what ``watch`` returns, so that other blocks need no look.
+
+    An event other than published or attested local weights; see :data:`fl_node.chain.contract.TURNS`.
+    """
 
     def event(self) -> events.Waiting:
         """Return what the role logs."""
@@ -148,10 +161,11 @@ def reconcile(site: Site, step: Step) -> None:
     timing, clock = site.timing, site.timing.clock
     said: events.Waiting | None = None
     quiet = timing.quiet
-    height = functools.partial(_height, site.chain)
+    newest = functools.partial(_newest, site.chain)
+    compared: tuple[Mark, int] | None = None
     acted = changed = went_on = clock.monotonic()
     while True:
-        before = height()
+        mark, before = _mark(site.chain), newest()
         try:
             waiting = step()
         except Done:
@@ -171,13 +185,15 @@ def reconcile(site: Site, step: Step) -> None:
         if (event := waiting.event()) != said:
             emit(event)
             said, went_on = event, clock.monotonic()
-        watch, seen = (waiting.watch, waiting.seen) if waiting.watch else (height, before)
-        if _wait(timing, watch, seen, acted, waiting.until) or height() != before:
+        if not waiting.watch:
+            waiting = replace(waiting, watch=newest, seen=before)
+        if _wait(site, waiting, acted, mark) or newest() != before:
             changed = clock.monotonic()
         elif (long := clock.monotonic() - acted > quiet) or _is_stuck(site, changed):
             quiet *= 2 if long else 1
             with contextlib.suppress(ChainError):
                 site.chain.send_noop()
+        compared = _compared(site.chain, _mark(site.chain), compared)
         if site.patience and clock.monotonic() - went_on > site.patience:
             raise GaveUp(
                 f"gave up after {site.patience:g} s without progress; was waiting: {waiting.detail}", waiting.reason
@@ -224,11 +240,29 @@ _REASONS: dict[type[Exception], Wait] = {
 }
 
 
-def _height(chain: Chain) -> int | None:
+def _mark(chain: Chain) -> Mark | None:
+    """Return how much the node has reported; None if it reports nothing."""
+    return chain.news.mark() if chain.news is not None and chain.news.is_alive else None
+
+
+def _newest(chain: Chain) -> object:
     try:
-        return chain.block_number()
+        return chain.newest()
     except ChainError:
         return None
+
+
+def _compared(chain: Chain, mark: Mark | None, last: tuple[Mark, int] | None) -> tuple[Mark, int] | None:
+    """Return what the node has reported, and its height; its reports are dropped if they lack a block."""
+    if chain.news is None or mark is None:
+        return None
+    try:
+        now = mark, chain.block_number()
+    except ChainError:
+        return None
+    if last is not None and last[0].blocks == mark.blocks and last[1] != now[1]:
+        chain.news.distrust()
+    return now
 
 
 def _is_stuck(site: Site, changed: float) -> bool:
@@ -238,17 +272,23 @@ def _is_stuck(site: Site, changed: float) -> bool:
         return False
 
 
-def _wait(timing: Timing, watch: Callable[[], object], seen: object, since: float, until: float | None) -> bool:
+def _wait(site: Site, waiting: Waiting, since: float, mark: Mark | None) -> bool:
     """Return True as soon as there is something new to see, False when it is time to look anyway."""
-    clock = timing.clock
+    timing, clock, news = site.timing, site.timing.clock, site.chain.news
     end = clock.monotonic() + timing.look_again
-    if until is not None:
-        end = min(end, until)
+    if waiting.until is not None:
+        end = min(end, waiting.until)
     while (now := clock.monotonic()) < end:
-        pause = min(max(timing.pause_share * (now - since), timing.first_pause), timing.last_pause)
-        clock.sleep(min(pause, end - now))
+        if news is not None and news.is_alive and mark is not None:
+            if not news.wait(mark, end - now, for_events=waiting.by_event):
+                continue
+            mark = news.mark()
+        else:
+            pause = min(max(timing.pause_share * (now - since), timing.first_pause), timing.last_pause)
+            clock.sleep(min(pause, end - now))
+            mark = _mark(site.chain)
         try:
-            if watch() != seen:
+            if waiting.watch is None or waiting.watch() != waiting.seen:
                 return True
         except ChainError:
             return True

@@ -35,9 +35,9 @@ class Context:
         """Return global weights; a file that this header wrote is still there, another is fetched."""
         return self.reader.read(name, path=self.global_path(number), progress=logged(name))
 
-    def changes(self) -> tuple[int, int]:
+    def changes(self) -> tuple[object, int]:
         """Return what changes when there is something new to see: a block, or a file that has arrived."""
-        return self.site.chain.block_number(), self.arrivals.ended
+        return self.site.chain.newest(), self.arrivals.ended
 
 
 class Strategy(Protocol):

@@ -153,6 +153,7 @@ class Verifier:
             future.set_result(self._verify(round_, name))
         else:
             future = self._worker.submit(self._verify, round_, name)
+        future.add_done_callback(lambda _: self._site.ring())
         self._running = (round_, name), future
 
     def verdict(self, round_: int, name: str) -> Verdict | None:

@@ -87,6 +87,7 @@ def main(
     clock = Clock()
     chain = Chain(rpc, load_key(key))
     site = Site(chain, chain.contract(contract), connect(store), folder)
+    site.contract.listen()
     trainer = stub_trainer(model)
     for owner, name, kind in (
         (site.store, "add", "store add"),

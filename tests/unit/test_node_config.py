@@ -40,7 +40,8 @@ def test_hosts_and_lab_run_geth_alike_but_for_folders_ports_and_console(tmp_path
     lab = options(node.command(Path("geth"), [enode])[1:])
     told = json.loads(node_config("geth", "--sealer", node.sealer, "--peer", enode, "--json"))
     host = options(told["arguments"])
-    apart = {"--config", "--datadir", "--nodekey", "--password", "--http.port", "--authrpc.port"}
+    apart = {"--config", "--datadir", "--nodekey", "--password", "--http.port", "--ws.port", "--authrpc.port"}
+    assert (lab["--ws.port"], host["--ws.port"]) == (lab["--http.port"], host["--http.port"])
     assert lab.keys() - host.keys() == {"--ipcdisable"}
     assert host.keys() - lab.keys() == {"--ipcpath"}
     assert {name for name in lab.keys() & host.keys() if lab[name] != host[name]} == apart

@@ -1,0 +1,190 @@
+"""What a node reports by itself: new blocks, and events of a contract. Who waits for them need not ask.
+
+Nodes that serve WebSocket where they serve HTTP report both (``eth_subscribe``), as the nodes of a lab and of the
+hosts do. Of any other node, or while the connection is lost, nothing is known here, and waits ask as before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from websockets.client import ClientProtocol
+from websockets.exceptions import WebSocketException
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Response
+from websockets.uri import parse_uri
+
+OPEN_TIMEOUT = 5.0
+FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
+"""Seconds until a lost connection is opened again: the first time, and at most."""
+MAX_MESSAGE_BYTES = 4 * 1024**2
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How much has been reported: blocks, events of the contract, and calls of :meth:`News.ring`."""
+
+    blocks: int
+    events: int
+    rings: int
+
+
+class News:
+    """The reports of one node.
+
+    Parameters
+    ----------
+    rpc
+        The URL of its RPC.
+    address
+        The contract.
+    topics
+        The topics of the contract's events that count.
+    """
+
+    def __init__(self, rpc: str, address: str, topics: Sequence[str]) -> None:
+        self._url = "ws" + rpc.removeprefix("http")
+        self._filter = {"address": address, "topics": [list(topics)]}
+        self._changed = threading.Condition()
+        self._mark = Mark(0, 0, 0)
+        self._alive = self._closed = False
+        self._connection: socket.socket | None = None
+        self._thread = threading.Thread(target=self._run, name="news", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen, in the background."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End; the thread ends soon."""
+        self._closed = True
+        self._drop()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the node reports now."""
+        return self._alive
+
+    def wait_until_alive(self, timeout: float) -> bool:
+        """Wait until the node reports, and return whether it does."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._alive, timeout)
+
+    def mark(self) -> Mark:
+        """Return how much has been reported until now."""
+        return self._mark
+
+    def ring(self) -> None:
+        """Wake up who waits: something else has changed."""
+        self._count(rings=1)
+
+    def wait(self, since: Mark, timeout: float, *, for_events: bool = False) -> bool:
+        """Wait for a report, and return whether there was one; not if the connection was lost.
+
+        Parameters
+        ----------
+        since
+            What was known before.
+        timeout
+            Seconds to wait at most.
+        for_events
+            Blocks alone do not count.
+        """
+
+        def is_new() -> bool:
+            now = self._mark
+            changed = now.events != since.events or now.rings != since.rings
+            return changed or (not for_events and now.blocks != since.blocks)
+
+        with self._changed:
+            self._changed.wait_for(lambda: is_new() or not self._alive, timeout)
+            return is_new()
+
+    def distrust(self) -> None:
+        """Drop the connection: the node has a block that it did not report."""
+        self._drop()
+
+    def _count(self, *, blocks: int = 0, events: int = 0, rings: int = 0) -> None:
+        with self._changed:
+            now = self._mark
+            self._mark = Mark(now.blocks + blocks, now.events + events, now.rings + rings)
+            self._changed.notify_all()
+
+    def _set_alive(self, alive: bool) -> None:
+        with self._changed:
+            self._alive = alive
+            self._changed.notify_all()
+
+    def _drop(self) -> None:
+        self._set_alive(False)
+        if (connection := self._connection) is not None:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while not self._closed:
+            # Whatever a node answers, waits without its reports are as right, only slower.
+            with contextlib.suppress(OSError, WebSocketException, ValueError, LookupError, TypeError):
+                self._listen()
+            was_alive = self._alive
+            self._set_alive(False)
+            pause = FIRST_PAUSE if was_alive else min(2 * pause, LAST_PAUSE)
+            end = time.monotonic() + pause
+            while not self._closed and (left := end - time.monotonic()) > 0:
+                time.sleep(min(left, 0.5))
+
+    def _listen(self) -> None:
+        """Listen until the connection ends."""
+        uri = parse_uri(self._url)
+        protocol = ClientProtocol(uri, max_size=MAX_MESSAGE_BYTES)
+        # The node is this host's own: no proxy, and no thread but this one between a report and who waits for it.
+        with socket.create_connection((uri.host, uri.port), OPEN_TIMEOUT) as plain:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            context = ssl.create_default_context() if uri.secure else None
+            self._connection = context.wrap_socket(plain, server_hostname=uri.host) if context else plain
+            protocol.send_request(protocol.connect())
+            names: dict[int, str] = {}
+            for message in self._messages(self._connection, protocol):
+                told: dict[str, Any] = json.loads(message)
+                if "id" not in told:
+                    is_block = told["params"]["subscription"] == names[1]
+                    self._count(blocks=int(is_block), events=int(not is_block))
+                    continue
+                names[int(told["id"])] = str(told["result"])
+                if len(names) == 2:
+                    self._connection.settimeout(None)
+                    # What happened before is seen by who looks now.
+                    self._set_alive(True)
+                    self._count(blocks=1, events=1)
+
+    def _messages(self, connection: socket.socket, protocol: ClientProtocol) -> Iterator[bytes]:
+        """Yield the messages of the node, after the subscriptions are requested."""
+        message = b""
+        while True:
+            for data in protocol.data_to_send():
+                if data:
+                    connection.sendall(data)
+            if not (received := connection.recv(65536)):
+                return
+            protocol.receive_data(received)
+            if protocol.handshake_exc is not None:
+                raise protocol.handshake_exc
+            for event in protocol.events_received():
+                if isinstance(event, Response):
+                    for number, parameters in enumerate((["newHeads"], ["logs", self._filter]), 1):
+                        request = {"jsonrpc": "2.0", "id": number, "method": "eth_subscribe", "params": parameters}
+                        protocol.send_text(json.dumps(request).encode())
+                elif isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.CONT):
+                    message += event.data
+                    if event.fin:
+                        yield message
+                        message = b""
