@@ -1,1 +1,1 @@
-"""The plan of a run: its settings, and what is wrong with them."""
+"""The plan of a run: its settings, how it is read, and its checks."""

@@ -1,7 +1,7 @@
-"""What is impossible about settings that are each possible alone.
+"""Checks for settings that are valid alone but not together.
 
-Each check is a generator of problems, a key and what is wrong with it. It asks the plan for what it needs; where a
-setting is not valid by itself, the plan raises :class:`NotValidError`, and the check ends: another message says so.
+Each check is a generator of problems, each a key and a message. If a check reads a setting that is itself invalid,
+the plan raises :class:`NotValidError` and the check ends; another message reports that setting.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import replace
 
 from fl_node.aggregation import RULES, FedAvg
 from fl_node.aggregation.fixed_point import reduced
-from fl_node.plan.sections import LEAST_SUMMED, PlanSettings
+from fl_node.plan.sections import MIN_SUMMED, PlanSettings
 from fl_node.runtime.settings import NotValidError
 
 INCONSISTENT = "inconsistent"
-"""The type of pydantic's error for a plan with such problems."""
+"""The type of pydantic's error for a plan with these problems."""
 
 Problems = Iterator[tuple[str, str]]
 
 
 def problems(plan: PlanSettings) -> list[str]:
-    """Return what is wrong about a plan, or about the valid part of one, a line each."""
+    """Return the problems of a plan or of the valid part of a plan, one line each."""
     lines = []
     for check in CHECKS:
         try:
@@ -45,20 +45,23 @@ def _exist(key: str, count: int, available: int) -> Problems:
         yield f"data.{key}", f"should be at most {available}, the size of this data set (is {count})"
 
 
-def _enough_for_all(plan: PlanSettings) -> Problems:
+def _sample_for_each_learner(plan: PlanSettings) -> Problems:
     if 0 < plan.data.train < plan.learners:
         yield (
             "data.train",
-            f"should be 0 (all) or at least one per learner, {plan.learners} (is {plan.data.train})",
+            f"should be 0 (all) or at least {plan.learners}, one per learner (is {plan.data.train})",
         )
 
 
-def _kept_images(plan: PlanSettings) -> Problems:
+def _reserved_images(plan: PlanSettings) -> Problems:
     data = plan.data
-    if data.kept and data.train + data.kept > data.available[0] > 0:
+    if data.reserved and data.train + data.reserved > data.available[0] > 0:
         keys = " and ".join(f"data.{key}" for key in ("validation", "public_set") if getattr(data, key))
-        left = data.available[0] - data.train
-        yield keys, f"should be at most {left}, the rest of {data.available[0]} training images (is {data.kept})"
+        remaining = data.available[0] - data.train
+        yield (
+            keys,
+            f"should be at most {remaining}, the rest of {data.available[0]} training images (is {data.reserved})",
+        )
 
 
 def _validation_hash(plan: PlanSettings) -> Problems:
@@ -73,16 +76,16 @@ def _image_size(plan: PlanSettings) -> Problems:
 
 
 def _labels_each(plan: PlanSettings) -> Problems:
-    classes, each = plan.data.source.class_count, getattr(plan.data.partitioner, "labels_each", None)
-    if classes is not None and each is not None and each > classes:
-        yield "data.labels_each", f"should be at most {classes}, the number of classes (is {each})"
+    classes, labels_each = plan.data.source.class_count, getattr(plan.data.partitioner, "labels_each", None)
+    if classes is not None and labels_each is not None and labels_each > classes:
+        yield "data.labels_each", f"should be at most {classes}, the number of classes (is {labels_each})"
 
 
 def _target(plan: PlanSettings) -> Problems:
     if plan.attack is not None and plan.attack.on_data is not None:
         classes, target = plan.data.source.class_count, getattr(plan.attack.on_data, "target", None)
         if classes is not None and target is not None and target >= classes:
-            yield "attack.target", f"should be at most {classes - 1}, there are {classes} classes (is {target})"
+            yield "attack.target", f"should be at most {classes - 1}; there are {classes} classes (is {target})"
 
 
 def _attackers(plan: PlanSettings) -> Problems:
@@ -120,8 +123,8 @@ def _rule_of_mode(plan: PlanSettings) -> Problems:
     if mode == "ensemble" and rule.rule != "fedavg":
         yield "aggregation.rule", f"should be fedavg in an ensemble (is {rule.rule!r})"
     elif mode == "async" and not rule.asynchronous:
-        wanted = " or ".join(name for name, rule in RULES.items() if rule.asynchronous)
-        yield "aggregation.rule", f"should be {wanted} (is {rule.rule!r})"
+        allowed = " or ".join(name for name, rule in RULES.items() if rule.asynchronous)
+        yield "aggregation.rule", f"should be {allowed} (is {rule.rule!r})"
     elif mode != "async" and rule.asynchronous:
         yield "aggregation.rule", f'should be a synchronous rule, or set mode = "async" (is {rule.rule!r})'
 
@@ -220,33 +223,35 @@ def _fixed_point(plan: PlanSettings) -> Problems:
     counts = plan.counts
     if counts and not point.fits(counts):
         total = sum(reduced(counts))
-        sizes = "1 each" if total == len(counts) else f"{total} together (samples, divided by their common divisor)"
-        bits = [bits for bits in range(1, point.fraction_bits) if replace(point, fraction_bits=bits).fits(counts)]
-        most = f"at most {bits[-1]} with this range" if bits else "smaller, as range should"
+        weights = (
+            "weights of 1" if total == len(counts) else f"weights that sum to {total} (samples / common divisor)"
+        )
+        fitting = [bits for bits in range(1, point.fraction_bits) if replace(point, fraction_bits=bits).fits(counts)]
+        limit = f"at most {fitting[-1]} with this range" if fitting else "smaller, as should range"
         yield (
             "aggregation.fraction_bits",
-            f"should be {most}, or modulus_bits = 64: the updates of {len(counts)} learners count for {sizes}, and "
-            f"their sum can leave a ring of 2^{point.modulus_bits} (is {point.fraction_bits})",
+            f"should be {limit}, or modulus_bits = 64: the sum of the updates of {len(counts)} learners, with "
+            f"{weights}, can exceed 2^{point.modulus_bits} (is {point.fraction_bits})",
         )
 
 
 def _masked(plan: PlanSettings) -> Problems:
-    """Refuse what needs single local weights, or lets one learner subtract its own from a sum."""
+    """Refuse settings that need the local weights of single learners, or allow a learner to derive another's."""
     if not plan.is_masked:
         if plan.privacy.threshold:
             yield "privacy.threshold", "needs privacy.secure_aggregation = true"
         return
     key, rule = "privacy.secure_aggregation", plan.aggregation.rule
-    if plan.learners < LEAST_SUMMED:
+    if plan.learners < MIN_SUMMED:
         yield (
             "learners",
-            f"should be at least {LEAST_SUMMED} with secure_aggregation; of two, each could subtract its own "
+            f"should be at least {MIN_SUMMED} with secure_aggregation; of two learners, each could subtract its own "
             f"update from the sum (is {plan.learners})",
         )
     if plan.mode == "async":
-        yield key, 'should be false with mode = "async", which takes single updates (is true)'
+        yield key, 'should be false with mode = "async", which uses single updates (is true)'
     elif plan.mode == "ensemble":
-        yield key, 'should be false with mode = "ensemble", where a model may be of a single learner (is true)'
+        yield key, 'should be false with mode = "ensemble", where a single learner may train a model (is true)'
     elif rule != "fedavg":
         yield "aggregation.rule", f"should be fedavg with secure_aggregation; {rule} needs single updates"
     elif plan.fixed_point is None:
@@ -256,25 +261,25 @@ def _masked(plan: PlanSettings) -> Problems:
     if plan.verifiers != "all":
         yield (
             "verification",
-            f"should be all with secure_aggregation; else the header could exchange keys (is {plan.verifiers!r})",
+            f"should be all with secure_aggregation; otherwise the header could replace keys (is {plan.verifiers!r})",
         )
     if plan.data.validation:
         yield (
             "data.validation",
             "should be left out with secure_aggregation; contributions (Shapley values) need single updates",
         )
-    least = max(plan.learners // 2 + 1, LEAST_SUMMED - 1)
+    least = max(plan.learners // 2 + 1, MIN_SUMMED - 1)
     if not least <= plan.threshold <= plan.learners:
         yield (
             "privacy.threshold",
-            f"should be {least} to {plan.learners}: more than half, so that no two sets can be opened "
-            f"(is {plan.threshold})",
+            f"should be {least} to {plan.learners}: more than half of the learners, so that only one set of members "
+            f"can be opened (is {plan.threshold})",
         )
-    needed = max(plan.threshold, LEAST_SUMMED)
-    if plan.learners >= LEAST_SUMMED and plan.required_learners < needed:
+    needed = max(plan.threshold, MIN_SUMMED)
+    if plan.learners >= MIN_SUMMED and plan.required_learners < needed:
         yield (
             "min_learners",
-            f"should be at least {needed}, what secure_aggregation needs to read a sum (is {plan.min_learners})",
+            f"should be at least {needed}, which secure_aggregation needs to read a sum (is {plan.min_learners})",
         )
 
 
@@ -283,25 +288,31 @@ def _dp_noise(plan: PlanSettings) -> Problems:
         return
     dp = plan.dp
     if dp.noise_multiplier is None and dp.epsilon is None:
-        yield "privacy.dp", "should set noise_multiplier, or epsilon, from which it follows"
+        yield "privacy.dp", "should set noise_multiplier, or epsilon to derive it"
     if dp.epsilon is not None and dp.epsilon_max is not None and dp.epsilon_max < dp.epsilon:
         yield "privacy.dp.epsilon_max", f"should be at least epsilon = {dp.epsilon:g} (is {dp.epsilon_max:g})"
 
 
 def _dp_delta(plan: PlanSettings) -> Problems:
-    """Who publishes one of n examples as it is has δ = 1/n, so that a δ of this size promises nothing."""
+    """Require δ < 1/n: publishing one of n examples in clear satisfies δ = 1/n."""
     if plan.dp is None:
         return
-    given = getattr(plan.data.source, "samples", None)
-    train = plan.data.train or plan.data.available[0] - plan.data.kept
-    samples = min(given) if given else train // plan.learners
+    shard_sizes = getattr(plan.data.source, "samples", None)
+    train = plan.data.train or plan.data.available[0] - plan.data.reserved
+    samples = min(shard_sizes) if shard_sizes else train // plan.learners
     if samples > 0 and plan.dp.delta * samples >= 1:
-        yield "privacy.dp.delta", f"should be below 1 / {samples}, the examples of a learner (is {plan.dp.delta:g})"
+        yield (
+            "privacy.dp.delta",
+            f"should be below 1 / {samples}; a learner has {samples} examples (is {plan.dp.delta:g})",
+        )
 
 
 def _dp_mode(plan: PlanSettings) -> Problems:
     if plan.dp is not None and plan.dp.epsilon_max is not None and plan.mode == "async":
-        yield "privacy.dp.epsilon_max", 'should be left out with mode = "async", which has no round that all end with'
+        yield (
+            "privacy.dp.epsilon_max",
+            'should be left out with mode = "async", whose learners have no common last round',
+        )
     if plan.dp is not None and plan.mode == "ensemble":
         yield "privacy.dp", 'does not support mode = "ensemble", whose learners also train on a public set'
 
@@ -309,7 +320,7 @@ def _dp_mode(plan: PlanSettings) -> Problems:
 CHECKS: tuple[Callable[[PlanSettings], Problems], ...] = (
     _train_exists,
     _test_exists,
-    _kept_images,
+    _reserved_images,
     _validation_hash,
     _image_size,
     _target,
@@ -328,7 +339,7 @@ CHECKS: tuple[Callable[[PlanSettings], Problems], ...] = (
     _module_attacked,
     _min_learners,
     _committee,
-    _enough_for_all,
+    _sample_for_each_learner,
     _fixed_point,
     _masked,
     _dp_noise,

@@ -1,4 +1,4 @@
-"""The data sets that a plan may name: what a plan says of each."""
+"""The data sets that a plan can choose, and their settings."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Side = Annotated[int, Field(ge=1, le=256)]
 
 
 class Source(Settings):
-    """A data set. What is filled in when a run is deployed is None before."""
+    """A data set. Settings that deployment fills in are None before."""
 
     noun: ClassVar[str] = "images"
-    """What the data are called in a sentence."""
+    """The noun for the samples in messages."""
     module: ClassVar[bool] = False
     """Whether a custom module loads the data."""
 
@@ -37,12 +37,12 @@ class Source(Settings):
     @property
     @abstractmethod
     def available(self) -> tuple[int, int]:
-        """How many training and test images there are; 0 where that is not known yet."""
+        """The numbers of training and test images; 0 where not known yet."""
 
     @property
     @abstractmethod
     def class_count(self) -> int | None:
-        """How many classes there are; None if that is not known yet."""
+        """The number of classes; None if not known yet."""
 
     @property
     def image_size(self) -> tuple[int, ...]:
@@ -51,12 +51,12 @@ class Source(Settings):
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:
-        """How many samples each learner has, where the data decide it; else empty."""
+        """The number of samples of each learner if the data set determines it; otherwise empty."""
         return ()
 
     @property
     def unknown(self) -> list[str]:
-        """The settings that are filled in where the data are at hand when a run is deployed."""
+        """The settings that deployment still has to fill in from the data."""
         return [name for name in type(self).model_fields if getattr(self, name) is None]
 
 
@@ -69,17 +69,17 @@ class Mnist(Source):
 
     @property
     def available(self) -> tuple[int, int]:
-        """How many images there are."""
+        """The numbers of training and test images."""
         return self.sizes
 
     @property
     def class_count(self) -> int:
-        """Ten digits."""
+        """The number of digits."""
         return 10
 
 
 class Digits(Mnist):
-    """The small set of handwritten digits that scikit-learn ships, enlarged to MNIST's size."""
+    """The small set of handwritten digits in scikit-learn, enlarged to MNIST's image size."""
 
     sizes: ClassVar[tuple[int, int]] = (1_437, 360)
 
@@ -87,7 +87,7 @@ class Digits(Mnist):
 
 
 class Folder(Source):
-    """Four files like MNIST's with your own images."""
+    """Your own images, in four files in MNIST's format."""
 
     name: Literal["folder"] = "folder"
     all_train: Annotated[Count | None, FILLED_IN, Field(description="Training images in the folder.")] = None
@@ -111,12 +111,12 @@ class Folder(Source):
 
     @property
     def available(self) -> tuple[int, int]:
-        """How many images there are."""
+        """The numbers of training and test images."""
         return (0 if self.all_train is None else self.all_train, 0 if self.all_test is None else self.all_test)
 
     @property
     def class_count(self) -> int | None:
-        """How many classes there are."""
+        """The number of classes."""
         return self.classes
 
     @property
@@ -134,7 +134,7 @@ class Folder(Source):
 
 
 class CustomData(Source):
-    """What your own module loads."""
+    """Data that your own module loads."""
 
     noun: ClassVar[str] = "samples"
     module: ClassVar[bool] = True
@@ -150,12 +150,12 @@ class CustomData(Source):
 
     @property
     def available(self) -> tuple[int, int]:
-        """How many training samples there are; how many test samples only the module knows."""
+        """The number of training samples, and 0 because only the module knows the number of test samples."""
         return (0 if self.samples is None else sum(self.samples), 0)
 
     @property
     def class_count(self) -> int | None:
-        """How many classes there are."""
+        """The number of classes."""
         return self.classes
 
     @property
@@ -174,4 +174,4 @@ class CustomData(Source):
 
 SOURCE_CHOICE = Choice("name", variants_of(Source, globals()), "mnist", implied=True, flat=True)
 DATA_SIZES = {"mnist": Mnist.sizes, "digits": Digits.sizes}
-"""Training and test images of each data set that is the same everywhere."""
+"""The numbers of training and test images of the built-in data sets."""

@@ -1,4 +1,4 @@
-"""The plans and examples that come with the package: in a wheel as its data, in a checkout beside the package."""
+"""The plans and examples of the package: package data in a wheel, folders beside the package in a checkout."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def create(target: Path, name: str) -> list[Path]:
     Raises
     ------
     ConfigError
-        There is no such example, the file's name can't name a plan, or a file exists or can't be written.
+        There is no such example, the file's name is not valid for a plan, or a file exists or can't be written.
     """
     example = path(name)
     module = loading.module_file(example)
     copies = {target: example} | ({target.parent / module.name: module} if module else {})
     if target.suffix != ".toml" or not re.fullmatch(NAME_PATTERN, target.stem):
         raise ConfigError(
-            f"{target.name!r} can't name a plan; should be up to 63 lower-case letters, digits, '.', '_' or '-', "
-            "then .toml, such as mine.toml"
+            f"{target.name!r} is not a valid file name for a plan; should be up to 63 lower-case letters, digits, "
+            "'.', '_' or '-', then .toml, such as mine.toml"
         )
     for copy in copies:
         files.check(copy, "the new plan")
         if copy.exists():
             raise ConfigError(f"{copy} exists; choose another name or folder")
-    text = re.sub(r"^#:schema .*\n", "", example.read_text())  # the path of a file that is not here
+    text = re.sub(r"^#:schema .*\n", "", example.read_text())  # the schema's path is not valid here
     files.write(target, re.sub(r"^name = .*", f'name = "{target.stem}"', text, count=1, flags=re.MULTILINE))
     if module:
         files.write(target.parent / module.name, module.read_bytes())

@@ -15,12 +15,12 @@ DIALECT = "http://json-schema.org/draft-07/schema#"
 
 
 def plan_schema() -> Schema:
-    """Return the JSON Schema of a plan file. What depends on several settings only ``fl-node plan check`` checks."""
+    """Return the JSON Schema of a plan file; only ``fl-node plan check`` checks combinations of settings."""
     return {"$schema": DIALECT, "title": "Plan of a run of fl-node", **section_schema(Plan)}
 
 
 def section_schema(section: type[Settings]) -> Schema:
-    """Return the schema of a section, with the keys of its flat choices beside its own."""
+    """Return the schema of a section, including the keys of its flat choices."""
     properties: Schema = {}
     required: list[str] = []
     conditions: list[Schema] = []
@@ -43,18 +43,18 @@ def section_schema(section: type[Settings]) -> Schema:
 
 
 def filled_in(field: FieldInfo) -> bool:
-    """Return whether a setting is filled in from the file or the data."""
+    """Return whether deployment fills in a setting from the data."""
     return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("filled_in"))
 
 
 def choice_properties(choice: Choice) -> Schema:
-    """Return the schemas of the keys of a choice, whatever is chosen; where they differ, without what differs."""
+    """Return the schemas of the keys of all variants of a choice, reduced to what all variants have in common."""
     properties: Schema = {choice.key: _key(choice)}
     for section in choice.classes:
         for key, schema in section_schema(section)["properties"].items():
             if key != choice.key:
-                known = properties.setdefault(key, schema)
-                properties[key] = {part: value for part, value in known.items() if schema.get(part) == value}
+                common = properties.setdefault(key, schema)
+                properties[key] = {name: value for name, value in common.items() if schema.get(name) == value}
     return properties
 
 
@@ -68,22 +68,23 @@ def _key(choice: Choice) -> Schema:
 
 
 def _conditions(choice: Choice) -> list[Schema]:
-    """Return for each value of a choice what holds then; other keys of the choice may not be given."""
+    """Return a condition for each variant of a choice, which excludes the keys of other variants."""
     conditions = []
-    everything = choice_properties(choice)
+    common = choice_properties(choice)
     for value, variant in choice.variants.items():
-        then = section_schema(variant)
-        properties = {key: then["properties"].get(key, False) for key in everything if key != choice.key}
-        properties = {key: schema for key, schema in properties.items() if schema != everything[key]}
-        rest = {part: then[part] for part in ("required", "allOf") if part in then}
-        if properties or rest:
-            given = [] if value == choice.default and not choice.implied else [choice.key]
-            asked = {"properties": {choice.key: {"const": value}}, "required": given}
-            conditions.append({"if": asked, "then": ({"properties": properties} if properties else {}) | rest})
+        schema = section_schema(variant)
+        properties = {key: schema["properties"].get(key, False) for key in common if key != choice.key}
+        properties = {key: property_ for key, property_ in properties.items() if property_ != common[key]}
+        constraints = {name: schema[name] for name in ("required", "allOf") if name in schema}
+        if properties or constraints:
+            required = [] if value == choice.default and not choice.implied else [choice.key]
+            condition = {"properties": {choice.key: {"const": value}}, "required": required}
+            consequence = ({"properties": properties} if properties else {}) | constraints
+            conditions.append({"if": condition, "then": consequence})
     if choice.default is None:
-        absent = {key: False for key in everything if key != choice.key}
-        if absent:
-            conditions.append({"if": {"required": [choice.key]}, "else": {"properties": absent}})
+        excluded = {key: False for key in common if key != choice.key}
+        if excluded:
+            conditions.append({"if": {"required": [choice.key]}, "else": {"properties": excluded}})
     return conditions
 
 
@@ -103,7 +104,7 @@ def _property(section: type[Settings], name: str, field: FieldInfo, choice: Choi
 
 
 def _leaf(schema: Schema) -> Schema:
-    """Return pydantic's schema of a setting without its title and without null, which a file can't have."""
+    """Return pydantic's schema of a setting without its title and without null, which TOML does not have."""
     kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
     merged = {key: value for key, value in schema.items() if key not in {"title", "anyOf", "filled_in"}}
     if merged.get("default", 0) is None:

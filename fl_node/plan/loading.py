@@ -1,4 +1,4 @@
-"""Plans from files: what people write in TOML, and what is published as canonical JSON."""
+"""Reads plans: TOML files that people write, and the canonical JSON that is published."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ from fl_node.runtime import strict_json
 
 MAX_PLAN_BYTES = 64 * 1024
 MAX_FILE_BYTES = 256 * 1024
-"""The most that a person's file may have; it may be full of comments."""
+"""Maximum size of a TOML file, which may contain many comments."""
 MAX_BRACKETS = 200
-"""Opening brackets of all kinds in a TOML file, in comments too; tomllib descends into each."""
+"""Maximum number of opening brackets in a TOML file, including comments; tomllib recurses for each."""
 MAX_DOTS = 64
-"""Dots in a line of a TOML file; tomllib takes quadratic time for a key of many parts."""
+"""Maximum number of dots in a line of a TOML file; tomllib's time is quadratic in the parts of a key."""
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> Plan:
-    """Read a plan in TOML, or in JSON as it is published.
+    """Read a plan in TOML or JSON.
 
     Parameters
     ----------
     path
-        The TOML file; a file that ends in ``.json`` is read as JSON. ``-`` is standard input, in either.
+        The TOML file, a JSON file (``.json``), or ``-`` for standard input in either format.
     overrides
-        Settings that replace those of the file, each as ``key=value`` in TOML, such as ``training.epochs=1``.
+        Settings that replace those in the file, each as ``key=value`` in TOML, such as ``training.epochs=1``.
 
     Raises
     ------
     PlanError
-        The file can't be read or the plan is not valid; the message lists everything that is wrong.
+        The file can't be read or the plan is not valid; the message lists all problems.
     """
     content = _read(path, overrides)
     return validate(_with_hash(content, _module(path, content)), str(path))
 
 
 def module_file(path: Path, overrides: Iterable[str] = ()) -> Path | None:
-    """Return the file of the module that a plan in TOML names by its path, or None; arguments as for :func:`load`."""
+    """Return the path of the custom module of a TOML plan, or None; arguments as for :func:`load`."""
     return None if str(path) == "-" else _module(path, _read(path, overrides))
 
 
 def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
-    piped = str(path) == "-"
+    is_piped = str(path) == "-"
     form = "JSON" if path.suffix == ".json" else "TOML"
     try:
-        given = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if piped else strict_json.read_bytes(path, MAX_FILE_BYTES)
-        if len(given) > MAX_FILE_BYTES:
+        raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if is_piped else strict_json.read_bytes(path, MAX_FILE_BYTES)
+        if len(raw) > MAX_FILE_BYTES:
             raise JsonError(f"has more than the {MAX_FILE_BYTES} bytes allowed")
-        text = _text(given)
-        if piped and text.lstrip().startswith("{"):
+        text = _decoded(raw)
+        if is_piped and text.lstrip().startswith("{"):
             form = "JSON"
         content = strict_json.loads(text) if form == "JSON" else _toml(text)
     except OSError as error:
@@ -75,13 +75,13 @@ def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
     return content
 
 
-def _text(content: bytes) -> str:
-    """Return the text of a plan; with ends of lines of any system, and with or without a byte-order mark.
+def _decoded(content: bytes) -> str:
+    """Decode the text of a plan, with line endings of any system, and with or without a byte-order mark.
 
     Raises
     ------
     ValueError
-        It is not UTF-8; the message says where.
+        The text is not UTF-8; the message names the line.
     """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content[:4]:
         raise ValueError("UTF-16 or UTF-32; save it as UTF-8")
@@ -97,12 +97,12 @@ def _text(content: bytes) -> str:
 
 
 def _toml(text: str) -> dict[str, Any]:
-    """Parse TOML within the bounds of JSON from outside.
+    """Parse TOML, with the limits for untrusted JSON.
 
     Raises
     ------
     JsonError
-        The text exceeds a bound.
+        The text exceeds a limit.
     tomllib.TOMLDecodeError
         The text is not TOML.
     """
@@ -124,20 +124,20 @@ def _check_override(content: dict[str, Any], override: str) -> None:
 
 
 def _module(path: Path, content: Mapping[str, Any]) -> Path | None:
-    """Return the file that `custom.module` names, if it names one and not only a module."""
+    """Return the path in `custom.module`, or None if it is only the name of a module."""
     custom = content.get("custom")
-    named = custom.get("module") if isinstance(custom, Mapping) else None
-    is_path = isinstance(named, str) and named.endswith(".py") and "\0" not in named
-    return path.parent / str(named) if is_path else None
+    module = custom.get("module") if isinstance(custom, Mapping) else None
+    is_path = isinstance(module, str) and module.endswith(".py") and "\0" not in module
+    return path.parent / str(module) if is_path else None
 
 
 def _with_hash(content: dict[str, Any], module: Path | None) -> dict[str, Any]:
-    """Replace the path of a module by its name and its hash.
+    """Replace the path of a module by its name and hash.
 
     Raises
     ------
     PlanError
-        The module can't be read, or does not have the hash that the plan states.
+        The module can't be read, or does not have the hash in the plan.
     """
     if module is None:
         return content
@@ -152,7 +152,7 @@ def _with_hash(content: dict[str, Any], module: Path | None) -> dict[str, Any]:
 
 
 def from_bytes(content: bytes, source: str = "published plan") -> Plan:
-    """Read a plan as it was published.
+    """Read a published plan.
 
     Raises
     ------
@@ -173,12 +173,12 @@ def from_bytes(content: bytes, source: str = "published plan") -> Plan:
 
 
 def check_complete(plan: Plan, source: str) -> None:
-    """Check that nothing is left to be filled in, so that a run can be audited without its data.
+    """Check that a plan has all settings that deployment fills in, so that a run can be audited without its data.
 
     Raises
     ------
     PlanError
-        Something is; the message names it.
+        Settings are missing; the message lists them.
     """
     if plan.unknown:
         raise PlanError(f"{source} lacks settings that deployment fills in: {', '.join(plan.unknown)}")
@@ -203,12 +203,12 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def validate(content: object, source: str) -> Plan:
-    """Return the plan that decoded TOML or JSON holds.
+    """Return the plan in decoded TOML or JSON.
 
     Raises
     ------
     PlanError
-        It is not valid; the message names the source and, a line each, everything that is wrong.
+        The plan is not valid; the message names the source and lists all problems, one per line.
     """
     try:
         return Plan.model_validate(content)

@@ -1,4 +1,4 @@
-"""The models that a plan may name: what a plan says of each."""
+"""The models that a plan can choose, and their settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SingleModel(Model):
     name: Architecture = "cnn"
 
     def architecture_of(self, node_id: int) -> str:  # noqa: ARG002
-        """Return that of all."""
+        """Return the architecture of all learners."""
         return self.name
 
 
@@ -53,22 +53,22 @@ class EnsembleModel(Model):
     ] = "uniform"
 
     def architecture_of(self, node_id: int) -> str:
-        """Return the learner's, by turns."""
+        """Return the architecture of a learner, by turns."""
         return self.architectures[(node_id - 1) % len(self.architectures)]
 
     @property
     def measured(self) -> bool:
-        """Whether what an architecture counts for is measured on the held-out images."""
+        """Whether the weight of an architecture is measured on the held-out images."""
         return self.weighting != "uniform"
 
 
 class CustomModel(Model):
-    """What your own module builds."""
+    """A model that your own module builds."""
 
     name: Literal["custom"] = "custom"
 
     def architecture_of(self, node_id: int) -> str:  # noqa: ARG002
-        """Return its name."""
+        """Return ``custom``."""
         return self.name
 
 

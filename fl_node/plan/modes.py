@@ -1,4 +1,4 @@
-"""The modes of a run: when a round closes, and what its global weights are."""
+"""The modes of a run, which determine when a round closes and what its global weights are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Mode(Settings):
     """How a run proceeds."""
 
     implied: ClassVar[Mapping[str, Mapping[str, str]]] = {}
-    """By section: settings that need not be given in this mode."""
+    """Settings that this mode implies, by section."""
 
     mode: str
 
@@ -28,7 +28,7 @@ class Synchronous(Mode):
 
 
 class Asynchronous(Mode):
-    """A round closes with the weights that come first."""
+    """A round closes with the first weights that arrive."""
 
     implied: ClassVar[Mapping[str, Mapping[str, str]]] = {"aggregation": {"rule": "fedasync"}}
 
@@ -36,7 +36,7 @@ class Asynchronous(Mode):
 
 
 class Distillation(Settings):
-    """How learners with different models learn from what all models together predict on the public set."""
+    """How learners with different models learn from the joint predictions of all models on the public set."""
 
     weight: Annotated[
         Positive, Field(description="Weight of a public image relative to an image of the learner.")
@@ -47,7 +47,7 @@ class Distillation(Settings):
 
 
 class Ensemble(Mode):
-    """Learners have different models; the global weights are all models and what each counts for."""
+    """Learners have different models; the global weights contain all models and their weights in the ensemble."""
 
     implied: ClassVar[Mapping[str, Mapping[str, str]]] = {"model": {"name": "ensemble"}}
 
@@ -55,7 +55,7 @@ class Ensemble(Mode):
     distillation: Annotated[
         Distillation | None,
         Field(
-            description="If given, learners also learn from what all models together predict on the public set; "
+            description="If given, learners also learn from the joint predictions of all models on the public set; "
             "needs `data.public_set`."
         ),
     ] = None

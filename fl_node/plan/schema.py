@@ -1,8 +1,8 @@
-"""A plan: all settings of one run, in one file.
+"""A plan: all settings of a run, in one file.
 
-People write plans in TOML. What is published in the store is the same plan with every default filled in, as
-canonical JSON, so that an old run stays readable when a default changes. A setting that only some choice uses (such
-as Krum's number of malicious learners) stands in the plans that make this choice, and in no other.
+People write plans in TOML. The store gets the same plan as canonical JSON with every default filled in, so that an
+old run stays readable when a default changes. A setting that belongs to one choice (such as Krum's number of
+malicious learners) is only in plans that make this choice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fl_node.plan.sections import TrainingPlan as TrainingPlan
 
 
 class Plan(PlanSettings):
-    """The settings of one run."""
+    """The settings of a run."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -33,5 +33,5 @@ class Plan(PlanSettings):
         return self
 
     def to_bytes(self) -> bytes:
-        """Return the canonical form that is published: JSON, sorted keys, no spaces, UTF-8."""
+        """Return the canonical form, which is published: JSON with sorted keys and without spaces, in UTF-8."""
         return json.dumps(self.model_dump(), sort_keys=True, separators=(",", ":")).encode()

@@ -1,6 +1,6 @@
-"""The sections of a plan, and all its settings.
+"""The sections of a plan and their settings.
 
-The settings of a choice are a class beside its code: rules in :mod:`fl_node.aggregation`, attacks in
+The settings of a choice are in a class beside its code: rules in :mod:`fl_node.aggregation`, attacks in
 :mod:`fl_node.attacks`, partitions in :mod:`fl_node.partitions`; data sets, models and modes in this package.
 """
 
@@ -25,13 +25,13 @@ from fl_node.runtime.settings import FILLED_IN, NodeIds, Positive, Settings
 
 Images = Annotated[int, Field(ge=1, le=10_000_000)]
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-LEAST_SUMMED = 3
-"""Learners whose local weights a masked sum must have: of a sum of two, each could subtract its own."""
+MIN_SUMMED = 3
+"""Minimum number of local weights in a masked sum: of two learners, each could subtract its own weights."""
 Bound = Annotated[float, Field(gt=0, le=1e30)]
 
 
 class DataPlan(Settings):
-    """Which images, how many of them, and how the learners share them."""
+    """Which images are used, how many, and how they are divided among the learners."""
 
     if_given: ClassVar[frozenset[str]] = frozenset({"validation", "public_set"})
 
@@ -59,11 +59,11 @@ class DataPlan(Settings):
     ] = None
 
     @model_validator(mode="after")
-    def _all_there_are(self) -> Self:
-        """Replace "all" by the number, so that readers of the plan need no data set."""
+    def _resolve_all(self) -> Self:
+        """Replace 0 ("all") by the number of images, so that readers of the plan need no data set."""
         train, test = self.available
-        known = {"train": max(train - self.kept, 0), "test": test}
-        for key, count in known.items():
+        counts = {"train": max(train - self.reserved, 0), "test": test}
+        for key, count in counts.items():
             if getattr(self, key) == 0:
                 self.__dict__[key] = count
         return self
@@ -79,18 +79,18 @@ class DataPlan(Settings):
         return self.partitioner.partition
 
     @property
-    def kept(self) -> int:
-        """Training images that are not among those that the learners share."""
+    def reserved(self) -> int:
+        """Number of training images that are not divided among the learners."""
         return self.validation + self.public_set
 
     @property
     def available(self) -> tuple[int, int]:
-        """Training and test images there are; the plan may take fewer."""
+        """The numbers of training and test images in the data set; the plan may use fewer."""
         return self.source.available
 
     @property
     def noun(self) -> str:
-        """What the data are called in a sentence."""
+        """The noun for the samples in messages."""
         return self.source.noun
 
     @property
@@ -114,12 +114,12 @@ class DataPlan(Settings):
 
     @property
     def samples(self) -> tuple[int, ...]:
-        """How many samples each learner has, where the data decide it; else empty."""
+        """The number of samples of each learner if the data set determines it; otherwise empty."""
         return self.source.shard_sizes
 
     @property
     def unknown(self) -> list[str]:
-        """The settings that a node with the data still has to fill in."""
+        """The settings that deployment still has to fill in from the data."""
         return self.source.unknown + [key for key in ("train", "test") if not getattr(self, key)]
 
 
@@ -166,19 +166,19 @@ class TrainingPlan(Settings):
 
 
 class BoundsPlan(Settings):
-    """How large local weights may be; a file beyond that is rejected, whatever the rule."""
+    """Bounds of local weights; files that exceed them are rejected, whatever the rule."""
 
     if_given: ClassVar[frozenset[str]] = frozenset({"value", "update"})
 
     value: Annotated[Bound, Field(description="Maximum absolute value of a weight.")] = 1e6
-    # An honest learner's update on MNIST is about 3 long.
+    # The norm of an honest learner's update on MNIST is about 3.
     update: Annotated[
         Bound, Field(description="Maximum Euclidean norm of an update (local minus global weights).")
     ] = 1e5
 
 
 class PrivacyPlan(Settings):
-    """What other members of the run can't learn of a learner's data; see docs/privacy.md."""
+    """What other participants can't learn about a learner's data; see docs/privacy.md."""
 
     if_given: ClassVar[frozenset[str]] = frozenset({"secure_aggregation", "threshold"})
 
@@ -199,7 +199,7 @@ class PrivacyPlan(Settings):
 
 
 class AttackPlan(Settings):
-    """What some learners do to the run; for the laboratory alone."""
+    """Attacks by some learners, for laboratory use only."""
 
     learners: Annotated[NodeIds, Field(description="The nodeIds of the learners that attack.")]
     on_data: Annotated[DataAttack | None, DATA_CHOICE] = None
@@ -213,7 +213,7 @@ class AttackPlan(Settings):
 
 
 class StragglersPlan(Settings):
-    """Learners that take longer than they need; for the laboratory alone."""
+    """Learners that are slowed down, for laboratory use only."""
 
     learners: Annotated[NodeIds, Field(description="The nodeIds of the slow learners; unknown ids are ignored.")]
     factor: Annotated[
@@ -226,12 +226,12 @@ class StragglersPlan(Settings):
     ] = 4.0
 
 
-MOST_WHO_ALL_VERIFY = 16
-"""Learners up to which all verify if the plan does not say who."""
+MAX_ALL_VERIFY = 16
+"""Number of learners up to which all of them verify by default."""
 
 
 class PlanSettings(Settings):
-    """The settings of one run, which may contradict each other; :class:`fl_node.plan.schema.Plan` checks that."""
+    """The settings of a run; :class:`fl_node.plan.schema.Plan` checks that they don't contradict each other."""
 
     if_given: ClassVar[frozenset[str]] = frozenset(
         {"bounds", "verification", "committee", "header_timeout", "privacy", "compression"}
@@ -315,7 +315,7 @@ class PlanSettings(Settings):
 
     @classmethod
     def completed(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """Drop the default mode, and fill in what the mode and a custom module imply."""
+        """Drop the default mode, and fill in the settings that the mode or a custom module implies."""
         if content.get("mode") == "sync":
             del content["mode"]
         mode = MODE_CHOICE.chosen_by(content)
@@ -323,9 +323,9 @@ class PlanSettings(Settings):
         if isinstance(content.get("custom"), dict | CustomPlan):
             implied = {"data": {"name": "custom", "partition": "module"}, "model": {"name": "custom"}, **implied}
         for section, settings in implied.items():
-            given = content.get(section, {})
-            if isinstance(given, dict):
-                content[section] = {**settings, **given}
+            explicit = content.get(section, {})
+            if isinstance(explicit, dict):
+                content[section] = {**settings, **explicit}
         return content
 
     @property
@@ -335,12 +335,12 @@ class PlanSettings(Settings):
 
     @property
     def distillation(self) -> Distillation | None:
-        """How learners of an ensemble learn from each other, if they do."""
+        """The settings of distillation, if learners of an ensemble use it."""
         return self.strategy.distillation if isinstance(self.strategy, Ensemble) else None
 
     @property
     def dp(self) -> DpPlan | None:
-        """Differential privacy, if the plan has it."""
+        """The settings of differential privacy, if the plan uses it."""
         return self.privacy.dp
 
     @property
@@ -351,7 +351,7 @@ class PlanSettings(Settings):
 
     @property
     def required_learners(self) -> int:
-        """Local weights without which a round does not close."""
+        """The minimum number of local weights to close a round."""
         return self.learners if self.min_learners == 0 else self.min_learners
 
     @property
@@ -364,13 +364,13 @@ class PlanSettings(Settings):
         """Who recomputes global weights before local weights trained from them are published."""
         if self.verification is not None:
             return self.verification
-        is_large = self.learners > MOST_WHO_ALL_VERIFY and self.mode != "async" and not self.is_masked
+        is_large = self.learners > MAX_ALL_VERIFY and self.mode != "async" and not self.is_masked
         return "committee" if is_large else "all"
 
     @property
     def committee_timeout(self) -> float:
-        """Seconds after which a learner that waits for a committee verifies itself."""
-        # Some time must be left of a round that does not wait for all.
+        """Seconds that a learner waits for the committee before it verifies the weights itself."""
+        # In a round with a timeout, leave time to train and publish.
         return min(self.header_timeout, self.round_timeout / 2) if self.round_timeout else self.header_timeout
 
     @property
@@ -383,7 +383,7 @@ class PlanSettings(Settings):
         """Members of a closed round that must publish shares before its sum can be read; 0 without masks."""
         if not self.is_masked:
             return 0
-        return self.privacy.threshold or max(2 * self.learners // 3 + 1, LEAST_SUMMED)
+        return self.privacy.threshold or max(2 * self.learners // 3 + 1, MIN_SUMMED)
 
     @property
     def fixed_point(self) -> FixedPoint | None:
@@ -392,7 +392,7 @@ class PlanSettings(Settings):
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """What each learner's local weights count for, in the order of nodeId; empty while that is not known."""
+        """The weight of each learner's local weights in the average, in the order of nodeId; empty while unknown."""
         data = self.data
         if isinstance(self.aggregation, Rule) and self.aggregation.weighting == "uniform":
             return (1,) * self.learners
@@ -400,7 +400,7 @@ class PlanSettings(Settings):
             return ()
 
         def unknown() -> Any:
-            raise PlanError(f"data.partition: {data.partition} needs data to tell the sizes of shards")
+            raise PlanError(f"data.partition: {data.partition} needs the data to determine the sizes of shards")
 
         pool = Pool(data.train, self.learners, self.seed, unknown, unknown, data.samples)
         return tuple(map(int, data.partitioner.sizes(pool)))
@@ -437,10 +437,10 @@ class PlanSettings(Settings):
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """The architectures that some learner has, in the order of their names."""
+        """The architectures that learners use, sorted by name."""
         return tuple(sorted({self.architecture_of(node_id) for node_id in range(1, self.learners + 1)}))
 
     @property
     def measures_members(self) -> bool:
-        """Whether what an architecture counts for is measured on the held-out images."""
+        """Whether the weights of the architectures are measured on the held-out images."""
         return isinstance(self.model, EnsembleModel) and self.model.measured

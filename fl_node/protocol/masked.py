@@ -33,7 +33,7 @@ from fl_node.artifacts.model_file import (
 )
 from fl_node.errors import WeightsError
 from fl_node.plan.schema import Plan
-from fl_node.plan.sections import LEAST_SUMMED
+from fl_node.plan.sections import MIN_SUMMED
 from fl_node.privacy import dealing, graph
 from fl_node.privacy.dealing import OWN, Dealer, Label, RoundKey
 from fl_node.privacy.streams import Stream
@@ -95,7 +95,7 @@ def count_of(plan: Plan, node_id: int) -> int:
 
 def needed_members(plan: Plan) -> int:
     """Return how many members a round must have before anything of it is opened."""
-    return max(plan.threshold, LEAST_SUMMED)
+    return max(plan.threshold, MIN_SUMMED)
 
 
 def label_of(parent: WeightsFile) -> Label:

@@ -176,7 +176,7 @@ def test_a_new_plan_is_an_example_with_the_name_of_its_file(fl_node: FlNode, exa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("Mine.toml",), "'Mine.toml' can't name a plan"),
+        (("Mine.toml",), "'Mine.toml' is not a valid file name"),
         (("mine.txt",), "such as mine.toml"),
         (("mine.toml", "--from", "other"), "should be one of async, demo"),
     ],

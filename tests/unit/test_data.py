@@ -405,7 +405,7 @@ def test_bounds_that_depend_on_the_number_of_classes_are_those_of_the_folder(tmp
     with pytest.raises(PlanError) as raised:
         loading.complete(plan, loading.load(plan, folder))
     assert [line.strip() for line in str(raised.value).splitlines()[1:]] == [
-        "attack.target: should be at most 12, there are 13 classes (is 13)",
+        "attack.target: should be at most 12; there are 13 classes (is 13)",
         "data.labels_each: should be at most 13, the number of classes (is 14)",
     ]
 

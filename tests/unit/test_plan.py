@@ -114,7 +114,7 @@ weighting = "mean"
     assert found["training.epochs"] == "should be a whole number (is 'five')"
     assert found["model"] == "should be a section with keys (is 5)"
     assert found["min_learners"] == "should be at most learners = 2 (is 3)"
-    assert found["data.train"] == "should be 0 (all) or at least one per learner, 2 (is 1)"
+    assert found["data.train"] == "should be 0 (all) or at least 2, one per learner (is 1)"
     assert found["data.name"] == "should be 'mnist', 'digits', 'folder' or 'custom' (is 'cifar')"
 
 
@@ -413,7 +413,7 @@ def test_the_papers_plan_has_the_papers_values() -> None:
         ('[attack]\nlearners = [1]\nupdate = "copy"\ntarget = 1', "attack.target: only valid for backdoor"),
         (
             '[attack]\nlearners = [1]\ndata = "backdoor"\ntarget = 10',
-            "attack.target: should be at most 9, there are 10 classes (is 10)",
+            "attack.target: should be at most 9; there are 10 classes (is 10)",
         ),
         (
             '[data]\nname = "digits"\npartition = "labels"\nlabels_each = 11',

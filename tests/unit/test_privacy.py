@@ -144,7 +144,7 @@ def test_a_target_is_completed_by_the_noise_that_the_smallest_shard_needs() -> N
 @pytest.mark.parametrize(
     ("dp", "settings", "problem"),
     [
-        ({}, {}, "privacy.dp: should set noise_multiplier, or epsilon, from which it follows"),
+        ({}, {}, "privacy.dp: should set noise_multiplier, or epsilon to derive it"),
         (
             {"epsilon": 3.0, "epsilon_max": 1.0},
             {},
@@ -153,13 +153,13 @@ def test_a_target_is_completed_by_the_noise_that_the_smallest_shard_needs() -> N
         (
             {"epsilon": 3.0, "delta": 0.01},
             {},
-            "privacy.dp.delta: should be below 1 / 479, the examples of a learner (is 0.01)",
+            "privacy.dp.delta: should be below 1 / 479; a learner has 479 examples (is 0.01)",
         ),
         ({"epsilon": 3.0, "unit": "learner"}, {}, "privacy.dp.unit: should be 'example' (is 'learner')"),
         (
             {"epsilon": 3.0, "epsilon_max": 4.0},
             {"mode": "async", "aggregation": {"rule": "fedasync"}},
-            'privacy.dp.epsilon_max: should be left out with mode = "async", which has no round that all end with',
+            'privacy.dp.epsilon_max: should be left out with mode = "async", whose learners have no common last round',
         ),
         (
             {"epsilon": 3.0},
