@@ -15,6 +15,7 @@ from fl_node.cli.options import DataOption, JsonOption, ModulesOption, PlanArgum
 from fl_node.errors import ConfigError
 
 if TYPE_CHECKING:
+    from fl_node.lab.faults import Undisturbed
     from fl_node.plan.schema import Plan
 
 
@@ -192,8 +193,11 @@ def lab(
         outcome = experiment.run(stay=show.stay if stay else None)
     checks: list[Check] = []
     if chosen is not None:
-        print_note("running the same plan without the fault for comparison")
-        checks = faults.checks(chosen, experiment.trace, outcome, _undisturbed(experiment.plan, data_dir, modules))
+        undisturbed = None
+        if not (loaded.dp is not None and loaded.is_masked):  # no other run has the same noise
+            print_note("running the same plan without the fault for comparison")
+            undisturbed = _undisturbed(experiment.plan, folder, data_dir, modules)
+        checks = faults.checks(chosen, experiment.trace, outcome, undisturbed)
     if as_json:
         content = {
             "run": str(outcome.folder),
@@ -229,12 +233,14 @@ def _with_learners(settings: list[str] | None, learners: int | None) -> list[str
     return [*(settings or ()), f"learners={learners}"]
 
 
-def _undisturbed(plan: Plan, data_dir: Path | None, modules: Path | None) -> tuple[str, float]:
-    """Carry a plan out in this process without the fault, and return CID and accuracy of its final weights."""
+def _undisturbed(plan: Plan, folder: Path, data_dir: Path | None, modules: Path | None) -> Undisturbed:
+    """Carry a plan out in this process without the fault, with the keys and secrets of the run in a folder."""
     from fl_node.lab import simulate
+    from fl_node.lab.faults import Undisturbed, weights_of
 
     trainer = make_trainer(plan, data_dir, modules)
     with tempfile.TemporaryDirectory() as name:
+        simulate.take_keys(Path(name), folder, plan.learners)
         cids = simulate.simulate(plan, Path(name), trainer)
         last = simulate.measure(plan, Path(name), trainer, cids)[-1]
-    return cids[-1], float(last["accuracy"])
+        return Undisturbed(weights_of(Path(name) / "files" / cids[-1]), float(last["accuracy"]))

@@ -88,6 +88,7 @@ def status(
     from fl_node.chain import clique
     from fl_node.lab.show import rounds_table
     from fl_node.protocol.hidden import hidden
+    from fl_node.protocol.masked import stuck_without
     from fl_node.report import collect
 
     with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
@@ -124,6 +125,8 @@ def status(
         silent = [n for n in range(1, result.plan.learners + 1) if n not in result.open_round]
         who = f"learner {', '.join(map(str, silent))}" if silent else "the header"
         console.print(f"round {result.round}: waiting for {who}")
+        if stuck := stuck_without(result.plan, result.sitting_out):
+            console.print(f"round {result.round}: {stuck}")
 
 
 def journal(

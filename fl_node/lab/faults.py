@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import math
 import signal
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,7 @@ from fl_node.lab.fault_model import (
 from fl_node.lab.hand import Hand
 from fl_node.lab.header_faults import AWAY, HEADER_SCENARIOS, LIAR, VICTIM
 from fl_node.lab.lies import PATIENCE
+from fl_node.lab.mask_faults import MASK_SCENARIOS
 from fl_node.nodes import binaries
 from fl_node.nodes.backends import free_ports
 from fl_node.nodes.ipfs import IpfsNode
@@ -48,6 +51,8 @@ from fl_node.protocol.names import HEADER
 from fl_node.runtime.waiting import wait_until
 from fl_node.seeds import derive
 
+FINAL = "final.safetensors"
+"""The final weights, in a run's folder."""
 NEAR = 0.05
 """How much accuracy, as a fraction, a run without one learner's weights in one round may lose at most."""
 
@@ -482,6 +487,7 @@ SCENARIOS = {
         ),
         *HEADER_SCENARIOS,
         *CHAIN_SCENARIOS,
+        *MASK_SCENARIOS,
         Scenario(
             "geth-killed",
             "A learner's Geth node is killed. The other sealers continue; the learner waits for its own node and "
@@ -515,6 +521,48 @@ SCENARIOS = {
 }
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """The final weights of a run without a fault."""
+
+    weights: str
+    """What :func:`weights_of` returns for them."""
+    accuracy: float
+
+
+def weights_of(path: Path) -> str:
+    """Return a hash of a model file's weights, without its metadata.
+
+    In a run with masks metadata have the public keys of learners, which no two runs have in common.
+
+    Parameters
+    ----------
+    path
+        The model file.
+    """
+    file, digest = model_file.read(path), hashlib.sha256()
+    for name in sorted(file.shapes):
+        digest.update(name.encode() + b"\0" + file.tensor(name).tobytes())
+    return digest.hexdigest()
+
+
+def _published_once(scenario: Scenario, outcome: Outcome) -> Check:
+    """Check what can be checked where no other run has the same bits.
+
+    Keys of rounds are random, the global file names them, and noise follows from that file's CID. But a learner that
+    is killed has the same keys and so the same bits; if it published others, its budget would say so.
+    """
+    spent = dict(model_file.read(outcome.folder / FINAL).global_meta.spent or ())
+    rounds = outcome.result.plan.rounds
+    passed = all(count == rounds if scenario.same_bits else count <= rounds for count in spent.values())
+    seen = ", ".join(f"learner {node_id}: {count} in {rounds} rounds" for node_id, count in sorted(spent.items()))
+    return Check(
+        "no learner published two different files in a round (no other run has the same noise with masks)",
+        bool(spent) and passed,
+        seen,
+    )
+
+
 def get(name: str, backend: str) -> Scenario:
     """Return a scenario by its name.
 
@@ -531,14 +579,17 @@ def get(name: str, backend: str) -> Scenario:
 
 
 def planned(scenario: Scenario, plan: Plan) -> Plan:
-    """Return the plan as a scenario needs it: three learners, and rounds enough before and after the fault."""
+    """Return the plan as a scenario needs it: enough learners, and enough rounds around the fault."""
     from fl_node.plan import loading as plans
 
-    content = plan.model_dump() | {"learners": 3, "rounds": max(plan.rounds, ROUND + 2), **scenario.settings}
+    content = plan.model_dump() | {"learners": 3, "rounds": max(plan.rounds, ROUND + 2)}
+    for key, value in scenario.settings.items():
+        known = content.get(key)
+        content[key] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
     return plans.validate(content, f"plan {plan.name} for scenario {scenario.name}")
 
 
-def checks(scenario: Scenario, trace: Trace, outcome: Outcome, undisturbed: tuple[str, float] | None) -> list[Check]:
+def checks(scenario: Scenario, trace: Trace, outcome: Outcome, undisturbed: Undisturbed | None) -> list[Check]:
     """Return a scenario's expectations and whether they passed.
 
     Parameters
@@ -546,7 +597,7 @@ def checks(scenario: Scenario, trace: Trace, outcome: Outcome, undisturbed: tupl
     scenario, trace, outcome
         The scenario, what the roles said, and what came out.
     undisturbed
-        CID and accuracy of the final weights of the same plan without the fault, if known.
+        The final weights of the same plan without the fault, if known.
     """
     last = outcome.result.rounds[-1].result
     audit = outcome.audit
@@ -566,12 +617,14 @@ def checks(scenario: Scenario, trace: Trace, outcome: Outcome, undisturbed: tupl
         ),
         *(expectation(trace, outcome) for expectation in scenario.expectations),
     ]
-    if undisturbed is not None and last.accuracy is not None:
-        name, accuracy = undisturbed
-        seen = f"{last.accuracy:.2%}, undisturbed {accuracy:.2%}"
+    if outcome.result.plan.dp is not None and outcome.result.plan.is_masked:
+        checks.append(_published_once(scenario, outcome))
+    elif undisturbed is not None and last.accuracy is not None:
+        seen = f"{last.accuracy:.2%}, undisturbed {undisturbed.accuracy:.2%}"
         if scenario.same_bits:
-            checks.append(Check("the final weights are the undisturbed run's, bit for bit", last.cid == name, seen))
+            same = weights_of(outcome.folder / FINAL) == undisturbed.weights
+            checks.append(Check("the final weights are the undisturbed run's, bit for bit", same, seen))
         else:
-            near = last.accuracy >= accuracy - NEAR
+            near = last.accuracy >= undisturbed.accuracy - NEAR
             checks.append(Check(f"the final accuracy is at most {100 * NEAR:g} points lower", near, seen))
     return checks

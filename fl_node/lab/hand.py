@@ -12,10 +12,17 @@ from fl_node.artifacts.model_file import LocalMeta, Shapes, WeightsFile
 from fl_node.artifacts.store import Store
 from fl_node.chain.contract import Contract
 from fl_node.data.partition import shard_size
+from fl_node.errors import ProcessError
 from fl_node.plan.schema import Plan
 from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file
+from fl_node.protocol.masked import reveal, unmasked_file
+from fl_node.protocol.opened import read_openings
 from fl_node.protocol.reader import Reader
+from fl_node.runtime.waiting import wait_until
+
+OPENING_PATIENCE = 120.0
+"""Seconds in which the members of a closed round must have opened it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,9 @@ class Hand:
         reader = self._reader()
         published = self.contract.local_weights(state.round, self.contract.learners())
         parent = reader.read(str(state.global_cid))
+        if self.plan.is_masked:
+            masked = {node_id: reader.read(name, node_id) for node_id, name in sorted(published.items())}
+            return list(masked.values()), self._unmasked(reader, state.round, parent, masked)
         files = [
             decoded(reader.read(name, node_id), parent, self.plan) for node_id, name in sorted(published.items())
         ]
@@ -62,6 +72,34 @@ class Hand:
             parent_file=parent,
         )
         return files, true
+
+    def _unmasked(
+        self, reader: Reader, round_: int, parent: WeightsFile, files: dict[int, WeightsFile]
+    ) -> WeightsFile:
+        """Return the global file of a masked round, as soon as its members have opened it.
+
+        Raises
+        ------
+        ProcessError
+            They don't.
+        """
+
+        def openings() -> dict[int, str]:
+            return self.contract.openings_and_next_keys(round_, sorted(files))[0]
+
+        if not wait_until(lambda: len(openings()) == len(files), OPENING_PATIENCE):
+            raise ProcessError(f"the members of round {round_} did not open it in {OPENING_PATIENCE:g} s")
+        opened, _ = read_openings(reader, self.contract.plan(), openings())
+        seeds = reveal(self.plan, parent, files, opened).seeds
+        return unmasked_file(
+            self.folder / "true.safetensors",
+            self.plan,
+            self.contract.plan(),
+            parent=parent,
+            files=files,
+            seeds=seeds,
+            announced={},
+        )
 
     def _reader(self) -> Reader:
         return Reader(self.store, self.folder, self.plan, self.shapes)

@@ -24,7 +24,9 @@ AWAY = 6.0
 # A header that lies: its process is stopped, and somebody publishes in its place, with its account.
 
 
-def _false_header(lie: str) -> Fault:
+def telling(lie: str) -> Fault:
+    """Return the fault that a header publishes certain false weights."""
+
     def fault(lab: Controls, trace: Trace) -> None:
         lab.hold(HEADER)
         contract, store = lab.as_node(HEADER)
@@ -71,12 +73,14 @@ def _wrongly_rejects(lab: Controls, trace: Trace) -> None:
     trace.notes.append(f"learner 2 rejected {name}")
 
 
-def _withdrawn(trace: Trace, outcome: Outcome) -> Check:
+def withdrawn(trace: Trace, outcome: Outcome) -> Check:
+    """Check that false weights were withdrawn."""
     notes = [note for note in outcome.audit.notes if (note.code, note.about) == (WITHDRAWN, trace.prepared)]
     return Check("the learners withdraw the false weights, and the audit says so", bool(notes), "; ".join(notes))
 
 
-def _succeeded(trace: Trace, _outcome: Outcome) -> Check:
+def succeeded(trace: Trace, _outcome: Outcome) -> Check:
+    """Check that the first candidate became the header."""
     takeovers = [e for _, e in trace.matching(standby_name(1), events.HeaderTakenOver.name)]
     return Check("learner 1's standby becomes the header", bool(takeovers), first_message(takeovers))
 
@@ -107,8 +111,8 @@ def _false(name: str, text: str, lie: str) -> Scenario:
         name,
         text,
         _COLLECTS,
-        _false_header(lie),
-        (_withdrawn, _succeeded),
+        telling(lie),
+        (withdrawn, succeeded),
         same_bits=True,
         settings=_SOON,
         standby=True,
@@ -148,7 +152,7 @@ HEADER_SCENARIOS = (
         "first learner's standby finishes the run.",
         _COLLECTS,
         _gone,
-        (_succeeded,),
+        (succeeded,),
         same_bits=True,
         settings=_SOON,
         standby=True,
@@ -158,7 +162,7 @@ HEADER_SCENARIOS = (
         "The header is gone for good while it aggregates.",
         (HEADER, events.UpdatesAggregated.name),
         _gone,
-        (_succeeded,),
+        (succeeded,),
         same_bits=True,
         settings=_SOON,
         standby=True,
@@ -168,7 +172,7 @@ HEADER_SCENARIOS = (
         "The header is away until it is replaced. When it returns, it is told so and stands by.",
         _COLLECTS,
         _gone_and_back,
-        (_succeeded, _told),
+        (succeeded, _told),
         same_bits=True,
         settings=_SOON,
         standby=True,

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fl_node.aggregation.rule import shares
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.address import connect
 from fl_node.artifacts.model_file import Rejection, WeightsFile
@@ -25,6 +26,7 @@ from fl_node.chain.keys import load_key
 from fl_node.errors import ProcessError
 from fl_node.lab.hand import Hand
 from fl_node.models.ensemble import trainer_for
+from fl_node.protocol.masked import count_of
 from fl_node.protocol.names import MISSING
 from fl_node.protocol.reader import Reader
 from fl_node.runtime.waiting import wait_until
@@ -62,12 +64,21 @@ def _plan(hand: Hand, _files: list[WeightsFile], true: WeightsFile) -> WeightsFi
     return _rewritten(hand, true, plan=cid.of_bytes(b"the plan of another run"))
 
 
+def _asks_both(hand: Hand, files: list[WeightsFile], true: WeightsFile) -> WeightsFile:
+    """List a learner as lost that is in a masked sum, as if others were to open what they have in common with it."""
+    kept = true.global_meta.inputs[1:]
+    parts = shares([count_of(hand.plan, one.node_id) for one in kept])
+    inputs = tuple(replace(one, share=part) for one, part in zip(kept, parts, strict=True))
+    return _rewritten(hand, true, inputs=inputs, absent=(files[0].masked_meta.node_id,))
+
+
 LIES: dict[str, Lie] = {
     "sum": _sum,
     "omits": _omits,
     "calls-missing": _calls_missing,
     "parent": _parent,
     "plan": _plan,
+    "asks-both": _asks_both,
 }
 
 

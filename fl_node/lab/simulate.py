@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from fl_node.models.ensemble import trainer_for
 from fl_node.models.trainer import Trainer
 from fl_node.nodes.backends import EmbeddedBackend
 from fl_node.plan.schema import Plan
+from fl_node.privacy.secret import beside
 from fl_node.protocol import history
 from fl_node.protocol.global_files import global_shapes
 from fl_node.protocol.names import HEADER, learner_name
@@ -103,6 +105,29 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
         return [str(closed.started.cid) for closed in history.read(contract).rounds]
     finally:
         backend.stop()
+
+
+def take_keys(folder: Path, run: Path, learners: int) -> None:
+    """Copy keys and secrets of a lab's run to where a simulation keeps its own.
+
+    Noise follows from a host's secret and from the address of the contract, which follows from the header's account.
+    So a simulation with the same of both has the same noise.
+
+    Parameters
+    ----------
+    folder
+        The simulation's folder.
+    run
+        The run's folder.
+    learners
+        Their number.
+    """
+    (folder / "keys").mkdir()
+    for name in (HEADER, *(learner_name(node_id) for node_id in range(1, learners + 1))):
+        key = run / "nodes" / name / "role.key"
+        shutil.copy(key, folder / "keys" / f"{name}.key")  # with its mode, 0600
+        if (secret := beside(key)).exists():
+            shutil.copy(secret, folder / "keys" / f"{name}.secret")
 
 
 def _take_turns(plan: Plan, header: Header, learners: list[Learner], on_round: OnRound) -> None:

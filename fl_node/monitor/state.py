@@ -23,7 +23,7 @@ from fl_node.chain.abi import artifact
 from fl_node.errors import ChainError
 from fl_node.plan.schema import Plan
 from fl_node.protocol.budget import Budget
-from fl_node.protocol.history import History
+from fl_node.protocol.history import History, sitting_out
 from fl_node.protocol.names import HEADER, learner_label, learner_name, learners_label
 from fl_node.runtime import recursion
 
@@ -282,6 +282,8 @@ def waits(past: History, plan: Plan | None) -> dict[str, str]:
         else f"should publish in round {current.number}"
         for node_id in past.learners
     }
+    for node_id in sitting_out(current):
+        waiting[learner_name(node_id)] = f"has no key of round {current.number} and sits it out"
     if leader != HEADER:
         waiting[HEADER] = f"was replaced by {leader}"
     if current.closed is not None:

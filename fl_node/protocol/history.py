@@ -93,6 +93,20 @@ def read(contract: Contract) -> History:
     return arrange(contract.plan(), contract.deployer(), contract.log())
 
 
+def sitting_out(current: Round) -> tuple[int, ...]:
+    """Return the learners that can't publish in a round with masks, for they have no key of it.
+
+    Such a learner, which lost its folder or comes back, announces a key for the next round on its own.
+
+    Parameters
+    ----------
+    current
+        The round.
+    """
+    published = current.latest()
+    return tuple(sorted({int(entry.node_id) for entry in current.keys if entry.node_id} - published.keys()))
+
+
 @dataclass
 class _Building:
     started: LogEntry

@@ -98,6 +98,25 @@ def needed_members(plan: Plan) -> int:
     return max(plan.threshold, MIN_SUMMED)
 
 
+def stuck_without(plan: Plan, node_ids: Collection[int]) -> str:
+    """Return why a round waits for learners that can't publish in it; empty if it closes without them.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    node_ids
+        The learners that have no key of the round.
+    """
+    if not node_ids or (plan.round_timeout and plan.required_learners < plan.learners):
+        return ""
+    missing = "round_timeout" if not plan.round_timeout else f"min_learners below {plan.learners}"
+    return (
+        f"learner {_list(node_ids)} has no key of this round, and the plan has no {missing}, so the round can't "
+        "close without it; start a new run with round_timeout and min_learners"
+    )
+
+
 def label_of(parent: WeightsFile) -> Label:
     """Return what the masks of the round are for that starts from these global weights."""
     return Label(parent.global_meta.round, parent.cid)

@@ -110,6 +110,8 @@ class Result:
     rounds: tuple[RoundResult, ...]
     open_round: dict[int, Entry]
     """What was published in the round that is going on."""
+    sitting_out: tuple[int, ...] = ()
+    """Learners that can't publish in the open round, for they have no key of it; with masks only."""
     costs: tuple[Cost, ...] = ()
     """Of each round, the open one too; empty where the chain was not asked for them."""
     verdicts: tuple[Verdict, ...] = ()
@@ -272,6 +274,7 @@ def collect(
         initial=initial,
         rounds=tuple(closed),
         open_round={node_id: local_entry(log) for node_id, log in sorted(current.items())},
+        sitting_out=history.sitting_out(past.rounds[-1]) if past.rounds else (),
         costs=_costs(past, sealed, sizes) if traced else (),
         verdicts=verdicts(past),
         header_changes=header_changes(past),
@@ -320,6 +323,7 @@ def as_json(result: Result, **more: Any) -> str:
         "initial": asdict(result.initial) if result.initial else None,
         "rounds": [asdict(closed) for closed in result.rounds],
         "open_round": {node_id: asdict(entry) for node_id, entry in result.open_round.items()},
+        "sitting_out": result.sitting_out,
         "costs": [asdict(cost) for cost in result.costs],
         "verdicts": [asdict(verdict) for verdict in result.verdicts],
         "header_changes": [asdict(change) for change in result.header_changes],

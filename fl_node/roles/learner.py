@@ -263,7 +263,7 @@ class Learner:
         if not state.closed:
             if masking.takes_part(parent, node_id):
                 return None
-            return masking.announce(view, node_id, state.round + 1) or self._wait_for_others(view, node_id)
+            return masking.sit_out(view, node_id, state.round) or self._wait_for_others(view, node_id)
         members = contract.members(state.round, view.block)
         published = contract.local_weights(state.round, members, view.block)
         if node_id not in published or (waiting := self._unverified(state.round, global_cid)) is not None:

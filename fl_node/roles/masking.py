@@ -14,7 +14,7 @@ from fl_node.models.trainer import Score
 from fl_node.plan.schema import Plan
 from fl_node.privacy.round_keys import RoundKeys
 from fl_node.privacy.secret import load_or_create
-from fl_node.protocol.masked import check_masked, keys_of, masked_file, open_shares
+from fl_node.protocol.masked import check_masked, keys_of, masked_file, open_shares, stuck_without
 from fl_node.protocol.openings import Opening, parse
 from fl_node.protocol.reader import Reader
 from fl_node.roles.loop import Site, Waiting
@@ -75,6 +75,27 @@ class Masking:
             return Waiting("block", f"a block with the key of round {round_}", round=round_)
         emit(events.KeyAnnounced(round=round_, block=receipt.block, gas=receipt.gas))
         return None
+
+    def sit_out(self, view: View, node_id: int, round_: int) -> Waiting | None:
+        """Announce a key for the next round, and return what is waited for if this round can't close; else None.
+
+        Parameters
+        ----------
+        view
+            What the contract says now.
+        node_id
+            The learner, which has no key of this round.
+        round_
+            The round, which is open.
+        """
+        if (waiting := self.announce(view, node_id, round_ + 1)) is not None:
+            return waiting
+        stuck = stuck_without(self._plan, [node_id])
+        if not stuck:
+            return None
+        contract = self._site.contract
+        text = f"round {round_}: {stuck}"
+        return Waiting("round_end", text, round=round_, learners=(node_id,), watch=contract.state, seen=view.state)
 
     def takes_part(self, parent: WeightsFile, node_id: int) -> bool:
         """Return whether this learner has the key that it announced for the round of these global weights."""
@@ -157,7 +178,7 @@ class Masking:
         contract, round_ = self._site.contract, parent.global_meta.round
         if contract.opening_at(round_, node_id, view.block) is not None:
             return None
-        path = self._site.folder / f"opening-{round_}-{parent.cid}.json"
+        path = opening_path(self._site.folder, round_, parent.cid)
         if not self._opened or not path.exists() or cid.of_file(path) != self._opened:
             good: dict[int, WeightsFile] = {}
             for other, name in sorted(published.items()):
@@ -232,6 +253,21 @@ class Masking:
         text = f"the end of round {round_}; this learner opens nothing: {reason}"
         contract = self._site.contract
         return Waiting("round_end", text, round=round_, watch=contract.round, seen=round_)
+
+
+def opening_path(folder: Path, round_: int, parent: str) -> Path:
+    """Return where a learner keeps what it opens of a round.
+
+    Parameters
+    ----------
+    folder
+        The learner's folder.
+    round_
+        The round.
+    parent
+        The CID of the global weights that the round started from.
+    """
+    return folder / f"opening-{round_}-{parent}.json"
 
 
 def _list(opening: Opening) -> str:

@@ -19,7 +19,7 @@ from fl_node.protocol import budget
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file, is_enough, needs_parent
-from fl_node.protocol.masked import Fault, Seeds, check_masked, needed_members, reveal, unmasked_file
+from fl_node.protocol.masked import Fault, Seeds, check_masked, needed_members, reveal, stuck_without, unmasked_file
 from fl_node.protocol.names import MISSING
 from fl_node.protocol.opened import read_openings
 from fl_node.protocol.publications import check_origin
@@ -253,6 +253,10 @@ class Synchronous:
         parts = [f"learner {', '.join(map(str, silent))} to publish"] if silent else []
         if unregistered > 0:
             parts.append(f"{unregistered} more to register")
+        if plan.is_masked and silent and stuck_without(plan, silent):
+            _, announced = self._site.contract.openings_and_next_keys(number, silent, view.block)
+            if stuck := stuck_without(plan, announced):
+                parts.append(stuck)
         if late:
             parts.append(f"at least {required} publications ({len(current.published)} so far)")
         return Waiting(

@@ -15,9 +15,12 @@ from fl_node.artifacts import model_file
 from fl_node.audit.auditor import audit
 from fl_node.audit.result import Audit
 from fl_node.chain.contract import KEY_ANNOUNCED, LOCAL_WEIGHT_SET, MASKS_OPENED
+from fl_node.monitor.state import waits as waiting_nodes
 from fl_node.plan.schema import Plan
 from fl_node.privacy.round_keys import FOLDER
 from fl_node.protocol import history
+from fl_node.protocol.masked import stuck_without
+from fl_node.protocol.verification.masked import LEARNER_LOST, NOT_OPENED, WRONG_OPENING
 from fl_node.report.collect import collect
 from tests.helpers.network import Network
 from tests.helpers.stub import StubTrainer
@@ -151,6 +154,29 @@ def test_a_learner_lost_before_it_publishes_is_left_out_and_comes_back(start: Ca
     ]
     result = audited(network)
     assert result.passed, result.findings
+    lost = [(note.round, note.about) for note in result.notes if note.code == LEARNER_LOST]
+    assert lost == [(1, "learner 4")]
+
+
+def test_a_learner_that_lost_its_folder_stops_a_round_without_timeout_and_is_named(
+    start: Callable[[Plan], Network],
+) -> None:
+    network = start(PLAN)
+    contract = network.as_node("header")
+    until(network, network.nodes, lambda: contract.state().round == 1)
+    network.kill("learner-3")
+    for path in (network.folder / "learner-3" / FOLDER).iterdir():
+        path.unlink()
+    until(network, ("learner-3",), lambda: bool(contract.keys(2, [3])))
+    waits = {name: network.role(name).step() for name in ("header", "learner-3")}
+    reasons = {name: (one.reason, one.round, one.learners) for name, one in waits.items() if one is not None}
+    assert reasons["learner-3"] == ("round_end", 1, (3,))
+    assert reasons["header"][:2] == ("updates", 1)
+    assert all(one is not None and stuck_without(PLAN, [3]) in one.detail for one in waits.values())
+    past = history.read(contract)
+    assert history.sitting_out(past.rounds[1]) == (3,)
+    assert waiting_nodes(past, PLAN)["learner-3"] != waiting_nodes(past, PLAN)["learner-1"]
+    assert (stuck_without(PLAN, []), stuck_without(FOUR, [3])) == ("", "")
 
 
 def test_a_learner_lost_before_it_opens_does_not_stop_the_round(start: Callable[[Plan], Network]) -> None:
@@ -163,7 +189,9 @@ def test_a_learner_lost_before_it_opens_does_not_stop_the_round(start: Callable[
     assert {entry.node_id for entry in past.rounds[0].published} == {1, 2, 3, 4}
     network.kill("learner-4")
     until(network, network.nodes, lambda: contract.state().round == 3)
-    assert audited(network).passed
+    result = audited(network)
+    assert result.passed
+    assert (0, "learner 4") in [(note.round, note.about) for note in result.notes if note.code == NOT_OPENED]
 
 
 def test_below_the_threshold_the_round_waits_and_says_for_whom(start: Callable[[Plan], Network]) -> None:
@@ -200,7 +228,8 @@ def test_wrong_shares_are_named_and_do_no_harm(start: Callable[[Plan], Network])
     until(network, network.nodes, lambda: contract.state().round == 3)
     result = audited(network)
     assert result.passed, result.findings
-    assert any(note.startswith("round 0: learner 4 opens a wrong share") for note in result.notes), result.notes
+    wrong = {(note.round, note.about) for note in result.notes if note.code == WRONG_OPENING}
+    assert wrong == {(0, "learner 4")}
 
 
 @pytest.mark.nightly

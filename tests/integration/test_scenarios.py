@@ -59,7 +59,7 @@ def test_without_its_defence_a_promise_is_broken(tiny_plan: Path, tmp_path: Path
 
 def test_every_scenario_has_a_plan_and_a_text(tiny_plan: Path) -> None:
     for one in SCENARIOS.values():
-        assert planned(one, plans.load(tiny_plan)).learners == 3
+        assert planned(one, plans.load(tiny_plan)).learners >= 3
         assert one.text.endswith(".")
 
 

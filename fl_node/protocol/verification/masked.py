@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fl_node.artifacts.model_file import WeightsFile
 from fl_node.errors import WeightsError
 from fl_node.protocol import budget
-from fl_node.protocol.masked import check_masked, needed_members, reveal, unmasked_file
+from fl_node.protocol.masked import check_masked, keys_of, needed_members, reveal, unmasked_file
 from fl_node.protocol.names import HEADER, MISSING, learner_label
 from fl_node.protocol.opened import read_openings
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.global_files import again, closing_file, report_difference
 from fl_node.protocol.verification.members import Closing, check_members, is_published
+
+LEARNER_LOST, NOT_OPENED, WRONG_OPENING = "learner_lost", "not_opened", "wrong_opening"
+"""Codes of notes."""
 
 
 def check_masked_closing(case: Case, closing: Closing, name: str) -> None:
@@ -54,7 +59,9 @@ def check_masked_closing(case: Case, closing: Closing, name: str) -> None:
     openings, faults = read_openings(case.reader, case.plan_cid, closing.openings)
     revealed = reveal(case.plan, parent, good, openings)
     for fault in (*faults, *revealed.faults):
-        result.note(f"round {closing.number}: {learner_label(fault.node_id)} {fault.text}")
+        who = learner_label(fault.node_id)
+        result.note(f"round {closing.number}: {who} {fault.text}", WRONG_OPENING, closing.number, who)
+    _note_lost(case, closing, parent, good)
     if revealed.lacking:
         who = ", ".join(map(str, revealed.lacking))
         text = f"the openings that are available do not remove the masks of learner {who}"
@@ -73,6 +80,18 @@ def check_masked_closing(case: Case, closing: Closing, name: str) -> None:
         spent=budget.spent(case.plan, closing.spent, meta.epsilon),
     )
     report_difference(case, number, file, expected, "its masked files and openings give")
+
+
+def _note_lost(case: Case, closing: Closing, parent: WeightsFile, good: Mapping[int, WeightsFile]) -> None:
+    """Note who announced a key and is not in the sum, and who is in the sum and did not open the round."""
+    for node_id in sorted(keys_of(parent).keys() - good.keys()):
+        who = learner_label(node_id)
+        text = f"round {closing.number}: {who} is not in the sum; members opened the seeds in common with it"
+        case.result.note(text, LEARNER_LOST, closing.number, who)
+    for node_id in sorted(good.keys() - closing.openings.keys()):
+        who = learner_label(node_id)
+        text = f"round {closing.number}: {who} did not open the round before its sum was published"
+        case.result.note(text, NOT_OPENED, closing.number, who)
 
 
 def _files(
