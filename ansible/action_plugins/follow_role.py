@@ -1,4 +1,4 @@
-"""Follow a role's unit until the run has ended, and show its events as it logs them."""
+"""Follow a host's role, or several, until the run has ended, and show the events as they are logged."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from fl_node.runtime.terminal import visible
 
 DOCUMENTATION = """
 name: follow_role
-short_description: Follow a role's unit until the run has ended
+short_description: Follow the units of a host's roles until the run has ended
 description:
-  - Shows the events that the unit logs, a line as it comes, until the contract says that the run has ended.
+  - Shows the events that a unit logs, a line as it comes, until the contract says that the run has ended. Of several
+    units it shows warnings and errors, each with its learner.
   - It waits for a host that is out of reach, boots, or has its unit stopped, because it may come back and continue.
   - If the unit failed for good, C(problem) says so there, with its last lines, and the other hosts stop waiting.
 options:
-  unit:
-    description: The unit to follow.
+  units:
+    description: The unit to follow, or those of several learners.
     required: true
-    type: str
+    type: list
+    elements: str
   cursor:
     description: The place in the journal to begin after; empty means its end.
     required: true
@@ -44,7 +46,7 @@ options:
     type: str
   until:
     description: >-
-      Follow only until the unit on C(host) logs C(event) with the values C(where) in its fields, and return there.
+      Follow only until a unit on C(host) logs C(event) with the values C(where) in its fields, and return there.
     type: dict
   limit:
     description: Seconds after which it is a failure that the run has not ended; 0 means never.
@@ -71,14 +73,15 @@ display = Display()
 class ActionModule(ActionBase):
     """What Ansible calls, once for each host."""
 
-    _VALID_ARGS = frozenset(("unit", "cursor", "flag", "until", "limit"))
+    _VALID_ARGS = frozenset(("units", "cursor", "flag", "until", "limit"))
     _supports_check_mode = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return when the run has ended, a unit has failed for good, or one has come to where it is followed to."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         host = (task_vars or {})["inventory_hostname"]
-        unit, cursor = self._task.args["unit"], self._task.args["cursor"]
+        units, cursor = self._task.args["units"], self._task.args["cursor"]
+        unit = units[0] if len(units) == 1 else f"each of {len(units)} units"
         until: dict[str, Any] = self._task.args.get("until") or {}
         until_host = until.get("host")
         limit = int(self._task.args.get("limit", 0))
@@ -108,7 +111,7 @@ class ActionModule(ActionBase):
                     display.display(f"  {host}: the run has ended; this host {state}")
                     return result | {"msg": "the run has ended", "restarts": 0}
             try:
-                state, cursor, lines = self._look(unit, cursor)
+                states, cursor, lines = self._look(units, cursor)
             except AnsibleError as error:
                 if not away:
                     heard = now
@@ -124,22 +127,22 @@ class ActionModule(ActionBase):
             if away_told:
                 display.display(f"  {host}: in reach again")
             away, away_told = "", False
-            logged = [logs.parse(line) for line in lines]
+            logged = [(source, logs.parse(line), line) for source, line in lines]
             # Libraries write lines too, which are shown if the unit fails.
-            for event in filter(None, logged):
-                display.display(f"  {str(event.get('time'))[11:19]} {host}: {_sentence(event)}")
-            shown = [
-                *shown,
-                *(_sentence(event) if event else line for event, line in zip(logged, lines, strict=True)),
-            ]
-            shown = shown[-LAST_LINES:]
-            if host == until_host and any(event and is_wanted(event, until) for event in logged):
+            for source, event, _ in logged:
+                if event and (len(units) == 1 or event.get("level") != "info"):
+                    who = host if len(units) == 1 else f"{host}, {_instance(source)}"
+                    display.display(f"  {str(event.get('time'))[11:19]} {who}: {_sentence(event)}")
+            failed = next((one for one in units if states[one]["ActiveState"] == "failed"), None)
+            said = [(source, _sentence(event) if event else line) for source, event, line in logged]
+            shown = [*shown, *(text for source, text in said if failed in (None, source))][-LAST_LINES:]
+            if host == until_host and any(event and is_wanted(event, until) for _, event, _ in logged):
                 reached.touch()
                 continue
-            if state["ActiveState"] == "failed":
-                code = state["ExecMainStatus"]
-                return fail(f"{unit} failed on {host} with exit code {code}:", shown)
-            if state["ActiveState"] == "inactive":
+            if failed is not None:
+                code = states[failed]["ExecMainStatus"]
+                return fail(f"{failed} failed on {host} with exit code {code}:", shown)
+            if all(state["ActiveState"] == "inactive" for state in states.values()):
                 # It may have ended with the run, or its host boots, or somebody has stopped it.
                 stopped = stopped or now
                 if not ended.exists() and now >= ask_again:
@@ -148,13 +151,15 @@ class ActionModule(ActionBase):
                         ended.touch()
                     ask_again = time.monotonic() + min(max(MOST / 5, REST * (time.monotonic() - asked)), 4 * MOST)
                 if ended.exists():
+                    restarts = sum(int(state["NRestarts"]) for state in states.values())
                     if host == until_host:
                         return fail(f"{unit} has ended on {host} and never logged {until['event']}", [])
-                    return result | {"msg": f"{unit} has ended", "restarts": int(state["NRestarts"])}
+                    return result | {"msg": f"{unit} has ended", "restarts": restarts}
                 if not stopped_told and now - stopped > NOTICE:
                     stopped_told = True
                     display.display(
-                        f"  {host}: {unit} is stopped, the run continues. Waiting for it: sudo systemctl start {unit}"
+                        f"  {host}: {unit} is stopped, the run continues. Waiting for it: "
+                        f"sudo systemctl start {' '.join(units)}"
                     )
             else:
                 stopped, stopped_told = 0.0, False
@@ -164,26 +169,31 @@ class ActionModule(ActionBase):
             "msg": f"not waited for any longer, since a unit failed on {flag.read_text(encoding='utf-8')}",
         }
 
-    def _look(self, unit: str, cursor: str) -> tuple[dict[str, str], str, list[str]]:
-        """Return the unit's state, the new place in the journal, and the lines up to there."""
+    def _look(self, units: list[str], cursor: str) -> tuple[dict[str, dict[str, str]], str, list[tuple[str, str]]]:
+        """Return the units' states, the new place in the journal, and the lines up to there, each with its unit."""
         begin = f"--after-cursor={quote(cursor)}" if cursor else "--lines=0"
+        of = " ".join(f"--unit={quote(unit)}" for unit in units)
         command = (
             "export SYSTEMD_PAGER=cat SYSTEMD_COLORS=0; "
-            f"systemctl show {quote(unit)} --property=ActiveState,ExecMainStatus,NRestarts; echo; "
-            f"journalctl --quiet --no-pager --output=cat --show-cursor {begin} --unit={quote(unit)}"
+            f"systemctl show {' '.join(map(quote, units))} --property=Id,ActiveState,ExecMainStatus,NRestarts; echo; "
+            "echo -- journal; journalctl --quiet --no-pager --all --output=json "
+            f"--output-fields=MESSAGE,UNIT,_SYSTEMD_UNIT --show-cursor {begin} {of}"
         )
         answer = self._low_level_execute_command(command, sudoable=True)
-        head, _, journal = answer["stdout"].replace("\r\n", "\n").partition("\n\n")
-        state = dict(line.split("=", 1) for line in head.splitlines() if "=" in line)
-        if "ActiveState" not in state:
+        head, _, journal = answer["stdout"].replace("\r\n", "\n").partition("-- journal\n")
+        blocks = [
+            dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in head.split("\n\n")
+        ]
+        states = {block["Id"]: block for block in blocks if "ActiveState" in block}
+        if states.keys() != set(units):
             raise AnsibleError(answer["stderr"].strip() or "no answer")
         lines = []
         for line in journal.splitlines():
             if line.startswith("-- cursor: "):
                 cursor = line.removeprefix("-- cursor: ")
-            elif line.strip():
-                lines.append(line)
-        return state, cursor, lines
+            elif entry := _entry(line):
+                lines.append(entry)
+        return states, cursor, lines
 
     def _has_ended(self, ended: Path) -> bool:
         """Return whether the contract says, on this host, that the run has ended; one host asks at a time."""
@@ -209,6 +219,26 @@ def _lock(path: Path) -> Iterator[bool]:
         yield True
     finally:
         path.unlink(missing_ok=True)
+
+
+def _entry(line: str) -> tuple[str, str] | None:
+    """Return unit and message of a line of the journal; None if it has no text."""
+    try:
+        entry = json.loads(line)
+        message = entry.get("MESSAGE")
+    except (ValueError, AttributeError):
+        return None
+    if isinstance(message, list):  # bytes that are no UTF-8
+        message = bytes(message).decode(errors="replace")
+    if not isinstance(message, str) or not message.strip():
+        return None
+    # What systemd says of a unit has its name in another field.
+    return str(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT")), message
+
+
+def _instance(unit: str) -> str:
+    """Return what a learner of several is called: fl-learner@3.service is learner 3."""
+    return f"learner {unit.partition('@')[2].removesuffix('.service')}"
 
 
 def _sentence(event: dict[str, Any]) -> str:

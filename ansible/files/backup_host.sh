@@ -39,6 +39,9 @@ if [ "$free" -le $((needed + 102400)) ]; then
 fi
 
 if [ "$then" = stay ]; then
+	for unit in $(systemctl list-units --all --plain --no-legend 'fl-learner@*' 'fl-standby@*' | cut -d ' ' -f 1); do
+		systemctl disable --quiet --now "$unit" # one of several learners
+	done
 	for unit in fl-standby fl-learner fl-header fl-dashboard geth ipfs; do
 		[ ! -e "/etc/systemd/system/$unit.service" ] || systemctl disable --quiet --now "$unit.service"
 	done

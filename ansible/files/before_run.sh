@@ -1,19 +1,36 @@
 #!/bin/sh
-# Prints, as JSON, what a playbook needs to know about a host before a run: the role's account, whether the role's unit runs,
-# the last run's contract and name, the end of the journal, the number of MNIST's files. The account is empty if the host is not
-# provisioned. It is one script because each task takes most of a second on a host.
-# before_run.sh UNIT [stop]: with stop, the unit is stopped first.
+# Prints, as JSON, what a playbook needs to know about a host before a run: the host's account and those of its roles, whether a
+# unit of them runs, the last run's contract and name, the end of the journal, the number of MNIST's files. The account is empty if
+# the host is not provisioned. It is one script because each task takes most of a second on a host.
+# before_run.sh [stop] UNIT…: with stop, the units are stopped first. Of several learners the units are fl-learner@ID.service.
 set -eu
-if [ ! -e "/etc/systemd/system/$1" ] || [ ! -e /var/lib/fl-node/account ]; then
-	echo '{"account": "", "running": false, "contract": "", "name": ""}'
-	exit
+stop=
+if [ "$1" = stop ]; then
+	stop=yes
+	shift
 fi
-[ "${2:-}" != stop ] || systemctl stop "$1"
+accounts=
+for unit in "$@"; do
+	file=$unit
+	account=/var/lib/fl-node/account
+	case $unit in *@*)
+		file=${unit%%@*}@.service
+		id=${unit#*@}
+		account=/var/lib/fl-node/learners/${id%.service}/account
+		;;
+	esac
+	if [ ! -e "/etc/systemd/system/$file" ] || [ ! -e /var/lib/fl-node/account ] || [ ! -e "$account" ]; then
+		echo '{"account": "", "accounts": [], "running": false, "contract": "", "name": ""}'
+		exit
+	fi
+	accounts="$accounts${accounts:+, }\"$(tr -d '[:space:]' <"$account")\""
+done
+[ -z "$stop" ] || systemctl stop "$@"
 running=false
-case $(systemctl is-active "$1") in
-active | activating | reloading | deactivating) running=true ;;
-*) [ -z "$(systemctl list-jobs --no-legend "$1")" ] || running=true ;; # it is about to be started
-esac
+if systemctl is-active "$@" | grep -qxE 'active|activating|reloading|deactivating' ||
+	[ -n "$(systemctl list-jobs --no-legend "$@")" ]; then # or one is about to be started
+	running=true
+fi
 contract=$(sed -n 's/^FL_NODE_CONTRACT=//p' /etc/fl-node/run.env 2>/dev/null || true)
 name=
 if [ -n "$contract" ]; then
@@ -21,5 +38,5 @@ if [ -n "$contract" ]; then
 fi
 cursor=$(journalctl --quiet --lines=0 --show-cursor | sed -n 's/^-- cursor: //p')
 mnist=$(find /opt/fl-node/mnist -maxdepth 1 -name '*-ubyte*' 2>/dev/null | wc -l)
-printf '{"account": "%s", "running": %s, "contract": "%s", "name": "%s", "cursor": "%s", "mnist": %d}\n' \
-	"$(tr -d '[:space:]' </var/lib/fl-node/account)" "$running" "$contract" "${name##*/}" "$cursor" "$mnist"
+printf '{"account": "%s", "accounts": [%s], "running": %s, "contract": "%s", "name": "%s", "cursor": "%s", "mnist": %d}\n' \
+	"$(tr -d '[:space:]' </var/lib/fl-node/account)" "$accounts" "$running" "$contract" "${name##*/}" "$cursor" "$mnist"

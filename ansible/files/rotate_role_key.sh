@@ -1,9 +1,9 @@
 #!/bin/bash
-# Gives the host's role a new account, which gets the old one's ether. The old key is kept in retired/ADDRESS.key.
-# One that was interrupted is completed.
+# Gives a role of the host a new account, which gets the old one's ether. The old key is kept in retired/ADDRESS.key.
+# One that was interrupted is completed. Argument: the folder of the role's key, /var/lib/fl-node or that of one of several learners.
 set -euo pipefail
 umask 077
-folder=/var/lib/fl-node
+folder=$1
 as() { runuser --user=fl-node -- "$@"; }
 address_of() { as /opt/fl-node/venv/bin/fl-node key "$1"; }
 ether_of() { geth attach --exec "web3.fromWei(eth.getBalance('$1'), 'ether').toFixed(0, 1)" /var/lib/geth/geth.ipc | tr -d '"'; }
@@ -18,7 +18,7 @@ if [ "$(cat $folder/account)" = "$old" ]; then
 	if [ "$(ether_of "$new")" = 0 ]; then
 		ether=$(ether_of "$old")
 		[ "$ether" -gt 1 ] || { echo "the account $old owns no ether that it could give to a new one; site.yml pays it" >&2 && exit 1; }
-		as /usr/local/bin/fl-node fund --always --ether $((ether - 1)) "$new" >/dev/null
+		as /usr/local/bin/fl-node fund --key "$folder/role.key" --always --ether $((ether - 1)) "$new" >/dev/null
 	fi
 	as mkdir -p $folder/retired
 	as ln -f $folder/role.key "$folder/retired/$old.key"

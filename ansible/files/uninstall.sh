@@ -7,10 +7,12 @@ shopt -s nullglob
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 mark=/etc/fl-testbed
 ours="# By the testbed's role base, from base_apt_mirror."
-units=(fl-dashboard.service fl-standby.service fl-learner.service fl-header.service geth.service ipfs.service
+several=($(systemctl list-units --all --plain --no-legend 'fl-learner@*' 'fl-standby@*' | cut -d ' ' -f 1)
+	$(cd /etc/systemd/system/multi-user.target.wants 2>/dev/null && ls -d fl-learner@*)) # each of several learners has one
+units=(fl-dashboard.service "${several[@]}" fl-standby.service fl-learner.service fl-header.service geth.service ipfs.service
 	fl-firewall-watch.service fl-firewall-check.socket fl-firewall.service)
 paths=("${units[@]/#//etc/systemd/system/}"
-	/etc/systemd/system/fl-firewall-check@.service
+	/etc/systemd/system/fl-{firewall-check,learner,standby}@.service
 	/etc/systemd/system/nftables.service.d/fl-testbed.conf
 	/etc/tmpfiles.d/fl-testbed-{fl-node,geth,ipfs}.conf
 	/etc/apt/apt.conf.d/80fl-testbed-proxy

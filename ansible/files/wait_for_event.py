@@ -1,6 +1,6 @@
-"""Wait until a role's unit has logged an event.
+"""Wait until a role's unit, or one of several, has logged an event.
 
-Usage: wait_for_event.py UNIT CURSOR SECONDS WANTED
+Usage: wait_for_event.py UNIT[,UNIT…] CURSOR SECONDS WANTED
 
 WANTED is a JSON object with ``event``, the event's name, and ``where``, values that its fields must have. The journal
 is read from the cursor on. Exit code 1: the event did not come in time. Runs with the Python of the host's fl-node.
@@ -17,15 +17,16 @@ from fl_node.runtime import logs
 
 def main() -> None:
     """Look once a second."""
-    unit, cursor, seconds, wanted = sys.argv[1:]
-    command = ["journalctl", "--quiet", "--output=cat", f"--unit={unit}", f"--after-cursor={cursor}"]
+    units, cursor, seconds, wanted = sys.argv[1:]
+    of = [f"--unit={unit}" for unit in units.split(",")]
+    command = ["journalctl", "--quiet", "--output=cat", *of, f"--after-cursor={cursor}"]
     end = time.monotonic() + float(seconds)
     while True:
         events = map(logs.parse, subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.splitlines())
         if any(is_wanted(event, json.loads(wanted)) for event in events if event):
             return
         if time.monotonic() > end:
-            sys.exit(f"{unit} has not logged {wanted} in {seconds} s")
+            sys.exit(f"{units} has not logged {wanted} in {seconds} s")
         time.sleep(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import re
 import stat
@@ -25,7 +26,9 @@ options:
     type: dict
     required: true
   hostvars:
-    description: The hosts' variables, each with C(testbed_address) and, for a learner, C(node_id).
+    description: >-
+      The hosts' variables, each with C(testbed_address) and, for a learner's host, C(node_id), C(node_ids)
+      or C(learners).
     type: dict
     required: true
   sources:
@@ -86,7 +89,7 @@ def inventory_problems(
     groups
         Names of hosts by group; `testbed`, `headers` and `learners` are the ones that count.
     hostvars
-        The variables of each host: `testbed_address`, and `node_id` of a learner.
+        The variables of each host: `testbed_address`, and `node_id`, `node_ids` or `learners` of a learner's.
     sources
         The inventory's files. Ansible ignores one that it can't read, so they are looked at as well.
     """
@@ -270,31 +273,105 @@ def _addresses(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> l
     return problems
 
 
+MOST_LEARNERS = 1000
+"""The most learners of a run, as in the contract."""
+_NUMBERED = "learners are numbered 1, 2, 3 …"
+
+
+def learner_ids(learners: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Return the nodeIds of each host's learners, in ascending order.
+
+    A host names them by `node_id` or `node_ids`. One that has `learners` gets as many of the numbers that no host
+    names, the lowest first, in the order of the inventory.
+
+    Parameters
+    ----------
+    learners
+        The hosts of the group `learners`.
+    hostvars
+        The variables of each host.
+    """
+    named = {host: _named_ids(hostvars, host) for host in learners}
+    taken = {node_id for ids in named.values() for node_id in ids}
+    free = (number for number in itertools.count(1) if number not in taken)
+    return {
+        host: sorted(ids) or list(itertools.islice(free, _count(_value(hostvars, host, "learners")) or 0))
+        for host, ids in named.items()
+    }
+
+
+def role_units(ids: Sequence[int], role: str) -> list[str]:
+    """Return the units of a host's role: of several learners one each, named by nodeId.
+
+    Parameters
+    ----------
+    ids
+        The nodeIds of the host's learners; empty for the header.
+    role
+        `header` or `learner`.
+    """
+    return [f"fl-{role}@{node_id}.service" for node_id in ids] if len(ids) > 1 else [f"fl-{role}.service"]
+
+
+def _named_ids(hostvars: Mapping[str, Mapping[str, Any]], host: str) -> list[int]:
+    one, several = (_value(hostvars, host, name) for name in ("node_id", "node_ids"))
+    return [one] if _count(one) else [each for each in several if _count(each)] if isinstance(several, list) else []
+
+
+def _count(value: Any) -> int | None:
+    """Return a whole number from 1; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
 def _numbers(learners: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    problems = []
+    problems = [problem for host in learners for problem in _number_problems(hostvars, host)]
     owners: dict[int, list[str]] = defaultdict(list)
-    for host in learners:
-        node_id = _value(hostvars, host, "node_id")
-        if isinstance(node_id, AnsibleError):
-            problems.append(f"{host}: its node_id can't be worked out: {_line(node_id)}")
-            continue
-        if isinstance(node_id, bool) or not isinstance(node_id, int) or node_id < 1:
-            what = f"node_id {node_id!r}" if node_id is not None else "no node_id"
-            quotes = ", without quotes" if isinstance(node_id, str) and node_id.strip().isdigit() else ""
-            problems.append(f"{host} has {what}: learners are numbered 1, 2, 3 …{quotes}")
-            continue
-        owners[node_id].append(host)
+    for host, ids in learner_ids(learners, hostvars).items():
+        for node_id in ids:
+            owners[node_id].append(host)
     problems += [
-        f"{' and '.join(sharing)} have one node_id, {node_id}: each learner needs its own"
+        f"{' and '.join(dict.fromkeys(sharing))} have one node_id, {node_id}: each learner needs its own"
+        if len(set(sharing)) > 1
+        else f"{sharing[0]} has node_id {node_id} twice: each learner needs its own"
         for node_id, sharing in owners.items()
         if len(sharing) > 1
     ]
-    if not problems and (missing := [n for n in range(1, len(learners) + 1) if n not in owners]):
+    if not problems and (missing := [n for n in range(1, len(owners) + 1) if n not in owners]):
         (highest,) = owners[max(owners)]
         problems.append(
             f"node_id {missing[0]} is nobody's, {highest} has {max(owners)}: learners are numbered without a gap"
         )
+    if len(owners) > MOST_LEARNERS:
+        problems.append(f"the hosts have {len(owners)} learners: a run has at most {MOST_LEARNERS}")
     return problems
+
+
+def _number_problems(hostvars: Mapping[str, Mapping[str, Any]], host: str) -> Iterator[str]:
+    """Say what is wrong with the variables by which one host says which learners it has."""
+    found = {name: _value(hostvars, host, name) for name in ("node_id", "node_ids", "learners")}
+    given = {name: value for name, value in found.items() if value is not None}
+    for name, value in given.items():
+        if isinstance(value, AnsibleError):
+            yield f"{host}: its {name} can't be worked out: {_line(value)}"
+            return
+    if len(given) > 1:
+        yield f"{host} has {' and '.join(given)}: it should have one of them"
+        return
+    if not given:
+        yield f"{host} has no node_id: {_NUMBERED}; for several learners on a host, node_ids or learners"
+        return
+    ((name, value),) = given.items()
+    quotes = ", without quotes" if isinstance(value, str) and value.strip().isdigit() else ""
+    if name == "node_id" and not _count(value):
+        yield f"{host} has node_id {value!r}: {_NUMBERED}{quotes}"
+    elif name == "learners" and not (_count(value) or 0) <= MOST_LEARNERS:
+        yield f"{host} has {value} learners: a run has at most {MOST_LEARNERS}"
+    elif name == "learners" and not _count(value):
+        yield f"{host} has learners {value!r}: it should be the number of its learners, such as 10{quotes}"
+    elif name == "node_ids" and (not isinstance(value, list) or not value):
+        yield f"{host} has node_ids {value!r}: it should be a list, such as [1, 2, 3]"
+    elif name == "node_ids" and (wrong := [each for each in value if not _count(each)]):
+        yield f"{host} has {wrong[0]!r} in node_ids: {_NUMBERED}"
 
 
 def _keys(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -324,4 +401,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters of this file by name."""
-        return {"configuration_problems": configuration_problems, "inventory_problems": inventory_problems}
+        return {
+            "configuration_problems": configuration_problems,
+            "inventory_problems": inventory_problems,
+            "learner_ids": learner_ids,
+            "role_units": role_units,
+        }

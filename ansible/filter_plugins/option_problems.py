@@ -66,7 +66,7 @@ def option_problems(project: str, given: Iterable[str] | None = None) -> list[st
 
 def _known(project: Path) -> set[str]:
     """Return the options, the roles' arguments, and the variables with a default for all hosts."""
-    known = OPTIONS | {"node_id"}
+    known = OPTIONS | {"learners", "node_id", "node_ids"}
     playbooks = next(folder for name in ("ansible", "playbooks") if (folder := project / name).is_dir())
     known |= _read(playbooks / "group_vars" / "all.yml").keys()
     for path in project.glob("roles/*/meta/argument_specs.yml"):

@@ -178,6 +178,14 @@ def _quota(value: Any) -> str | None:
     )
 
 
+def _memory(value: Any) -> str | None:
+    return _text(
+        value,
+        "an amount of memory, such as 700M or 2G, or a share of the host's, such as 20%",
+        lambda text: text == "" or re.fullmatch(r"[1-9][0-9]{0,8}[KMG%]", text, re.ASCII) is not None,
+    )
+
+
 def _store(value: Any) -> str | None:
     return _text(
         value,
@@ -273,7 +281,9 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "fl_node_rpc": lambda value: _url("http", "https")(value or None),
     "fl_node_store": _store,
     "fl_node_modules": _PATHS,
+    "fl_node_ids": _each("a nodeId from 1 to 1000", lambda one: (_int(one) or 0) in range(1, 1001)),
     "fl_node_cpu_quota": _quota,
+    "fl_node_memory_max": _memory,
     "fl_node_dashboard_listen": _listen,
     "fl_node_dashboard_port": _PORT,
     "fl_node_dashboard_users": _USERS,

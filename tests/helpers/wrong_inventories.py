@@ -84,6 +84,28 @@ WRONG = {
     "node_id a word": Wrong(("learner-1 has node_id 'one'", "1, 2, 3"), "node_id: 1", "node_id: one"),
     "node_id zero": Wrong(("learner-1 has node_id 0",), "node_id: 1", "node_id: 0"),
     "one node_id twice": Wrong(("learner-1 and learner-2 have one node_id, 1",), "node_id: 2", "node_id: 1"),
+    "node_ids a text": Wrong(
+        ("learner-1 has node_ids '1, 3'", "a list, such as [1, 2, 3]"), "node_id: 1", 'node_ids: "1, 3"'
+    ),
+    "node_ids a number": Wrong(("learner-1 has node_ids 1: it should be a list",), "node_id: 1", "node_ids: 1"),
+    "node_ids empty": Wrong(("learner-1 has node_ids []: it should be a list",), "node_id: 1", "node_ids: []"),
+    "a word in node_ids": Wrong(("learner-1 has 'x' in node_ids",), "node_id: 1", "node_ids: [1, x]"),
+    "a node_id twice in node_ids": Wrong(("learner-1 has node_id 1 twice",), "node_id: 1", "node_ids: [1, 1]"),
+    "a node_id in two lists": Wrong(
+        ("learner-1 and learner-2 have one node_id, 2",), "node_id: 1", "node_ids: [1, 2]"
+    ),
+    "a gap between lists": Wrong(("node_id 3 is nobody's, learner-1 has 4",), "node_id: 1", "node_ids: [1, 4]"),
+    "learners a text": Wrong(("learner-1 has learners '3'", "without quotes"), "node_id: 1", 'learners: "3"'),
+    "no learners": Wrong(("learner-1 has learners 0: it should be the number",), "node_id: 1", "learners: 0"),
+    "too many learners": Wrong(
+        ("learner-1 has 1001 learners: a run has at most 1000",), "node_id: 1", "learners: 1001"
+    ),
+    "more learners than a run has": Wrong(
+        ("the hosts have 1001 learners: a run has at most 1000",), "node_id: 1", "learners: 1000"
+    ),
+    "node_id and learners": Wrong(
+        ("learner-1 has node_id and learners: it should have one of them",), "node_id: 1", "node_id: 1, learners: 3"
+    ),
     "a gap": Wrong(("node_id 2 is nobody's, learner-2 has 3",), "node_id: 2", "node_id: 3"),
     "a host twice": Wrong(("line 10", "'learner-1' stands in line 9 already"), "learner-2:", "learner-1:"),
     "hosts of a group misspelt": Wrong(

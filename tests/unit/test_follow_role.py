@@ -31,17 +31,18 @@ class Host:
         self.ended = iter(ended or [])
         self.asked = 0
         self.action = plugin.ActionModule.__new__(plugin.ActionModule)
-        arguments = {"unit": "fl-learner.service", "cursor": "c", "flag": "demo.failed"} | options
+        arguments = {"units": ["fl-learner.service"], "cursor": "c", "flag": "demo.failed"} | options
         self.action._task = SimpleNamespace(args=arguments, async_val=False, check_mode=False, diff=False)
         self.action._connection = SimpleNamespace(reset=lambda: None, _shell=SimpleNamespace(tmpdir=None))
         self.action._look = self._look
         self.action._has_ended = self._has_ended
 
-    def _look(self, unit: str, cursor: str) -> tuple[dict[str, str], str, list[str]]:
+    def _look(self, units: list[str], cursor: str) -> tuple[dict[str, dict[str, str]], str, list[tuple[str, str]]]:
         answer = next(self.looks)
         if isinstance(answer, Exception):
             raise answer
-        return {"ActiveState": answer, "ExecMainStatus": "3", "NRestarts": "0"}, cursor, [LINE]
+        states = [{"ActiveState": one, "ExecMainStatus": "3", "NRestarts": "1"} for one in answer.split()]
+        return dict(zip(units, states, strict=True)), cursor, [(unit, LINE) for unit in units]
 
     def _has_ended(self, ended: Path) -> bool:
         self.asked += 1
@@ -107,3 +108,37 @@ def test_an_event_that_is_waited_for_must_come_before_the_end() -> None:
 def test_a_unit_is_followed_until_an_event_with_these_fields() -> None:
     until = {"host": "learner-1", "event": "training_started", "where": {"round": "1"}}
     assert "has logged training_started" in Host(["active"], until=until).follow()["msg"]
+
+
+# Several learners on a host
+
+TWO = ["fl-learner@1.service", "fl-learner@2.service"]
+
+
+def test_a_host_with_several_learners_is_done_when_all_have_ended() -> None:
+    result = Host(["active active", "inactive active", "inactive inactive"], [True], units=TWO).follow()
+    assert result == {"msg": "each of 2 units has ended", "restarts": 2}
+
+
+def test_the_learner_that_failed_is_named_with_its_own_lines() -> None:
+    problem = Host(["active active", "active failed"], units=TWO).follow()["problem"]
+    assert problem.splitlines()[0] == "fl-learner@2.service failed on learner-1 with exit code 3:"
+
+
+def test_a_look_asks_once_for_all_units_and_tells_whose_each_line_is() -> None:
+    states = "Id={}\nActiveState=active\nExecMainStatus=0\nNRestarts=0\n"
+    journal = [
+        json.dumps({"MESSAGE": "one", "_SYSTEMD_UNIT": TWO[0]}),
+        json.dumps({"MESSAGE": [116, 119, 111, 255], "UNIT": TWO[1], "_SYSTEMD_UNIT": "init.scope"}),
+        json.dumps({"MESSAGE": None, "_SYSTEMD_UNIT": TWO[0]}),
+        "-- cursor: next",
+    ]
+    answer = "\n".join(map(states.format, TWO)) + "\n-- journal\n" + "\n".join(journal)
+    asked = []
+    action = plugin.ActionModule.__new__(plugin.ActionModule)
+    action._low_level_execute_command = lambda command, **_: asked.append(command) or {"stdout": answer, "stderr": ""}
+    found, cursor, lines = action._look(TWO, "last")
+    assert found.keys() == set(TWO)
+    assert (cursor, lines) == ("next", [(TWO[0], "one"), (TWO[1], "two\ufffd")])
+    assert len(asked) == 1
+    assert all(f"--unit={unit}" in asked[0] for unit in TWO)

@@ -59,3 +59,27 @@ def test_host_without_role():
     assert problems(HEADER, LEARNERS, {"lost": ("10.0.0.7", None)}) == [
         "lost is in testbed, but neither in headers nor in learners"
     ]
+
+
+def ids(**given):
+    """Hosts are given as name → its variables."""
+    return module.learner_ids(list(given), given)
+
+
+def test_each_host_has_the_learners_that_it_names_or_as_many_as_it_says():
+    assert ids(a={"node_id": 1}, b={"node_id": 2}) == {"a": [1], "b": [2]}
+    assert ids(a={"node_ids": [3, 1]}, b={"node_id": 2}) == {"a": [1, 3], "b": [2]}
+    assert ids(a={"learners": 2}, b={"node_ids": [2, 4]}, c={"learners": 1}) == {"a": [1, 3], "b": [2, 4], "c": [5]}
+    assert ids(a={}, b={"node_ids": "1"}, c={"learners": "2"}) == {"a": [], "b": [], "c": []}
+
+
+@pytest.mark.parametrize(
+    ("node_ids", "role", "units"),
+    [
+        ([], "header", ["fl-header.service"]),
+        ([7], "learner", ["fl-learner.service"]),
+        ([2, 4], "learner", ["fl-learner@2.service", "fl-learner@4.service"]),
+    ],
+)
+def test_several_learners_have_a_unit_each(node_ids, role, units):
+    assert module.role_units(node_ids, role) == units
