@@ -23,6 +23,7 @@ options:
         in its fields, or that Geth, IPFS or systemd writes a line that matches C(line), a regular expression.
       - That must come after C(after) (start, fault or restored) and before C(before) (restored or end).
       - With C(absent) it must not come in that time.
+      - Or that the audit has a C(note) with this text.
     type: list
     required: true
   journals:
@@ -33,6 +34,9 @@ options:
     description: When the fault began and when the hosts were restored, as C(fault) and C(restored), in Unix time.
     type: dict
     required: true
+  notes:
+    description: What the audit noted.
+    type: list
 """
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -42,12 +46,20 @@ _LINE = re.compile(r"(\d+\.\d+) \S+ \S+: (.*)")
 
 
 def check_expectations(
-    expectations: Sequence[Mapping[str, Any]], journals: Mapping[str, Sequence[str]], times: Mapping[str, Any]
+    expectations: Sequence[Mapping[str, Any]],
+    journals: Mapping[str, Sequence[str]],
+    times: Mapping[str, Any],
+    notes: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Return for each expectation what must hold, whether it passed, and what was seen."""
     moments = {name: float(value) for name, value in times.items()} | {"start": 0.0, "end": float("inf")}
     found = []
     for expected in expectations:
+        if "note" in expected:
+            noted = next((note for note in notes if expected["note"] in note), None)
+            seen = noted or "nothing of the kind"
+            found.append({"what": expected["what"], "passed": noted is not None, "seen": seen})
+            continue
         begin, end = moments[expected.get("after", "fault")], moments[expected.get("before", "end")]
         lines = [
             (when, text)

@@ -26,6 +26,7 @@ from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.chain.keys import create_key, load_key
 from fl_node.errors import ConfigError, ContractError, ProcessError, StoreError
+from fl_node.lab.asynchronous_faults import ASYNCHRONOUS_SCENARIOS
 from fl_node.lab.chain_faults import CHAIN_SCENARIOS
 from fl_node.lab.fault_model import (
     ROUND,
@@ -485,6 +486,7 @@ SCENARIOS = {
             same_bits=False,
             settings=_WITHOUT_ONE,
         ),
+        *ASYNCHRONOUS_SCENARIOS,
         *HEADER_SCENARIOS,
         *CHAIN_SCENARIOS,
         *MASK_SCENARIOS,

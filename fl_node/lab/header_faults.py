@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 from fl_node import events
-from fl_node.artifacts import cid
 from fl_node.audit.verdicts import WITHDRAWN, WRONG_REJECTION
 from fl_node.errors import ProcessError
 from fl_node.lab import lies
@@ -17,6 +16,8 @@ from fl_node.runtime.waiting import wait_until
 
 VICTIM, LIAR = learner_name(1), learner_name(2)
 LIAR_LABEL = learner_label(2)
+SLANDERERS: tuple[str, ...] = (LIAR,)
+"""Who rejects correct weights: a minority."""
 AWAY = 6.0
 """Seconds that something is away before it comes back."""
 
@@ -38,17 +39,13 @@ def telling(lie: str) -> Fault:
     return fault
 
 
-def _closes_early(lab: Controls, trace: Trace) -> None:
-    """Try to end a round that is open, and go on as if nothing had happened."""
+def _ends_early(lab: Controls, trace: Trace) -> None:
+    """Try to end a round while a learner is away, and go on as if nothing had happened."""
+    lab.hold(LIAR)
     contract, _ = lab.as_node(HEADER)
-    lie, nonce = cid.of_bytes(b"weights that came too early"), contract.chain.nonce()
-    published = contract.set_global_weight(lie, nonce)
-    closed = contract.close_round(contract.chain.nonce())
-    trace.notes += [
-        f"setGlobalWeight in an open round: {'accepted' if published else 'refused'}",
-        f"closeRound before its time: {'accepted' if closed else 'refused'}",
-    ]
-    trace.got += [what for what, receipt in (("weights", published), ("closing", closed)) if receipt]
+    trace.got += lies.end_early(contract)
+    trace.notes.append(f"setGlobalWeight and closeRound in an open round: accepted {', '.join(trace.got) or 'none'}")
+    lab.release(LIAR)
 
 
 def _gone(lab: Controls, trace: Trace) -> None:
@@ -66,11 +63,17 @@ def _gone_and_back(lab: Controls, trace: Trace) -> None:
     lab.release(HEADER)
 
 
-def _wrongly_rejects(lab: Controls, trace: Trace) -> None:
-    contract, _ = lab.as_node(LIAR)
-    name = str(contract.state().global_cid)
-    contract.reject(ROUND, name, contract.chain.nonce(), code="slander")
-    trace.notes.append(f"learner 2 rejected {name}")
+def _wrongly_reject(lab: Controls, trace: Trace) -> None:
+    """Reject correct weights as :data:`SLANDERERS`, whose processes rest so that they do not attest them first."""
+    for node in SLANDERERS:
+        lab.hold(node)
+    name = str(lab.as_node(HEADER)[0].state().global_cid)
+    for node in SLANDERERS:
+        contract, _ = lab.as_node(node)
+        contract.reject(ROUND, name, contract.chain.nonce(), code="slander")
+        trace.notes.append(f"{node} rejected {name}")
+    for node in SLANDERERS:
+        lab.release(node)
 
 
 def withdrawn(trace: Trace, outcome: Outcome) -> Check:
@@ -142,7 +145,7 @@ HEADER_SCENARIOS = (
         "header-early",
         "The header tries to end a round before all learners have published. The contract refuses.",
         _TRAINS,
-        _closes_early,
+        _ends_early,
         (_too_early,),
         same_bits=True,
     ),
@@ -180,10 +183,11 @@ HEADER_SCENARIOS = (
     Scenario(
         "learner-rejects",
         "A learner rejects correct global weights. One of three changes nothing.",
-        _TRAINS,
-        _wrongly_rejects,
+        (HEADER, events.GlobalWeightsPublished.name),
+        _wrongly_reject,
         (_named,),
         same_bits=True,
+        standby=True,
     ),
 )
 """What one can't trust a header with, and what one can't trust a learner with."""

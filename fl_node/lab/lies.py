@@ -1,6 +1,6 @@
-"""False global weights, each wrong in one way, and a program that publishes them with a header's account.
+"""False global weights, each wrong in one way, and what else a header or learner can try that is dishonest.
 
-In a lab that shows why nobody has to trust the header, with the environment of a stopped header's unit::
+As a program it does so with the account of a host in a lab, whose role's environment it needs::
 
     python -P -m fl_node.lab.lies sum
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.address import connect
 from fl_node.artifacts.model_file import Rejection, WeightsFile
 from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
 from fl_node.chain.keys import load_key
 from fl_node.errors import ProcessError
 from fl_node.lab.hand import Hand
@@ -33,6 +35,8 @@ from fl_node.runtime.waiting import wait_until
 
 PATIENCE = 120.0
 """Seconds in which the round must close."""
+SOON = 0.1
+"""Seconds between two looks of who must be first."""
 
 Lie = Callable[[Hand, list[WeightsFile], WeightsFile], WeightsFile]
 """Makes a false global file from the local files of a round and the true global file."""
@@ -105,13 +109,63 @@ def publish(hand: Hand, lie: str) -> str:
     return file_cid
 
 
+def end_early(contract: Contract) -> list[str]:
+    """Try to end the current round as its header, while learners have not published; return what was accepted.
+
+    Parameters
+    ----------
+    contract
+        The run's contract, with the header's account.
+
+    Raises
+    ------
+    ProcessError
+        Nobody published, so that there was nothing to end.
+    """
+    round_ = contract.round()
+    if not wait_until(lambda: bool(contract.local_weights(round_, contract.learners())), PATIENCE):
+        raise ProcessError(f"nobody published in round {round_} in {PATIENCE:g} s")
+    lie = cid.of_bytes(b"weights that came too early")
+    accepted = ["setGlobalWeight"] if contract.set_global_weight(lie, contract.chain.nonce()) else []
+    return accepted + (["closeRound"] if contract.close_round(contract.chain.nonce()) else [])
+
+
+def slander(contract: Contract) -> str:
+    """Reject the next global weights as a learner, although they are right, and return their CID.
+
+    Parameters
+    ----------
+    contract
+        The run's contract, with a learner's account.
+
+    Raises
+    ------
+    ProcessError
+        No new weights were published.
+    """
+    last = contract.round()
+    # At once, since a learner attests the weights when it publishes what it trained from them.
+    if not wait_until(lambda: contract.round() > last, PATIENCE, SOON):
+        raise ProcessError(f"round {last} did not end in {PATIENCE:g} s")
+    state = contract.state()
+    contract.reject(state.round, str(state.global_cid), contract.chain.nonce(), code="slander")
+    return str(state.global_cid)
+
+
 def main() -> None:
-    """Publish a lie in place of the header whose account, node and contract the environment names."""
+    """Tell a lie with the account, the nodes and the contract that the environment names."""
     parser = argparse.ArgumentParser(prog="python -P -m fl_node.lab.lies", description=__doc__)
-    parser.add_argument("lie", choices=LIES)
+    parser.add_argument("lie", choices=[*LIES, "early", "slander"])
     lie = parser.parse_args().lie
     chain = Chain(os.environ["FL_NODE_RPC"], load_key(Path(os.environ["FL_NODE_KEY"])))
     contract, store = chain.contract(os.environ["FL_NODE_CONTRACT"]), connect(os.environ["FL_NODE_STORE"])
+    if lie == "slander":
+        print(slander(contract))
+        return
+    if lie == "early":
+        if accepted := end_early(contract):
+            sys.exit(f"the contract accepted {' and '.join(accepted)} in an open round")
+        return
     with tempfile.TemporaryDirectory() as name:
         plan = Reader(store, Path(name)).read_plan(contract.plan())
         print(publish(Hand(contract, store, Path(name), plan, trainer_for(plan).shapes(), ""), lie))

@@ -22,8 +22,9 @@ import numpy as np
 from fl_node.artifacts import model_file
 from fl_node.cli import app
 from fl_node.errors import ConfigError
-from fl_node.lab import faults, lab
+from fl_node.lab import faults, header_faults, lab
 from fl_node.nodes.backends import EmbeddedBackend, ProcessBackend
+from fl_node.protocol.names import learner_name
 from fl_node.roles import journal, learner, synchronous
 
 GIVES_UP = "gave up after"
@@ -86,6 +87,10 @@ def _no_standby() -> None:
         faults.SCENARIOS[name] = dataclasses.replace(scenario, standby=False)
 
 
+def _majority_rejects() -> None:
+    header_faults.SLANDERERS = tuple(map(learner_name, (2, 3)))
+
+
 def _no_clock() -> None:
     journal.CLOCK_TOLERANCE = math.inf  # type: ignore[attr-defined]
 
@@ -134,9 +139,16 @@ WITHOUT = {
             ("other-plan", "metadata: plan is"),
         )
     },
+    "flood-async": Without(
+        "a learner's share is capped", "successive updates are learner 2's", {"aggregation": {"rule": "fedasync"}}
+    ),
+    "header-early": Without(
+        "the plan wants every learner", "refuses to end a round early", {"min_learners": 1, "round_timeout": 1.0}
+    ),
     "header-gone": Without("a standby takes over", GIVES_UP, take_away=_no_standby),
     "header-gone-aggregating": Without("a standby takes over", GIVES_UP, take_away=_no_standby),
     "header-returns": Without("a standby takes over", "standby becomes the header", take_away=_no_standby),
+    "learner-rejects": Without("two of three must reject", "nothing is withdrawn", take_away=_majority_rejects),
     "header-split": Without("a standby takes over", "nobody took the header's place", take_away=_no_standby),
     "sealer-dates-back": Without("roles compare the blocks' time with their own", "own clock", take_away=_no_clock),
     "geth-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
@@ -177,11 +189,20 @@ ON_HOSTS = {
     "geth-stopped": _impatient("chain at http://127.0.0.1:8545 can't be reached"),
     "header-cut-off": _impatient("round 1: learner"),
     **{
-        f"header-{lie}": Without("learners verify", "has not logged", {"verification": "none"})
+        f"header-{lie}": Without(
+            "learners verify", "has not logged", {"verification": "none"}, variables={"fl_until": HOLD}
+        )
         for lie in ("lies", "omits", "calls-missing", "wrong-parent", "other-plan")
     },
-    "header-gone": Without("learners vote", "has not logged", {"header_timeout": 3600.0}),
-    "header-returns": Without("learners vote", "has not logged", {"header_timeout": 3600.0}),
+    **{
+        f"header-{how}": Without(
+            "learners vote", "has not logged", {"header_timeout": 3600.0}, variables={"fl_until": 2 * HOLD}
+        )
+        for how in ("gone", "gone-aggregating", "returns")
+    },
+    "learner-rejects": Without(
+        "more than half must reject", "nobody takes the header's place", variables={"fl_rejecting": ["learners"]}
+    ),
     "header-killed": Without(
         "systemd starts a killed role again", "fl-header.service failed on header", unit="[Service]\nRestart=no\n"
     ),

@@ -97,6 +97,16 @@ def test_a_promise_is_an_event_or_a_line_of_a_host_in_a_time(
     assert "{" not in checked["seen"]
 
 
+def test_what_the_audit_noted_can_be_expected() -> None:
+    notes = ["the sealers are the same", "learner 2 rejected correct global weights"]
+    expected = [{"what": what, "note": f"{what} rejected correct"} for what in ("learner 2", "learner 1")]
+    checked = filters.check_expectations(expected, JOURNALS, TIMES, notes)
+    assert [(one["what"], one["passed"], one["seen"]) for one in checked] == [
+        ("learner 2", True, notes[1]),
+        ("learner 1", False, "nothing of the kind"),
+    ]
+
+
 def test_a_check_is_a_line_to_read() -> None:
     line = filters.scenario_line({"what": "the run ends", "passed": False, "seen": "1 round"})
     assert line == "FAIL the run ends: 1 round"
