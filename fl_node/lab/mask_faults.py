@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -10,16 +9,13 @@ from contextlib import contextmanager
 
 from fl_node import events
 from fl_node.errors import ProcessError
+from fl_node.lab import wrong_shares
 from fl_node.lab.fault_model import ROUND, Check, Controls, Expectation, Outcome, Scenario, Trace, first_message
 from fl_node.lab.header_faults import LIAR, LIAR_LABEL, VICTIM, succeeded, telling, withdrawn
 from fl_node.lab.lies import PATIENCE
 from fl_node.lab.run_folder import WORK
-from fl_node.privacy.dealing import OWN, SHARE_BYTES
 from fl_node.protocol.names import HEADER, learner_name
-from fl_node.protocol.openings import Opening
 from fl_node.protocol.verification.masked import LEARNER_LOST, NOT_OPENED, WRONG_OPENING
-from fl_node.roles.masking import opening_path
-from fl_node.runtime import files
 from fl_node.runtime.waiting import wait_until
 
 LEARNERS = 4
@@ -58,11 +54,7 @@ def _lose_when_published(lab: Controls, trace: Trace) -> None:
 def _open_wrong_shares(lab: Controls, trace: Trace) -> None:
     """Put random bytes in place of the shares that a learner is about to publish."""
     contract, _ = lab.as_node(LIAR)
-    state = contract.state()
-    parent, members = str(state.global_cid), tuple(range(1, LEARNERS + 1))
-    shares = {member: {OWN: secrets.token_bytes(SHARE_BYTES)} for member in members}
-    opening = Opening(contract.plan(), 2, ROUND, parent, members, shares)
-    files.write(opening_path(lab.folder / "nodes" / LIAR / WORK, ROUND, parent), opening.to_bytes())
+    wrong_shares.write(contract, lab.folder / "nodes" / LIAR / WORK)
     # The header ends the round as soon as three others have opened it.
     with _suspended(lab, HEADER):
         _wait_for("get learner 2's shares", lambda: contract.opening_at(ROUND, 2) is not None)

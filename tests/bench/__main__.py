@@ -22,6 +22,7 @@ from tests.bench import (
     flower,
     idle,
     many,
+    masks,
     memory,
     startup,
     transfer,
@@ -42,6 +43,7 @@ class Name(StrEnum):
     dp_sgd = "dp_sgd"
     many = "many"
     compression = "compression"
+    masks = "masks"
 
 
 def main(
@@ -71,6 +73,7 @@ def main(
         Name.dp_sgd: lambda: dp_sgd.measure(quick=quick),
         Name.many: lambda: many.measure(quick=quick),
         Name.compression: lambda: compression.measure(quick=quick),
+        Name.masks: lambda: masks.measure(quick=quick, profiles=profiles),
     }
     done: list[Part] = []
     for name in parts or list(Name):

@@ -14,7 +14,7 @@ from fl_node.nodes.process import Child
 from fl_node.protocol.names import HEADER, learner_name
 from tests.bench.nodes import Nodes, nodes, wait_for
 from tests.bench.results import Part, Row, console, say, seconds
-from tests.bench.role import TRANSACTION, Span
+from tests.bench.role import MASKS, OPENING, TRANSACTION, Span
 from tests.bench.stub import megabytes, parameters
 
 WARM_UP = 3
@@ -22,7 +22,9 @@ WARM_UP = 3
 KINDS = (
     "store add",
     TRANSACTION,
+    OPENING,
     "reading the chain",
+    MASKS,
     "aggregation",
     "checking and writing files",
     "stub training",
@@ -50,7 +52,7 @@ def measure(*, quick: bool, profiles: Path | None = None) -> Part:
     with nodes(16, 2) as network:
         _compare(part, network, "small", 3 if quick else 20, 1.5, profiles, {"committee": COMMITTEE, "all": VERIFIED})
     with nodes(16) as network:
-        part.rows.append(_rounds(network, "small", 2 if quick else 8, 1.5, profiles, "none"))
+        part.rows.append(measured_rounds(network, "small", 2 if quick else 8, 1.5, profiles, "none"))
     return part
 
 
@@ -64,22 +66,32 @@ def _compare(
     limits: Mapping[str, float] = MappingProxyType({"all": VERIFIED}),
 ) -> None:
     """Measure rounds without verification and with it, and by how much it makes them longer."""
-    without = _rounds(network, model, rounds, target, profiles, "none")
+    without = measured_rounds(network, model, rounds, target, profiles, "none")
     part.rows.append(without)
     for verification, limit in limits.items():
-        verified = _rounds(network, model, rounds, limit * without.figure, profiles, verification)
+        verified = measured_rounds(network, model, rounds, limit * without.figure, profiles, verification)
         part.rows.append(verified)
         times = f"{verified.figure / without.figure:.2f} times as long"
         part.notes.append(f"{without.name}: with verification {verification} {times}")
 
 
-def _rounds(network: Nodes, model: str, rounds: int, target: float, profiles: Path | None, verification: str) -> Row:
+def measured_rounds(
+    network: Nodes,
+    model: str,
+    rounds: int,
+    target: float | None,
+    profiles: Path | None,
+    verification: str,
+    *,
+    masks: bool = False,
+) -> Row:
+    """Run header and learners, show what a round's time is spent on, and return the median of a round."""
     title = (
         f"{parameters(model):,} parameters ({megabytes(model):.1f} MB), {network.learners} learners, "
-        f"{1 + network.hosts} Geth and IPFS nodes, verification {verification}"
+        f"{1 + network.hosts} Geth and IPFS nodes, verification {verification}{', masks' if masks else ''}"
     )
     say(f"{title}: {rounds} rounds after {WARM_UP}")
-    contract = network.deploy(model, WARM_UP + rounds, verification)
+    contract = network.deploy(model, WARM_UP + rounds, verification, masks=masks)
     daemons = {kind: network.cpu(kind) for kind in DAEMONS}
     children: list[Child] = [network.role(name, contract, model, profiles) for name in network.names]
     wait_for(children, 60 + ROUND_PATIENCE * (WARM_UP + rounds))
@@ -92,7 +104,7 @@ def _rounds(network: Nodes, model: str, rounds: int, target: float, profiles: Pa
     }
     # A round lasts from the moment its global weights stand on chain until the next ones do.
     closed = [end for kind, _, end in header if kind == TRANSACTION]
-    windows = list(itertools.pairwise(closed))[WARM_UP - 1 :]
+    windows = list(itertools.pairwise(closed))[-rounds:]
     splits = {HEADER: split(header, windows)}
     each = [split(spans, windows) for spans, _ in learners]
     splits["learner"] = {kind: statistics.fmean(learner[kind] for learner in each) for kind in each[0]}

@@ -53,14 +53,22 @@ class Nodes:
         """Return a node's chain, with the account of its role."""
         return Chain(self.endpoints[name].rpc, load_key(self.key(name)))
 
-    def deploy(self, model: str, rounds: int, verification: str = "all", learners: int | None = None) -> Contract:
+    def deploy(
+        self,
+        model: str,
+        rounds: int,
+        verification: str = "all",
+        learners: int | None = None,
+        *,
+        masks: bool = False,
+    ) -> Contract:
         """Start a run of all learners, or of the first ones: plan, contract, learners and initial weights."""
         learners = learners or self.learners
         ids = {node_id: self.accounts[learner_name(node_id)] for node_id in range(1, learners + 1)}
         store = connect(self.endpoints[HEADER].store)
         self._runs += 1
         folder = self._work(HEADER)
-        settings = plan(model, rounds, learners, verification)
+        settings = plan(model, rounds, learners, verification, masks=masks)
         return deploy(self.chain(HEADER), store, folder, settings, ids, trainer(model))
 
     def role(self, name: str, contract: Contract, model: str, profiles: Path | None = None) -> Child:
@@ -86,6 +94,10 @@ class Nodes:
         """Return the spans that a role left in the latest run, and its seconds of CPU after each transaction."""
         record = json.loads((self._work(name) / "spans.json").read_text())
         return [(kind, start, end) for kind, start, end in record["spans"]], record["cpu"]
+
+    def files(self, name: str, pattern: str) -> list[Path]:
+        """Return the files that a role left in the latest run."""
+        return sorted(self._work(name).glob(pattern))
 
     def peak(self, name: str) -> int:
         """Return the most memory that a role had in the latest run, in bytes."""

@@ -21,6 +21,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 import fl_node.roles.loop
+import fl_node.roles.masking
 import fl_node.roles.synchronous
 from fl_node.artifacts import model_file
 from fl_node.artifacts.address import connect
@@ -36,6 +37,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 TRANSACTION = "transaction"
+OPENING = "opening's transaction"
+MASKS = "masks"
 Span = tuple[str, float, float]
 
 
@@ -86,7 +89,7 @@ def main(
     logs.configure(folder.name)
     clock = Clock()
     chain = Chain(rpc, load_key(key))
-    site = Site(chain, chain.contract(contract), connect(store), folder)
+    site = Site(chain, chain.contract(contract), connect(store), folder, secret=key.with_suffix(".secret"))
     site.contract.listen()
     trainer = stub_trainer(model)
     for owner, name, kind in (
@@ -94,12 +97,18 @@ def main(
         (site.store, "fetch", "store fetch"),
         (site.contract, "set_local_weight", TRANSACTION),
         (site.contract, "set_global_weight", TRANSACTION),
-        (site.contract, "look", "reading the chain"),
+        (site.contract, "open_masks", OPENING),
+        (site.contract, "openings_and_next_keys", "reading the chain"),
+        (site.contract, "view", "reading the chain"),
         (site.contract, "local_weights", "reading the chain"),
         (site.contract, "local_weight_at", "reading the chain"),
         (site.contract, "state", "reading the chain"),
         (chain, "block_number", "reading the chain"),
         (fl_node.roles.synchronous, "global_file", "aggregation"),
+        (fl_node.roles.synchronous, "reveal", "aggregation"),
+        (fl_node.roles.synchronous, "unmasked_file", "aggregation"),
+        (fl_node.roles.masking, "masked_file", MASKS),
+        (fl_node.roles.masking, "open_shares", MASKS),
         (fl_node.roles.loop, "_wait", "waiting"),
         (model_file, "read", "checking and writing files"),
         (model_file, "write", "checking and writing files"),

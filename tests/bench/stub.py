@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from fl_node.artifacts.model_file import Shapes
 from fl_node.plan.schema import DataPlan, Plan
@@ -45,12 +46,15 @@ def megabytes(model: str) -> float:
     return 4 * parameters(model) / 1e6
 
 
-def plan(model: str, rounds: int, learners: int, verification: str = "all") -> Plan:
+def plan(model: str, rounds: int, learners: int, verification: str = "all", *, masks: bool = False) -> Plan:
     """Return a plan like the paper's, with whose model the roles are told to work."""
-    settings = {"rounds": rounds, "learners": learners, "verification": verification}
+    settings: dict[str, Any] = {"rounds": rounds, "learners": learners, "verification": verification}
+    if masks:
+        settings |= {"aggregation": {"rule": "fedavg", "arithmetic": "fixed"}}
+        settings |= {"privacy": {"secure_aggregation": True}}
     if verification == "committee":
         settings["committee"] = COMMITTEE
-    return Plan(name=f"bench-{model}", data=DataPlan(name="mnist"), **settings)
+    return Plan.model_validate({"name": f"bench-{model}", "data": DataPlan(name="mnist"), **settings})
 
 
 def trainer(model: str) -> StubTrainer:
