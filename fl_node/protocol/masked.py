@@ -331,47 +331,88 @@ def reveal(
     openings
         What members published, by nodeId.
     """
-    label, members = str(label_of(parent)), tuple(sorted(files))
+    members = tuple(sorted(files))
+    others = {n: one for n, one in sorted(openings.items()) if not _is_for(one, members, parent)}
     faults = [
         Fault(
             n,
             f"opens for learner {_list(one.members)}; the members of round {parent.global_meta.round} are "
             f"{_list(members)}",
         )
-        for n, one in sorted(openings.items())
-        if one.members != members or (one.round, one.parent) != (parent.global_meta.round, parent.cid)
+        for n, one in others.items()
     ]
-    wrong = {fault.node_id for fault in faults}
+    usable = {n: one for n, one in openings.items() if n not in others}
     seeds: dict[tuple[int, int], bytes] = {}
-    lacking = []
-    for dealer, file in sorted(files.items()):
-        neighbours = file.masked_meta.neighbours
-        places, recipients = [OWN, *neighbours], sorted((*neighbours, dealer))
-        hashes = _array(file, "hashes")
-        commitments = _array(file, "commitments")
-        threshold = _threshold(plan, len(recipients))
-        for place in dealing.opened_places(neighbours, members):
-            column, good = places.index(place), dict[int, bytes]()
-            for row, recipient in enumerate(recipients):
-                opening = openings.get(recipient)
-                if opening is None or recipient in wrong:
-                    continue
-                share = opening.shares.get(dealer, {}).get(place)
-                if share is None:
-                    continue
-                if dealing.share_hash(label, dealer, recipient, place, share) != hashes[row, column].tobytes():
-                    faults.append(Fault(recipient, f"opens a wrong share of a seed of learner {dealer}"))
-                    continue
-                good[recipient] = share
-            seed = dealing.recovered(dict(list(good.items())[:threshold])) if len(good) >= threshold else None
-            committed = commitments[column].tobytes()
-            if seed is not None and dealing.commitment(label, dealer, place, seed) == committed:
-                seeds[dealer, place] = seed
+    lacking: dict[int, None] = {}
+    for member, file in sorted(files.items()):
+        shared = _Shared.of(plan, parent, member, file)
+        for place in dealing.opened_places(file.masked_meta.neighbours, members):
+            seed, found = shared.recover(place, usable)
+            faults += found
+            if seed is None:
+                lacking[member] = None
             else:
-                lacking.append(dealer)
-                if len(good) >= threshold:
-                    faults.append(Fault(dealer, "dealt shares that do not give the seed it is committed to"))
-    return Revealed(seeds, tuple(dict.fromkeys(lacking)), tuple(dict.fromkeys(faults)))
+                seeds[member, place] = seed
+    return Revealed(seeds, tuple(lacking), tuple(dict.fromkeys(faults)))
+
+
+def _is_for(opening: Opening, members: tuple[int, ...], parent: WeightsFile) -> bool:
+    """Return whether an opening is for this set of members of this round."""
+    return (opening.members, opening.round, opening.parent) == (members, parent.global_meta.round, parent.cid)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What a learner's masked file says of its seeds and of their shares."""
+
+    label: str
+    dealer: int
+    places: list[int]
+    recipients: list[int]
+    hashes: dealing.Bytes
+    commitments: dealing.Bytes
+    threshold: int
+
+    @classmethod
+    def of(cls, plan: Plan, parent: WeightsFile, dealer: int, file: WeightsFile) -> _Shared:
+        neighbours = file.masked_meta.neighbours
+        return cls(
+            str(label_of(parent)),
+            dealer,
+            [OWN, *neighbours],
+            sorted((*neighbours, dealer)),
+            _array(file, "hashes"),
+            _array(file, "commitments"),
+            _threshold(plan, len(neighbours) + 1),
+        )
+
+    def recover(self, place: int, openings: Mapping[int, Opening]) -> tuple[bytes | None, list[Fault]]:
+        """Return the seed at a place, if the openings give it, and what is wrong with shares of it."""
+        good, faults = self._good_shares(place, openings)
+        if len(good) < self.threshold:
+            return None, faults
+        seed = dealing.recovered(dict(list(good.items())[: self.threshold]))
+        committed = self.commitments[self.places.index(place)].tobytes()
+        if seed is not None and dealing.commitment(self.label, self.dealer, place, seed) == committed:
+            return seed, faults
+        return None, [*faults, Fault(self.dealer, "dealt shares that do not give the seed it is committed to")]
+
+    def _good_shares(self, place: int, openings: Mapping[int, Opening]) -> tuple[dict[int, bytes], list[Fault]]:
+        """Return the shares of a seed whose hash is right, by recipient, and who opened others."""
+        column = self.places.index(place)
+        good: dict[int, bytes] = {}
+        faults: list[Fault] = []
+        for row, recipient in enumerate(self.recipients):
+            shares = openings[recipient].shares.get(self.dealer, {}) if recipient in openings else {}
+            if place not in shares:
+                continue
+            share = shares[place]
+            hashed = dealing.share_hash(self.label, self.dealer, recipient, place, share)
+            if hashed == self.hashes[row, column].tobytes():
+                good[recipient] = share
+            else:
+                faults.append(Fault(recipient, f"opens a wrong share of a seed of learner {self.dealer}"))
+        return good, faults
 
 
 def unmasked_file(
