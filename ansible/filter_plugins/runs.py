@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,9 @@ options:
     type: list
 """
 
+FINAL = "final.safetensors"
+NEAR = 0.05
+"""How much accuracy, as a fraction, a run without one learner's weights in one round may lose at most."""
 MAX_BYTES = 256 * 1024 * 1024
 """Of a report; a larger file is none. Ansible's Python has its default recursion limit, so depth needs no check."""
 _LINE = re.compile(r"(\d+\.\d+) \S+ \S+: (.*)")
@@ -95,6 +99,45 @@ def undisturbed_run(runs: str, plan: str) -> dict[str, Any]:
     return {}
 
 
+def final_checks(
+    final: Mapping[str, Any], folder: str, known: Mapping[str, Any], *, same_bits: bool
+) -> list[dict[str, Any]]:
+    """Return how the final weights of a run compare with those of a run without a fault.
+
+    Two runs with differential privacy have different noise, for it follows from the contract too. So there is nothing
+    to compare.
+
+    Parameters
+    ----------
+    final
+        The last global weights as the run's report has them.
+    folder
+        The run's folder, beside that of the other run.
+    known
+        What :func:`undisturbed_run` returned.
+    same_bits
+        Whether the weights must be the same, not only about as accurate.
+    """
+    plan = json.loads((Path(folder) / "plan.json").read_text(encoding="utf-8"))
+    if (plan.get("privacy") or {}).get("dp"):
+        return []
+    seen = f"{final['accuracy']:.2%}, undisturbed {known['accuracy']:.2%}"
+    if same_bits:
+        # With masks the CIDs differ: the files name keys, which no two runs have in common.
+        paths = [Path(folder) / FINAL, Path(folder).parent / known["name"] / FINAL]
+        passed = final["cid"] == known["cid"] or _weights(paths[0]) == _weights(paths[1])
+        return [{"what": "the final weights are the undisturbed run's, bit for bit", "passed": passed, "seen": seen}]
+    near = final["accuracy"] >= known["accuracy"] - NEAR
+    return [{"what": f"the final accuracy is at most {100 * NEAR:g} points lower", "passed": near, "seen": seen}]
+
+
+def _weights(path: Path) -> str:
+    """Return a hash of all that follows a model file's header."""
+    with path.open("rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def free_name(base: str, runs: str) -> str:
     """Return a name for a run that no other has, kept or deployed: the base, or with -2, -3 and so on behind it."""
     number, name = 1, base
@@ -136,5 +179,6 @@ class FilterModule:
             "free_name": free_name,
             "check_expectations": check_expectations,
             "scenario_line": scenario_line,
+            "final_checks": final_checks,
             "undisturbed_run": undisturbed_run,
         }

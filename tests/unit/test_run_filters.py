@@ -63,6 +63,27 @@ def test_the_run_without_harm_has_the_same_plan_and_ended_well(tmp_path: Path) -
     assert filters.undisturbed_run(str(tmp_path / "none"), plan) == {}
 
 
+def final(folder: Path, cid: str, weights: bytes) -> dict[str, Any]:
+    """Write final weights into a run's folder, with the CID in their header, and return what a report has of them."""
+    header = json.dumps({"__metadata__": {"cid": cid}}).encode()
+    (folder / "final.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + weights)
+    return {"cid": cid, "accuracy": 0.85}
+
+
+def test_weights_are_compared_without_what_else_their_files_say(tmp_path: Path) -> None:
+    final(keep(tmp_path, "known"), "Qmknown", b"weights")
+    known = {"name": "known", "cid": "Qmknown", "accuracy": 0.9}
+    folder = keep(tmp_path, "run")
+    for cid, weights, passed in (("Qmrun", b"weights", True), ("Qmrun", b"others", False)):
+        checks = filters.final_checks(final(folder, cid, weights), str(folder), known, same_bits=True)
+        assert [check["passed"] for check in checks] == [passed]
+    near, far = {"cid": "Qm", "accuracy": 0.86}, {"cid": "Qm", "accuracy": 0.8}
+    for one, passed in ((near, True), (far, False)):
+        assert filters.final_checks(one, str(folder), known, same_bits=False)[0]["passed"] == passed
+    private = keep(tmp_path, "private", PLAN | {"privacy": {"dp": {"epsilon": 3}}})
+    assert filters.final_checks(far, str(private), known, same_bits=True) == []
+
+
 WAITS = {"host": "header", "event": "waiting", "where": {"reason": "updates"}}
 ACCEPTS = {"host": "header", "event": "update_accepted", "where": {"learner": "1"}}
 STARTS = {"host": "header", "event": "round_started"}
