@@ -27,6 +27,7 @@ description:
   - Shows the events that a unit logs, a line as it comes, until the contract says that the run has ended. Of several
     units it shows warnings and errors, each with its learner.
   - It waits for a host that is out of reach, boots, or has its unit stopped, because it may come back and continue.
+  - C(away) says whether the host was out of reach when the run had ended.
   - If the unit failed for good, C(problem) says so there, with its last lines, and the other hosts stop waiting.
 options:
   units:
@@ -109,7 +110,7 @@ class ActionModule(ActionBase):
                 if away or now - ended_since > LINGER:
                     state = "is out of reach" if away else f"has not noticed it: {unit} still runs"
                     display.display(f"  {host}: the run has ended; this host {state}")
-                    return result | {"msg": "the run has ended", "restarts": 0}
+                    return result | {"msg": "the run has ended", "restarts": 0, "away": bool(away)}
             try:
                 states, cursor, lines = self._look(units, cursor)
             except AnsibleError as error:

@@ -37,6 +37,9 @@ options:
     description: Seconds after which to give up.
     default: 600
     type: int
+  reach:
+    description: Seconds after which to give up on a host that has never been reached; C(patience) if it is not given.
+    type: int
   folder:
     description: A folder on the host whose files are fetched afterwards. Who logs in must be able to read them.
     type: str
@@ -60,7 +63,7 @@ display = Display()
 class ActionModule(ActionBase):
     """What Ansible calls, once for each host."""
 
-    _VALID_ARGS = frozenset(("command", "good", "hopeless", "patience", "folder", "files", "into"))
+    _VALID_ARGS = frozenset(("command", "good", "hopeless", "patience", "reach", "folder", "files", "into"))
     _supports_check_mode = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -68,13 +71,17 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         host = self._task.delegate_to or (task_vars or {})["inventory_hostname"]
         begun = time.monotonic()
+        patience = float(self._task.args.get("patience", 600))
+        reach = min(float(self._task.args.get("reach", patience)), patience)
         told = ""
         while True:
             answer, problem, hopeless = self._attempt()
+            if answer:
+                reach = patience
             if not problem:
                 return result | answer | {"done": True, "changed": True}
             waited = time.monotonic() - begun
-            if hopeless or waited > float(self._task.args.get("patience", 600)):
+            if hopeless or waited > reach:
                 return result | answer | {"done": False, "problem": problem}
             if waited > NOTICE and problem != told:
                 told = problem

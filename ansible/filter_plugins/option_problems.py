@@ -37,12 +37,14 @@ OPTIONS = {
     "fl_patience",
     "fl_plan",
     "fl_remove",
+    "fl_rejecting",
     "fl_replace",
     "fl_rotate",
     "fl_run",
     "fl_scenario",
     "fl_settings",
     "fl_to",
+    "fl_until",
 }
 """What a person says by -e for one command."""
 SITE = ("ansible_", "site_", "vm_")

@@ -201,7 +201,7 @@ ON_HOSTS = {
         for how in ("gone", "gone-aggregating", "returns")
     },
     "learner-rejects": Without(
-        "more than half must reject", "nobody takes the header's place", variables={"fl_rejecting": ["learners"]}
+        "more than half must reject", "nobody takes the header's place", variables={"fl_rejecting": "learners"}
     ),
     "header-killed": Without(
         "systemd starts a killed role again", "fl-header.service failed on header", unit="[Service]\nRestart=no\n"

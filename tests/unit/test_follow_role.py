@@ -85,7 +85,8 @@ def test_a_unit_that_is_restarted_has_not_failed() -> None:
 
 def test_a_host_that_stays_lost_is_left_when_the_run_has_ended(tmp_path: Path) -> None:
     (tmp_path / "demo.failed.ended").touch()
-    assert Host([LOST, LOST]).follow()["msg"] == "the run has ended"
+    result = Host([LOST, LOST]).follow()
+    assert (result["msg"], result["away"]) == ("the run has ended", True)
 
 
 def test_others_stop_waiting_when_a_unit_has_failed(tmp_path: Path) -> None:
