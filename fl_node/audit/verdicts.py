@@ -22,6 +22,7 @@ def check_verdicts(case: Case, past: History) -> None:
         The run's history.
     """
     rounds_with_findings = {finding.round for finding in case.result.findings}
+    correct = {(one.number, one.started.cid) for one in past.rounds if one.number not in rounds_with_findings}
     for withdrawn in past.withdrawn:
         learners = ", ".join(str(entry.node_id) for entry in withdrawn.rejections)
         codes = ", ".join(sorted({str(entry.code) for entry in withdrawn.rejections}))
@@ -31,7 +32,9 @@ def check_verdicts(case: Case, past: History) -> None:
             else "withdrawn together with the weights it was based on"
         )
         file_cid = str(withdrawn.started.cid)
-        message = f"global weights {withdrawn.number}: {file_cid} was {reason}"
+        # If the same bits were published again and are correct, nothing was wrong with them.
+        again = ", although they are correct" if (withdrawn.number, file_cid) in correct else ""
+        message = f"global weights {withdrawn.number}: {file_cid} was {reason}{again}"
         case.result.note(message, WITHDRAWN, withdrawn.number, file_cid)
     for change in header_changes(past):
         case.result.note(f"the header changed to {change.account}, {change.node}")

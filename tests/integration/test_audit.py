@@ -231,6 +231,19 @@ def test_withdrawn_weights_and_a_new_header_are_notes(world: World) -> None:
     ]
 
 
+def test_a_majority_that_withdraws_correct_weights_is_named(world: World) -> None:
+    run = world.deploy(plan(learners=3, rounds=1))
+    good = run.publish_global(run.average(run.publish_locals()))
+    run.reject(1, 1, "smells")
+    run.reject(3, 1, "smells")
+    assert run.publish_global(good, "learner-1") == good
+    audited = run.audit()
+    assert audited.passed, audited.findings
+    assert audited.notes[0] == (
+        f"global weights 1: {good} was withdrawn: rejected by learner 1, 3 (smells), although they are correct"
+    )
+
+
 def test_who_rejects_correct_weights_without_a_majority_is_named(world: World) -> None:
     run = world.deploy(plan(learners=3, rounds=1))
     run.close_round()
