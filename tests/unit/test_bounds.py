@@ -68,6 +68,19 @@ def test_a_plan_can_set_its_own_bounds(tmp_path: Path) -> None:
     check_bounds(wide, start, plan(bounds={"value": 1e8, "update": 1e8}))
 
 
+@pytest.mark.parametrize("bound", [0.5, 0.999999, 1.0, 1.000001, 1.004, 2.0])
+def test_near_the_bound_and_far_from_it_the_sum_in_order_decides(tmp_path: Path, bound: float) -> None:
+    step = np.float32(1e-3) * np.arange(1, 2001, dtype=np.float32)
+    length = float(np.sqrt(np.add.accumulate(np.square(step.astype(np.float64)))[-1]))
+    file, start = files(tmp_path, step, np.zeros(2000))
+    limited = plan(bounds={"update": length * bound})
+    if bound >= 1:
+        check_bounds(file, start, limited)
+    else:
+        with pytest.raises(WeightsError, match="the update has the norm"):
+            check_bounds(file, start, limited)
+
+
 @pytest.mark.parametrize(
     "attack",
     [
