@@ -324,7 +324,7 @@ class Contract:
         closed = RoundRecord(*record)
         return sorted(learners[: closed.members] if closed.closed_at else learners)
 
-    def closed_round(self, round_: int, ended_with: str) -> ClosedRound | None:
+    def closed_round(self, round_: int, ended_with: str, *, masked: bool = True) -> ClosedRound | None:
         """Return a closed round, read at one block; None if it is open there or ended with other weights.
 
         Sealers sometimes replace a block. Values that are read at two blocks may never have been true together.
@@ -335,6 +335,8 @@ class Contract:
             The round.
         ended_with
             The CID of the global weights that ended it.
+        masked
+            Whether the run has masks; then openings and keys are read too.
         """
         head = self.chain.head().hash
         record, learners, parent, current = self._read_all(
@@ -348,7 +350,7 @@ class Contract:
         if _cid(current) != ended_with or not closed.closed_at:
             return None
         members = sorted(learners[: closed.members])
-        openings, keys = self.openings_and_next_keys(round_, members, head)
+        openings, keys = self.openings_and_next_keys(round_, members, head) if masked else ({}, {})
         published = self.local_weights(round_, members, head)
         return ClosedRound(str(_cid(parent)), published, tuple(members), openings, keys)
 
@@ -713,10 +715,8 @@ class Contract:
             data = function._encode_transaction_data()
         try:
             # A simulation gives the custom error, and saves a transaction that the contract would refuse.
-            if simulate:
-                self._simulate(data)
             try:
-                return self.chain.send(self.address, data, gas, nonce)
+                return self.chain.send(self.address, data, gas, nonce, simulate=simulate)
             except Reverted:
                 # Another transaction came first in the block; a simulation now gives the reason.
                 self._simulate(data)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from eth_account.signers.local import LocalAccount
 from web3 import Web3
 
 from fl_node.chain.node import REQUEST_TIMEOUT, AlreadySent, Node, NoMethod, NonceUsed, NotYet, Underpriced
+from fl_node.chain.rpc import Request
 from fl_node.errors import ChainError, ChainUnreachable, ConfigError, Reverted
 from fl_node.runtime import recursion
 from fl_node.runtime.waiting import wait_until
@@ -38,6 +40,8 @@ SEALED_PATIENCE = 120.0
 SEALED_BLOCKS = 10
 """Seconds and blocks, whichever takes longer, to wait for a block with a contract or a transfer: sealers may have to
 connect first."""
+_TIP: Request = ("eth_maxPriorityFeePerGas", [])
+_LATEST: Request = ("eth_getBlockByNumber", ["latest", False])
 READY_PATIENCE = 2.0
 """Seconds to wait for a node to seal blocks or to be in sync before a transaction is sent."""
 
@@ -58,6 +62,8 @@ class Sender(Node):
     def __init__(self, rpc: str, account: LocalAccount | None = None, timeout: float = REQUEST_TIMEOUT) -> None:
         super().__init__(rpc, timeout)
         self.account = account
+        self._has_all_methods = True
+        """Whether the node has every method of :meth:`_fees_if_ready`, as Geth with Clique does."""
 
     @property
     def address(self) -> str:
@@ -131,7 +137,9 @@ class Sender(Node):
         """Return the given seconds, or the time of so many blocks if that is longer."""
         return max(seconds, blocks * self.pace().seconds)
 
-    def send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
+    def send(
+        self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0, *, simulate: bool = False
+    ) -> Receipt | None:
         """Sign and send a transaction, and wait briefly for the block that includes it.
 
         Parameters
@@ -146,6 +154,8 @@ class Sender(Node):
             The transaction's number.
         value
             The amount to transfer, in wei.
+        simulate
+            Call the contract without a transaction first; nothing is sent that it refuses.
 
         Returns
         -------
@@ -156,19 +166,19 @@ class Sender(Node):
         ------
         ConfigError
             No key is set.
+        ContractError
+            The contract refuses the call.
         ChainError
             The node does not seal or is not in sync, or a pending transaction with the same nonce can't be replaced.
         """
         account = self.account
         if account is None:
             raise ConfigError("no key; set --key to the key file of an account")
-        # A transaction that reaches Clique (period 0) before the node seals may stay pending until the next one.
-        # A node that syncs pauses for a moment.
-        if not wait_until(self.is_ready, READY_PATIENCE, 0.01):
-            reason = "the node does not seal yet" if self.is_clique else "the node is not in sync yet"
-            raise ChainError(f"chain at {self.rpc}: {reason}")
+        first: list[Request] = []
+        if simulate:
+            first = [("eth_call", [{"from": account.address, "to": to, "data": data}, "latest"])]
+        tip, fee = self._fees_if_ready(first)
         gas = self._gas(gas, {"from": account.address, "to": to, "data": data, "value": hex(value)})
-        tip, fee = self._fees()
         for _ in range(20):
             signed = self._sign(account, to, data, gas, nonce, value, tip, fee)
             try:
@@ -206,12 +216,40 @@ class Sender(Node):
             return limit
         return max(limit, int(self.quantity(estimate) * GAS_MARGIN))
 
-    def _fees(self) -> tuple[int, int]:
-        """Return the tip and the highest fee that a transaction offers now, in wei per gas."""
-        tip = PRIORITY_FEE
+    def _fees_if_ready(self, first: Sequence[Request]) -> tuple[int, int]:
+        """Return the tip and the maximum fee that a transaction offers now, in wei per gas.
+
+        Parameters
+        ----------
+        first
+            Requests to make before, in the same batch if possible; their errors are raised.
+
+        Raises
+        ------
+        ChainError
+            The node does not seal or is not in sync.
+        """
+        if self._has_all_methods:
+            try:
+                *_, is_mining, tip, head = self.ask(*first, ("eth_mining", []), _TIP, _LATEST)
+                if is_mining is True:
+                    return self._fees(tip, head)
+            except NoMethod:
+                self._has_all_methods = False
+        if first:
+            self.ask(*first)
+        # A transaction that reaches Clique (period 0) before the node seals may stay pending until the next one.
+        # A node that syncs pauses for a moment.
+        if not wait_until(self.is_ready, READY_PATIENCE, 0.01):
+            reason = "the node does not seal yet" if self.is_clique else "the node is not in sync yet"
+            raise ChainError(f"chain at {self.rpc}: {reason}")
+        tip = None
         with contextlib.suppress(NoMethod):
-            tip = max(tip, self.quantity(self.ask(("eth_maxPriorityFeePerGas", []))[0]))
-        (head,) = self.ask(("eth_getBlockByNumber", ["latest", False]))
+            (tip,) = self.ask(_TIP)
+        return self._fees(tip, self.ask(_LATEST)[0])
+
+    def _fees(self, suggested: str | None, head: Any) -> tuple[int, int]:
+        tip = PRIORITY_FEE if suggested is None else max(PRIORITY_FEE, self.quantity(suggested))
         base = self.quantity(head["baseFeePerGas"]) if head and "baseFeePerGas" in head else 0
         return tip, max(MAX_FEE, 2 * base + tip)
 

@@ -416,7 +416,7 @@ class Verifier:
             initial = self._trainer.initial() if self._initial is None else self._initial
             check_initial(case, name, initial, keys)
         else:
-            closed = self._contract.closed_round(number - 1, name)
+            closed = self._contract.closed_round(number - 1, name, masked=self._plan.is_masked)
             if closed is None:
                 return Verdict(
                     number, name, lacking=f"the newest block shows no global weights {name}", is_early=True

@@ -492,4 +492,4 @@ def test_the_chain_is_cliques_and_has_no_final_blocks_and_blocks_on_demand(chain
     assert node.is_ready()
     assert node.finalized() is None
     assert not node.pace().is_steady
-    assert node._fees()[0] == 1
+    assert node._fees_if_ready(())[0] == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from fl_node.chain.contract import (
 )
 from fl_node.chain.keys import create_key, load_key
 from fl_node.chain.node import Sealed
+from fl_node.chain.rpc import Request
 from fl_node.chain.transactions import Receipt
 from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError
 from fl_node.protocol import history
@@ -371,19 +372,21 @@ def test_the_header_is_told_that_the_round_is_open(synchronous: Contract) -> Non
 class _Crossed(Chain):
     """A chain on which the other learners publish between a call that is tried and its transaction."""
 
-    crossed = False
+    crosses: Contract | None = None
 
-    def send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
-        if not self.crossed:
-            self.crossed = True
-            close(Chain(self.rpc, HEADER).contract(str(to)))
-        return super().send(to, data, gas, nonce, value)
+    def _fees_if_ready(self, first: Sequence[Request]) -> tuple[int, int]:
+        fees, crosses = super()._fees_if_ready(first), self.crosses
+        if crosses is not None:
+            self.crosses = None
+            close(Chain(self.rpc, HEADER).contract(crosses.address))
+        return fees
 
 
 def test_a_publication_that_a_block_takes_after_the_round_has_closed_is_refused_and_no_error(
     synchronous: Contract,
 ) -> None:
     chain = _Crossed(synchronous.chain.rpc, ALICE)
+    chain.crosses = synchronous
     # Alice's other process publishes first, and so the number is another's.
     late = chain.contract(synchronous.address)
     assert late.set_local_weight(1, WEIGHTS[9], chain.nonce() + 1, trained_from=(0, WEIGHTS[0])) is None
@@ -486,11 +489,13 @@ class _Overtaken(Chain):
 
     overtaken = False
 
-    def send(self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0) -> Receipt | None:
+    def send(
+        self, to: str | None, data: Any, gas: int, nonce: int, value: int = 0, *, simulate: bool = False
+    ) -> Receipt | None:
         if not self.overtaken:
             self.overtaken = True
             Chain(self.rpc, self.account).send_noop()
-        return super().send(to, data, gas, nonce, value)
+        return super().send(to, data, gas, nonce, value, simulate=simulate)
 
 
 @pytest.mark.parametrize("kind", [_Unlucky, _Overtaken])
