@@ -193,6 +193,7 @@ class Learner:
             return self._wait_for_others(view, node_id)
         if local is None:
             return self._train(state.round, node_id, global_cid)
+        self._store(local)
         waiting = self._wait_for_committee() or self._unverified(state.round, global_cid)
         return waiting or self._publish(local, view.nonce)
 
@@ -584,12 +585,18 @@ class Learner:
         trained = train(parent, shard, seed, on_epoch, poison=dirty, teacher=teacher)
         return tamper(attack, parent, trained, seed)
 
+    def _store(self, local: WeightsFile) -> None:
+        """Give the file to this host's own store, while its global weights are verified.
+
+        Nobody asks for it before its CID is on the chain.
+        """
+        if self._stored != local.cid:
+            self._site.store.add(local.path)
+            emit(events.FileStored(round=local.published_meta.round, cid=local.cid))
+            self._stored = local.cid
+
     def _publish(self, local: WeightsFile, nonce: int) -> Waiting | None:
         meta = local.published_meta
-        self._site.store.add(local.path)
-        if self._stored != local.cid:
-            emit(events.FileStored(round=meta.round, cid=local.cid))
-            self._stored = local.cid
         receipt = self._site.contract.set_local_weight(
             meta.node_id,
             local.cid,
