@@ -51,8 +51,8 @@ def check_bounds(file: WeightsFile, start: WeightsFile, plan: Plan) -> None:
                     "(the plan's bounds.value)",
                     "bounds",
                 )
-            difference = np.subtract(own, before, dtype=np.float64).reshape(-1)
-            squares += float(np.dot(difference, difference))
+            difference = np.subtract(own, before, dtype=np.float64)
+            squares += float(np.multiply(difference, difference).sum())
     if squares <= CLEARLY * plan.bounds.update**2:
         return
     length = _length(both)
