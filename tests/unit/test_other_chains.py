@@ -156,7 +156,7 @@ def test_a_transaction_offers_the_tip_that_the_chain_asks_for(
 
 def test_a_transaction_may_cost_twice_the_base_fee(other_chain: OtherChain, serve: Serve) -> None:
     chain = Chain(serve(other_chain.blocks(baseFeePerGas=hex(300 * GWEI))), ALICE)
-    assert chain._fees() == (1, 600 * GWEI + 1)
+    assert chain._fees_if_ready(()) == (1, 600 * GWEI + 1)
 
 
 @pytest.mark.parametrize(("estimate", "limit"), [(1_000, TRANSFER_GAS), (60_000, 90_000), (None, TRANSFER_GAS)])
