@@ -12,7 +12,7 @@ import logging
 import math
 
 NOISE_DIGITS = 4
-"""Digits after the point of a noise multiplier that follows from a target; it is rounded up."""
+"""Decimal places of a noise multiplier that is derived from a target ε; it is rounded up."""
 LARGEST_NOISE = 1e4
 
 
@@ -45,7 +45,7 @@ def epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta: fl
 
 
 def noise_multiplier(target: float, sampling_rate: float, steps: int, delta: float) -> float:
-    """Return the least noise multiplier that spends at most a target ε, rounded up to :data:`NOISE_DIGITS` digits.
+    """Return the smallest noise multiplier for a target ε, rounded up to :data:`NOISE_DIGITS` decimal places.
 
     Parameters
     ----------
@@ -75,5 +75,5 @@ def noise_multiplier(target: float, sampling_rate: float, steps: int, delta: flo
 
 
 def rounded(value: float) -> float:
-    """Return ε as it is written down: rounded up to three digits after the point."""
+    """Return ε rounded up to three decimal places, as files and reports have it."""
     return math.ceil(value * 1000 - 1e-6) / 1000

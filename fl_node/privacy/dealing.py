@@ -37,7 +37,7 @@ Bytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 @dataclass(frozen=True)
 class Label:
-    """What masks are for: one round that starts from certain global weights.
+    """The context of masks: a round, and the global weights that it starts from.
 
     Their file names the keys of all learners, which are made for this run alone, so no other run has its CID.
     """
@@ -51,7 +51,7 @@ class Label:
 
 @dataclass(frozen=True)
 class RoundKey:
-    """The secret of one learner for one round."""
+    """The secret key of a learner for a round."""
 
     content: bytes = field(repr=False)
 
@@ -61,7 +61,7 @@ class RoundKey:
 
     @property
     def public(self) -> bytes:
-        """The public half, 32 bytes."""
+        """The public key, 32 bytes."""
         return self._private.public_key().public_bytes_raw()
 
     def agreed(self, other: bytes, *purpose: str | int, length: int) -> bytes:
@@ -140,12 +140,12 @@ class Dealer:
         self._threshold = threshold
 
     def seeds(self) -> dict[int, bytes]:
-        """Return this learner's seeds: its own, and that with each neighbour."""
+        """Return this learner's seeds: its own, and one shared with each neighbour."""
         own = self._key.derive("seed", self._label, length=SEED_BYTES)
         return {OWN: own} | {other: self._pair(other) for other in self._neighbours}
 
     def streams(self) -> list[tuple[int, Stream]]:
-        """Return what is added to this learner's values, each with its sign."""
+        """Return the masks that are added to this learner's values, each with its sign."""
         return [(sign(self._node_id, place), stream(seed)) for place, seed in self.seeds().items()]
 
     def deal(self) -> Dealt:
@@ -212,7 +212,7 @@ class Dealer:
 
 
 def is_usable(public: bytes) -> bool:
-    """Return whether a public key gives secrets: it is none of the few points of small order."""
+    """Return whether a public key is usable: it is not one of the points of small order."""
     try:
         RoundKey(bytes(KEY_BYTES)).agreed(public, length=KEY_BYTES)
     except ValueError:
@@ -221,7 +221,7 @@ def is_usable(public: bytes) -> bool:
 
 
 def opened_places(neighbours: Sequence[int], members: Collection[int]) -> list[int]:
-    """Return which seeds of a member are opened: its own, and those with neighbours that are no members.
+    """Return the places of a member's seeds that are opened: its own, and those with neighbours that are not members.
 
     So of no learner both is opened: of a member never a seed that it has in common with another member, of anybody
     else never its own.
@@ -242,7 +242,7 @@ def sign(node_id: int, place: int) -> int:
 
 
 def stream(seed: bytes) -> Stream:
-    """Return the words that follow from a seed."""
+    """Return the stream of random words for a seed."""
     return Stream(expand(seed, "mask"))
 
 
@@ -264,7 +264,7 @@ def commitment(label: str, node_id: int, place: int, seed: bytes) -> bytes:
 
 
 def share_hash(label: str, dealer: int, recipient: int, place: int, share: bytes) -> bytes:
-    """Return the hash by which anybody can check a share that is opened.
+    """Return the hash by which anyone can check an opened share.
 
     Parameters
     ----------
@@ -281,7 +281,7 @@ def share_hash(label: str, dealer: int, recipient: int, place: int, share: bytes
 
 
 def recovered(shares: Mapping[int, bytes]) -> bytes | None:
-    """Return the seed that as many shares give as the threshold says; None if they give none.
+    """Reconstruct a seed from as many shares as the threshold requires; None if they are inconsistent.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Differential privacy of single examples: the settings of DP-SGD, and what an accountant needs to know of it.
+"""Example-level differential privacy: the settings of DP-SGD, and the sampling that the accountant needs.
 
 DP-SGD (Abadi et al. 2016, https://arxiv.org/abs/1607.00133): a step takes each example with the same probability,
 independently of the others (Poisson sampling), clips the gradient of each to a norm, and adds Gaussian noise to the
@@ -60,20 +60,20 @@ class DpPlan(Settings):
 
     @property
     def limit(self) -> float | None:
-        """The ε that no learner may exceed, if there is one."""
+        """The maximum ε of a learner; None without a limit."""
         return self.epsilon if self.epsilon_max is None else self.epsilon_max
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How often a learner's training looks at its examples in one round."""
+    """The sampling of a learner's training in one round."""
 
     rate: float
-    """The probability of each example to be in a step."""
+    """The probability that an example is part of a step."""
     steps: int
     """Steps in one round."""
     expected: int
-    """Examples in a step, on average."""
+    """The mean number of examples in a step."""
 
 
 def sampling(samples: int, batch_size: int, epochs: int) -> Sampling:

@@ -1,4 +1,4 @@
-"""Who shares pairwise masks with whom: everybody with everybody up to 16 learners, then a sparse regular graph.
+"""The pairs of learners that share masks: all pairs up to 16 learners, a sparse regular graph beyond.
 
 Bell et al., "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead", CCS 2020,
 https://doi.org/10.1145/3372297.3417885: about 4 log2 n neighbours suffice. The graph follows from the round's public
@@ -12,11 +12,11 @@ import math
 from collections.abc import Collection
 
 COMPLETE = 16
-"""The most learners of whom each is a neighbour of all others."""
+"""Maximum number of learners for the complete graph."""
 
 
 def degree(learners: int) -> int:
-    """Return how many neighbours each of so many learners has."""
+    """Return the number of neighbours of each learner, for a number of learners."""
     if learners <= COMPLETE:
         return max(learners - 1, 0)
     half = math.ceil(2 * math.log2(learners))
@@ -49,5 +49,5 @@ def neighbours(node_id: int, learners: Collection[int], label: str) -> tuple[int
 
 
 def threshold(recipients: int) -> int:
-    """Return how many of its recipients open a secret in a sparse graph: more than two thirds."""
+    """Return how many recipients of its shares open a secret in a sparse graph: more than two thirds."""
     return 2 * recipients // 3 + 1

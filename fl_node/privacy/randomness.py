@@ -1,4 +1,4 @@
-"""Random numbers that nobody can predict without their key: ChaCha20 (RFC 8439) as a stream.
+"""Cryptographic random numbers: the stream of ChaCha20 (RFC 8439) for a key.
 
 numpy's generators are not made for secrets: from enough of their output all the rest follows.
 """
@@ -33,7 +33,7 @@ def words(key: bytes, number: int, count: int) -> Words:
 
 
 def uniform(key: bytes, number: int, count: int) -> npt.NDArray[np.float64]:
-    """Return numbers between 0 and 1, without both, of 53 random bits each, shape ``(count,)``.
+    """Return numbers in the open interval (0, 1) with 53 random bits each, shape ``(count,)``.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The keys of a host for its rounds: made on the host, on disk (mode 0600) only until their round is done."""
+"""The keys of a host for its rounds: created on the host, and on disk (mode 0600) only until their round ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = "round-keys"
 
 
 class RoundKeys:
-    """The keys of one learner in one run.
+    """The keys of a learner in a run.
 
     A key follows from the host's secret and from random bytes that are kept nowhere. So when its file is erased,
     nobody can make it again, not even with the host's secret.
@@ -34,7 +34,7 @@ class RoundKeys:
         self._secret = secret
 
     def get(self, contract: str, round_: int) -> RoundKey | None:
-        """Return the key for a round; None if there is none, or no longer.
+        """Return the key for a round; None if it was not created or has been erased.
 
         Raises
         ------
@@ -53,7 +53,7 @@ class RoundKeys:
         return RoundKey(content)
 
     def make(self, contract: str, round_: int) -> RoundKey:
-        """Return the key for a round; make it if there is none."""
+        """Return the key for a round; create it if there is none."""
         if (known := self.get(contract, round_)) is not None:
             return known
         fresh = secrets.token_bytes(KEY_BYTES)
@@ -73,7 +73,7 @@ class RoundKeys:
         return RoundKey(content)
 
     def erase(self, contract: str, before: int) -> None:
-        """Erase the keys of all rounds before one, and those of other runs in this folder."""
+        """Erase the keys of all earlier rounds, and those of other runs in this folder."""
         for path in self._folder.glob("*.key"):
             name, _, number = path.stem.rpartition("-")
             if name != contract.lower() or not number.isdigit() or int(number) < before:
@@ -84,7 +84,7 @@ class RoundKeys:
 
 
 def _erase(path: Path) -> None:
-    """Overwrite a file, then delete it; where a disk writes to another place, only its encryption helps."""
+    """Overwrite a file, then delete it; on disks that write elsewhere (SSDs), only disk encryption helps."""
     with path.open("r+b") as file:
         file.write(bytes(path.stat().st_size))
         file.flush()

@@ -27,12 +27,12 @@ FILE_NAME = "host.secret"
 
 @dataclass(frozen=True)
 class HostSecret:
-    """The secret of one host; its bytes are not part of its text."""
+    """The secret of a host; its ``repr`` does not contain the bytes."""
 
     content: bytes = field(repr=False)
 
     def derive(self, contract: str, round_: int, *purpose: str | int, length: int = SECRET_BYTES) -> bytes:
-        """Return the key for a purpose in one round of one run.
+        """Derive the key for a purpose in a round of a run.
 
         Parameters
         ----------
@@ -50,12 +50,12 @@ class HostSecret:
 
 
 def beside(key: Path) -> Path:
-    """Return where the secret of a host is whose role has this key file."""
+    """Return the path of the host's secret, from the path of the role's key file."""
     return key.with_name(FILE_NAME)
 
 
 def load_or_create(path: Path) -> HostSecret:
-    """Return the host's secret; make it if there is none yet.
+    """Return the host's secret; create it if there is none.
 
     The file appears whole: a process that is killed leaves no part of it.
 

@@ -1,4 +1,4 @@
-"""Secrets shared among learners: any threshold of the shares gives the secret, fewer say nothing of it.
+"""Shamir's secret sharing: ``threshold`` shares give the secret, and fewer reveal nothing about it.
 
 Shamir, "How to Share a Secret", Communications of the ACM 22(11), 1979, https://doi.org/10.1145/359168.359176
 """
@@ -27,7 +27,7 @@ def split(secret: int, coefficients: Sequence[int], places: Iterable[int]) -> di
 
 
 def combine(shares: Mapping[int, int]) -> int:
-    """Return the secret of exactly as many shares as the threshold says, by place."""
+    """Return the secret for exactly ``threshold`` shares, by place."""
     secret = 0
     for place, share in shares.items():
         above, below = 1, 1

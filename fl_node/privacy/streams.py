@@ -1,4 +1,4 @@
-"""Streams of random words that follow from a seed: ChaCha20 (RFC 8439), keyed by HKDF (RFC 5869)."""
+"""Streams of random words for a seed: ChaCha20 (RFC 8439), keyed by HKDF (RFC 5869)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NONCE = bytes(16)  # each key makes one stream
 
 
 def expand(secret: bytes, *purpose: str | int, length: int = KEY_BYTES) -> bytes:
-    """Return the key for a purpose that follows from a secret.
+    """Derive the key for a purpose from a secret.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def expand(secret: bytes, *purpose: str | int, length: int = KEY_BYTES) -> bytes
 
 
 class Stream:
-    """Random words, one after the other."""
+    """A stream of random words."""
 
     def __init__(self, key: bytes) -> None:
         self._stream = Cipher(ChaCha20(key, _NONCE), mode=None).encryptor()

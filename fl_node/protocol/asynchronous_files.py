@@ -1,7 +1,7 @@
 """The files of global weights in an asynchronous run.
 
-The order in which updates came is not foreseen by any plan; the global file names them in theirs, with the round that
-each began at, so anyone with the files can recompute it.
+The order of updates depends on when they arrive, so the global file lists them in order, with the round that each
+started from. Anyone with the files can recompute it.
 """
 
 from __future__ import annotations
@@ -35,32 +35,34 @@ def asynchronous_file(
     taken: Sequence[tuple[int, int]],
     stated: float | None = None,
 ) -> WeightsFile:
-    """Write the global file that updates make of the last global weights; header and audit both call this.
+    """Write the global file that results from applying updates to the last global weights.
+
+    Header and audit both call this.
 
     Parameters
     ----------
     path
-        Where to write.
+        Where to write the file.
     plan, plan_cid
-        The run's plan and the CID it is published by.
+        The run's plan and its CID.
     parent
         The last global weights.
     updates
-        Checked files, in the order in which they were published; one for FedAsync.
+        Checked files, in the order of their publication; exactly one for FedAsync.
     refused
-        What was not taken since the last global weights.
+        The updates that were rejected since the last global weights.
     taken
-        How many publications of each learner are now accepted or rejected, by nodeId.
+        The number of publications of each learner that are accepted or rejected so far, by nodeId.
     stated
-        ε as the file states it that is to be made again; see :func:`fl_node.protocol.budget.spent`.
+        The ε in the file that is recomputed, if any; see :func:`fl_node.protocol.budget.spent`.
     """
     spent = budget.spent(plan, dict(taken), stated)
     rule, round_ = plan.asynchronous_rule, parent.global_meta.round
-    made = rule.apply(
+    aggregate = rule.apply(
         parent.mapped(),
         [
-            asynchronous.Update(one.local.mapped(), one.start.mapped(), round_ - one.local.local_meta.round)
-            for one in updates
+            asynchronous.Update(update.local.mapped(), update.start.mapped(), round_ - update.local.local_meta.round)
+            for update in updates
         ],
     )
     meta = GlobalMeta(
@@ -76,11 +78,11 @@ def asynchronous_file(
                 share,
                 update.local.local_meta.round,
             )
-            for update, share in zip(updates, made.shares, strict=True)
+            for update, share in zip(updates, aggregate.shares, strict=True)
         ),
         refused=tuple(refused),
         taken=tuple(sorted(taken)),
         spent=None if spent is None else spent.publications,
         epsilon=None if spent is None else spent.epsilon,
     )
-    return write_stream(path, meta, parent.shapes, made.tensor)
+    return write_stream(path, meta, parent.shapes, aggregate.tensor)

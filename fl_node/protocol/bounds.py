@@ -1,7 +1,7 @@
-"""The bounds on local weights, whatever the rule: no huge value, and no huge step away from the global weights.
+"""The bounds of local weights under every rule: the size of a value, and the norm of the update.
 
-The average of values near float32's largest is finite, but training from it gives NaN. So such a file is rejected.
-The bounds are far wider than the attacks of :mod:`fl_node.attacks`, which the rules are there to withstand.
+The average of values near the maximum of float32 is finite, but training from it gives NaN, so such files are
+rejected. The bounds are far wider than the attacks of :mod:`fl_node.attacks`; these are the task of the rules.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from fl_node.errors import WeightsError
 from fl_node.plan.schema import Plan
 
 CLEARLY = 0.99
-"""An update whose length, squared, is this share of the bound's is shorter, in whatever order it is summed."""
+"""An update whose squared norm is at most this share of the squared bound is within it in any order of summation."""
 
 
 def check_bounds(file: WeightsFile, start: WeightsFile, plan: Plan) -> None:
     """Check that local weights are within the plan's bounds; header, audit and learner all call this.
 
-    Near the bound the length of the update is summed in a fixed order in float64, so everybody comes to the same
-    verdict. Sums in any order differ by less than 1e-6 of the length, which decides nothing further away.
+    Near the bound the norm of the update is summed in a fixed order in float64, so all nodes get the same result.
+    Further away the order does not matter: two orders differ by less than 1e-6 of the norm.
 
     Parameters
     ----------
@@ -41,33 +41,32 @@ def check_bounds(file: WeightsFile, start: WeightsFile, plan: Plan) -> None:
         A value or the update is too large; the message names the bound.
     """
     squares = 0.0
-    both = [file.mapped(), start.mapped()]
+    tensors = [file.mapped(), start.mapped()]
     for name in names_of(file.shapes):
-        for own, before in pieces(both, name):
-            largest = float(max(own.max(initial=0.0), -own.min(initial=0.0)))
+        for local_values, global_values in pieces(tensors, name):
+            largest = float(max(local_values.max(initial=0.0), -local_values.min(initial=0.0)))
             if not largest <= plan.bounds.value:
                 raise WeightsError(
                     f"tensor {name} has a value of size {largest:g}; should be at most {plan.bounds.value:g} "
                     "(the plan's bounds.value)",
                     "bounds",
                 )
-            difference = np.subtract(own, before, dtype=np.float64)
+            difference = np.subtract(local_values, global_values, dtype=np.float64)
             squares += float(np.multiply(difference, difference).sum())
     if squares <= CLEARLY * plan.bounds.update**2:
         return
-    length = _length(both)
-    if not length <= plan.bounds.update:
+    norm = _norm(tensors, names_of(file.shapes))
+    if not norm <= plan.bounds.update:
         raise WeightsError(
-            f"the update has the norm {length:g}; should be at most {plan.bounds.update:g} "
-            "(the plan's bounds.update)",
+            f"the update has the norm {norm:g}; should be at most {plan.bounds.update:g} (the plan's bounds.update)",
             "bounds",
         )
 
 
-def _length(both: Sequence[Tensors]) -> float:
+def _norm(tensors: Sequence[Tensors], names: Sequence[str]) -> float:
     squares = 0.0
-    for name in names_of(both[0]):
-        for own, before in pieces(both, name):
-            difference = np.subtract(own, before, dtype=np.float64)
+    for name in names:
+        for local_values, global_values in pieces(tensors, name):
+            difference = np.subtract(local_values, global_values, dtype=np.float64)
             squares += in_order(np.multiply(difference, difference))
     return math.sqrt(squares)

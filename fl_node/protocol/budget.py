@@ -1,9 +1,9 @@
-"""What a run with differential privacy has spent, by plan and chain alone.
+"""The privacy budget of a run with differential privacy, computed from plan and chain only.
 
-Each publication of local weights spends what its training spent: the weights are out, whether the header accepts or
-rejects them, their learner replaces them, or their round is withdrawn. So all publications of a learner compose, each
-hash once. Learners have different examples, so what one spends costs the others nothing: the ε of a run is that
-of the learner that spent most. All else that a run publishes is computed from these publications.
+Each publication of local weights costs the ε of its training: the weights are public, even if the header rejects
+them, their learner replaces them, or their round is withdrawn. So all publications of a learner compose, each hash
+once. Learners have disjoint examples, so the publications of a learner do not affect the ε of others; the ε of a run
+is the largest ε of a learner. Everything else that a run publishes is computed from these publications.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from fl_node.privacy.dp import Sampling, sampling
 from fl_node.protocol.history import History
 
 TOLERANCE = 0.0015
-"""ε in a global file may differ from the recomputed one by so much: processors round in different ways."""
+"""Allowed difference between ε in a global file and the recomputed ε: processors round differently."""
 SLACK = 1e-9
 LARGEST = 1e9
-"""What is more stands in files as this."""
-MOST = 2**20
-"""Publications that no run reaches."""
+"""Maximum ε in files; larger values are written as this."""
+MAX_PUBLICATIONS = 2**20
+"""A number of publications that no run reaches."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What has been spent at some moment of a run.
+    """The privacy budget spent at some point of a run.
 
     ``publications`` counts the different local weights of each learner, by nodeId; ``epsilon`` is the largest ε of a
     learner, rounded up.
@@ -41,7 +41,7 @@ class Spent:
 
 
 def sampling_of(plan: Plan, node_id: int) -> Sampling:
-    """Return how often the training of a learner looks at its examples in one round."""
+    """Return the sampling rate and the number of steps of a learner's training in one round."""
     return sampling(shard_size(plan, node_id), plan.training.batch_size, plan.training.epochs)
 
 
@@ -55,7 +55,7 @@ def epsilon(plan: Plan, node_id: int, publications: int) -> float:
     node_id
         The learner's nodeId.
     publications
-        How many different local weights it has published.
+        The number of different local weights that it has published.
 
     Raises
     ------
@@ -64,22 +64,23 @@ def epsilon(plan: Plan, node_id: int, publications: int) -> float:
     """
     dp = plan.dp
     if dp is None or dp.noise_multiplier is None:
-        raise ValueError("what is spent is known of a complete plan with differential privacy")
-    one = sampling_of(plan, node_id)
-    return min(accounting.epsilon(dp.noise_multiplier, one.rate, one.steps * publications, dp.delta), LARGEST)
+        raise ValueError("ε needs a complete plan with differential privacy")
+    per_round = sampling_of(plan, node_id)
+    steps = per_round.steps * publications
+    return min(accounting.epsilon(dp.noise_multiplier, per_round.rate, steps, dp.delta), LARGEST)
 
 
 @functools.lru_cache(maxsize=1024)
 def most_publications(plan: Plan, node_id: int) -> int | None:
-    """Return how often a learner may publish within the plan's limit; None if there is no limit."""
+    """Return the number of publications that the plan's limit allows a learner; None if there is no limit."""
     if plan.dp is None or plan.dp.limit is None:
         return None
     limit = plan.dp.limit * (1 + SLACK)
     low, high = 0, 1
     while epsilon(plan, node_id, high) <= limit:
         low, high = high, 2 * high
-        if high > MOST:
-            return MOST
+        if high > MAX_PUBLICATIONS:
+            return MAX_PUBLICATIONS
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if epsilon(plan, node_id, middle) <= limit else (low, middle)
@@ -87,14 +88,14 @@ def most_publications(plan: Plan, node_id: int) -> int | None:
 
 
 def publications(log: Iterable[LogEntry], before: LogEntry | None = None) -> dict[int, int]:
-    """Return how many different local weights each learner published, by nodeId.
+    """Return the number of different local weights that each learner published, by nodeId.
 
     Parameters
     ----------
     log
         Events of the run, in any order.
     before
-        The event up to which they count; all count if None.
+        The event before which publications count; all count if None.
     """
     different: dict[int, set[str]] = {}
     for entry in log:
@@ -119,31 +120,31 @@ def publications_at(log: Iterable[LogEntry], round_: int, name: str) -> dict[int
 
 
 def spent(plan: Plan, published: Mapping[int, int], stated: float | None = None) -> Spent | None:
-    """Return what is spent after these publications; None for a plan without differential privacy.
+    """Return the budget spent by these publications; None for a plan without differential privacy.
 
     Parameters
     ----------
     plan
         The run's plan.
     published
-        The number of publications by nodeId; those of unknown learners spend nothing, for they have no examples.
+        The number of publications by nodeId; unknown learners are ignored, since they have no examples.
     stated
-        ε as a file states it; it counts if it is as good as the same.
+        The ε in a file; returned instead of the computed ε if they differ by at most :data:`TOLERANCE`.
     """
     if plan.dp is None:
         return None
-    known = [(n, count) for n, count in sorted(published.items()) if count and 1 <= n <= plan.learners]
-    found = accounting.rounded(max((epsilon(plan, *one) for one in known), default=0.0))
-    is_same = stated is not None and abs(stated - found) <= TOLERANCE
-    return Spent(tuple(known), stated if is_same and stated is not None else found)
+    counts = [(n, count) for n, count in sorted(published.items()) if count and 1 <= n <= plan.learners]
+    largest = accounting.rounded(max((epsilon(plan, node_id, count) for node_id, count in counts), default=0.0))
+    is_same = stated is not None and abs(stated - largest) <= TOLERANCE
+    return Spent(tuple(counts), stated if is_same and stated is not None else largest)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How far the learners of a run are.
+    """The privacy budget of a run.
 
-    ``published`` counts the different local weights of each learner, by nodeId; ``current`` are the learners that
-    have published in the round that is open.
+    ``published`` counts the different local weights of each learner, by nodeId; ``current`` has the learners that
+    have published in the current round.
     """
 
     plan: Plan
@@ -152,25 +153,25 @@ class Budget:
 
     @classmethod
     def of(cls, plan: Plan, past: History) -> Budget:
-        """Return what is spent by all that was published in a run, in withdrawn rounds too.
+        """Return the budget after all publications of a run, including those in withdrawn rounds.
 
         Parameters
         ----------
         plan, past
-            The run's plan, and its history by the log.
+            The run's plan and history.
         """
         current = past.rounds[-1].latest() if past.rounds else {}
         return cls(plan, publications(past.publications), frozenset(current))
 
     def is_spent(self, node_id: int) -> bool:
-        """Return whether a learner may publish nothing new any more."""
-        most = most_publications(self.plan, node_id) if 1 <= node_id <= self.plan.learners else None
-        return most is not None and self.published.get(node_id, 0) >= most
+        """Return whether a learner has reached its limit of publications."""
+        limit = most_publications(self.plan, node_id) if 1 <= node_id <= self.plan.learners else None
+        return limit is not None and self.published.get(node_id, 0) >= limit
 
     def is_over(self) -> bool:
-        """Return whether too few learners are left that can publish in the round that is open, or was last.
+        """Return whether too few learners have published or can still publish in the current round.
 
-        An asynchronous run does not end so: no learner publishes more than once per round of the plan there.
+        This does not end an asynchronous run, in which no learner publishes more than once per round of the plan.
         """
         if self.plan.dp is None or self.plan.dp.limit is None or self.plan.mode == "async":
             return False
@@ -187,17 +188,17 @@ class Budget:
 
     @property
     def epsilon(self) -> float:
-        """The largest of them."""
+        """The largest ε of a learner."""
         return max(self.epsilons().values())
 
     def overspent(self) -> list[int]:
-        """Return the learners that published more than they may."""
+        """Return the learners that published more often than the limit allows."""
         return [
             node_id
             for node_id, count in self.published.items()
             if 1 <= node_id <= self.plan.learners
-            and (most := most_publications(self.plan, node_id)) is not None
-            and count > most
+            and (limit := most_publications(self.plan, node_id)) is not None
+            and count > limit
         ]
 
 

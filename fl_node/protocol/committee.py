@@ -1,9 +1,8 @@
-"""Who verifies a round's global weights where not everybody does: learners that the chain draws.
+"""Draws the committee of learners that verifies a round's global weights.
 
 The draw follows from the hash of the block that published the weights, so the header does not know the committee
-before it has published. The sealer of that block can choose among as many hashes as it computes: together with the
-header it can choose the committee. With fewer colluding learners than a committee has members, an honest one is
-always among them.
+before it publishes. The sealer of that block can try many hashes and so, together with the header, choose the
+committee. If fewer learners collude than the committee has members, at least one member is honest.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ def draw(block: str, contract: str, round_: int, learners: Iterable[int], size: 
     round_
         The round.
     learners
-        The nodeIds that are registered.
+        The registered nodeIds.
     size
         The number of members; fewer if there are fewer learners.
     """
@@ -40,7 +39,7 @@ def draw(block: str, contract: str, round_: int, learners: Iterable[int], size: 
 
 
 def committee_of(contract: Contract, round_: int, name: str, learners: Iterable[int], size: int) -> frozenset[int]:
-    """Return the committee of a round as the newest block shows it; empty if it does not show these global weights.
+    """Return the committee of a round, read at the newest block; empty if that has other global weights.
 
     Parameters
     ----------

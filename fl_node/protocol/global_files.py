@@ -1,4 +1,4 @@
-"""The files of global weights: what header, audit and report make of the same local files, bit for bit."""
+"""Writes the files of global weights; header, audit and report get the same bits from the same local files."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ from fl_node.protocol.masked import usable_keys
 
 
 def is_enough(plan: Plan, inputs: int) -> bool:
-    """Return whether so many valid local files change the global weights.
+    """Return whether this number of valid local files changes the global weights.
 
-    With fewer than the plan requires, the global weights stay as they are; the files have no share in them.
+    With fewer than the plan requires, the global weights stay the same, and the files have no share in them.
     """
     return inputs >= plan.required_learners
 
 
 def needs_parent(plan: Plan, inputs: int) -> bool:
-    """Return whether global weights are made of the last ones too, not of so many local weights alone."""
+    """Return whether the last global weights are needed, besides the local weights, to compute the next ones."""
     # In an ensemble an architecture whose learners are all away keeps its weights; a compressed file has an update.
     kept = plan.mode == "ensemble" or plan.compression is not None
     return kept or plan.aggregation.uses_parent() or not is_enough(plan, inputs)
 
 
 def global_shapes(plan: Plan, shapes: Shapes) -> Shapes:
-    """Return names and shapes of the tensors of a global file: the model's, and what else the plan has there.
+    """Return the shapes of the tensors in a global file, by name: those of the model, and those that the plan adds.
 
-    That is what the rule carries along, and of an ensemble what each architecture counts for.
+    These are the state of the rule, and the weights and evidence of an ensemble's architectures.
     """
     state = {f"{kind}/{name}": shape for kind in plan.aggregation.state for name, shape in shapes.items()}
     return {**shapes, **state, **_extra_shapes(plan)}
 
 
 def local_shapes(plan: Plan, shapes: Shapes, node_id: int) -> Shapes:
-    """Return the shapes of the tensors that a learner's local file has.
+    """Return the shapes of the tensors in a learner's local file, by name.
 
     Parameters
     ----------
@@ -62,13 +62,13 @@ def local_shapes(plan: Plan, shapes: Shapes, node_id: int) -> Shapes:
     shapes
         The shapes of the model's tensors, or of those in a global file.
     node_id
-        The learner's nodeId; in an ensemble it decides the architecture.
+        The learner's nodeId, which determines the architecture in an ensemble.
     """
     if plan.mode == "ensemble":
         prefix = f"{plan.architecture_of(node_id)}/"
         return {name: shape for name, shape in shapes.items() if name.startswith(prefix)}
-    carried = tuple(f"{kind}/" for kind in plan.aggregation.state)
-    return {name: shape for name, shape in shapes.items() if not name.startswith(carried)} if carried else shapes
+    state = tuple(f"{kind}/" for kind in plan.aggregation.state)
+    return {name: shape for name, shape in shapes.items() if not name.startswith(state)} if state else shapes
 
 
 def initial_file(
@@ -87,12 +87,12 @@ def initial_file(
     tensors
         The model's initial weights by name, float32.
     keys
-        In a run with masks: the keys of round 0 that learners announced, in hexadecimal digits, by nodeId.
+        In a run with masks: the keys that learners announced for round 0, in hexadecimal digits, by nodeId.
     """
     shapes = global_shapes(plan, {name: tensor.shape for name, tensor in tensors.items()})
     state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name not in tensors}
     if WEIGHTS in state:
-        # Nothing is measured of models that know nothing yet.
+        # Untrained models are not evaluated; all architectures start with equal weights.
         state[WEIGHTS] = np.full(shapes[WEIGHTS], 1 / len(plan.architectures), np.float32)
     announced = usable_keys(keys) if plan.is_masked else None
     meta = GlobalMeta(plan=plan_cid, round=0, parent=None, rule="initial", keys=announced)
@@ -113,14 +113,14 @@ def global_file(
     absent: Sequence[int] = (),
     spent: Spent | None = None,
 ) -> WeightsFile:
-    """Write the global file that a plan's rule makes of local files; header and audit both call this.
+    """Write the global file that the plan's rule computes from local files; header and audit both call this.
 
     Parameters
     ----------
     path
-        Where to write.
+        Where to write the file.
     plan, plan_cid
-        The run's plan and the CID it is published by.
+        The run's plan and its CID.
     round_
         The round that will start from the new global weights.
     parent
@@ -128,13 +128,14 @@ def global_file(
     inputs
         Checked local files of one model.
     parent_file
-        The file of that CID; needed where :func:`needs_parent` says so.
+        The file of that CID; required if :func:`needs_parent` returns true.
     evidence
-        Of an ensemble whose plan measures its members: what an architecture's weights say of the held-out images.
+        Returns the likelihoods of the held-out images for an architecture's weights; for ensembles that measure
+        their members.
     refused, absent
-        Learners whose file was not taken, and learners without one.
+        The rejected files, and the learners without a file.
     spent
-        What had been spent when the round closed, in a run with differential privacy.
+        The privacy budget spent when the round closed, in a run with differential privacy.
 
     Raises
     ------
@@ -142,17 +143,17 @@ def global_file(
         The parent's file is needed.
     """
     if parent_file is None and needs_parent(plan, len(inputs)):
-        raise ValueError("these global weights are made of the last ones too")
+        raise ValueError("these global weights also depend on the last ones; parent_file is required")
     inputs = sorted(inputs, key=lambda file: file.local_meta.node_id)
     samples = [file.local_meta.samples for file in inputs]
     counts = samples if plan.aggregation.weighting == "samples" else [1] * len(samples)
     last = parent_file.mapped() if parent_file else {}
     if parent_file is not None and not is_enough(plan, len(inputs)):
-        made = Aggregate((0.0,) * len(inputs), parent_file.tensor)
+        aggregate = Aggregate((0.0,) * len(inputs), parent_file.tensor)
     elif plan.mode == "ensemble":
-        made = _ensemble(plan, inputs, counts, last, evidence)
+        aggregate = _ensemble(plan, inputs, counts, last, evidence)
     else:
-        made = plan.aggregation.aggregate([file.mapped() for file in inputs], counts, last)
+        aggregate = plan.aggregation.aggregate([file.mapped() for file in inputs], counts, last)
     # Files that were checked have the shapes that the plan gives them.
     shapes = parent_file.shapes if parent_file else global_shapes(plan, inputs[0].shapes)
     meta = GlobalMeta(
@@ -162,18 +163,18 @@ def global_file(
         rule=plan.aggregation.rule,
         inputs=tuple(
             Input(file.local_meta.node_id, file.cid, file.local_meta.samples, share)
-            for file, share in zip(inputs, made.shares, strict=True)
+            for file, share in zip(inputs, aggregate.shares, strict=True)
         ),
         refused=tuple(sorted(refused, key=lambda refusal: refusal.node_id)),
         absent=tuple(sorted(absent)),
         spent=None if spent is None else spent.publications,
         epsilon=None if spent is None else spent.epsilon,
     )
-    return write_stream(path, meta, shapes, made.tensor)
+    return write_stream(path, meta, shapes, aggregate.tensor)
 
 
 def _extra_shapes(plan: Plan) -> Shapes:
-    """Return names and shapes of what an ensemble's global file has beside the models; nothing for other plans."""
+    """Return the shapes of the additional tensors in an ensemble's global file, by name; empty for other plans."""
     if plan.mode != "ensemble":
         return {}
     members = plan.architectures
@@ -188,7 +189,7 @@ def _ensemble(
     parent: Tensors,
     measure: Evidence | None,
 ) -> Aggregate:
-    """Average the local weights of each architecture, and say what each counts for.
+    """Average the local weights of each architecture, and compute the architectures' weights in the ensemble.
 
     Parameters
     ----------
@@ -197,26 +198,33 @@ def _ensemble(
     inputs
         Checked local files in the order of nodeId, each with the tensors of its own architecture.
     counts
-        What each counts for in the average of its architecture.
+        The weight of each file in the average of its architecture.
     parent
-        The tensors of the last global file: an architecture of which no local weights came keeps its own.
+        The tensors of the last global file, which an architecture without local files keeps.
     measure
-        What averaged weights say of the held-out images; called once for each architecture, if the plan measures any.
+        Returns the likelihoods of the held-out images for averaged weights; called once for each architecture, if the
+        plan measures its members.
     """
-    mine = [plan.architecture_of(file.local_meta.node_id) for file in inputs]
-    totals = {name: sum(count for other, count in zip(mine, counts, strict=True) if other == name) for name in mine}
+    architectures = [plan.architecture_of(file.local_meta.node_id) for file in inputs]
+    totals = dict.fromkeys(architectures, 0)
+    for architecture, count in zip(architectures, counts, strict=True):
+        totals[architecture] += count
 
     def averaged(name: str) -> Tensor:
         architecture = name.partition("/")[0]
-        some = [(file, count) for file, count, of in zip(inputs, counts, mine, strict=True) if of == architecture]
-        if not some:
+        files = [
+            (file, count)
+            for file, count, trained in zip(inputs, counts, architectures, strict=True)
+            if trained == architecture
+        ]
+        if not files:
             return parent[name]
-        return fedavg((file.tensor(name) for file, _ in some), [count for _, count in some])
+        return fedavg((file.tensor(name) for file, _ in files), [count for _, count in files])
 
     @functools.cache
-    def said(architecture: str) -> Tensor:
+    def likelihoods(architecture: str) -> Tensor:
         if measure is None:
-            raise ValueError(f"what {architecture} counts for is measured, and nothing measures it")
+            raise ValueError(f"the weight of {architecture} is measured; evidence is required")
         prefix = f"{architecture}/"
         return measure(architecture, {name: averaged(name) for name in parent if name.startswith(prefix)})
 
@@ -225,12 +233,14 @@ def _ensemble(
             members = plan.architectures
             measured = plan.measures_members
             return member_weights(
-                plan.ensemble_model.weighting, [said(one) if measured else _NOTHING for one in members]
+                plan.ensemble_model.weighting,
+                [likelihoods(member) if measured else _NO_LIKELIHOODS for member in members],
             )
-        kind, _, rest = name.partition("/")
-        return said(rest) if kind == "evidence" else averaged(name)
+        kind, _, architecture = name.partition("/")
+        return likelihoods(architecture) if kind == "evidence" else averaged(name)
 
-    return Aggregate(tuple(count / totals[name] for name, count in zip(mine, counts, strict=True)), tensor)
+    shares = tuple(count / totals[name] for name, count in zip(architectures, counts, strict=True))
+    return Aggregate(shares, tensor)
 
 
-_NOTHING = np.empty(0, np.float32)
+_NO_LIKELIHOODS = np.empty(0, np.float32)

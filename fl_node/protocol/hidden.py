@@ -1,4 +1,4 @@
-"""What a plan hides of its learners, in words."""
+"""Describes in words what a plan hides about its learners."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fl_node.plan.schema import Plan
 
 
 def hidden(plan: Plan) -> str:
-    """Return what other members of a run can and can't read, as sentences."""
+    """Return sentences that say what other participants can and can't read."""
     if not plan.is_masked:
         return "Nothing is hidden: every member of the swarm can read the weights of each learner."
     return (

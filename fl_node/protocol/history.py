@@ -1,4 +1,4 @@
-"""What the chain says happened in a run, put in order by rounds."""
+"""The history of a run: the events in the log of its contract, by round."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from fl_node.chain.contract import (
 
 @dataclass(frozen=True)
 class Round:
-    """One round: the global weights that it started from, what was published in it, and what was said of it.
+    """The events of a round.
 
-    ``closed`` is the event that closed it, and ``members`` are the learners registered then; an open round and those
-    of asynchronous runs have neither. ``attestations`` and ``rejections`` are of the global weights that it started
-    from. With masks, ``openings`` are what removes them, and ``keys`` what learners announced on their own for the
-    next round.
+    ``started`` published the global weights that it started from. ``closed`` closed it, and ``members`` are the
+    learners registered then; an open round and rounds of asynchronous runs have neither. ``attestations`` and
+    ``rejections`` are of the global weights that it started from. With masks, ``openings`` published the shares that
+    remove them, and ``keys`` announced the keys for the next round in separate transactions.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Round:
     keys: tuple[LogEntry, ...] = ()
 
     def latest(self) -> dict[int, LogEntry]:
-        """Return each learner's last publication in this round, by nodeId."""
+        """Return the last publication of each learner in this round, by nodeId."""
         return {entry.node_id: entry for entry in self.published if entry.node_id is not None}
 
 
@@ -50,9 +50,9 @@ class Round:
 class History:
     """All events of a run; ``rounds[r]`` is round r.
 
-    ``deployer`` is the address of the first header, ``headers`` are the events that changed it. ``withdrawn`` are the
-    rounds whose global weights the learners withdrew, and ``publications`` all local weights that were published, in
-    withdrawn rounds too; both are in the order of the chain.
+    ``deployer`` is the address of the first header, and ``headers`` are the events that changed it. ``withdrawn`` has
+    the rounds whose global weights the learners withdrew, and ``publications`` all publications of local weights,
+    including those in withdrawn rounds; both are in the order of the log.
     """
 
     plan_cid: str
@@ -63,11 +63,11 @@ class History:
     headers: tuple[LogEntry, ...] = ()
     publications: tuple[LogEntry, ...] = ()
     first_keys: tuple[LogEntry, ...] = ()
-    """What learners announced for round 0."""
+    """The events that announced keys for round 0."""
 
     def withdrawn_cids(self) -> frozenset[str]:
-        """Return the CIDs of all global weights that were withdrawn; some may have been published again since."""
-        return frozenset(str(one.started.cid) for one in self.withdrawn)
+        """Return the CIDs of all withdrawn global weights; some may have been published again later."""
+        return frozenset(str(withdrawn.started.cid) for withdrawn in self.withdrawn)
 
     def header_at(self, entry: LogEntry) -> str:
         """Return the address of the header at the time of an event."""
@@ -75,13 +75,13 @@ class History:
         return earlier[-1] if earlier else self.deployer
 
     def attested(self, round_: int) -> frozenset[int]:
-        """Return the learners that attested the global weights of a round, or later ones, by nodeId.
+        """Return the learners that attested the global weights of a round or later ones, by nodeId.
 
-        Not those that rejected the weights of this round: what they attested later changes nothing about that.
+        A learner that rejected the weights of this round is left out, even if it attested later ones.
         """
-        later = [entry.node_id for one in self.rounds[round_:] for entry in one.attestations]
-        against = {entry.node_id for one in self.rounds[round_ : round_ + 1] for entry in one.rejections}
-        return frozenset(node_id for node_id in later if node_id is not None and node_id not in against)
+        attesting = [entry.node_id for later in self.rounds[round_:] for entry in later.attestations]
+        rejecting = {entry.node_id for past in self.rounds[round_ : round_ + 1] for entry in past.rejections}
+        return frozenset(node_id for node_id in attesting if node_id is not None and node_id not in rejecting)
 
     def is_finalized(self, round_: int) -> bool:
         """Return whether more than half of the registered learners attested the global weights of a round."""
@@ -151,7 +151,7 @@ def arrange(plan_cid: str, deployer: str, log: Iterable[LogEntry]) -> History:
     publications: list[LogEntry] = []
     first_keys: list[LogEntry] = []
     for entry in log:
-        # A contract of other code may name rounds that never were.
+        # The log of a contract with other code may contain rounds that do not exist.
         of_round = rounds[entry.round] if entry.round is not None and entry.round < len(rounds) else None
         if entry.name == LEARNER_REGISTERED and entry.node_id is not None:
             learners[entry.node_id] = entry
@@ -166,7 +166,7 @@ def arrange(plan_cid: str, deployer: str, log: Iterable[LogEntry]) -> History:
         elif entry.name == KEY_ANNOUNCED and entry.round == 0:
             first_keys.append(entry)
         elif entry.name == KEY_ANNOUNCED:
-            # It is of the round that follows the current one.
+            # The key is for the round after the current one.
             if entry.round is not None and entry.round <= len(rounds):
                 rounds[entry.round - 1].keys.append(entry)
         elif of_round is None:
@@ -181,13 +181,13 @@ def arrange(plan_cid: str, deployer: str, log: Iterable[LogEntry]) -> History:
             of_round.rejections.append(entry)
         elif entry.name == WITHDRAWN:
             first = rounds.index(of_round)
-            withdrawn += [one.round(first + offset) for offset, one in enumerate(rounds[first:])]
+            withdrawn += [building.round(first + offset) for offset, building in enumerate(rounds[first:])]
             del rounds[first:]
     return History(
         plan_cid,
         deployer,
         dict(sorted(learners.items())),
-        tuple(one.round(number) for number, one in enumerate(rounds)),
+        tuple(building.round(number) for number, building in enumerate(rounds)),
         tuple(withdrawn),
         tuple(headers),
         tuple(publications),

@@ -1,4 +1,4 @@
-"""What nodes are called, in a run's files and to people, and the word for a file that nobody has."""
+"""The names of nodes in files and messages, and the reason for missing files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 HEADER = "header"
 MISSING = "missing"
-"""The reason of a rejection because nobody had the file."""
+"""The reason for rejecting a file that was not available."""
 _NODE = re.compile(rf"{HEADER}|learner-[1-9][0-9]{{0,8}}")
 
 
@@ -23,24 +23,24 @@ def standby_name(node_id: int) -> str:
 
 
 def learner_label(node_id: int) -> str:
-    """Return what a learner is called in texts, such as ``learner 1``."""
+    """Return the name of a learner in messages, such as ``learner 1``."""
     return f"learner {node_id}"
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Return numbers in ascending order, with three or more that follow one another as a range: ``1–50, 52, 53``."""
+    """Return numbers in ascending order, with ranges for three or more consecutive numbers: ``1–50, 52, 53``."""
     parts: list[str] = []
-    for _, group in itertools.groupby(enumerate(sorted(numbers)), lambda one: one[1] - one[0]):
+    for _, group in itertools.groupby(enumerate(sorted(numbers)), lambda indexed: indexed[1] - indexed[0]):
         run = [number for _, number in group]
         parts += [f"{run[0]}–{run[-1]}"] if len(run) > 2 else map(str, run)
     return ", ".join(parts)
 
 
 def learners_label(node_ids: Collection[int]) -> str:
-    """Return what several learners are called in texts, such as ``learner 1`` or ``learners 1–50``."""
+    """Return the name of several learners in messages, such as ``learner 1`` or ``learners 1–50``."""
     return f"learner{'s' if len(node_ids) != 1 else ''} {ranges(node_ids)}"
 
 
 def is_node_name(text: str) -> bool:
-    """Return whether a text is the name of a node."""
+    """Return whether a string is the name of a node."""
     return _NODE.fullmatch(text) is not None

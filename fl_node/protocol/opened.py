@@ -1,4 +1,4 @@
-"""How everybody reads what members of a closed round published to remove masks."""
+"""Reads the openings of a closed round; header, learners and audit all use this."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fl_node.protocol.reader import Reader
 def read_openings(
     reader: Reader, plan_cid: str, names: Mapping[int, str], timeout: float | None = None
 ) -> tuple[dict[int, Opening], list[Fault]]:
-    """Return the openings that are available, by nodeId, and what is wrong with others.
+    """Return the available openings by nodeId, and the faults of invalid ones.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The files by which members of a closed round remove masks: canonical JSON with their shares."""
+"""Openings: files in canonical JSON with the shares by which members of a closed round remove masks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from fl_node.runtime import strict_json
 
 FORMAT = "fl-node/opening/1"
 MAX_BYTES = 16 * 1024**2
-"""A learner opens shares of some seeds of each neighbour; 1,000 learners have 40 neighbours each."""
+"""Maximum size: a learner opens shares of some seeds of each neighbour; with 1,000 learners it has 40 neighbours."""
 _SHARE = re.compile(rf"[0-9a-f]{{{2 * SHARE_BYTES}}}")
 _NODE = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What one member of a closed round opens.
+    """The opening of a member of a closed round.
 
-    ``members`` is the set for which it does, and ``shares`` has by member and place the learner's share of a seed;
-    see :func:`fl_node.privacy.dealing.opened_places`.
+    ``members`` is the set of learners whose sum it opens, and ``shares`` has the learner's shares of seeds by member
+    and place; see :func:`fl_node.privacy.dealing.opened_places`.
     """
 
     plan: str
@@ -54,12 +54,12 @@ class Opening:
 
 
 def parse(content: bytes) -> Opening:
-    """Return an opening from elsewhere.
+    """Parse a received opening.
 
     Raises
     ------
     WeightsError
-        The content is not what :meth:`Opening.to_bytes` writes.
+        The content is not an opening in the canonical form of :meth:`Opening.to_bytes`.
     """
     try:
         values = strict_json.loads(content.decode("ascii", "replace"), max_bytes=MAX_BYTES, max_depth=4, max_text=200)
@@ -80,16 +80,16 @@ def _opening(values: object) -> Opening | None:
         return None
     if not _is_count(node_id) or not _is_count(round_) or not all(map(_is_count, members)):
         return None
-    found: dict[int, dict[int, bytes]] = {}
+    parsed: dict[int, dict[int, bytes]] = {}
     for member, of_member in shares.items():
         if not _NODE.fullmatch(str(member)) or not isinstance(of_member, dict):
             return None
-        found[int(member)] = {}
+        parsed[int(member)] = {}
         for place, share in of_member.items():
             if not _NODE.fullmatch(str(place)) or not isinstance(share, str) or not _SHARE.fullmatch(share):
                 return None
-            found[int(member)][int(place)] = bytes.fromhex(share)
-    return Opening(str(plan), node_id, round_, str(parent), tuple(members), found)
+            parsed[int(member)][int(place)] = bytes.fromhex(share)
+    return Opening(str(plan), node_id, round_, str(parent), tuple(members), parsed)
 
 
 def _is_count(value: object) -> TypeGuard[int]:

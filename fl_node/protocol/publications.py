@@ -1,6 +1,6 @@
-"""Publications of local weights: their order, their limits, and what an update must be.
+"""Publications of local weights: their order, their limits, and the checks of updates.
 
-Header and audit both use this, so what the one rejects the other rejects.
+Header and audit both use this, so they reject the same publications.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fl_node.plan.schema import Plan
 
 @dataclass(frozen=True)
 class Publication:
-    """One learner's publication: its place in the learner's own order, from 1, and its event."""
+    """A publication of a learner: its number among the learner's publications, from 1, and its event."""
 
     node_id: int
     number: int
@@ -32,25 +32,25 @@ class Publication:
 
 
 def publications(log: Sequence[LogEntry]) -> list[Publication]:
-    """Return all publications of local weights in the order of the chain, each numbered within its learner's."""
+    """Return all publications of local weights in the order of the log, each with its number."""
     counts: dict[int, int] = {}
-    found = []
+    numbered = []
     for entry in sorted(log):
         if entry.name == LOCAL_WEIGHT_SET and entry.node_id is not None:
             counts[entry.node_id] = counts.get(entry.node_id, 0) + 1
-            found.append(Publication(entry.node_id, counts[entry.node_id], entry))
-    return found
+            numbered.append(Publication(entry.node_id, counts[entry.node_id], entry))
+    return numbered
 
 
 def samples_of(plan: Plan, node_id: int) -> int:
-    """Return how many samples a learner's local weights count for: the size of its shard.
+    """Return the number of samples in a learner's shard, which is the weight of its local weights.
 
     Parameters
     ----------
     plan
         The run's plan.
     node_id
-        The learner's nodeId; a header can register any.
+        The learner's nodeId; a header can register any number.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def samples_of(plan: Plan, node_id: int) -> int:
 
 
 def check_origin(file: WeightsFile, plan: Plan, plan_cid: str, node_id: int, *, round_: int, parent: str) -> None:
-    """Check that a file holds a learner's local weights, trained from the global weights of a round.
+    """Check that a file contains a learner's local weights, trained from the global weights of a round.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def check_update(
     newest: int,
     withdrawn: Container[str] = (),
 ) -> WeightsFile:
-    """Check that a file holds local weights trained from the global weights of some round up to the newest.
+    """Check that a file contains local weights trained from the global weights of a round up to the newest.
 
     Parameters
     ----------
@@ -124,24 +124,24 @@ def check_update(
         The metadata differ; the message names the field. Or the global weights that it started from were withdrawn.
     """
     began, start = file.local_meta.round, file.local_meta.parent
-    stands = began <= newest and contract.global_weight_at(began) == start
-    if not stands and start in withdrawn:
+    is_current = began <= newest and contract.global_weight_at(began) == start
+    if not is_current and start in withdrawn:
         raise WeightsError(f"was trained from global weights {began} ({start}), which were withdrawn", "withdrawn")
     if began > newest:
-        raise WeightsError(f"metadata: round is {began}; should be {newest} or before", "metadata.round")
+        raise WeightsError(f"metadata: round is {began}; should be at most {newest}", "metadata.round")
     check_origin(file, plan, plan_cid, node_id, round_=began, parent=str(contract.global_weight_at(began)))
     return file
 
 
 def check_share(node_id: int, counted: Sequence[int], rule: AsynchronousRule) -> None:
-    """Check that one more update of a learner keeps to its share of the last updates that counted.
+    """Check that another update of a learner does not exceed its share of the last accepted updates.
 
     Parameters
     ----------
     node_id
         The learner.
     counted
-        The learners of the updates that have counted, in their order; of many the last are enough.
+        The learners of the accepted updates, in order; the last ``share_window`` are enough.
     rule
         The plan's rule.
 
@@ -154,32 +154,32 @@ def check_share(node_id: int, counted: Sequence[int], rule: AsynchronousRule) ->
     share = 1 + list(counted[max(len(counted) - before, 0) :]).count(node_id)
     if share > rule.most_of_one:
         raise WeightsError(
-            f"would be number {share} of its learner among the last {rule.share_window} updates that counted; "
+            f"would be number {share} of its learner among the last {rule.share_window} accepted updates; "
             f"should be at most {rule.most_of_one} (the plan's max_share)",
             "max_share",
         )
 
 
 def check_newer(began: int, last: int | None) -> None:
-    """Check that an update was trained from newer global weights than its learner's last counted one.
+    """Check that an update was trained from newer global weights than the learner's last accepted update.
 
-    So nobody counts more often for publishing more often.
+    So a learner that publishes more often does not count more often.
 
     Parameters
     ----------
     began
         The round of the global weights that it was trained from.
     last
-        The same of the learner's last update that counted; None if none has.
+        The same round for the learner's last accepted update; None if there is none.
 
     Raises
     ------
     WeightsError
-        It is not newer.
+        The update is not newer.
     """
     if last is not None and began <= last:
         raise WeightsError(
-            f"was trained from global weights {began}; should be from newer ones than {last}, those of the learner's "
-            "last update that counted",
+            f"was trained from global weights {began}; should be newer than {last}, those of the learner's last "
+            "accepted update",
             "not_newer",
         )

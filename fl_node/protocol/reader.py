@@ -1,8 +1,8 @@
-"""How everybody reads the files of a run: fetched, bounded, checked, and remembered for a while.
+"""Reads the files of a run: fetches, bounds, checks and caches them. All roles and the audit use this.
 
-The store compares a file with its CID, and reads no more bytes than the plan's model can have. A file counts as read
-only if :func:`fl_node.artifacts.model_file.read` accepts it. What a CID names never changes, so a file that is still
-in the folder is not fetched again, and a file that was rejected stays rejected.
+The store compares a file with its CID, and reads at most as many bytes as the plan's model can have. A file is valid
+only if :func:`fl_node.artifacts.model_file.read` accepts it. The content of a CID never changes, so a file that is
+still in the folder is not fetched again, and a rejected file stays rejected.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from fl_node.protocol.masked import masked_size
 from fl_node.protocol.openings import MAX_BYTES, Opening, parse
 
 PLAN_TIMEOUT = 30.0
-"""Seconds in which the plan must come out of the swarm; those for model files stand in the plan."""
-MOST_REMEMBERED = 64
-"""Files that a reader remembers as checked or rejected, each with its metadata; those used last stay."""
+"""Timeout for the plan in seconds; the plan has the timeout for model files."""
+MAX_CACHED = 64
+"""Number of files whose result (metadata or error) a reader keeps; the least recently used is dropped first."""
 
 
 class Reader:
-    """Reads the files of one run.
+    """Reads the files of a run.
 
     Parameters
     ----------
     store
-        Where the files come from.
+        The store with the files.
     folder
-        Where they are kept while they are read.
+        The folder for fetched files.
     plan
-        The run's plan, if it is known; :meth:`read_plan` reads it.
+        The run's plan, if known; :meth:`read_plan` reads it.
     model
-        Names and shapes of the model's tensors; see :meth:`expect_model`.
+        Shapes of the model's tensors by name; see :meth:`expect_model`.
     timeout
         Seconds without progress after which a model file is missing; by default the plan's ``fetch_timeout``.
     max_bytes
-        The most that a model file may have as long as the model is not known.
+        Maximum size of a model file in bytes while the model is unknown.
     once
-        Wait for a missing file only once, as a reader of past rounds does.
+        Whether to wait for a missing file only once, as for past rounds.
     """
 
     def __init__(
@@ -61,30 +61,30 @@ class Reader:
     ) -> None:
         self.folder = folder
         self.fetched = 0
-        """Files fetched, the plan too."""
+        """Number of fetched files, including the plan."""
         self.fetched_bytes = 0
-        """Bytes of the model files among them."""
+        """Total size of the fetched model files in bytes."""
         self._store = store
         self._plan = plan
         self._shapes: Shapes | None = None
         self._timeout = timeout
         self._max_bytes = max_bytes
         self._once = once
-        self._known: OrderedDict[tuple[str, int | None], WeightsFile | WeightsError | StoreError] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, int | None], WeightsFile | WeightsError | StoreError] = OrderedDict()
         if model is not None:
             self.expect_model(model)
 
     def read_plan(self, name: str, timeout: float = PLAN_TIMEOUT, path: Path | None = None) -> Plan:
-        """Return the plan with this CID, which is then the reader's.
+        """Return the plan with this CID, and use it for this reader.
 
         Parameters
         ----------
         name
-            Its CID.
+            The CID of the plan.
         timeout
-            Seconds without progress after which it is missing.
+            Seconds without progress after which the plan is missing.
         path
-            Where it is kept; ``plan.json`` in the reader's folder if not given.
+            Where to save the plan; by default ``plan.json`` in the reader's folder.
 
         Raises
         ------
@@ -100,20 +100,20 @@ class Reader:
         return self._plan
 
     def expect_model(self, shapes: Shapes) -> None:
-        """From now on, reject files of any other model than that with these tensors."""
-        self._shapes = global_shapes(self._known_plan(), shapes)
+        """From now on, accept only files of the model with these tensors."""
+        self._shapes = global_shapes(self._required_plan(), shapes)
 
     def expect_like(self, file: WeightsFile) -> None:
-        """From now on, reject files of any other model than that of a global file, unless the model is known."""
+        """From now on, accept only files of this global file's model, unless the model is known already."""
         if self._shapes is None:
             self._shapes = file.shapes
 
     def path(self, name: str) -> Path:
-        """Return where the file with this CID is kept, unless another path is given."""
+        """Return the default path for the file with this CID."""
         return self.folder / f"{name}.safetensors"
 
     def max_bytes(self, node_id: int | None = None) -> int:
-        """Return the most bytes that a learner's local file may have, or a global file."""
+        """Return the maximum size of a learner's local file, or of a global file if None, in bytes."""
         shapes = self._expected(node_id)
         if shapes is None:
             return self._max_bytes
@@ -131,37 +131,37 @@ class Reader:
         Parameters
         ----------
         name
-            Its CID.
+            The CID of the file.
         node_id
-            The learner whose local weights it should be; None for global weights.
+            The learner whose local weights are expected; None for global weights.
         path
-            Where it is kept, and not fetched again as long as it is there.
+            Where to save the file; it is not fetched again while it exists there.
         progress
-            Called as it arrives.
+            Called as the file arrives.
 
         Raises
         ------
         WeightsError
-            It is no model file of this run's model.
+            The file is not a model file of this run's model.
         StoreError
             The file is not available, or has more bytes than allowed.
         StoreUnreachable
-            The store does not answer, so nothing is known of the file.
+            The store does not answer, so nothing is known about the file.
         """
         path, key = path or self.path(name), (name, node_id)
-        known = self._known.get(key)
-        if isinstance(known, Exception):
-            self._known.move_to_end(key)
-            raise known.with_traceback(None)
-        if known is not None and known.path == path and path.exists():
-            self._known.move_to_end(key)
-            return known
+        cached = self._cache.get(key)
+        if isinstance(cached, Exception):
+            self._cache.move_to_end(key)
+            raise cached.with_traceback(None)
+        if cached is not None and cached.path == path and path.exists():
+            self._cache.move_to_end(key)
+            return cached
         try:
             if not path.exists() or cid.of_file(path) != name:
                 self._fetch(name, path, self.max_bytes(node_id), progress)
             file = self.check(path, name, node_id)
         except StoreUnreachable:
-            raise  # the store's own trouble; nothing is known of the file
+            raise  # an error of the store, not of the file
         except StoreError as error:
             if self._once:
                 self._remember(key, error)
@@ -173,39 +173,39 @@ class Reader:
         return file
 
     def check(self, path: Path, name: str | None = None, node_id: int | None = None) -> WeightsFile:
-        """Return a model file that is on disk already, checked as :meth:`read` does.
+        """Check a model file on disk as :meth:`read` does, and return it.
 
         Parameters
         ----------
         path
-            The file.
+            The path of the file.
         name
-            Its CID; computed if None.
+            The CID of the file; computed if None.
         node_id
-            The learner whose local weights it should be; None for global weights.
+            The learner whose local weights are expected; None for global weights.
 
         Raises
         ------
         WeightsError
-            It is not a model file of this run's model.
+            The file is not a model file of this run's model.
         """
         expected, masked, compressed = self._expected(node_id), self._masked(node_id), self._compressed(node_id)
         return model_file.read(path, expected, name, masked, compressed)
 
     def opening(self, name: str, timeout: float | None = None) -> Opening:
-        """Return what a member of a closed round published to remove masks.
+        """Return the opening with this CID.
 
         Parameters
         ----------
         name
-            Its CID.
+            The CID of the opening.
         timeout
             Seconds without progress after which it is missing; by default as for model files.
 
         Raises
         ------
         WeightsError
-            It is no opening.
+            The file is not an opening.
         StoreError
             The file is not available, or has more bytes than allowed.
         """
@@ -216,31 +216,31 @@ class Reader:
         return parse(path.read_bytes())
 
     def remember(self, file: WeightsFile, node_id: int | None = None) -> None:
-        """Remember a file that is here and was checked, or that this node wrote itself."""
-        for key, known in list(self._known.items()):
-            if isinstance(known, WeightsFile) and known.path == file.path:
-                del self._known[key]  # it may be overwritten
+        """Cache a file that was checked, or that this node wrote itself."""
+        for key, cached in list(self._cache.items()):
+            if isinstance(cached, WeightsFile) and cached.path == file.path:
+                del self._cache[key]  # the path may contain another file now
         self._remember((file.cid, node_id), file)
 
-    def forget(self, *kept: Path) -> None:
-        """Delete all model files in the folder but these."""
-        kinds = ("*.safetensors", "*.opening", "*.part")
-        for path in [path for kind in kinds for path in self.folder.glob(kind)]:
-            if path not in kept:
+    def forget(self, *keep: Path) -> None:
+        """Delete all model files in the folder except these."""
+        patterns = ("*.safetensors", "*.opening", "*.part")
+        for path in [path for pattern in patterns for path in self.folder.glob(pattern)]:
+            if path not in keep:
                 path.unlink(missing_ok=True)
-        for key, known in list(self._known.items()):
-            if isinstance(known, WeightsFile) and known.path not in kept:
-                del self._known[key]
+        for key, cached in list(self._cache.items()):
+            if isinstance(cached, WeightsFile) and cached.path not in keep:
+                del self._cache[key]
 
     def _fetch(self, name: str, path: Path, max_bytes: int, progress: Progress) -> None:
         self._store.fetch(name, path, max_bytes, self._timeout_of(None), progress)
         self.fetched += 1
         self.fetched_bytes += path.stat().st_size
 
-    def _timeout_of(self, given: float | None) -> float:
-        if given is not None:
-            return given
-        return self._known_plan().fetch_timeout if self._timeout is None else self._timeout
+    def _timeout_of(self, timeout: float | None) -> float:
+        if timeout is not None:
+            return timeout
+        return self._required_plan().fetch_timeout if self._timeout is None else self._timeout
 
     def _masked(self, node_id: int | None) -> MaskedSize | None:
         plan = self._plan
@@ -252,15 +252,15 @@ class Reader:
     def _expected(self, node_id: int | None) -> Shapes | None:
         if self._shapes is None or node_id is None:
             return self._shapes
-        return local_shapes(self._known_plan(), self._shapes, node_id)
+        return local_shapes(self._required_plan(), self._shapes, node_id)
 
-    def _known_plan(self) -> Plan:
+    def _required_plan(self) -> Plan:
         if self._plan is None:
-            raise ValueError("a reader needs the plan first")
+            raise ValueError("the reader has no plan yet")
         return self._plan
 
-    def _remember(self, key: tuple[str, int | None], known: WeightsFile | WeightsError | StoreError) -> None:
-        self._known[key] = known
-        self._known.move_to_end(key)
-        while len(self._known) > MOST_REMEMBERED:
-            self._known.popitem(last=False)
+    def _remember(self, key: tuple[str, int | None], result: WeightsFile | WeightsError | StoreError) -> None:
+        self._cache[key] = result
+        self._cache.move_to_end(key)
+        while len(self._cache) > MAX_CACHED:
+            self._cache.popitem(last=False)

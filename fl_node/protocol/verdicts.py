@@ -1,4 +1,4 @@
-"""What the learners of a run said of its global weights, and who was the header."""
+"""The learners' verdicts on the global weights of a run, and the changes of the header."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from fl_node.protocol.names import HEADER, learner_label
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was said of the global weights that a round starts from.
+    """The verdict on the global weights from which a round starts.
 
-    ``attested`` are the learners that attested these weights, or later ones; ``rejected`` says by nodeId what a
-    learner found wrong. Weights are ``finalized`` when more than half of the learners attested them, and
-    ``withdrawn`` when more than half rejected them.
+    ``attested`` has the learners that attested these weights or later ones; ``rejected`` has the codes of rejections
+    by nodeId. Weights are ``finalized`` when more than half of the learners attested them, and ``withdrawn`` when
+    more than half rejected them.
     """
 
     round: int
@@ -40,7 +40,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class HeaderChange:
-    """The learners made another account the header: by whose node, and in which block."""
+    """A change of the header by the learners' votes: the new account, its node, and the block."""
 
     account: str
     node: str
@@ -48,29 +48,33 @@ class HeaderChange:
 
 
 def verdicts(past: History) -> tuple[Verdict, ...]:
-    """Return what was said of all global weights of a run, withdrawn ones too, in the order of their rounds."""
+    """Return the verdicts on all global weights of a run, including withdrawn ones, in the order of their rounds."""
 
-    def of(one: Round, attested: frozenset[int], *, withdrawn: bool) -> Verdict:
+    def verdict(judged: Round, attested: frozenset[int], *, withdrawn: bool) -> Verdict:
         return Verdict(
-            one.number,
-            str(one.started.cid),
+            judged.number,
+            str(judged.started.cid),
             tuple(sorted(attested)),
-            {entry.node_id: str(entry.code) for entry in one.rejections if entry.node_id is not None},
-            not withdrawn and past.is_finalized(one.number),
+            {entry.node_id: str(entry.code) for entry in judged.rejections if entry.node_id is not None},
+            not withdrawn and past.is_finalized(judged.number),
             withdrawn,
         )
 
-    standing = [of(one, past.attested(one.number), withdrawn=False) for one in past.rounds]
-    gone = [
-        of(one, frozenset(e.node_id for e in one.attestations if e.node_id is not None), withdrawn=True)
-        for one in past.withdrawn
+    current = [verdict(judged, past.attested(judged.number), withdrawn=False) for judged in past.rounds]
+    withdrawn = [
+        verdict(
+            judged,
+            frozenset(entry.node_id for entry in judged.attestations if entry.node_id is not None),
+            withdrawn=True,
+        )
+        for judged in past.withdrawn
     ]
-    # What was withdrawn stands before what took its place.
-    return tuple(sorted([*gone, *standing], key=lambda one: one.round))
+    # The sort is stable: withdrawn weights come before those that replaced them.
+    return tuple(sorted([*withdrawn, *current], key=lambda listed: listed.round))
 
 
 def header_changes(past: History) -> tuple[HeaderChange, ...]:
-    """Return who became the header, in the order of the chain."""
+    """Return the changes of the header, in the order of the log."""
     return tuple(
         HeaderChange(
             str(change.account),

@@ -73,7 +73,7 @@ def test_a_contract_is_accepted_however_long_ago_it_was_deployed(rpc: str) -> No
     chain = Chain(rpc, HEADER)
     contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan"), terms_of(plan())).contract))
     for _ in range(deployment.FIRST_BLOCKS + 1):
-        chain.give(BOB.address, 1)
+        chain.transfer(BOB.address, 1)
     policy.check_contract(contract, plan())  # nobody is registered: it looks from the newest block on
     contract.register_learner(1, ALICE.address, chain.nonce())
     policy.check_contract(contract, plan())

@@ -159,7 +159,7 @@ def test_a_target_is_completed_by_the_noise_that_the_smallest_shard_needs() -> N
         (
             {"epsilon": 3.0, "epsilon_max": 4.0},
             {"mode": "async", "aggregation": {"rule": "fedasync"}},
-            'privacy.dp.epsilon_max: should be left out with mode = "async", whose learners have no common last round',  # noqa: E501
+            'privacy.dp.epsilon_max: should be left out with mode = "async"',
         ),
         (
             {"epsilon": 3.0},

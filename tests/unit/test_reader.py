@@ -146,7 +146,7 @@ def test_a_store_that_is_away_says_nothing_of_a_file(store: Counting, folder: Pa
 
 
 def test_memory_is_bounded(store: Counting, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MOST_REMEMBERED", 2)
+    monkeypatch.setattr(readers, "MAX_CACHED", 2)
     names = [stored(store, number) for number in range(3)]
     reader = Reader(store, folder, PLAN, SHAPES)
     files = [reader.read(name) for name in names]

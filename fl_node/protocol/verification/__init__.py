@@ -1,1 +1,1 @@
-"""Whether global weights are what they should be: one set of checks for the audit and for learners during a run."""
+"""Verifies global weights; the audit and learners during a run use the same checks."""

@@ -1,4 +1,4 @@
-"""Whether the global files of an asynchronous run count each update once, in order, and leave none lying.
+"""Checks that the global files of an asynchronous run count each update once and in order, and omit none.
 
 A global file says how many publications of each learner it and all before it have dealt with. So each file must name
 exactly the next publications of each learner: good ones as updates, the others as rejected. The plan's rule must give
@@ -28,22 +28,22 @@ from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.global_files import again, closing_file, report_difference
 
 LATE = 30
-"""Seconds, by the chain's clock, in which a publication and the closing of a round may have crossed.
+"""Seconds, by the chain's clock, within which a publication and the closing of a round may have coincided.
 
 The header need not have seen what stands before its closing. And it may have seen what stands after it: sealers
 replace a block by another now and then, and what was in the one is sealed again, perhaps behind what came of it.
 """
 BY_PUBLICATIONS = frozenset({"cid", "inputs", "refused", "taken"})
-"""Fields of findings that go by what was published before; a block that is replaced can hide that for a moment."""
+"""Fields of findings that depend on earlier publications; the replacement of a block can briefly hide these."""
 MOST_COUNTED = 1000
-"""Updates that counted whose learners are remembered: the longest window of a plan."""
+"""Number of accepted updates whose learners are remembered: the longest window of a plan."""
 PATIENCE = 3
-"""Times ``fetch_timeout`` that an update may be passed over; a header that restarts begins to wait again."""
+"""Multiple of ``fetch_timeout`` for which an update may be passed over; a restarted header waits again."""
 
 
 @dataclass(frozen=True)
 class AsynchronousCase(Case):
-    """An asynchronous run under verification: also its history, and the time between its events.
+    """An asynchronous run under verification, with its history and the times between its events.
 
     ``publications`` are those of local weights in all rounds, in the order of the chain.
     """
@@ -52,7 +52,7 @@ class AsynchronousCase(Case):
     past: History
     publications: tuple[Publication, ...]
     seen: Collection[str] = ()
-    """Local files that this verifier had before the global weights were published: none of them is missing."""
+    """Local files that this verifier had before the global weights were published, so they were available."""
 
     def seconds(self, first: LogEntry, second: LogEntry) -> int:
         """Return the time between two events, by the chain's clock."""
@@ -60,7 +60,7 @@ class AsynchronousCase(Case):
         return chain.timestamp(second.block) - chain.timestamp(first.block)
 
     def is_before(self, entry: LogEntry, closing: LogEntry) -> bool:
-        """Return whether an event came long enough before the closing of a round to be known to the header."""
+        """Return whether an event came so long before the closing of a round that the header must have known it."""
         return self.seconds(entry, closing) > LATE
 
     def is_crossed(self, closing: LogEntry, entry: LogEntry) -> bool:
@@ -68,47 +68,47 @@ class AsynchronousCase(Case):
         return 0 <= self.seconds(closing, entry) <= LATE
 
     def note_crossed(self, round_: int, node: str) -> None:
-        """Note that an event stands behind what came of it."""
+        """Note that an event comes after its consequence in the log."""
         self.result.note(
             f"round {round_}: {node}'s weights were sealed again after their round, because a block was replaced"
         )
 
     def is_late(self, closed: Round, closing: LogEntry) -> bool:
-        """Return whether a round was open for so long that it need not wait for everybody."""
+        """Return whether a round was open for so long that it need not wait for all learners."""
         timeout = self.plan.round_timeout
         return bool(timeout) and self.seconds(closed.started, closing) + LATE >= timeout
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A learner's next publication, passed over for so many seconds up to the last closing."""
+    """A learner's next publication, with the seconds for which it was passed over until the last closing."""
 
     publication: Publication
     closing: LogEntry
     seconds: float = 0.0
     wrongly: bool | None = None
-    """Whether it should have been counted; None as long as that is not judged."""
+    """Whether it should have been counted; None before it is judged."""
 
 
 class AsynchronousChecker:
-    """Checks the rounds of an asynchronous run, in their order."""
+    """Checks the rounds of an asynchronous run, in order."""
 
     def __init__(self, case: AsynchronousCase) -> None:
         self._use(case)
         self._accepted: dict[int, int] | None = {}
-        """How many publications of each learner the last global file has dealt with; None if it can't be read."""
+        """The number of each learner's publications that the last global file covers; None if it can't be read."""
         self._waiting: dict[int, _Waiting] = {}
         self._started: dict[int, int] = {}
-        """The round from which each learner's last counted update was trained, by nodeId."""
+        """The round from which each learner's last accepted update was trained, by nodeId."""
         self._counted: list[int] = []
-        """The learners of the updates that have counted, in their order; after a restart only of the last."""
+        """The learners of the accepted updates, in order; after a restart only of the last ones."""
 
     def _use(self, case: AsynchronousCase) -> None:
         self._case = case
         self._result = case.result
 
     def again(self, case: AsynchronousCase) -> AsynchronousChecker:
-        """Return another checker that goes on where this one is, with what is known of the run by now."""
+        """Return a checker that continues from the state of this one, with a newer case."""
         other = copy.copy(self)
         other._use(case)
         other._accepted = None if self._accepted is None else dict(self._accepted)
@@ -117,7 +117,7 @@ class AsynchronousChecker:
         return other
 
     def resume(self, number: int) -> None:
-        """Go on after global weights that were checked before, by their files and those of earlier ones.
+        """Continue after global weights that were checked before, from their files and those of earlier rounds.
 
         Parameters
         ----------
@@ -141,7 +141,7 @@ class AsynchronousChecker:
                 break
 
     def waiting(self, newest: int) -> int:
-        """Return how many updates the next global weights could be made of.
+        """Return the number of updates that are available for the next global weights.
 
         Parameters
         ----------
@@ -161,7 +161,7 @@ class AsynchronousChecker:
         return len(good)
 
     def check(self, closed: Round, entry: LogEntry) -> None:
-        """Check the global weights that closed a round, whichever round their updates began at.
+        """Check the global weights that closed a round.
 
         Parameters
         ----------
@@ -250,14 +250,14 @@ class AsynchronousChecker:
             self._counted = [*self._counted, one.node_id][-MOST_COUNTED:]
 
     def finish(self) -> None:
-        """Note which publications were left lying."""
+        """Note the publications that were passed over."""
         for one in self._waiting.values():
             if not one.wrongly:
                 what = f"{learner_label(one.publication.node_id)}'s {one.publication.cid}"
                 self._result.note(f"{what} was neither counted nor rejected, although later ones were")
 
     def _check_sequence(self, number: int, meta: GlobalMeta, closing: LogEntry) -> Counter[tuple[int, str]]:
-        """Check that nothing is counted twice or left out: of each learner the next publications, in order.
+        """Check that no publication is counted twice or omitted: each learner's next publications count in order.
 
         Returns by nodeId and hash how many of these publications are the first of their hash, which may be counted;
         what its learner published again is to be rejected.
@@ -303,7 +303,7 @@ class AsynchronousChecker:
         span: tuple[int, int],
         closing: LogEntry,
     ) -> bool:
-        """Return whether a global file names exactly a learner's publications from where the last one ended."""
+        """Return whether a global file lists exactly a learner's publications since the last global file."""
         case, node, (first, last) = self._case, learner_label(node_id), span
         known = sum(one.entry < closing for one in mine)
         crossed = known < last <= len(mine) and case.is_crossed(closing, mine[last - 1].entry)
@@ -323,7 +323,7 @@ class AsynchronousChecker:
         return True
 
     def _pass_over(self, number: int, one: Publication, counted: Sequence[LogEntry], closing: LogEntry) -> None:
-        """Check that a learner's next publication is not left lying while later ones of others are counted.
+        """Check that a learner's next publication is not passed over while later ones of others are counted.
 
         The header may wait for a file that is missing, and longer if it was killed in the meantime. For one that
         arrives slowly it waits as long as each block comes within ``fetch_timeout``.
@@ -378,7 +378,7 @@ class AsynchronousChecker:
         check_bounds(decoded(file, start, case.plan), start, case.plan)
 
     def _check_update(self, number: int, one: Input) -> Update | None:
-        """Check one input of an asynchronous global file, and return it with the weights that it began at."""
+        """Check an input of an asynchronous global file, and return it with the weights that it started from."""
         case, result, node = self._case, self._result, learner_label(one.node_id)
         if (one.node_id, one.cid) not in {(other.node_id, other.cid) for other in case.publications}:
             result.find(number - 1, node, "cid", f"did not publish {one.cid}")
@@ -416,7 +416,7 @@ class AsynchronousChecker:
         repeated: bool,
         before: tuple[int | None, Sequence[int]],
     ) -> None:
-        """Check that an update that the header rejected deserved it; what was published again does."""
+        """Check that the header rejected an update rightly; an update that was published again may be rejected."""
         case, node = self._case, learner_label(one.node_id)
         mine = [other for other in case.publications if (other.node_id, other.cid) == (one.node_id, one.cid)]
         if not mine:

@@ -1,4 +1,4 @@
-"""A run under verification, as all checks see it: its plan, its files, and where findings go."""
+"""A run under verification: its plan, its files, and the result that receives findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ensemble's evidence says: whether its members say of the held-out images what the global file records."""
+"""Checks the evidence of an ensemble: the recorded likelihoods of the held-out images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fl_node.protocol.verification.case import Case
 
 
 def check_evidence(case: Case, number: int, file: WeightsFile) -> None:
-    """Check the evidence in a global file, by measuring it where the held-out images are at hand.
+    """Check the evidence in a global file by measuring it, if the held-out images are available.
 
     Parameters
     ----------

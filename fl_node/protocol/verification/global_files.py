@@ -1,4 +1,4 @@
-"""Whether a global file is of its run and round, and in what it differs from the one recomputed from its inputs."""
+"""Checks that a global file belongs to its run and round, and compares it with the recomputed file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fl_node.protocol.verification.case import Case
 
 
 def again(case: Case) -> Path:
-    """Return where a global file is written that is recomputed."""
+    """Return the path for a recomputed global file."""
     return case.reader.folder / "again.safetensors"
 
 
@@ -76,7 +76,7 @@ def closing_file(case: Case, number: int, parent: str, name: str) -> WeightsFile
 
 
 def report_difference(case: Case, number: int, file: WeightsFile, expected: WeightsFile, source: str) -> None:
-    """Say in which fields a global file differs from the one that it should be.
+    """Add a finding for each field in which a global file differs from the expected one.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Whether a round with masks ends with what its masked files and openings give."""
+"""Checks that a round with masks ends with the sum that its masked files and openings give."""
 
 from __future__ import annotations
 

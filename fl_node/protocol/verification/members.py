@@ -1,4 +1,4 @@
-"""A closed round as the contract fixed it, and whether a global file names its learners, each once."""
+"""A closed round as the contract recorded it, and the check that a global file lists each learner once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fl_node.protocol.verification.case import Case
 
 @dataclass(frozen=True)
 class Closing:
-    """A closed round, as the contract fixed it.
+    """A closed round, as the contract recorded it.
 
     ``published`` are the CIDs of its local weights by nodeId, ``members`` the learners registered when it closed, and
     ``parent`` the CID of the global weights that it started from. ``spent`` is the number of different local weights
@@ -31,7 +31,7 @@ class Closing:
 
 
 def check_members(case: Case, closing: Closing, meta: GlobalMeta) -> None:
-    """Check that a global file names every learner once, with what it published, and nobody else.
+    """Check that a global file lists every learner once, with its publication, and no other learners.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def check_members(case: Case, closing: Closing, meta: GlobalMeta) -> None:
 
 
 def is_published(case: Case, closing: Closing, one: Input | Rejection, field: str) -> bool:
-    """Check that a hash is what a learner had published when the round closed.
+    """Check that a CID is the one that a learner had published when the round closed.
 
     Parameters
     ----------

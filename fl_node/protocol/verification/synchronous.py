@@ -1,4 +1,4 @@
-"""Whether a round of a synchronous run ends with what its local files give, and passes over nobody.
+"""Checks that a round of a synchronous run ends with the weights that its local files give, without omissions.
 
 The contract says when a round closed, who was registered then, and which local weights belong to it. The global file
 that ends the round names every learner once: its local file as an input, its rejected file, or the learner itself as
@@ -75,7 +75,7 @@ def check_closing(case: Case, closing: Closing, name: str, seen: Collection[str]
 
 
 def _check_input(case: Case, closing: Closing, one: Input, parent: WeightsFile | None) -> WeightsFile | None:
-    """Check one input of a global file, and return it if it can be read."""
+    """Check an input of a global file, and return it if it can be read."""
     result, node, number = case.result, learner_label(one.node_id), closing.number
     if not is_published(case, closing, one, "cid"):
         return None
@@ -104,7 +104,7 @@ def _check_input(case: Case, closing: Closing, one: Input, parent: WeightsFile |
 def _check_rejection(
     case: Case, closing: Closing, one: Rejection, parent: WeightsFile | None, seen: Collection[str]
 ) -> None:
-    """Check that a file that the header rejected deserved it."""
+    """Check that the header rejected a file rightly."""
     node = learner_label(one.node_id)
     if not is_published(case, closing, one, "refused"):
         return
