@@ -25,6 +25,7 @@ from fl_node.errors import ConfigError
 from fl_node.lab import faults, header_faults, lab
 from fl_node.nodes.backends import EmbeddedBackend, ProcessBackend
 from fl_node.protocol.names import learner_name
+from fl_node.privacy import dealing
 from fl_node.roles import journal, learner, synchronous
 
 GIVES_UP = "gave up after"
@@ -91,6 +92,10 @@ def _majority_rejects() -> None:
     header_faults.SLANDERERS = tuple(map(learner_name, (2, 3)))
 
 
+def _unhashed() -> None:
+    dealing.share_hash = lambda *_: bytes(dealing.HASH_BYTES)  # type: ignore[assignment]
+
+
 def _no_clock() -> None:
     journal.CLOCK_TOLERANCE = math.inf  # type: ignore[attr-defined]
 
@@ -150,6 +155,15 @@ WITHOUT = {
     "header-returns": Without("a standby takes over", "standby becomes the header", take_away=_no_standby),
     "learner-rejects": Without("two of three must reject", "nothing is withdrawn", take_away=_majority_rejects),
     "header-split": Without("a standby takes over", "nobody took the header's place", take_away=_no_standby),
+    "masks-lost-before": Without("the plan accepts fewer learners", "close without learner 2", EVERYBODY),
+    "masks-lost-for-good": Without("the plan accepts fewer learners", GIVES_UP, EVERYBODY),
+    "masks-lost-after": Without(
+        "three of four learners open a round",
+        "end without learner 2's shares",
+        {"privacy": {"secure_aggregation": True, "threshold": 4}, "min_learners": 4},
+    ),
+    "masks-wrong-shares": Without("shares are checked by their hashes", GIVES_UP, take_away=_unhashed),
+    "header-asks-both": Without("a standby takes over", GIVES_UP, take_away=_no_standby),
     "sealer-dates-back": Without("roles compare the blocks' time with their own", "own clock", take_away=_no_clock),
     "geth-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
     "ipfs-killed": Without("a daemon that ended is started again", GIVES_UP, take_away=_daemons_stay_down),
