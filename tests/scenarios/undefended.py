@@ -24,8 +24,8 @@ from fl_node.cli import app
 from fl_node.errors import ConfigError
 from fl_node.lab import faults, header_faults, lab
 from fl_node.nodes.backends import EmbeddedBackend, ProcessBackend
-from fl_node.protocol.names import learner_name
 from fl_node.privacy import dealing
+from fl_node.protocol.names import learner_name
 from fl_node.roles import journal, learner, synchronous
 
 GIVES_UP = "gave up after"
