@@ -47,12 +47,12 @@ def measure(*, quick: bool, profiles: Path | None = None) -> Part:
     part = Part("Coordination: seconds a round")
     small, large = (5, 2) if quick else (30, 10)
     with nodes(2) as network:
-        for model, rounds, target in (("small", small, 0.25), ("large", large, 1.5)):
+        for model, rounds, target in (("small", small, 0.10), ("large", large, 0.8)):
             _compare(part, network, model, rounds, target, profiles)
     with nodes(16, 2) as network:
-        _compare(part, network, "small", 3 if quick else 20, 1.5, profiles, {"committee": COMMITTEE, "all": VERIFIED})
+        _compare(part, network, "small", 3 if quick else 20, 0.5, profiles, {"committee": COMMITTEE, "all": VERIFIED})
     with nodes(16) as network:
-        part.rows.append(measured_rounds(network, "small", 2 if quick else 8, 1.5, profiles, "none"))
+        part.rows.append(measured_rounds(network, "small", 2 if quick else 8, 2.5, profiles, "none"))
     return part
 
 
