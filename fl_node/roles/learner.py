@@ -233,8 +233,9 @@ class Learner:
             f"the committee to attest the global weights; learner {', '.join(map(str, silent))} has not",
             learners=tuple(silent),
             until=duty.since + self._plan.committee_timeout,
-            watch=lambda: contract.attested_by(members),
-            seen=attested,
+            # One attestation of several is no reason to read everything again.
+            watch=lambda: bool(members) and len(contract.attested_by(members)) == len(members),
+            seen=False,
         )
 
     def _relies_on_committee(self) -> bool:
