@@ -1,1 +1,1 @@
-"""What header and learners do."""
+"""The roles: header and learners."""

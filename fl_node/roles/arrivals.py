@@ -1,4 +1,4 @@
-"""Local files on their way to the header: they arrive in the background, or are missing if nothing of them comes."""
+"""Fetches local files for the header in the background; a file without progress counts as missing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fl_node.protocol.reader import Reader
 from fl_node.runtime.logs import emit
 
 FETCH_TRY = 2.0
-"""Seconds in which a file should be here; then the header looks after the other learners while it arrives."""
+"""Seconds that the header waits for a file; then it handles other learners while the file arrives."""
 
 Key = tuple[int, int | str]
-"""A learner's nodeId, and which of its files this is."""
+"""A learner's nodeId, and the number or CID of its file."""
 
 
 class Arrivals:
@@ -44,7 +44,7 @@ class Arrivals:
 
     @property
     def ended(self) -> int:
-        """How many downloads have ended; a wait for a file watches this."""
+        """Number of downloads that have ended; roles that wait for files watch it."""
         return self._downloads.ended
 
     def fetch(self, key: Key, name: str, path: Path) -> None:
@@ -108,25 +108,25 @@ class Arrivals:
         return True
 
     def is_missing(self, key: Key) -> bool:
-        """Return whether a file was asked for, and nothing of it arrived for the time allowed."""
+        """Return whether a file was requested and no bytes of it arrived for the timeout."""
         arrival = self._arrivals.get(key)
         return arrival is not None and self._downloads.get(key) is None and arrival.is_missing(self._timeout)
 
     def share(self, key: Key) -> float:
-        """Return how much of a file is here, 0 to 1; 0 where nobody knows."""
+        """Return the share of a file that was received, 0 to 1; 0 if its length is unknown."""
         download = self._downloads.get(key)
         return download.share if download else 0.0
 
     def keep(self, keys: Collection[Key]) -> None:
-        """Give up all files but these."""
+        """Cancel the downloads of all files except these."""
         self._downloads.keep(keys)
 
     def asked(self) -> list[Key]:
-        """Return the files that were asked for and are not forgotten."""
+        """Return the files that were requested and not cancelled."""
         return list(self._arrivals)
 
     def forget(self, keys: Iterable[Key]) -> None:
-        """Forget how long files have been missing, since nobody wants them any more."""
+        """Forget how long files have been missing, when they are no longer needed."""
         for key in keys:
             self._arrivals.pop(key, None)
             self._reported.discard(key)

@@ -1,4 +1,4 @@
-"""The asynchronous strategy, and its learner: each update counts when it comes, and nobody waits for the slowest.
+"""The asynchronous strategy, and its learner: each update counts when it arrives, without waiting for slow learners.
 
 A learner starts from the newest global weights whenever it is ready, and publishes what it made of them whichever
 round it is by then. The header takes what is published in the order of the chain. All it must know to go on stands in
@@ -31,17 +31,17 @@ from fl_node.runtime.logs import emit
 
 @dataclass(frozen=True)
 class _Next:
-    """What the next global weights are made of."""
+    """The inputs of the next global weights."""
 
     parent: WeightsFile
     updates: tuple[Update, ...] = ()
     rejected: tuple[Rejection, ...] = ()
     accepted: tuple[tuple[int, int], ...] = ()
-    """How many publications of each learner are then accepted or rejected, by nodeId."""
+    """The number of each learner's publications that are accepted or rejected by then, by nodeId."""
 
 
 class Asynchronous:
-    """Closes a round when the plan's number of good updates is there, from any learners."""
+    """Closes a round when the plan's number of valid updates is available, from any learners."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -62,7 +62,7 @@ class Asynchronous:
 
     @property
     def round(self) -> int:
-        """The round that was looked at last; -1 before the first."""
+        """The last round that was processed; -1 before the first."""
         return self._round
 
     def wait_for(self, view: View, global_cid: str) -> Waiting | None:
@@ -133,7 +133,7 @@ class Asynchronous:
                     known.path.unlink(missing_ok=True)
 
     def _last_started(self, parent: WeightsFile, learners: Sequence[int]) -> dict[int, int]:
-        """Return the round from which each learner's last counted update was trained, by nodeId.
+        """Return the round from which each learner's last accepted update was trained, by nodeId.
 
         Also note the learners of the last updates that counted. A header that was restarted reads both from the
         global files, back to where each learner counted last.
@@ -157,7 +157,7 @@ class Asynchronous:
     def _choose(
         self, new: Sequence[Publication], everything: Sequence[Publication], wanted: int, started: dict[int, int]
     ) -> tuple[list[Publication], list[Publication], list[str]]:
-        """Return the next good updates, what is rejected among what comes before them, and whose files are to come.
+        """Return the next valid updates, the rejections before them, and the learners whose files are missing.
 
         What is missing holds up its own learner's later publications, and nobody else's.
         """
@@ -196,7 +196,7 @@ class Asynchronous:
         return file
 
     def _within_share(self, one: Publication, file: WeightsFile, counted: Sequence[int]) -> WeightsFile | Rejection:
-        """Return the file, or why it is rejected; another time it may be within its learner's share."""
+        """Return the file or its rejection; later it may be within its learner's share."""
         key = one.node_id, one.number
         try:
             check_share(one.node_id, counted, self._plan.asynchronous_rule)
@@ -211,7 +211,7 @@ class Asynchronous:
     def _judge(
         self, one: Publication, everything: Sequence[Publication], last: int | None
     ) -> WeightsFile | Rejection | None:
-        """Return a publication's file, or why it is rejected; None while it is missing."""  # noqa: DOC501 - caught here
+        """Return a publication's file or its rejection; None while it is missing."""  # noqa: DOC501 - caught here
         key = (one.node_id, one.number)
         known = self._judged.get(key)
         # What was missing may come back while the round is open.
@@ -289,7 +289,7 @@ class Asynchronous:
         return Update(file, self._start(file))
 
     def _start(self, file: WeightsFile) -> WeightsFile:
-        """Return the global weights that local weights began at."""
+        """Return the global weights from which local weights were trained."""
         return self._context.global_file(file.local_meta.round, file.local_meta.parent)
 
 
@@ -328,7 +328,7 @@ class AsynchronousLearner(Learner):
         return self._train(state.round, node_id, global_cid)
 
     def _push_on(self, view: View, node_id: int, global_cid: str) -> None:
-        """Vote for another header if enough valid updates are there, and nothing has come of this one."""
+        """Vote for another header if enough valid updates are available and this header does nothing."""
         verifier, plan, state = self._verifier, self._plan, view.state
         if verifier is None:
             return
@@ -379,7 +379,7 @@ class AsynchronousLearner(Learner):
         return -1
 
     def _ready(self, node_id: int) -> WeightsFile | None:
-        """Return local weights that were trained and not published yet, perhaps by a process that was killed."""
+        """Return trained but unpublished local weights, perhaps of an earlier process that was killed."""
         for path in sorted(self._site.folder.glob("local-*.safetensors")):
             number = path.stem.removeprefix("local-")
             if not number.isdigit() or int(number) <= (self._last if self._last is not None else -1):

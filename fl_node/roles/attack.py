@@ -1,4 +1,4 @@
-"""What a malicious learner does, for the laboratory, if its operator allows it; see :mod:`fl_node.attacks`."""
+"""The actions of a malicious learner, for laboratory use, if its operator allows them; see :mod:`fl_node.attacks`."""
 
 from __future__ import annotations
 

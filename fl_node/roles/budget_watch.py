@@ -1,4 +1,4 @@
-"""Whether the privacy budget lets a run go on; header and learners decide it alike, from the chain."""
+"""Decides from the chain whether the privacy budget ends a run; header and learners decide alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fl_node.runtime.logs import emit
 
 
 class BudgetWatch:
-    """Looks at what the learners of a run have spent; never for a plan without a limit."""
+    """Reads the spent privacy budget of a run; does nothing for a plan without a limit."""
 
     def __init__(self, contract: Contract, plan: Plan) -> None:
         self._contract = contract
@@ -23,7 +23,7 @@ class BudgetWatch:
         self._over = False
 
     def is_over(self, state: State) -> bool:
-        """Return whether the run ends because too few learners may publish in the round that is open.
+        """Return whether the run ends because too few learners may publish in the current round.
 
         Parameters
         ----------
@@ -42,7 +42,7 @@ class BudgetWatch:
         return self._over
 
     def may_publish(self, node_id: int, round_: int, name: str | None = None) -> bool:
-        """Return whether a learner may publish; say so in the log if not.
+        """Return whether a learner may publish; log it if not.
 
         Parameters
         ----------

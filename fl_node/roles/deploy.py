@@ -1,4 +1,4 @@
-"""The start of a run: the plan published, the contract deployed, learners registered, initial weights published."""
+"""Starts a run: publishes the plan, deploys the contract, registers learners, and publishes initial weights."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def deploy(
 
 
 def register(contract: Contract, learners: Mapping[int, str]) -> None:
-    """Register learners that are not registered with these accounts already, many in one transaction.
+    """Register learners that are not registered with these accounts yet, many per transaction.
 
     Parameters
     ----------

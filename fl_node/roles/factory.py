@@ -1,4 +1,4 @@
-"""Header and learner of a run, as its plan's mode wants them."""
+"""Creates the header and the learner for the mode of a plan."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, 
 
 
 def wait_as_standby(site: Site, plan: Plan, budget: BudgetWatch | None = None) -> Waiting | None:
-    """Return what a standby waits for, without the plan's model; None if the contract names its account.
+    """Return the reason why a standby waits, without the plan's model; None if its account is the header.
 
     Parameters
     ----------

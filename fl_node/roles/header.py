@@ -1,4 +1,4 @@
-"""The header: leads a run from its initial weights to its last round, in the way that its strategy closes a round."""
+"""The header: leads a run from its initial weights to its last round; its strategy closes the rounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fl_node.runtime.logs import emit
 
 
 class Header:
-    """The header in one run.
+    """The header of a run.
 
     Parameters
     ----------
@@ -50,14 +50,14 @@ class Header:
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
 
     def close(self) -> None:
-        """End what goes on in the background."""
+        """Stop background work."""
         self._context.arrivals.keep(())
         if self._evaluator:
             self._evaluator.shutdown(cancel_futures=True)
 
     @property
     def round(self) -> int:
-        """The round whose files were looked at last; -1 before the first."""
+        """The last round whose files were processed; -1 before the first."""
         return self._strategy.round
 
     def step(self) -> Waiting | None:
@@ -95,7 +95,7 @@ class Header:
         return self._publish(self._aggregate(state.round), view.nonce)
 
     def _finish(self, state: State) -> NoReturn:
-        """End the role, when the last global weights are measured.
+        """End the role after the last global weights are evaluated.
 
         Raises
         ------
@@ -118,7 +118,7 @@ class Header:
         return standing_by(self._site, state)
 
     def _wait_for_attestations(self, state: State) -> Waiting | None:
-        """Return what the end of the run waits for: more than half of the learners to attest its last weights."""
+        """Return the wait until more than half of the learners attest the last weights."""
         plan, contract, now = self._plan, self._site.contract, self._site.timing.clock.monotonic()
         if not plan.is_verified or (past := history.read(contract)).is_finalized(state.round):
             return None
@@ -199,13 +199,13 @@ class Header:
 
 
 def _missing_keys(plan: Plan, keys: Collection[int]) -> Waiting:
-    """Return what a run with masks waits for before its first round."""
+    """Return the wait of a run with masks before its first round."""
     who = tuple(node_id for node_id in range(1, plan.learners + 1) if node_id not in keys)
     return Waiting("keys", f"learner {', '.join(map(str, who))} to announce a key for its masks", learners=who)
 
 
 def standing_by(site: Site, state: State) -> Waiting:
-    """Return what a header waits for while the contract names another account.
+    """Return the wait of a header while another account is the header.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The journal that a role keeps while it takes part in a run: it writes down what it sees of each round.
+"""The journal of a role: records the state of each round as the role sees it.
 
 What a role has seen once, it can prove later (:mod:`fl_node.protocol.journal`). It also compares the chain's time
 with its own clock: a sealer can date a block back, and a round closes by block time.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
 
 Share = Callable[[Path, str], str]
-"""Puts a copy of a file where other nodes can get it, by a name, and returns its CID."""
+"""Shares a copy of a file with other nodes under a name, and returns its CID."""
 
 
 class Recorder:
@@ -75,7 +75,7 @@ class Recorder:
         self._continue()
 
     def see(self, view: View, plan: Plan) -> None:
-        """Write down what the contract shows now, if it is new.
+        """Record the contract's state, if it is new.
 
         Parameters
         ----------
@@ -106,12 +106,12 @@ class Recorder:
         self._newest, self._looked = head.hash, now
 
     def close(self) -> None:
-        """Wait until the last copy is where others can get it, or can't be put there."""
+        """Wait until the last copy is shared or has failed."""
         if self._sharing is not None:
             self._sharing.close()
 
     def _continue(self) -> None:
-        """Go on with the journal of an earlier process; one that is damaged is kept beside a new one."""
+        """Continue the journal of an earlier process; a damaged one is kept beside a new one."""
         if not self.path.exists():
             return
         earlier = journal.read(self.path)
@@ -166,7 +166,7 @@ class Recorder:
             emit(events.RoundClosedEarly(round=round_, seconds=longest, timeout=plan.round_timeout))
 
     def _compare_time(self, view: View, now: float) -> None:
-        """Report a block that was sealed before this role looked and did not see it, by the block's own time."""
+        """Report a block whose time is before this role's last look, which did not see it."""
         if self._looked is None or view.head.hash == self._newest:
             return
         behind = self._looked - view.head.time
@@ -177,7 +177,7 @@ class Recorder:
 
 
 class _Sharing:
-    """Puts copies of a file into IPFS, one after the other, while the role goes on."""
+    """Shares copies of a file in the background, one after the other."""
 
     def __init__(self, share: Share, path: Path, name: str) -> None:
         self._share = share
@@ -188,7 +188,7 @@ class _Sharing:
         self._failed = False
 
     def share(self) -> None:
-        """Put a copy of the file there soon."""
+        """Schedule a copy of the file."""
         if self._waiting is not None:
             self._waiting.cancel()  # the next copy has all that this one would have
         self._waiting = self._pool.submit(self._work)
@@ -212,7 +212,7 @@ class _Sharing:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Append a line to a file, whole or not at all, and wait until the disk has it.
+    """Append a line to a file atomically, and wait until it is on disk.
 
     Parameters
     ----------

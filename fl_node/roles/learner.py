@@ -39,19 +39,19 @@ from fl_node.runtime.logs import emit
 from fl_node.seeds import derive
 
 Record = Callable[[int, str, float, int], None]
-"""Records a figure for learning curves: a learner's nodeId, the figure's name, its value, and its step."""
+"""Records a value of a learning curve: the learner's nodeId, the curve's name, the value, and its step."""
 
 ASK_WHETHER_OPEN = 5.0
-"""Seconds after which a learner that fetches global weights asks again whether their round is open."""
+"""Seconds between checks whether a round is still open while its global weights are fetched."""
 ASK_OTHERS = 1.0
-"""Seconds after which a learner that waits asks again for whom."""
+"""Seconds between checks for whom a learner waits."""
 CLOSE_AFTER_HEADER = 5.0
-"""Seconds that a learner leaves to the header to close a round whose time is up."""
+"""Seconds that the header has to close a round after its timeout, before a learner closes it."""
 
 
 @dataclass(frozen=True)
 class _Unfit:
-    """Global weights that this learner can do nothing with, and why; the same weights are not tried again."""
+    """Global weights that this learner can't use, and the reason; it does not try them again."""
 
     parent: str
     reason: str
@@ -59,26 +59,26 @@ class _Unfit:
 
 @dataclass
 class _Duty:
-    """Whether this learner verifies certain global weights, in a run that has committees."""
+    """Whether this learner verifies certain global weights, in a run with committees."""
 
     weights: str
     committee: frozenset[int]
     is_on: bool
     drawn: float
-    """When the committee was drawn last, on the role's clock."""
+    """Time of the last draw of the committee, on the role's clock."""
     since: float | None = None
-    """When it began to wait for the committee, on the role's clock."""
+    """Start of the wait for the committee, on the role's clock."""
 
 
 class _Watch:
-    """How long nothing has come of the header: since the round started or closed, or another header was named."""
+    """Time without progress by the header: since the round started or closed, or the header changed."""
 
     def __init__(self) -> None:
         self._seen: tuple[State, int] | None = None
         self._since = 0.0
 
     def see(self, state: State, now: float, openings: int = 0) -> None:
-        """Look at what the contract says now.
+        """Take the contract's current state into account.
 
         Parameters
         ----------
@@ -93,12 +93,12 @@ class _Watch:
             self._seen, self._since = (state, openings), now
 
     def seconds(self, now: float) -> float:
-        """Return for how long the contract has said the same."""
+        """Return how long the contract's state has not changed, in seconds."""
         return now - self._since
 
 
 class Learner:
-    """One learner in one run; a plan with attacks is refused unless they are allowed."""
+    """A learner in a run; refuses a plan with attacks unless they are allowed."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Learner:
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
 
     def close(self) -> None:
-        """End what goes on in the background."""
+        """Stop background work."""
         if self._verifier is not None:
             self._verifier.close()
 
@@ -171,7 +171,7 @@ class Learner:
         return self._work(view, node_id, state.global_cid)
 
     def _work(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
-        """Train from these global weights and publish, unless that is done."""
+        """Train from these global weights and publish the result, unless this is done."""
         contract, state = self._site.contract, view.state
         self._watch.see(state, self._site.timing.clock.monotonic(), len(self._openings))
         if self._verifier is not None and self._is_on_duty(view, node_id, global_cid):
@@ -217,7 +217,7 @@ class Learner:
         return duty.is_on
 
     def _wait_for_committee(self) -> Waiting | None:
-        """Return what a learner that does not verify waits for; None if the committee has attested."""
+        """Return the wait of a learner that does not verify; None if the committee has attested."""
         duty, now = self._duty, self._site.timing.clock.monotonic()
         if duty is None or duty.is_on:
             return None
@@ -242,14 +242,14 @@ class Learner:
         return self._duty is not None and not self._duty.is_on
 
     def _may_publish(self, round_: int, node_id: int, local: WeightsFile | None) -> bool:
-        """Return whether the privacy budget lets this learner publish its local weights, or new ones."""
+        """Return whether the privacy budget allows this learner to publish its local weights or new ones."""
         if self._spent:
             return False  # it never becomes less
         self._spent = not self._budget.may_publish(node_id, round_, local.cid if local is not None else None)
         return not self._spent
 
     def _mask(self, masking: Masking, view: View, node_id: int, global_cid: str) -> Waiting | None:
-        """Do what masks need beside training; None if this learner can go on as without masks."""
+        """Do the additional steps of masks; None if this learner can continue as without masks."""
         contract, state, reader = self._site.contract, view.state, self._reader
         verdict = self._verifier.verdict(state.round, global_cid) if self._verifier is not None else None
         if self._verifier is None or (verdict is not None and verdict.is_right):
@@ -274,7 +274,7 @@ class Learner:
         return masking.open(view, node_id, parent, published, lend)
 
     def _unverified(self, round_: int, global_cid: str) -> Waiting | None:
-        """Return what the verification of these global weights waits for; None if they are right."""
+        """Return the wait for the verification of these global weights; None if they are correct."""
         verifier = self._verifier
         if verifier is None or self._relies_on_committee():
             return None
@@ -290,7 +290,7 @@ class Learner:
         return Waiting("verification", detail, round=round_, watch=verifier.is_done, seen=seen)
 
     def _reject(self, view: View, node_id: int, round_: int, global_cid: str) -> Waiting | None:
-        """Reject global weights that are not what they should be, and wait for others; None if nothing is known."""
+        """Reject wrong global weights and wait for others; None if nothing is known about them."""
         verdict = self._verifier.verdict(round_, global_cid) if self._verifier is not None else None
         if verdict is None or verdict.wrong is None:
             return None
@@ -316,7 +316,7 @@ class Learner:
         )
 
     def _attest(self, view: View, node_id: int) -> Waiting | None:
-        """Attest the last global weights; None if that is done."""
+        """Attest the last global weights; None if this is done."""
         contract, state, name = self._site.contract, view.state, str(view.state.global_cid)
         if self._verifier is None or contract.verdict_of(node_id).attested:
             return None
@@ -332,7 +332,7 @@ class Learner:
         return None
 
     def _wait_for_others(self, view: View, node_id: int) -> Waiting:
-        """Wait for the end of the round; who else is not done is asked less often than blocks come."""
+        """Wait for the end of the round; reads the missing learners less often than each block."""
         contract, state, round_ = self._site.contract, view.state, view.state.round
         asked_for, asked, published = self._open
         now = self._site.timing.clock.monotonic()
@@ -369,7 +369,7 @@ class Learner:
         )
 
     def _push(self, view: View, node_id: int, published: Mapping[int, str]) -> None:
-        """Close a round whose time is up, or vote for another header, if the header does neither."""
+        """Close a round after its timeout, or vote for another header, if the header does not act."""
         contract, plan, state = self._site.contract, self._plan, view.state
         seconds = self._watch.seconds(self._site.timing.clock.monotonic())
         if not state.closed:
@@ -401,7 +401,7 @@ class Learner:
         return self._site.folder / f"{kind}-{round_}.safetensors"
 
     def _finished(self, round_: int, node_id: int, parent: str) -> WeightsFile | None:
-        """Return this round's local weights if they were trained before, perhaps by a process that was killed."""
+        """Return this round's local weights if they exist, perhaps from an earlier process that was killed."""
         path = self._path("local", round_)
         if not path.exists():
             return None
@@ -521,7 +521,7 @@ class Learner:
         return None
 
     def _secret(self, round_: int, parent: str) -> bytes | None:
-        """Return what decides sampling and noise; None without differential privacy.
+        """Return the source of sampling and noise; None without differential privacy.
 
         It goes by the global weights too: of a withdrawn round others come, and with the same noise the difference
         of what is trained from the two would show the gradients.
@@ -539,7 +539,7 @@ class Learner:
         return host.derive(self._site.contract.address, round_, "dp-sgd", parent)
 
     def _still_wanted(self, round_: int, name: str) -> Progress:
-        """Return what logs how far a file of global weights is, and ends the fetch when its round has closed."""
+        """Return a callback that logs the progress of global weights and cancels when their round closes."""
         meter = logged(name)
         asked = time.monotonic()
 
@@ -554,7 +554,7 @@ class Learner:
         return progress
 
     def _cannot(self, round_: int, parent: str, reason: str) -> Waiting:
-        """Remember that these global weights are of no use to this learner, and wait for others."""
+        """Remember that this learner can't use these global weights, and wait for others."""
         self._unfit = _Unfit(parent, reason)
         emit(events.GlobalWeightsUnusable(round=round_, cid=parent, detail=reason))
         return self._wait_for_better(round_, self._unfit)
@@ -576,7 +576,7 @@ class Learner:
         teacher: Tensors | None,
         secret: bytes | None,
     ) -> Tensors:
-        """Train, and do what the plan has this learner do to the run."""
+        """Train, and apply the attack that the plan gives this learner."""
         attack, seed = self._plan.attack, derive(self._plan.seed, node_id, round_)
         shard, train = self._shard(node_id), functools.partial(self._trainer.train, secret=secret)
         if attack is None or not self._attacks(node_id):

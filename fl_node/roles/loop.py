@@ -1,4 +1,4 @@
-"""What header and learner have in common: a loop that looks, does the next thing, and looks again.
+"""The loop of header and learner: read the state, take the next step, and repeat.
 
 All state is on the chain and in the store. A step reads it afresh, so a process that is killed anywhere is
 started again and goes on; the folder of a role holds copies only.
@@ -37,27 +37,27 @@ from fl_node.runtime.logs import emit
 
 
 class Clock(Protocol):
-    """What tells the time and lets it pass; the module :mod:`time` is one."""
+    """A clock that can sleep, such as the module :mod:`time`."""
 
     def monotonic(self) -> float:
-        """Return seconds since some moment; they never go back."""
+        """Return monotonic seconds."""
 
     def sleep(self, seconds: float, /) -> None:
-        """Return after so many seconds."""
+        """Sleep for a number of seconds."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a role waits for what, all in seconds, and the clock that counts them."""
+    """The timing of a role, in seconds, and its clock."""
 
     first_pause: float = 0.01
     last_pause: float = 0.25
     pause_share: float = 0.05
-    """A pause is this share of the time waited so far: what ends a wait is seen at most 5 % late or 0.25 s."""
+    """A pause as a share of the time waited so far, so a wait ends at most 5 % or 0.25 s late."""
     look_again: float = 2.0
-    """After this everything is read again even if there was no new block."""
+    """Time after which everything is read again without a new block."""
     stuck: float = 2.0
-    """A transaction may wait so long on the node for a block before the role sends a no-op transaction."""
+    """Time that a transaction may be pending before the role sends a no-op transaction."""
     quiet: float = 45.0
     """A role that waits sends a no-op transaction after this time, whatever its node says; then after twice as long.
 
@@ -69,33 +69,33 @@ class Timing:
 
 @dataclass(frozen=True)
 class Site:
-    """What a role has at hand on its host."""
+    """The resources of a role on its host."""
 
     chain: Chain
     contract: Contract
     store: Store
     folder: Path
-    """For copies of files; what is lost there is fetched or made again."""
+    """Folder for copies of files; lost files are fetched or computed again."""
     patience: float = 0.0
-    """Seconds after which a role that waits for the same gives up; 0 means never."""
+    """Seconds after which a role gives up a wait without progress; 0 means never."""
     timing: Timing = field(default_factory=Timing)
     secret: Path | None = None
-    """The file of the host's secret, which is made when it is needed first; without it there are no private runs."""
+    """The file of the host's secret, created on first use; None refuses private runs."""
     journal: Recorder | None = None
-    """Keeps what the role sees of each round, signed; None in a simulation."""
+    """Records each round as the role sees it, signed; None in a simulation."""
 
     def see(self, view: View, plan: Plan) -> None:
-        """Write into the journal what the contract shows now, if it is new."""
+        """Record the contract's state in the journal, if it is new."""
         if self.journal is not None:
             self.journal.see(view, plan)
 
     def ring(self) -> None:
-        """Wake up the role's loop: something has changed that no block shows."""
+        """Wake the role's loop after a change that no block shows."""
         if self.chain.news is not None:
             self.chain.news.ring()
 
     def close(self) -> None:
-        """End what goes on in the background."""
+        """Stop background work."""
         if self.chain.news is not None:
             self.chain.news.close()
         if self.journal is not None:
@@ -104,7 +104,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Nothing can be done now: what is waited for, and until when (seconds on the role's clock) at the latest.
+    """The role can't act now: the reason, and the latest end of the wait (seconds on the role's clock).
 
     Any new block ends the wait, or else only that ``watch`` returns another value than ``seen``.
     """
@@ -116,7 +116,7 @@ class Waiting:
     learners: tuple[int, ...] | None = None
     """The learners whose work is missing."""
     arriving: dict[str, float] | None = None
-    """Of those learners whose file is arriving, the share that is here, 0 to 1."""
+    """The received share of the files that are arriving, 0 to 1, by nodeId."""
     until: float | None = None
     watch: Callable[[], object] | None = None
     seen: object = None
@@ -127,7 +127,7 @@ class Waiting:
     """
 
     def event(self) -> events.Waiting:
-        """Return what the role logs."""
+        """Return the event that the role logs."""
         return events.Waiting(
             reason=self.reason,
             detail=self.detail,
@@ -201,7 +201,7 @@ def reconcile(site: Site, step: Step) -> None:
 
 
 def fetch_plan(site: Site, timeout: float = 5.0) -> Plan:
-    """Return the plan that the contract names, and keep it in this host's store too.
+    """Return the contract's plan, and add it to this host's store.
 
     Raises
     ------
@@ -241,7 +241,7 @@ _REASONS: dict[type[Exception], Wait] = {
 
 
 def _mark(chain: Chain) -> Mark | None:
-    """Return how much the node has reported; None if it reports nothing."""
+    """Return the number of the node's reports; None if it sends none."""
     return chain.news.mark() if chain.news is not None and chain.news.is_alive else None
 
 
@@ -273,7 +273,7 @@ def _is_stuck(site: Site, changed: float) -> bool:
 
 
 def _wait(site: Site, waiting: Waiting, since: float, mark: Mark | None) -> bool:
-    """Return True as soon as there is something new to see, False when it is time to look anyway."""
+    """Return True as soon as there is news, False when it is time to read the state anyway."""
     timing, clock, news = site.timing, site.timing.clock, site.chain.news
     end = clock.monotonic() + timing.look_again
     if waiting.until is not None:

@@ -1,4 +1,4 @@
-"""A learner's part in secure aggregation: its keys, its masked file, and what it opens of others' shares."""
+"""A learner's part in secure aggregation: its keys, its masked file, and its openings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fl_node.runtime.logs import emit
 
 
 class Masking:
-    """One learner's masks in one run.
+    """The masks of a learner in a run.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Masking:
         self._opened = ""  # the CID of the last opening that was made here
 
     def announce(self, view: View, node_id: int, round_: int) -> Waiting | None:
-        """Announce this learner's key for a round, unless that is done; None if it is.
+        """Announce this learner's key for a round; None if this is done.
 
         Parameters
         ----------
@@ -155,7 +155,7 @@ class Masking:
         published: Mapping[int, str],
         lend: Callable[[str, Path], None],
     ) -> Waiting | None:
-        """Publish what removes masks from a closed round, once and for one set of members; None if that is done.
+        """Publish the opening of a closed round, once and for one set of members; None if this is done.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class Masking:
         return None
 
     def finish(self, round_: int) -> None:
-        """Erase the secrets of all rounds before one, which has started from verified weights."""
+        """Erase the secrets of all rounds before this one, which started from verified weights."""
         if self._done != round_:
             self._keys.erase(self._address, round_)
             self._done = round_
@@ -224,7 +224,7 @@ class Masking:
                 emit(events.SecretsErased(round=round_))
 
     def _write_opening(self, path: Path, node_id: int, parent: WeightsFile, good: Mapping[int, WeightsFile]) -> None:
-        """Write what this learner opens to disk, before it is sent; what is there already stays.
+        """Write this learner's opening to disk before it is sent; an existing opening stays.
 
         Raises
         ------
@@ -256,7 +256,7 @@ class Masking:
 
 
 def opening_path(folder: Path, round_: int, parent: str) -> Path:
-    """Return where a learner keeps what it opens of a round.
+    """Return the path of a learner's opening of a round.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the owner of a learner accepts: nothing is taken on the header's word at the start of a run."""
+"""The policy of a learner's owner; at the start of a run the learner trusts no statement of the header."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fl_node.protocol import budget
 from fl_node.protocol.terms import terms_of
 
 Limit = tuple[str, Callable[[Plan], float], bool]
-"""What a limit is about, how it is measured in a plan, and whether it is the most (or else the least) accepted."""
+"""A limit: its description, its value in a plan, and whether it is a maximum (otherwise a minimum)."""
 
 LIMITS: Mapping[str, Limit] = {
     "min_samples": (
@@ -33,7 +33,7 @@ LIMITS: Mapping[str, Limit] = {
         True,
     ),
 }
-"""What ``--accept NAME=NUMBER`` can limit."""
+"""The limits of ``--accept NAME=NUMBER``."""
 
 
 def parse(given: Iterable[str]) -> dict[str, float]:
@@ -59,7 +59,7 @@ def parse(given: Iterable[str]) -> dict[str, float]:
 
 
 def check_plan(plan: Plan, limits: Mapping[str, float]) -> None:
-    """Check that a plan is one that the learner's owner accepts.
+    """Check that the learner's owner accepts a plan.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def check_plan(plan: Plan, limits: Mapping[str, float]) -> None:
 
 
 def check_accounts(contract: Contract, accounts: Mapping[int, str]) -> dict[int, str]:
-    """Check that the header registered the accounts that the learner's owner knows, and none of its own instead.
+    """Check that the header registered the accounts that the learner's owner expects.
 
     Parameters
     ----------

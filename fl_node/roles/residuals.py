@@ -1,4 +1,4 @@
-"""What compressed updates left out: kept on the learner's host, and added to its next update (error feedback)."""
+"""Error feedback: stores what compressed updates left out, and adds it to the learner's next update."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fl_node.runtime.logs import emit
 
 
 class Residuals:
-    """The residuals of one learner in one run; the learner forgets those that it does not need any more.
+    """The residuals of a learner in a run; those that are no longer needed are deleted.
 
     Each is kept under the first round in which it counts. So a round that is trained again, after a kill or because
     its global weights were withdrawn, starts from the same residual.
@@ -30,7 +30,7 @@ class Residuals:
         self._folder = folder
 
     def load(self, round_: int, shapes: Shapes) -> Tensors:
-        """Return what counts in a round, by name; nothing if no update left anything out yet.
+        """Return the residuals for a round, by name; empty if no update left anything out yet.
 
         Parameters
         ----------
@@ -54,7 +54,7 @@ class Residuals:
         return residual
 
     def save(self, round_: int, residual: Tensors) -> None:
-        """Keep what this round's update leaves out."""
+        """Save what this round's update leaves out."""
         files.write(self._path(round_ + 1), save(dict(residual)))
 
     def _discard(self, round_: int, path: Path, detail: str) -> Tensors:

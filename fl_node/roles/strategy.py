@@ -1,4 +1,4 @@
-"""What a header needs from a mode of training: an object that says when a round closes and makes global weights."""
+"""The interface of a mode of training: decides when a round closes, and computes global weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fl_node.roles.loop import Site, Waiting
 
 @dataclass(frozen=True)
 class Context:
-    """What a header and its strategy share: their node, the run's plan and model, and the files."""
+    """The context of a header and its strategy: the node, the run's plan and model, and the files."""
 
     site: Site
     plan: Plan
@@ -28,20 +28,20 @@ class Context:
     arrivals: Arrivals
 
     def global_path(self, number: int) -> Path:
-        """Return where the global weights are kept that a round starts from."""
+        """Return the path of the global weights from which a round starts."""
         return self.site.folder / f"global-{number}.safetensors"
 
     def global_file(self, number: int, name: str) -> WeightsFile:
-        """Return global weights; a file that this header wrote is still there, another is fetched."""
+        """Return global weights from disk if this header wrote them; otherwise fetch them."""
         return self.reader.read(name, path=self.global_path(number), progress=logged(name))
 
     def changes(self) -> tuple[object, int]:
-        """Return what changes when there is something new to see: a block, or a file that has arrived."""
+        """Return a value that changes with a new block or an arrived file."""
         return self.site.chain.newest(), self.arrivals.ended
 
 
 class Strategy(Protocol):
-    """Says when a round closes, and makes the global weights that it ends with.
+    """Decides when a round closes, and computes the global weights that end it.
 
     The header calls :meth:`wait_for` until it returns None, then :meth:`aggregate`, and publishes the file. All state
     is on the chain and in the store; what a strategy remembers saves work only.
@@ -49,10 +49,10 @@ class Strategy(Protocol):
 
     @property
     def round(self) -> int:
-        """The round that was looked at last; -1 before the first."""
+        """The last round that was processed; -1 before the first."""
 
     def wait_for(self, view: View, global_cid: str) -> Waiting | None:
-        """Read and check what was published, and return what the round still waits for; None if it can close.
+        """Read and check publications, and return the wait of the round; None if it can close.
 
         Parameters
         ----------
@@ -63,7 +63,7 @@ class Strategy(Protocol):
         """
 
     def aggregate(self) -> WeightsFile:
-        """Write the global file that the round ends with, after :meth:`wait_for` returned None."""
+        """Write the global file that ends the round, after :meth:`wait_for` returned None."""
 
     def forget(self, current: WeightsFile) -> None:
         """Forget the round that has ended with these global weights."""

@@ -29,41 +29,41 @@ from fl_node.roles.strategy import Context
 from fl_node.runtime.logs import emit
 
 ASK_TO_CLOSE = 1.0
-"""Seconds after which a header asks again to close a round whose time is up."""
+"""Seconds between attempts to close a round after its timeout."""
 
 
 @dataclass
 class _Round:
-    """What the header has seen of the files of the current round; a new process sees it all again."""
+    """The state of the files in the current round; a new process rebuilds it."""
 
     parent: str
     number: int
     start: float
     """On the role's clock, in seconds."""
     members: list[int] = field(default_factory=list)
-    """The learners that are registered, or were when the round closed."""
+    """The registered learners, or those registered when the round closed."""
     published: Mapping[int, str] = field(default_factory=dict)
-    """Each learner's last publication, by nodeId; from the closing on it stays the same."""
+    """Each learner's last publication, by nodeId; fixed when the round closes."""
     judged: dict[tuple[int, str], WeightsFile | Rejection] = field(default_factory=dict)
-    """The files that are accepted or rejected."""
+    """The accepted and rejected files."""
     keys: Mapping[int, str] = field(default_factory=dict)
-    """What learners announced on their own for the next round with masks."""
+    """The keys that learners announced in separate transactions for the next round with masks."""
     seeds: Seeds = field(default_factory=dict)
-    """What removes the masks of all accepted files."""
+    """The result of the openings that remove the masks of all accepted files."""
     faults: set[Fault] = field(default_factory=set)
-    """What was wrong with openings, as far as it is logged."""
+    """The faults of openings that are already logged."""
 
     def is_missing(self, key: tuple[int, str]) -> bool:
-        """Return whether a file was rejected because nobody had it."""
+        """Return whether a file was rejected as missing."""
         judged = self.judged.get(key)
         return isinstance(judged, Rejection) and judged.reason == MISSING
 
     def is_wanted(self, key: tuple[int, str]) -> bool:
-        """Return whether a file is still waited for: it is not here, or was rejected because nobody had it."""
+        """Return whether a file is still needed: it has not arrived, or was rejected as missing."""
         return key not in self.judged or self.is_missing(key)
 
     def good(self) -> list[int]:
-        """Return the learners whose file is accepted."""
+        """Return the learners with an accepted file."""
         return [key[0] for key in self.published.items() if isinstance(self.judged.get(key), WeightsFile)]
 
 
@@ -80,11 +80,11 @@ class Synchronous:
 
     @property
     def round(self) -> int:
-        """The round whose files were looked at last; -1 before the first."""
+        """The last round whose files were processed; -1 before the first."""
         return self._round.number
 
     def wait_for(self, view: View, global_cid: str) -> Waiting | None:
-        """Judge what was published, and return what the round still waits for; None if it can be aggregated."""
+        """Judge publications, and return the wait of the round; None if it can be aggregated."""
         state, clock = view.state, self._site.timing.clock
         if (self._round.number, self._round.parent) != (state.round, global_cid):
             self._round = _Round(global_cid, state.round, clock.monotonic())
@@ -103,7 +103,7 @@ class Synchronous:
         return replace(waiting, watch=self._context.changes, seen=seen) if waiting else None
 
     def aggregate(self) -> WeightsFile:
-        """Write the global file that the plan's rule makes of the accepted files."""
+        """Write the global file that the plan's rule computes from the accepted files."""
         current, context, plan = self._round, self._context, self._plan
         judged = [current.judged[key] for key in sorted(current.published.items())]
         accepted = [file for file in judged if isinstance(file, WeightsFile)]
@@ -147,7 +147,7 @@ class Synchronous:
         self._round.judged.clear()
 
     def _judge_all(self, current: _Round) -> None:
-        """Fetch and check what was published and is not here yet; what takes long arrives in the background."""
+        """Fetch and check new publications; slow files arrive in the background."""
         start = self._context.global_file(current.number, current.parent)
         self._forget_replaced(current)
         wanted = [key for key in sorted(current.published.items()) if current.is_wanted(key)]
@@ -210,7 +210,7 @@ class Synchronous:
         emit(events.UpdateRejected(round=current.number, learner=node_id, cid=name, reason=code, detail=reason))
 
     def _missing_openings(self, current: _Round, view: View) -> Waiting | None:
-        """Return what the removal of masks waits for; None if all masks can be removed."""
+        """Return the wait for openings; None if all masks can be removed."""
         plan, number = self._plan, current.number
         judged = [current.judged[key] for key in sorted(current.published.items())]
         files = {one.masked_meta.node_id: one for one in judged if isinstance(one, WeightsFile)}
@@ -236,7 +236,7 @@ class Synchronous:
         return Waiting("openings", text, round=number, learners=silent)
 
     def _missing_learners(self, current: _Round, view: View) -> Waiting:
-        """Return what an open round waits for; close it if its time is up."""
+        """Return the wait of an open round; close it after its timeout."""
         plan, number, required = self._plan, current.number, self._plan.required_learners
         if len(view.learners) < required:
             return Waiting("registration", f"{required - len(view.learners)} more learners to register")
@@ -273,7 +273,7 @@ class Synchronous:
         return current.start + math.ceil(timeout) + 1 if timeout else None
 
     def _missing_files(self, current: _Round) -> Waiting | None:
-        """Return which files of a closed round are still to come, or None if it can be aggregated now."""
+        """Return the wait for missing files of a closed round; None if it can be aggregated."""
         coming = [key for key in current.published.items() if key not in current.judged]
         missing = [key for key in current.published.items() if current.is_missing(key)]
         # What nobody has may come back, and without it these weights would stay as they are.

@@ -14,7 +14,7 @@ _SCALAR = 1
 
 
 class EventFiles:
-    """Event files of learners, each in its folder ``learner-N``; a callable that a learner tells its figures.
+    """Event files of learners, each in its folder ``learner-N``; learners call this object with their values.
 
     A learner that was killed and started again writes one more file to its folder; the round that it trains again
     has the same figures at the same steps. Nothing here touches what is trained.
@@ -30,7 +30,7 @@ class EventFiles:
             raise ConfigError(f"--tensorboard {folder}: {error.strerror}") from error
 
     def __call__(self, node_id: int, tag: str, value: float, step: int) -> None:
-        """Write one figure, and see to it that it is in the file."""
+        """Write a value and flush the file."""
         if self._broken:
             return
         import tensorflow as tf

@@ -35,14 +35,14 @@ from fl_node.roles.loop import Site
 from fl_node.runtime.logs import emit
 
 SETTLE = 5.0
-"""Seconds for which a finding must last that goes by what was published in an asynchronous run."""
+"""Seconds for which a finding about publications of an asynchronous run must persist."""
 TRY_AGAIN = 2.0
-"""Seconds after which a verification that lacks a file is tried again."""
+"""Seconds between attempts of a verification that lacks a file."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a learner found about global weights.
+    """The result of a learner's verification of global weights.
 
     ``wrong`` is the first proven finding, and ``round`` and ``cid`` are of the weights it is about, which may be
     earlier ones than those that were to be verified; ``lacking`` says what could not be read, so that nothing is
@@ -54,19 +54,19 @@ class Verdict:
     wrong: Finding | None = None
     lacking: str = ""
     evidence: str = ""
-    """The CID of the file that should have been published, where that is known."""
+    """The CID of the file that should have been published, if known."""
     of_round: int = -1
-    """The round whose weights were to be verified."""
+    """The round whose weights were verified."""
     of_cid: str = ""
     """Their CID."""
     seconds: float = 0.0
-    """How long it took."""
+    """Duration in seconds."""
     is_early: bool = False
     """Whether no block shows these weights yet, so that the next block may change that."""
 
     @property
     def is_right(self) -> bool:
-        """Whether these weights and all earlier ones are what they should be."""
+        """Whether these weights and all earlier ones are correct."""
         return self.wrong is None and not self.lacking
 
 
@@ -102,25 +102,25 @@ class Verifier:
         self._height = 0
         """The newest block when the last verification was started."""
         self._right: dict[int, str] | None = None
-        """The newest global weights that are known to be right: their round and CID; None before the first look."""
+        """The newest global weights known to be correct: their round and CID; None before the first check."""
         self._fetches: dict[str, Future[None]] = {}
         self._seen: set[str] = set()
         self._initial: Tensors | None = None
         self._checker: AsynchronousChecker | None = None
         """Of an asynchronous run: has checked all global weights up to those that are known to be right."""
         self._suspected: dict[str, float] = {}
-        """When global weights were first found to name publications that are not there, by their CID."""
+        """Time at which global weights first listed publications that do not exist, by their CID."""
         self._ready: Future[int] | None = None
         self._expecting: Closing | None = None
         self._expected = ""
-        """The CID of the global weights that the last closed round must end with, as far as that is known."""
+        """The CID of the global weights that must end the last closed round, if known."""
 
     def close(self) -> None:
-        """End what goes on in the background."""
+        """Stop background work."""
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     def start(self, round_: int, name: str, node_id: int) -> None:
-        """Begin to verify the global weights of a round, unless that has begun.
+        """Start to verify the global weights of a round, unless this has started.
 
         Parameters
         ----------
@@ -157,7 +157,7 @@ class Verifier:
         self._running = (round_, name), future
 
     def verdict(self, round_: int, name: str) -> Verdict | None:
-        """Return what was found about the global weights of a round; None as long as it is not known."""
+        """Return the result for the global weights of a round; None while it is unknown."""
         if self._running is not None and self._running[1].done():
             verdict, before = self._running[1].result(), self._last
             self._running, self._last = None, verdict
@@ -169,11 +169,11 @@ class Verifier:
         return last if last is not None and (last.of_round, last.of_cid) == (round_, name) else None
 
     def is_done(self) -> bool:
-        """Return whether the last verification that was started has ended."""
+        """Return whether the last verification has ended."""
         return self._running is None or self._running[1].done()
 
     def fetch(self, published: Mapping[int, str]) -> None:
-        """Fetch the local files of the round that is going on, which its global weights are made of.
+        """Fetch the local files of the current round in advance.
 
         Parameters
         ----------
@@ -185,7 +185,7 @@ class Verifier:
                 self._fetches[name] = self._worker.submit(self._fetch, node_id, name)
 
     def expect(self, closing: Closing) -> None:
-        """Compute the global weights that a closed round must end with, while the header does.
+        """Compute the global weights that must end a closed round, while the header does.
 
         If the header publishes the same, nothing is left to be verified.
 
@@ -200,7 +200,7 @@ class Verifier:
             self._worker.submit(self._expect, closing)
 
     def updates(self, round_: int, name: str) -> int:
-        """Return how many valid updates the next global weights could be made of, as far as that is known.
+        """Return the number of valid updates available for the next global weights, as far as known.
 
         Parameters
         ----------
@@ -223,7 +223,7 @@ class Verifier:
         return 0
 
     def lend(self, name: str, path: Path) -> None:
-        """Put a global file that was computed here where it is needed, so that it need not be fetched.
+        """Copy a global file that was computed here to a path, so that it need not be fetched.
 
         Parameters
         ----------
@@ -236,7 +236,7 @@ class Verifier:
             self.lend_local(name, path)
 
     def lend_local(self, name: str, path: Path) -> None:
-        """Put a file that was fetched here where it is needed; who reads it compares it with its CID.
+        """Copy a file that was fetched here to a path; its reader compares it with its CID.
 
         Parameters
         ----------
@@ -254,7 +254,7 @@ class Verifier:
                 copy.replace(path)
 
     def has_tried(self, published: Mapping[int, str]) -> bool:
-        """Return whether each of these files is here, or was missing for the plan's ``fetch_timeout``."""
+        """Return whether each of these files has arrived, or was missing for the plan's ``fetch_timeout``."""
         return all(name in self._fetches and self._fetches[name].done() for name in published.values())
 
     def _fetch(self, node_id: int, name: str) -> None:
@@ -291,7 +291,7 @@ class Verifier:
             self._remember_expected(made)
 
     def _expect_masked(self, closing: Closing, parent: WeightsFile) -> None:
-        """Compute what a round with masks must end with, as soon as enough is opened.
+        """Compute the global weights that must end a round with masks, as soon as enough shares are opened.
 
         Raises
         ------
@@ -345,7 +345,7 @@ class Verifier:
         return replace(verdict, of_round=round_, of_cid=name, seconds=time.monotonic() - began)
 
     def _verify_all(self, round_: int, name: str) -> Verdict:
-        """Verify all global weights after the last that are known to be right."""
+        """Verify all global weights after the last ones known to be correct."""
         known = {n: cid for n, cid in (self._right or {}).items() if self._contract.global_weight_at(n) == cid}
         if self._plan.mode == "async" and (self._checker is None or not known):
             self._checker = AsynchronousChecker(self._asynchronous_case(Findings()))
@@ -376,7 +376,7 @@ class Verifier:
         )
 
     def _verify_next(self, checker: AsynchronousChecker, number: int, name: str) -> Verdict:
-        """Verify global weights of an asynchronous run, whose checker knows all earlier ones."""
+        """Verify global weights of an asynchronous run; its checker has processed all earlier ones."""
         result = Findings()
         case = self._asynchronous_case(result)
         rounds = case.past.rounds
@@ -399,7 +399,7 @@ class Verifier:
         return Verdict(number, name, wrong=proven[0])
 
     def _keep(self, name: str) -> None:
-        """Store right global weights on this host too, and forget the files that only they needed.
+        """Add correct global weights to this host's store, and delete the files that only they needed.
 
         A learner that computes them itself never fetches them, so without this they are lost with the header's host.
         """
