@@ -23,8 +23,8 @@ CLEARLY = 0.99
 def check_bounds(file: WeightsFile, start: WeightsFile, plan: Plan) -> None:
     """Check that local weights are within the plan's bounds; header, audit and learner all call this.
 
-    Near the bound, the norm of the update is summed in a fixed order in float64, so all nodes get the same result. Sums
-    in other orders differ by less than 1e-6 of the norm, so any order suffices for smaller norms.
+    Near the bound, the norm of the update is summed in a fixed order in float64, so all nodes get the same result.
+    Sums in other orders differ by less than 1e-6 of the norm, so any order suffices for smaller norms.
 
     Parameters
     ----------

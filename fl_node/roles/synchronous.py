@@ -49,7 +49,7 @@ class _Round:
     keys: Mapping[int, str] = field(default_factory=dict)
     """The keys that learners announced in separate transactions for the next round with masks."""
     seeds: Seeds = field(default_factory=dict)
-    """The result of the openings that remove the masks of all accepted files."""
+    """The opened seeds, which remove the masks of all accepted files."""
     faults: set[Fault] = field(default_factory=set)
     """The faults of openings that are already logged."""
 
