@@ -106,7 +106,7 @@ def test_roles_carry_an_asynchronous_run_out_and_anybody_can_recompute_it(world:
     assert len(last.inputs) == MODES[rule].get("buffer", 1)
     collected = run.collect()
     # One learner may have two updates in a buffer.
-    assert all(1 <= len(one.local) <= len(last.inputs) for one in collected.rounds)
+    assert all(1 <= len(past_round.local) <= len(last.inputs) for past_round in collected.rounds)
 
 
 SAID = (events.UpdatesAggregated.name, events.Waiting.name, events.GlobalWeightsPublished.name)
@@ -155,7 +155,8 @@ def test_no_update_is_lost_or_counted_twice_when_the_header_is_replaced(world: W
     used = []
     for number in range(1, 9):
         used += [
-            (one.node_id, one.cid) for one in run.read(str(run.contract.global_weight_at(number))).global_meta.inputs
+            (entry.node_id, entry.cid)
+            for entry in run.read(str(run.contract.global_weight_at(number))).global_meta.inputs
         ]
     assert len(used) == len(set(used)) == 8
 
@@ -195,10 +196,10 @@ def test_a_bad_update_is_refused_and_the_run_goes_on(world: World, tmp_path: Pat
         run.publish_locals(3)
         header.wait_for(events.RunFinished)
     assert [
-        (one.node_id, one.reason) for one in run.read(str(run.contract.global_weight_at(1))).global_meta.refused
+        (entry.node_id, entry.reason) for entry in run.read(str(run.contract.global_weight_at(1))).global_meta.refused
     ] == [(2, "not a safetensors file: shorter than 8 bytes")]
     second = run.current().global_meta
-    assert [(one.node_id, one.reason) for one in second.refused] == [(1, "was published before")]
+    assert [(entry.node_id, entry.reason) for entry in second.refused] == [(1, "was published before")]
     assert second.taken == ((1, 2), (2, 1), (3, 1))
     assert run.audit().findings == []
 
@@ -253,7 +254,7 @@ def test_a_lie_of_the_header_is_found_with_round_node_and_field(world: World, li
     run = world.deploy(asynchronous(rounds=1))
     first, _ = run.publish_locals(1, 2)
     run.publish_global(rewrite(run, made(run, [first], {1: 1}), change, add))
-    assert {(one.round, one.node, one.field) for one in run.audit().findings} == found
+    assert {(finding.round, finding.node, finding.field) for finding in run.audit().findings} == found
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -268,7 +269,7 @@ def test_an_update_that_stands_behind_the_weights_it_made_is_a_note_if_a_block_w
     run.publish_local(1, first)
     audited = run.audit()
     if late:
-        assert [str(one) for one in audited.findings] == ["round 1, learner 1, taken: is 1, should be 0 to 0"]
+        assert [str(finding) for finding in audited.findings] == ["round 1, learner 1, taken: is 1, should be 0 to 0"]
         return
     assert audited.findings == []
     assert audited.notes == [
@@ -304,8 +305,8 @@ def test_a_learner_that_publishes_again_and_again_counts_once_for_each_new_globa
         second = run.publish_local(1, run.local(1))
         header.finish()
     metas = [run.read(str(run.contract.global_weight_at(number))).global_meta for number in (1, 2)]
-    assert [[one.cid for one in meta.inputs] for meta in metas] == [[first], [second]]
-    assert [one.cid for one in metas[1].refused] == more
+    assert [[entry.cid for entry in meta.inputs] for meta in metas] == [[first], [second]]
+    assert [entry.cid for entry in metas[1].refused] == more
     assert run.audit().findings == []
 
 
@@ -317,7 +318,9 @@ def test_a_header_that_counts_what_is_not_newer_is_found(world: World) -> None:
         run.publish_local(1, file)
     run.publish_global(made(run, [first], {1: 1}))
     run.publish_global(made(run, [again], {1: 2}))
-    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(2, "learner 1", "inputs")}
+    assert {(finding.round, finding.node, finding.field) for finding in run.audit().findings} == {
+        (2, "learner 1", "inputs")
+    }
 
 
 def test_a_header_that_rejects_a_newer_update_as_not_newer_is_found(world: World) -> None:
@@ -327,7 +330,9 @@ def test_a_header_that_rejects_a_newer_update_as_not_newer_is_found(world: World
     second, other = run.publish_locals(1, 2)
     pretext = Rejection(1, second.cid, "was trained from global weights 0; should be from newer ones than 0")
     run.publish_global(made(run, [other], {1: 2, 2: 1}, (pretext,)))
-    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(1, "learner 1", "refused")}
+    assert {(finding.round, finding.node, finding.field) for finding in run.audit().findings} == {
+        (1, "learner 1", "refused")
+    }
 
 
 def test_a_restarted_header_knows_from_the_files_which_updates_counted(world: World) -> None:
@@ -358,7 +363,7 @@ def test_a_buffer_takes_one_update_of_each_learner(world: World) -> None:
         (third,) = run.publish_locals(3)
         header.finish()
     metas = [run.read(str(run.contract.global_weight_at(number))).global_meta for number in (1, 2)]
-    assert [[one.cid for one in meta.inputs] for meta in metas] == [[first.cid, other.cid], [mine.cid, third.cid]]
+    assert [[entry.cid for entry in meta.inputs] for meta in metas] == [[first.cid, other.cid], [mine.cid, third.cid]]
     assert run.audit().passed
 
 
@@ -371,8 +376,8 @@ def test_a_header_that_fills_a_buffer_with_one_learner_is_found(world: World) ->
         run.publish_local(1, file)
     run.publish_global(made(run, files, {1: 3, 2: 1}))
     findings = run.audit().findings
-    assert {(one.round, one.node, one.field) for one in findings} == {(2, "learner 1", "inputs")}
-    assert any("takes one of each learner" in one.message for one in findings)
+    assert {(finding.round, finding.node, finding.field) for finding in findings} == {(2, "learner 1", "inputs")}
+    assert any("takes one of each learner" in finding.message for finding in findings)
 
 
 # Learner 1 may have two of the last five updates that counted.
@@ -406,8 +411,8 @@ def test_one_learner_that_floods_a_run_has_no_more_than_its_share(
     run = world.deploy(asynchronous(aggregation=rule))
     published = flood(run)
     metas = [run.read(str(run.contract.global_weight_at(number))).global_meta for number in range(1, 7)]
-    assert sum(one.cid in published for meta in metas for one in meta.inputs) == counted
-    refused = [one for meta in metas for one in meta.refused]
+    assert sum(entry.cid in published for meta in metas for entry in meta.inputs) == counted
+    refused = [entry for meta in metas for entry in meta.refused]
     assert all(one.reason.endswith("(the plan's max_share)") for one in refused)
     assert len(refused) == 6 - counted
     assert run.audit().findings == []
@@ -425,7 +430,9 @@ def begun(world: World, *node_ids: int) -> Run:
 
 def test_a_header_that_counts_more_than_a_learners_share_is_found(world: World) -> None:
     run = begun(world, 1, 2, 1, 3, 1)
-    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(5, "learner 1", "inputs")}
+    assert {(finding.round, finding.node, finding.field) for finding in run.audit().findings} == {
+        (5, "learner 1", "inputs")
+    }
     assert begun(world, 1, 2, 1, 3, 2, 1).audit().passed
 
 
@@ -434,7 +441,9 @@ def test_a_header_that_rejects_an_update_within_its_share_is_found(world: World)
     mine, other = run.publish_locals(1, 2)
     pretext = Rejection(1, mine.cid, "would be number 3 of its learner")
     run.publish_global(made(run, [other], {1: 2, 2: 2}, (pretext,)))
-    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(2, "learner 1", "refused")}
+    assert {(finding.round, finding.node, finding.field) for finding in run.audit().findings} == {
+        (2, "learner 1", "refused")
+    }
 
 
 def test_a_restarted_header_knows_how_often_each_learner_has_counted(world: World) -> None:
@@ -460,14 +469,16 @@ def test_huge_updates_are_refused_by_the_header_and_found_by_the_audit_where_the
         assert header.wait_for(events.UpdateRejected).fields["reason"] == "bounds"
         run.publish_locals(2)
         header.finish()
-    assert [one.cid for one in run.current().global_meta.refused] == [name]
+    assert [entry.cid for entry in run.current().global_meta.refused] == [name]
     assert run.audit().findings == []
 
     run = world.deploy(asynchronous(rounds=1))
     taken = huge(run)
     run.publish_local(1, taken)
     run.publish_global(made(run, [taken], {1: 1}))
-    assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(0, "learner 1", "bounds")}
+    assert {(finding.round, finding.node, finding.field) for finding in run.audit().findings} == {
+        (0, "learner 1", "bounds")
+    }
 
 
 def test_an_update_that_is_counted_twice_is_found(world: World) -> None:
@@ -475,7 +486,7 @@ def test_an_update_that_is_counted_twice_is_found(world: World) -> None:
     (first,) = run.publish_locals(1)
     run.publish_global(made(run, [first], {1: 1}))
     run.publish_global(made(run, [first], {1: 1}))
-    found = {(one.round, one.node, one.field) for one in run.audit().findings}
+    found = {(finding.round, finding.node, finding.field) for finding in run.audit().findings}
     assert found == {(2, "learner 1", "taken"), (2, "learner 1", "inputs")}
 
 
@@ -490,11 +501,13 @@ def test_what_is_published_again_counts_once(world: World, counted: bool) -> Non
     if counted:
         run.publish_global(made(run, [first], {1: 1}))
         run.publish_global(made(run, [first], {1: 2}))
-        found = {(one.round, one.node, one.field) for one in run.audit().findings}
+        found = {(finding.round, finding.node, finding.field) for finding in run.audit().findings}
         assert found == {(1, "learner 1", "cid"), (2, "learner 1", "inputs")}
     else:
         run.publish_global(made(run, [other], {1: 2, 2: 1}, again * 2))
-        assert {(one.round, one.node, one.field) for one in run.audit().findings} == {(0, "learner 1", "refused")}
+        assert {(finding.round, finding.node, finding.field) for finding in run.audit().findings} == {
+            (0, "learner 1", "refused")
+        }
 
 
 def test_an_honest_header_refuses_what_is_published_again(world: World) -> None:
@@ -520,7 +533,7 @@ def test_a_learner_that_is_passed_over_is_found_where_it_lasts_and_else_noted(wo
         run.publish_global(made(run, [other], {2: number + 1}))
     audited = run.audit()
     if long:
-        assert [str(one) for one in audited.findings] == [
+        assert [str(finding) for finding in audited.findings] == [
             f"round 0, learner 1, inputs: {left_out.cid} was neither counted nor rejected, although later ones were"
         ]
     else:
@@ -542,7 +555,9 @@ def test_global_weights_that_say_another_round_are_found(world: World) -> None:
     inputs = (Input(1, last.cid, last.local_meta.samples, 0.6, 2),)
     meta = replace(parent.global_meta, round=3, parent=parent.cid, inputs=inputs, taken=((1, 3),))
     run.publish_global(model_file.write(run.path(), meta, parent.tensors()))
-    assert (2, "header", "round") in {(one.round, one.node, one.field) for one in run.audit().findings}
+    assert (2, "header", "round") in {
+        (finding.round, finding.node, finding.field) for finding in run.audit().findings
+    }
 
 
 def test_a_good_update_that_is_refused_is_found(world: World) -> None:

@@ -110,7 +110,7 @@ def test_the_class_withdraws_a_lie_deposes_its_header_and_the_run_goes_on(world:
         for role in roles:
             role.finish()
     past = history.read(run.contract)
-    assert [one.started.cid for one in past.withdrawn] == [lied]
+    assert [past_round.started.cid for past_round in past.withdrawn] == [lied]
     assert run.contract.header() == world.accounts[learner_name(1)]
     assert len(past.rounds) == run.plan.rounds + 1
     assert past.is_finalized(run.plan.rounds)
@@ -129,7 +129,7 @@ def test_without_verification_the_lie_stays_and_the_audit_finds_it(world: World)
         for role in roles:
             role.finish()
     assert run.contract.global_weight_at(1) == lied
-    assert {one.round for one in run.audit().findings} == {1}
+    assert {finding.round for finding in run.audit().findings} == {1}
 
 
 def test_a_learner_that_starts_again_verifies_from_where_it_was(world: World) -> None:
@@ -198,7 +198,7 @@ def test_local_weights_from_withdrawn_global_weights_are_refused_by_that_name(wo
         header.wait_for(events.GlobalWeightsPublished, round=1)
         run.publish_locals(1, 2)
         header.wait_for(events.GlobalWeightsPublished, round=2)
-    refused = [one for number in (1, 2) for one in global_file(run, number).global_meta.refused]
+    refused = [entry for number in (1, 2) for entry in global_file(run, number).global_meta.refused]
     assert [(one.node_id, one.cid) for one in refused] == [(3, orphan.cid)]
     assert refused[0].reason.endswith("which were withdrawn")
     result = run.audit()

@@ -17,13 +17,13 @@ def test_membership_is_inferred_from_the_files_of_a_run(lab_run: LabRun, tmp_pat
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
     assert json.loads((tmp_path / "found" / "membership.json").read_text()) == content
-    assert [one["target"] for one in content["figures"]] == [
+    assert [figure["target"] for figure in content["figures"]] == [
         "learner 1",
         "learner 2",
         "all learners",
         "global weights 3",
     ]
-    assert all(one["low"] <= one["auc"] <= one["high"] for one in content["figures"])
+    assert all(figure["low"] <= figure["auc"] <= figure["high"] for figure in content["figures"])
     assert content["figures"][2]["members"] == 400
     assert "<svg" in (tmp_path / "found" / "membership.html").read_text()
 

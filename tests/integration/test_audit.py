@@ -39,7 +39,7 @@ from tests.helpers.warm import fl_node
 def places(run: Run) -> set[Place]:
     audited = run.audit()
     assert audited.passed == (not audited.findings)
-    return {(one.round, one.node, one.field) for one in audited.findings}
+    return {(finding.round, finding.node, finding.field) for finding in audited.findings}
 
 
 # Honest runs
@@ -199,7 +199,7 @@ def test_a_round_with_too_few_valid_files_keeps_the_weights(world: World) -> Non
     before = run.current()
     files, refused = run.publish_locals(1), publishes_bad(run, 2, 3)
     made = run.average(files, refused=refused)
-    assert [one.share for one in made.global_meta.inputs] == [0.0]
+    assert [entry.share for entry in made.global_meta.inputs] == [0.0]
     assert all(made.tensor(name).tobytes() == before.tensor(name).tobytes() for name in before.shapes)
     run.publish_global(made)
     run.close_round()
@@ -259,7 +259,9 @@ def test_who_rejects_wrong_weights_without_a_majority_is_not_accused(world: Worl
     run.publish_global(run.average(run.publish_locals(), tensors=one_bit))
     run.reject(2, 1, "tensor dense/kernel")
     audited = run.audit()
-    assert {(one.round, one.node, one.field) for one in audited.findings} == {(1, "header", "tensor dense/kernel")}
+    assert {(finding.round, finding.node, finding.field) for finding in audited.findings} == {
+        (1, "header", "tensor dense/kernel")
+    }
     assert audited.notes == []
 
 
@@ -294,9 +296,11 @@ def test_a_lie_is_found_where_it_was_told(world: World, kind: str) -> None:
     lie.tell(run)
     audited = run.audit()
     assert not audited.passed
-    assert {(one.round, one.node, one.field) for one in audited.findings} == lie.found, audited.findings
-    assert any(lie.text in one.message for one in audited.findings), audited.findings
-    assert all("\n" not in str(one) for one in audited.findings)
+    assert {(finding.round, finding.node, finding.field) for finding in audited.findings} == lie.found, (
+        audited.findings
+    )
+    assert any(lie.text in finding.message for finding in audited.findings), audited.findings
+    assert all("\n" not in str(finding) for finding in audited.findings)
 
 
 @pytest.mark.parametrize("rule", ["trimmed_mean", "multi_krum"])
@@ -305,7 +309,7 @@ def test_a_rule_that_has_too_few_files_is_found(world: World, rule: str) -> None
     files, refused = run.publish_locals(1, 2), publishes_bad(run, 3, 4, 5)
     # The rule itself makes nothing of them, so the weights should stay as they are.
     good = run.average(files, refused=refused)
-    inputs = tuple(replace(one, share=0.5) for one in good.global_meta.inputs)
+    inputs = tuple(replace(entry, share=0.5) for entry in good.global_meta.inputs)
     run.publish_global(rewritten(run, good, files[0].tensors(), inputs=inputs))
     assert places(run) == {
         *((1, f"learner {n}", "share") for n in (1, 2)),
@@ -580,7 +584,7 @@ class _LyingNode(Contract):
 def test_a_node_whose_answers_differ_from_its_log_is_found(world: World) -> None:
     run = world.deploy(plan(rounds=1))
     run.close_round()
-    found = {(one.round, one.node, one.field) for one in run.audit(_lying(run)).findings}
+    found = {(finding.round, finding.node, finding.field) for finding in run.audit(_lying(run)).findings}
     assert found == {(1, "header", "globalWeightAt"), (0, "learner 2", "localWeightAt")}
 
 

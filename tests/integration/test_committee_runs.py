@@ -49,7 +49,7 @@ def test_the_committee_attests_before_the_others_publish_and_all_attest_the_last
         others = [entry for entry in one.published if entry.node_id not in drawn]
         assert max(one.attestations) < min(others)
     assert {entry.node_id for entry in past.rounds[-1].attestations} == set(LEARNERS)
-    assert all(past.is_finalized(one.number) for one in past.rounds)
+    assert all(past.is_finalized(past_round.number) for past_round in past.rounds)
     assert run.audit().passed
 
 

@@ -74,7 +74,7 @@ def test_an_audit_of_a_run_on_another_versions_contract_says_so(old: Path, tmp_p
     # The rules of that contract are not those that this version's audit goes by.
     with run_folder.reach(old, print) as (contract, store):
         found = auditor.audit(contract, store, tmp_path, lambda plan: ensemble.trainer_for(plan, modules=old))
-    assert [(one.node, one.field, one.message) for one in found.findings] == [
+    assert [(finding.node, finding.field, finding.message) for finding in found.findings] == [
         ("header", "contract", "its code differs from FederatedLearning.sol")
     ]
 

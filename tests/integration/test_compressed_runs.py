@@ -70,7 +70,9 @@ def test_anybody_can_recompute_a_run_with_compressed_updates(
     assert (result.findings, result.rounds) == ([], 2)
     assert local_file(run, 0, 1).local_meta.compression == kind["kind"]
     collected = run.collect()
-    assert not any(entry.problem for one in collected.rounds for entry in (*one.local.values(), one.result))
+    assert not any(
+        entry.problem for past_round in collected.rounds for entry in (*past_round.local.values(), past_round.result)
+    )
 
 
 def test_the_second_update_has_what_the_first_left_out(world: World) -> None:

@@ -59,7 +59,7 @@ def test_roles_carry_a_run_of_different_models_out_and_anybody_can_recompute_it(
     last = model_file.read(tmp_path / "files" / cids[-1])
     assert last.tensor(WEIGHTS).sum() == pytest.approx(1, abs=1e-5)
     assert (evidence_name("mlp") in last.shapes) == (weighting != "uniform")
-    assert [one.share for one in last.global_meta.inputs] == [0.5, 1.0, 0.5]
+    assert [entry.share for entry in last.global_meta.inputs] == [0.5, 1.0, 0.5]
     # From the second round on they learn from each other too.
     trainings = [one for one in logged(caplog) if one["event"] == events.TrainingStarted.name]
     assert ["distilled" in one for one in trainings] == [False] * 3 + [True] * 3
@@ -140,7 +140,7 @@ def test_what_each_learner_is_worth_adds_up_to_what_the_run_gained(world: World,
         published(run)
         run.finish(header)
     assert run.audit().passed
-    assert all(entry.problem is None for one in run.collect().rounds for entry in one.local.values())
+    assert all(entry.problem is None for past_round in run.collect().rounds for entry in past_round.local.values())
     images, labels = held_out(run.plan, datasets.load("digits"))
 
     def right(tensors: Any) -> int:

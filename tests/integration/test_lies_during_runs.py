@@ -99,7 +99,7 @@ def test_a_majority_rejects_a_lie_before_it_trains_on_it(world: World, kind: str
     assert not withdrawn.published
     assert {entry.code for entry in withdrawn.rejections} <= {field[:32] for _, _, field in lie.found}
     # A registration stays; all else is as if the lie had never been told.
-    found = {(one.round, one.node, one.field) for one in run.audit().findings}
+    found = {(finding.round, finding.node, finding.field) for finding in run.audit().findings}
     assert found == {place for place in lie.found if place[0] is None}
 
 

@@ -145,7 +145,7 @@ def test_a_learner_lost_before_it_publishes_is_left_out_and_comes_back(start: Ca
     first, second, third = (
         model_file.read(network.folder / "store" / str(contract.global_weight_at(n))) for n in (1, 2, 3)
     )
-    taking_part = [[one.node_id for one in file.global_meta.inputs] for file in (first, second, third)]
+    taking_part = [[entry.node_id for entry in file.global_meta.inputs] for file in (first, second, third)]
     assert taking_part == [[1, 2, 3, 4], [1, 2, 3], [1, 2, 3]]
     assert [dict(file.global_meta.keys or ()).keys() for file in (first, second, third)] == [
         {1, 2, 3, 4},

@@ -213,7 +213,10 @@ def test_a_learners_file_that_says_it_is_global_is_not_kept_as_such(world: World
     run.close_round()
     last = str(run.contract.state().global_cid)
     with watching(run, tmp_path / "w") as observer:
-        sees(observer, lambda now: now.rounds and {one.state for one in now.rounds[0].local.values()} == {"read"})
+        sees(
+            observer,
+            lambda now: now.rounds and {entry.state for entry in now.rounds[0].local.values()} == {"read"},
+        )
         newest = observer.newest
     assert newest is not None
     assert (newest.cid, newest.round) == (last, 1)

@@ -44,7 +44,9 @@ def test_roles_carry_a_run_out_by_each_rule_and_anybody_can_recompute_it(world: 
     assert {name.partition("/")[0] for name in last.shapes} == {"dense", *RULES[rule].state}
     collected = run.collect()
     assert collected.ended
-    assert not any(entry.problem for one in collected.rounds for entry in (*one.local.values(), one.result))
+    assert not any(
+        entry.problem for past_round in collected.rounds for entry in (*past_round.local.values(), past_round.result)
+    )
 
 
 @pytest.mark.parametrize("rule", sorted(set(SYNCHRONOUS) - {"fedavg"}))
@@ -58,7 +60,7 @@ def test_a_header_that_averages_although_the_plan_has_another_rule_is_found(worl
     run.close_round()
     files = run.publish_locals()
     run.publish_global(run.average(files, tensors=averaged))
-    found = {(one.round, one.node, one.field.split()[0]) for one in run.audit().findings}
+    found = {(finding.round, finding.node, finding.field.split()[0]) for finding in run.audit().findings}
     assert found == {(2, "header", "tensor")}
 
 
@@ -81,6 +83,6 @@ def test_an_attack_of_the_plan_is_carried_out_by_those_that_it_names_and_by_nobo
         roles = {node_id: stack.enter_context(run.learner(node_id)) for node_id in range(1, 6)}
         header.wait_for(events.RunFinished)
     assert [n for n, role in roles.items() if role.of(events.AttackStarted)] == [2, 5]
-    inputs = {one.node_id: run.read(one.cid).tensor("dense/bias") for one in run.current().global_meta.inputs}
+    inputs = {entry.node_id: run.read(entry.cid).tensor("dense/bias") for entry in run.current().global_meta.inputs}
     assert [n for n, tensor in inputs.items() if (tensor == 7).all()] == [2, 5]
     assert run.audit().passed

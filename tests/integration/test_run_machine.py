@@ -103,7 +103,7 @@ class RunMachine(RuleBasedStateMachine):
             result = audit(contract, network.store, folder, StubTrainer)
             assert result.passed, result.findings
             assert history.read(contract).is_finalized(PLAN.rounds)
-            withdrawn = {str(one.started.cid) for one in history.read(contract).withdrawn}
+            withdrawn = {str(past_round.started.cid) for past_round in history.read(contract).withdrawn}
             assert all(any(name in note for note in result.notes) for name in withdrawn), result.notes
         finally:
             network.close()

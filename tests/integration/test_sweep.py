@@ -55,14 +55,14 @@ def test_a_matrix_compares_rules_and_goes_on_where_it_was(plan: Path, tmp_path: 
     assert second.returncode == 0, second.stderr
     assert second.stderr.count("(kept)") == 2
     figures = json.loads(second.stdout)["figures"]
-    assert [(one["rule"], one["attack"]) for one in figures] == [
+    assert [(figure["rule"], figure["attack"]) for figure in figures] == [
         ("fedavg", "none"),
         ("fedavg", "backdoor+scale:10"),
         ("median", "none"),
         ("median", "backdoor+scale:10"),
     ]
     assert figures[:2] == json.loads(first.stdout)["figures"]
-    assert [one["backdoor"] is None for one in figures] == [True, False, True, False]
+    assert [figure["backdoor"] is None for figure in figures] == [True, False, True, False]
     page = (tmp_path / "small" / "sweep.html").read_text()
     assert "backdoor+scale:10, 20%" in page
     assert "http" not in page.replace("http-equiv", "")
@@ -76,7 +76,7 @@ def test_real_nodes_give_the_same_figures_of_the_same_files(plan: Path, tmp_path
     assert all(one.returncode == 0 for one in done.values()), [one.stderr for one in done.values()]
     figures = {backend: json.loads(one.stdout)["figures"] for backend, one in done.items()}
     assert figures["processes"] == figures["embedded"]
-    assert [one["backdoor"] is None for one in figures["processes"]] == [True, False]
+    assert [figure["backdoor"] is None for figure in figures["processes"]] == [True, False]
     cells = {
         backend: {
             path.name: json.loads(path.read_text()) for path in (tmp_path / backend / "small" / "cells").iterdir()

@@ -103,7 +103,7 @@ def test_without_verification_a_lie_is_trained_on_and_found_afterwards_alone(wor
         for role in roles:
             role.finish()
     assert run.contract.global_weight_at(1) == lied
-    assert [(one.round, one.field) for one in run.audit().findings] == [(1, "tensor dense/kernel")]
+    assert [(finding.round, finding.field) for finding in run.audit().findings] == [(1, "tensor dense/kernel")]
     assert not history.read(run.contract).attested(2)
 
 
