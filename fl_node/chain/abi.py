@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from web3 import Web3
+from web3.contract.contract import Contract
 
 from fl_node.runtime import recursion
 
@@ -28,6 +29,15 @@ def artifact() -> dict[str, Any]:
 
 
 @functools.cache
+def encoder() -> type[Contract]:
+    """Return web3's class of the contract, which encodes calls and decodes events without a node.
+
+    Web3 takes longer to make the class than a node to answer a call, so all contracts share it.
+    """
+    return Web3().eth.contract(abi=artifact()["abi"], bytecode=artifact()["bytecode"])
+
+
+@functools.cache
 def signatures() -> dict[str, tuple[bytes, list[str], list[str]]]:
     """Return the selector, argument types and result types of each read-only function, by name."""
     return {
@@ -41,6 +51,17 @@ def signatures() -> dict[str, tuple[bytes, list[str], list[str]]]:
     }
 
 
+@functools.cache
+def _errors() -> dict[str, tuple[str, list[str]]]:
+    """Return the name and the argument types of each custom error, by the hexadecimal digits of its selector."""
+    types = {
+        entry["name"]: [argument["type"] for argument in entry["inputs"]]
+        for entry in artifact()["abi"]
+        if entry["type"] == "error"
+    }
+    return {Web3.keccak(text=f"{name}({','.join(of)})")[:4].hex(): (name, of) for name, of in types.items()}
+
+
 def custom_error(message: str, revert: object) -> tuple[str, str]:
     """Return the error message for a reverted call, and the name of its custom error or an empty string.
 
@@ -52,12 +73,9 @@ def custom_error(message: str, revert: object) -> tuple[str, str]:
         The data of the revert, in hexadecimal digits, if the node sent them.
     """
     data = revert.removeprefix("0x") if isinstance(revert, str) else ""
-    for entry in artifact()["abi"]:
-        if entry["type"] == "error":
-            types = [argument["type"] for argument in entry["inputs"]]
-            selector = Web3.keccak(text=f"{entry['name']}({','.join(types)})")[:4].hex()
-            if data.startswith(selector.removeprefix("0x")):
-                values = Web3().codec.decode(types, bytes.fromhex(data)[4:])
-                arguments = ", ".join(f"0x{v.hex()}" if isinstance(v, bytes) else str(v) for v in values)
-                return f"the contract reverted: {entry['name']}({arguments})", str(entry["name"])
+    if data[:8] in _errors():
+        name, types = _errors()[data[:8]]
+        values = encoder().w3.codec.decode(types, bytes.fromhex(data)[4:])
+        arguments = ", ".join(f"0x{v.hex()}" if isinstance(v, bytes) else str(v) for v in values)
+        return f"the contract reverted: {name}({arguments})", name
     return f"the contract reverted: {message}", ""

@@ -7,7 +7,7 @@ from dataclasses import astuple
 from web3 import Web3
 
 from fl_node.artifacts import cid
-from fl_node.chain.abi import artifact
+from fl_node.chain.abi import encoder
 from fl_node.chain.contract import Contract, Terms
 from fl_node.chain.transactions import TRANSFER_GAS, Receipt, Sender
 from fl_node.errors import ChainError, ConfigError
@@ -38,10 +38,8 @@ class Chain(Sender):
         ChainError
             No block included the transaction in time.
         """
-        compiled = artifact()
-        contract = self.web3.eth.contract(abi=compiled["abi"], bytecode=compiled["bytecode"])
         with self.errors():
-            data = contract.constructor(cid.to_digest(plan_cid), astuple(terms)).data_in_transaction
+            data = encoder().constructor(cid.to_digest(plan_cid), astuple(terms)).data_in_transaction
         return self.send_until_sealed("the contract", None, data, DEPLOY_GAS, nonce=nonce)
 
     def transfer(self, address: str, wei: int) -> Receipt:

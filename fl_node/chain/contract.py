@@ -12,7 +12,7 @@ from web3 import exceptions as web3_errors
 from web3.contract.contract import ContractFunction
 
 from fl_node.artifacts import cid
-from fl_node.chain.abi import artifact, signatures
+from fl_node.chain.abi import artifact, encoder, signatures
 from fl_node.chain.news import News
 from fl_node.chain.node import Head
 from fl_node.chain.rpc import Request
@@ -200,8 +200,7 @@ class Contract:
     def __init__(self, chain: Sender, address: str) -> None:
         self.chain = chain
         self.address = address
-        self._contract = chain.web3.eth.contract(Web3.to_checksum_address(address), abi=artifact()["abi"])
-        self._functions = self._contract.functions
+        self._functions = encoder().functions
 
     def listen(self) -> None:
         """Have the node report blocks and the contract's events, so that waits need not ask."""
@@ -289,7 +288,7 @@ class Contract:
 
     def _entries(self, name: str, *indexed: str) -> list[Any]:
         """Return what the log has of an event with these first indexed fields."""
-        topics = [self._contract.events[name]().topic, *indexed]
+        topics = [encoder().events[name]().topic, *indexed]
         with self.chain.errors():
             entries = self.chain.web3.eth.get_logs(
                 {
@@ -536,9 +535,9 @@ class Contract:
             came too late (:data:`OUTDATED`); the caller reads the state again.
         """
         if trained_from is None:
-            return self._transact(self._contract.functions[_PAPER](node_id, cid.to_digest(file_cid)), nonce)
+            return self._transact(self._functions[_PAPER](node_id, cid.to_digest(file_cid)), nonce)
         round_, parent = trained_from
-        function = self._contract.functions[_PUBLISH]
+        function = self._functions[_PUBLISH]
         return self._transact(
             function(node_id, cid.to_digest(file_cid), round_, cid.to_digest(parent), attests), nonce
         )
@@ -653,7 +652,7 @@ class Contract:
     def _entry(self, entry: Any) -> LogEntry:
         invalid = f"contract {self.address} has an invalid event in block {entry['blockNumber']}"
         for name in EVENTS:
-            event = self._contract.events[name]()
+            event = encoder().events[name]()
             if entry["topics"] and bytes(entry["topics"][0]) == bytes.fromhex(event.topic.removeprefix("0x")):
                 try:
                     args = event.process_log(entry)["args"]

@@ -17,7 +17,7 @@ from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.folder_store import FolderStore
 from fl_node.artifacts.model_file import Input, Rejection, Tensors
 from fl_node.artifacts.store import Progress, silent
-from fl_node.chain.abi import artifact
+from fl_node.chain.abi import artifact, encoder
 from fl_node.chain.client import DEPLOY_GAS
 from fl_node.chain.contract import Contract, Terms
 from fl_node.chain.keys import load_key
@@ -523,7 +523,7 @@ def forging(world: World, plan_cid: str, terms: Terms, topics: Sequence[bytes], 
 
 
 def topic(run: Run, name: str) -> bytes:
-    return bytes.fromhex(str(run.contract._contract.events[name]().topic).removeprefix("0x"))
+    return bytes.fromhex(str(encoder().events[name]().topic).removeprefix("0x"))
 
 
 def test_an_event_that_nobody_signed_is_found(world: World) -> None:
