@@ -104,14 +104,16 @@ def decode_revert(data: bytes) -> Refusal:
     )
 
 
-def send(w3: Web3, sender: LocalAccount, call: ContractFunction | ContractConstructor) -> TxReceipt:
+def send(
+    w3: Web3, sender: LocalAccount, call: ContractFunction | ContractConstructor, gas: int = CALL_GAS
+) -> TxReceipt:
     """Sign a call locally, send it and wait for its block, whether it succeeds there or not."""
     transaction = call.build_transaction(
         {
             "from": sender.address,
             "nonce": w3.eth.get_transaction_count(sender.address),
             "chainId": w3.eth.chain_id,
-            "gas": DEPLOY_GAS if isinstance(call, ContractConstructor) else CALL_GAS,
+            "gas": DEPLOY_GAS if isinstance(call, ContractConstructor) else gas,
             "maxFeePerGas": 10**11,
             "maxPriorityFeePerGas": 10**9,
         }
@@ -161,11 +163,18 @@ class Deployment:
         )
         return values if len(values) > 1 else values[0]
 
-    def write(self, sender: LocalAccount, name: str, *args: Any) -> TxReceipt:
+    def write(self, sender: LocalAccount, name: str, *args: Any, gas: int = CALL_GAS) -> TxReceipt:
         """Send a call that must succeed."""
-        receipt = send(self.w3, sender, self.call(name, *args))
+        receipt = send(self.w3, sender, self.call(name, *args), gas)
         assert receipt["status"] == 1, f"{name}{args} by {sender.address} failed"
         return receipt
+
+    def register(self, learners: Mapping[int, LocalAccount]) -> None:
+        """Register learners by nodeId, fifty in each transaction."""
+        nodes, addresses = list(learners), [one.address for one in learners.values()]
+        for start in range(0, len(nodes), 50):
+            members = slice(start, start + 50)
+            self.write(HEADER, "registerLearners", nodes[members], addresses[members], gas=DEPLOY_GAS)
 
     def refused(self, sender: LocalAccount, name: str, *args: Any) -> Refusal:
         """Send a call that must fail, in its block too, and return the error it reverts with."""

@@ -111,8 +111,7 @@ def costs(w3: Web3, learners: int) -> Costs:
     """Return what each call costs in two rounds with so many learners, a withdrawal and a succession."""
     run, found = Deployment(w3, Terms(learners=learners)), Costs()
     members = dict(list(CLASS.items())[:learners])
-    for node, account in members.items():
-        run.write(HEADER, "registerLearner", node, account.address)
+    run.register(members)
     for number in range(2):
         parent = sha(f"global {number}")
         found.add("setGlobalWeight", run, HEADER, "setGlobalWeight", parent)
@@ -136,8 +135,8 @@ def add_masked(found: Costs, w3: Web3, members: dict[int, LocalAccount]) -> None
     """Add what calls cost in two rounds with masks."""
     count = len(members)
     run = Deployment(w3, Terms(learners=count, minimum=count, threshold=count))
+    run.register(members)
     for node, account in members.items():
-        run.write(HEADER, "registerLearner", node, account.address)
         found.add("announceKey", run, account, "announceKey", 0, sha(f"key {node}"))
     for number in range(2):
         found.add("setGlobalWeight", run, HEADER, "setGlobalWeight", sha(f"global {number}"))
