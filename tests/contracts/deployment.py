@@ -1,5 +1,6 @@
 """One contract on a chain, and the accounts that call it."""
 
+import functools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from eth_account.signers.local import LocalAccount
 from eth_utils import event_abi_to_log_topic, function_abi_to_4byte_selector, keccak, to_checksum_address
 from hexbytes import HexBytes
 from web3 import Web3
-from web3.contract.contract import ContractConstructor, ContractFunction
+from web3.contract.contract import Contract, ContractConstructor, ContractFunction
 from web3.exceptions import ContractLogicError
 from web3.types import RPCEndpoint, TxReceipt
 
@@ -131,16 +132,22 @@ def _count(signature: str) -> int:
     return inner.count(",") + 1 if inner else 0
 
 
+@functools.cache
+def _class_of(w3: Web3) -> type[Contract]:
+    """Return web3's class of the contract, which takes longer to make than a transaction."""
+    return w3.eth.contract(abi=ARTIFACT["abi"], bytecode=ARTIFACT["bytecode"])
+
+
 class Deployment:
     """A deployed contract whose first header is :data:`HEADER`."""
 
     def __init__(self, w3: Web3, terms: Terms = OPEN) -> None:
         self.w3 = w3
         self.terms = terms
-        factory = w3.eth.contract(abi=ARTIFACT["abi"], bytecode=ARTIFACT["bytecode"])
-        self.receipt = send(w3, HEADER, factory.constructor(PLAN, astuple(terms)))
+        contract = _class_of(w3)
+        self.receipt = send(w3, HEADER, contract.constructor(PLAN, astuple(terms)))
         assert self.receipt["status"] == 1
-        self.contract = w3.eth.contract(self.receipt["contractAddress"], abi=ARTIFACT["abi"])
+        self.contract = contract(self.receipt["contractAddress"])
 
     def call(self, name: str, *args: Any) -> ContractFunction:
         """A call, which is not sent yet; of functions of one name, the one with so many arguments."""
