@@ -14,6 +14,16 @@ UNPROVEN = (
     "ε holds only for learners that clip their gradients, sample as planned, add noise and keep it secret; this "
     "can't be verified"
 )
+UNPROVEN_OF_LEARNERS = (
+    "ε holds only if learners clip their updates, and all but {tolerated} of those in the plan add noise and keep it "
+    "secret; this can't be verified"
+)
+
+
+def unproven(plan: Plan) -> str:
+    """Return what nobody can prove of a run with differential privacy."""
+    dp = plan.dp
+    return UNPROVEN_OF_LEARNERS.format(tolerated=dp.tolerated) if dp is not None and dp.is_of_learners else UNPROVEN
 
 
 def check_budget(plan: Plan, past: History, result: Audit) -> None:
@@ -39,4 +49,4 @@ def check_budget(plan: Plan, past: History, result: Audit) -> None:
         result.note(f"the privacy budget ended the run after {len(past.rounds) - 1} of {plan.rounds} rounds")
     epsilons = ", ".join(f"learner {node_id}: {epsilon:g}" for node_id, epsilon in spent.epsilons().items())
     result.note(f"privacy: ε for δ = {dp.delta:g}, from the number of publications: {epsilons}")
-    result.note(f"privacy: {UNPROVEN}")
+    result.note(f"privacy: {unproven(plan)}")

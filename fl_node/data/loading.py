@@ -11,13 +11,12 @@ from fl_node.data.custom_module import OwnData
 from fl_node.data.custom_module import load as load_module
 from fl_node.data.datasets import FOLDER_FILES, DataSet
 from fl_node.data.held_out import with_held_out
-from fl_node.data.partition import shard_size
 from fl_node.errors import DataError, PlanError
 from fl_node.plan.data_sets import CustomData, Folder
 from fl_node.plan.loading import validate
 from fl_node.plan.schema import Plan
 from fl_node.privacy.accounting import noise_multiplier
-from fl_node.privacy.dp import sampling
+from fl_node.protocol.budget import sampling_of
 
 Data = DataSet | OwnData
 TRIED = 10
@@ -114,11 +113,7 @@ def with_noise(plan: Plan) -> Plan:
     dp = plan.dp
     if dp is None or dp.noise_multiplier is not None or dp.epsilon is None or plan.data.unknown:
         return plan
-    training = plan.training
-    samplings = {
-        sampling(shard_size(plan, node_id), training.batch_size, training.epochs)
-        for node_id in range(1, plan.learners + 1)
-    }
+    samplings = {sampling_of(plan, node_id) for node_id in range(1, plan.learners + 1)}
     try:
         noise = max(
             noise_multiplier(dp.epsilon, drawn.rate, drawn.steps * plan.rounds, dp.delta) for drawn in samplings

@@ -68,10 +68,14 @@ def budget_lines(plan: Plan) -> list[str]:
         return []
     lines = []
     for node_id, epsilon in budget.planned(plan).items():
-        sampling = budget.sampling_of(plan, node_id)
+        if dp.is_of_learners:
+            how = f"publications, with the noise of {plan.noise_adders} learners"
+        else:
+            sampling = budget.sampling_of(plan, node_id)
+            how = f"publications of {sampling.steps} steps, sampling rate {sampling.rate:.4g}"
         lines.append(
-            f"learner {node_id}: ε = {epsilon:g} for δ = {dp.delta:g} after {plan.rounds} publications of "
-            f"{sampling.steps} steps, sampling rate {sampling.rate:.4g}, noise multiplier {dp.noise_multiplier:g}"
+            f"learner {node_id}: ε = {epsilon:g} for δ = {dp.delta:g} after {plan.rounds} {how}, noise multiplier "
+            f"{dp.noise_multiplier:g}"
         )
         most = budget.most_publications(plan, node_id)
         if most is not None and most < plan.rounds:

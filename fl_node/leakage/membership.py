@@ -181,7 +181,7 @@ def lira_scores(
         inside[number, half] = True
         purpose = derive(seed, "train", update.node_id, update.round, number)
         # The attacker's own secret, for noise like the learner's.
-        secret = hashlib.sha256(str(purpose).encode()).digest() if plan.dp is not None else None
+        secret = hashlib.sha256(str(purpose).encode()).digest() if plan.dp_sgd is not None else None
         trained = trainer.train(update.parent, half, purpose, secret=secret)
         seen[number] = loss_scores(trainer, trained, some)
         on_shadow(number + 1, shadows)

@@ -218,7 +218,7 @@ class KerasTrainer:
             ]
         self._initial = {name: np.asarray(v) for name, v in self._variables().items()}
         self._student: Any = None
-        self._private = DpSgd(self._model, plan.dp) if plan.dp is not None else None
+        self._private = DpSgd(self._model, plan.dp_sgd) if plan.dp_sgd is not None else None
 
     def initial(self) -> Tensors:
         """Return the weights that a run with this plan starts from."""

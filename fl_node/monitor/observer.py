@@ -404,7 +404,7 @@ class Observer:
                     model=plan.model.name,
                     data=plan.data.name,
                     rule=plan.aggregation.rule,
-                    hidden=hidden(plan) if plan.is_masked else "",
+                    hidden=hidden(plan) if plan.is_masked or plan.dp is not None else "",
                     spent=views.spent(plan, past),
                     budget_over=Budget.of(plan, past).is_over(),
                 )

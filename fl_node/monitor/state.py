@@ -146,7 +146,7 @@ class RunView:
     verdict: str = ""
     """What the learners said of the newest global weights."""
     hidden: str = ""
-    """What masks hide, if the plan has them."""
+    """What masks and differential privacy hide, if the plan has them."""
     spent: str = ""
     """What is spent of the privacy budget; empty without differential privacy."""
     budget_over: bool = False

@@ -12,6 +12,7 @@ from dataclasses import replace
 from fl_node.aggregation import RULES, FedAvg
 from fl_node.aggregation.fixed_point import reduced
 from fl_node.plan.sections import MIN_SUMMED, PlanSettings
+from fl_node.privacy.learner_noise import LEAST, MOST, TAIL
 from fl_node.runtime.settings import NotValidError
 
 INCONSISTENT = "inconsistent"
@@ -275,12 +276,12 @@ def _masked(plan: PlanSettings) -> Problems:
             f"should be {least} to {plan.learners}: more than half of the learners, so that only one set of members "
             f"can be opened (is {plan.threshold})",
         )
-    needed = max(plan.threshold, MIN_SUMMED)
+    needed = plan.least_members
     if plan.learners >= MIN_SUMMED and plan.required_learners < needed:
-        yield (
-            "min_learners",
-            f"should be at least {needed}, which secure_aggregation needs to read a sum (is {plan.min_learners})",
-        )
+        why = "which secure_aggregation needs to read a sum"
+        if needed == plan.noise_adders:
+            why = "all learners but privacy.dp.tolerated, whose noise a sum needs"
+        yield "min_learners", f"should be at least {needed}, {why} (is {plan.min_learners})"
 
 
 def _dp_noise(plan: PlanSettings) -> Problems:
@@ -296,6 +297,10 @@ def _dp_noise(plan: PlanSettings) -> Problems:
 def _dp_delta(plan: PlanSettings) -> Problems:
     """Require δ < 1/n: publishing one of n examples in clear satisfies δ = 1/n."""
     if plan.dp is None:
+        return
+    if plan.dp.is_of_learners:
+        if plan.dp.delta * plan.learners >= 1:
+            yield "privacy.dp.delta", f"should be below 1 / {plan.learners}, the learners (is {plan.dp.delta:g})"
         return
     shard_sizes = getattr(plan.data.source, "samples", None)
     train = plan.data.train or plan.data.available[0] - plan.data.reserved
@@ -315,6 +320,51 @@ def _dp_mode(plan: PlanSettings) -> Problems:
         )
     if plan.dp is not None and plan.mode == "ensemble":
         yield "privacy.dp", 'does not support mode = "ensemble", whose learners also train on a public set'
+
+
+def _dp_of_learners(plan: PlanSettings) -> Problems:
+    """Refuse what does not hide the update of a whole learner."""
+    dp = plan.dp
+    if dp is None or not dp.is_of_learners:
+        if dp is not None and dp.tolerated:
+            yield "privacy.dp.tolerated", f'needs unit = "learner" (is {dp.tolerated})'
+        return
+    if not plan.is_masked:
+        yield (
+            "privacy.secure_aggregation",
+            'should be true with dp.unit = "learner"; else everyone reads each update, with a share of the noise '
+            "(is false)",
+        )
+    if plan.counts and max(reduced(plan.counts)) > 1:
+        yield (
+            "aggregation.weighting",
+            'should be uniform with dp.unit = "learner" and learners with different numbers of samples; else a '
+            'learner with more samples needs more noise (is "samples")',
+        )
+    if not dp.tolerated < plan.learners:
+        yield "privacy.dp.tolerated", f"should be below the {plan.learners} learners (is {dp.tolerated})"
+    noise, point = plan.learner_noise, plan.fixed_point
+    if noise is None or point is None:
+        return
+    bits = "aggregation.fraction_bits"
+    if noise.deviation < LEAST:
+        yield (
+            bits,
+            f"should be higher: the noise of a learner has a standard deviation of {noise.deviation} units, at "
+            f"least {LEAST} (is {point.fraction_bits})",
+        )
+    elif noise.deviation > MOST:
+        yield (
+            bits,
+            f"should be lower: the noise of a learner has a standard deviation of {noise.deviation} units, at most "
+            f"{MOST} (is {point.fraction_bits})",
+        )
+    elif not noise.fits(plan.learners):
+        yield (
+            bits,
+            f"should be lower, or modulus_bits = 64: the updates of {plan.learners} learners and {TAIL} standard "
+            f"deviations of their noise can leave a ring of 2^{point.modulus_bits} (is {point.fraction_bits})",
+        )
 
 
 CHECKS: tuple[Callable[[PlanSettings], Problems], ...] = (
@@ -345,4 +395,5 @@ CHECKS: tuple[Callable[[PlanSettings], Problems], ...] = (
     _dp_noise,
     _dp_delta,
     _dp_mode,
+    _dp_of_learners,
 )

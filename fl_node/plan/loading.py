@@ -215,6 +215,8 @@ def validate(content: object, source: str) -> Plan:
     except ValidationError as error:
         if isinstance(content, dict):
             problems = messages.problems(error) + checks.problems(Plan.valid_part(content))
+            # Some problems show only once what the content leaves out is completed.
+            problems = problems or [line for mistake in error.errors() for line in mistake["msg"].splitlines()]
         else:
             problems = ["should be a table of settings"]
         lines = "".join(f"\n  {problem}" for problem in problems)

@@ -21,6 +21,7 @@ from fl_node.plan.data_sets import SOURCE_CHOICE, Mnist, Sha256, Source
 from fl_node.plan.models import MODEL_CHOICE, EnsembleModel, Model, SingleModel
 from fl_node.plan.modes import MODE_CHOICE, Distillation, Ensemble, Mode, Synchronous
 from fl_node.privacy.dp import DpPlan
+from fl_node.privacy.learner_noise import LearnerNoise
 from fl_node.runtime.settings import FILLED_IN, NodeIds, Positive, Settings
 
 Images = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -342,6 +343,30 @@ class PlanSettings(Settings):
     def dp(self) -> DpPlan | None:
         """The settings of differential privacy, if the plan uses it."""
         return self.privacy.dp
+
+    @property
+    def dp_sgd(self) -> DpPlan | None:
+        """Differential privacy of single examples, if the plan has it."""
+        return self.dp if self.dp is not None and not self.dp.is_of_learners else None
+
+    @property
+    def learner_noise(self) -> LearnerNoise | None:
+        """What each learner does to its update, if whole learners are protected and the noise is known."""
+        dp, point = self.dp, self.fixed_point
+        if dp is None or not dp.is_of_learners or dp.noise_multiplier is None or point is None:
+            return None
+        return LearnerNoise.sized(point, dp.clipping_norm, dp.noise_multiplier, self.noise_adders)
+
+    @property
+    def noise_adders(self) -> int:
+        """How many learners add noise to each sum, at least; 0 if whole learners are not protected."""
+        dp = self.dp
+        return max(self.learners - dp.tolerated, 1) if dp is not None and dp.is_of_learners else 0
+
+    @property
+    def least_members(self) -> int:
+        """Members that a round with masks must have before anything of it is opened."""
+        return max(self.threshold, MIN_SUMMED, self.noise_adders)
 
     @property
     def unknown(self) -> list[str]:

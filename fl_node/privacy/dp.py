@@ -1,15 +1,18 @@
-"""Example-level differential privacy: the settings of DP-SGD, and the sampling that the accountant needs.
+"""Differential privacy: its settings, and the sampling that the accountant needs.
 
-DP-SGD (Abadi et al. 2016, https://arxiv.org/abs/1607.00133): a step takes each example with the same probability,
-independently of the others (Poisson sampling), clips the gradient of each to a norm, and adds Gaussian noise to the
-sum. The noise multiplier is the noise's standard deviation divided by that norm.
+Of single examples: DP-SGD (Abadi et al. 2016, https://arxiv.org/abs/1607.00133): a step takes each example with the
+same probability, independently of the others (Poisson sampling), clips the gradient of each to a norm, and adds
+Gaussian noise to the sum. The noise multiplier is the noise's standard deviation divided by that norm.
+
+Of whole learners: see :mod:`fl_node.privacy.learner_noise`. A publication is one step in which the learner's update
+surely is, and the noise multiplier is that of the sum of a round.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,21 +24,40 @@ Epsilon = Annotated[float, Field(gt=0, le=1e6)]
 class DpPlan(Settings):
     """Differential privacy of each learner's data."""
 
+    if_given: ClassVar[frozenset[str]] = frozenset({"tolerated"})
+
     unit: Annotated[
-        Literal["example"],
-        Field(description="What is protected: one example of a learner's data (DP-SGD)."),
+        Literal["example", "learner"],
+        Field(
+            description="What is protected: one `example` of a learner's data (DP-SGD), or all that a `learner` adds "
+            "to the sums of a run with masks."
+        ),
     ] = "example"
     clipping_norm: Annotated[
-        float, Field(gt=0, le=1e6, description="Maximum Euclidean norm of the gradient of one example.")
+        float,
+        Field(
+            gt=0,
+            le=1e6,
+            description="Maximum Euclidean norm of the gradient of one example, or of a learner's update.",
+        ),
     ] = 1.0
     noise_multiplier: Annotated[
         Annotated[float, Field(gt=0, le=1e4)] | None,
         FILLED_IN,
         Field(
             description="Standard deviation of the noise divided by `clipping_norm`; by default the least that keeps "
-            "to `epsilon`."
+            'to `epsilon`. With `unit = "learner"` it is that of the noise in a sum.'
         ),
     ] = None
+    tolerated: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description='With `unit = "learner"`: how many learners may be missing in a round, reveal their '
+            "noise or leave it out; that of the others is enough.",
+        ),
+    ] = 0
     epsilon: Annotated[
         Epsilon | None,
         Field(description="Target ε of the whole run, if each learner publishes once per round."),
@@ -53,8 +75,8 @@ class DpPlan(Settings):
     sampling: Annotated[
         Literal["poisson"],
         Field(
-            description="How a step chooses its examples: each with probability `training.batch_size` divided by the "
-            "learner's examples."
+            description="How a step of DP-SGD chooses its examples: each with probability `training.batch_size` "
+            "divided by the learner's examples."
         ),
     ] = "poisson"
 
@@ -63,10 +85,15 @@ class DpPlan(Settings):
         """The maximum ε of a learner; None without a limit."""
         return self.epsilon if self.epsilon_max is None else self.epsilon_max
 
+    @property
+    def is_of_learners(self) -> bool:
+        """Whether whole learners are protected, not single examples."""
+        return self.unit == "learner"
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """The sampling of a learner's training in one round."""
+    """The sampling of the protected unit in one round."""
 
     rate: float
     """The probability that an example is part of a step."""
@@ -74,6 +101,10 @@ class Sampling:
     """Steps in one round."""
     expected: int
     """The mean number of examples in a step."""
+
+
+OF_LEARNERS = Sampling(rate=1.0, steps=1, expected=1)
+"""A learner's update is in the sum of the round, which is looked at once."""
 
 
 def sampling(samples: int, batch_size: int, epochs: int) -> Sampling:

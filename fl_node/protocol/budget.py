@@ -16,7 +16,7 @@ from fl_node.chain.contract import GLOBAL_WEIGHT_SET, LOCAL_WEIGHT_SET, LogEntry
 from fl_node.data.partition import shard_size
 from fl_node.plan.schema import Plan
 from fl_node.privacy import accounting
-from fl_node.privacy.dp import Sampling, sampling
+from fl_node.privacy.dp import OF_LEARNERS, Sampling, sampling
 from fl_node.protocol.history import History
 
 TOLERANCE = 0.0015
@@ -41,7 +41,9 @@ class Spent:
 
 
 def sampling_of(plan: Plan, node_id: int) -> Sampling:
-    """Return the sampling rate and the number of steps of a learner's training in one round."""
+    """Return the sampling in one round: of a learner's examples, or of its update."""
+    if plan.dp is not None and plan.dp.is_of_learners:
+        return OF_LEARNERS
     return sampling(shard_size(plan, node_id), plan.training.batch_size, plan.training.epochs)
 
 

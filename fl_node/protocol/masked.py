@@ -7,7 +7,7 @@ each of these seeds, and with them anybody removes the masks from the sum, and f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -31,9 +31,8 @@ from fl_node.artifacts.model_file import (
     masked_shapes,
     write_stream,
 )
-from fl_node.errors import WeightsError
+from fl_node.errors import ConfigError, WeightsError
 from fl_node.plan.schema import Plan
-from fl_node.plan.sections import MIN_SUMMED
 from fl_node.privacy import dealing, graph
 from fl_node.privacy.dealing import OWN, Dealer, Label, RoundKey
 from fl_node.privacy.streams import Stream
@@ -95,7 +94,7 @@ def count_of(plan: Plan, node_id: int) -> int:
 
 def needed_members(plan: Plan) -> int:
     """Return how many members a round must have before anything of it is opened."""
-    return max(plan.threshold, MIN_SUMMED)
+    return plan.least_members
 
 
 def stuck_without(plan: Plan, node_ids: Collection[int]) -> str:
@@ -177,6 +176,7 @@ def masked_file(
     loss: float,
     key: RoundKey,
     next_key: bytes,
+    noise: bytes | None = None,
 ) -> WeightsFile:
     """Write a learner's masked local weights.
 
@@ -198,26 +198,45 @@ def masked_file(
         Its key of this round.
     next_key
         The public half of its key of the next round.
+    noise
+        With differential privacy of whole learners, the secret that its noise follows from. Accuracy and loss are
+        left out then.
+
+    Raises
+    ------
+    ConfigError
+        Whole learners are protected, and no secret is given.
     """
     point, count = fixed_point(plan), count_of(plan, node_id)
     bits: Literal[32, 64] = 32 if point.modulus_bits == 32 else 64
     dealer = dealer_of(plan, parent, node_id, key)
     dealt, streams, start = dealer.deal(), dealer.streams(), parent.mapped()
 
-    def masked(values: np.ndarray[Any, np.dtype[np.float64]]) -> Words:
-        words = point.words(values, count)
+    def update(name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        return np.asarray(np.subtract(trained[name], start[name], dtype=np.float64))
+
+    def masked(words: Words) -> Words:
         for sign, stream in streams:
             _add(words, stream, sign)
         return words
 
-    scores = masked(point.range * np.array([accuracy, min(loss, LARGEST_LOSS) / LARGEST_LOSS]))
+    if plan.dp is not None and plan.dp.is_of_learners:
+        scores = masked(np.zeros(2, point.dtype))
+        words = _noisy(plan, trained, update, noise)
+    else:
+        scores = masked(
+            point.words(point.range * np.array([accuracy, min(loss, LARGEST_LOSS) / LARGEST_LOSS]), count)
+        )
+
+        def words(name: str) -> Words:
+            return point.words(update(name), count)
 
     def tensor(name: str) -> Tensor:
         if name == SCORES:
             return cast(Tensor, scores)
         if name.startswith(PRIVATE):
             return cast(Tensor, getattr(dealt, name.removeprefix(PRIVATE)))
-        return cast(Tensor, masked(np.asarray(np.subtract(trained[name], start[name], dtype=np.float64))))
+        return cast(Tensor, masked(words(name)))
 
     meta = MaskedMeta(
         plan=plan_cid,
@@ -481,9 +500,34 @@ def unmasked_file(
         spent=None if spent is None else spent.publications,
         epsilon=None if spent is None else spent.epsilon,
         keys=usable_keys(keys),
-        scores=(min(max(accuracy, 0.0), 1.0), max(loss, 0.0) * LARGEST_LOSS),
+        scores=None if plan.noise_adders else (min(max(accuracy, 0.0), 1.0), max(loss, 0.0) * LARGEST_LOSS),
     )
     return write_stream(path, meta, parent.shapes, lambda name: point.updated(start[name], total(name), counts))
+
+
+def _noisy(
+    plan: Plan,
+    names: Collection[str],
+    update: Callable[[str], np.ndarray[Any, np.dtype[np.float64]]],
+    secret: bytes | None,
+) -> Callable[[str], Words]:
+    """Return what gives the tensors of a clipped update with the learner's share of noise.
+
+    Raises
+    ------
+    ConfigError
+        No secret is given, or the plan has no noise multiplier yet.
+    """
+    noise, point = plan.learner_noise, fixed_point(plan)
+    if noise is None or secret is None:
+        raise ConfigError("differential privacy needs the secret of a host and a plan with its noise multiplier")
+    integers = noise.update(names, update)
+
+    def words(name: str) -> Words:
+        values = integers[name]
+        return np.asarray(values + noise.noise(secret, name, values.shape)).astype(point.dtype)
+
+    return words
 
 
 def _threshold(plan: Plan, recipients: int) -> int:

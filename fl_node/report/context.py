@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fl_node.audit.budget import UNPROVEN
+from fl_node.audit.budget import unproven
 from fl_node.audit.result import Audit
 from fl_node.data.partition import shard_size
 from fl_node.models.error_analysis import ErrorAnalysis
@@ -101,7 +101,7 @@ def context(
         "rounds": [(closed, members(closed)) for closed in result.rounds],
         "epsilon": max(result.spent.values(), default=None),
         "budget_rows": [[node_id, f"{spent:g}"] for node_id, spent in result.spent.items()],
-        "unproven": UNPROVEN,
+        "unproven": unproven(result.plan),
         "left_out": left_out(result),
         "left_rows": [[left.round, left.node_id, left.what, left.reason] for left in left_out(result)],
         "turns": when,

@@ -521,7 +521,7 @@ class Learner:
         return None
 
     def _secret(self, round_: int, parent: str) -> bytes | None:
-        """Return the source of sampling and noise; None without differential privacy.
+        """Return the source of sampling and noise of DP-SGD; None without it.
 
         It goes by the global weights too: of a withdrawn round others come, and with the same noise the difference
         of what is trained from the two would show the gradients.
@@ -531,7 +531,7 @@ class Learner:
         ConfigError
             The host has no secret, or the file is not its own alone.
         """
-        if self._plan.dp is None:
+        if self._plan.dp_sgd is None:
             return None
         if self._site.secret is None:
             raise ConfigError("differential privacy needs the secret of a host")

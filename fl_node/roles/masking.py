@@ -48,7 +48,8 @@ class Masking:
         self._plan_cid = plan_cid
         self._reader = reader
         self._address = site.contract.address
-        self._keys = RoundKeys(site.folder, load_or_create(site.secret))
+        self._secret = load_or_create(site.secret)
+        self._keys = RoundKeys(site.folder, self._secret)
         self._done = -1  # the round before which all secrets are erased
         self._sat_out = -1
         self._refused = ""
@@ -145,6 +146,8 @@ class Masking:
             loss=score.loss,
             key=key,
             next_key=next_key,
+            # By the weights too: of a withdrawn round others come, and the same noise twice would cancel.
+            noise=self._secret.derive(self._address, round_, "learner-noise", parent.cid),
         )
 
     def open(

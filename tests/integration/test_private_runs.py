@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from fl_node.artifacts import model_file
 from fl_node.data import datasets, loading
 from fl_node.lab.simulate import simulate
@@ -41,3 +43,35 @@ def test_a_run_ends_with_its_budget_and_passes_its_audit(tmp_path: Path) -> None
     secrets = sorted((tmp_path / "keys").glob("*.secret"))
     assert [path.stat().st_mode & 0o777 for path in secrets] == [0o600, 0o600]
     assert secrets[0].read_text() != secrets[1].read_text()
+
+
+def test_learners_add_noise_to_masked_sums_and_the_run_passes_its_audit(tmp_path: Path) -> None:
+    plan = Plan.model_validate(
+        {
+            "name": "private",
+            "rounds": 3,
+            "learners": 3,
+            "data": {"name": "digits", "train": 150, "test": 50},
+            "model": {"name": "mlp"},
+            "training": {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 1, "batch_size": 50},
+            "aggregation": {"rule": "fedavg", "arithmetic": "fixed", "weighting": "uniform"},
+            "privacy": {
+                "secure_aggregation": True,
+                "dp": {"unit": "learner", "noise_multiplier": 2.0, "epsilon_max": 3.0},
+            },
+        }
+    )
+    most = budget.most_publications(plan, 1)
+    assert most is not None
+    assert 0 < most < plan.rounds
+    names = simulate(plan, tmp_path, KerasTrainer(plan, datasets.load("digits")))
+    assert len(names) == most + 1
+    last = model_file.read(tmp_path / "files" / names[-1])
+    assert last.global_meta.epsilon == accounting.rounded(budget.epsilon(plan, 1, most))
+    # Accuracy and loss of the learners would say something of them.
+    assert last.global_meta.scores is None
+    start = model_file.read(tmp_path / "files" / names[0]).mapped()
+    noise = max(last.mapped().items(), key=lambda item: item[1].size)
+    assert plan.dp is not None
+    deviation = 2.0 * plan.dp.clipping_norm / plan.learners * most**0.5
+    assert abs(np.std(noise[1] - start[noise[0]]) / deviation - 1) < 0.05

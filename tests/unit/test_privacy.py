@@ -155,7 +155,7 @@ def test_a_target_is_completed_by_the_noise_that_the_smallest_shard_needs() -> N
             {},
             "privacy.dp.delta: should be below 1 / 479; a learner has 479 examples (is 0.01)",
         ),
-        ({"epsilon": 3.0, "unit": "learner"}, {}, "privacy.dp.unit: should be 'example' (is 'learner')"),
+        ({"epsilon": 3.0, "unit": "batch"}, {}, "privacy.dp.unit: should be 'example' or 'learner' (is 'batch')"),
         (
             {"epsilon": 3.0, "epsilon_max": 4.0},
             {"mode": "async", "aggregation": {"rule": "fedasync"}},
