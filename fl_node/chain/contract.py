@@ -204,7 +204,7 @@ class Contract:
 
     def listen(self) -> None:
         """Have the node report blocks and the contract's events, so that waits need not ask."""
-        topics = [str(self._contract.events[name]().topic) for name in TURNS]
+        topics = [str(encoder().events[name]().topic) for name in TURNS]
         self.chain.news = News(self.chain.rpc, self.address, topics)
         self.chain.news.start()
 
