@@ -105,7 +105,7 @@ def run(
         ("finality", lambda: _finality(chain())),
         ("account", lambda: _account(chain(), key)),
         ("contract", lambda: _contract(chain(), contract, key)),
-        ("host secret", lambda: _host_secret(beside(key))),
+        ("host secret", lambda: _host_secret(beside(key), key)),
         ("store", lambda: _store(files())),
         ("swarm key", lambda: _swarm_key(swarm_key)),
         ("swarm peers", lambda: _swarm_peers(files(), peers)),
@@ -227,13 +227,17 @@ def _contract(chain: Chain, address: str | None, key: Path) -> str:
     return f"{address}, this account is its learner {node_id}"
 
 
-def _host_secret(path: Path) -> str:
+def _host_secret(path: Path, key: Path) -> str:
     if not path.exists():
         raise _Skip(f"no {path}; the first private run makes it")
+    status, owner = path.stat(), (key if key.exists() else path.parent).stat().st_uid
+    if status.st_uid != owner:
+        raise _Wrong(f"{path} belongs to user {status.st_uid}; should belong to {owner}", f"chown {owner} {path}")
     try:
         load_secret(path)
     except ConfigError as error:
-        remedy = f"chmod 600 {path}; or delete it between two runs, and the next private run makes another"
+        is_open = stat.S_IMODE(status.st_mode) & 0o077
+        remedy = f"chmod 600 {path}" if is_open else f"delete {path} between two runs; the next private run makes it"
         raise _Wrong(str(error), remedy) from error
     return f"{path}, readable by its owner alone"
 

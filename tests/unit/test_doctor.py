@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -360,3 +361,31 @@ def test_a_host_secret_is_for_its_owner_alone_and_need_not_be_there_yet(ask: Ask
     answer = ask()["host secret"]
     assert answer.state == "wrong"
     assert f"chmod 600 {path}" in answer.remedy
+
+
+@pytest.mark.parametrize("text", ["", "ab" * 31, "zz" * 32, "é" * 64])
+def test_a_host_secret_that_holds_something_else_is_to_be_made_again(ask: Ask, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "host.secret"
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o600)
+    answer = ask()["host secret"]
+    assert answer.state == "wrong"
+    assert answer.found == f"host secret {path} should hold 64 hexadecimal digits"
+    assert answer.remedy == f"delete {path} between two runs; the next private run makes it"
+
+
+def test_a_host_secret_belongs_to_the_owner_of_the_key(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "host.secret"
+    path.write_text("ab" * 32 + "\n")
+    path.chmod(0o600)
+    real, owner = Path.stat, path.stat().st_uid
+
+    def another(self: Path, **options: Any) -> os.stat_result:
+        status = real(self, **options)
+        return os.stat_result([*status[:4], owner + 1, *status[5:]]) if self == path else status
+
+    monkeypatch.setattr(Path, "stat", another)
+    answer = ask()["host secret"]
+    assert (answer.state, answer.remedy) == ("wrong", f"chown {owner} {path}")
