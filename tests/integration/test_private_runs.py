@@ -75,3 +75,26 @@ def test_learners_add_noise_to_masked_sums_and_the_run_passes_its_audit(tmp_path
     assert plan.dp is not None
     deviation = 2.0 * plan.dp.clipping_norm / plan.learners * most**0.5
     assert abs(np.std(noise[1] - start[noise[0]]) / deviation - 1) < 0.05
+
+
+def test_an_asynchronous_run_says_what_each_learner_has_spent_and_passes_its_audit(tmp_path: Path) -> None:
+    plan = Plan.model_validate(
+        {
+            "name": "private",
+            "mode": "async",
+            "rounds": 3,
+            "learners": 2,
+            "data": {"name": "digits", "train": 100, "test": 50},
+            "model": {"name": "mlp"},
+            "training": {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 1, "batch_size": 50},
+            "aggregation": {"rule": "fedasync"},
+            "privacy": {"dp": {"noise_multiplier": 1.0}},
+        }
+    )
+    names = simulate(plan, tmp_path, KerasTrainer(plan, datasets.load("digits")))
+    assert len(names) == plan.rounds + 1
+    metas = [model_file.read(tmp_path / "files" / name).global_meta for name in names[1:]]
+    counts = [dict(meta.spent or ()) for meta in metas]
+    assert all(sum(count.values()) >= number for number, count in enumerate(counts, 1))
+    for meta, count in zip(metas, counts, strict=True):
+        assert meta.epsilon == accounting.rounded(max(budget.epsilon(plan, *one) for one in count.items()))
