@@ -35,6 +35,7 @@ from fl_node.plan.schema import Plan
 from fl_node.privacy.secret import beside
 from fl_node.protocol import history
 from fl_node.protocol.global_files import global_shapes
+from fl_node.protocol.history import History
 from fl_node.protocol.names import HEADER, learner_name
 from fl_node.roles.deploy import deploy
 from fl_node.roles.factory import header_of, learner_of
@@ -48,9 +49,16 @@ PATIENCE = 60.0
 PAUSE = 0.02
 
 OnRound = Callable[[int], None]
+OnAudited = Callable[[History, FolderStore], None]
 
 
-def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lambda _round: None) -> list[str]:
+def simulate(
+    plan: Plan,
+    folder: Path,
+    trainer: Trainer,
+    on_round: OnRound = lambda _round: None,
+    on_audited: OnAudited = lambda _past, _store: None,
+) -> list[str]:
     """Carry a run out, audit it, and return the CID of the global weights of each round.
 
     Parameters
@@ -63,6 +71,8 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
         The plan's model and data, for all learners.
     on_round
         Called with the number of each round that begins.
+    on_audited
+        Called with the run's history and its store once the audit has passed.
 
     Raises
     ------
@@ -102,7 +112,9 @@ def simulate(plan: Plan, folder: Path, trainer: Trainer, on_round: OnRound = lam
         audited = audit(contract, store, checked, lambda _plan: trainer)
         if not audited.passed:
             raise ProcessError(f"the audit failed: {audited.findings[0]}")
-        return [str(closed.started.cid) for closed in history.read(contract).rounds]
+        past = history.read(contract)
+        on_audited(past, store)
+        return [str(closed.started.cid) for closed in past.rounds]
     finally:
         backend.stop()
 
