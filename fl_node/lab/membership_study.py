@@ -28,6 +28,8 @@ from fl_node.leakage.published import read_update
 from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
+from fl_node.privacy import accounting
+from fl_node.protocol import budget
 from fl_node.protocol.history import History
 from fl_node.protocol.reader import Reader
 from fl_node.runtime.tensors import Tensors, Wide
@@ -122,6 +124,14 @@ def main() -> None:
         if len(options.seeds) > 1:
             for (target, attack), parts in pooled.items():
                 _print("together", membership.figure(target, attack, *membership.together(parts)))
+        plan = loading.complete(plan, loading.load_images(plan, options.data_dir))
+        if plan.dp is not None and plan.dp.noise_multiplier is not None:
+            steps = budget.sampling_of(plan, 1)
+            most = accounting.largest_auc(plan.dp.noise_multiplier, steps.rate, steps.steps)
+            print(
+                f"noise multiplier {plan.dp.noise_multiplier:g}: "
+                f"the AUC of any attack on local weights is at most {most:.3f}"
+            )
     except FLNodeError as error:
         print(f"fl-node: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

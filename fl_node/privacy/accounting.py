@@ -77,3 +77,32 @@ def noise_multiplier(target: float, sampling_rate: float, steps: int, delta: flo
 def rounded(value: float) -> float:
     """Return ε rounded up to three decimal places, as files and reports have it."""
     return math.ceil(value * 1000 - 1e-6) / 1000
+
+
+def largest_auc(noise_multiplier: float, sampling_rate: float, steps: int) -> float:
+    """Return what no membership attack on one example exceeds: an upper bound of its AUC.
+
+    For every ε and its δ(ε) the rate of true positives is at most ``δ + exp(ε) · false`` and at most
+    ``1 - exp(-ε) · (1 - δ - false)`` (Kairouz et al. 2015, https://arxiv.org/abs/1311.0776); the bound is the area
+    below the least of these.
+
+    Parameters
+    ----------
+    noise_multiplier, sampling_rate, steps
+        As for :func:`epsilon`.
+    """
+    import dp_accounting
+    import numpy as np
+    from dp_accounting.rdp import RdpAccountant
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    step = dp_accounting.PoissonSampledDpEvent(sampling_rate, dp_accounting.GaussianDpEvent(noise_multiplier))
+    accountant = RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant.compose(dp_accounting.SelfComposedDpEvent(step, steps))
+    false = np.linspace(0, 1, 10_001)
+    true = np.ones_like(false)
+    for spent in np.linspace(0, 10, 101):
+        delta = min(1.0, float(accountant.get_delta(spent)))
+        true = np.minimum(true, delta + np.exp(spent) * false)
+        true = np.minimum(true, 1 - np.exp(-spent) * np.maximum(1 - delta - false, 0))
+    return float(np.trapezoid(true, false))

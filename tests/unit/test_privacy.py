@@ -74,6 +74,12 @@ def test_without_sampling_epsilon_is_a_little_above_that_of_the_gaussian_mechani
     assert 1e-6 < delta <= 1e-5
 
 
+@pytest.mark.parametrize("noise", [1.0, 2.0, 10.0])
+def test_the_largest_auc_bounds_the_best_attack_on_one_gaussian(noise: float) -> None:
+    best = stats.norm.cdf(1 / (noise * math.sqrt(2)))
+    assert best <= accounting.largest_auc(noise, 1.0, 1) < best + 0.1
+
+
 def test_more_steps_and_less_noise_cost_more() -> None:
     base = accounting.epsilon(1.0, 0.1, 10, 1e-5)
     assert accounting.epsilon(1.0, 0.1, 0, 1e-5) == 0
