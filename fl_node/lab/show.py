@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -18,6 +20,7 @@ from rich.table import Table
 from fl_node import events
 from fl_node.plan.schema import Plan
 from fl_node.protocol import budget
+from fl_node.protocol.names import HEADER, learner_name, learners_label
 from fl_node.report.collect import percent, table
 from fl_node.report.contribution import RoundContribution, totals
 from fl_node.runtime.terminal import Numbers, styled, visible
@@ -29,6 +32,11 @@ if TYPE_CHECKING:
 
 BARS = " ▁▂▃▄▅▆▇█"
 """Eighths, from nothing up."""
+
+CROWD = 16
+"""More learners than this are shown by their number, and only some by name."""
+LATE = 8
+"""Learners of a crowd that have a line in the live view: those that a round waits for."""
 
 LINES_AROUND_ROWS = 6
 """Of a table in the live view: its title, its head, and lines between."""
@@ -59,6 +67,10 @@ SHOWN = {
     )
 }
 """Names of the events that have a line where there is no live view."""
+
+
+OF_A_CROWD = frozenset({events.TrainingStarted.name, events.LocalWeightsEvaluated.name, events.UpdateAccepted.name})
+"""Those that come once for each learner and round, and have no line when there are many learners."""
 
 
 def budget_lines(plan: Plan) -> list[str]:
@@ -93,6 +105,7 @@ class Show:
         self._start = time.monotonic()
         self._live = Live(console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
         self._step = ""
+        self._shown = SHOWN - OF_A_CROWD if plan.learners > CROWD else SHOWN
 
     def __enter__(self) -> Self:
         source = f"module {self._plan.custom.module}" if self._plan.custom else self._plan.data.name
@@ -122,7 +135,7 @@ class Show:
         if event is None and progress.step != self._step:
             self._say(progress.step)
             self._step = progress.step
-        elif event is not None and (event.get("event") in SHOWN or event.get("level") == "warning"):
+        elif event is not None and (event.get("event") in self._shown or event.get("level") == "warning"):
             self._say(f"{event['node']}: {event['message']}")
 
     def stay(self, outcome: Outcome, run: Run) -> None:
@@ -166,15 +179,10 @@ class Show:
         nodes = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         nodes.add_column(no_wrap=True, style="bold")
         nodes.add_column(overflow="fold")
-        for name, doing in progress.doing.items():
+        lines = doing_lines(progress)
+        for name, doing in lines.items():
             nodes.add_row(name, doing)
-        heads = ["round", *(f"learner {n}" for n in range(1, self._plan.learners + 1)), "global"]
-        rows = []
-        for round_ in range(self._plan.rounds):
-            local = progress.local.get(round_, {})
-            if local or round_ + 1 in progress.globals_:
-                accuracies = [percent(local.get(n)) for n in range(1, self._plan.learners + 1)]
-                rows.append([str(round_), *accuracies, percent(progress.globals_.get(round_ + 1))])
+        heads, *rows = progress_rows(progress)
         top = Table.grid(padding=(0, 2, 0, 0))
         top.add_row(
             f"{seconds // 60}:{seconds % 60:02}",
@@ -185,9 +193,44 @@ class Show:
         whole = rounds_table([heads, *rows])
         if rows and whole.fits(self._console.width):
             # The newest rounds, as many as there is room for; all of them are printed at the end.
-            height = (self._console.height - len(progress.doing) - 4) // len(whole.parts(self._console.width))
+            height = (self._console.height - len(lines) - 4) // len(whole.parts(self._console.width))
             parts.append(rounds_table([heads, *rows[-max(height - LINES_AROUND_ROWS, 1) :]]))
         return Group(*parts)
+
+
+def doing_lines(progress: Progress) -> dict[str, str]:
+    """Return what each role does, by its name; of many learners, those that the round waits for."""
+    learners = progress.plan.learners
+    if learners <= CROWD:
+        return progress.doing
+    accepted = progress.local.get(progress.round, {})
+    late = [n for n in range(1, learners + 1) if n not in accepted]
+    names = {learner_name(n) for n in late[:LATE]} | {HEADER}
+    lines = {name: doing for name, doing in progress.doing.items() if name in names}
+    lines["learners"] = f"{len(accepted)} of {learners} accepted in round {progress.round}"
+    if len(late) > LATE:
+        lines["learners"] += f"; waiting for {learners_label(late)}"
+    return lines
+
+
+def progress_rows(progress: Progress) -> list[list[str]]:
+    """Return the accuracies so far, heads first: of many learners, the worst, the median and the best of a round."""
+    learners = range(1, progress.plan.learners + 1)
+    is_crowd = len(learners) > CROWD
+    columns = ["accepted", "worst", "median", "best"] if is_crowd else [f"learner {n}" for n in learners]
+    rows = [["round", *columns, "global"]]
+    for round_ in range(progress.plan.rounds):
+        local = progress.local.get(round_, {})
+        if not local and round_ + 1 not in progress.globals_:
+            continue
+        if is_crowd:
+            known = sorted(value for value in local.values() if not math.isnan(value))
+            ends = [known[0], statistics.median(known), known[-1]] if known else [None] * 3
+            cells = [str(len(local)), *map(percent, ends)]
+        else:
+            cells = [percent(local.get(n)) for n in learners]
+        rows.append([str(round_), *cells, percent(progress.globals_.get(round_ + 1))])
+    return rows
 
 
 def scenarios_table(scenarios: Iterable[Scenario]) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -24,6 +25,8 @@ from fl_node.protocol.budget import Budget
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.verdicts import HeaderChange, Verdict, header_changes, verdicts
 
+NAMED = 16
+"""The most learners that have a column each in the table of rounds."""
 Evaluate = Callable[[model_file.Tensors], Score]
 
 
@@ -332,6 +335,29 @@ def as_json(result: Result, **more: Any) -> str:
     return json.dumps(content | more, indent=2)
 
 
+def _summary(result: Result, *, loss: bool) -> list[list[str]]:
+    rows = [["round", "accepted", "rejected", "missing", "worst", "by", "median", "best", "by", "global"]]
+
+    def shown(value: float | None) -> str:
+        return percent(value) if not loss else "–" if value is None else f"{value:.4f}"
+
+    def of(entry: Entry) -> float | None:
+        return entry.loss if loss else entry.accuracy
+
+    for closed in result.rounds:
+        known = sorted(
+            ((value, node_id) for node_id, entry in closed.local.items() if (value := of(entry)) is not None),
+            reverse=loss,
+        )
+        (low, worst), (high, best) = (known[0], known[-1]) if known else ((None, "–"), (None, "–"))
+        middle = statistics.median(value for value, _ in known) if known else None
+        rejected = len(closed.rejected)
+        counts = (len(closed.local.keys() - closed.rejected.keys()), rejected, len(closed.missing_learners))
+        ends = [shown(low), str(worst), shown(middle), shown(high), str(best)]
+        rows.append([str(closed.round), *map(str, counts), *ends, shown(of(closed.result))])
+    return rows
+
+
 @cache
 def paper() -> dict[str, Any]:
     """Return the figures of Hwang & Kim (2024)."""
@@ -354,9 +380,12 @@ def comparable(plan: Plan) -> bool:
 def table(result: Result, *, loss: bool = False) -> list[list[str]]:
     """Return the table of rounds as texts: the heads, then a row a round with accuracies in percent, or losses.
 
-    Beside the accuracies of the paper's experiment stand the paper's own.
+    Beside the accuracies of the paper's experiment stand the paper's own. Of more than :data:`NAMED` learners each
+    row has the worst, the median and the best.
     """
     nodes = sorted(result.learners)
+    if len(nodes) > NAMED:
+        return _summary(result, loss=loss)
     beside = not loss and comparable(result.plan) and [str(n) for n in nodes] == list(paper()["local_accuracy"])
     kinds = {n: f", {result.plan.architecture_of(n)}" if result.plan.mode == "ensemble" else "" for n in nodes}
     heads = ["round", *(f"learner {n}{kinds[n]}" for n in nodes), "global"]

@@ -18,31 +18,18 @@ from fl_node.models.error_analysis import ErrorAnalysis
 from fl_node.plan.schema import Plan
 from fl_node.protocol.hidden import hidden
 from fl_node.report import collect
-from fl_node.report.collect import Cost, Entry, Member, Result, RoundResult, percent
+from fl_node.report.collect import Cost, Entry, Result, percent
 from fl_node.report.plots import MANY, STYLES, Line, Span
+from fl_node.report.standings import Standing, outliers, slowest, standings
+from fl_node.report.turns import Turn, closings, members, newest, turns
 from fl_node.runtime.markdown import block, code, grid
 
-MORE_THAN_A_PICTURE = 2000
-"""Local files; of more the picture of the ancestry would be larger than all the rest, and shows nothing."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One publication of a learner in time, in seconds by the chain's clock since the first global weights.
-
-    ``began`` is the round whose global weights it was trained from, ``round`` the one that accepted or rejected it.
-    ``start`` is when the learner could begin, ``ready`` when its file was in a block, ``end`` when the next global
-    weights were, ``free`` when it could begin its next; None where that is not known.
-    """
-
-    node_id: int
-    round: int
-    began: int | None
-    start: int
-    ready: int
-    end: int | None
-    free: int | None
-    member: Member
+LARGE = 2000
+"""Local files; of more a page has a line for each instead of its details, and no picture of the ancestry, which would
+be larger than all the rest, and shows nothing."""
+ROWS = 24
+"""The most learners in the timeline, which has the slowest of more, and in the picture of the ancestry, which more
+learners make a blur."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +69,8 @@ def context(
     """
     last = result.rounds[-1].result if result.rounds else None
     when = turns(result)
+    ranks = standings(result, when)
+    is_large = len(result.learners) * len(result.rounds) > LARGE
     return {
         "name": name,
         "result": result,
@@ -105,8 +94,13 @@ def context(
         "left_out": left_out(result),
         "left_rows": [[left.round, left.node_id, left.what, left.reason] for left in left_out(result)],
         "turns": when,
-        "turn_rows": [_turn_row(turn) for turn in when],
-        "update_rows": _update_rows(result),
+        "turn_rows": [_turn_row(turn) for turn in (newest(when, LARGE // 4) if is_large else when)],
+        "update_rows": _update_rows(result)[-LARGE // 4 if is_large else 0 :],
+        "is_large": is_large,
+        "many_learners": len(result.learners) > MANY,
+        "standing_rows": [_standing_row(row) for row in ranks],
+        "outliers": [f"learner {row.node_id} ({row.distance:+.2f})" for row in outliers(ranks)],
+        "slowest": [f"learner {row.node_id} ({row.seconds:g} s)" for row in slowest(ranks)],
         "member_rows": _member_rows(result),
         "error_analysis": error_analysis,
         "confusion_rows": _confusion_rows(error_analysis),
@@ -126,7 +120,7 @@ def context(
         "grid": grid,
         "code": code,
         "block": block,
-        "file_rows": _file_rows(result),
+        "file_rows": _file_rows(result)[-LARGE // 4 if is_large else 0 :],
         "run_rows": _run_rows(result, versions),
         "shade": shade,
     }
@@ -166,7 +160,8 @@ def pictures(result: Result, split: Mapping[int, Sequence[int]] | None) -> dict[
             series = _by_learner(result, of)
             drawings[key] = plots.points(key, title, series, y_label, "round")
     if rows := _spans(result):
-        marks = [seconds for seconds in _closings(result) if seconds is not None]
+        begin = min(span.start for _, spans in rows for span in spans)
+        marks = [seconds for seconds in closings(result) if seconds is not None and seconds >= begin]
         title = "When each learner worked and waited"
         drawings["timeline"] = plots.timeline("timeline", title, rows, marks)
     if any(cost.local_gas or cost.global_gas for cost in result.costs):
@@ -184,13 +179,6 @@ def pictures(result: Result, split: Mapping[int, Sequence[int]] | None) -> dict[
     if split:
         drawings["split"] = plots.bubbles("split", "Images per label and learner", split)
     return {"plots": {key: Markup(text) for key, text in drawings.items()}} | drawn  # noqa: S704 - of plots alone
-
-
-def members(closed: RoundResult) -> tuple[Member, ...]:
-    """Return the local files of a round that its global file speaks of; of an unreadable one, those published."""
-    return closed.members or tuple(
-        Member(node_id, entry, began=closed.round) for node_id, entry in closed.local.items()
-    )
 
 
 def left_out(result: Result) -> list[LeftOut]:
@@ -256,48 +244,10 @@ def paper_lines(result: Result) -> list[Line]:
     return lines_
 
 
-def turns(result: Result) -> list[Turn]:
-    """Return each publication in time, in the order of learners and of what each published."""
-    closings = _closings(result)
-    begin = result.initial.time if result.initial else None
-    if begin is None:
-        return []
-    asynchronous = result.plan.mode == "async"
-    publications = [(closed.round, member) for closed in result.rounds for member in members(closed)]
-    open_round = len(result.rounds)
-    if not asynchronous:
-        publications += [(open_round, Member(n, entry, began=open_round)) for n, entry in result.open_round.items()]
-    timeline: list[Turn] = []
-    for node_id in sorted({member.node_id for _, member in publications}):
-        mine = sorted(
-            (
-                (entry.time, round_, member)
-                for round_, member in publications
-                if member.node_id == node_id and (entry := member.entry).time is not None
-            ),
-            key=lambda turn: turn[:2],
-        )
-        before = 0
-        for position, (time, round_, member) in enumerate(mine):
-            began = member.began if member.began is not None or asynchronous else round_
-            ready = int(time or 0) - begin
-            opened = closings[began] if began is not None and began < len(closings) else None
-            start = min(max(before, ready if opened is None else opened), ready)
-            end = closings[round_ + 1] if round_ + 1 < len(closings) else None
-            following = mine[position + 1][2].began if position + 1 < len(mine) else None
-            free = end
-            if asynchronous:
-                known = following is not None and following < len(closings)
-                free = max(ready, closings[following] or 0) if known and following is not None else None
-            timeline.append(Turn(node_id, round_, began, start, ready, end, free, member))
-            before = ready
-    return timeline
-
-
 def tree(result: Result) -> Markup:
     """Draw which local files made which global file, from left to right, with a link to each file's details."""
     nodes = sorted(result.learners)
-    if result.initial is None or len(nodes) * len(result.rounds) > MORE_THAN_A_PICTURE:
+    if result.initial is None or len(nodes) > ROWS or len(nodes) * len(result.rounds) > LARGE:
         return Markup("")
     step, lane, edge = 112, 40 if len(nodes) <= MANY else 32, 30
     asynchronous = result.plan.mode == "async"
@@ -393,17 +343,16 @@ def _data_name(plan: Plan) -> str:
     return {"mnist": "MNIST", "folder": "a folder"}.get(plan.data.name, plan.data.name)
 
 
-def _closings(result: Result) -> list[int | None]:
-    """Return when each global file came, in seconds since the first."""
-    if result.initial is None or result.initial.time is None:
-        return []
-    times = [result.initial.time, *(closed.result.time for closed in result.rounds)]
-    return [None if time is None else time - result.initial.time for time in times]
-
-
 def _spans(result: Result) -> list[tuple[str, list[Span]]]:
+    """Return the rows of the timeline: of many learners the slowest, of many rounds the newest."""
     rows: dict[str, list[Span]] = {}
-    for turn in turns(result):
+    when = turns(result)
+    if len(result.learners) > ROWS:
+        timed = [row for row in standings(result, when) if row.seconds is not None]
+        ranked = sorted(timed, key=lambda row: (-(row.seconds or 0.0), row.node_id))
+        shown = {row.node_id for row in ranked[:ROWS]}
+        when = [turn for turn in when if turn.node_id in shown]
+    for turn in newest(when, LARGE // 4):
         spans = rows.setdefault(f"learner {turn.node_id}", [])
         spans.append(Span(turn.start, turn.ready, "work"))
         if turn.free is not None:
@@ -425,6 +374,17 @@ def _by_learner(result: Result, of: Any) -> list[Line]:
         if turn.member.share is not None and (value := of(turn)) is not None:
             lines_.setdefault(turn.node_id, []).append((turn.round, value))
     return [Line(f"learner {node_id}", values) for node_id, values in sorted(lines_.items())]
+
+
+def _standing_row(row: Standing) -> list[object]:
+    return [
+        row.node_id,
+        row.accepted,
+        percent(row.accuracy),
+        "–" if row.distance is None else f"{row.distance:+.2f}",
+        "–" if row.seconds is None else f"{row.seconds:g}",
+        "–" if row.longest is None else row.longest,
+    ]
 
 
 def _turn_row(turn: Turn) -> list[object]:

@@ -18,7 +18,8 @@ from fl_node.models.error_analysis import analyze_errors
 from fl_node.plan.schema import Plan
 from fl_node.report import context, writer
 from fl_node.report.collect import Cost, Entry, Member, Result, RoundResult
-from fl_node.report.context import Turn
+from fl_node.report.turns import Turn
+from fl_node.report.turns import turns as turns_of
 
 START = 1_700_000_000
 HOSTILE = (
@@ -70,7 +71,7 @@ def run(plan: Plan, rounds: int, *, seconds: int = 10, rejected: dict[tuple[int,
     learners = {n: f"0x{n:040x}" for n in range(1, plan.learners + 1)}
     costs = tuple(Cost(r, plan.learners, 1000, 500, 4000, 2000) for r in range(rounds))
     initial = entry("initial", 0, 0.1)
-    return Result(plan, "Qm", "0xc", "0xh", learners, rounds, initial, tuple(closed), {}, costs)
+    return Result(plan, "Qm", "0xc", "0xh", learners, rounds, initial, tuple(closed), {}, costs=costs)
 
 
 class Tags(HTMLParser):
@@ -129,7 +130,7 @@ def test_a_run_that_goes_on_says_its_round_and_shows_who_has_published(tmp_path:
         "80.00 %",
     ):
         assert shown in text, shown
-    assert context.turns(result)[-1] == Turn(2, 1, 1, 10, 14, None, None, Member(2, entry("open", 14), began=1))
+    assert turns_of(result)[-1] == Turn(2, 1, 1, 10, 14, None, None, Member(2, entry("open", 14), began=1))
 
 
 def test_a_run_that_has_not_begun_has_a_page_too(tmp_path: Path) -> None:
@@ -238,7 +239,7 @@ def test_the_papers_lines_end_where_the_run_does() -> None:
 
 
 def test_a_learner_works_until_it_publishes_and_waits_until_the_round_closes() -> None:
-    turns = context.turns(run(plan(), 2))
+    turns = turns_of(run(plan(), 2))
     assert [(turn.node_id, turn.round, turn.start, turn.ready, turn.end, turn.free) for turn in turns] == [
         (1, 0, 0, 1, 10, 10),
         (1, 1, 10, 11, 20, 20),
@@ -256,7 +257,7 @@ def test_an_asynchronous_learner_begins_at_weights_of_any_round_and_is_not_held_
         RoundResult(2, {}, entry("g3", 10), members=(Member(1, third, 0.6, 2),)),
     )
     result = replace(run(asynchronous, 0), rounds=rounds, round=3)
-    assert [(t.node_id, t.began, t.start, t.ready, t.free) for t in context.turns(result)] == [
+    assert [(t.node_id, t.began, t.start, t.ready, t.free) for t in turns_of(result)] == [
         (1, 0, 0, 3, 6),
         (1, 2, 6, 9, None),
         (2, 0, 0, 5, None),
