@@ -371,7 +371,6 @@ def test_the_environment_may_name_chain_store_and_contract(
     ("arguments", "message"),
     [
         (["lab", PAPER, "--backend", "cloud"], "--backend cloud: should be embedded or processes"),
-        (["lab", PAPER, "--learners", "0"], "learners: should be greater than or equal to 1 (is 0)"),
         (["lab", PAPER, "--learners", "3", "--set", "learners=4"], "the same setting; give one of them"),
         (["lab", PAPER, "--learners", "4", "--nodes", "6"], "--nodes 6: should be 1 to 5"),
         (["lab", PAPER, "--nodes", "0"], "--nodes 0: should be 1 to 3"),
@@ -394,6 +393,12 @@ def test_the_environment_may_name_chain_store_and_contract(
 )
 def test_a_wrong_option_is_one_line(fl_node: FlNode, arguments: list[str], message: str) -> None:
     assert is_one_line(fl_node(*arguments), 2, message)
+
+
+def test_a_wrong_number_of_learners_is_a_problem_of_the_plan(fl_node: FlNode) -> None:
+    ended = fl_node("lab", PAPER, "--learners", "0")
+    assert (ended.code, ended.out) == (2, "")
+    assert "\n  learners: should be" in ended.err
 
 
 def test_a_data_set_that_cannot_be_had_is_code_three(fl_node: FlNode) -> None:
