@@ -113,8 +113,6 @@ class Result:
     rounds: tuple[RoundResult, ...]
     open_round: dict[int, Entry]
     """What was published in the round that is going on."""
-    sitting_out: tuple[int, ...] = ()
-    """Learners that can't publish in the open round, for they have no key of it; with masks only."""
     costs: tuple[Cost, ...] = ()
     """Of each round, the open one too; empty where the chain was not asked for them."""
     verdicts: tuple[Verdict, ...] = ()
@@ -124,6 +122,8 @@ class Result:
     """ε of each learner by all that it published, by nodeId; nothing without differential privacy."""
     budget_over: bool = False
     """Whether the privacy budget has ended the run."""
+    sitting_out: tuple[int, ...] = ()
+    """Learners that can't publish in the open round, for they have no key of it; with masks only."""
 
     @property
     def ended(self) -> bool:
