@@ -394,6 +394,17 @@ def test_a_publication_that_a_block_takes_after_the_round_has_closed_is_refused_
     assert [entry.cid for entry in synchronous.log() if entry.name == "LocalWeightSet"] == WEIGHTS[1:4]
 
 
+def test_a_node_without_subscriptions_is_asked_as_before(rpc: str, header: Contract) -> None:
+    contract = Chain(rpc, HEADER).contract(header.address)
+    contract.listen()
+    news = contract.chain.news
+    assert news is not None
+    assert not news.is_alive
+    assert contract.set_global_weight(WEIGHTS[0], contract.chain.nonce()) is not None
+    assert contract.chain.newest() == contract.chain.block_number()
+    news.close()
+
+
 def test_one_contracts_log_is_not_anothers(rpc: str, header: Contract) -> None:
     chain = Chain(rpc, HEADER)
     contract = chain.contract(str(chain.deploy(PLAN, OPEN).contract))

@@ -169,7 +169,7 @@ def test_what_arrived_is_asked_only_of_a_file_that_is_not_here_at_once() -> None
 def test_a_file_that_is_not_here_at_once_has_the_rest_of_its_time() -> None:
     daemon = Daemon((CONTENT[:2], 10), (CONTENT[2:], 20))
     assert b"".join(_Stream(daemon, NAME, len(CONTENT), 5.0).blocks()) == CONTENT  # type: ignore[arg-type]
-    assert daemon.waited == [_Stream.SAMPLE, 5.0 - _Stream.SAMPLE]
+    assert daemon.waited == [_Stream.SAMPLE_INTERVAL, 5.0 - _Stream.SAMPLE_INTERVAL]
 
 
 def test_a_file_is_missing_when_nothing_arrives() -> None:
