@@ -11,12 +11,12 @@ from fl_node.data.custom_module import OwnData
 from fl_node.data.custom_module import load as load_module
 from fl_node.data.datasets import FOLDER_FILES, DataSet
 from fl_node.data.held_out import with_held_out
+from fl_node.data.sampling import sampling_of
 from fl_node.errors import DataError, PlanError
 from fl_node.plan.data_sets import CustomData, Folder
 from fl_node.plan.loading import validate
 from fl_node.plan.schema import Plan
 from fl_node.privacy.accounting import noise_multiplier
-from fl_node.protocol.budget import sampling_of
 
 Data = DataSet | OwnData
 TRIED = 10

@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from fl_node import events
+from fl_node.data.sampling import sampling_of
 from fl_node.plan.schema import Plan
 from fl_node.protocol import budget
 from fl_node.protocol.names import HEADER, learner_name, learners_label
@@ -83,7 +84,7 @@ def budget_lines(plan: Plan) -> list[str]:
         if dp.is_of_learners:
             how = f"publications, with the noise of {plan.noise_adders} learners"
         else:
-            sampling = budget.sampling_of(plan, node_id)
+            sampling = sampling_of(plan, node_id)
             how = f"publications of {sampling.steps} steps, sampling rate {sampling.rate:.4g}"
         lines.append(
             f"learner {node_id}: ε = {epsilon:g} for δ = {dp.delta:g} after {plan.rounds} {how}, noise multiplier "

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fl_node.chain.contract import GLOBAL_WEIGHT_SET, LOCAL_WEIGHT_SET, LogEntry
-from fl_node.data.partition import shard_size
+from fl_node.data.sampling import sampling_of
 from fl_node.plan.schema import Plan
 from fl_node.privacy import accounting
-from fl_node.privacy.dp import OF_LEARNERS, Sampling, sampling
 from fl_node.protocol.history import History
 
 TOLERANCE = 0.0015
@@ -38,13 +37,6 @@ class Spent:
 
     publications: tuple[tuple[int, int], ...]
     epsilon: float
-
-
-def sampling_of(plan: Plan, node_id: int) -> Sampling:
-    """Return the sampling in one round: of a learner's examples, or of its update."""
-    if plan.dp is not None and plan.dp.is_of_learners:
-        return OF_LEARNERS
-    return sampling(shard_size(plan, node_id), plan.training.batch_size, plan.training.epochs)
 
 
 def epsilon(plan: Plan, node_id: int, publications: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fl_node.errors import ConfigError
-from fl_node.lab.membership_study import attacked
+from fl_node.experiments.membership_study import attacked
 from fl_node.leakage.membership import figure
 from fl_node.plan import loading as plans
 from tests.helpers.checkout import ROOT

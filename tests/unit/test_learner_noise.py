@@ -14,12 +14,14 @@ from fl_node.aggregation.fixed_point import FixedPoint
 from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import GlobalMeta, WeightsFile
 from fl_node.data import loading
+from fl_node.data.sampling import sampling_of
 from fl_node.errors import ConfigError, PlanError
 from fl_node.lab.show import budget_lines
 from fl_node.plan.loading import validate
 from fl_node.privacy import secret
 from fl_node.privacy.dealing import RoundKey
 from fl_node.privacy.discrete_gaussian import LARGEST, discrete_gaussian
+from fl_node.privacy.dp import OF_LEARNERS
 from fl_node.privacy.learner_noise import LearnerNoise
 from fl_node.privacy.streams import Stream
 from fl_node.protocol import budget, masked
@@ -130,7 +132,7 @@ def test_the_noise_of_those_who_remain_is_what_the_accountant_assumes(learners: 
 
 def test_epsilon_is_that_of_one_gaussian_in_each_round() -> None:
     plan = validate(content(), "a plan")
-    assert budget.sampling_of(plan, 1) == budget.OF_LEARNERS
+    assert sampling_of(plan, 1) == OF_LEARNERS
     # Of the Gaussian mechanism: rho = 4 / (2 * 2^2); the bound by Bun & Steinke is rho + 2 sqrt(rho ln(1 / delta)).
     spent = budget.epsilon(plan, 1, 4)
     assert 3.5 < spent < 0.5 + 2 * math.sqrt(0.5 * math.log(1e5))

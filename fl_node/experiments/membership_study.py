@@ -1,6 +1,6 @@
 """Membership inference on runs with several seeds, and a control: what chance and the choice of images give.
 
-    python -m fl_node.lab.membership_study PLAN --set privacy.dp.epsilon=3 --seeds 1 2 3
+    python -m fl_node.experiments.membership_study PLAN --set privacy.dp.epsilon=3 --seeds 1 2 3
 
 simulates one run for each seed, attacks the files of its first round, and prints the AUC of each seed and of all
 together. The control attacks the first-round weights of *another* learner, which saw neither the members nor the
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from fl_node.artifacts.store import Store
 from fl_node.data import loading
 from fl_node.data.datasets import DataSet
+from fl_node.data.sampling import sampling_of
 from fl_node.errors import ConfigError, FLNodeError
 from fl_node.lab.simulate import simulate
 from fl_node.leakage import membership
@@ -29,7 +30,6 @@ from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
 from fl_node.privacy import accounting
-from fl_node.protocol import budget
 from fl_node.protocol.history import History
 from fl_node.protocol.reader import Reader
 from fl_node.runtime.tensors import Tensors, Wide
@@ -107,7 +107,7 @@ def _attacks(
 
 def main() -> None:
     """Run the study that the command line names; an error is one line and the exit code of ``fl-node``."""
-    parser = argparse.ArgumentParser(prog="python -m fl_node.lab.membership_study", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m fl_node.experiments.membership_study", description=__doc__)
     parser.add_argument("plan", type=Path)
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -126,7 +126,7 @@ def main() -> None:
                 _print("together", membership.figure(target, attack, *membership.together(parts)))
         plan = loading.complete(plan, loading.load_images(plan, options.data_dir))
         if plan.dp is not None and plan.dp.noise_multiplier is not None:
-            steps = budget.sampling_of(plan, 1)
+            steps = sampling_of(plan, 1)
             most = accounting.largest_auc(plan.dp.noise_multiplier, steps.rate, steps.steps)
             print(
                 f"noise multiplier {plan.dp.noise_multiplier:g}: "
