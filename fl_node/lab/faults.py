@@ -587,7 +587,9 @@ def planned(scenario: Scenario, plan: Plan) -> Plan:
     content = plan.model_dump() | {"learners": 3, "rounds": max(plan.rounds, ROUND + 2)}
     for key, value in scenario.settings.items():
         known = content.get(key)
-        content[key] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
+        # Another rule has other settings.
+        is_part = isinstance(known, dict) and isinstance(value, dict) and "rule" not in value
+        content[key] = known | value if is_part else value
     return plans.validate(content, f"plan {plan.name} for scenario {scenario.name}")
 
 
