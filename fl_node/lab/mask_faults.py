@@ -140,6 +140,8 @@ _ONE_MAY_BE_LOST = {
     "round_timeout": 30.0,
     "header_timeout": PATIENT,
 }
+_NO_TIMEOUT = {**_ONE_MAY_BE_LOST, "round_timeout": PATIENT}
+"""Where a learner comes back in time, however slow the machine is."""
 _STARTS = (HEADER, events.RoundStarted.name)
 _TRAINS = (LIAR, events.TrainingStarted.name)
 
@@ -153,7 +155,7 @@ MASK_SCENARIOS = (
         _lose_for_a_round,
         (_absent(ROUND, ROUND + 1), _noted("which is lost", LEARNER_LOST), _sat_out),
         same_bits=False,
-        settings={**_ONE_MAY_BE_LOST, "rounds": ROUND + 3},
+        settings={**_ONE_MAY_BE_LOST, "rounds": ROUND + 3, "round_timeout": 60.0},
     ),
     Scenario(
         "masks-lost-after",
@@ -163,7 +165,7 @@ MASK_SCENARIOS = (
         _lose_when_published,
         (_opened_by_others, _noted("which did not open the round", NOT_OPENED)),
         same_bits=True,
-        settings=_ONE_MAY_BE_LOST,
+        settings=_NO_TIMEOUT,
     ),
     Scenario(
         "masks-lost-for-good",
@@ -182,7 +184,7 @@ MASK_SCENARIOS = (
         _open_wrong_shares,
         (_liar_named, _noted("whose shares are wrong", WRONG_OPENING)),
         same_bits=True,
-        settings=_ONE_MAY_BE_LOST,
+        settings=_NO_TIMEOUT,
     ),
     Scenario(
         "header-asks-both",
