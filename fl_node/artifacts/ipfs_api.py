@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,8 @@ from urllib.parse import urlencode
 import urllib3
 
 from fl_node.artifacts import cid
-from fl_node.errors import StoreError
+from fl_node.errors import JsonError, StoreError
+from fl_node.runtime import strict_json
 
 CONNECTIONS = 8
 """Connections that are kept; a header fetches several files at a time."""
@@ -84,8 +84,8 @@ class IpfsApi:
             text = response.read(MAX_ANSWER_BYTES).decode(errors="replace")
             response.close()
             try:
-                text = str(json.loads(text)["Message"])
-            except (ValueError, LookupError, TypeError):
+                text = str(strict_json.loads(text)["Message"])
+            except (JsonError, LookupError, TypeError):
                 text = text.strip() or f"HTTP status {response.status}"
             raise Refused(text)
         return response
@@ -152,6 +152,6 @@ def _value(response: urllib3.BaseHTTPResponse) -> Any:
         content = response.read(MAX_ANSWER_BYTES)
         response.drain_conn()
     try:
-        return json.loads(content)
-    except ValueError as error:
+        return strict_json.loads(content)
+    except JsonError as error:
         raise Refused(f"the answer is no JSON: {content[:60]!r}") from error

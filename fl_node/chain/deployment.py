@@ -17,6 +17,9 @@ from web3 import Web3
 from fl_node.chain.abi import artifact
 from fl_node.chain.contract import LEARNER_REGISTERED, Contract
 from fl_node.errors import ChainError
+from fl_node.runtime import recursion
+
+recursion.restore()
 
 FIRST_BLOCKS, MOST_BLOCKS = 4, 128
 """Blocks that are read at once: few at first, since learners are usually registered in the next ones."""

@@ -22,6 +22,9 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
+from fl_node.errors import JsonError
+from fl_node.runtime import strict_json
+
 OPEN_TIMEOUT = 5.0
 FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
 """Seconds until a lost connection is opened again: the first time, and at most."""
@@ -133,7 +136,7 @@ class News:
         pause = FIRST_PAUSE
         while not self._closed:
             # Whatever a node answers, waits without its reports are as right, only slower.
-            with contextlib.suppress(OSError, WebSocketException, ValueError, LookupError, TypeError):
+            with contextlib.suppress(OSError, WebSocketException, JsonError, ValueError, LookupError, TypeError):
                 self._listen()
             was_alive = self._alive
             self._set_alive(False)
@@ -154,7 +157,7 @@ class News:
             protocol.send_request(protocol.connect())
             names: dict[int, str] = {}
             for message in self._messages(self._connection, protocol):
-                told: dict[str, Any] = json.loads(message)
+                told: dict[str, Any] = strict_json.loads(message, max_bytes=MAX_MESSAGE_BYTES)
                 if "id" not in told:
                     is_block = told["params"]["subscription"] == names[1]
                     self._count(blocks=int(is_block), events=int(not is_block))

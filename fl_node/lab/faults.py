@@ -587,9 +587,14 @@ def planned(scenario: Scenario, plan: Plan) -> Plan:
     content = plan.model_dump() | {"learners": 3, "rounds": max(plan.rounds, ROUND + 2)}
     for key, value in scenario.settings.items():
         known = content.get(key)
-        # Another rule has other settings.
-        is_part = isinstance(known, dict) and isinstance(value, dict) and "rule" not in value
-        content[key] = known | value if is_part else value
+        if (
+            isinstance(known, dict)
+            and isinstance(value, dict)
+            and value.get("rule", known.get("rule")) == known.get("rule")
+        ):
+            content[key] = known | value
+        else:
+            content[key] = value  # another rule has other settings
     return plans.validate(content, f"plan {plan.name} for scenario {scenario.name}")
 
 

@@ -168,7 +168,7 @@ def test_with_fewer_files_than_the_plan_requires_the_weights_stay_as_they_are(tm
 
     assert [is_enough(few, count) for count in (0, 1, 2, 9)] == [False, False, True, True]
     assert [needs_parent(few, count) for count in (0, 1, 2, 9)] == [True, True, False, False]
-    with pytest.raises(ValueError, match="made of the last ones too"):
+    with pytest.raises(ValueError, match="parent_file is required"):
         build(None)
     kept = build(parent)
     assert kept.tensor("a").tolist() == [5.0]

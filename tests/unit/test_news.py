@@ -42,12 +42,12 @@ class Reporter:
         self._thread.join(HANG)
 
     def _serve(self, connection: ServerConnection) -> None:
+        self.connections.append(connection)
         try:
             for name in (BLOCK, EVENT):
                 request = json.loads(connection.recv())
                 self.requests.append(request)
                 connection.send(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": name}))
-            self.connections.append(connection)
             self.subscribed.release()
             connection.recv()
         except ConnectionClosed:
