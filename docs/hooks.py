@@ -111,7 +111,7 @@ def _sections_of(settings: type[Settings], prefix: str = "") -> Iterator[str]:
     """Yield a heading and a table for each section among the settings, and for the sections in it."""
     for key, field in sorted(_sections(settings), key=lambda named: named[0]):
         choice = choice_of(field)
-        section = section_of(field, {})
+        section = choice.classes[0] if choice else section_of(field, {})
         assert section is not None
         yield f"## [{prefix}{key}]\n\n{field.description or inspect.getdoc(section)}\n"
         yield from _table(_choice_rows(choice) if choice else _rows(section))
@@ -126,8 +126,14 @@ def _sections(section: type[Settings]) -> Iterator[tuple[str, FieldInfo]]:
         if choice is not None and choice.flat:
             for variant in choice.classes:
                 yield from _sections(variant)
-        elif section_of(field, {}) is not None:
+        elif _is_section(field):
             yield name, field
+
+
+def _is_section(field: FieldInfo) -> bool:
+    """Return whether a setting is a section of its own in a file."""
+    choice = choice_of(field)
+    return section_of(field, {}) is not None if choice is None else not choice.flat
 
 
 def _table(rows: Iterator[tuple[str, str, str, str]]) -> Iterator[str]:
@@ -143,7 +149,7 @@ def _rows(section: type[Settings]) -> Iterator[tuple[str, str, str, str]]:
         choice = choice_of(field)
         if choice is not None and choice.flat:
             yield from _choice_rows(choice)
-        elif section_of(field, {}) is None:
+        elif not _is_section(field):
             yield (name, *_row(section, name))
 
 
@@ -159,7 +165,7 @@ def _choice_rows(choice: Choice) -> Iterator[tuple[str, str, str, str]]:
             nested = choice_of(field)
             if nested is not None and nested.flat:
                 inner[nested.key] = nested
-            elif name != choice.key and section_of(field, {}) is None:
+            elif name != choice.key and not _is_section(field):
                 kind, given, text = _row(variant, name)
                 users.setdefault((name, kind, text), {}).setdefault(given, []).append(f"`{value}`")
     for (name, kind, text), defaults in users.items():

@@ -597,6 +597,7 @@ class Learner:
             self._stored = local.cid
 
     def _publish(self, local: WeightsFile, nonce: int) -> Waiting | None:
+        self._store(local)
         meta = local.published_meta
         receipt = self._site.contract.set_local_weight(
             meta.node_id,
