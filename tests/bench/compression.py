@@ -13,13 +13,13 @@ from fl_node.artifacts import model_file
 from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.artifacts.model_file import GlobalMeta, LocalMeta
 from fl_node.compression import Compression, Float16, Int8, TopK
-from fl_node.errors import FLNodeError
 from fl_node.nodes.ipfs import new_swarm_key
 from fl_node.plan.schema import Plan
 from fl_node.protocol.compressed import compress, decoded
 from fl_node.runtime.waiting import wait_until
 from tests.bench.results import Part, Row, say
 from tests.bench.stub import MODELS
+from tests.bench.transfer import is_up
 from tests.helpers.stub import noise
 from tests.helpers.swarm import HANG, SlowLine, daemon
 
@@ -42,7 +42,7 @@ def measure(*, quick: bool) -> Part:
         nodes = {who: stack.enter_context(daemon(folder / who, key))[0] for who in ("learner", "header")}
         stores = {who: IpfsStore(node.api) for who, node in nodes.items()}
         for store in stores.values():
-            wait_until(lambda: _is_up(store), HANG)  # noqa: B023
+            wait_until(lambda: is_up(store), HANG)  # noqa: B023
         line = stack.enter_context(SlowLine(nodes["learner"].swarm_port, RATE))
         stores["header"].connect_peer(f"/ip4/127.0.0.1/tcp/{line.port}/p2p/{stores['learner'].identity()}")
         taken: dict[str, list[float]] = {kind: [] for kind in KINDS}
@@ -102,9 +102,3 @@ def _file(
         compression=None if compression is None else compression.kind,
     )
     return model_file.write(folder / "local.safetensors", meta, tensors), start
-
-
-def _is_up(store: IpfsStore) -> bool:
-    with contextlib.suppress(FLNodeError):
-        return bool(store.version())
-    return False

@@ -43,7 +43,7 @@ def measure(*, quick: bool) -> Part:
         nodes = {who: stack.enter_context(daemon(folder / who, key))[0] for who in ("owner", "near", "far")}
         stores = {who: IpfsStore(node.api) for who, node in nodes.items()}
         for store in stores.values():
-            wait_until(lambda: _is_up(store), HANG)  # noqa: B023
+            wait_until(lambda: is_up(store), HANG)  # noqa: B023
         line = stack.enter_context(SlowLine(nodes["owner"].swarm_port, RATE))
         peer = stores["owner"].identity()
         ports = {"near": nodes["owner"].swarm_port, "far": line.port}
@@ -83,7 +83,8 @@ def measure(*, quick: bool) -> Part:
     return part
 
 
-def _is_up(store: IpfsStore) -> bool:
+def is_up(store: IpfsStore) -> bool:
+    """Return whether a daemon answers."""
     with contextlib.suppress(FLNodeError):
         return bool(store.version())
     return False

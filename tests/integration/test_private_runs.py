@@ -14,16 +14,20 @@ from fl_node.plan.schema import Plan
 from fl_node.privacy import accounting
 from fl_node.protocol import budget
 
+SMALL = {
+    "name": "private",
+    "model": {"name": "mlp"},
+    "training": {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 1, "batch_size": 50},
+}
+
 
 def test_a_run_ends_with_its_budget_and_passes_its_audit(tmp_path: Path) -> None:
     plan = Plan.model_validate(
-        {
-            "name": "private",
+        SMALL
+        | {
             "rounds": 4,
             "learners": 2,
             "data": {"name": "digits", "train": 400, "test": 100},
-            "model": {"name": "mlp"},
-            "training": {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 1, "batch_size": 50},
             "privacy": {"dp": {"noise_multiplier": 1.0, "epsilon_max": 5.0}},
         }
     )
@@ -47,13 +51,11 @@ def test_a_run_ends_with_its_budget_and_passes_its_audit(tmp_path: Path) -> None
 
 def test_learners_add_noise_to_masked_sums_and_the_run_passes_its_audit(tmp_path: Path) -> None:
     plan = Plan.model_validate(
-        {
-            "name": "private",
+        SMALL
+        | {
             "rounds": 3,
             "learners": 3,
             "data": {"name": "digits", "train": 150, "test": 50},
-            "model": {"name": "mlp"},
-            "training": {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 1, "batch_size": 50},
             "aggregation": {"rule": "fedavg", "arithmetic": "fixed", "weighting": "uniform"},
             "privacy": {
                 "secure_aggregation": True,
@@ -79,14 +81,12 @@ def test_learners_add_noise_to_masked_sums_and_the_run_passes_its_audit(tmp_path
 
 def test_an_asynchronous_run_says_what_each_learner_has_spent_and_passes_its_audit(tmp_path: Path) -> None:
     plan = Plan.model_validate(
-        {
-            "name": "private",
+        SMALL
+        | {
             "mode": "async",
             "rounds": 3,
             "learners": 2,
             "data": {"name": "digits", "train": 100, "test": 50},
-            "model": {"name": "mlp"},
-            "training": {"optimizer": "sgd", "learning_rate": 0.5, "epochs": 1, "batch_size": 50},
             "aggregation": {"rule": "fedasync"},
             "privacy": {"dp": {"noise_multiplier": 1.0}},
         }
