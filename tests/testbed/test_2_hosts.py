@@ -108,7 +108,8 @@ trap 'kill $daemon; wait $daemon || true; rm -rf $IPFS_PATH' EXIT
 for i in $(seq 480); do grep -q 'Daemon is ready' /tmp/stranger.log && break; sleep 0.5; done
 grep -q 'Daemon is ready' /tmp/stranger.log && echo daemon up
 ipfs swarm connect /ip4/{ADDRESSES["header"]}/tcp/4001/p2p/{peer} >/dev/null 2>&1 && echo connected
-timeout 8 ipfs cat {cid} 2>/dev/null && echo read
+# Else timeout sends its signal twice, to the process and to its group, and the second makes ipfs write a line.
+timeout --foreground 8 ipfs cat {cid} 2>/dev/null && echo read
 ipfs swarm peers
 true
 """

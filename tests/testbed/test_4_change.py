@@ -79,6 +79,6 @@ def test_reset_clears_chain_and_store_and_all_is_up_again(provisioned: Testbed, 
     assert provisioned.ask("header", "eth.blockNumber") == 0
     assert signers(provisioned, "header") >= {sealer(provisioned, name) for name in NAMES}
     assert provisioned.host("learner-2").check_output("find /etc/systemd/system -name 'fl-header*'") == ""
-    ipfs = "runuser --user=ipfs -- env IPFS_PATH=/var/lib/ipfs timeout 5 ipfs"
+    ipfs = "runuser --user=ipfs -- env IPFS_PATH=/var/lib/ipfs timeout --foreground 5 ipfs"
     for name in NAMES:
         assert provisioned.host(name).run(f"{ipfs} cat {final}").rc != 0
