@@ -1,0 +1,70 @@
+"""Imports ``eth_keyfile`` without ``py_ecc.bls``, which takes a third of the time of all that the chain needs.
+
+``eth_account`` and ``web3`` import ``eth_keyfile``. Only its key files for validators (EIP-2335) need BLS signatures;
+those of this project (version 3) do not. Code that imports ``py_ecc.bls`` itself gets it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+KEYFILE = "eth_keyfile.keyfile"
+CURVE_ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
+"""The order of BLS12-381, from its specification."""
+
+
+class _Signatures:
+    """In place of ``G2ProofOfPossession``."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AttributeError(f"{name}: BLS signatures are left out (fl_node.runtime.without_bls)")
+
+
+REPLACEMENTS: dict[str, dict[str, object]] = {
+    "py_ecc.bls": {"G2ProofOfPossession": _Signatures()},
+    "py_ecc.bls12_381": {"curve_order": CURVE_ORDER},
+}
+"""What ``eth_keyfile`` gets instead, by module and name."""
+
+
+class _Finder(MetaPathFinder):
+    """Finds ``eth_keyfile.keyfile``, and has its code executed without BLS."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return how the module is imported; None for all other modules."""
+        if fullname != KEYFILE or (spec := PathFinder.find_spec(fullname, path, target)) is None:
+            return None
+        loader = spec.loader
+        if loader is None:
+            return None
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            missing = [name for name in REPLACEMENTS if name not in sys.modules]
+            for name in missing:
+                sys.modules[name] = ModuleType(name)
+                vars(sys.modules[name]).update(REPLACEMENTS[name])
+            try:
+                execute(module)
+                return
+            except (ImportError, AttributeError, TypeError):
+                pass  # another version, which needs more of these modules
+            finally:
+                for name in missing:
+                    del sys.modules[name]
+            execute(module)
+
+        loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def install() -> None:
+    """Leave BLS out of later imports of ``eth_keyfile``."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())

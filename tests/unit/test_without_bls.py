@@ -1,0 +1,53 @@
+"""The chain's libraries are imported without BLS signatures; everything that is used of them works."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+PROGRAM = """
+import json, sys
+import fl_node.chain.client
+without = not any(name.startswith("py_ecc.bls") for name in sys.modules)
+from eth_account import Account
+account = Account.create()
+file = Account.encrypt(account.key, "secret", kdf="scrypt", iterations=2)
+from py_ecc.bls import G2ProofOfPossession
+from py_ecc.bls12_381 import curve_order
+import eth_keyfile.keyfile
+from fl_node.runtime.without_bls import CURVE_ORDER
+try:
+    eth_keyfile.keyfile.bls.SkToPk
+    error = None
+except AttributeError as raised:
+    error = str(raised)
+print(json.dumps({
+    "without": without,
+    "decrypted": Account.decrypt(file, "secret") == account.key,
+    "public key": len(G2ProofOfPossession.SkToPk(1)),
+    "error": error,
+    "order": curve_order == CURVE_ORDER,
+}))
+"""
+
+
+def test_bls_is_imported_only_by_who_asks_for_it() -> None:
+    output = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout
+    result = json.loads(output)
+    assert result.pop("error").startswith("SkToPk")
+    assert result == {"without": True, "decrypted": True, "public key": 48, "order": True}
+
+
+OTHER_VERSION = """
+import sys
+from fl_node.runtime import without_bls
+without_bls.REPLACEMENTS["py_ecc.bls"] = {}  # as if it imported another name
+import fl_node.chain.client, eth_keyfile.keyfile
+print(len(eth_keyfile.keyfile.bls.SkToPk(1)))
+"""
+
+
+def test_a_version_that_needs_more_of_bls_gets_it() -> None:
+    output = subprocess.run([sys.executable, "-c", OTHER_VERSION], capture_output=True, text=True, check=True).stdout
+    assert output == "48\n"
