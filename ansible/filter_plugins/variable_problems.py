@@ -272,6 +272,7 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "ipfs_api_users": _USERS,
     "ipfs_swarm_key": _swarm_key,
     "ipfs_peer_timeout": _between(2, 86400),
+    "ipfs_small_block": _between(0, 2 * 1024**2),
     "controller_source": _path,
     "controller_cache": _path,
     "controller_pip_index": _url("https", "http"),

@@ -190,6 +190,27 @@ class IpfsStore:
         """
         return self._connect_api().call("block/get", {"arg": name}, timeout)
 
+    def fetch_block(self, name: str, timeout: float, *, offline: bool = False) -> None:
+        """Have the daemon fetch one block into its repository, without a pin.
+
+        Parameters
+        ----------
+        name
+            The block's CID.
+        timeout
+            Seconds that the daemon searches the swarm.
+        offline
+            Look only in the repository.
+
+        Raises
+        ------
+        StoreError
+            The block did not arrive, or the daemon does not answer.
+        """
+        with self.errors(name):
+            options = {"arg": name, "timeout": f"{timeout:g}s", "offline": str(offline).lower()}
+            self._connect_api().answer("block/stat", options, timeout + 1)
+
     def peers(self) -> list[str]:
         """Return the multiaddresses of the connected peers."""
         with self.errors():

@@ -11,6 +11,7 @@ from typing import Any
 from web3 import Web3
 from web3.contract.contract import Contract
 
+from fl_node.artifacts import cid
 from fl_node.runtime import recursion
 
 recursion.restore()
@@ -49,6 +50,38 @@ def signatures() -> dict[str, tuple[bytes, list[str], list[str]]]:
         for entry in artifact()["abi"]
         if entry["type"] == "function" and entry["stateMutability"] == "view"
     }
+
+
+WORD = 32
+"""Bytes of an argument in a transaction's input."""
+SET_LOCAL_WEIGHT, SET_GLOBAL_WEIGHT, OPEN_MASKS = "setLocalWeight", "setGlobalWeight", "openMasks"
+"""The functions that publish a file."""
+
+
+@functools.cache
+def _publications() -> dict[bytes, tuple[str, int]]:
+    """Return each function that publishes a file, and where the file's digest is in the input, by selector."""
+    return {
+        bytes(Web3.keccak(text=f"{entry['name']}({','.join(a['type'] for a in entry['inputs'])})")[:4]): (
+            entry["name"],
+            4 + WORD * [a["name"] for a in entry["inputs"]].index("hash"),
+        )
+        for entry in artifact()["abi"]
+        if entry["type"] == "function" and entry["name"] in (SET_LOCAL_WEIGHT, SET_GLOBAL_WEIGHT, OPEN_MASKS)
+    }
+
+
+def publication(call: bytes) -> tuple[str, str] | None:
+    """Return the function that a call publishes a file with, and the CID of the file; None if it publishes none.
+
+    Parameters
+    ----------
+    call
+        The input of the transaction: the function's selector and its arguments, 32 bytes each.
+    """
+    name, start = _publications().get(call[:4], ("", 0))
+    digest = call[start : start + WORD]
+    return (name, cid.from_digest(digest)) if name and len(digest) == WORD else None
 
 
 @functools.cache

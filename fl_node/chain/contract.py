@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from web3 import exceptions as web3_errors
 from web3.contract.contract import ContractFunction
 
 from fl_node.artifacts import cid
-from fl_node.chain.abi import artifact, encoder, signatures
+from fl_node.chain.abi import artifact, encoder, publication, signatures
 from fl_node.chain.news import News
 from fl_node.chain.node import Head
 from fl_node.chain.rpc import Request
@@ -202,10 +202,29 @@ class Contract:
         self.address = address
         self._functions = encoder().functions
 
-    def listen(self) -> None:
-        """Have the node report blocks and the contract's events, so that waits need not ask."""
+    def listen(self, on_publication: Callable[[str], None] | None = None, functions: Collection[str] = ()) -> None:
+        """Subscribe to the node's blocks and to the contract's events, so that the role need not poll.
+
+        A further call replaces the subscriptions of the call before.
+
+        Parameters
+        ----------
+        on_publication
+            Called with the CID of each file that a transaction publishes, before a block has the transaction, in
+            another thread. Only a hint, because the block may never come.
+        functions
+            The functions whose files count; see :data:`fl_node.chain.abi.SET_LOCAL_WEIGHT`.
+        """
         topics = [str(encoder().events[name]().topic) for name in TURNS]
-        self.chain.news = News(self.chain.rpc, self.address, topics)
+
+        def see(call: bytes) -> None:
+            published = publication(call)
+            if on_publication is not None and published is not None and published[0] in functions:
+                on_publication(published[1])
+
+        if self.chain.news is not None:
+            self.chain.news.close()
+        self.chain.news = News(self.chain.rpc, self.address, topics, see if on_publication else None)
         self.chain.news.start()
 
     def has_known_code(self) -> bool:

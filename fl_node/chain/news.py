@@ -1,7 +1,7 @@
-"""What a node reports by itself: new blocks, and events of a contract. Who waits for them need not ask.
+"""What a node reports by itself: new blocks, events of a contract, and transactions before a block has them.
 
-Nodes that serve WebSocket where they serve HTTP report both (``eth_subscribe``), as the nodes of a lab and of the
-hosts do. Of any other node, or while the connection is lost, nothing is known here, and waits ask as before.
+Nodes that serve WebSocket where they serve HTTP report them (``eth_subscribe``), as the nodes of a lab and of the
+hosts do. Then roles need not poll. For any other node, or while the connection is lost, roles poll as before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ OPEN_TIMEOUT = 5.0
 FIRST_PAUSE, LAST_PAUSE = 1.0, 60.0
 """Seconds until a lost connection is opened again: the first time, and at most."""
 MAX_MESSAGE_BYTES = 4 * 1024**2
+BLOCKS, EVENTS, TRANSACTIONS = 1, 2, 3
+"""The ids of the requests for subscriptions."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,23 @@ class News:
         The contract.
     topics
         The topics of the contract's events that count.
+    on_call
+        Called with the input of each transaction to the contract that waits for a block, in the thread that listens.
+        Only a hint: a node may report none, and a transaction may never get into a block.
     """
 
-    def __init__(self, rpc: str, address: str, topics: Sequence[str]) -> None:
+    def __init__(
+        self, rpc: str, address: str, topics: Sequence[str], on_call: Callable[[bytes], None] | None = None
+    ) -> None:
         self._url = "ws" + rpc.removeprefix("http")
-        self._filter = {"address": address, "topics": [list(topics)]}
+        self._address = address.lower()
+        self._on_call = on_call
+        self._subscriptions: dict[int, list[Any]] = {
+            BLOCKS: ["newHeads"],
+            EVENTS: ["logs", {"address": address, "topics": [list(topics)]}],
+        }
+        if on_call is not None:
+            self._subscriptions[TRANSACTIONS] = ["newPendingTransactions", True]
         self._changed = threading.Condition()
         self._mark = Mark(0, 0, 0)
         self._alive = self._closed = False
@@ -155,19 +169,32 @@ class News:
             context = ssl.create_default_context() if uri.secure else None
             self._connection = context.wrap_socket(plain, server_hostname=uri.host) if context else plain
             protocol.send_request(protocol.connect())
-            names: dict[int, str] = {}
+            kinds: dict[str, int] = {}
             for message in self._messages(self._connection, protocol):
                 told: dict[str, Any] = strict_json.loads(message, max_bytes=MAX_MESSAGE_BYTES)
                 if "id" not in told:
-                    is_block = told["params"]["subscription"] == names[1]
-                    self._count(blocks=int(is_block), events=int(not is_block))
+                    kind = kinds[str(told["params"]["subscription"])]
+                    if kind == TRANSACTIONS:
+                        self._see_transaction(told["params"]["result"])
+                    else:
+                        self._count(blocks=int(kind == BLOCKS), events=int(kind == EVENTS))
                     continue
-                names[int(told["id"])] = str(told["result"])
-                if len(names) == 2:
+                kind = int(told["id"])
+                if kind == TRANSACTIONS and "result" not in told:
+                    continue  # not every node reports them
+                kinds[str(told["result"])] = kind
+                if not self._alive and {BLOCKS, EVENTS} <= set(kinds.values()):
                     self._connection.settimeout(None)
                     # What happened before is seen by who looks now.
                     self._set_alive(True)
                     self._count(blocks=1, events=1)
+
+    def _see_transaction(self, transaction: object) -> None:
+        """Hand on the input of a transaction to the contract."""
+        if self._on_call is None or not isinstance(transaction, dict):
+            return
+        if str(transaction.get("to")).lower() == self._address:
+            self._on_call(bytes.fromhex(str(transaction["input"]).removeprefix("0x")))
 
     def _messages(self, connection: socket.socket, protocol: ClientProtocol) -> Iterator[bytes]:
         """Yield the messages of the node, after the subscriptions are requested."""
@@ -183,7 +210,7 @@ class News:
                 raise protocol.handshake_exc
             for event in protocol.events_received():
                 if isinstance(event, Response):
-                    for number, parameters in enumerate((["newHeads"], ["logs", self._filter]), 1):
+                    for number, parameters in self._subscriptions.items():
                         request = {"jsonrpc": "2.0", "id": number, "method": "eth_subscribe", "params": parameters}
                         protocol.send_text(json.dumps(request).encode())
                 elif isinstance(event, Frame) and event.opcode in (Opcode.TEXT, Opcode.CONT):

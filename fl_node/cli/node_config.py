@@ -70,6 +70,15 @@ def ipfs(
     folder: Annotated[str, typer.Option("--folder", help="IPFS repository.")] = "/var/lib/ipfs",
     port: Annotated[int, _port("--port", "TCP port for peers.")] = 4001,
     api_port: Annotated[int, _port("--api-port", "Port of the API, on loopback.")] = 5001,
+    small_block: Annotated[
+        int,
+        typer.Option(
+            "--small-block",
+            min=0,
+            help="Size in bytes up to which nodes send a block to a peer that asks whether they have it; "
+            "0 means Kubo's default.",
+        ),
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Print IPFS's environment and arguments on a host as a systemd EnvironmentFile.
@@ -80,7 +89,12 @@ def ipfs(
         if not value.rpartition("/p2p/")[0]:
             raise ConfigError(f"{option} {value}: should be a multiaddress such as /ip4/10.0.0.1/tcp/4001/p2p/12D3…")
     settings = configuration.Ipfs(
-        folder=folder, listen=f"/ip4/0.0.0.0/tcp/{port}", address=address, api_port=api_port, peers=peers or []
+        folder=folder,
+        listen=f"/ip4/0.0.0.0/tcp/{port}",
+        address=address,
+        api_port=api_port,
+        peers=peers or [],
+        small_block=small_block,
     )
     if as_json:
         content = {

@@ -142,12 +142,25 @@ class Ipfs:
     """The API's port, on loopback."""
     peers: Sequence[str]
     """The addresses of all other nodes."""
+    small_block: int = 0
+    """Size in bytes up to which a node sends a block to a peer that asks whether it has it; 0: Kubo's default.
+
+    It saves a file of one block a round trip, and the 20 ms that Kubo waits between two messages to a peer. But a
+    node that asks several peers gets the block from each that has it.
+    """
 
     @property
     def settings(self) -> dict[str, Any]:
         """What the repository's configuration has in addition to the node's identity."""
         api = f"/ip4/127.0.0.1/tcp/{self.api_port}"
-        text = render("ipfs.json.j2", api=api, swarm=self.listen, address=self.address, peers=self.peers)
+        text = render(
+            "ipfs.json.j2",
+            api=api,
+            swarm=self.listen,
+            address=self.address,
+            peers=self.peers,
+            small_block=self.small_block,
+        )
         settings: dict[str, Any] = json.loads(text)
         return settings
 

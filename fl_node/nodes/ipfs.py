@@ -16,6 +16,10 @@ from fl_node.nodes import configuration
 from fl_node.runtime import strict_json
 
 MAX_CONFIG_BYTES = 1024**2
+FEW_PEERS = 3
+"""With at most so many peers, nodes send files of one block at once: few can have a block that another asks for."""
+SMALL_BLOCK = 1024**2
+"""Less than a block of a file that has several, with its frame."""
 
 
 def new_swarm_key() -> str:
@@ -83,6 +87,7 @@ class IpfsNode:
             address=self.address,
             api_port=self.api_port,
             peers=[peer.address for peer in peers],
+            small_block=SMALL_BLOCK if len(peers) <= FEW_PEERS else 0,
         )
         config = configuration.merged(self._config(), settings.settings)
         (self.folder / "config").write_text(json.dumps(config, indent=2))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fl_node import events
+from fl_node.chain.abi import OPEN_MASKS, SET_GLOBAL_WEIGHT, SET_LOCAL_WEIGHT
 from fl_node.errors import ConfigError
 from fl_node.models.trainer import MakeTrainer, Trainer
 from fl_node.plan.schema import Plan
@@ -65,6 +66,7 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, 
                 return waiting
             if standby:
                 emit(events.HeaderTakenOver(round=site.contract.round()))
+            site.prefetch(plan, SET_LOCAL_WEIGHT, OPEN_MASKS)
             header.append(header_of(site, plan, make_trainer(plan), evaluate=evaluate))
         return header[0].step()
 
@@ -170,6 +172,8 @@ def run_learner(
             check_allowed(plan, allowed=allow_attacks)
             policy.check_plan(plan, accepts)
             policy.check_contract(site.contract, plan)
+            verified = (SET_LOCAL_WEIGHT, OPEN_MASKS) if plan.verification == "all" else ()
+            site.prefetch(plan, SET_GLOBAL_WEIGHT, *verified)
             learner.append(learner_of(site, plan, make_trainer(plan), record, allow_attacks=allow_attacks))
         return learner[0].step()
 

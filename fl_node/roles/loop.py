@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from fl_node import events
+from fl_node.artifacts.ipfs_store import IpfsStore
+from fl_node.artifacts.prefetch import Prefetch
 from fl_node.artifacts.store import Store
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract, View
@@ -34,6 +36,9 @@ from fl_node.plan.schema import Plan
 from fl_node.protocol.reader import Reader
 from fl_node.roles.journal import Recorder
 from fl_node.runtime.logs import emit
+
+MAX_PREFETCHED = 16
+"""The most learners whose files are fetched before a block has their transactions."""
 
 
 class Clock(Protocol):
@@ -93,6 +98,22 @@ class Site:
         """Wake the role's loop after a change that no block shows."""
         if self.chain.news is not None:
             self.chain.news.ring()
+
+    def prefetch(self, plan: Plan, *functions: str) -> None:
+        """Fetch files as soon as a transaction publishes them, before its block; not in a run of many learners.
+
+        Each role then hears of each transaction, so the work would grow with the square of the learners.
+
+        Parameters
+        ----------
+        plan
+            The run's plan.
+        functions
+            The contract's functions that publish the files which the role needs.
+        """
+        store = self.store
+        if self.chain.news is not None and isinstance(store, IpfsStore) and plan.learners <= MAX_PREFETCHED:
+            self.contract.listen(Prefetch(store), functions)
 
     def close(self) -> None:
         """Stop background work."""

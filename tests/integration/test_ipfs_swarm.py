@@ -15,11 +15,16 @@ import requests
 
 from fl_node.artifacts import cid
 from fl_node.artifacts.ipfs_store import IpfsStore
+from fl_node.artifacts.prefetch import Prefetch
 from fl_node.artifacts.store import TooLarge
+from fl_node.chain.abi import SET_GLOBAL_WEIGHT
+from fl_node.chain.client import Chain
+from fl_node.chain.contract import Contract
 from fl_node.errors import FileMissing, FLNodeError, StoreError
 from fl_node.nodes.backends import ProcessBackend
 from fl_node.nodes.ipfs import new_swarm_key
 from fl_node.runtime.waiting import wait_until
+from tests.helpers.chain import OPEN
 from tests.helpers.swarm import HANG, SlowLine, daemon
 
 NODES = ("header", "learner-1", "learner-2")
@@ -363,3 +368,26 @@ def test_a_file_that_is_kept_by_name_takes_the_place_of_the_one_before_and_other
     assert stores["learner-1"].named_files() == {}
     stores["learner-1"].fetch(name, tmp_path / "got", 2 * CHUNK, HANG)
     assert (tmp_path / "got").read_bytes() == second.read_bytes()
+
+
+def test_a_published_file_is_fetched_before_a_role_asks_for_it(
+    stores: dict[str, IpfsStore], make_file: MakeFile, chain: Callable[[str], Chain]
+) -> None:
+    header, learner = chain("header"), chain("learner-1")
+    address = str(header.deploy(cid.of_bytes(b"plan"), OPEN).contract)
+    listening = Contract(learner, address)
+    listening.listen(Prefetch(stores["learner-1"]), [SET_GLOBAL_WEIGHT])
+    assert listening.chain.news is not None
+    assert listening.chain.news.wait_until_alive(HANG)
+    added = stores["header"].add(make_file(900_000))
+
+    def is_local() -> bool:
+        with contextlib.suppress(StoreError):
+            stores["learner-1"].fetch_block(added, 1.0, offline=True)
+            return True
+        return False
+
+    assert not is_local()
+    header.contract(address).set_global_weight(added, header.nonce())
+    assert wait_until(is_local, HANG)
+    listening.chain.news.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 from collections.abc import Iterator
 
@@ -13,13 +14,15 @@ from websockets.sync.server import Server, ServerConnection, serve
 from fl_node.chain.news import News
 
 HANG = 30.0
-BLOCK, EVENT = "0xb", "0xe"
+BLOCK, EVENT, TRANSACTION = "0xb", "0xe", "0xf"
+CONTRACT = "0xC"
 
 
 class Reporter:
     """A node that reports what a test wants."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, reports_transactions: bool = True) -> None:
+        self.reports_transactions = reports_transactions
         self.requests: list[dict[str, object]] = []
         self.connections: list[ServerConnection] = []
         self.subscribed = threading.Semaphore(0)
@@ -31,8 +34,8 @@ class Reporter:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.socket.getsockname()[1]}"
 
-    def report(self, subscription: str) -> None:
-        params = {"subscription": subscription, "result": {}}
+    def report(self, subscription: str, result: object = None) -> None:
+        params = {"subscription": subscription, "result": {} if result is None else result}
         self.connections[-1].send(json.dumps({"jsonrpc": "2.0", "method": "eth_subscription", "params": params}))
 
     def close(self) -> None:
@@ -44,12 +47,16 @@ class Reporter:
     def _serve(self, connection: ServerConnection) -> None:
         self.connections.append(connection)
         try:
-            for name in (BLOCK, EVENT):
-                request = json.loads(connection.recv())
+            for message in connection:
+                request = json.loads(message)
                 self.requests.append(request)
-                connection.send(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": name}))
-            self.subscribed.release()
-            connection.recv()
+                name = {"newHeads": BLOCK, "logs": EVENT, "newPendingTransactions": TRANSACTION}[request["params"][0]]
+                answer: dict[str, object] = {"result": name}
+                if name == TRANSACTION and not self.reports_transactions:
+                    answer = {"error": {"code": -32601, "message": "no such subscription"}}
+                connection.send(json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}))
+                if name == EVENT:
+                    self.subscribed.release()
         except ConnectionClosed:
             pass
 
@@ -63,7 +70,7 @@ def node() -> Iterator[Reporter]:
 
 @pytest.fixture
 def news(node: Reporter) -> Iterator[News]:
-    found = News(node.url, "0xc", ["0xt"])
+    found = News(node.url, CONTRACT, ["0xt"])
     before = found.mark()
     found.start()
     assert found.wait_until_alive(HANG)
@@ -75,7 +82,7 @@ def news(node: Reporter) -> Iterator[News]:
 def test_blocks_and_the_contracts_events_are_subscribed_to(node: Reporter, news: News) -> None:
     assert [one["params"] for one in node.requests] == [
         ["newHeads"],
-        ["logs", {"address": "0xc", "topics": [["0xt"]]}],
+        ["logs", {"address": CONTRACT, "topics": [["0xt"]]}],
     ]
 
 
@@ -86,6 +93,34 @@ def test_a_block_ends_a_wait_for_anything_but_not_one_for_events(node: Reporter,
     assert not news.wait(before, 0.0, for_events=True)
     node.report(EVENT)
     assert news.wait(before, HANG, for_events=True)
+
+
+@pytest.fixture
+def calls(node: Reporter) -> Iterator[queue.Queue[bytes]]:
+    """The inputs of pending transactions to the contract that a node reports."""
+    inputs: queue.Queue[bytes] = queue.Queue()
+    news = News(node.url, CONTRACT, ["0xt"], inputs.put)
+    news.start()
+    assert news.wait_until_alive(HANG)
+    yield inputs
+    news.close()
+
+
+def test_the_contracts_pending_transactions_are_reported(node: Reporter, calls: queue.Queue[bytes]) -> None:
+    for to, data in (("0xd", "0x01"), (None, "0x02"), (CONTRACT.lower(), "0x03"), (CONTRACT, "0x04")):
+        node.report(TRANSACTION, {"to": to, "input": data})
+    assert (calls.get(timeout=HANG), calls.get(timeout=HANG)) == (b"\x03", b"\x04")
+
+
+def test_a_node_that_reports_no_pending_transactions_reports_the_rest(node: Reporter) -> None:
+    node.reports_transactions = False
+    news = News(node.url, CONTRACT, ["0xt"], lambda _: None)
+    news.start()
+    assert news.wait_until_alive(HANG)
+    before = news.mark()
+    node.report(BLOCK)
+    assert news.wait(before, HANG)
+    news.close()
 
 
 def test_a_ring_ends_every_wait(news: News) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from fl_node.artifacts import cid
 from fl_node.cli.app import app
 from fl_node.errors import ConfigError
 from fl_node.nodes import CHAIN_ID, configuration
 from fl_node.nodes.geth import GethNode
-from fl_node.nodes.ipfs import IpfsNode, new_swarm_key
+from fl_node.nodes.ipfs import FEW_PEERS, SMALL_BLOCK, IpfsNode, new_swarm_key
 from tests.helpers.accounts import ALICE, BOB, HEADER
 
 NODE = "/ip4/10.0.0.1/tcp/4001/p2p/12D3A"
@@ -54,13 +55,25 @@ def test_hosts_and_lab_run_ipfs_alike_but_for_folders_and_addresses(tmp_path: Pa
     node = IpfsNode(tmp_path)
     (tmp_path / "config").write_text(json.dumps({"Identity": {"PeerID": "12D3A"}, "Swarm": {"ConnMgr": {"x": 1}}}))
     command = node.command(Path("ipfs"), new_swarm_key(), [])
-    told = json.loads(node_config("ipfs", "--address", NODE, "--json"))
+    told = json.loads(node_config("ipfs", "--address", NODE, "--small-block", str(SMALL_BLOCK), "--json"))
     assert command[1:] == told["arguments"]
     assert node.environment | {"IPFS_PATH": ""} == told["environment"] | {"IPFS_PATH": ""}
     config = json.loads((tmp_path / "config").read_text())
     assert config["Identity"] == {"PeerID": "12D3A"}
     assert config["Swarm"] == {"ConnMgr": {"x": 1}, **told["settings"]["Swarm"]}
     assert {name for name, value in told["settings"].items() if config[name] != value} == {"Addresses", "Swarm"}
+
+
+def test_nodes_send_small_blocks_at_once_only_if_few_peers_can_have_them(tmp_path: Path) -> None:
+    def replaced(peers: int) -> object:
+        (tmp_path / "config").write_text(json.dumps({"Identity": {"PeerID": "12D3A"}}))
+        node = IpfsNode(tmp_path)
+        node.command(Path("ipfs"), new_swarm_key(), [node] * peers)
+        return json.loads((tmp_path / "config").read_text())["Internal"]["Bitswap"]["WantHaveReplaceSize"]
+
+    assert (replaced(FEW_PEERS), replaced(FEW_PEERS + 1)) == (SMALL_BLOCK, None)
+    # A full block of a file with several has a frame around its content, so it is larger.
+    assert SMALL_BLOCK <= cid.CHUNK_BYTES
 
 
 def test_without_json_it_is_an_environment_file_of_systemd() -> None:
