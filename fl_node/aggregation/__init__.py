@@ -2,9 +2,8 @@
 
 A rule is a class of settings and a pure function of arrays, one file each, named as its paper names it. It is
 canonical: inputs come in the order of nodeId, arithmetic is float64 in a fixed order, and the result is rounded once.
-So anyone with the local files gets the global file bit for bit. Tensors are read from mapped files when they are
-asked for, one at a time, and where a rule needs those of all learners at once, some rows at a time; so memory grows
-little with their number.
+So anyone with the local files gets the global file bit for bit. Files are read and written block by block, so neither
+the size of a model nor the number of learners decides how much memory a rule takes.
 
 To add a rule, write a file with a subclass of :class:`Rule`, and add its line here.
 """

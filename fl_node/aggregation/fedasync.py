@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from fl_node.aggregation.asynchronous import AsynchronousRule, Update
-from fl_node.aggregation.rule import Aggregate, rounded
+from fl_node.aggregation.rule import Aggregate, by_value, rounded
 from fl_node.aggregation.staleness import DIGITS
 from fl_node.runtime.tensors import Tensor, Tensors
 
@@ -36,8 +36,8 @@ class FedAsync(AsynchronousRule):
         (update,) = updates
         share = round(self.mixing * self.function.discount(update.rounds), DIGITS)
 
-        def tensor(name: str) -> Tensor:
+        def combine(name: str, inputs: Sequence[Tensors], parent: Tensors) -> Tensor:
             local = np.float64(share)
-            return rounded((1 - local) * parent[name] + local * update.local[name])
+            return rounded((1 - local) * parent[name] + local * inputs[0][name])
 
-        return Aggregate((share,), tensor)
+        return by_value((share,), combine, [update.local], parent)

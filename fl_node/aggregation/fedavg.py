@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from fl_node.aggregation.fixed_point import FixedPoint, reduced
-from fl_node.aggregation.rule import Aggregate, Rule, shares
+from fl_node.aggregation.rule import Aggregate, Rule, by_value, shares
 from fl_node.runtime.tensors import Tensor, Tensors
 
 
@@ -58,17 +58,36 @@ class FedAvg(Rule):
         """Average each tensor by :func:`fedavg`, or its updates as integers."""
         point = self.fixed_point
         if point is None:
-            return Aggregate(shares(counts), lambda name: fedavg((tensors[name] for tensors in inputs), counts))
+            return averaged(inputs, counts, shares(counts))
         small = reduced(counts)
 
-        def tensor(name: str) -> Tensor:
+        def combine(name: str, inputs: Sequence[Tensors], parent: Tensors) -> Tensor:
             start = parent[name]
             total = np.zeros(start.shape, point.dtype)
             for tensors, count in zip(inputs, small, strict=True):
                 total += point.words(np.subtract(tensors[name], start, dtype=np.float64), count)
             return point.updated(start, total, small)
 
-        return Aggregate(shares(counts), tensor)
+        return by_value(shares(counts), combine, inputs, parent)
+
+
+def averaged(inputs: Sequence[Tensors], counts: Sequence[int], shares: tuple[float, ...]) -> Aggregate:
+    """Return the average of models, each value by :func:`fedavg`.
+
+    Parameters
+    ----------
+    inputs
+        The models: local weights by tensor name.
+    counts
+        What each counts for.
+    shares
+        The share of each learner in the result.
+    """
+
+    def combine(name: str, inputs: Sequence[Tensors], _parent: Tensors) -> Tensor:
+        return fedavg((tensors[name] for tensors in inputs), counts)
+
+    return by_value(shares, combine, inputs, {})
 
 
 def fedavg(tensors: Iterable[npt.NDArray[np.float32]], counts: Sequence[int]) -> npt.NDArray[np.float32]:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from fl_node.aggregation.asynchronous import AsynchronousRule, Update
 from fl_node.aggregation.fedopt import ServerLearningRate
-from fl_node.aggregation.rule import Aggregate, rounded
+from fl_node.aggregation.rule import Aggregate, by_value, rounded
 from fl_node.aggregation.staleness import DIGITS
 from fl_node.runtime.tensors import Tensor, Tensors
 
@@ -51,11 +51,12 @@ class FedBuff(AsynchronousRule):
         """Add the average of the updates to the global weights."""
         shares = tuple(round(self.function.discount(update.rounds) / len(updates), DIGITS) for update in updates)
 
-        def tensor(name: str) -> Tensor:
+        def combine(name: str, inputs: Sequence[Tensors], parent: Tensors) -> Tensor:
             start = parent[name]
             change = np.zeros(start.shape)
-            for update, share in zip(updates, shares, strict=True):
-                change += np.float64(share) * np.subtract(update.local[name], update.start[name], dtype=np.float64)
+            for local, began, share in zip(inputs[::2], inputs[1::2], shares, strict=True):
+                change += np.float64(share) * np.subtract(local[name], began[name], dtype=np.float64)
             return rounded(start + np.float64(self.server_learning_rate) * change)
 
-        return Aggregate(shares, tensor)
+        inputs = [tensors for update in updates for tensors in (update.local, update.start)]
+        return by_value(shares, combine, inputs, parent)

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from fl_node.aggregation.fedavg import fedavg
-from fl_node.aggregation.rule import Aggregate, Rule, rounded, shares
+from fl_node.aggregation.rule import Aggregate, Rule, by_value, rounded, shares
 from fl_node.runtime.settings import Fraction, Positive
 from fl_node.runtime.tensors import Tensor, Tensors, Wide
 
@@ -43,13 +43,13 @@ class FedAvgM(Rule):
         """Compute the next weights and momentum."""
         rate, kept = np.float64(self.server_learning_rate), np.float64(self.momentum)
 
-        def tensor(name: str) -> Tensor:
+        def combine(name: str, inputs: Sequence[Tensors], parent: Tensors) -> Tensor:
             kind, _, rest = name.partition("/")
             weights = rest if kind == "momentum" else name
             direction = kept * parent[f"momentum/{weights}"] + _update(inputs, counts, parent, weights)
             return rounded(direction if kind == "momentum" else parent[weights] + rate * direction)
 
-        return Aggregate(shares(counts), tensor)
+        return by_value(shares(counts), combine, inputs, parent)
 
 
 class FedAdam(Rule):
@@ -81,7 +81,7 @@ class FedAdam(Rule):
         rate, beta_1 = np.float64(self.server_learning_rate), np.float64(self.momentum)
         beta_2, tau = np.float64(self.beta_2), np.float64(self.tau)
 
-        def tensor(name: str) -> Tensor:
+        def combine(name: str, inputs: Sequence[Tensors], parent: Tensors) -> Tensor:
             kind, _, rest = name.partition("/")
             weights = rest if kind in self.state else name
             update = _update(inputs, counts, parent, weights)
@@ -91,7 +91,7 @@ class FedAdam(Rule):
                 return rounded(direction if kind == "momentum" else squares)
             return rounded(parent[weights] + rate * direction / (np.sqrt(squares) + tau))
 
-        return Aggregate(shares(counts), tensor)
+        return by_value(shares(counts), combine, inputs, parent)
 
 
 def _update(inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors, name: str) -> Wide:

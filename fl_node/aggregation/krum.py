@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from fl_node.aggregation.fedavg import fedavg
+from fl_node.aggregation.fedavg import averaged
 from fl_node.aggregation.rule import Aggregate, Robust, Uniform, in_order, names_of, pieces, shares
 from fl_node.runtime.tensors import Tensors
 
@@ -32,9 +32,8 @@ class _Nearest(Robust):
         best = sorted(sorted(range(len(inputs)), key=lambda index: (ranked[index], index))[: self.kept(len(inputs))])
         kept = [counts[index] for index in best]
         share = dict(zip(best, shares(kept), strict=True))
-        return Aggregate(
-            tuple(share.get(index, 0.0) for index in range(len(inputs))),
-            lambda name: fedavg((inputs[index][name] for index in best), kept),
+        return averaged(
+            [inputs[index] for index in best], kept, tuple(share.get(index, 0.0) for index in range(len(inputs)))
         )
 
 

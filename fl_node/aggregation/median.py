@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from fl_node.aggregation.rule import Aggregate, Rule, Uniform, by_piece, shares
+from fl_node.aggregation.rule import Aggregate, Rule, Uniform, by_value, shares
 from fl_node.runtime.tensors import Tensor, Tensors
 
 
@@ -21,9 +21,11 @@ class Median(Rule):
     rule: Literal["median"] = "median"
     weighting: Uniform = "uniform"
 
-    def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:  # noqa: ARG002
+    def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:
         """Take each value by :func:`median`."""
-        return Aggregate(shares(counts), lambda name: by_piece(median, inputs, name))
+        return by_value(
+            shares(counts), lambda name, inputs, _parent: median(tensors[name] for tensors in inputs), inputs, parent
+        )
 
 
 def median(tensors: Iterable[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from fl_node.aggregation.rule import Aggregate, Rule, names_of, rounded, shares, squared_distance
+from fl_node.aggregation.rule import Aggregate, Rule, by_value, names_of, rounded, shares, squared_distance
 from fl_node.runtime.settings import Positive
 from fl_node.runtime.tensors import Tensor, Tensors
 
@@ -42,11 +42,11 @@ class NormClipping(Rule):
             for part, length in zip(parts, lengths, strict=True)
         ]
 
-        def tensor(name: str) -> Tensor:
+        def combine(name: str, inputs: Sequence[Tensors], parent: Tensors) -> Tensor:
             start = np.asarray(parent[name], np.float64)
             total = start.copy()
             for tensors, factor in zip(inputs, factors, strict=True):
                 total += (tensors[name] - start) * factor
             return rounded(total)
 
-        return Aggregate(parts, tensor)
+        return by_value(parts, combine, inputs, parent)

@@ -13,15 +13,51 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from fl_node.runtime.settings import Settings
-from fl_node.runtime.tensors import Sliceable, Tensor, Tensors, Wide
+from fl_node.runtime.tensors import BLOCK, Sliceable, Tensor, Tensors, Wide, Window, blocks_of, shape_of
+
+Combine = Callable[[str, Sequence[Tensors], Tensors], Tensor]
+"""Computes a global tensor by name from the tensors of the inputs and of the last global file.
+
+Each value of the result depends only on the values at the same place, so the tensors may all be given whole, or the
+same block of each."""
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """The result of a rule: the share of each input, and a function that returns a global tensor by name."""
+    """The result of a rule: the share of each input, and functions that return a global tensor by name.
+
+    ``tensor`` returns it whole, and ``blocks`` block by block, flat and in order, which takes little memory; None if
+    the rule computes whole tensors alone.
+    """
 
     shares: tuple[float, ...]
     tensor: Callable[[str], Tensor]
+    blocks: Callable[[str], Iterable[Tensor]] | None = None
+
+    def values(self, name: str) -> Iterable[Tensor]:
+        """Return the values of a global tensor in order, in blocks if the rule has them."""
+        return [self.tensor(name)] if self.blocks is None else self.blocks(name)
+
+
+def by_value(shares: tuple[float, ...], combine: Combine, inputs: Sequence[Tensors], parent: Tensors) -> Aggregate:
+    """Return the result of a rule that computes each value from the values at its place.
+
+    Parameters
+    ----------
+    shares
+        The share of each input.
+    combine
+        Computes a tensor, or a block of it; see :data:`Combine`.
+    inputs, parent
+        What the rule was given: local weights, and the tensors of the last global file.
+    """
+
+    def blocks(name: str) -> Iterator[Tensor]:
+        known = inputs[0] if inputs and name in inputs[0] else parent
+        for block in blocks_of(shape_of(known, name)):
+            yield combine(name, [Window(tensors, *block) for tensors in inputs], Window(parent, *block))
+
+    return Aggregate(shares, lambda name: combine(name, inputs, parent), blocks)
 
 
 class Rule(Settings):
@@ -141,12 +177,8 @@ def rounded(values: Wide) -> Tensor:
     return np.asarray(np.clip(values, -largest, largest)).astype(np.float32)
 
 
-BLOCK = 2**18
-"""Values of one input that are held at a time by rules that need all inputs at once."""
-
-
 def pieces(inputs: Sequence[Tensors], name: str) -> Iterator[list[Tensor]]:
-    """Yield one tensor of all inputs, a few rows at a time, to bound the memory.
+    """Yield one tensor of all inputs, a few rows at a time, to bound the memory of sums whose order counts.
 
     Parameters
     ----------
@@ -155,8 +187,7 @@ def pieces(inputs: Sequence[Tensors], name: str) -> Iterator[list[Tensor]]:
     name
         The tensor's name.
     """
-    first = inputs[0]
-    shape = first.shape(name) if isinstance(first, Sliceable) else first[name].shape
+    shape = shape_of(inputs[0], name)
     if not math.prod(shape) or not shape:
         yield [tensors[name] for tensors in inputs]
         return
@@ -167,23 +198,6 @@ def pieces(inputs: Sequence[Tensors], name: str) -> Iterator[list[Tensor]]:
 
 def _rows(model: Tensors, name: str, start: int, stop: int) -> Tensor:
     return model.rows(name, start, stop) if isinstance(model, Sliceable) else model[name][start:stop]
-
-
-def by_piece(combine: Callable[[Sequence[Tensor]], Tensor], inputs: Sequence[Tensors], name: str) -> Tensor:
-    """Compute one tensor piece by piece, for rules that treat each value independently.
-
-    Parameters
-    ----------
-    combine
-        Receives one piece of the tensor from every input, all of one shape, and returns the aggregated piece in that
-        shape.
-    inputs
-        The local weights of each learner, by tensor name.
-    name
-        The tensor's name.
-    """
-    parts = [np.asarray(combine(piece)) for piece in pieces(inputs, name)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def shares(counts: Sequence[int]) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from fl_node.aggregation.fedavg import fedavg
-from fl_node.aggregation.rule import Aggregate, Robust, Uniform, by_piece, shares
+from fl_node.aggregation.rule import Aggregate, Robust, Uniform, by_value, shares
 from fl_node.runtime.tensors import Tensor, Tensors
 
 
@@ -26,11 +26,13 @@ class TrimmedMean(Robust):
         """Return how many files there must be so that one is left."""
         return 2 * self.num_malicious + 1
 
-    def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:  # noqa: ARG002
+    def aggregate(self, inputs: Sequence[Tensors], counts: Sequence[int], parent: Tensors) -> Aggregate:
         """Take each value by :func:`trimmed_mean`."""
-        return Aggregate(
+        return by_value(
             shares(counts),
-            lambda name: by_piece(lambda tensors: trimmed_mean(tensors, self.num_malicious), inputs, name),
+            lambda name, inputs, _parent: trimmed_mean((tensors[name] for tensors in inputs), self.num_malicious),
+            inputs,
+            parent,
         )
 
 

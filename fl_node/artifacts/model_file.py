@@ -8,11 +8,14 @@ A received file is rejected unless this module would have written exactly these 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -31,6 +34,7 @@ from pydantic_core import CoreSchema, core_schema
 from safetensors import SafetensorError, safe_open
 
 from fl_node.artifacts import cid
+from fl_node.artifacts.distance import Distance, Ruler
 from fl_node.compression import KINDS as COMPRESSIONS
 from fl_node.compression import Compression
 from fl_node.compression.compression import name_of, part_of
@@ -38,7 +42,7 @@ from fl_node.errors import JsonError, WeightsError
 from fl_node.privacy import dealing
 from fl_node.runtime import files, strict_json
 from fl_node.runtime.tensors import Shapes as Shapes
-from fl_node.runtime.tensors import Sliceable
+from fl_node.runtime.tensors import Sliceable, blocks_of, flat, shape_of
 from fl_node.runtime.tensors import Tensor as Tensor
 from fl_node.runtime.tensors import Tensors as Tensors
 
@@ -246,12 +250,17 @@ Meta = LocalMeta | MaskedMeta | GlobalMeta
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A checked model file on disk; its tensors are read on demand."""
+    """A checked model file on disk; its tensors are read on demand.
+
+    ``distance`` is what was measured of local weights while the file was checked, if the global weights that they
+    were trained from were at hand.
+    """
 
     path: Path
     cid: str
     meta: Meta
     shapes: Shapes
+    distance: Distance | None = field(default=None, compare=False, kw_only=True)
 
     @property
     def global_meta(self) -> GlobalMeta:
@@ -281,45 +290,86 @@ class WeightsFile:
 
     def tensor(self, name: str) -> Tensor:
         """Return one tensor by its name."""
-        with safe_open(self.path, framework="numpy") as file:
-            tensor: Tensor = file.get_tensor(name)
-        return tensor
+        shape = self.shapes[name]
+        return self.flat(name, 0, math.prod(shape)).reshape(shape)
+
+    def flat(self, name: str, start: int, stop: int) -> Tensor:
+        """Return some values of a tensor, in row-major order; reads only these.
+
+        Parameters
+        ----------
+        name
+            The tensor's name.
+        start, stop
+            The first value, and the value after the last.
+
+        Raises
+        ------
+        OSError
+            The file can't be read, or has become shorter since it was checked.
+        """
+        offset, dtype = self._places[name]
+        # Read, not mapped: what a process has mapped counts as its memory.
+        values = np.fromfile(self.path, dtype, stop - start, offset=offset + start * dtype.itemsize)
+        return _complete(values, stop - start, self.path)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by their names."""
         return {name: self.tensor(name) for name in self.shapes}
 
-    def mapped(self) -> Tensors:
-        """Return all tensors by their names; each is read on demand."""
-        return Mapped(self)
+    def on_demand(self, names: Iterable[str] | None = None) -> Tensors:
+        """Return the tensors with these names, or all; each is read whenever it is asked for, whole or in blocks."""
+        return OnDemand(self, self.shapes if names is None else {name: self.shapes[name] for name in names})
+
+    @cached_property
+    def _places(self) -> Mapping[str, tuple[int, np.dtype[Any]]]:
+        """Where each tensor begins in the file, and the type of its values."""
+        places, offset = {}, len(_header(self.meta, self.shapes))
+        for name in sorted(self.shapes):
+            dtype = np.dtype(_TYPES[_dtype(self.meta, name)])
+            places[name] = offset, dtype
+            offset += dtype.itemsize * math.prod(self.shapes[name])
+        return places
 
 
-class Mapped(Sliceable):
-    """The tensors of a file, read on demand, completely or only some rows."""
+def _complete(values: Tensor, count: int, path: Path) -> Tensor:
+    """Return values that were read, if these are all.
 
-    def __init__(self, file: WeightsFile) -> None:
+    Raises
+    ------
+    OSError
+        The file ended before.
+    """
+    if len(values) != count:
+        raise OSError(errno.EIO, f"{os.strerror(errno.EIO)}: the file became shorter after its check", str(path))
+    return values
+
+
+class OnDemand(Sliceable):
+    """Tensors of a file, read whenever they are asked for, whole or in blocks."""
+
+    def __init__(self, file: WeightsFile, shapes: Shapes) -> None:
         self._file = file
+        self._shapes = shapes
 
     def __getitem__(self, name: str) -> Tensor:
-        if name not in self._file.shapes:
+        if name not in self._shapes:
             raise KeyError(name)
         return self._file.tensor(name)
 
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Return rows ``start`` to ``stop - 1`` of a tensor; reads only these."""
-        with safe_open(self._file.path, framework="numpy") as file:
-            tensor: Tensor = file.get_slice(name)[start:stop]
-        return tensor
+    def flat(self, name: str, start: int, stop: int) -> Tensor:
+        """Return values ``start`` to ``stop - 1`` of a tensor, in row-major order; reads only these."""
+        return self._file.flat(name, start, stop)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape without reading it."""
-        return self._file.shapes[name]
+        return self._shapes[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file.shapes)
+        return iter(self._shapes)
 
     def __len__(self) -> int:
-        return len(self._file.shapes)
+        return len(self._shapes)
 
 
 @dataclass(frozen=True)
@@ -342,7 +392,15 @@ def write(path: Path, meta: Meta, tensors: Tensors) -> WeightsFile:
     tensors
         Arrays by name: float32, or integers in a masked file.
     """
-    return write_stream(path, meta, {n: t.shape for n, t in tensors.items()}, lambda name: tensors[name])
+    shapes = {name: shape_of(tensors, name) for name in tensors}
+
+    def blocks(name: str) -> Iterator[Tensor]:
+        return (flat(tensors, name, *block) for block in blocks_of(shapes[name]))
+
+    def whole(name: str) -> list[Tensor]:
+        return [tensors[name]]
+
+    return write_blocks(path, meta, shapes, blocks if isinstance(tensors, Sliceable) else whole)
 
 
 def write_stream(path: Path, meta: Meta, shapes: Shapes, tensor: Callable[[str], Tensor]) -> WeightsFile:
@@ -366,6 +424,38 @@ def write_stream(path: Path, meta: Meta, shapes: Shapes, tensor: Callable[[str],
     OSError
         The file can't be written.
     """
+
+    def whole(name: str) -> list[Tensor]:
+        values = np.asarray(tensor(name))
+        if values.shape != tuple(shapes[name]):
+            raise WeightsError(f"tensor {name} has shape {values.shape}, not {tuple(shapes[name])}")
+        return [values]
+
+    return write_blocks(path, meta, shapes, whole)
+
+
+def write_blocks(path: Path, meta: Meta, shapes: Shapes, blocks: Callable[[str], Iterable[Tensor]]) -> WeightsFile:
+    """Write a model file in canonical form, block by block, so that it may be far larger than the memory.
+
+    Parameters
+    ----------
+    path
+        Where the file appears when it is complete.
+    meta
+        The file's metadata.
+    shapes
+        The shape of each tensor, by name.
+    blocks
+        Returns the values of a tensor by its name, in row-major order, in arrays of any shape; called once for each
+        name, in sorted order.
+
+    Raises
+    ------
+    WeightsError
+        A tensor does not have as many values as its shape.
+    OSError
+        The file can't be written.
+    """
     partial, hasher = path.with_name(path.name + ".partial"), cid.Hasher()
     try:
         with files.named(path), partial.open("wb") as file:
@@ -373,11 +463,14 @@ def write_stream(path: Path, meta: Meta, shapes: Shapes, tensor: Callable[[str],
             file.write(header)
             hasher.update(header)
             for name in sorted(shapes):
-                values = np.asarray(tensor(name), dtype=_TYPES[_dtype(meta, name)], order="C")
-                if values.shape != tuple(shapes[name]):
-                    raise WeightsError(f"tensor {name} has shape {values.shape}, not {tuple(shapes[name])}")
-                file.write(values.data)
-                hasher.update(values.reshape(-1).data)
+                size, written = math.prod(shapes[name]), 0
+                for block in blocks(name):
+                    values = np.asarray(block, dtype=_TYPES[_dtype(meta, name)], order="C").reshape(-1)
+                    written += values.size
+                    file.write(values.data)
+                    hasher.update(values.data)
+                if written != size:
+                    raise WeightsError(f"tensor {name} has {written} values, not {size}")
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -421,8 +514,9 @@ def read(
     file_cid: str | None = None,
     masked: MaskedSize | None = None,
     compressed: Compression | None = None,
+    start_of: Callable[[str], WeightsFile | None] = lambda _cid: None,
 ) -> WeightsFile:
-    """Check a received model file and return it.
+    """Check a received model file and return it. The file is read once, block by block.
 
     Parameters
     ----------
@@ -436,6 +530,8 @@ def read(
         The size of masked files, if the file should be masked.
     compressed
         The compression of its update, if it should be compressed.
+    start_of
+        Returns the global file with a CID, if it is at hand; then the distance of local weights to it is measured.
 
     Raises
     ------
@@ -471,12 +567,57 @@ def read(
                 raise WeightsError(
                     "not in canonical form (order, spaces or padding of the header differ)", "malformed"
                 )
-            for name in shapes if not isinstance(meta, MaskedMeta) else ():
-                if not np.isfinite(file.get_tensor(name)).all():
-                    raise WeightsError(f"tensor {name} has values that are not finite", "not_finite")
     except SafetensorError as error:
         raise WeightsError(f"not a safetensors file: {_line(str(error))}", "malformed") from error
-    return WeightsFile(path, file_cid or cid.of_file(path), meta, dict(sorted(shapes.items())))
+    file = WeightsFile(path, file_cid or "", meta, dict(sorted(shapes.items())))
+    hasher = None if file_cid else cid.Hasher()
+    distance = _check_values(file, header, hasher, _ruler(file, start_of))
+    return replace(file, cid=file.cid if hasher is None else hasher.cid(), distance=distance)
+
+
+def _ruler(file: WeightsFile, start_of: Callable[[str], WeightsFile | None]) -> Ruler | None:
+    """Return what measures local weights; None for other files, and if their global weights are not at hand."""
+    meta = file.meta
+    if not isinstance(meta, LocalMeta) or meta.compression is not None:
+        return None
+    start = start_of(meta.parent)
+    if start is None or any(start.shapes.get(name) != shape for name, shape in file.shapes.items()):
+        return None
+    return Ruler(start.on_demand(), start.cid)
+
+
+def _check_values(
+    file: WeightsFile, header: bytes, hasher: cid.Hasher | None, ruler: Ruler | None
+) -> Distance | None:
+    """Read all tensors of a file once: check that their values are finite, and hash and measure them on the way.
+
+    Parameters
+    ----------
+    file, header
+        The file, and its header, which is checked.
+    hasher, ruler
+        What is given the file's bytes, and its values.
+
+    Raises
+    ------
+    WeightsError
+        A value is not finite.
+    """
+    with file.path.open("rb", buffering=0) as content:
+        content.seek(len(header))
+        if hasher is not None:
+            hasher.update(header)
+        for name, shape in file.shapes.items():
+            dtype = np.dtype(_TYPES[_dtype(file.meta, name)])
+            for first, stop in blocks_of(shape):
+                values = _complete(np.fromfile(content, dtype, stop - first), stop - first, file.path)
+                if dtype.kind == "f" and not np.isfinite(values).all():
+                    raise WeightsError(f"tensor {name} has values that are not finite", "not_finite")
+                if hasher is not None:
+                    hasher.update(values.data)
+                if ruler is not None:
+                    ruler.take(name, values, first)
+    return None if ruler is None else ruler.distance()
 
 
 def _as_masked(meta: Meta, expected: Shapes, masked: MaskedSize | None) -> Shapes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fl_node.aggregation import asynchronous
-from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection, WeightsFile, write_stream
+from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection, WeightsFile, write_blocks
 from fl_node.plan.schema import Plan
 from fl_node.protocol import budget
 
@@ -59,9 +59,11 @@ def asynchronous_file(
     spent = budget.spent(plan, dict(taken), stated)
     rule, round_ = plan.asynchronous_rule, parent.global_meta.round
     aggregate = rule.apply(
-        parent.mapped(),
+        parent.on_demand(),
         [
-            asynchronous.Update(update.local.mapped(), update.start.mapped(), round_ - update.local.local_meta.round)
+            asynchronous.Update(
+                update.local.on_demand(), update.start.on_demand(), round_ - update.local.local_meta.round
+            )
             for update in updates
         ],
     )
@@ -85,4 +87,4 @@ def asynchronous_file(
         spent=None if spent is None else spent.publications,
         epsilon=None if spent is None else spent.epsilon,
     )
-    return write_stream(path, meta, parent.shapes, aggregate.tensor)
+    return write_blocks(path, meta, parent.shapes, aggregate.values)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fl_node.aggregation.rule import in_order, names_of, pieces
+from fl_node.artifacts.distance import measure
 from fl_node.artifacts.model_file import Tensors, WeightsFile
 from fl_node.errors import WeightsError
 from fl_node.plan.schema import Plan
@@ -40,22 +41,19 @@ def check_bounds(file: WeightsFile, start: WeightsFile, plan: Plan) -> None:
     WeightsError
         A value or the update is too large; the message names the bound.
     """
-    squares = 0.0
-    tensors = [file.mapped(), start.mapped()]
-    for name in names_of(file.shapes):
-        for local_values, global_values in pieces(tensors, name):
-            largest = float(max(local_values.max(initial=0.0), -local_values.min(initial=0.0)))
-            if not largest <= plan.bounds.value:
-                raise WeightsError(
-                    f"tensor {name} has a value of size {largest:g}; should be at most {plan.bounds.value:g} "
-                    "(the plan's bounds.value)",
-                    "bounds",
-                )
-            difference = np.subtract(local_values, global_values, dtype=np.float64)
-            squares += float(np.multiply(difference, difference).sum())
-    if squares <= CLEARLY * plan.bounds.update**2:
+    distance = file.distance
+    if distance is None or distance.start != start.cid:
+        distance = measure(file.on_demand(), start.on_demand(), start.cid)
+    for name, largest in sorted(distance.largest.items()):
+        if not largest <= plan.bounds.value:
+            raise WeightsError(
+                f"tensor {name} has a value of size {largest:g}; should be at most {plan.bounds.value:g} "
+                "(the plan's bounds.value)",
+                "bounds",
+            )
+    if distance.squares <= CLEARLY * plan.bounds.update**2:
         return
-    norm = _norm(tensors)
+    norm = _norm([file.on_demand(), start.on_demand()])
     if not norm <= plan.bounds.update:
         raise WeightsError(
             f"the update has the norm {norm:g}; should be at most {plan.bounds.update:g} (the plan's bounds.update)",

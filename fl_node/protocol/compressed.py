@@ -116,9 +116,9 @@ class _Weights(Sliceable):
             raise KeyError(name)
         return self._last(name)
 
-    def rows(self, name: str, start: int, stop: int) -> Tensor:
-        """Return some of a tensor along its first axis."""
-        return self._last(name)[start:stop]
+    def flat(self, name: str, start: int, stop: int) -> Tensor:
+        """Return some values of a tensor; all of it are decoded."""
+        return self._last(name).reshape(-1)[start:stop]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape without reading it."""
@@ -141,6 +141,6 @@ class _Decoded(WeightsFile):
         """Return one tensor of the weights."""
         return self.weights[name]
 
-    def mapped(self) -> Tensors:
-        """Return all weights by their names, each decoded when it is asked for."""
-        return self.weights
+    def flat(self, name: str, start: int, stop: int) -> Tensor:
+        """Return some values of a tensor of the weights."""
+        return self.weights.flat(name, start, stop)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,6 +12,7 @@ import numpy as np
 from fl_node.aggregation import Aggregate
 from fl_node.aggregation.ensemble import WEIGHTS, Evidence, evidence_name, member_weights
 from fl_node.aggregation.fedavg import fedavg
+from fl_node.aggregation.rule import by_value
 from fl_node.artifacts.model_file import (
     GlobalMeta,
     Input,
@@ -20,12 +21,12 @@ from fl_node.artifacts.model_file import (
     Tensor,
     Tensors,
     WeightsFile,
-    write,
-    write_stream,
+    write_blocks,
 )
 from fl_node.plan.schema import Plan
 from fl_node.protocol.budget import Spent
 from fl_node.protocol.masked import usable_keys
+from fl_node.runtime.tensors import blocks_of, flat, shape_of
 
 
 def is_enough(plan: Plan, inputs: int) -> bool:
@@ -89,14 +90,17 @@ def initial_file(
     keys
         In a run with masks: the keys that learners announced for round 0, in hexadecimal digits, by nodeId.
     """
-    shapes = global_shapes(plan, {name: tensor.shape for name, tensor in tensors.items()})
-    state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name not in tensors}
-    if WEIGHTS in state:
+    shapes = global_shapes(plan, {name: shape_of(tensors, name) for name in tensors})
+
+    def blocks(name: str) -> Iterator[Tensor]:
         # Untrained models are not evaluated; all architectures start with equal weights.
-        state[WEIGHTS] = np.full(shapes[WEIGHTS], 1 / len(plan.architectures), np.float32)
+        value = np.float32(1 / len(plan.architectures) if name == WEIGHTS else 0)
+        for start, stop in blocks_of(shapes[name]):
+            yield flat(tensors, name, start, stop) if name in tensors else np.full(stop - start, value)
+
     announced = usable_keys(keys) if plan.is_masked else None
     meta = GlobalMeta(plan=plan_cid, round=0, parent=None, rule="initial", keys=announced)
-    return write(path, meta, {**tensors, **state})
+    return write_blocks(path, meta, shapes, blocks)
 
 
 def global_file(
@@ -147,13 +151,13 @@ def global_file(
     inputs = sorted(inputs, key=lambda file: file.local_meta.node_id)
     samples = [file.local_meta.samples for file in inputs]
     counts = samples if plan.aggregation.weighting == "samples" else [1] * len(samples)
-    last = parent_file.mapped() if parent_file else {}
+    last = parent_file.on_demand() if parent_file else {}
     if parent_file is not None and not is_enough(plan, len(inputs)):
-        aggregate = Aggregate((0.0,) * len(inputs), parent_file.tensor)
+        aggregate = by_value((0.0,) * len(inputs), lambda name, _inputs, parent: parent[name], [], last)
     elif plan.mode == "ensemble":
         aggregate = _ensemble(plan, inputs, counts, last, evidence)
     else:
-        aggregate = plan.aggregation.aggregate([file.mapped() for file in inputs], counts, last)
+        aggregate = plan.aggregation.aggregate([file.on_demand() for file in inputs], counts, last)
     # Files that were checked have the shapes that the plan gives them.
     shapes = parent_file.shapes if parent_file else global_shapes(plan, inputs[0].shapes)
     meta = GlobalMeta(
@@ -170,7 +174,7 @@ def global_file(
         spent=None if spent is None else spent.publications,
         epsilon=None if spent is None else spent.epsilon,
     )
-    return write_stream(path, meta, shapes, aggregate.tensor)
+    return write_blocks(path, meta, shapes, aggregate.values)
 
 
 def _extra_shapes(plan: Plan) -> Shapes:

@@ -210,7 +210,7 @@ def masked_file(
     point, count = fixed_point(plan), count_of(plan, node_id)
     bits: Literal[32, 64] = 32 if point.modulus_bits == 32 else 64
     dealer = dealer_of(plan, parent, node_id, key)
-    dealt, streams, start = dealer.deal(), dealer.streams(), parent.mapped()
+    dealt, streams, start = dealer.deal(), dealer.streams(), parent.on_demand()
 
     def update(name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         return np.asarray(np.subtract(trained[name], start[name], dtype=np.float64))
@@ -483,7 +483,7 @@ def unmasked_file(
         return words
 
     accuracy, loss = (point.mean(total(SCORES), counts) / point.range).tolist()
-    start = parent.mapped()
+    start = parent.on_demand()
     keys = {**announced, **{node_id: file.masked_meta.next_key for node_id, file in files.items()}}
     parts = shares(counts)
     meta = GlobalMeta(

@@ -157,9 +157,10 @@ class Reader:
             self._cache.move_to_end(key)
             return cached
         try:
-            if not path.exists() or cid.of_file(path) != name:
+            file = self._kept(path, name, node_id)
+            if file is None:
                 self._fetch(name, path, self.max_bytes(node_id), progress)
-            file = self.check(path, name, node_id)
+                file = self.check(path, name, node_id)
         except StoreUnreachable:
             raise  # an error of the store, not of the file
         except StoreError as error:
@@ -190,7 +191,7 @@ class Reader:
             The file is not a model file of this run's model.
         """
         expected, masked, compressed = self._expected(node_id), self._masked(node_id), self._compressed(node_id)
-        return model_file.read(path, expected, name, masked, compressed)
+        return model_file.read(path, expected, name, masked, compressed, self._here)
 
     def opening(self, name: str, timeout: float | None = None) -> Opening:
         """Return the opening with this CID.
@@ -231,6 +232,29 @@ class Reader:
         for key, cached in list(self._cache.items()):
             if isinstance(cached, WeightsFile) and cached.path not in keep:
                 del self._cache[key]
+
+    def _kept(self, path: Path, name: str, node_id: int | None) -> WeightsFile | None:
+        """Return the file at a path, hashed and checked at once; None if it is not the file with this CID.
+
+        Raises
+        ------
+        WeightsError
+            It is, and it is not a model file of this run's model.
+        """
+        if not path.exists():
+            return None
+        try:
+            file = self.check(path, node_id=node_id)
+        except WeightsError:
+            if cid.of_file(path) == name:
+                raise
+            return None  # a damaged copy
+        return file if file.cid == name else None
+
+    def _here(self, name: str) -> WeightsFile | None:
+        """Return the checked global file with this CID, if it is still on disk."""
+        cached = self._cache.get((name, None))
+        return cached if isinstance(cached, WeightsFile) and cached.path.exists() else None
 
     def _fetch(self, name: str, path: Path, max_bytes: int, progress: Progress) -> None:
         self._store.fetch(name, path, max_bytes, self._timeout_of(None), progress)

@@ -207,7 +207,7 @@ def collect(
         entry = replace(entry, bytes=sizes.get(entry.cid))
         score = (scores or {}).get(entry.cid)
         if score is None and evaluate is not None:
-            score = evaluate(file.tensors())
+            score = evaluate(file.on_demand())
         if score is None or not math.isfinite(score.loss):
             return entry, file
         measured = replace(entry, accuracy=score.accuracy, loss=score.loss)

@@ -129,7 +129,7 @@ def contributions(
                 f"round {closed.number} has {len(meta.inputs)} files; exact values support up to {MOST_LEARNERS}"
             )
         files = {item.node_id: decoded(reader.read(item.cid, item.node_id), parent, plan) for item in meta.inputs}
-        worth = {frozenset[int](): value(parent.tensors())}
+        worth = {frozenset[int](): value(parent.on_demand())}
 
         def of(members: frozenset[int], number: int = closed.number) -> int:
             if members not in worth:  # noqa: B023 - called within this round alone
@@ -139,7 +139,7 @@ def contributions(
                     raise WeightsError(
                         f"global weights {number + 1} differ from the aggregate of their files; see fl-node audit"
                     )
-                worth[members] = value(aggregate.tensors())  # noqa: B023
+                worth[members] = value(aggregate.on_demand())  # noqa: B023
             return worth[members]  # noqa: B023
 
         values = shapley(sorted(files), of)

@@ -139,7 +139,7 @@ def _save(result: Result, store: Store, folder: Path, trainer: Trainer) -> Path:
     model, partial = folder / "final.keras", folder / "final.safetensors.partial"
     reader = Reader(store, folder, result.plan, trainer.shapes())
     try:
-        trainer.save(reader.read(result.rounds[-1].result.cid, path=partial).tensors(), model)
+        trainer.save(reader.read(result.rounds[-1].result.cid, path=partial).on_demand(), model)
         partial.replace(folder / "final.safetensors")
     finally:
         partial.unlink(missing_ok=True)

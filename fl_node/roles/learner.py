@@ -36,6 +36,7 @@ from fl_node.roles.masking import Masking
 from fl_node.roles.residuals import Residuals
 from fl_node.roles.verifier import Verifier
 from fl_node.runtime.logs import emit
+from fl_node.runtime.tensors import blocks_of, flat, shape_of
 from fl_node.seeds import derive
 
 Record = Callable[[int, str, float, int], None]
@@ -438,7 +439,7 @@ class Learner:
             return self._cannot(round_, parent, f"global weights {round_} ({parent}) are invalid: {error}")
         samples = self._shard(node_id)
         # Nothing can be learned from models that know nothing yet.
-        teacher = file.mapped() if plan.distillation is not None and round_ > 0 else None
+        teacher = file.on_demand() if plan.distillation is not None and round_ > 0 else None
         emit(
             events.TrainingStarted(
                 round=round_,
@@ -457,7 +458,7 @@ class Learner:
             emit(events.EpochEnded(round=round_, epoch=epoch, epochs=plan.training.epochs, accuracy=accuracy))
 
         # Of a global file the weights of this learner's model alone, not what else is in it.
-        weights_ = {name: file.tensor(name) for name in local_shapes(plan, trainer.shapes(), node_id)}
+        weights_ = file.on_demand(local_shapes(plan, trainer.shapes(), node_id))
         trained = self._trained(weights_, node_id, round_, on_epoch, teacher, self._secret(round_, parent))
         if plan.stragglers is not None and node_id in plan.stragglers.learners:
             time.sleep((plan.stragglers.factor - 1) * (time.monotonic() - start))
@@ -620,4 +621,8 @@ class Learner:
 
 
 def _are_finite(tensors: Tensors) -> bool:
-    return all(np.isfinite(tensor).all() for tensor in tensors.values())
+    return all(
+        np.isfinite(flat(tensors, name, *block)).all()
+        for name in tensors
+        for block in blocks_of(shape_of(tensors, name))
+    )

@@ -90,7 +90,7 @@ def _file(
     )
     step = noise(SMALL, 1000 * seed + len(compression.kind if compression else "") + 2)
     trained = {name: start.tensor(name) + np.float32(0.01) * step[name] for name in SMALL}
-    tensors = trained if compression is None else compress(compression, trained, start.mapped(), {}).tensors
+    tensors = trained if compression is None else compress(compression, trained, start.on_demand(), {}).tensors
     meta = LocalMeta(
         plan=plan_cid,
         node_id=1,

@@ -55,7 +55,7 @@ def compressed_local(run: Run, node_id: int, residual: model_file.Tensors) -> We
     """Write what a learner should publish now."""
     plain, compression = run.local(node_id), run.plan.compression
     assert compression is not None
-    result = compress(compression, plain.tensors(), run.current().mapped(), residual)
+    result = compress(compression, plain.tensors(), run.current().on_demand(), residual)
     return run.local(node_id, result.tensors, compression=compression.kind)
 
 
@@ -86,7 +86,7 @@ def test_the_second_update_has_what_the_first_left_out(world: World) -> None:
         start = run.read(file.local_meta.parent)
         step = noise(run.trainer.shapes(), derive(run.plan.seed, 1, round_))
         trained = {name: start.tensor(name) + step[name] for name in step}
-        result = compress(compression, trained, start.mapped(), residual)
+        result = compress(compression, trained, start.on_demand(), residual)
         assert {n: t.tobytes() for n, t in file.tensors().items()} == {
             n: t.tobytes() for n, t in result.tensors.items()
         }

@@ -72,8 +72,8 @@ def test_learners_add_noise_to_masked_sums_and_the_run_passes_its_audit(tmp_path
     assert last.global_meta.epsilon == accounting.rounded(budget.epsilon(plan, 1, most))
     # Accuracy and loss of the learners would say something of them.
     assert last.global_meta.scores is None
-    start = model_file.read(tmp_path / "files" / names[0]).mapped()
-    noise = max(last.mapped().items(), key=lambda item: item[1].size)
+    start = model_file.read(tmp_path / "files" / names[0]).on_demand()
+    noise = max(last.on_demand().items(), key=lambda item: item[1].size)
     assert plan.dp is not None
     deviation = 2.0 * plan.dp.clipping_norm / plan.learners * most**0.5
     assert abs(np.std(noise[1] - start[noise[0]]) / deviation - 1) < 0.05

@@ -56,7 +56,7 @@ def meta_of(start: WeightsFile, kind: str | None) -> LocalMeta:
 def published(tmp_path: Path, compression: Compression) -> tuple[WeightsFile, WeightsFile, Tensors]:
     """Return a file that a learner published, the one that it started from, and what it should stand for."""
     start = start_file(tmp_path / "start.safetensors")
-    result = compress(compression, weights(2), start.mapped(), {})
+    result = compress(compression, weights(2), start.on_demand(), {})
     file = model_file.write(tmp_path / "local.safetensors", meta_of(start, compression.kind), result.tensors)
     return model_file.read(file.path, SHAPES, compressed=compression), start, result.weights
 
@@ -116,7 +116,7 @@ def test_everybody_decodes_the_weights_that_the_learner_measured(tmp_path: Path,
     assert dict(local.shapes) == SHAPES
     for name in SHAPES:
         assert local.tensor(name).tobytes() == right[name].tobytes()
-        assert local.mapped()[name].tobytes() == right[name].tobytes()
+        assert local.on_demand()[name].tobytes() == right[name].tobytes()
     check_bounds(local, start, plan)
     assert decoded(local, start, plan) is local
 
@@ -142,7 +142,7 @@ def test_a_file_of_another_kind_than_the_plan_s_is_refused(
 ) -> None:
     start = start_file(tmp_path / "start.safetensors")
     kinds = {one.kind: one for one in KINDS}
-    tensors = weights(2) if kind is None else compress(kinds[kind], weights(2), start.mapped(), {}).tensors
+    tensors = weights(2) if kind is None else compress(kinds[kind], weights(2), start.on_demand(), {}).tensors
     file = model_file.write(tmp_path / "local.safetensors", meta_of(start, kind), tensors)
     with pytest.raises(WeightsError) as refused:
         model_file.read(file.path, SHAPES, compressed=compression)
@@ -152,7 +152,7 @@ def test_a_file_of_another_kind_than_the_plan_s_is_refused(
 @pytest.mark.parametrize("kind", [Int8(), TopK(fraction=0.25)], ids=repr)
 def test_a_file_that_lacks_a_part_is_refused(tmp_path: Path, kind: Compression) -> None:
     start = start_file(tmp_path / "start.safetensors")
-    tensors = dict(compress(kind, weights(2), start.mapped(), {}).tensors)
+    tensors = dict(compress(kind, weights(2), start.on_demand(), {}).tensors)
     del tensors[next(name for name in tensors if name.endswith("/b"))]
     file = model_file.write(tmp_path / "local.safetensors", meta_of(start, kind.kind), tensors)
     with pytest.raises(WeightsError, match="is missing") as refused:
@@ -163,7 +163,7 @@ def test_a_file_that_lacks_a_part_is_refused(tmp_path: Path, kind: Compression) 
 @pytest.mark.parametrize("indices", [[0, 0, 1], [2, 1, 0], [0, 1, 12], [0, 1, 2**32 - 1]])
 def test_indices_beyond_a_tensor_or_out_of_order_are_refused(tmp_path: Path, indices: list[int]) -> None:
     kind, start = TopK(fraction=0.25), start_file(tmp_path / "start.safetensors")
-    tensors = dict(compress(kind, weights(2), start.mapped(), {}).tensors)
+    tensors = dict(compress(kind, weights(2), start.on_demand(), {}).tensors)
     tensors["compression/indices/a"] = np.array(indices, np.uint32)
     file = model_file.write(tmp_path / "local.safetensors", meta_of(start, "topk"), tensors)
     checked = model_file.read(file.path, SHAPES, compressed=kind)
@@ -184,7 +184,7 @@ def test_values_that_are_not_finite_are_refused(
     tmp_path: Path, kind: Compression, name: str, values: npt.NDArray[Any]
 ) -> None:
     start = start_file(tmp_path / "start.safetensors")
-    tensors = {**compress(kind, weights(2), start.mapped(), {}).tensors, name: np.asarray(values)}
+    tensors = {**compress(kind, weights(2), start.on_demand(), {}).tensors, name: np.asarray(values)}
     file = model_file.write(tmp_path / "local.safetensors", meta_of(start, kind.kind), tensors)
     with pytest.raises(WeightsError) as refused:
         model_file.read(file.path, SHAPES, compressed=kind)
@@ -193,7 +193,7 @@ def test_values_that_are_not_finite_are_refused(
 
 def test_a_huge_update_is_refused_by_the_plan_s_bounds_not_by_a_crash(tmp_path: Path) -> None:
     start = start_file(tmp_path / "start.safetensors")
-    tensors = dict(compress(Int8(), weights(2), start.mapped(), {}).tensors)
+    tensors = dict(compress(Int8(), weights(2), start.on_demand(), {}).tensors)
     tensors["compression/step/a"] = np.asarray(np.float32(3e38))
     file = model_file.write(tmp_path / "local.safetensors", meta_of(start, "int8"), tensors)
     plan = plan_with("int8")

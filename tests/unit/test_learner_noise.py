@@ -279,7 +279,7 @@ def test_a_sum_without_a_lost_learner_is_that_of_clipped_updates_and_noise(tmp_p
     for name, shape in SHAPES.items():
         total = sum(parts[node][name] + noise.noise(bytes([50 + node]) * 32, name, shape) for node in files)
         expected = point.updated(round_.weights[name], np.asarray(total).astype(point.dtype), [1, 1, 1])
-        assert np.array_equal(result.mapped()[name], expected)
+        assert np.array_equal(result.on_demand()[name], expected)
 
 
 def test_no_sum_is_opened_that_lacks_noise(tmp_path: Path) -> None:

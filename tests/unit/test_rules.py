@@ -20,7 +20,7 @@ from fl_node.aggregation.median import median
 from fl_node.aggregation.rule import Aggregate, in_order
 from fl_node.aggregation.trimmed_mean import trimmed_mean
 from fl_node.artifacts import cid, model_file
-from fl_node.artifacts.model_file import LocalMeta
+from fl_node.artifacts.model_file import GlobalMeta, LocalMeta
 from fl_node.plan.schema import Plan
 from fl_node.protocol.global_files import global_file, global_shapes, initial_file, local_shapes
 
@@ -231,24 +231,32 @@ def test_a_sum_is_taken_one_after_the_other() -> None:
     assert in_order(np.empty(0)) == 0.0
 
 
-@pytest.mark.parametrize("rule", ["median", "trimmed_mean", "krum", "multi_krum"])
-def test_rules_that_look_at_some_rows_at_a_time_give_what_they_give_at_once(
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_gives_block_by_block_what_it_gives_at_once(
     rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = np.random.default_rng(2)
-    tensors = [
-        {"a": generator.integers(-9, 9, (7, 5)).astype(np.float32), "c": np.float32(generator.integers(9))}
-        for _ in range(6)
-    ]
+
+    def model() -> dict[str, Tensor]:
+        # Whole numbers, whose sums are the same however a rule that measures distances adds them.
+        shapes: dict[str, tuple[int, ...]] = {"a": (7, 5), "c": (), "e": (0, 2)}
+        return {name: np.asarray(generator.integers(-9, 9, shape), np.float32) for name, shape in shapes.items()}
+
+    count = 1 if rule == "fedasync" else 6
+    tensors, start, plan = [model() for _ in range(count)], model(), cid.of_bytes(b"p")
+    start |= {f"{kind}/{name}": np.abs(tensor) for kind in RULES[rule].state for name, tensor in start.items()}
     files = [
-        model_file.write(
-            tmp_path / str(n), LocalMeta(cid.of_bytes(b"p"), n + 1, 0, cid.of_bytes(b"q"), 1, 0.5, 1.0), content
-        ).mapped()
+        model_file.write(tmp_path / str(n), LocalMeta(plan, n + 1, 0, plan, 1, 0.5, 1.0), content).on_demand()
         for n, content in enumerate(tensors)
     ]
-    whole = settings(rule).aggregate(tensors, [1] * 6, {})
-    monkeypatch.setattr("fl_node.aggregation.rule.BLOCK", 10)
-    parts = settings(rule).aggregate(files, [1] * 6, {})
+    parent = model_file.write(tmp_path / "global", GlobalMeta(plan, 0, None, "initial"), start).on_demand()
+    more = {"buffer": count} if rule == "fedbuff" else {}
+    whole = settings(rule, **more).aggregate(tensors, range(1, count + 1), start)
+    for module in ("aggregation.rule", "runtime.tensors"):
+        monkeypatch.setattr(f"fl_node.{module}.BLOCK", 10)
+    parts = settings(rule, **more).aggregate(files, range(1, count + 1), parent)
     assert parts.shares == whole.shares
-    for name in ("a", "c"):
-        assert parts.tensor(name).tobytes() == whole.tensor(name).tobytes()
+    for name in start:
+        blocks = [np.asarray(block) for block in parts.values(name)]
+        assert [block.size for block in blocks] == {"a": [10, 10, 10, 5], "c": [1], "e": []}[name[-1]]
+        assert b"".join(block.tobytes() for block in blocks) == np.asarray(whole.tensor(name)).tobytes()

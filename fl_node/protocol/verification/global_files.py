@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from fl_node.errors import WeightsError
 from fl_node.protocol.global_files import initial_file
 from fl_node.protocol.names import HEADER, learner_label
 from fl_node.protocol.verification.case import Case
+from fl_node.runtime.tensors import blocks_of
 
 
 def again(case: Case) -> Path:
@@ -95,11 +97,13 @@ def report_difference(case: Case, number: int, file: WeightsFile, expected: Weig
     same = meta == right_meta
     _compare_meta(case, number, meta, right_meta)
     for name in file.shapes:
-        found, right = file.tensor(name), expected.tensor(name)
-        if found.tobytes() != right.tobytes():
+        count = 0
+        for block in blocks_of(file.shapes[name]):
+            found, right = file.flat(name, *block), expected.flat(name, *block)
+            count += int((found.view(np.uint32) != right.view(np.uint32)).sum())
+        if count:
             same = False
-            count = int((found.view(np.uint32) != right.view(np.uint32)).sum())
-            text = f"differs in {count} of {found.size} values from what {source}"
+            text = f"differs in {count} of {math.prod(file.shapes[name])} values from what {source}"
             case.result.find(number, HEADER, f"tensor {name}", text)
     if same:
         case.result.find(number, HEADER, "file", f"is {file.cid}, {source} {expected.cid}")
