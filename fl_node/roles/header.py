@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NoReturn
 
 from fl_node import events
@@ -20,6 +21,9 @@ from fl_node.roles.deploy import start
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.roles.strategy import Context, Strategy
 from fl_node.runtime.logs import emit
+
+_EVALUATION = "evaluation-{}.model"
+"""Name of a second link to global weights while they are evaluated."""
 
 
 class Header:
@@ -48,6 +52,8 @@ class Header:
         )
         self._budget = BudgetWatch(context.site.contract, context.plan)
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
+        for left in self._site.folder.glob(_EVALUATION.format("*")):  # by a killed process
+            left.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Stop background work."""
@@ -171,14 +177,24 @@ class Header:
         if self._evaluator is None or self._evaluated == name:
             return
         self._evaluated = name
-        tensors = self._context.global_file(round_, name).tensors()
+        file = self._context.global_file(round_, name)
+        # The file of a round is deleted when the next one begins, perhaps before it is evaluated.
+        path = file.path.with_name(_EVALUATION.format(round_))
+        path.unlink(missing_ok=True)
+        try:
+            path.hardlink_to(file.path)
+            tensors = replace(file, path=path).on_demand()
+        except OSError:  # a file system without links
+            tensors = file.tensors()
 
         def work() -> None:
             try:
                 score = self._context.trainer.evaluate(tensors)
-            except FLNodeError as error:
+            except (FLNodeError, OSError) as error:
                 emit(events.EvaluationFailed(round=round_, detail=str(error)))
                 return
+            finally:
+                path.unlink(missing_ok=True)
             if not math.isfinite(score.loss):
                 detail = f"the model's predictions on the test {self._plan.data.noun} are not finite"
                 emit(events.EvaluationFailed(round=round_, detail=detail))
