@@ -20,6 +20,8 @@ from fl_node.runtime import strict_json
 CONNECTIONS = 8
 """Connections that are kept; a header fetches several files at a time."""
 MAX_ANSWER_BYTES = 1024 * 1024
+SLOWEST_ADD = 5_000_000
+"""Bytes per second at which a daemon stores a file at least; it answers when it has stored and pinned all of it."""
 
 
 class Refused(StoreError):
@@ -136,11 +138,13 @@ class IpfsApi:
                     yield chunk
             yield tail
 
+        size = path.stat().st_size
         headers = {
             "Content-Type": f"multipart/form-data; boundary={boundary}",
-            "Content-Length": str(len(head) + path.stat().st_size + len(tail)),
+            "Content-Length": str(len(head) + size + len(tail)),
         }
-        value = _value(self.call("add", {**options, "quieter": "true"}, body=body(), headers=headers))
+        timeout = self._timeout + size / SLOWEST_ADD
+        value = _value(self.call("add", {**options, "quieter": "true"}, timeout, body(), headers))
         try:
             return str(value["Hash"]), hasher.cid()
         except (LookupError, TypeError) as error:

@@ -47,7 +47,10 @@ from fl_node.runtime.tensors import Tensor as Tensor
 from fl_node.runtime.tensors import Tensors as Tensors
 
 FORMAT = "fl-node/1"
-MAX_HEADER_BYTES = 1024 * 1024
+MAX_METADATA_BYTES = 1024 * 1024
+"""Maximum size of a file's metadata with their frame; what the header says of tensors comes in addition."""
+MAX_UNKNOWN_HEADER_BYTES = 16 * 1024**2
+"""Maximum size of a header while the model is unknown, in bytes."""
 MAX_GLOBAL_BYTES = 2 * 1024**3
 """Maximum size of a global file while the model is unknown, in bytes."""
 MAX_COUNT = 1_000_000_000
@@ -478,21 +481,30 @@ def write_blocks(path: Path, meta: Meta, shapes: Shapes, blocks: Callable[[str],
     return WeightsFile(path, hasher.cid(), meta, dict(sorted(shapes.items())))
 
 
-def size_of(shapes: Shapes, width: int = 4) -> int:
-    """Return the maximum size of a canonical file with these tensors, in bytes, with ``width`` bytes per value."""
-    return 8 + MAX_HEADER_BYTES + sum(width * math.prod(shape) for shape in shapes.values())
+def header_size_of(shapes: Shapes) -> int:
+    """Return the maximum size of the header of a canonical file with these tensors, in bytes."""
+    # A name, a type, two offsets, and the sizes of a shape.
+    entries = sum(len(_json(name)) + 90 + 21 * len(shape) for name, shape in shapes.items())
+    return MAX_METADATA_BYTES + entries
+
+
+def size_of(shapes: Shapes) -> int:
+    """Return the maximum size of a canonical file with these tensors, in bytes."""
+    return 8 + header_size_of(shapes) + sum(4 * math.prod(shape) for shape in shapes.values())
 
 
 def masked_size_of(shapes: Shapes, masked: MaskedSize) -> int:
     """Return the maximum size of a masked file for a model with these tensors, in bytes."""
+    summed = {**shapes, SCORES: (2,)}
     dealt_bytes = sum(math.prod(shape) for shape in dealing.shapes(masked.neighbours).values())
-    return size_of({**shapes, SCORES: (2,)}, masked.modulus_bits // 8) + dealt_bytes
+    summed_bytes = sum(masked.modulus_bits // 8 * math.prod(shape) for shape in summed.values())
+    return 8 + header_size_of(masked_shapes(shapes, masked.neighbours)) + summed_bytes + dealt_bytes
 
 
 def compressed_size_of(shapes: Shapes, kind: Compression) -> int:
     """Return the maximum size of a compressed file for a model with these tensors, in bytes."""
     parts = compressed_shapes(shapes, kind)
-    return 8 + MAX_HEADER_BYTES + sum(_bytes(kind.dtypes[part_of(name)], shape) for name, shape in parts.items())
+    return 8 + header_size_of(parts) + sum(_bytes(kind.dtypes[part_of(name)], shape) for name, shape in parts.items())
 
 
 def compressed_shapes(shapes: Shapes, kind: Compression) -> Shapes:
@@ -539,15 +551,12 @@ def read(
         The file is not a canonical model file with finite float32 tensors of these names and shapes; the message
         names the first error.
     """
-    limit = size_of(expected) if expected is not None else MAX_GLOBAL_BYTES
-    if expected is not None and masked is not None:
-        limit = masked_size_of(expected, masked)
-    elif expected is not None and compressed is not None:
-        limit = compressed_size_of(expected, compressed)
+    limit, header_limit = _limits(expected, masked, compressed)
+    why = "that this model can have" if expected is not None else "allowed while the model is unknown"
     size = path.stat().st_size
     if size > limit:
-        raise WeightsError(f"{size} bytes, more than the {limit} that this model can have", "too_large")
-    header = _read_header(path)
+        raise WeightsError(f"{size} bytes, more than the {limit} {why}", "too_large")
+    header = _read_header(path, header_limit, why)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -573,6 +582,17 @@ def read(
     hasher = None if file_cid else cid.Hasher()
     distance = _check_values(file, header, hasher, _ruler(file, start_of))
     return replace(file, cid=file.cid if hasher is None else hasher.cid(), distance=distance)
+
+
+def _limits(expected: Shapes | None, masked: MaskedSize | None, compressed: Compression | None) -> tuple[int, int]:
+    """Return the maximum size of a file and of its header, in bytes; see :func:`read`."""
+    if expected is None:
+        return MAX_GLOBAL_BYTES, MAX_UNKNOWN_HEADER_BYTES
+    if masked is not None:
+        return masked_size_of(expected, masked), header_size_of(masked_shapes(expected, masked.neighbours))
+    if compressed is not None:
+        return compressed_size_of(expected, compressed), header_size_of(compressed_shapes(expected, compressed))
+    return size_of(expected), header_size_of(expected)
 
 
 def _ruler(file: WeightsFile, start_of: Callable[[str], WeightsFile | None]) -> Ruler | None:
@@ -661,19 +681,22 @@ def _header(meta: Meta, shapes: Shapes) -> bytes:
         offset = end
     text = _json(entries).encode()
     text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER_BYTES:
-        raise WeightsError(f"a header of {len(text)} bytes, more than the {MAX_HEADER_BYTES} that readers allow")
+    if len(text) > (limit := header_size_of(shapes)):
+        raise WeightsError(
+            f"a header of {len(text)} bytes, more than the {limit} that readers allow for this model; "
+            "its metadata list too many learners"
+        )
     return struct.pack("<Q", len(text)) + text
 
 
-def _read_header(path: Path) -> bytes:
+def _read_header(path: Path, limit: int, why: str) -> bytes:
     with path.open("rb") as file:
         length = file.read(8)
         if len(length) < 8:
             raise WeightsError("not a safetensors file: shorter than 8 bytes", "malformed")
         (size,) = struct.unpack("<Q", length)
-        if size > MAX_HEADER_BYTES:
-            raise WeightsError(f"a header of {size} bytes, more than the {MAX_HEADER_BYTES} allowed", "too_large")
+        if size > limit:
+            raise WeightsError(f"a header of {size} bytes, more than the {limit} {why}", "too_large")
         return length + file.read(size)
 
 
@@ -788,7 +811,7 @@ def _refuse_value(error: ValidationError, values: Mapping[str, Any]) -> NoReturn
 
 def _value(texts: Mapping[str, str], name: str) -> object:
     try:
-        return strict_json.loads(texts[name], max_bytes=MAX_HEADER_BYTES, max_depth=3, max_text=MAX_REASON)
+        return strict_json.loads(texts[name], max_bytes=MAX_METADATA_BYTES, max_depth=3, max_text=MAX_REASON)
     except JsonError as error:
         raise WeightsError(f"metadata: {name} is {_short(texts[name])}; it {error}", f"metadata.{name}") from error
 

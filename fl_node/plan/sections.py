@@ -292,7 +292,8 @@ class PlanSettings(Settings):
         Field(
             gt=0,
             le=1_000_000,
-            description="Seconds after which learners vote to replace a header that does nothing in a closed round.",
+            description="Seconds after which learners vote to replace a header that does nothing in a closed round, "
+            "in addition to the time that the round's files need at 10 MB/s.",
         ),
     ] = 60.0
     data: DataPlan = DataPlan()

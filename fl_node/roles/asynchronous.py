@@ -342,7 +342,7 @@ class AsynchronousLearner(Learner):
             return
         if self._idle is None or self._idle[0] != global_cid + str(state.header):
             self._idle = global_cid + str(state.header), now
-        if now - self._idle[1] > plan.header_timeout:
+        if now - self._idle[1] > self._header_timeout:
             self._vote(view, node_id)
 
     def _wait_for_end(self, state: State) -> Waiting:

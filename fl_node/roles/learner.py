@@ -27,6 +27,7 @@ from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.committee import committee_of
 from fl_node.protocol.compressed import compress, decoded
 from fl_node.protocol.global_files import local_shapes
+from fl_node.protocol.patience import header_timeout
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.verification.synchronous import Closing
 from fl_node.roles.attack import check_allowed, poison, tamper
@@ -124,6 +125,7 @@ class Learner:
         self._unfit: _Unfit | None = None
         self._verifier = Verifier(site, plan, self._plan_cid, trainer) if verify and plan.is_verified else None
         self._watch = _Watch()
+        self._header_timeout = header_timeout(plan, trainer.shapes())
         self._budget = BudgetWatch(site.contract, plan)
         self._spent = False
         self._duty: _Duty | None = None
@@ -383,10 +385,10 @@ class Learner:
             return
         if len(self._openings) < plan.threshold:
             return  # the header can do nothing before learners have removed the masks
-        if seconds > plan.header_timeout and self._verifier is not None:
+        if seconds > self._header_timeout and self._verifier is not None:
             self._verifier.fetch(published)
         # As long as a file arrives here, it may arrive at the header too.
-        if seconds > plan.header_timeout and (self._verifier is None or self._verifier.has_tried(published)):
+        if seconds > self._header_timeout and (self._verifier is None or self._verifier.has_tried(published)):
             self._vote(view, node_id)
 
     def _vote(self, view: View, node_id: int) -> None:

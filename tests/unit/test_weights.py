@@ -170,7 +170,24 @@ def test_tensors_begin_at_a_multiple_of_eight_bytes(path: Path) -> None:
 
 def test_the_largest_file_that_a_model_can_have_is_larger_than_its_files(path: Path) -> None:
     assert path.stat().st_size <= model_file.size_of(SHAPES)
-    assert model_file.size_of(SHAPES) < model_file.MAX_HEADER_BYTES + 1000
+    assert model_file.size_of(SHAPES) < model_file.MAX_METADATA_BYTES + 1000
+
+
+@pytest.mark.parametrize("name", ["{}", "layer-{}/" + "k" * 400, "{}/" + "é" * 400, '{}"\\'])
+def test_a_model_may_have_as_many_tensors_as_it_likes(tmp_path: Path, name: str) -> None:
+    shapes = {name.format(number): (1,) * (number % 5) for number in range(4000)}
+    file = model_file.write_stream(tmp_path / "file", LOCAL, shapes, lambda n: np.zeros(shapes[n], np.float32))
+    (size,) = struct.unpack("<Q", file.path.read_bytes()[:8])
+    tensors = size - len(model_file._header(LOCAL, {}))
+    assert tensors < model_file.header_size_of(shapes) - model_file.MAX_METADATA_BYTES < 2 * tensors + 150_000
+    assert model_file.read(file.path, shapes) == model_file.read(file.path) == file
+
+
+def test_metadata_that_readers_would_refuse_are_not_written(tmp_path: Path) -> None:
+    refused = tuple(Rejection(n, PARENT, "é" * model_file.MAX_REASON) for n in range(1, 201))
+    with pytest.raises(WeightsError, match="its metadata list too many learners"):
+        model_file.write(tmp_path / "file", GlobalMeta(PLAN, 1, PARENT, "fedavg", (), refused), TENSORS)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_tensor_that_changed_its_shape_is_not_written_and_nothing_is_left_in_its_place(tmp_path: Path) -> None:
@@ -218,10 +235,19 @@ def test_a_file_of_an_unknown_model_has_a_bound_too(monkeypatch: pytest.MonkeyPa
     assert "more than the" in refusal(path, None)
 
 
-@pytest.mark.parametrize("size", [model_file.MAX_HEADER_BYTES + 1, 2**40, 2**63, 2**64 - 1])
+HEADER_LIMIT = model_file.header_size_of(SHAPES)
+
+
+@pytest.mark.parametrize("size", [HEADER_LIMIT + 1, 2**40, 2**63, 2**64 - 1])
 def test_a_header_that_says_it_is_huge_is_refused_before_it_is_read(path: Path, size: int) -> None:
     path.write_bytes(struct.pack("<Q", size) + path.read_bytes()[8:])
-    assert refusal(path) == f"a header of {size} bytes, more than the {model_file.MAX_HEADER_BYTES} allowed"
+    assert refusal(path) == f"a header of {size} bytes, more than the {HEADER_LIMIT} that this model can have"
+
+
+def test_a_header_of_an_unknown_model_has_a_bound_too(path: Path) -> None:
+    size = model_file.MAX_UNKNOWN_HEADER_BYTES + 1
+    path.write_bytes(struct.pack("<Q", size) + path.read_bytes()[8:])
+    assert refusal(path, None).endswith(" allowed while the model is unknown")
 
 
 def test_a_file_cut_short_anywhere_is_refused(path: Path) -> None:
