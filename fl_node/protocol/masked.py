@@ -7,7 +7,7 @@ each of these seeds, and with them anybody removes the masks from the sum, and f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -29,7 +29,7 @@ from fl_node.artifacts.model_file import (
     WeightsFile,
     check_local,
     masked_shapes,
-    write_stream,
+    write_blocks,
 )
 from fl_node.errors import ConfigError, WeightsError
 from fl_node.plan.schema import Plan
@@ -39,6 +39,7 @@ from fl_node.privacy.streams import Stream
 from fl_node.protocol.budget import Spent
 from fl_node.protocol.openings import Opening
 from fl_node.protocol.publications import samples_of
+from fl_node.runtime.tensors import blocks_of, flat, shape_of
 
 LARGEST_LOSS = 32.0
 """A loss is a masked value too, as a share of this: far above that of any model which says anything."""
@@ -215,6 +216,11 @@ def masked_file(
     def update(name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         return np.asarray(np.subtract(trained[name], start[name], dtype=np.float64))
 
+    def updates(name: str) -> Iterator[Words]:
+        for block in blocks_of(shape_of(trained, name)):
+            change = np.subtract(flat(trained, name, *block), flat(start, name, *block), dtype=np.float64)
+            yield point.words(change, count)
+
     def masked(words: Words) -> Words:
         for sign, stream in streams:
             _add(words, stream, sign)
@@ -222,21 +228,24 @@ def masked_file(
 
     if plan.dp is not None and plan.dp.is_of_learners:
         scores = masked(np.zeros(2, point.dtype))
-        words = _noisy(plan, trained, update, noise)
+        noisy = _noisy(plan, trained, update, noise)
+
+        def words(name: str) -> Iterable[Words]:
+            return [noisy(name)]
     else:
         scores = masked(
             point.words(point.range * np.array([accuracy, min(loss, LARGEST_LOSS) / LARGEST_LOSS]), count)
         )
+        words = updates
 
-        def words(name: str) -> Words:
-            return point.words(update(name), count)
-
-    def tensor(name: str) -> Tensor:
+    def blocks(name: str) -> Iterator[Tensor]:
         if name == SCORES:
-            return cast(Tensor, scores)
-        if name.startswith(PRIVATE):
-            return cast(Tensor, getattr(dealt, name.removeprefix(PRIVATE)))
-        return cast(Tensor, masked(words(name)))
+            yield cast(Tensor, scores)
+        elif name.startswith(PRIVATE):
+            yield cast(Tensor, getattr(dealt, name.removeprefix(PRIVATE)))
+        else:
+            for block in words(name):
+                yield cast(Tensor, masked(block))
 
     meta = MaskedMeta(
         plan=plan_cid,
@@ -248,8 +257,8 @@ def masked_file(
         modulus_bits=bits,
         next_key=next_key.hex(),
     )
-    shapes = masked_shapes({name: values.shape for name, values in trained.items()}, len(meta.neighbours))
-    return write_stream(path, meta, shapes, tensor)
+    shapes = masked_shapes({name: shape_of(trained, name) for name in trained}, len(meta.neighbours))
+    return write_blocks(path, meta, shapes, blocks)
 
 
 def check_masked(file: WeightsFile, plan: Plan, plan_cid: str, node_id: int, parent: WeightsFile) -> MaskedMeta:
@@ -474,16 +483,19 @@ def unmasked_file(
         (-dealing.sign(node_id, place), dealing.stream(seed)) for (node_id, place), seed in sorted(seeds.items())
     ]
 
-    def total(name: str) -> Words:
-        words = np.zeros(files[members[0]].shapes[name], point.dtype)
+    def total(name: str, first: int, stop: int) -> Words:
+        words = np.zeros(stop - first, point.dtype)
         for node_id in members:
-            words += _words(files[node_id], name)
+            words += cast(Words, files[node_id].flat(name, first, stop))
         for sign, stream in streams:
             _add(words, stream, sign)
         return words
 
-    accuracy, loss = (point.mean(total(SCORES), counts) / point.range).tolist()
-    start = parent.on_demand()
+    def blocks(name: str) -> Iterator[Tensor]:
+        for block in blocks_of(parent.shapes[name]):
+            yield point.updated(parent.flat(name, *block), total(name, *block), counts)
+
+    accuracy, loss = (point.mean(total(SCORES, 0, 2), counts) / point.range).tolist()
     keys = {**announced, **{node_id: file.masked_meta.next_key for node_id, file in files.items()}}
     parts = shares(counts)
     meta = GlobalMeta(
@@ -502,7 +514,7 @@ def unmasked_file(
         keys=usable_keys(keys),
         scores=None if plan.noise_adders else (min(max(accuracy, 0.0), 1.0), max(loss, 0.0) * LARGEST_LOSS),
     )
-    return write_stream(path, meta, parent.shapes, lambda name: point.updated(start[name], total(name), counts))
+    return write_blocks(path, meta, parent.shapes, blocks)
 
 
 def _noisy(
@@ -560,10 +572,6 @@ def _add(words: Words, stream: Stream, sign: int) -> None:
         words += stream.words(words.shape, words.dtype)
     else:
         words -= stream.words(words.shape, words.dtype)
-
-
-def _words(file: WeightsFile, name: str) -> Words:
-    return cast(Words, file.tensor(name))
 
 
 def _array(file: WeightsFile, name: str) -> dealing.Bytes:

@@ -132,6 +132,19 @@ def assert_same_weights(first: WeightsFile, second: WeightsFile) -> None:
         assert first.tensor(name).tobytes() == second.tensor(name).tobytes()
 
 
+def test_masked_and_unmasked_files_are_the_same_whatever_blocks_they_are_written_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = set()
+    for block in (3, 2**18):
+        monkeypatch.setattr("fl_node.runtime.tensors.BLOCK", block)
+        (folder := tmp_path / str(block)).mkdir()
+        cohort = Cohort(folder, plan_of(5, 3), [1, 2, 4, 5])
+        result = cohort.result(cohort.reveal(cohort.openings(cohort.members)))
+        names.add((*(file.cid for file in cohort.files.values()), result.cid))
+    assert len(names) == 1
+
+
 @pytest.mark.parametrize(
     ("learners", "threshold", "members", "openers"),
     [
