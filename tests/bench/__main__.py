@@ -21,6 +21,7 @@ from tests.bench import (
     dp_sgd,
     flower,
     idle,
+    large,
     many,
     masks,
     memory,
@@ -44,12 +45,16 @@ class Name(StrEnum):
     many = "many"
     compression = "compression"
     masks = "masks"
+    large = "large"
 
 
 def main(
     parts: Annotated[list[Name] | None, typer.Argument(help="What to measure; everything if left out.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer of everything: to see that it runs.")] = False,
     output: Annotated[Path, typer.Option(help="Where to write the figures.")] = Path("results/bench.json"),
+    megabytes: Annotated[
+        int, typer.Option(min=1, help="Size of the model of the part `large`, in 10^6 bytes.")
+    ] = large.MEGABYTES,
     profiles: Annotated[
         Path | None, typer.Option(help="Run the roles under cProfile, and keep what it says in this folder.")
     ] = None,
@@ -74,6 +79,7 @@ def main(
         Name.many: lambda: many.measure(quick=quick),
         Name.compression: lambda: compression.measure(quick=quick),
         Name.masks: lambda: masks.measure(quick=quick, profiles=profiles),
+        Name.large: lambda: large.measure(quick=quick, size=megabytes),
     }
     done: list[Part] = []
     for name in parts or list(Name):

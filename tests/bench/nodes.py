@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -92,7 +93,7 @@ class Nodes:
 
     def spans(self, name: str) -> tuple[list[Span], list[float]]:
         """Return the spans that a role left in the latest run, and its seconds of CPU after each transaction."""
-        record = json.loads((self._work(name) / "spans.json").read_text())
+        record = self.record(name)
         return [(kind, start, end) for kind, start, end in record["spans"]], record["cpu"]
 
     def files(self, name: str, pattern: str) -> list[Path]:
@@ -101,7 +102,12 @@ class Nodes:
 
     def peak(self, name: str) -> int:
         """Return the most memory that a role had in the latest run, in bytes."""
-        return int(json.loads((self._work(name) / "spans.json").read_text())["peak"])
+        return int(self.record(name)["peak"])
+
+    def record(self, name: str) -> dict[str, Any]:
+        """Return all that a role left in the latest run; see :mod:`tests.bench.role`."""
+        record: dict[str, Any] = json.loads((self._work(name) / "spans.json").read_text())
+        return record
 
     def cpu(self, kind: str) -> float:
         """Return the seconds of CPU that all nodes' Geth (``geth``) or IPFS (``ipfs``) took until now."""

@@ -2,7 +2,7 @@
 
 The functions that a round spends its time in are wrapped here, in this process alone: each call becomes a span of
 kind, start and end (seconds of the machine's monotonic clock), written as JSON when the role ends, beside the seconds
-of CPU that the role had taken at the end of each transaction, and the most memory that it had.
+of CPU that the role had taken at the end of each transaction, and the memory that it had at the start and at most.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fl_node.chain.keys import load_key
 from fl_node.roles import factory
 from fl_node.roles.loop import Site
 from fl_node.runtime import logs
-from tests.bench.memory import peak
+from tests.bench.memory import Watch, peak
 from tests.bench.stub import trainer as stub_trainer
 
 P = ParamSpec("P")
@@ -115,13 +115,16 @@ def main(
         (trainer, "train", "stub training"),
     ):
         clock.watch(owner, name, kind)
+    watch = Watch()
     try:
         if role == "header":
             factory.run_header(site, lambda _plan: trainer)
         else:
             factory.run_learner(site, lambda _plan: trainer)
     finally:
-        spans.write_text(json.dumps({"spans": clock.spans, "cpu": clock.cpu, "peak": peak()}))
+        spans.write_text(
+            json.dumps({"spans": clock.spans, "cpu": clock.cpu, "peak": peak(), "memory": watch.record()})
+        )
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
