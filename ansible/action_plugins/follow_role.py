@@ -47,7 +47,8 @@ options:
     type: str
   until:
     description: >-
-      Follow only until a unit on C(host) logs C(event) with the values C(where) in its fields, and return there.
+      Follow only until a unit on C(host), or of those the ones in C(units), logs C(event) with the values C(where) in
+      its fields, and return there.
     type: dict
   limit:
     description: Seconds after which it is a failure that the run has not ended; 0 means never.
@@ -137,7 +138,10 @@ class ActionModule(ActionBase):
             failed = next((one for one in units if states[one]["ActiveState"] == "failed"), None)
             said = [(source, _sentence(event) if event else line) for source, event, line in logged]
             shown = [*shown, *(text for source, text in said if failed in (None, source))][-LAST_LINES:]
-            if host == until_host and any(event and is_wanted(event, until) for _, event, _ in logged):
+            wanted_of = until.get("units") or units
+            if host == until_host and any(
+                event and source in wanted_of and is_wanted(event, until) for source, event, _ in logged
+            ):
                 reached.touch()
                 continue
             if failed is not None:
@@ -192,8 +196,8 @@ class ActionModule(ActionBase):
         for line in journal.splitlines():
             if line.startswith("-- cursor: "):
                 cursor = line.removeprefix("-- cursor: ")
-            elif entry := _entry(line):
-                lines.append(entry)
+            elif entry := logs.parse_systemd(line):
+                lines.append((entry.unit, entry.text))
         return states, cursor, lines
 
     def _has_ended(self, ended: Path) -> bool:
@@ -220,21 +224,6 @@ def _lock(path: Path) -> Iterator[bool]:
         yield True
     finally:
         path.unlink(missing_ok=True)
-
-
-def _entry(line: str) -> tuple[str, str] | None:
-    """Return unit and message of a line of the journal; None if it has no text."""
-    try:
-        entry = json.loads(line)
-        message = entry.get("MESSAGE")
-    except (ValueError, AttributeError):
-        return None
-    if isinstance(message, list):  # bytes that are no UTF-8
-        message = bytes(message).decode(errors="replace")
-    if not isinstance(message, str) or not message.strip():
-        return None
-    # What systemd says of a unit has its name in another field.
-    return str(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT")), message
 
 
 def _instance(unit: str) -> str:

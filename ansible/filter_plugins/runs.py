@@ -22,13 +22,14 @@ options:
     description:
       - The expectations. Each says C(what) must hold, and that C(host), or any, logs C(event) with values C(where)
         in its fields, or that Geth, IPFS or systemd writes a line that matches C(line), a regular expression.
+        C(units) are the only units on the host that count.
       - That must come after C(after) (start, fault or restored) and before C(before) (restored or end).
       - With C(absent) it must not come in that time.
       - Or that the audit has a C(note) with this text.
     type: list
     required: true
   journals:
-    description: The journals, a list of lines by host.
+    description: The journals, a list of lines by host, as C(journalctl --output=json) prints them.
     type: dict
     required: true
   times:
@@ -45,8 +46,6 @@ NEAR = 0.05
 """How much accuracy, as a fraction, a run without one learner's weights in one round may lose at most."""
 MAX_BYTES = 256 * 1024 * 1024
 """Of a report; a larger file is none. Ansible's Python has its default recursion limit, so depth needs no check."""
-_LINE = re.compile(r"(\d+\.\d+) \S+ \S+: (.*)")
-"""A line of ``journalctl --output=short-unix``: seconds since 1970, host, program, text."""
 
 
 def check_expectations(
@@ -67,7 +66,7 @@ def check_expectations(
         begin, end = moments[expected.get("after", "fault")], moments[expected.get("before", "end")]
         lines = [
             (when, text)
-            for when, text in _said(journals, expected["host"])
+            for when, text in _said(journals, expected["host"], expected.get("units"))
             if begin <= when <= end and _is_expected(text, expected)
         ]
         since = moments["fault"] if expected.get("after", "fault") == "start" else begin
@@ -164,10 +163,10 @@ def _shown(text: str) -> str:
     return visible(text if event is None else str(event.get("message", "")), lines=False)
 
 
-def _said(journals: Mapping[str, Sequence[str]], host: str) -> list[tuple[float, str]]:
-    """Return what a host, or any of them, wrote to its journal, and when."""
-    lines = [line for name, each in journals.items() if host in {name, "any"} for line in each]
-    return sorted((float(match[1]), match[2]) for match in filter(None, map(_LINE.match, lines)))
+def _said(journals: Mapping[str, Sequence[str]], host: str, units: Sequence[str] | None) -> list[tuple[float, str]]:
+    """Return what a host, or any of them, or only some of its units, wrote to its journal, and when."""
+    lines = [logs.parse_systemd(line) for name, each in journals.items() if host in {name, "any"} for line in each]
+    return sorted((line.time, line.text) for line in lines if line and (units is None or line.unit in units))
 
 
 class FilterModule:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -74,6 +75,32 @@ def parse(line: str | bytes) -> dict[str, Any] | None:
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         return None
     return event
+
+
+@dataclass(frozen=True)
+class SystemdLine:
+    """A line of systemd's journal."""
+
+    unit: str
+    time: float
+    """Seconds since 1970."""
+    text: str
+
+
+def parse_systemd(line: str) -> SystemdLine | None:
+    """Return what a line of ``journalctl --output=json`` holds, or None if it has no text."""
+    try:
+        entry = json.loads(line)
+        message = entry.get("MESSAGE")
+        time = int(entry.get("__REALTIME_TIMESTAMP", 0)) / 1e6
+    except (ValueError, TypeError, AttributeError):
+        return None
+    if isinstance(message, list):  # bytes that are no UTF-8
+        message = bytes(message).decode(errors="replace")
+    if not isinstance(message, str) or not message.strip():
+        return None
+    # What systemd says of a unit has its name in another field.
+    return SystemdLine(str(entry.get("UNIT") or entry.get("_SYSTEMD_UNIT")), time, message)
 
 
 def sentence(event: Mapping[str, Any]) -> str:

@@ -121,6 +121,17 @@ def test_a_host_with_several_learners_is_done_when_all_have_ended() -> None:
     assert result == {"msg": "each of 2 units has ended", "restarts": 2}
 
 
+def test_of_several_units_one_is_followed_until_an_event() -> None:
+    until = {"host": "learner-1", "event": "training_started", "units": TWO[1:]}
+    assert "has logged training_started" in Host(["active active"], units=TWO, until=until).follow()["msg"]
+
+
+def test_an_event_of_another_unit_of_the_host_is_not_the_one_that_is_waited_for() -> None:
+    until = {"host": "learner-1", "event": "training_started", "units": ["fl-learner@3.service"]}
+    host = Host(["active active", "inactive inactive"], [True], units=TWO, until=until)
+    assert "never logged training_started" in host.follow()["problem"]
+
+
 def test_the_learner_that_failed_is_named_with_its_own_lines() -> None:
     problem = Host(["active active", "active failed"], units=TWO).follow()["problem"]
     assert problem.splitlines()[0] == "fl-learner@2.service failed on learner-1 with exit code 3:"

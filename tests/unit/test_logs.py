@@ -188,3 +188,29 @@ def test_a_line_that_is_no_event_is_shown_as_it_is(line: str) -> None:
 def test_a_logged_line_is_shown_as_on_a_terminal() -> None:
     event: dict[str, Any] = {"time": "T", "level": "warning", "node": "header", "event": "x", "message": "a\x1b[2Jb"}
     assert logs.readable(json.dumps(event)) == "T header: warning: a\\x1b[2Jb"
+
+
+@pytest.mark.parametrize(
+    ("fields", "unit", "text"),
+    [
+        ({"MESSAGE": "sealed", "_SYSTEMD_UNIT": "geth.service"}, "geth.service", "sealed"),
+        ({"MESSAGE": [111, 107, 255], "_SYSTEMD_UNIT": "ipfs.service"}, "ipfs.service", "ok\ufffd"),
+        # systemd's own line about a unit
+        (
+            {"MESSAGE": "killed", "UNIT": "fl-header.service", "_SYSTEMD_UNIT": "init.scope"},
+            "fl-header.service",
+            "killed",
+        ),
+    ],
+)
+def test_a_line_of_systemds_journal_has_unit_time_and_text(fields: dict[str, Any], unit: str, text: str) -> None:
+    line = json.dumps(fields | {"__REALTIME_TIMESTAMP": "1795860000250000"})
+    assert logs.parse_systemd(line) == logs.SystemdLine(unit, 1795860000.25, text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "-- No entries --", "[]", '{"MESSAGE": null}', '{"MESSAGE": " "}', '{"__REALTIME_TIMESTAMP": "soon"}'],
+)
+def test_a_line_of_systemds_journal_without_text_is_none(line: str) -> None:
+    assert logs.parse_systemd(line) is None

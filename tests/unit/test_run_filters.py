@@ -13,9 +13,14 @@ from tests.helpers.checkout import load
 filters = load("ansible/filter_plugins/runs.py")
 
 
-def logged(seconds: float, **event: object) -> str:
-    """Return a line of the journal with an event of the header, and with a sentence that no expectation looks at."""
-    return f"{seconds:.6f} header fl-node[5]: {json.dumps({'message': 'some sentence, reorg', **event})}"
+def line(seconds: float, unit: str, text: str) -> str:
+    """Return a line of the journal."""
+    return json.dumps({"__REALTIME_TIMESTAMP": str(int(seconds * 1e6)), "_SYSTEMD_UNIT": unit, "MESSAGE": text})
+
+
+def logged(seconds: float, unit: str = "fl-header.service", **event: object) -> str:
+    """Return a line of the journal with an event, and with a sentence that no expectation looks at."""
+    return line(seconds, unit, json.dumps({"message": "some sentence, reorg", **event}))
 
 
 PLAN = {"name": "demo", "rounds": 2}
@@ -27,7 +32,10 @@ JOURNALS = {
         logged(130.5, event="update_accepted", round=1, learner=1),
         "-- No entries --",
     ],
-    "learner-1": ["125.000000 learner-1 geth[7]: INFO Chain reorg detected"],
+    "learner-1": [
+        line(125, "geth.service", "INFO Chain reorg detected"),
+        logged(126, "fl-learner@2.service", event="masks_opened", round=1),
+    ],
 }
 
 
@@ -87,6 +95,7 @@ def test_weights_are_compared_without_what_else_their_files_say(tmp_path: Path) 
 WAITS = {"host": "header", "event": "waiting", "where": {"reason": "updates"}}
 ACCEPTS = {"host": "header", "event": "update_accepted", "where": {"learner": "1"}}
 STARTS = {"host": "header", "event": "round_started"}
+OPENS = {"host": "learner-1", "event": "masks_opened"}
 
 
 @pytest.mark.parametrize(
@@ -104,6 +113,9 @@ STARTS = {"host": "header", "event": "round_started"}
         (ACCEPTS | {"after": "restored", "absent": True}, False, "10.5 s after"),
         (STARTS, False, "nothing"),
         (STARTS | {"after": "start"}, True, "1.5 s before the fault: "),
+        (OPENS, True, "25.5 s after the fault: "),
+        (OPENS | {"units": ["fl-learner@2.service"]}, True, "25.5 s after the fault: "),
+        (OPENS | {"units": ["fl-learner@1.service"]}, False, "nothing"),
         ({"host": "any", "line": "reorg"}, True, "24.5 s after the fault: "),
         ({"host": "header", "line": "reorg"}, False, "nothing"),
         ({"host": "learner-9", "line": "reorg"}, False, "nothing"),
