@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.geth_ipc import GethError, call, signers
+from ansible.module_utils.geth_ipc import GethError, balance, call, signers
 
 DOCUMENTATION = """
 module: geth_sealers
@@ -68,7 +68,7 @@ def run(module, ipc, wanted):
         for account in set(wanted) ^ set(found):
             call(ipc, "clique_propose", account, account in wanted)
         module.exit_json(changed=True, signers=found)
-    if int(call(ipc, "eth_getBalance", payer, "latest"), 16) == 0:
+    if balance(ipc, payer) == 0:
         module.exit_json(changed=False, signers=found)
     fund, accounts = module.params["fund"], module.params["accounts"]
     module.run_command([*fund, *accounts], check_rc=True)

@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.geth_ipc import GethError, call, signers
+from ansible.module_utils.geth_ipc import GethError, balance, call, signers
 
 DOCUMENTATION = """
 module: geth_state
 short_description: Read the state of a Geth node
-description: Returns C(genesis) (the hash of block 0), C(height), C(peers), C(mining) and C(signers). Changes nothing.
+description: >-
+  Returns C(genesis) (the hash of block 0), C(height), C(peers), C(mining), C(signers), and C(without_ether), those of
+  the C(accounts) that own none. Changes nothing.
 options:
+  accounts:
+    description: Accounts whose balance to look at.
+    type: list
+    elements: str
+    default: []
   ipc:
     description: Geth's socket.
     type: path
@@ -21,7 +28,11 @@ options:
 def main():
     """Run the module."""
     module = AnsibleModule(
-        argument_spec={"ipc": {"type": "path", "default": "/var/lib/geth/geth.ipc"}}, supports_check_mode=True
+        argument_spec={
+            "accounts": {"type": "list", "elements": "str", "default": []},
+            "ipc": {"type": "path", "default": "/var/lib/geth/geth.ipc"},
+        },
+        supports_check_mode=True,
     )
     ipc = module.params["ipc"]
     try:
@@ -32,6 +43,7 @@ def main():
             peers=int(call(ipc, "net_peerCount"), 16),
             mining=call(ipc, "eth_mining"),
             signers=signers(ipc),
+            without_ether=[account for account in module.params["accounts"] if balance(ipc, account) == 0],
         )
     except GethError as error:
         module.fail_json(msg=str(error))

@@ -27,6 +27,11 @@ def call(path: str, method: str, *parameters: Any) -> Any:
     return answer["result"]
 
 
+def balance(path: str, account: str) -> int:
+    """Return what an account owns, in wei."""
+    return int(call(path, "eth_getBalance", account, "latest"), 16)
+
+
 def signers(path: str) -> list:
     """Return the accounts that may seal, sorted."""
     return sorted(str(account).lower() for account in call(path, "clique_getSigners"))
