@@ -9,8 +9,9 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fl_node.errors import ProcessError
@@ -19,7 +20,7 @@ from fl_node.nodes.ipfs import IpfsNode
 from fl_node.protocol.names import HEADER, learner_name
 from tests.bench.nodes import Nodes, nodes, wait_for
 from tests.bench.results import Part, Row, say
-from tests.bench.role import TRANSACTION
+from tests.bench.role import TRANSACTION, Span
 from tests.bench.stub import SIZED, megabytes, shapes_of
 
 LEARNERS = 6
@@ -35,6 +36,7 @@ SLOWEST = 5.0
 """MB a second, of all files that move in a run together, below which something hangs."""
 FILES = {"none": 40, "all": 100}
 """Files of the model's size that all folders of a run have together at most, by ``verification``."""
+FETCH = "store fetch"
 HEADER_ADDS, HEADER_FETCHES = "the header adds a file", f"the header fetches {LEARNERS} files"
 ADD = ("add", "--quieter", "--cid-version=0", "--raw-leaves=false", "--chunker=size-1048576", "--progress=false")
 """As the roles add files."""
@@ -45,17 +47,24 @@ def measure(*, quick: bool, size: int = MEGABYTES) -> Part:
     model = f"{SIZED}{QUICK if quick else size}"
     actual, count = megabytes(model), len(shapes_of(model))
     part = Part(f"A model of {actual:.0f} MB ({count} tensors), {LEARNERS} learners on {1 + HOSTS} nodes")
-    with nodes(LEARNERS, HOSTS) as network:
-        _check_room(network.folder, actual * FILES["none"])
-        alone = _alone(network, actual)
-    part.rows += [Row(f"ipfs alone: {what}", took, "s") for what, took in alone.items()]
+    rounds: dict[str, _Round] = {}
     for verification in FILES:
         try:
             with nodes(LEARNERS, HOSTS) as network:
                 _check_room(network.folder, actual * FILES[verification])
-                _run(part, network, model, verification, alone)
+                rounds[verification] = round_ = _run(network, model, verification)
+            held = _above_idle(round_.memory[HEADER])
+            say(
+                f"verification {verification}: a round of {round_.seconds:.0f} s, the header {held:.0f} MB above idle"
+            )
         except _NoRoomError as error:
             part.notes.append(f"verification {verification}: not measured, {error}")
+    with nodes(LEARNERS, HOSTS) as network:
+        _check_room(network.folder, actual * FILES["none"])
+        alone = _alone(network, actual)
+    for verification, round_ in rounds.items():
+        part.rows += _rows(verification, round_, alone)
+    part.rows += [Row(f"ipfs alone: {what}", took, "s") for what, took in alone.items()]
     return part
 
 
@@ -143,7 +152,41 @@ def _node_of(network: Nodes, name: str) -> IpfsNode:
     return next(node for node in network.backend.ipfs.values() if node.api == store)
 
 
-def _run(part: Part, network: Nodes, model: str, verification: str, alone: dict[str, float]) -> None:
+@dataclass(frozen=True)
+class _Round:
+    """What a round took: spans and memory of each role, its seconds, and bytes on disk."""
+
+    spans: Mapping[str, list[Span]]
+    memory: Mapping[str, Mapping[str, int]]
+    start: float
+    end: float
+    disk: Mapping[str, int]
+
+    @property
+    def seconds(self) -> float:
+        """From the first learner's first request until the new global weights are in a block."""
+        return self.end - self.start
+
+    def spent(self, name: str, kind: str) -> float:
+        """Return the seconds that a role spent on calls of a kind."""
+        return sum(last - first for what, first, last in self.spans[name] if what == kind and last <= self.end)
+
+    def fetched(self) -> float:
+        """Return the seconds in which the header fetched local weights."""
+        begun = [
+            first
+            for name in self.spans
+            if name != HEADER
+            for kind, first, _ in self.spans[name]
+            if kind == TRANSACTION
+        ]
+        return _covered(
+            [(first, last) for kind, first, last in self.spans[HEADER] if kind == FETCH and last > min(begun)]
+        )
+
+
+def _run(network: Nodes, model: str, verification: str) -> _Round:
+    """Run a round."""
     say(f"{LEARNERS} learners, {megabytes(model):.0f} MB, verification {verification}: a round")
     names = [HEADER, *(learner_name(node_id) for node_id in range(1, LEARNERS + 1))]
     contract = network.deploy(model, 1, verification)
@@ -154,43 +197,37 @@ def _run(part: Part, network: Nodes, model: str, verification: str, alone: dict[
         raise ProcessError("the round did not end")
     spans = {name: network.spans(name)[0] for name in names}
     memory = {name: network.record(name)["memory"] for name in names}
-    start = min(begin for name in names[1:] for kind, begin, _ in spans[name] if kind == "store fetch")
+    start = min(begin for name in names[1:] for kind, begin, _ in spans[name] if kind == FETCH)
     end = next(end for kind, _, end in spans[HEADER] if kind == TRANSACTION)
+    return _Round(spans, memory, start, end, dict(disk.most))
 
-    published = min(begin for name in names[1:] for kind, begin, _ in spans[name] if kind == TRANSACTION)
-    fetched = _covered([span[1:] for span in spans[HEADER] if span[0] == "store fetch" and span[2] > published])
 
-    def spent(name: str, kind: str) -> float:
-        return sum(last - first for what, first, last in spans[name] if what == kind and last <= end)
+def _above_idle(memory: Mapping[str, int], kind: str = "") -> float:
+    """Return how much more memory a role had at most than before its work, in MB; all of it, or of one kind."""
+    return (memory[kind or "peak"] - memory[f"idle_{kind}" if kind else "idle"]) / 1e6
 
-    label = f"verification {verification}"
-    # Verification moves more files than ipfs alone does here, so it has no target.
+
+def _rows(verification: str, one: _Round, alone: Mapping[str, float]) -> list[Row]:
+    # Verification moves more files than ipfs alone does here, so its times have no target.
     most_time = MOST_TIME if verification == "none" else None
-    whole = sum(alone.values())
-    header = memory[HEADER]
-    learners = [memory[name]["peak"] - memory[name]["idle"] for name in names[1:]]
-    add = spent(HEADER, "store add") / alone[HEADER_ADDS]
-    part.rows += [
-        Row(f"{label}: header's peak above idle", (header["peak"] - header["idle"]) / 1e6, "MB", MOST_MEMORY, header),
-        Row(f"{label}: of it anonymous memory", (header["anonymous"] - header["idle_anonymous"]) / 1e6, "MB"),
-        Row(f"{label}: of it mapped files", (header["mapped"] - header["idle_mapped"]) / 1e6, "MB"),
-        Row(f"{label}: largest peak of a learner above idle", max(learners) / 1e6, "MB"),
-        Row(f"{label}: the round", end - start, "s"),
-        Row(f"{label}: the round / ipfs alone", (end - start) / whole, "×", most_time),
-        Row(f"{label}: header adds its file / ipfs alone", add, "×", most_time),
-        Row(
-            f"{label}: header fetches {LEARNERS} files / ipfs alone", fetched / alone[HEADER_FETCHES], "×", MOST_TIME
-        ),
-        Row(f"{label}: header checks {LEARNERS} files", spent(HEADER, "checking and writing files"), "s"),
-        Row(f"{label}: header aggregates them", spent(HEADER, "aggregation"), "s"),
-        Row(
-            f"{label}: a learner adds its file, median",
-            statistics.median(spent(name, "store add") for name in names[1:]),
-            "s",
-        ),
-        Row(f"{label}: roles' files on disk, most", disk.most["work"] / 1e9, "GB"),
-        Row(f"{label}: nodes' files on disk, most", disk.most["nodes"] / 1e9, "GB"),
+    header, learners = one.memory[HEADER], [name for name in one.memory if name != HEADER]
+    files = f"{LEARNERS} files"
+    rows = [
+        Row("header's peak above idle", _above_idle(header), "MB", MOST_MEMORY, dict(header)),
+        Row("of it anonymous memory", _above_idle(header, "anonymous"), "MB"),
+        Row("of it mapped files", _above_idle(header, "mapped"), "MB"),
+        Row("largest peak of a learner above idle", max(_above_idle(one.memory[name]) for name in learners), "MB"),
+        Row("the round", one.seconds, "s"),
+        Row("the round / ipfs alone", one.seconds / sum(alone.values()), "×", most_time),
+        Row("header adds its file / ipfs alone", one.spent(HEADER, "store add") / alone[HEADER_ADDS], "×", most_time),
+        Row(f"header fetches {files} / ipfs alone", one.fetched() / alone[HEADER_FETCHES], "×", most_time),
+        Row(f"header checks {files}", one.spent(HEADER, "checking and writing files"), "s"),
+        Row("header aggregates them", one.spent(HEADER, "aggregation"), "s"),
+        Row("a learner adds its file, median", statistics.median(one.spent(n, "store add") for n in learners), "s"),
+        Row("roles' files on disk, most", one.disk["work"] / 1e9, "GB"),
+        Row("nodes' files on disk, most", one.disk["nodes"] / 1e9, "GB"),
     ]
+    return [replace(row, name=f"verification {verification}: {row.name}") for row in rows]
 
 
 def _covered(spans: list[tuple[float, float]]) -> float:
