@@ -165,6 +165,7 @@ Wait = Literal[
     "store_error",
     "standby",
     "store_unreachable",
+    "trainer",
     "updates",
     "valid_weights",
     "verification",
@@ -173,7 +174,8 @@ Wait = Literal[
 
 ``updates`` are learners' files; at ``round_end`` a learner has done its part. In a run with masks ``keys`` are
 announced before its first round, and ``openings`` published after each. A header waits for ``attestation`` at the end
-of a run, and as a ``standby`` while another account is the header; ``verification`` is of global weights.
+of a run, and as a ``standby`` while another account is the header; ``verification`` is of global weights. The
+``trainer`` is the process that trains for several learners of a host.
 """
 PROBLEMS: tuple[Wait, ...] = (
     "chain_error",
@@ -183,6 +185,7 @@ PROBLEMS: tuple[Wait, ...] = (
     "file_rejected",
     "store_error",
     "store_unreachable",
+    "trainer",
     "valid_weights",
 )
 """What is waited for because something is wrong, rather than not done yet."""

@@ -9,7 +9,7 @@ mark=/etc/fl-testbed
 ours="# By the testbed's role base, from base_apt_mirror."
 several=($(systemctl list-units --all --plain --no-legend 'fl-learner@*' 'fl-standby@*' | cut -d ' ' -f 1)
 	$(cd /etc/systemd/system/multi-user.target.wants 2>/dev/null && ls -d fl-learner@*)) # each of several learners has one
-units=(fl-dashboard.service "${several[@]}" fl-standby.service fl-learner.service fl-header.service geth.service ipfs.service
+units=(fl-dashboard.service "${several[@]}" fl-trainer.service fl-standby.service fl-learner.service fl-header.service geth.service ipfs.service
 	fl-firewall-watch.service fl-firewall-check.socket fl-firewall.service)
 paths=("${units[@]/#//etc/systemd/system/}"
 	/etc/systemd/system/fl-{firewall-check,learner,standby}@.service

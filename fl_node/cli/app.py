@@ -42,6 +42,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "deploy": roles.deploy,
         "header": roles.header,
         "learner": roles.learner,
+        "trainer": roles.trainer,
     },
     "Inspect a run": {
         "status": results.status,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,6 +142,15 @@ def learner(
     modules: ModulesOption = None,
     patience: PatienceOption = 0.0,
     tensorboard: TensorboardOption = None,
+    trainer: Annotated[
+        Path | None,
+        typer.Option(
+            "--trainer",
+            envvar="FL_NODE_TRAINER",
+            metavar="SOCKET",
+            help="Let a process of this host train, fl-node trainer, which several learners share.",
+        ),
+    ] = None,
     allow_attacks: Annotated[
         bool,
         typer.Option(
@@ -181,15 +192,48 @@ def learner(
 
     accepts, accounts = policy.parse(accept or ()), accounts_of(learner or ())
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
+    from fl_node.models import shared_trainer
     from fl_node.roles.factory import run_learner
     from fl_node.roles.learner import Record
     from fl_node.roles.tensorboard import EventFiles
 
     def make(plan: Plan) -> Trainer:
+        if trainer is not None and shared_trainer.serves(plan):
+            return shared_trainer.SharedTrainer(plan, trainer)
         return make_trainer(plan, data_dir, modules)
 
     record: Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
     run_learner(site, make, record, allow_attacks=allow_attacks, accepts=accepts, accounts=accounts)
+
+
+def trainer(
+    socket: Annotated[
+        Path,
+        typer.Option(
+            "--socket", metavar="PATH", help="Socket to listen on, in a folder that only this user can enter."
+        ),
+    ],
+    data_dir: DataOption = None,
+    modules: ModulesOption = None,
+) -> None:
+    """Train for several learners of this host, one after the other.
+
+    TensorFlow and the images are then in memory once. Learners use it with --trainer PATH. Learners that attack, and
+    those of an ensemble, train by themselves.
+
+        fl-node trainer --socket /run/user/1000/fl/trainer.sock
+    """
+    from fl_node.models.shared_trainer import TrainerServer
+    from fl_node.runtime.logs import configure
+
+    configure("trainer", verbose=process.verbose)
+    server = TrainerServer(socket, lambda plan: make_trainer(plan, data_dir, modules))
+    try:
+        server.serve()
+    finally:
+        server.close()
+    # For another plan, in the same process and without what it had in memory.
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - the same program
 
 
 def accounts_of(given: Sequence[str]) -> dict[int, str]:

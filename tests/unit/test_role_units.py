@@ -19,7 +19,9 @@ def unit(service: str, **variables: Any) -> str:
     environment.filters["bool"] = bool
     defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
     known = defaults | {"base_hardening": HARDENING, "fl_node_service": service, "fl_node_is_shared": False}
-    return environment.from_string((ROLE / "templates" / "role.service.j2").read_text()).render(known | variables)
+    known |= {"fl_node_has_trainer": False, "fl_node_trainer_socket": "/run/fl-node/trainer.sock"}
+    template = f"{'trainer' if service == 'trainer' else 'role'}.service.j2"
+    return environment.from_string((ROLE / "templates" / template).read_text()).render(known | variables)
 
 
 def lines(text: str, *keys: str) -> list[str]:
@@ -58,6 +60,23 @@ def test_each_of_several_learners_has_key_folder_and_limits_of_its_own() -> None
         "PartOf=fl-learner@%i.service",
         "ExecStart=/opt/fl-node/venv/bin/fl-node header --standby --no-evaluate "
         "--key /var/lib/fl-node/learners/%i/role.key --folder /var/lib/fl-node/learners/%i/standby",
+    ]
+
+
+def test_one_process_trains_for_several_learners() -> None:
+    text = unit("learner", fl_node_is_shared=True, fl_node_has_trainer=True)
+    assert lines(text, "Wants=fl-t", "After=fl-t", "Environment=FL") == [
+        "Wants=fl-trainer.service",
+        "After=fl-trainer.service",
+        "Environment=FL_NODE_TRAINER=/run/fl-node/trainer.sock",
+    ]
+    assert "fl-trainer" not in unit("standby", fl_node_is_shared=True, fl_node_has_trainer=True)
+    assert "TRAINER" not in unit("learner", fl_node_is_shared=True)
+    assert lines(unit("trainer", fl_node_memory_max="2G"), "ExecStart", "RuntimeDirectory", "MemoryMax") == [
+        "RuntimeDirectory=fl-node",
+        "RuntimeDirectoryMode=0700",
+        "ExecStart=/opt/fl-node/venv/bin/fl-node trainer --socket /run/fl-node/trainer.sock",
+        "MemoryMax=2G",
     ]
 
 
