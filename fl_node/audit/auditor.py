@@ -16,7 +16,8 @@ from types import MappingProxyType
 from fl_node.artifacts.store import Store
 from fl_node.audit.budget import check_budget
 from fl_node.audit.journals import check_journals, read_journals
-from fl_node.audit.result import Audit
+from fl_node.audit.pruned import Pruned, Words, note_pruned, read_statements
+from fl_node.audit.result import Audit, PrunedRound
 from fl_node.audit.senders import check_registrations, check_senders
 from fl_node.audit.verdicts import check_verdicts
 from fl_node.chain import deployment
@@ -34,7 +35,7 @@ from fl_node.protocol.terms import terms_of
 from fl_node.protocol.verification.asynchronous import AsynchronousCase, AsynchronousChecker
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.global_files import check_initial
-from fl_node.protocol.verification.synchronous import Closing, check_closing
+from fl_node.protocol.verification.synchronous import Closing, check_closing, check_pruned
 
 MAX_READS = 3
 """Maximum number of times that the log is read, if the run proceeds meanwhile."""
@@ -49,6 +50,7 @@ def audit(
     plan_timeout: float = PLAN_TIMEOUT,
     accounts: Mapping[int, str] = MappingProxyType({}),
     journals: Sequence[Path] = (),
+    statements: Sequence[Path] = (),
 ) -> Audit:
     """Audit a run.
 
@@ -68,11 +70,13 @@ def audit(
         The accounts that learners should have, by nodeId, such as those in an inventory.
     journals
         Paths of the roles' journals to compare with the chain.
+    statements
+        Paths of the signed results of earlier audits.
 
     Raises
     ------
     ConfigError
-        A journal can't be read.
+        A journal or a statement can't be read.
     ChainError
         The Ethereum node can't be reached.
     ContractError
@@ -84,6 +88,7 @@ def audit(
     if problem := deployment.problem_of(contract):
         result.find(None, HEADER, *problem)
     evidence = read_journals(contract, journals)
+    words = Words(contract.address, evidence.journals, read_statements(statements, result))
     try:
         past, state = _read_history(contract)
     except LogError as error:
@@ -104,8 +109,10 @@ def audit(
             reader.expect_model(trainer.shapes())
             case = Case(plan, past.plan_cid, reader, trainer, result)
             if past.rounds:
-                _check_rounds(case, contract, past, progress)
-            check_verdicts(case, past)
+                pruned = Pruned(case, past, words)
+                _check_rounds(case, contract, past, pruned, progress)
+                _conclude(past, plan, pruned.rounds, result)
+            check_verdicts(case, past, result.pruned)
             check_budget(plan, past, result)
         check_journals(contract, plan, past, evidence, result)
         if not past.rounds:
@@ -114,7 +121,26 @@ def audit(
     return result
 
 
-def _check_rounds(case: Case, contract: Contract, past: History, progress: Callable[[int, int], None]) -> None:
+def _conclude(past: History, plan: Plan, pruned: Mapping[int, PrunedRound], result: Audit) -> None:
+    """Add to the result which global weights were recomputed, and which were not."""
+    wrong = {finding.round for finding in result.findings}
+    result.weights = {
+        started.number: str(started.started.cid)
+        for started in past.rounds
+        if started.number - 1 not in pruned and not wrong & {started.number, started.number - 1, None}
+    }
+    result.pruned = [one for _, one in sorted(pruned.items())]
+    if plan.retention is not None:
+        note_pruned(result.pruned, plan.retention.rounds, result)
+
+
+def _check_rounds(
+    case: Case,
+    contract: Contract,
+    past: History,
+    pruned: Pruned,
+    progress: Callable[[int, int], None],
+) -> None:
     result, plan, rounds, reader = case.result, case.plan, past.rounds, case.reader
     closed_rounds = len(rounds) - 1
     if closed_rounds < plan.rounds and not Budget.of(plan, past).is_over():
@@ -134,6 +160,8 @@ def _check_rounds(case: Case, contract: Contract, past: History, progress: Calla
     for closed, opened in pairwise(rounds):
         if is_async:
             checker.check(closed, opened.started)
+        elif pruned.has(closed, contract):
+            check_pruned(case, _closing(case, closed, past, opened.started), str(opened.started.cid))
         else:
             check_closing(case, _closing(case, closed, past, opened.started), str(opened.started.cid))
         # The next round needs only the result of this one.

@@ -139,7 +139,7 @@ class _LabelledJournal:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        return self.journal.entries
+        return self.journal.states
 
 
 def _labelled(content: Journal, contract: Contract, past: History, result: Audit) -> _LabelledJournal | None:
@@ -217,7 +217,7 @@ class _Comparison:
         rounds = self.past.rounds
         started = rounds[entry.round].started if 0 <= entry.round < len(rounds) else None
         on_chain = f"{started.cid}, in block {started.block}" if started else "no weights of this round"
-        where = f"at block {entry.height} ({entry.block}), {_when(entry.seen)}"
+        where = f"at block {entry.height} ({entry.block}), {when(entry.seen)}"
         text = f"recorded {entry.cid} {where}; the chain has {on_chain}"
         later = self.labelled.entries[position + 1 :]
         successor = next(
@@ -319,5 +319,6 @@ def _first_block(past: History) -> int:
     return min((entry.block for entry in entries), default=0)
 
 
-def _when(seconds: float) -> str:
+def when(seconds: float) -> str:
+    """Return a time in words, from seconds since 1970."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from fl_node.audit.result import PrunedRound
 from fl_node.protocol.history import History
 from fl_node.protocol.names import learner_label
 from fl_node.protocol.verdicts import header_changes
@@ -11,7 +14,7 @@ WITHDRAWN, WRONG_REJECTION = "withdrawn", "wrong_rejection"
 """Codes of notes."""
 
 
-def check_verdicts(case: Case, past: History) -> None:
+def check_verdicts(case: Case, past: History, pruned: Iterable[PrunedRound] = ()) -> None:
     """Note withdrawn global weights, changes of the header, and rejections of weights that this audit found correct.
 
     Parameters
@@ -20,8 +23,12 @@ def check_verdicts(case: Case, past: History) -> None:
         The run, with the findings in its rounds.
     past
         The run's history.
+    pruned
+        The rounds that this audit did not recompute.
     """
-    rounds_with_findings = {finding.round for finding in case.result.findings}
+    # Of weights that were not recomputed it is not known whether they are correct.
+    unknown = {one.round + 1 for one in pruned}
+    rounds_with_findings = {finding.round for finding in case.result.findings} | unknown
     correct = {(one.number, one.started.cid) for one in past.rounds if one.number not in rounds_with_findings}
     for withdrawn in past.withdrawn:
         learners = ", ".join(str(entry.node_id) for entry in withdrawn.rejections)

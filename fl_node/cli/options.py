@@ -93,8 +93,8 @@ AnchorOption = Annotated[
     typer.Option(
         "--anchor",
         metavar="FILE|DIR",
-        help="A role's journal that was kept elsewhere, or a folder of journals, to compare with the chain; "
-        "may be repeated.",
+        help="A role's journal that was kept elsewhere, or a folder of journals, to compare with the chain, or the "
+        "signed result of an earlier audit; may be repeated.",
     ),
 ]
 RoundOption = Annotated[

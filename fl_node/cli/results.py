@@ -31,18 +31,22 @@ from fl_node.cli.options import (
     DataOption,
     FolderOption,
     JsonOption,
+    KeyOption,
     ModulesOption,
     RpcChoice,
     RunArgument,
     StoreChoice,
 )
 from fl_node.cli.roles import accounts_of
+from fl_node.cli.statements import attest as attest_result
+from fl_node.cli.statements import statements_at_hand
 from fl_node.errors import ConfigError, LogError, StoreError
 from fl_node.runtime import files
 from fl_node.runtime.terminal import styled
 
 if TYPE_CHECKING:
     from fl_node.artifacts.model_file import Tensors
+    from fl_node.audit.result import Audit
     from fl_node.chain.contract import Contract
     from fl_node.models.trainer import Trainer
     from fl_node.plan.schema import Plan
@@ -184,8 +188,10 @@ def journal(
         typer.echo(json.dumps(listing, indent=2))
         return
     for content in kept:
-        last = content.entries[-1]
+        last = (content.states or content.entries)[-1]
         console.print(styled(f"{last.role} {last.account}", "bold"), f": {len(content.entries)} entries", sep="")
+        if gone := content.pruned:
+            console.print(f"  pruned: its files of {len(gone)} rounds, the last of them round {gone[-1].round}")
         console.print(f"  last: round {last.round} {last.kind}, {last.cid}, block {last.height} ({last.block})")
         console.print(f"  hash of the last line: {content.head}")
         if cid := cids.get(content.name):
@@ -205,6 +211,15 @@ def audit(
         typer.Option(metavar="NODEID=ADDRESS", help="The account that this learner should have; may be repeated."),
     ] = None,
     anchors: AnchorOption = None,
+    attest: Annotated[
+        bool,
+        typer.Option(
+            "--attest",
+            help="Sign with the account of --key which global weights were recomputed, so that later audits can tell "
+            "when files are gone (retention in the plan).",
+        ),
+    ] = False,
+    key: KeyOption = Path("role.key"),
     as_json: JsonOption = False,
 ) -> None:
     """Audit a run: fetch every file, compare it with the chain, recompute every global file bit for bit.
@@ -214,9 +229,18 @@ def audit(
 
     It also compares the roles' signed journals with the chain, which a majority of its sealers can rewrite: those in
     the run's folder, those that this host has, and those that --anchor gives.
+
+    Rounds whose files were deleted as the plan's retention says are not recomputed. The audit says which, who deleted
+    the files and when, and who had recomputed the round before and signed that with --attest.
+
+        fl-node audit runs/demo --attest --key runs/demo/nodes/learner-1/role.key
     """
     from fl_node.audit.auditor import audit as check
+    from fl_node.chain.keys import load_key
     from fl_node.protocol.journal import find
+    from fl_node.protocol.statement import SUFFIX
+
+    account = load_key(key) if attest else None
 
     def make(plan: Plan) -> Trainer:
         if plan.measures_members:
@@ -224,15 +248,33 @@ def audit(
         return make_trainer(plan, modules=modules, with_data=False)
 
     with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
-        kept = [*journals_at_hand(run, run_contract), *(path for anchor in anchors or () for path in find(anchor))]
+        anchored = [path for anchor in anchors or () for path in find(anchor) if not path.name.endswith(SUFFIX)]
+        kept = [*journals_at_hand(run, run_contract), *anchored]
+        scratch = Path(name) / "statements"
+        scratch.mkdir()
+        statements = statements_at_hand(run, run_contract, run_store, anchors or (), scratch)
         show = errors.status("auditing", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
             result = check(
-                run_contract, run_store, Path(name), make, accounts=accounts_of(learner or ()), journals=kept
+                run_contract,
+                run_store,
+                Path(name),
+                make,
+                accounts=accounts_of(learner or ()),
+                journals=kept,
+                statements=statements,
             )
+        signed: Path | None = None
+        unsigned: ConfigError | None = None
+        if account is not None:
+            try:
+                signed = attest_result(run, run_contract, run_store, result, account)
+            except ConfigError as error:
+                unsigned = error  # the result comes first
         last_block, final = _last_block(run_contract), run_contract.chain.finalized()
     is_final = None if final is None else last_block <= final
-    text = json.dumps(asdict(result) | {"passed": result.passed, "final": is_final}, indent=2)
+    content = asdict(result) | {"passed": result.passed, "final": is_final}
+    text = json.dumps(content | ({"signed": str(signed)} if signed is not None else {}), indent=2)
     with never_lost(lambda: files.rescued("audit.json", text)):
         if as_json:
             typer.echo(text)
@@ -248,9 +290,14 @@ def audit(
                 console.print(str(finding))
             verdict = "passed" if result.passed else f"FAILED with {len(result.findings)} findings"
             size = f"{result.bytes / 1e6:.1f} MB"
-            console.print(f"audit {verdict}: {result.rounds} rounds, {result.files} files, {size}")
+            rounds = f"{result.rounds} rounds{pruned_of(result)}"
+            console.print(f"audit {verdict}: {rounds}, {result.files} files, {size}")
+            if signed is not None:
+                console.print(f"signed result: {signed}")
     if not result.passed:
         raise typer.Exit(1)
+    if unsigned is not None:
+        raise unsigned
 
 
 def _last_block(contract: Contract) -> int:
@@ -295,7 +342,11 @@ def report(
     from fl_node.report.collect import table
     from fl_node.report.finalize import finalize
 
-    with files.output_folder(output, "--output"), open_run(run, rpc, store, contract) as (run_contract, run_store):
+    with (
+        files.output_folder(output, "--output"),
+        open_run(run, rpc, store, contract) as (run_contract, run_store),
+        tempfile.TemporaryDirectory() as scratch,
+    ):
         plan = plan_of(run_contract, run_store)
         if evaluate is None:
             trainer = make_trainer_with_data_if_there(plan, data_dir, modules, "the report has no evaluation: ")
@@ -313,6 +364,7 @@ def report(
             versions,
             evaluate=trainer.data is not None,
             journals=journals_at_hand(run, run_contract),
+            statements=statements_at_hand(run, run_contract, run_store, (), Path(scratch)),
         )
     passed = conclusion.audit.passed
     if as_json:
@@ -333,10 +385,17 @@ def report(
                 "it has no final model yet"
             )
         verdict = "passed" if passed else f"FAILED with {len(conclusion.audit.findings)} findings"
-        console.print(f"audit {verdict}: {conclusion.audit.rounds} rounds, {conclusion.audit.files} files")
+        rounds = f"{conclusion.audit.rounds} rounds{pruned_of(conclusion.audit)}"
+        console.print(f"audit {verdict}: {rounds}, {conclusion.audit.files} files")
         console.print(f"report: {conclusion.report} (as text: report.md)")
     if not passed:
         raise typer.Exit(1)
+
+
+def pruned_of(result: Audit) -> str:
+    """Return how many rounds of an audit were not recomputed, as the middle of a sentence; empty if all were."""
+    count = len(result.pruned)
+    return f" ({result.rounds - count} recomputed, {count} pruned as agreed)" if count else ""
 
 
 def contribution(

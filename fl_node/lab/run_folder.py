@@ -22,7 +22,7 @@ from fl_node.chain.contract import Contract
 from fl_node.errors import ChainError, ConfigError, JsonError
 from fl_node.nodes import backends
 from fl_node.nodes.backends import Endpoint, OwnChainBackend
-from fl_node.protocol import journal
+from fl_node.protocol import journal, statement
 from fl_node.protocol.names import HEADER, is_node_name
 from fl_node.runtime import files, strict_json
 from fl_node.runtime.arithmetic import unpinned
@@ -30,6 +30,8 @@ from fl_node.runtime.arithmetic import unpinned
 FILE = "run.json"
 WORK = "work"
 """The folder of a node's role, in the folder of the node."""
+STATEMENTS = "audits"
+"""The folder of signed results of audits, in a run's folder."""
 MAX_BYTES = 1024**2
 """The most that a ``run.json`` may have; that of a thousand nodes has a quarter of it."""
 BACKENDS = ("embedded", "processes", OwnChainBackend.name)
@@ -211,6 +213,18 @@ def journals(folder: Path, contract: str) -> list[Path]:
     nodes = folder if folder.is_dir() else folder.parent
     of_lab = nodes.glob(f"nodes/*/{WORK}/{contract.lower()}/*{journal.FILE}")
     return sorted([*of_lab, *nodes.glob(f"journals/*{journal.FILE}")])
+
+
+def statements(folder: Path) -> list[Path]:
+    """Return the signed results of audits in a run's folder.
+
+    Parameters
+    ----------
+    folder
+        The run's folder.
+    """
+    root = folder if folder.is_dir() else folder.parent
+    return sorted((root / STATEMENTS).glob(f"*{statement.SUFFIX}"))
 
 
 def journals_of_host(folder: Path, contract: str) -> list[Path]:

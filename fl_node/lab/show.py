@@ -161,7 +161,7 @@ class Show:
         if audit.passed:
             self._console.print(
                 styled("Audit passed", "green"),
-                f": {audit.files} files fetched, all {audit.rounds} global files recomputed bit for bit.",
+                f": {audit.files} files fetched, {audit.recomputed}.",
                 sep="",
             )
         else:

@@ -14,6 +14,7 @@ from fl_node.protocol.compressed import decoded
 from fl_node.protocol.history import History
 from fl_node.protocol.publications import check_origin
 from fl_node.protocol.reader import Reader
+from fl_node.protocol.retention import first_kept, gone
 from fl_node.runtime.tensors import Tensor, Wide
 
 LARGEST = 1.0
@@ -62,7 +63,7 @@ def read_update(reader: Reader, past: History, plan: Plan, node_id: int, round_:
     Raises
     ------
     ConfigError
-        There is no such round, or the learner published nothing in it.
+        There is no such round, the learner published nothing in it, or its file is deleted.
     WeightsError
         The file is not the learner's local weights of this round.
     StoreError
@@ -74,6 +75,8 @@ def read_update(reader: Reader, past: History, plan: Plan, node_id: int, round_:
     if round_ not in published:
         there = f"published in rounds {', '.join(map(str, published))}" if published else "published nothing yet"
         raise ConfigError(f"--round {round_}: learner {node_id} {there}")
+    if round_ < (kept := first_kept(plan, past)):
+        raise ConfigError(f"--round {round_}: {gone(plan, kept)}; choose a later round")
     file = reader.read(str(past.rounds[round_].latest()[node_id].cid), node_id)
     # Masked files have no asynchronous runs; an asynchronous learner may have started before the round.
     is_masked = plan.privacy.secure_aggregation

@@ -32,6 +32,7 @@ from fl_node.protocol.budget import Budget
 from fl_node.protocol.hidden import hidden
 from fl_node.protocol.history import History
 from fl_node.protocol.names import HEADER, learner_label, learner_name
+from fl_node.protocol.retention import first_kept
 from fl_node.protocol.verdicts import verdicts
 from fl_node.runtime import logs, recursion, strict_json
 
@@ -366,7 +367,8 @@ class Observer:
             if round_.number in self._logged_accuracies
         }
         mode = reading.plan.mode if reading.plan else "sync"
-        reading.rounds = views.rounds(reading.past, reading.files, logged | self._accuracies, mode)
+        kept = first_kept(reading.plan, reading.past) if reading.plan else 0
+        reading.rounds = views.rounds(reading.past, reading.files, logged | self._accuracies, mode, kept)
 
     def _show(self) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from fl_node.monitor.state import BlockView, FileFacts, RoundView
 from fl_node.plan.schema import Plan
 from fl_node.protocol.history import History
 from fl_node.protocol.reader import Reader
+from fl_node.protocol.retention import first_kept
 
 MAX_FILES = 600
 """Model files that are read for what they say of themselves, the newest first."""
@@ -58,8 +59,10 @@ class Reading:
         if past is None:
             return None
         names = [past.plan_cid]
+        kept = first_kept(self.plan, past) if self.plan is not None else 0
         for round_ in reversed(past.rounds):
-            names += [str(round_.started.cid), *(str(entry.cid) for entry in reversed(round_.published))]
+            local = reversed(round_.published) if round_.number >= kept else ()
+            names += [str(round_.started.cid), *(str(entry.cid) for entry in local)]
         now = time.monotonic()
         return next((n for n in names[:MAX_FILES] if self.tries.get(n, (0, 0.0))[1] <= now), None)
 

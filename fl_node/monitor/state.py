@@ -80,7 +80,7 @@ class NodeView:
 
 @dataclass(frozen=True)
 class FileView:
-    """A model file; ``state`` is ``read``, ``coming``, ``missing`` or ``bad``, accuracy a fraction."""
+    """A model file; ``state`` is ``read``, ``coming``, ``missing``, ``bad`` or ``pruned``, accuracy a fraction."""
 
     cid: str
     block: int
@@ -182,7 +182,7 @@ class FileFacts:
 
 
 def rounds(
-    past: History, files: Mapping[str, FileFacts], accuracies: Mapping[str, float], mode: str
+    past: History, files: Mapping[str, FileFacts], accuracies: Mapping[str, float], mode: str, kept: int = 0
 ) -> tuple[RoundView, ...]:
     """Return the rounds of a history, the last of which is open.
 
@@ -196,11 +196,13 @@ def rounds(
         What global weights reach on the test images, by CID, as far as anybody said so.
     mode
         The plan's; in an asynchronous run a round has the updates that its global file took, whenever they came.
+    kept
+        The first round whose local files hosts keep.
     """
 
-    def view(name: str | None, block: int) -> FileView:
+    def view(name: str | None, block: int, unread: str = "coming") -> FileView:
         facts = files.get(str(name))
-        file = FileView(str(name), block)
+        file = FileView(str(name), block, unread)
         if facts is not None:
             meta = facts.meta if isinstance(facts.meta, LocalMeta) else None
             file = FileView(
@@ -218,12 +220,13 @@ def rounds(
     blocks = {(p.node_id, p.cid): p.block for round_ in past.rounds for p in round_.published}
     for number, begun in enumerate(past.rounds):
         closed = past.rounds[number + 1].started if number + 1 < len(past.rounds) else None
-        local = {node_id: view(p.cid, p.block) for node_id, p in sorted(begun.latest().items())}
+        unread = "pruned" if number < kept else "coming"
+        local = {node_id: view(p.cid, p.block, unread) for node_id, p in sorted(begun.latest().items())}
         facts = files.get(str(closed.cid)) if closed else None
         meta = facts.meta if facts and isinstance(facts.meta, GlobalMeta) else None
         if meta:
             named = {(i.node_id, i.cid) for i in meta.inputs} | {(r.node_id, r.cid) for r in meta.refused}
-            spoken_of = {node_id: view(name, blocks.get((node_id, name), 0)) for node_id, name in sorted(named)}
+            spoken_of = {n: view(name, blocks.get((n, name), 0), unread) for n, name in sorted(named)}
             local = spoken_of if mode == "async" else local | spoken_of
         views.append(
             RoundView(

@@ -367,6 +367,23 @@ def _dp_of_learners(plan: PlanSettings) -> Problems:
         )
 
 
+def _retention(plan: PlanSettings) -> Problems:
+    """Refuse to delete files that are needed later, or that nobody has checked."""
+    if plan.retention is None:
+        return
+    if plan.mode == "async":
+        yield (
+            "retention",
+            'should be "all" with mode = "async", where global weights may use a file of any earlier round',
+        )
+    if not plan.is_verified:
+        yield (
+            "retention",
+            'should be "all" with verification = "none": files are deleted only after more than half of the learners '
+            "have recomputed the global weights",
+        )
+
+
 CHECKS: tuple[Callable[[PlanSettings], Problems], ...] = (
     _train_exists,
     _test_exists,
@@ -396,4 +413,5 @@ CHECKS: tuple[Callable[[PlanSettings], Problems], ...] = (
     _dp_delta,
     _dp_mode,
     _dp_of_learners,
+    _retention,
 )

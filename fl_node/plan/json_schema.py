@@ -99,6 +99,9 @@ def _property(section: type[Settings], name: str, field: FieldInfo, choice: Choi
         }
     if (inner := section_of(field, {})) is not None:
         schema = section_schema(inner)
+        if isinstance(extra := field.json_schema_extra, dict) and "word" in extra:
+            # A word may stand for the default instead of a section.
+            return {"description": schema.pop("description"), "anyOf": [{"const": extra["word"]}, schema]}
         return schema | ({"description": field.description} if field.description else {})
     return _leaf(section.model_json_schema()["properties"][name])
 

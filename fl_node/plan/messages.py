@@ -85,6 +85,8 @@ def _problem(error: Mapping[str, Any]) -> str:
         return f"{key}: {_unknown(location)}"
     if kind == "missing":
         return f"{key}: missing" if location.chosen is None else f"{key}: missing; {location.chosen} needs it"
+    if key == "retention" and kind in {"model_type", "model_attributes_type"}:
+        return f'{key}: should be "all" or {{ rounds = 100 }} (is {value!r})'
     if kind in {"model_type", "model_attributes_type"}:
         return f"{key or 'plan'}: should be a section with keys (is {value!r})"
     if kind == "string_pattern_mismatch" and key.endswith("sha256"):

@@ -227,6 +227,21 @@ class StragglersPlan(Settings):
     ] = 4.0
 
 
+class RetentionPlan(Settings):
+    """How long hosts keep the files of learners; they keep all of them without this section."""
+
+    rounds: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Closed rounds whose local files and openings hosts keep. They delete those of older rounds "
+            "once more than half of the learners have attested the global weights; global files and the plan stay. "
+            '`retention = "all"`, the default, keeps everything.',
+        ),
+    ]
+
+
 MAX_ALL_VERIFY = 16
 """Number of learners up to which all of them verify by default."""
 
@@ -235,7 +250,7 @@ class PlanSettings(Settings):
     """The settings of a run; :class:`fl_node.plan.schema.Plan` checks that they don't contradict each other."""
 
     if_given: ClassVar[frozenset[str]] = frozenset(
-        {"bounds", "verification", "committee", "header_timeout", "privacy", "compression"}
+        {"bounds", "verification", "committee", "header_timeout", "privacy", "compression", "retention"}
     )
 
     strategy: Annotated[Mode, MODE_CHOICE] = Synchronous()
@@ -311,15 +326,17 @@ class PlanSettings(Settings):
         COMPRESSION_CHOICE,
         Field(description="How learners publish their updates in fewer bytes; weights as they are by default."),
     ] = None
+    retention: Annotated[RetentionPlan | None, Field(json_schema_extra={"word": "all"})] = None
     custom: CustomPlan | None = None
     attack: AttackPlan | None = None
     stragglers: StragglersPlan | None = None
 
     @classmethod
     def completed(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """Drop the default mode, and fill in the settings that the mode or a custom module implies."""
-        if content.get("mode") == "sync":
-            del content["mode"]
+        """Drop defaults that have a name, and fill in the settings that the mode or a custom module implies."""
+        for setting, default in (("mode", "sync"), ("retention", "all")):
+            if content.get(setting) == default:
+                del content[setting]
         mode = MODE_CHOICE.chosen_by(content)
         implied = dict(mode.implied) if mode is not None and issubclass(mode, Mode) else {}
         if isinstance(content.get("custom"), dict | CustomPlan):

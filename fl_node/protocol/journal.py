@@ -34,12 +34,12 @@ CLOCK_TOLERANCE = 5.0
 """Seconds by which the clocks of two hosts may differ."""
 FIRST = "0" * 64
 """What the first line has in place of the hash of the line before."""
-Kind = Literal["opened", "closed"]
+Kind = Literal["opened", "closed", "pruned"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a role saw: a round that is open or closed, and the block that showed it.
+    """What a role saw or did: a round that is open, closed, or whose files it deleted; and the newest block then.
 
     Times are in seconds since 1970.
     """
@@ -81,6 +81,16 @@ class Journal:
     entries: tuple[Entry, ...]
     head: str
     problem: str = ""
+
+    @property
+    def states(self) -> tuple[Entry, ...]:
+        """What the role saw of the chain."""
+        return tuple(entry for entry in self.entries if entry.kind != "pruned")
+
+    @property
+    def pruned(self) -> tuple[Entry, ...]:
+        """The rounds whose files the role deleted, as the plan's ``retention`` says."""
+        return tuple(entry for entry in self.entries if entry.kind == "pruned")
 
     @property
     def account(self) -> str:

@@ -14,7 +14,7 @@ from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import MAX_GLOBAL_BYTES, MaskedSize, Shapes, WeightsFile
 from fl_node.artifacts.store import Progress, Store, silent
 from fl_node.compression import Compression
-from fl_node.errors import StoreError, StoreUnreachable, WeightsError
+from fl_node.errors import FileMissing, StoreError, StoreUnreachable, WeightsError
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
 from fl_node.protocol.global_files import global_shapes, local_shapes
@@ -215,6 +215,61 @@ class Reader:
             self._store.fetch(name, path, MAX_BYTES, self._timeout_of(timeout))
             self.fetched += 1
         return parse(path.read_bytes())
+
+    def is_available(self, name: str, timeout: float, node_id: int | None = None) -> bool:
+        """Return whether the file with this CID arrives in time; it then stays in the folder.
+
+        Parameters
+        ----------
+        name
+            The CID of the file.
+        timeout
+            Seconds without progress after which it counts as missing.
+        node_id
+            The learner whose local weights are expected; None for global weights.
+
+        Raises
+        ------
+        StoreUnreachable
+            The store does not answer.
+        """
+        path = self.path(name)
+        is_new = not path.exists()
+        is_here = self._arrives(name, path, self.max_bytes(node_id), timeout)
+        if is_new and path.exists():
+            self.fetched_bytes += path.stat().st_size
+        return is_here
+
+    def is_opening_available(self, name: str, timeout: float) -> bool:
+        """Return whether the opening with this CID arrives in time; it then stays in the folder.
+
+        Parameters
+        ----------
+        name
+            The CID of the opening.
+        timeout
+            Seconds without progress after which it counts as missing.
+
+        Raises
+        ------
+        StoreUnreachable
+            The store does not answer.
+        """
+        return self._arrives(name, self.folder / f"{name}.opening", MAX_BYTES, timeout)
+
+    def _arrives(self, name: str, path: Path, max_bytes: int, timeout: float) -> bool:
+        if path.exists():
+            return True
+        try:
+            self._store.fetch(name, path, max_bytes, timeout)
+        except FileMissing:
+            return False
+        except StoreUnreachable:
+            raise
+        except StoreError:
+            return True  # it is there, and something is wrong with it
+        self.fetched += 1
+        return True
 
     def remember(self, file: WeightsFile, node_id: int | None = None) -> None:
         """Cache a file that was checked, or that this node wrote itself."""

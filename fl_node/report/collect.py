@@ -23,6 +23,7 @@ from fl_node.plan.schema import Plan
 from fl_node.protocol import history
 from fl_node.protocol.budget import Budget
 from fl_node.protocol.reader import Reader
+from fl_node.protocol.retention import first_kept
 from fl_node.protocol.verdicts import HeaderChange, Verdict, header_changes, verdicts
 
 NAMED = 16
@@ -50,6 +51,8 @@ class Entry:
     sender: str | None = None
     gas: int | None = None
     time: int | None = None
+    pruned: bool = False
+    """Whether the plan's ``retention`` lets hosts delete the file, so that it was not looked for."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ def collect(
     ]
     sealed = contract.chain.sealed(log.transaction for log in events) if traced else {}
     sizes: dict[str, int] = {}
+    kept = first_kept(plan, past)
 
     def plain(log: LogEntry) -> Entry:
         entry = Entry(str(log.cid), log.block, log.transaction)
@@ -188,6 +192,8 @@ def collect(
     @cache
     def local_entry(log: LogEntry) -> Entry:
         entry = plain(log)
+        if log.round is not None and log.round < kept:
+            return replace(entry, pruned=True)
         try:
             meta = read(log).published_meta
         except (StoreError, WeightsError) as error:
@@ -404,7 +410,7 @@ def table(result: Result, *, loss: bool = False) -> list[list[str]]:
             if node_id in closed.rejected:
                 row.append("rejected")
             elif node_id in closed.local:
-                row.append(value(closed.local[node_id]))
+                row.append("pruned" if closed.local[node_id].pruned else value(closed.local[node_id]))
             else:
                 row.append("missing" if node_id in closed.missing_learners else "–")
         row.append(value(closed.result))

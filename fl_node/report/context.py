@@ -460,7 +460,7 @@ def _cost_row(cost: Cost) -> list[object]:
 
 def _file_rows(result: Result) -> list[list[object]]:
     def row(round_: int, what: str, entry: Entry) -> list[object]:
-        what += f": {entry.problem}" if entry.problem is not None else ""
+        what += f": {entry.problem}" if entry.problem is not None else ", pruned" if entry.pruned else ""
         sealed = (entry.block, code(entry.transaction), number(entry.gas), clock(entry.time))
         return [round_, what, code(entry.cid), number(entry.bytes), *sealed]
 

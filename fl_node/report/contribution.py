@@ -27,6 +27,7 @@ from fl_node.protocol import history
 from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file, is_enough
 from fl_node.protocol.reader import Reader
+from fl_node.protocol.retention import first_kept, gone
 
 MOST_LEARNERS = 8
 """Learners in one round for whom all sets are tried; the effort doubles with each."""
@@ -112,12 +113,14 @@ def contributions(
     Raises
     ------
     ConfigError
-        The run is asynchronous, or a round has more than :data:`MOST_LEARNERS` inputs.
+        The run is asynchronous, a round has more than :data:`MOST_LEARNERS` inputs, or local files are deleted.
     WeightsError
         A file is not a valid model file of this run.
     """
     check(plan)
     past = history.read(contract)
+    if kept := first_kept(plan, past):
+        raise ConfigError(f"plan {plan.name}: {gone(plan, kept)}; contributions need the local weights of each round")
     reader = Reader(store, folder, plan, shapes)
     values_by_round = []
     rounds = list(zip(past.rounds, past.rounds[1:], strict=False))

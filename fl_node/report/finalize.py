@@ -47,6 +47,7 @@ def finalize(
     scores: Mapping[str, Score] | None = None,
     evaluate: bool = True,
     journals: Sequence[Path] = (),
+    statements: Sequence[Path] = (),
     step: Callable[[str], None] = lambda _text: None,
 ) -> Conclusion:
     """Audit a run and write its report, ``plan.json`` and, if it has ended, the final model.
@@ -71,6 +72,8 @@ def finalize(
         Whether to measure the other global weights.
     journals
         The files of the roles' journals that the audit compares with the chain.
+    statements
+        The files of signed results of earlier audits.
     step
         Called with one line of progress at a time.
 
@@ -89,6 +92,7 @@ def finalize(
             lambda _plan: trainer,
             lambda done, every: step(f"auditing: {done} of {every} rounds"),
             journals=journals,
+            statements=statements,
         )
         step("writing the report")
         measure = trainer.evaluate if evaluate else None

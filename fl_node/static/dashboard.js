@@ -181,7 +181,7 @@ function cell(one, id) {
   return fileCell(file);
 }
 function fileCell(file) {
-  const words = { coming: "…", missing: "missing", bad: "bad file" };
+  const words = { coming: "…", missing: "missing", bad: "bad file", pruned: "pruned" };
   const text = file.accuracy !== null ? percent(file.accuracy) : words[file.state] || "published";
   const loss = file.loss !== null ? `, loss ${file.loss.toFixed(4)}` : "";
   return element("td", text, { class: `number${file.state === "bad" ? " failed" : ""}`, title: `${file.cid}${loss}${file.problem ? `: ${file.problem}` : ""}` });

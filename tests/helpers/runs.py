@@ -273,6 +273,7 @@ class Run:
         contract: Contract | None = None,
         store: Store | None = None,
         accounts: Mapping[int, str] = MappingProxyType({}),
+        statements: Sequence[Path] = (),
     ) -> Audit:
         """Audit the run as anybody can, or with a contract or store that misbehaves, or by who knows accounts."""
         folder = self.folder / f"audit-{time.monotonic_ns()}"
@@ -285,6 +286,7 @@ class Run:
             plan_timeout=0.1,
             journals=self.journals(),
             accounts=accounts,
+            statements=statements,
         )
 
     def journals(self) -> list[Path]:

@@ -723,3 +723,34 @@ def test_a_committee_verifies_for_many_learners_unless_the_plan_says_who(
     assert made.verifiers == verifiers
     # What is not given is not written, so that plans keep their CIDs.
     assert (b"verification" in made.to_bytes()) == ("verification" in settings)
+
+
+def test_retention_is_written_only_if_files_are_deleted() -> None:
+    small = {"name": "small", "data": {"name": "digits"}}
+    everything = Plan.model_validate(small)
+    assert Plan.model_validate(small | {"retention": "all"}).to_bytes() == everything.to_bytes()
+    assert b"retention" not in everything.to_bytes()
+    some = Plan.model_validate(small | {"retention": {"rounds": 3}})
+    assert some.retention is not None
+    assert some.retention.rounds == 3
+    assert plans.validate(json.loads(some.to_bytes()), "plan").to_bytes() == some.to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('retention = "none"', 'retention: should be "all" or { rounds = '),
+        ("retention = 3", 'retention: should be "all" or { rounds = '),
+        ("[retention]", "retention.rounds: missing"),
+        ("retention = { rounds = 0 }", "retention.rounds: "),
+        ("retention = { round = 3 }", "retention.round: unknown key; did you mean rounds?"),
+        ('mode = "async"\nretention = { rounds = 3 }', 'retention: should be "all" with mode = "async"'),
+        (
+            'verification = "none"\nretention = { rounds = 3 }',
+            'retention: should be "all" with verification = "none"',
+        ),
+    ],
+)
+def test_a_wrong_retention_is_one_line(tmp_path: Path, text: str, line: str) -> None:
+    found = problems(tmp_path, text + "\n")
+    assert any(one.startswith(line) for one in found), found

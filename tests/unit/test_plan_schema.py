@@ -53,6 +53,8 @@ def test_each_plan_names_the_schema_and_follows_it(path: Path, validator: Draft7
         {"data": {"partition": "dirichlet", "alpha": 1}},
         {"attack": {"learners": [1], "data": "backdoor", "target": 3, "update": "scale", "factor": 2}},
         {"custom": {"module": "my/module.py"}, "data": {"samples": [1, 2]}},
+        {"retention": "all"},
+        {"retention": {"rounds": 10}},
     ],
 )
 def test_the_schema_takes_what_a_choice_uses(content: dict[str, Any], validator: Draft7Validator) -> None:

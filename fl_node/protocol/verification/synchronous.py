@@ -16,7 +16,7 @@ from fl_node.protocol import budget
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file, needs_parent
-from fl_node.protocol.names import MISSING, learner_label
+from fl_node.protocol.names import HEADER, MISSING, learner_label
 from fl_node.protocol.publications import check_origin
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.evidence import check_evidence
@@ -71,6 +71,34 @@ def check_closing(case: Case, closing: Closing, name: str, seen: Collection[str]
             spent=budget.spent(case.plan, closing.spent, meta.epsilon),
         )
         report_difference(case, number, file, expected, "its local files give")
+    check_evidence(case, number, file)
+
+
+def check_pruned(case: Case, closing: Closing, name: str) -> None:
+    """Check what can be checked of the global weights that ended a round whose local files are gone as agreed.
+
+    Parameters
+    ----------
+    case
+        The run.
+    closing
+        The round.
+    name
+        The CID of the global file.
+    """
+    number, file = closing.number + 1, closing_file(case, closing.number + 1, closing.parent, name)
+    if file is None:
+        return
+    meta = file.global_meta
+    check_members(case, closing, meta)
+    for one in meta.inputs:
+        is_published(case, closing, one, "cid")
+    for refused in meta.refused:
+        is_published(case, closing, refused, "refused")
+    spent = budget.spent(case.plan, closing.spent, meta.epsilon)
+    if spent is not None:
+        case.result.compare(number, HEADER, "spent", meta.spent, spent.publications)
+        case.result.compare(number, HEADER, "epsilon", meta.epsilon, spent.epsilon)
     check_evidence(case, number, file)
 
 
