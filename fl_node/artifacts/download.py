@@ -252,6 +252,14 @@ class ShownStore:
         """Store a file and return its CID."""
         return self._store.add(path)
 
+    def remove(self, names: Iterable[str]) -> None:
+        """Stop keeping the files with these CIDs on this node."""
+        self._store.remove(names)
+
+    def collect(self) -> None:
+        """Free the disk space of files that this node does not keep."""
+        self._store.collect()
+
     def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
         """Write the file with this CID to ``path`` and show the progress on the terminal.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from fl_node.artifacts import cid
@@ -66,3 +67,20 @@ class FolderStore:
         with file:
             length = source.stat().st_size
             receive(file_cid, path, max_bytes, iter(lambda: file.read(BLOCK_BYTES), b""), lambda: length, progress)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete the files with these CIDs; a file that the folder does not have is ignored.
+
+        Raises
+        ------
+        StoreError
+            A file can't be deleted.
+        """
+        for name in names:
+            try:
+                (self._folder / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise StoreError(f"store folder {self._folder}: {name}: {error.strerror or error}") from error
+
+    def collect(self) -> None:
+        """Do nothing: :meth:`remove` frees the space at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,20 @@ from fl_node.errors import FileMissing, StoreError, StoreUnreachable
 REQUEST_TIMEOUT = 30.0
 MAX_BLOCK_BYTES = 2 * 1024**2
 """Maximum size of a block in the swarm."""
-NAMED_FILES = "/fl-node/journals"
-"""Folder for named files in the daemon's file system (MFS)."""
+NAMED_FILES = "fl-node/"
+"""The start of the names of pins of named files.
+
+Not the daemon's file system (MFS): its garbage collector reads the root of MFS before it takes its lock, so it may
+delete what is written to MFS at that moment, even the root, without which the daemon does not start again.
+"""
+COLLECT_TIMEOUT = 900.0
+"""Seconds that a garbage collection may take."""
+SMALL_REPOSITORY = 64 * 1024**2
+"""Bytes up to which a repository is collected each time; the collector reads every block that is pinned."""
+GROWTH = 1.25
+"""A larger one is collected when it has grown by this factor since, so that the work stays in proportion."""
+NOT_PINNED = "not pinned"
+"""What the daemon's error says of a file without a pin."""
 
 
 class IpfsStore:
@@ -34,6 +46,8 @@ class IpfsStore:
         self._timeout = timeout
         self._client: Any = None
         self._api: IpfsApi | None = None
+        self._named: dict[str, set[str]] = {}
+        self._collected = 0  # the size of the repository after the last collection, in bytes
 
     def add(self, path: Path) -> str:
         """Store and pin a file and return its CID.
@@ -45,10 +59,17 @@ class IpfsStore:
         StoreError
             The daemon reports an error, or returns a wrong CID.
         """
-        return self._add(path, pin=True)
+        return self._add(path)
 
-    def _add(self, path: Path, *, pin: bool) -> str:
-        """Store a file, with a pin or without, and return its CID.
+    def _add(self, path: Path, pin_name: str = "") -> str:
+        """Store and pin a file in one call, which no garbage collection interrupts, and return its CID.
+
+        Parameters
+        ----------
+        path
+            The file.
+        pin_name
+            The name of the pin, if it has one.
 
         Raises
         ------
@@ -64,8 +85,10 @@ class IpfsStore:
             "hash": "sha2-256",
             "trickle": "false",
             "inline": "false",
-            "pin": str(pin).lower(),
+            "pin": "true",
         }
+        if pin_name:
+            options["pin-name"] = pin_name
         with self.errors():
             name, right = self._connect_api().add(path, options)
         if name != right:
@@ -80,7 +103,7 @@ class IpfsStore:
         path
             The file.
         name
-            Its name in :data:`NAMED_FILES`; the daemon does not delete files in there.
+            Its name, which its pin has after :data:`NAMED_FILES`.
 
         Raises
         ------
@@ -89,11 +112,11 @@ class IpfsStore:
         StoreError
             The daemon reports an error.
         """
-        file_cid, target = self._add(path, pin=False), f"{NAMED_FILES}/{name}"
-        self._files("mkdir", NAMED_FILES, parents="true")
-        with contextlib.suppress(StoreError):  # there may be no earlier file
-            self._files("rm", target)
-        self._files("cp", f"/ipfs/{file_cid}", target)
+        if name not in self._named:
+            self._named[name] = {file_cid for file_cid, known in self._pins() if known == name}
+        file_cid = self._add(path, f"{NAMED_FILES}{name}")
+        self.remove(self._named[name] - {file_cid})
+        self._named[name] = {file_cid}
         return file_cid
 
     def named_files(self) -> dict[str, str]:
@@ -106,17 +129,62 @@ class IpfsStore:
         StoreError
             The daemon reports an error.
         """
-        self._files("mkdir", NAMED_FILES, parents="true")
-        with self.errors():
-            client = self._connect()._client
-            answers = client.request("/files/ls", (NAMED_FILES,), opts={"long": "true"}, decoder="json")
-        entries = [entry for answer in answers for entry in answer.get("Entries") or []]
-        return {str(entry["Name"]): str(entry["Hash"]) for entry in entries}
+        return {name: file_cid for file_cid, name in self._pins()}
 
-    def _files(self, call: str, *arguments: str, **options: str) -> None:
-        """Change the daemon's file system directly: the client's own methods take the answer for an error."""
+    def _pins(self) -> list[tuple[str, str]]:
+        """Return CIDs and names of all named files."""
+        options: dict[str, str | int] = {"type": "recursive", "names": "true", "name": NAMED_FILES}
         with self.errors():
-            self._connect()._client.request(f"/files/{call}", arguments, opts=options)
+            keys = self._connect_api().answer("pin/ls", options).get("Keys") or {}
+            pins = [(str(file_cid), str(pin["Name"])) for file_cid, pin in keys.items()]
+        return [(cid_, name.removeprefix(NAMED_FILES)) for cid_, name in pins if name.startswith(NAMED_FILES)]
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Unpin files; their blocks stay until :meth:`collect`. A file without a pin is ignored.
+
+        Raises
+        ------
+        StoreUnreachable
+            The IPFS daemon does not answer.
+        StoreError
+            The daemon reports an error.
+        """
+        for name in names:
+            with self.errors():
+                self._unpin(name)
+
+    def _unpin(self, name: str) -> None:
+        try:
+            self._connect_api().answer("pin/rm", {"arg": name})
+        except Refused as error:
+            if NOT_PINNED not in str(error):
+                raise
+
+    def collect(self) -> None:
+        """Run the daemon's garbage collector, if the repository is small or has grown since the last time.
+
+        The collector deletes all blocks without a pin. Meanwhile no file can be added; a call that adds and pins a
+        file waits, and is never cut in two.
+
+        Raises
+        ------
+        StoreUnreachable
+            The IPFS daemon does not answer.
+        StoreError
+            The daemon reports an error.
+        """
+        if SMALL_REPOSITORY < self.size() < GROWTH * self._collected:
+            return
+        with self.errors():
+            options: dict[str, str | int] = {"silent": "true"}
+            with self._connect_api().call("repo/gc", options, COLLECT_TIMEOUT) as response:
+                response.drain_conn()
+        self._collected = self.size()
+
+    def size(self) -> int:
+        """Return the size of the daemon's repository in bytes, as it estimates it."""
+        with self.errors():
+            return int(self._connect_api().answer("repo/stat", {"size-only": "true"})["RepoSize"])
 
     def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
         """Write the file with this CID to ``path``; give up after ``timeout`` seconds without progress.

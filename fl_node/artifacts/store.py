@@ -63,6 +63,28 @@ class Store(Protocol):
             The file has more than ``max_bytes``, or does not match its CID.
         """
 
+    def remove(self, names: Iterable[str]) -> None:
+        """Stop keeping the files with these CIDs on this node; a file that it does not keep is ignored.
+
+        Raises
+        ------
+        StoreUnreachable
+            The store does not answer.
+        StoreError
+            The store reports an error, or a file can't be deleted.
+        """
+
+    def collect(self) -> None:
+        """Free the disk space of files that this node does not keep, where it is worth the work.
+
+        Raises
+        ------
+        StoreUnreachable
+            The store does not answer.
+        StoreError
+            The store reports an error.
+        """
+
 
 class TooLarge(StoreError):
     """A file is larger than allowed; the remaining bytes are not read."""

@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from fl_node.artifacts import cid
+from fl_node.artifacts.ipfs_api import IpfsApi, Refused
 from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.artifacts.prefetch import Prefetch
 from fl_node.artifacts.store import TooLarge
@@ -391,3 +392,62 @@ def test_a_published_file_is_fetched_before_a_role_asks_for_it(
     header.contract(address).set_global_weight(added, header.nonce())
     assert wait_until(is_local, HANG)
     listening.chain.news.close()
+
+
+def test_of_a_named_file_only_the_newest_copy_survives_a_collection(
+    stores: Mapping[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    store = stores["learner-2"]
+    old = store.add_named(make_file(1000), "journal-of-learner-2")
+    again = IpfsStore(store.address)  # a role that was restarted
+    new = again.add_named(make_file(2 * CHUNK), "journal-of-learner-2")
+    again.collect()
+    assert store.named_files()["journal-of-learner-2"] == new
+    assert not has_block(store, old)
+    store.fetch(new, tmp_path / "got", 3 * CHUNK, HANG)
+
+
+def test_a_removed_file_is_gone_after_a_collection_and_all_others_stay(
+    stores: Mapping[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    store = stores["learner-2"]
+    small, large, other = (store.add(make_file(size)) for size in (1000, 3 * CHUNK, 2 * CHUNK + 1))
+    store.remove([small, large, small])  # twice, as after a kill
+    IpfsStore(store.address).collect()
+    assert not has_block(store, small)
+    assert not has_block(store, large)
+    store.fetch(other, tmp_path / "other", 3 * CHUNK, HANG)
+
+
+def test_files_that_are_added_while_a_collection_runs_are_kept(
+    stores: Mapping[str, IpfsStore], make_file: MakeFile, tmp_path: Path
+) -> None:
+    store = stores["learner-2"]
+    paths = [make_file(CHUNK + number) for number in range(40)]
+    collecting = threading.Event()
+
+    def collect() -> None:
+        while not collecting.is_set():
+            IpfsStore(store.address).collect()
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    try:
+        names = [store.add(path) for path in paths]
+    finally:
+        collecting.set()
+        thread.join()
+    IpfsStore(store.address).collect()
+    assert all(has_block(store, name) for name in names)
+    for name in names:
+        store.fetch(name, tmp_path / name, 2 * CHUNK, HANG)
+
+
+def has_block(store: IpfsStore, name: str) -> bool:
+    """Return whether a daemon has a file's first block itself."""
+    api = IpfsApi(f"http://127.0.0.1:{store.address.rpartition('/')[2]}/api/v0/", HANG)
+    try:
+        api.answer("block/stat", {"arg": name, "offline": "true"})
+    except Refused:
+        return False
+    return True
