@@ -252,6 +252,32 @@ class LearnerRegistered(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoundsPruned(Event):
+    """The role no longer keeps its files of old rounds, as the plan's ``retention`` says."""
+
+    first: int
+    last: int
+    files: int
+    seconds: float
+
+    def text(self) -> str:
+        rounds = f"round {self.first}" if self.first == self.last else f"rounds {self.first} to {self.last}"
+        noun = "file" if self.files == 1 else "files"
+        return f"deleted {self.files} local {noun} of {rounds} ({self.seconds:.1f} s)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningFailed(Event):
+    """Files of old rounds could not be deleted; the role tries again after the next round."""
+
+    level = logging.WARNING
+    detail: str
+
+    def text(self) -> str:
+        return f"files of old rounds are not deleted yet: {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundStarted(Event):
     """The header has begun to look at a round's updates."""
 

@@ -19,6 +19,7 @@ from fl_node.chain.contract import (
     Contract,
     LogEntry,
 )
+from fl_node.errors import LogError
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,35 @@ class History:
 def read(contract: Contract) -> History:
     """Read a run's history from the log of its contract."""
     return arrange(contract.plan(), contract.deployer(), contract.log())
+
+
+def read_from(contract: Contract, first: int, block: int) -> History:
+    """Read the history of a run from a round on; earlier rounds have no events and no CIDs.
+
+    Parameters
+    ----------
+    contract
+        The run's contract.
+    first
+        The round.
+    block
+        The number of a block up to which the round had not started.
+
+    Raises
+    ------
+    LogError
+        The round started before, on the chain that there is now.
+    """
+    known = [
+        *(LogEntry(0, node_id, LEARNER_REGISTERED, "", node_id=node_id) for node_id in contract.learners()),
+        *(LogEntry(0, number, GLOBAL_WEIGHT_SET, "", round=number) for number in range(first)),
+    ]
+    # The block may also have the weights of earlier rounds.
+    log = [e for e in contract.log(block) if e.name != GLOBAL_WEIGHT_SET or e.round is None or e.round >= first]
+    past = arrange("", "", [*known, *log])
+    if any(started.started.round != started.number for started in past.rounds):
+        raise LogError(f"the log from block {block} on does not begin with round {first}; blocks were replaced")
+    return past
 
 
 def sitting_out(current: Round) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from fl_node.protocol.global_files import initial_file
 from fl_node.roles.budget_watch import BudgetWatch
 from fl_node.roles.deploy import start
 from fl_node.roles.loop import Done, Site, Waiting
+from fl_node.roles.pruner import Pruner
 from fl_node.roles.strategy import Context, Strategy
 from fl_node.runtime.logs import emit
 
@@ -54,9 +55,12 @@ class Header:
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
         for left in self._site.folder.glob(_EVALUATION.format("*")):  # by a killed process
             left.unlink(missing_ok=True)
+        self._pruner = Pruner.of(context.site, context.plan)
 
     def close(self) -> None:
         """Stop background work."""
+        if self._pruner is not None:
+            self._pruner.close()
         self._context.arrivals.keep(())
         if self._evaluator:
             self._evaluator.shutdown(cancel_futures=True)
@@ -97,6 +101,8 @@ class Header:
         if is_last:
             return waiting
         if waiting := self._strategy.wait_for(view, state.global_cid):
+            if self._pruner is not None and not state.closed:
+                self._pruner.look(state.round, None)
             return waiting
         return self._publish(self._aggregate(state.round), view.nonce)
 
@@ -112,6 +118,8 @@ class Header:
             if state.header == self._site.chain.address:
                 self._evaluate(state.round, str(state.global_cid))
             self._evaluator.shutdown()
+        if self._pruner is not None:
+            self._pruner.finish(None)
         emit(events.RunFinished(round=state.round))
         raise Done
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fl_node import events
 from fl_node.chain.contract import Contract, View
+from fl_node.chain.node import Head
 from fl_node.errors import StoreError
 from fl_node.plan.schema import Plan
 from fl_node.protocol import journal
@@ -66,6 +68,9 @@ class Recorder:
         self._clock = clock
         self._head = FIRST
         self._last: Entry | None = None
+        self._state: Entry | None = None  # the last one that says what the chain showed
+        self._pruned_before = 0  # of all earlier rounds with files it says that these were deleted
+        self._lock = threading.Lock()
         self._top = 0  # the highest block that was seen
         self._newest = ""  # the hash of the block that was seen last
         self._looked: float | None = None  # when that was
@@ -91,19 +96,46 @@ class Recorder:
         ChainError
             The chain can't be read.
         """
+        with self._lock:
+            self._see(view, plan)
+
+    def _see(self, view: View, plan: Plan) -> None:
         now, state, head = self._clock(), view.state, view.head
         self._compare_time(view, now)
         if state.global_cid is not None:
             kind: Kind = "closed" if state.closed else "opened"
-            last = self._last
+            last = self._state
             if last is None or (last.kind, last.round, last.cid) != (kind, state.round, state.global_cid):
                 if kind == "closed":
                     self._check_closing(state.round, state.global_cid, plan, now)
-                self._append(kind, state.round, state.global_cid, view, now)
+                self._state = self._append(kind, state.round, state.global_cid, head, now)
+                self._share()
                 if last is not None and state.round <= last.round and state.global_cid != last.cid:
                     self._top = head.number  # of the chain that has taken the other's place
         self._top = max(self._top, head.number)
         self._newest, self._looked = head.hash, now
+
+    def prune(self, rounds: Iterable[tuple[int, str]], head: Head) -> None:
+        """Record that this role deletes its files of old rounds; call this before it does.
+
+        Parameters
+        ----------
+        rounds
+            Their numbers, in ascending order, and the CIDs of the global weights that they started from.
+        head
+            The newest block.
+
+        Raises
+        ------
+        OSError
+            The journal can't be written; nothing may be deleted then.
+        """
+        with self._lock:
+            for number, name in rounds:
+                if number >= self._pruned_before:
+                    self._append("pruned", number, name, head, self._clock())
+                    self._pruned_before = number + 1
+            self._share()
 
     def close(self) -> None:
         """Wait until the last copy is shared or has failed."""
@@ -127,9 +159,11 @@ class Recorder:
             emit(events.JournalDamaged(file=kept.name, detail=problem))
             return
         self._head, self._last = earlier.head, earlier.entries[-1] if earlier.entries else None
+        self._state = earlier.states[-1] if earlier.states else None
+        self._pruned_before = max((entry.round + 1 for entry in earlier.pruned), default=0)
         self._top = max(self._last.height, self._last.top) if self._last else 0
 
-    def _append(self, kind: Kind, round_: int, global_cid: str, view: View, now: float) -> None:
+    def _append(self, kind: Kind, round_: int, global_cid: str, head: Head, now: float) -> Entry:
         entry = Entry(
             number=self._last.number + 1 if self._last else 0,
             previous=self._head,
@@ -139,9 +173,9 @@ class Recorder:
             kind=kind,
             round=round_,
             cid=global_cid,
-            block=view.head.hash,
-            height=view.head.number,
-            sealed=view.head.time,
+            block=head.hash,
+            height=head.number,
+            sealed=head.time,
             seen=round(now, 3),
             before=None if self._looked is None else round(self._looked, 3),
             top=self._top,
@@ -149,12 +183,15 @@ class Recorder:
         line = journal.signed(entry, self._account)
         append_line(self.path, line)
         self._head, self._last = journal.digest(line), entry
+        return entry
+
+    def _share(self) -> None:
         if self._sharing is not None:
             self._sharing.share()
 
     def _check_closing(self, round_: int, global_cid: str, plan: Plan, now: float) -> None:
         """Report a round that was closed long before its timeout, by this role's own clock."""
-        last = self._last
+        last = self._state
         if not plan.round_timeout or last is None or last.before is None:
             return
         if (last.kind, last.round, last.cid) != ("opened", round_, global_cid):
@@ -176,8 +213,12 @@ class Recorder:
         self._is_dated_back = is_dated_back
 
 
+SHARED_BYTES_PER_SECOND = 100_000
+"""How fast copies of a journal are shared on average, so that a long one is copied less often than it grows."""
+
+
 class _Sharing:
-    """Shares copies of a file in the background, one after the other."""
+    """Shares copies of a file in the background, one after the other; the last one at the end at the latest."""
 
     def __init__(self, share: Share, path: Path, name: str) -> None:
         self._share = share
@@ -186,6 +227,8 @@ class _Sharing:
         self._pool = ThreadPoolExecutor(1)
         self._waiting: Future[None] | None = None
         self._failed = False
+        self._next = 0.0  # monotonic seconds, before which no further copy is shared
+        self._ending = threading.Event()
 
     def share(self) -> None:
         """Schedule a copy of the file."""
@@ -195,13 +238,17 @@ class _Sharing:
 
     def close(self) -> None:
         """Wait for the last copy."""
+        self._ending.set()
         self._pool.shutdown()
 
     def _work(self) -> None:
+        self._ending.wait(max(self._next - time.monotonic(), 0.0))
         copy = self._path.with_suffix(".copy")  # for the journal grows meanwhile
         try:
-            files.write(copy, self._path.read_bytes())
+            content = self._path.read_bytes()
+            files.write(copy, content)
             self._share(copy, self._name)
+            self._next = time.monotonic() + len(content) / SHARED_BYTES_PER_SECOND
             self._failed = False
         except (StoreError, OSError) as error:
             if not self._failed:

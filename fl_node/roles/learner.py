@@ -34,6 +34,7 @@ from fl_node.roles.attack import check_allowed, poison, tamper
 from fl_node.roles.budget_watch import BudgetWatch
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.roles.masking import Masking
+from fl_node.roles.pruner import Pruner
 from fl_node.roles.residuals import Residuals
 from fl_node.roles.verifier import Verifier
 from fl_node.runtime.logs import emit
@@ -132,10 +133,13 @@ class Learner:
         self._masking = Masking(site, plan, self._plan_cid, self._reader) if plan.is_masked else None
         self._openings: Mapping[int, str] = {}
         self._residuals = Residuals(site.folder)
+        self._pruner = Pruner.of(site, plan)
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
 
     def close(self) -> None:
         """Stop background work."""
+        if self._pruner is not None:
+            self._pruner.close()
         if self._verifier is not None:
             self._verifier.close()
 
@@ -158,6 +162,8 @@ class Learner:
                 return waiting
             if self._masking is not None:
                 self._masking.finish(state.round + 2)  # also what was made for a round that does not come
+            if self._pruner is not None:
+                self._pruner.finish(node_id)
             emit(events.RunFinished(round=state.round))
             raise Done
         if node_id is None:
@@ -336,6 +342,8 @@ class Learner:
 
     def _wait_for_others(self, view: View, node_id: int) -> Waiting:
         """Wait for the end of the round; reads the missing learners less often than each block."""
+        if self._pruner is not None:
+            self._pruner.look(view.state.round, node_id)
         contract, state, round_ = self._site.contract, view.state, view.state.round
         asked_for, asked, published = self._open
         now = self._site.timing.clock.monotonic()

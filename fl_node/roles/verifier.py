@@ -26,6 +26,7 @@ from fl_node.protocol.names import HEADER
 from fl_node.protocol.opened import read_openings
 from fl_node.protocol.publications import check_origin, publications
 from fl_node.protocol.reader import Reader
+from fl_node.protocol.retention import first_kept
 from fl_node.protocol.verification.asynchronous import BY_PUBLICATIONS, AsynchronousCase, AsynchronousChecker
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.findings import Finding, Findings
@@ -353,12 +354,24 @@ class Verifier:
                 self._checker.resume(number)
         # Committees have verified what this learner has not.
         first = round_ if self._plan.verifiers == "committee" else max(known, default=-1) + 1
+        first = self._first_verifiable(first, round_)
         for number in range(first, round_ + 1):
             current = name if number == round_ else str(self._contract.global_weight_at(number))
             verdict = self._verify_one(number, current)
             if not verdict.is_right:
                 return verdict
         return Verdict(round_, name)
+
+    def _first_verifiable(self, first: int, round_: int) -> int:
+        """Return the first global weights that can be recomputed; files of older rounds may have been deleted.
+
+        A learner that was away for long relies on the learners that finalized what came before.
+        """
+        retention = self._plan.retention
+        if retention is None or first > round_ - retention.rounds:
+            return first
+        kept = first_kept(self._plan, history.read(self._contract))
+        return max(first, kept + 1) if kept else first
 
     def _asynchronous_case(self, result: Findings) -> AsynchronousCase:
         past = history.read(self._contract)
