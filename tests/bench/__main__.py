@@ -25,6 +25,7 @@ from tests.bench import (
     many,
     masks,
     memory,
+    soak,
     startup,
     transfer,
 )
@@ -46,10 +47,11 @@ class Name(StrEnum):
     compression = "compression"
     masks = "masks"
     large = "large"
+    soak = "soak"
 
 
 def main(
-    parts: Annotated[list[Name] | None, typer.Argument(help="What to measure; everything if left out.")] = None,
+    parts: Annotated[list[Name] | None, typer.Argument(help="What to measure; all but soak if left out.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer of everything: to see that it runs.")] = False,
     output: Annotated[Path, typer.Option(help="Where to write the figures.")] = Path("results/bench.json"),
     megabytes: Annotated[
@@ -78,11 +80,12 @@ def main(
         Name.dp_sgd: lambda: dp_sgd.measure(quick=quick),
         Name.many: lambda: many.measure(quick=quick),
         Name.compression: lambda: compression.measure(quick=quick),
+        Name.soak: lambda: soak.measure(quick=quick),
         Name.masks: lambda: masks.measure(quick=quick, profiles=profiles),
         Name.large: lambda: large.measure(quick=quick, size=megabytes),
     }
     done: list[Part] = []
-    for name in parts or list(Name):
+    for name in parts or [name for name in Name if name is not Name.soak]:
         try:
             done.append(measures[name]())
         except FLNodeError as error:

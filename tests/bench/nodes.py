@@ -62,6 +62,7 @@ class Nodes:
         learners: int | None = None,
         *,
         masks: bool = False,
+        retention: int | None = None,
     ) -> Contract:
         """Start a run of all learners, or of the first ones: plan, contract, learners and initial weights."""
         learners = learners or self.learners
@@ -69,11 +70,13 @@ class Nodes:
         store = connect(self.endpoints[HEADER].store)
         self._runs += 1
         folder = self._work(HEADER)
-        settings = plan(model, rounds, learners, verification, masks=masks)
+        settings = plan(model, rounds, learners, verification, masks=masks, retention=retention)
         return deploy(self.chain(HEADER), store, folder, settings, ids, trainer(model))
 
-    def role(self, name: str, contract: Contract, model: str, profiles: Path | None = None) -> Child:
-        """Start the role of a node in a process of its own."""
+    def role(
+        self, name: str, contract: Contract, model: str, profiles: Path | None = None, *, spans: bool = True
+    ) -> Child:
+        """Start the role of a node in a process of its own; without spans it has a journal, as on hosts."""
         python = [sys.executable]
         if profiles is not None:
             profiles.mkdir(parents=True, exist_ok=True)
@@ -87,7 +90,7 @@ class Nodes:
             *("--contract", contract.address),
             *("--key", str(self.key(name))),
             *("--folder", str(self._work(name))),
-            *("--spans", str(self._work(name) / "spans.json")),
+            *(("--spans", str(self._work(name) / "spans.json")) if spans else ()),
         ]
         return Child(name, command, self.folder / "logs" / f"{name}.log")
 
@@ -99,6 +102,10 @@ class Nodes:
     def files(self, name: str, pattern: str) -> list[Path]:
         """Return the files that a role left in the latest run."""
         return sorted(self._work(name).glob(pattern))
+
+    def size(self, name: str) -> int:
+        """Return the bytes of the files in a role's folder."""
+        return sum(path.stat().st_size for path in self._work(name).rglob("*") if path.is_file())
 
     def peak(self, name: str) -> int:
         """Return the most memory that a role had in the latest run, in bytes."""

@@ -25,13 +25,16 @@ import fl_node.roles.masking
 import fl_node.roles.synchronous
 from fl_node.artifacts import model_file
 from fl_node.artifacts.address import connect
+from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import load_key
 from fl_node.roles import factory
+from fl_node.roles.journal import Recorder
 from fl_node.roles.loop import Site
 from fl_node.runtime import logs
 from tests.bench.memory import Watch, peak
 from tests.bench.stub import trainer as stub_trainer
+from tests.helpers.stub import StubTrainer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,16 +85,23 @@ def main(
     contract: Annotated[str, typer.Option()],
     key: Annotated[Path, typer.Option()],
     folder: Annotated[Path, typer.Option()],
-    spans: Annotated[Path, typer.Option()],
+    spans: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
-    """Run a role until the run has ended or a signal ends it."""
+    """Run a role until the run has ended or a signal ends it; without spans it has a journal instead."""
     signal.signal(signal.SIGTERM, _stop)
     logs.configure(folder.name)
     clock = Clock()
     chain = Chain(rpc, load_key(key))
-    site = Site(chain, chain.contract(contract), connect(store), folder, secret=key.with_suffix(".secret"))
-    site.contract.listen()
+    deployed, files = chain.contract(contract), connect(store)
+    secret = key.with_suffix(".secret")
+    deployed.listen()
     trainer = stub_trainer(model)
+    if spans is None:
+        share = files.add_named if isinstance(files, IpfsStore) else None
+        recorder = Recorder(folder, deployed, role, load_key(key), share)
+        _play(role, Site(chain, deployed, files, folder, journal=recorder, secret=secret), trainer)
+        return
+    site = Site(chain, deployed, files, folder, secret=secret)
     for owner, name, kind in (
         (site.store, "add", "store add"),
         (site.store, "fetch", "store fetch"),
@@ -117,14 +127,18 @@ def main(
         clock.watch(owner, name, kind)
     watch = Watch()
     try:
-        if role == "header":
-            factory.run_header(site, lambda _plan: trainer)
-        else:
-            factory.run_learner(site, lambda _plan: trainer)
+        _play(role, site, trainer)
     finally:
         spans.write_text(
             json.dumps({"spans": clock.spans, "cpu": clock.cpu, "peak": peak(), "memory": watch.record()})
         )
+
+
+def _play(role: str, site: Site, trainer: StubTrainer) -> None:
+    if role == "header":
+        factory.run_header(site, lambda _plan: trainer)
+    else:
+        factory.run_learner(site, lambda _plan: trainer)
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

@@ -15,8 +15,9 @@ from fl_node.plan.schema import DataPlan, Plan
 from fl_node.runtime.tensors import Sliceable, flat, shape_of
 from tests.helpers.stub import StubTrainer, add_step_of_seed
 
-# A CNN for MNIST (conv 32, conv 64, dense 128), and a perceptron of 25 MB.
+# A linear model, a CNN for MNIST (conv 32, conv 64, dense 128), and a perceptron of 25 MB.
 MODELS: dict[str, Shapes] = {
+    "tiny": {"dense/bias": (10,), "dense/kernel": (784, 10)},
     "small": {
         "conv1/bias": (32,),
         "conv1/kernel": (3, 3, 1, 32),
@@ -88,12 +89,22 @@ def megabytes(model: str) -> float:
     return 4 * parameters(model) / 1e6
 
 
-def plan(model: str, rounds: int, learners: int, verification: str = "all", *, masks: bool = False) -> Plan:
+def plan(
+    model: str,
+    rounds: int,
+    learners: int,
+    verification: str = "all",
+    *,
+    masks: bool = False,
+    retention: int | None = None,
+) -> Plan:
     """Return a plan like the paper's, with whose model the roles are told to work."""
     settings: dict[str, Any] = {"rounds": rounds, "learners": learners, "verification": verification}
     if masks:
         settings |= {"aggregation": {"rule": "fedavg", "arithmetic": "fixed"}}
         settings |= {"privacy": {"secure_aggregation": True}}
+    if retention is not None:
+        settings["retention"] = {"rounds": retention}
     if verification == "committee":
         settings["committee"] = COMMITTEE
     return Plan.model_validate({"name": f"bench-{model}", "data": DataPlan(name="mnist"), **settings})
