@@ -22,7 +22,7 @@ from fl_node.audit.senders import check_registrations, check_senders
 from fl_node.audit.verdicts import check_verdicts
 from fl_node.chain import deployment
 from fl_node.chain.contract import Contract, LogEntry, State
-from fl_node.errors import ContractError, LogError, PlanError, StoreError, StoreUnreachable
+from fl_node.errors import ContractError, LogError, PlanError, StoreError, StoreUnreachable, WeightsError
 from fl_node.models.trainer import MakeTrainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol import budget, history
@@ -108,17 +108,29 @@ def audit(
             trainer = make_trainer(plan)
             reader.expect_model(trainer.shapes())
             case = Case(plan, past.plan_cid, reader, trainer, result)
+            taken = _taken(case, past)
             if past.rounds:
                 pruned = Pruned(case, past, words)
-                _check_rounds(case, contract, past, pruned, progress)
+                is_over = Budget.of(plan, past, taken).is_over()
+                _check_rounds(case, contract, past, pruned, progress, is_over=is_over)
                 _conclude(past, plan, pruned.rounds, result)
             check_verdicts(case, past, result.pruned)
-            check_budget(plan, past, result)
+            check_budget(plan, past, result, taken)
         check_journals(contract, plan, past, evidence, result)
         if not past.rounds:
             result.note("the run has not started: no initial weights")
     result.files, result.bytes = reader.fetched, reader.fetched_bytes
     return result
+
+
+def _taken(case: Case, past: History) -> Mapping[int, int] | None:
+    """Return what the newest global weights accept or reject; None if it is not needed, or unknown."""
+    if case.plan.mode != "async" or case.plan.dp is None or not past.rounds:
+        return None
+    try:
+        return dict(case.file(str(past.rounds[-1].started.cid)).global_meta.taken or ())
+    except WeightsError:
+        return None  # reported where these weights are checked
 
 
 def _conclude(past: History, plan: Plan, pruned: Mapping[int, PrunedRound], result: Audit) -> None:
@@ -140,10 +152,12 @@ def _check_rounds(
     past: History,
     pruned: Pruned,
     progress: Callable[[int, int], None],
+    *,
+    is_over: bool,
 ) -> None:
     result, plan, rounds, reader = case.result, case.plan, past.rounds, case.reader
     closed_rounds = len(rounds) - 1
-    if closed_rounds < plan.rounds and not Budget.of(plan, past).is_over():
+    if closed_rounds < plan.rounds and not is_over:
         result.note(f"the run is in progress: {closed_rounds} of {plan.rounds} rounds are closed")
     if closed_rounds > plan.rounds:
         result.find(plan.rounds + 1, HEADER, "round", f"the plan ends after {plan.rounds} rounds")

@@ -93,6 +93,7 @@ def status(
     from fl_node.lab.show import rounds_table
     from fl_node.protocol.hidden import hidden
     from fl_node.protocol.masked import stuck_without
+    from fl_node.protocol.names import learners_label
     from fl_node.report import collect
 
     with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
@@ -123,11 +124,10 @@ def status(
         # Of a run that goes well only the newest word is of interest.
         if verdict.rejected or verdict.withdrawn or verdict is result.verdicts[-1]:
             console.print(f"global weights {verdict.round} ({verdict.cid}): {verdict.words(len(result.learners))}")
-    if not result.ended and result.plan.mode == "async":
-        console.print(f"round {result.round}: waiting for updates")
-    elif not result.ended:
-        silent = [n for n in range(1, result.plan.learners + 1) if n not in result.open_round]
-        who = f"learner {', '.join(map(str, silent))}" if silent else "the header"
+    if result.budget_spent:
+        console.print(f"the privacy budget of {learners_label(result.budget_spent)} is spent: no more publications")
+    if not result.ended:
+        who = learners_label(result.awaited) if result.awaited else "the header"
         console.print(f"round {result.round}: waiting for {who}")
         if stuck := stuck_without(result.plan, result.sitting_out):
             console.print(f"round {result.round}: {stuck}")

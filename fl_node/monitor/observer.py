@@ -383,7 +383,7 @@ class Observer:
     def _build(self) -> MonitorState:
         reading = self._reading
         past, plan = reading.past, reading.plan
-        run = None
+        run, budget_over = None, False
         accounts: dict[str, str] = {}
         published: dict[str, tuple[int, views.LastPublication]] = {}
         waits: dict[str, str] = {}
@@ -398,6 +398,7 @@ class Observer:
                 problem=reading.plan_problem,
             )
             if plan is not None:
+                budget_over = Budget.of(plan, past, views.taken(past, reading.files)).is_over()
                 run = replace(
                     run,
                     name=plan.name,
@@ -408,12 +409,12 @@ class Observer:
                     rule=plan.aggregation.rule,
                     hidden=hidden(plan) if plan.is_masked or plan.dp is not None else "",
                     spent=views.spent(plan, past),
-                    budget_over=Budget.of(plan, past).is_over(),
+                    budget_over=budget_over,
                 )
             accounts = {HEADER: past.deployer} | {
                 learner_name(node_id): str(entry.account) for node_id, entry in past.learners.items()
             }
-            published, waits = views.last_publications(past), views.waits(past, plan)
+            published, waits = views.last_publications(past), views.waits(past, plan, budget_over=budget_over)
         names = [*self._nodes, *(name for name in accounts if name not in self._nodes)]
         nodes = []
         for name in names:

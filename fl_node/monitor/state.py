@@ -22,6 +22,7 @@ from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, Meta
 from fl_node.chain.abi import artifact
 from fl_node.errors import ChainError
 from fl_node.plan.schema import Plan
+from fl_node.protocol.awaited import awaited
 from fl_node.protocol.budget import Budget
 from fl_node.protocol.history import History, sitting_out
 from fl_node.protocol.names import HEADER, learner_label, learner_name, learners_label
@@ -263,21 +264,48 @@ def spent(plan: Plan, past: History) -> str:
     return f"privacy: ε = {Budget.of(plan, past).epsilon:g}{limit} for δ = {dp.delta:g}"
 
 
-def waits(past: History, plan: Plan | None) -> dict[str, str]:
+def taken(past: History, files: Mapping[str, FileFacts]) -> dict[int, int] | None:
+    """Return how many publications of each learner the newest global file accepts or rejects; None if unknown.
+
+    Parameters
+    ----------
+    past
+        The run's history.
+    files
+        What is known of model files, by CID.
+    """
+    facts = files.get(str(past.rounds[-1].started.cid)) if past.rounds else None
+    return dict(facts.meta.taken or ()) if facts and isinstance(facts.meta, GlobalMeta) else None
+
+
+def waits(past: History, plan: Plan | None, *, budget_over: bool = False) -> dict[str, str]:
     """Return what each node waits for or has to do, by its name, as far as the chain tells.
 
     The chain does not tell whether a learner trains or is gone; both have still to publish.
+
+    Parameters
+    ----------
+    past, plan
+        The run's history, and its plan if it is known.
+    budget_over
+        Whether the privacy budget has ended the run.
     """
     if not past.rounds:
         return {HEADER: "should publish the initial weights"}
     current = past.rounds[-1]
-    if plan is not None and (current.number >= plan.rounds or Budget.of(plan, past).is_over()):
+    if plan is not None and (current.number >= plan.rounds or budget_over):
         return dict.fromkeys((HEADER, *map(learner_name, past.learners)), "finished")
-    if plan is not None and plan.mode == "async":
-        return {HEADER: "waits for updates"} | {learner_name(n): "trains at its own pace" for n in past.learners}
     leader = header_node(past)
     done = current.latest()
-    silent = [node_id for node_id in past.learners if node_id not in done]
+    spent_ = set(Budget.of(plan, past).spent_learners()) - done.keys() if plan is not None else set()
+    spent_waits = dict.fromkeys(
+        map(learner_name, sorted(spent_ & past.learners.keys())), "has spent its privacy budget"
+    )
+    if plan is not None and plan.mode == "async":
+        who = awaited(plan, past)
+        waiting = {learner_name(n): "trains at its own pace" for n in past.learners} | spent_waits
+        return waiting | {leader: f"waits for updates of {learners_label(who)}" if who else "waits for updates"}
+    silent = [node_id for node_id in past.learners if node_id not in done and node_id not in spent_]
     missing = (plan.learners - len(past.learners)) if plan is not None else 0
     waiting = {
         learner_name(node_id): f"waits for round {current.number} to close"
@@ -285,6 +313,7 @@ def waits(past: History, plan: Plan | None) -> dict[str, str]:
         else f"should publish in round {current.number}"
         for node_id in past.learners
     }
+    waiting |= spent_waits
     for node_id in sitting_out(current):
         waiting[learner_name(node_id)] = f"has no key of round {current.number} and sits it out"
     if leader != HEADER:

@@ -313,11 +313,6 @@ def _dp_delta(plan: PlanSettings) -> Problems:
 
 
 def _dp_mode(plan: PlanSettings) -> Problems:
-    if plan.dp is not None and plan.dp.epsilon_max is not None and plan.mode == "async":
-        yield (
-            "privacy.dp.epsilon_max",
-            'should be left out with mode = "async", whose learners have no common last round',
-        )
     if plan.dp is not None and plan.mode == "ensemble":
         yield "privacy.dp", 'does not support mode = "ensemble", whose learners also train on a public set'
 

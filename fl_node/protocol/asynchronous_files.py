@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl_node.aggregation import asynchronous
+from fl_node.aggregation import Aggregate, asynchronous
 from fl_node.artifacts.model_file import GlobalMeta, Input, Rejection, WeightsFile, write_blocks
 from fl_node.plan.schema import Plan
 from fl_node.protocol import budget
@@ -48,7 +48,8 @@ def asynchronous_file(
     parent
         The last global weights.
     updates
-        Checked files, in the order of their publication; exactly one for FedAsync.
+        Checked files, in the order of their publication, as many as the rule takes; fewer after a timeout, or if no
+        learner can add more. Without any the weights stay as they are.
     refused
         The updates that were rejected since the last global weights.
     taken
@@ -58,15 +59,13 @@ def asynchronous_file(
     """
     spent = budget.spent(plan, dict(taken), stated)
     rule, round_ = plan.asynchronous_rule, parent.global_meta.round
-    aggregate = rule.apply(
-        parent.on_demand(),
-        [
-            asynchronous.Update(
-                update.local.on_demand(), update.start.on_demand(), round_ - update.local.local_meta.round
-            )
-            for update in updates
-        ],
-    )
+    inputs = [
+        asynchronous.Update(
+            update.local.on_demand(), update.start.on_demand(), round_ - update.local.local_meta.round
+        )
+        for update in updates
+    ]
+    aggregate = rule.apply(parent.on_demand(), inputs) if inputs else Aggregate((), parent.tensor)
     meta = GlobalMeta(
         plan=plan_cid,
         round=round_ + 1,

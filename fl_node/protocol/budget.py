@@ -9,6 +9,7 @@ is the largest ε of a learner. Everything else that a run publishes is computed
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -133,12 +134,38 @@ def spent(plan: Plan, published: Mapping[int, int], stated: float | None = None)
     return Spent(tuple(counts), stated if is_same and stated is not None else largest)
 
 
+def is_spent(plan: Plan, node_id: int, published: int) -> bool:
+    """Return whether a learner has reached its limit of publications; False without a limit.
+
+    Parameters
+    ----------
+    plan
+        The run's plan, complete.
+    node_id
+        The learner's nodeId.
+    published
+        The number of different local weights that it has published.
+    """
+    limit = most_publications(plan, node_id) if 1 <= node_id <= plan.learners else None
+    return limit is not None and published >= limit
+
+
+def needed_learners(plan: Plan) -> int:
+    """Return how many learners must be able to publish in a round so that the run goes on."""
+    if plan.mode == "async":
+        # After its timeout a round takes fewer updates; and a buffer may have several of one learner.
+        rule = plan.asynchronous_rule
+        return rule.updates if rule.takes_one_of_each and not plan.round_timeout else 1
+    # Without a timeout a round closes only when all have published.
+    return plan.required_learners if plan.round_timeout else plan.learners
+
+
 @dataclass(frozen=True)
 class Budget:
     """The privacy budget of a run.
 
-    ``published`` counts the different local weights of each learner, by nodeId; ``current`` has the learners that
-    have published in the current round.
+    ``published`` counts the different local weights of each learner, by nodeId; ``current`` has the learners whose
+    publications may still count in the current round.
     """
 
     plan: Plan
@@ -146,32 +173,36 @@ class Budget:
     current: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, plan: Plan, past: History) -> Budget:
+    def of(cls, plan: Plan, past: History, taken: Mapping[int, int] | None = None) -> Budget:
         """Return the budget after all publications of a run, including those in withdrawn rounds.
 
         Parameters
         ----------
         plan, past
             The run's plan and history.
+        taken
+            Of an asynchronous run: how many publications of each learner the newest global file accepts or rejects,
+            by nodeId. If None, all publications may still count.
         """
-        current = past.rounds[-1].latest() if past.rounds else {}
+        if plan.mode == "async":
+            every = Counter(entry.node_id for entry in past.publications if entry.node_id is not None)
+            current = {node_id for node_id, count in every.items() if count > (taken or {}).get(node_id, 0)}
+        else:
+            current = set(past.rounds[-1].latest()) if past.rounds else set()
         return cls(plan, publications(past.publications), frozenset(current))
 
     def is_spent(self, node_id: int) -> bool:
         """Return whether a learner has reached its limit of publications."""
-        limit = most_publications(self.plan, node_id) if 1 <= node_id <= self.plan.learners else None
-        return limit is not None and self.published.get(node_id, 0) >= limit
+        return is_spent(self.plan, node_id, self.published.get(node_id, 0))
+
+    def spent_learners(self) -> list[int]:
+        """Return the learners that have reached their limit of publications, by nodeId."""
+        return [node_id for node_id in range(1, self.plan.learners + 1) if self.is_spent(node_id)]
 
     def is_over(self) -> bool:
-        """Return whether too few learners have published or can still publish in the current round.
-
-        This does not end an asynchronous run, in which no learner publishes more than once per round of the plan.
-        """
-        if self.plan.dp is None or self.plan.dp.limit is None or self.plan.mode == "async":
-            return False
-        nodes = range(1, self.plan.learners + 1)
-        able = sum(node_id in self.current or not self.is_spent(node_id) for node_id in nodes)
-        return able < self.plan.required_learners
+        """Return whether too few learners have published or can still publish in the current round."""
+        unable = set(self.spent_learners()) - self.current
+        return self.plan.learners - len(unable) < needed_learners(self.plan)
 
     def epsilons(self) -> dict[int, float]:
         """Return the ε of each learner of the plan, rounded up."""

@@ -5,7 +5,7 @@ Header and audit both use this, so they reject the same publications.
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from fl_node.aggregation.asynchronous import AsynchronousRule
@@ -15,6 +15,7 @@ from fl_node.chain.contract import LOCAL_WEIGHT_SET, Contract, LogEntry
 from fl_node.data.partition import shard_size
 from fl_node.errors import WeightsError
 from fl_node.plan.schema import Plan
+from fl_node.protocol import budget
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,46 @@ def check_share(node_id: int, counted: Sequence[int], rule: AsynchronousRule) ->
             f"should be at most {rule.most_of_one} (the plan's max_share)",
             "max_share",
         )
+
+
+def is_done(
+    plan: Plan,
+    node_id: int,
+    parent: str,
+    taken: Sequence[Publication],
+    *,
+    new: int,
+    counts: bool,
+    began: Callable[[Publication], str | None],
+) -> bool:
+    """Return whether a learner can add nothing more to the next global weights of an asynchronous run.
+
+    So a round that no learner can add to need not wait for its last updates: all have published what they trained
+    from its global weights, or have spent their privacy budget, and too many updates were rejected.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    node_id
+        The learner.
+    parent
+        The CID of the last global weights.
+    taken
+        Its publications that are accepted or rejected so far, in order.
+    new
+        How many of them are so since the last global weights.
+    counts
+        Whether an update of it is among the next.
+    began
+        Returns the CID of the global weights that a publication was trained from; None if its file is missing or is
+        no local file of this run.
+    """
+    if counts and plan.asynchronous_rule.takes_one_of_each:
+        return True
+    if budget.is_spent(plan, node_id, len({one.cid for one in taken})):
+        return True
+    return new > 0 and began(taken[-1]) in (None, parent)
 
 
 def check_newer(began: int, last: int | None) -> None:

@@ -21,6 +21,7 @@ from fl_node.errors import StoreError, WeightsError
 from fl_node.models.trainer import Score
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
+from fl_node.protocol.awaited import awaited
 from fl_node.protocol.budget import Budget
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.retention import first_kept
@@ -125,6 +126,10 @@ class Result:
     """ε of each learner by all that it published, by nodeId; nothing without differential privacy."""
     budget_over: bool = False
     """Whether the privacy budget has ended the run."""
+    budget_spent: tuple[int, ...] = ()
+    """The learners that publish nothing more, because their privacy budget is spent."""
+    awaited: tuple[int, ...] = ()
+    """The learners that the current round waits for, as far as the chain tells; if there are none, for the header."""
     sitting_out: tuple[int, ...] = ()
     """Learners that can't publish in the open round, for they have no key of it; with masks only."""
 
@@ -272,7 +277,8 @@ def collect(
             )
         )
     current = past.rounds[-1].latest() if past.rounds else {}
-    budget = Budget.of(plan, past)
+    taken = dict(file.global_meta.taken or ()) if past.rounds and file is not None else None
+    budget = Budget.of(plan, past, taken)
     return Result(
         plan=plan,
         plan_cid=past.plan_cid,
@@ -289,6 +295,8 @@ def collect(
         header_changes=header_changes(past),
         spent=budget.epsilons() if plan.dp is not None else {},
         budget_over=budget.is_over(),
+        budget_spent=tuple(budget.spent_learners()),
+        awaited=awaited(plan, past),
     )
 
 
@@ -337,6 +345,8 @@ def as_json(result: Result, **more: Any) -> str:
         "verdicts": [asdict(verdict) for verdict in result.verdicts],
         "header_changes": [asdict(change) for change in result.header_changes],
         "epsilon": result.spent,
+        "budget_spent": result.budget_spent,
+        "awaited": result.awaited,
     }
     return json.dumps(content | more, indent=2)
 

@@ -7,22 +7,29 @@ the newest global file: how many of each learner's publications it has accepted 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from fl_node import events
 from fl_node.artifacts import model_file
 from fl_node.artifacts.download import with_share
 from fl_node.artifacts.model_file import Rejection, WeightsFile
 from fl_node.artifacts.store import TooLarge, WrongContent
-from fl_node.chain.contract import State, View
+from fl_node.chain.contract import View
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.protocol import history
 from fl_node.protocol.asynchronous_files import Update, asynchronous_file
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.compressed import decoded
-from fl_node.protocol.names import MISSING
-from fl_node.protocol.publications import Publication, check_newer, check_share, check_update, publications
+from fl_node.protocol.names import MISSING, learners_label
+from fl_node.protocol.publications import (
+    Publication,
+    check_newer,
+    check_share,
+    check_update,
+    is_done,
+    publications,
+)
 from fl_node.roles.learner import Learner
 from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context
@@ -57,6 +64,11 @@ class Asynchronous:
         self._started_at = ""  # the CID of the global weights that this is true at
         self._started: dict[int, int] = {}
         self._counted: list[int] = []
+        self._began: dict[tuple[int, str], str | None] = {}
+        """The CID of the global weights that new publications were trained from.
+
+        None if a file is missing or invalid, empty while it is unknown.
+        """
         self._over: dict[tuple[int, int], Rejection] = {}  # beyond their learners' share, as things are now
         self._said_over: set[tuple[int, int]] = set()
 
@@ -80,18 +92,19 @@ class Asynchronous:
         past = history.read(self._site.contract)
         self._withdrawn, everything = past.withdrawn_cids(), publications(past.publications)
         new = [one for one in everything if one.number > accepted.get(one.node_id, 0)]
+        self._began = {(one.node_id, one.cid): self._began.get((one.node_id, one.cid), "") for one in new}
         wanted, seen = plan.asynchronous_rule.updates, self._context.changes()
         good, rejected, waits = self._choose(new, everything, wanted, self._last_started(parent, view.learners))
-        late = bool(plan.round_timeout) and clock.monotonic() >= self._round_start + plan.round_timeout
-        if len(good) < wanted and not (late and good):
-            deadline = self._round_start + plan.round_timeout if plan.round_timeout else None
-            files = f"{wanted} updates, {len(good)} accepted" if wanted > 1 else "an update"
-            missing = f"; the file of learner {', '.join(waits)} is arriving" if waits else ""
-            until = None if late else deadline
-            detail = f"round {number}: {files}{missing}"
-            return Waiting("updates", detail, round=number, until=until, watch=self._context.changes, seen=seen)
+        before = dict(accepted)
         for one in (*good, *rejected):
             accepted[one.node_id] = max(accepted.get(one.node_id, 0), one.number)
+        late = bool(plan.round_timeout) and clock.monotonic() >= self._round_start + plan.round_timeout
+        if len(good) < wanted and not (late and good):
+            awaited = self._awaited(global_cid, everything, before, accepted, [one.node_id for one in good])
+            if awaited:
+                until = self._round_start + plan.round_timeout if plan.round_timeout and not late else None
+                waiting = self._missing_updates(view, len(good), waits, awaited)
+                return replace(waiting, until=until, watch=self._context.changes, seen=seen)
         self._next = _Next(
             parent,
             tuple(self._update(one) for one in good),
@@ -99,6 +112,69 @@ class Asynchronous:
             tuple(accepted.items()),
         )
         return None
+
+    def _awaited(
+        self,
+        parent: str,
+        everything: Sequence[Publication],
+        before: Mapping[int, int],
+        after: Mapping[int, int],
+        good: Sequence[int],
+    ) -> list[int]:
+        """Return the learners that can still add an update to those of this round, by nodeId.
+
+        Parameters
+        ----------
+        parent
+            The CID of the round's global weights.
+        everything
+            All publications of the run, in their order.
+        before, after
+            How many publications of each learner were accepted or rejected when the round started, and are now.
+        good
+            The learners whose updates count in it.
+        """
+        awaited = []
+        for node_id in range(1, self._plan.learners + 1):
+            first, last = before.get(node_id, 0), after.get(node_id, 0)
+            taken = [one for one in everything if one.node_id == node_id][:last]
+            if not is_done(
+                self._plan,
+                node_id,
+                parent,
+                taken,
+                new=last - first,
+                counts=node_id in good,
+                began=lambda one: self._began[one.node_id, one.cid],
+            ):
+                awaited.append(node_id)
+        return awaited
+
+    def _missing_updates(self, view: View, good: int, arriving: Sequence[str], awaited: Sequence[int]) -> Waiting:
+        """Return the wait for updates.
+
+        Parameters
+        ----------
+        view
+            What the contract says now.
+        good
+            The number of updates that count so far.
+        arriving
+            The learners whose files are arriving, with the received share of each.
+        awaited
+            All learners that can add an update, by nodeId.
+        """
+        wanted, number = self._plan.asynchronous_rule.updates, view.state.round
+        files = f"{wanted} updates, {good} accepted" if wanted > 1 else "an update"
+        silent = [node_id for node_id in awaited if node_id in view.learners]
+        parts = [f"round {number}: {files}"]
+        if silent:
+            parts.append(f"{learners_label(silent)} can publish")
+        if unregistered := len(awaited) - len(silent):
+            parts.append(f"{unregistered} more to register")
+        if arriving:
+            parts.append(f"the file of learner {', '.join(arriving)} is arriving")
+        return Waiting("updates", "; ".join(parts), round=number, learners=tuple(silent))
 
     def aggregate(self) -> WeightsFile:
         """Write the global file that the plan's rule computes from the chosen updates.
@@ -230,9 +306,12 @@ class Asynchronous:
             self._arrivals.wait([key])
             if not self._arrivals.is_here(key, one.cid, self._round):
                 if known is None and self._arrivals.is_missing(key):
+                    self._began[one.node_id, one.cid] = None
                     return self._reject(one, MISSING, MISSING)
                 return known if isinstance(known, Rejection) else None
+            self._began[one.node_id, one.cid] = None
             file = self._context.reader.check(path, one.cid, one.node_id)
+            self._began[one.node_id, one.cid] = file.local_meta.parent
             check_update(
                 file,
                 self._site.contract,
@@ -315,7 +394,7 @@ class AsynchronousLearner(Learner):
             # Whether a block took it is seen on chain, after a restart as well.
             if not self._is_published(node_id, local.cid):
                 if not self._may_publish(state.round, node_id, local):
-                    return self._wait_for_end(state)
+                    return self._wait_for_end(view, node_id, global_cid)
                 return self._unverified(*start) or self._publish(local, view.nonce)
             self._last = local.local_meta.round
             return None
@@ -324,7 +403,7 @@ class AsynchronousLearner(Learner):
             text = f"global weights newer than {state.round}"
             return Waiting("newer_weights", text, round=state.round, watch=contract.state, seen=state)
         if not self._may_publish(state.round, node_id, None):
-            return self._wait_for_end(state)
+            return self._wait_for_end(view, node_id, global_cid)
         return self._train(state.round, node_id, global_cid)
 
     def _push_on(self, view: View, node_id: int, global_cid: str) -> None:
@@ -337,17 +416,30 @@ class AsynchronousLearner(Learner):
         verifier.fetch({one.node_id: one.cid for one in publications(self._site.contract.log())})
         verdict = verifier.verdict(state.round, global_cid)
         late = bool(plan.round_timeout) and self._watch.seconds(now) > plan.round_timeout
-        wanted = 1 if late else plan.asynchronous_rule.updates
-        if verdict is None or not verdict.is_right or verifier.updates(state.round, global_cid) < wanted:
+        if verdict is None or not verdict.is_right or not verifier.can_close(state.round, global_cid, late=late):
             return
         if self._idle is None or self._idle[0] != global_cid + str(state.header):
             self._idle = global_cid + str(state.header), now
         if now - self._idle[1] > self._header_timeout:
             self._vote(view, node_id)
 
-    def _wait_for_end(self, state: State) -> Waiting:
-        text = "the end of the run; its privacy budget is spent"
-        return Waiting("round_end", text, round=state.round, watch=self._site.contract.round, seen=state.round)
+    def _wait_for_end(self, view: View, node_id: int, global_cid: str) -> Waiting:
+        """Wait for others, whose publications may still count; this learner's privacy budget is spent."""
+        self._push_on(view, node_id, global_cid)
+        contract, round_ = self._site.contract, view.state.round
+        spent = self._budget.spent_learners()
+        able = [other for other in range(1, self._plan.learners + 1) if other not in spent]
+        who = f"; {learners_label(able)} can publish" if able else ""
+        text = f"the end of the run; the privacy budget of {learners_label(spent)} is spent{who}"
+        # The run ends with a publication or with global weights.
+        return Waiting(
+            "round_end",
+            text,
+            round=round_,
+            learners=tuple(able),
+            watch=lambda: (contract.state(), len(contract.log())),
+            seen=(view.state, len(contract.log())),
+        )
 
     def _is_published(self, node_id: int, name: str) -> bool:
         return any(one.node_id == node_id and one.cid == name for one in publications(self._site.contract.log()))

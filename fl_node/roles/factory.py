@@ -10,13 +10,12 @@ from fl_node.chain.abi import OPEN_MASKS, SET_GLOBAL_WEIGHT, SET_LOCAL_WEIGHT
 from fl_node.errors import ConfigError
 from fl_node.models.trainer import MakeTrainer, Trainer
 from fl_node.plan.schema import Plan
-from fl_node.protocol import history
 from fl_node.protocol.reader import Reader
 from fl_node.roles import policy
 from fl_node.roles.arrivals import Arrivals
 from fl_node.roles.asynchronous import Asynchronous, AsynchronousLearner
 from fl_node.roles.attack import check_allowed
-from fl_node.roles.budget_watch import BudgetWatch
+from fl_node.roles.ending import Ending
 from fl_node.roles.header import Header, standing_by
 from fl_node.roles.learner import Learner, Record
 from fl_node.roles.loop import Done, Site, Waiting, fetch_plan, reconcile
@@ -55,14 +54,15 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, 
     if not standby and state.header != site.chain.address:
         emit(events.HeaderReplaced(round=state.round, header=str(state.header)))
     header: list[Header] = []
-    budget: list[BudgetWatch] = []
+    ending: list[Ending] = []
 
     def step() -> Waiting | None:
         if not header:
             plan = fetch_plan(site)
-            if not budget:
-                budget.append(BudgetWatch(site.contract, plan))
-            if (waiting := wait_as_standby(site, plan, budget[0])) is not None:
+            if not ending:
+                reader = Reader(site.store, site.folder, plan)
+                ending.append(Ending(site, plan, lambda _round, name: reader.read(name)))
+            if (waiting := wait_as_standby(site, ending[0])) is not None:
                 return waiting
             if standby:
                 emit(events.HeaderTakenOver(round=site.contract.round()))
@@ -78,32 +78,29 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, 
         site.close()
 
 
-def wait_as_standby(site: Site, plan: Plan, budget: BudgetWatch | None = None) -> Waiting | None:
+def wait_as_standby(site: Site, ending: Ending) -> Waiting | None:
     """Return the reason why a standby waits, without the plan's model; None if its account is the header.
 
     Parameters
     ----------
     site
         The standby's node.
-    plan
-        The run's plan.
-    budget
-        Its privacy budget, if it has one.
+    ending
+        Tells when the run ends.
 
     Raises
     ------
     Done
         The run has ended.
     """
-    contract = site.contract
-    state = contract.state()
-    is_last = state.round >= plan.rounds or (budget is not None and budget.is_over(state))
-    if is_last and (not plan.is_verified or history.read(contract).is_finalized(state.round)):
+    state = site.contract.state()
+    is_last = ending.is_last(state)
+    if is_last and (waiting := ending.wait_for_attestations(state)) is None:
         emit(events.RunFinished(round=state.round))
         raise Done
     if state.header == site.chain.address:
         return None
-    return standing_by(site, state)
+    return waiting if is_last else standing_by(site, state)
 
 
 def header_of(site: Site, plan: Plan, trainer: Trainer, *, evaluate: bool) -> Header:

@@ -14,10 +14,9 @@ from fl_node.artifacts.model_file import WeightsFile
 from fl_node.chain.contract import State
 from fl_node.errors import ContractError, FLNodeError
 from fl_node.plan.schema import Plan
-from fl_node.protocol import history
 from fl_node.protocol.global_files import initial_file
-from fl_node.roles.budget_watch import BudgetWatch
 from fl_node.roles.deploy import start
+from fl_node.roles.ending import Ending
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.roles.pruner import Pruner
 from fl_node.roles.strategy import Context, Strategy
@@ -48,10 +47,7 @@ class Header:
         self._pending = ""  # the file that no block has taken yet: made again, it is not spoken of again
         self._evaluated = ""  # the CID of the weights that were measured last
         self._successor: str | None = None  # the account that is the header while this one stands by
-        self._last_since: tuple[str, float] | None = (
-            None  # the last weights of the run, and when they were seen first
-        )
-        self._budget = BudgetWatch(context.site.contract, context.plan)
+        self._ending = Ending(context.site, context.plan, context.global_file)
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
         for left in self._site.folder.glob(_EVALUATION.format("*")):  # by a killed process
             left.unlink(missing_ok=True)
@@ -82,8 +78,8 @@ class Header:
         view = contract.view(self._site.chain.address)
         self._site.see(view, plan)
         state = view.state
-        is_last = state.round >= plan.rounds or self._budget.is_over(state)
-        if is_last and (waiting := self._wait_for_attestations(state)) is None:
+        is_last = self._ending.is_last(state)
+        if is_last and (waiting := self._ending.wait_for_attestations(state)) is None:
             self._finish(state)
         if state.header != self._site.chain.address:
             return self._stand_by(state)
@@ -130,20 +126,6 @@ class Header:
             self._context.arrivals.keep(())
             emit(events.HeaderReplaced(round=state.round, header=str(state.header)))
         return standing_by(self._site, state)
-
-    def _wait_for_attestations(self, state: State) -> Waiting | None:
-        """Return the wait until more than half of the learners attest the last weights."""
-        plan, contract, now = self._plan, self._site.contract, self._site.timing.clock.monotonic()
-        if not plan.is_verified or (past := history.read(contract)).is_finalized(state.round):
-            return None
-        if self._last_since is None or self._last_since[0] != state.global_cid:
-            self._last_since = str(state.global_cid), now
-        if plan.round_timeout and now - self._last_since[1] > plan.round_timeout:
-            # The plan does not want to wait for those who are gone.
-            emit(events.RunNotFinalized(round=state.round, attestations=len(past.attested(state.round))))
-            return None
-        text = f"more than half of the learners to attest global weights {state.round}"
-        return Waiting("attestation", text, round=state.round)
 
     def _aggregate(self, round_: int) -> WeightsFile:
         began = time.monotonic()

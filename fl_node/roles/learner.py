@@ -127,7 +127,7 @@ class Learner:
         self._verifier = Verifier(site, plan, self._plan_cid, trainer) if verify and plan.is_verified else None
         self._watch = _Watch()
         self._header_timeout = header_timeout(plan, trainer.shapes())
-        self._budget = BudgetWatch(site.contract, plan)
+        self._budget = BudgetWatch(site.contract, plan, self._global_file)
         self._spent = False
         self._duty: _Duty | None = None
         self._masking = Masking(site, plan, self._plan_cid, self._reader) if plan.is_masked else None
@@ -259,15 +259,12 @@ class Learner:
 
     def _mask(self, masking: Masking, view: View, node_id: int, global_cid: str) -> Waiting | None:
         """Do the additional steps of masks; None if this learner can continue as without masks."""
-        contract, state, reader = self._site.contract, view.state, self._reader
+        contract, state = self._site.contract, view.state
         verdict = self._verifier.verdict(state.round, global_cid) if self._verifier is not None else None
         if self._verifier is None or (verdict is not None and verdict.is_right):
             masking.finish(state.round)
-        path = self._path("global", state.round)
-        if self._verifier is not None:
-            self._verifier.lend(global_cid, path)
         try:
-            parent = reader.read(global_cid, path=path, progress=self._still_wanted(state.round, global_cid))
+            parent = self._global_file(state.round, global_cid)
             model_file.check_global(parent, plan=self._plan_cid, round_=state.round)
         except WeightsError:
             return None  # dealt with where it would be trained from
@@ -434,11 +431,8 @@ class Learner:
         if self._unfit and self._unfit.parent == parent:
             return self._wait_for_better(round_, self._unfit)
         plan, trainer = self._plan, self._trainer
-        path = self._path("global", round_)
-        if self._verifier is not None:
-            self._verifier.lend(parent, path)
         try:
-            file = self._reader.read(parent, path=path, progress=self._still_wanted(round_, parent))
+            file = self._global_file(round_, parent)
             model_file.check_global(file, plan=self._plan_cid, round_=round_)
         except WeightsError as error:
             if self._verifier is not None:
@@ -548,6 +542,13 @@ class Learner:
             raise ConfigError("differential privacy needs the secret of a host")
         host = load_or_create(self._site.secret)
         return host.derive(self._site.contract.address, round_, "dp-sgd", parent)
+
+    def _global_file(self, round_: int, name: str) -> WeightsFile:
+        """Return global weights, fetched if they are not here."""
+        path = self._path("global", round_)
+        if self._verifier is not None:
+            self._verifier.lend(name, path)
+        return self._reader.read(name, path=path, progress=self._still_wanted(round_, name))
 
     def _still_wanted(self, round_: int, name: str) -> Progress:
         """Return a callback that logs the progress of global weights and cancels when their round closes."""

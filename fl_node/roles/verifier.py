@@ -111,7 +111,7 @@ class Verifier:
         """Of an asynchronous run: has checked all global weights up to those that are known to be right."""
         self._suspected: dict[str, float] = {}
         """Time at which global weights first listed publications that do not exist, by their CID."""
-        self._ready: Future[int] | None = None
+        self._closable: Future[bool] | None = None
         self._expecting: Closing | None = None
         self._expected = ""
         """The CID of the global weights that must end the last closed round, if known."""
@@ -200,8 +200,8 @@ class Verifier:
             self._expecting, self._expected = closing, ""
             self._worker.submit(self._expect, closing)
 
-    def updates(self, round_: int, name: str) -> int:
-        """Return the number of valid updates available for the next global weights, as far as known.
+    def can_close(self, round_: int, name: str, *, late: bool) -> bool:
+        """Return whether the header can publish the next global weights, as far as known.
 
         Parameters
         ----------
@@ -209,19 +209,21 @@ class Verifier:
             The round that is going on, in an asynchronous run; its global weights are known to be right.
         name
             Their CID.
+        late
+            Whether the round has been open for the plan's ``round_timeout``.
         """
-        if self._ready is None:
-            self._ready = self._worker.submit(self._updates, round_, name)
-        if not self._ready.done():
-            return 0
-        found, self._ready = self._ready.result(), None
-        return found
+        if self._closable is None:
+            self._closable = self._worker.submit(self._can_close, round_, name, late)
+        if not self._closable.done():
+            return False
+        can, self._closable = self._closable.result(), None
+        return can
 
-    def _updates(self, round_: int, name: str) -> int:
+    def _can_close(self, round_: int, name: str, late: bool) -> bool:
         with suppress(FLNodeError, OSError):
             if self._checker is not None and self._right == {round_: name}:
-                return self._checker.again(self._asynchronous_case(Findings())).waiting(round_)
-        return 0
+                return self._checker.again(self._asynchronous_case(Findings())).can_close(round_, late=late)
+        return False
 
     def lend(self, name: str, path: Path) -> None:
         """Copy a global file that was computed here to a path, so that it need not be fetched.

@@ -29,6 +29,7 @@ from fl_node.models.trainer import Trainer
 from fl_node.nodes.backends import EmbeddedBackend
 from fl_node.plan.models import SingleModel
 from fl_node.plan.schema import DataPlan, Plan
+from fl_node.privacy.secret import beside
 from fl_node.protocol import journal
 from fl_node.protocol.global_files import global_file
 from fl_node.protocol.names import HEADER, learner_name
@@ -376,7 +377,8 @@ class Role(logging.Handler):
         self.store = FolderStore(run.files)
         contract, account = self._chain.contract(run.address), load_key(run.world.keys[node])
         recorder = Recorder(folder, contract, HEADER if what == "standby" or node == HEADER else "learner", account)
-        self._site = Site(self._chain, contract, self.store, folder, journal=recorder)
+        secret = beside(run.world.keys[node])
+        self._site = Site(self._chain, contract, self.store, folder, secret=secret, journal=recorder)
         self._play = play
         self._thread = threading.Thread(target=self._run, name=f"{node}'s {what} of {run.address}", daemon=True)
 

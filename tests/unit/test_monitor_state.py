@@ -14,6 +14,7 @@ from fl_node.errors import ChainError
 from fl_node.monitor import state
 from fl_node.monitor.state import Action, BlockView, FileFacts
 from fl_node.plan.schema import Plan
+from fl_node.protocol.awaited import awaited
 from fl_node.protocol.history import History, arrange
 from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY, POOR
 from tests.helpers.chain import OPEN
@@ -228,6 +229,21 @@ def test_a_learner_that_was_never_registered_is_waited_for() -> None:
 def test_nobody_waits_once_the_run_has_ended() -> None:
     finished = Plan.model_validate(PLAN.model_dump() | {"rounds": 1})
     assert set(state.waits(ONE_ROUND, finished).values()) == {"finished"}
+    assert set(state.waits(ONE_ROUND, PLAN, budget_over=True).values()) == {"finished"}
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_learner_that_has_spent_its_privacy_budget_is_not_waited_for(mode: str) -> None:
+    dp = {"noise_multiplier": 1.0, "epsilon_max": 1e-3}
+    settings = {"mode": "async", "aggregation": {"rule": "fedasync"}} if mode == "async" else {}
+    plan = Plan.model_validate(PLAN.model_dump() | {"privacy": {"dp": dp}} | settings)
+    past = publish([("GlobalWeightSet", 0, None, "global 0")])
+    waits = state.waits(past, plan)
+    assert {waits["learner-1"], waits["learner-2"]} == {"has spent its privacy budget"}
+    assert awaited(plan, past) == ()
+    assert awaited(PLAN, past) == (1, 2)
+    assert state.taken(past, {}) is None
+    assert state.taken(past, {FILES["global 0"]: FileFacts("read", GlobalMeta("", 0, None, "fedasync"))}) == {}
 
 
 def test_what_nodes_published_last_is_counted() -> None:

@@ -163,11 +163,6 @@ def test_a_target_is_completed_by_the_noise_that_the_smallest_shard_needs() -> N
         ),
         ({"epsilon": 3.0, "unit": "batch"}, {}, "privacy.dp.unit: should be 'example' or 'learner' (is 'batch')"),
         (
-            {"epsilon": 3.0, "epsilon_max": 4.0},
-            {"mode": "async", "aggregation": {"rule": "fedasync"}},
-            'privacy.dp.epsilon_max: should be left out with mode = "async"',
-        ),
-        (
             {"epsilon": 3.0},
             {"mode": "ensemble", "model": {"architectures": ["mlp", "cnn"]}},
             'privacy.dp: does not support mode = "ensemble", whose learners also train on a public set',
@@ -236,11 +231,34 @@ def test_a_run_is_over_when_too_few_learners_can_publish() -> None:
     assert budget.epsilon(limited, 1, most) <= 6.5 < budget.epsilon(limited, 1, most + 1)
     assert not Budget(limited, {1: 2, 2: 1, 3: 1}, frozenset({1})).is_over()
     assert Budget(limited, {1: 2, 2: 1, 3: 1}).is_over()
-    few = limited.model_copy(update={"min_learners": 2})
+    # Without a timeout, a round closes only when all have published.
+    assert Budget(limited.model_copy(update={"min_learners": 2}), {1: 2, 2: 1, 3: 1}).is_over()
+    few = limited.model_copy(update={"min_learners": 2, "round_timeout": 60.0})
     assert not Budget(few, {1: 2, 2: 1, 3: 1}).is_over()
     assert Budget(few, {1: 2, 2: 2, 3: 1}).is_over()
     assert Budget(few, {1: 3, 2: 2}).overspent() == [1]
     assert budget.most_publications(plan(), 1) is None
+
+
+def test_an_asynchronous_run_is_over_when_all_is_spent_and_nothing_left_that_may_count() -> None:
+    limited = plan({"noise_multiplier": 1.0, "epsilon_max": 6.5}, mode="async", aggregation={"rule": "fedasync"})
+    assert budget.most_publications(limited, 1) == 2
+    log = [entry(1, GLOBAL_WEIGHT_SET, 0, "g0")]
+    log += [entry(2 + n, LOCAL_WEIGHT_SET, 0, f"file {n}", 1 + n % 3) for n in range(6)]
+    past = history.arrange("", "", log)
+    assert Budget.of(limited, past, {1: 2, 2: 2, 3: 2}).is_over()
+    assert not Budget.of(limited, past, {1: 2, 2: 2, 3: 1}).is_over()
+    # Nobody knows yet what the newest global weights accept.
+    assert not Budget.of(limited, past).is_over()
+    assert not Budget.of(limited, history.arrange("", "", log[:-1]), {1: 2, 2: 2, 3: 1}).is_over()
+    filling = {"rule": "fedbuff", "buffer": 2}
+    buffer = Plan.model_validate(limited.model_dump() | {"aggregation": filling})
+    assert Budget.of(buffer, history.arrange("", "", log[:-1]), {1: 2, 2: 2, 3: 1}).is_over()
+    assert not Budget.of(buffer, history.arrange("", "", log[:-2]), {1: 2, 2: 1, 3: 1}).is_over()
+    # One learner can fill it in time, or alone.
+    for change in ({"round_timeout": 60.0}, {"aggregation": {**filling, "distinct": False}}):
+        one = Plan.model_validate(buffer.model_dump() | change)
+        assert not Budget.of(one, history.arrange("", "", log[:-1]), {1: 2, 2: 2, 3: 1}).is_over()
 
 
 def test_the_audit_names_who_overspent_and_says_what_nobody_can_prove() -> None:

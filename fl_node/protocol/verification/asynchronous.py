@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +23,7 @@ from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.compressed import decoded
 from fl_node.protocol.history import History, Round
 from fl_node.protocol.names import HEADER, MISSING, learner_label
-from fl_node.protocol.publications import Publication, check_newer, check_share, check_update
+from fl_node.protocol.publications import Publication, check_newer, check_share, check_update, is_done
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.global_files import again, closing_file, report_difference
 
@@ -140,25 +140,69 @@ class AsynchronousChecker:
             if learners.keys() <= self._started.keys() and len(self._counted) >= window:
                 break
 
-    def waiting(self, newest: int) -> int:
-        """Return the number of updates that are available for the next global weights.
+    def can_close(self, newest: int, *, late: bool) -> bool:
+        """Return whether the header can publish the next global weights.
 
         Parameters
         ----------
         newest
             The newest round, which was checked.
+        late
+            Whether the round has been open for the plan's ``round_timeout``.
         """
         case, rule = self._case, self._case.plan.asynchronous_rule
         accepted, started, good = self._accepted or {}, dict(self._started), list[int]()
-        counted = list(self._counted)
+        counted, taken = list(self._counted), dict(accepted)
         for one in case.publications:
             if one.number <= accepted.get(one.node_id, 0) or (rule.takes_one_of_each and one.node_id in good):
                 continue
+            taken[one.node_id] = one.number
             with suppress(WeightsError, DataError):
                 self._check_good(one, newest, started.get(one.node_id), [*counted, *good])
                 good.append(one.node_id)
                 started[one.node_id] = case.file(one.cid, one.node_id).local_meta.round
-        return len(good)
+        if len(good) >= rule.updates or (late and good):
+            return True
+        return self._are_all_done(str(case.past.rounds[newest].started.cid), accepted, taken, good)
+
+    def _are_all_done(
+        self,
+        parent: str,
+        before: Mapping[int, int],
+        after: Mapping[int, int],
+        good: Collection[int],
+        missing: Collection[tuple[int, str]] = (),
+    ) -> bool:
+        """Return whether no learner can add an update to those of a round.
+
+        Parameters
+        ----------
+        parent
+            The CID of the global weights that the round started from.
+        before, after
+            How many publications of each learner were accepted or rejected when it started, and when it ended.
+        good
+            The learners whose updates count in it.
+        missing
+            What the header rejected as missing, by nodeId and CID; it may be available now.
+        """
+        case = self._case
+
+        def began(one: Publication) -> str | None:
+            if (one.node_id, one.cid) in missing:
+                return None
+            try:
+                return case.file(one.cid, one.node_id).local_meta.parent
+            except WeightsError:
+                return None
+
+        for node_id in range(1, case.plan.learners + 1):
+            first, last = before.get(node_id, 0), after.get(node_id, 0)
+            taken = [one for one in case.publications if one.node_id == node_id][:last]
+            counts = node_id in good
+            if not is_done(case.plan, node_id, parent, taken, new=last - first, counts=counts, began=began):
+                return False
+        return True
 
     def check(self, closed: Round, entry: LogEntry) -> None:
         """Check the global weights that closed a round.
@@ -177,10 +221,7 @@ class AsynchronousChecker:
             self._accepted = None
             return
         meta = file.global_meta
-        wanted = plan.asynchronous_rule.updates
-        if len(meta.inputs) != wanted and not (0 < len(meta.inputs) < wanted and case.is_late(closed, entry)):
-            text = f"{len(meta.inputs)} updates, the plan requires {wanted}"
-            self._result.find(number, HEADER, "inputs", text)
+        self._check_enough(closed, entry, meta)
         first = self._check_sequence(number, meta, entry)
         updates = [self._check_update(number, one) for one in meta.inputs]
         for one in meta.inputs:
@@ -199,7 +240,7 @@ class AsynchronousChecker:
         if parent is not None and parent.global_meta.round != closed.number:
             return  # found where these global weights were checked; how old an update is goes by it
         good = [one for one in updates if one is not None]
-        if parent is not None and good and len(good) == len(updates):
+        if parent is not None and len(good) == len(updates):
             expected = asynchronous_file(
                 again(case),
                 plan,
@@ -211,6 +252,17 @@ class AsynchronousChecker:
                 stated=meta.epsilon,
             )
             report_difference(case, number, file, expected, "its updates give")
+
+    def _check_enough(self, closed: Round, entry: LogEntry, meta: GlobalMeta) -> None:
+        """Check that a round waited for all updates that the plan requires, unless there could be no more."""
+        case, wanted, count = self._case, self._case.plan.asynchronous_rule.updates, len(meta.inputs)
+        if count == wanted or (0 < count < wanted and case.is_late(closed, entry)):
+            return
+        missing = {(one.node_id, one.cid) for one in meta.refused if one.reason == MISSING}
+        good = {one.node_id for one in meta.inputs}
+        parent, before, after = str(closed.started.cid), self._accepted or {}, dict(meta.taken or ())
+        if count > wanted or not self._are_all_done(parent, before, after, good, missing):
+            self._result.find(closed.number + 1, HEADER, "inputs", f"{count} updates, the plan requires {wanted}")
 
     def _lasts(self, meta: GlobalMeta) -> dict[tuple[int, str], tuple[int | None, list[int]]]:
         """Return, for what a global file names, what counted before it.

@@ -1,0 +1,29 @@
+"""The learners that the current round waits for, as far as the chain tells."""
+
+from __future__ import annotations
+
+from fl_node.plan.schema import Plan
+from fl_node.protocol.budget import Budget
+from fl_node.protocol.history import History
+
+
+def awaited(plan: Plan, past: History) -> tuple[int, ...]:
+    """Return the learners that the current round waits for, by nodeId; without any it waits for the header.
+
+    A learner that has spent its privacy budget publishes nothing more, so only a closed round waits for it. The chain
+    does not tell whether a learner trains or is gone, nor whether its update is valid.
+
+    Parameters
+    ----------
+    plan, past
+        The run's plan and history.
+    """
+    if not past.rounds:
+        return ()
+    current = past.rounds[-1]
+    published = current.latest()
+    if current.closed is not None:
+        opened = {entry.node_id for entry in current.openings}
+        return tuple(sorted(published.keys() - opened)) if len(opened) < plan.threshold else ()
+    unable = {*published, *Budget.of(plan, past).spent_learners()}
+    return tuple(node_id for node_id in range(1, plan.learners + 1) if node_id not in unable)
