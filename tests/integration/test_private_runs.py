@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fl_node.artifacts import model_file
+from fl_node import events
+from fl_node.artifacts import cid, model_file
 from fl_node.data import datasets, loading
 from fl_node.lab.simulate import simulate
 from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.plan.schema import Plan
 from fl_node.privacy import accounting
-from fl_node.protocol import budget
+from fl_node.protocol import budget, history
+from tests.helpers import warm
+from tests.helpers.runs import World
+from tests.helpers.runs import plan as small_plan
 
 SMALL = {
     "name": "private",
@@ -77,6 +83,61 @@ def test_learners_add_noise_to_masked_sums_and_the_run_passes_its_audit(tmp_path
     assert plan.dp is not None
     deviation = 2.0 * plan.dp.clipping_norm / plan.learners * most**0.5
     assert abs(np.std(noise[1] - start[noise[0]]) / deviation - 1) < 0.05
+
+
+def masked(**dp: Any) -> Plan:
+    """Return a plan with noise of whole learners, and a stub's small model."""
+    content = small_plan(learners=3).model_dump() | {
+        "data": {"name": "digits", "train": 40, "test": 10},
+        "aggregation": {"rule": "fedavg", "arithmetic": "fixed", "weighting": "uniform"},
+        "privacy": {"secure_aggregation": True, "dp": {"unit": "learner", "noise_multiplier": 2.0, **dp}},
+    }
+    return Plan.model_validate(content)
+
+
+def test_a_learner_that_is_killed_within_a_round_makes_the_same_noise_and_masks_again(world: World) -> None:
+    run = world.deploy(masked())
+    folder = run.folder / "learner-3" / "role"
+
+    def learner(*kill: str) -> int:
+        key = world.keys["learner-3"]
+        where = (world.rpc, key, run.address, folder, run.files)
+        return warm.run("tests.helpers.killed_learner", *where, *kill).returncode
+
+    def killed(event: type[events.Event]) -> None:
+        assert learner(event.name, "1") == -signal.SIGKILL
+
+    with run.header() as header, run.learner(1) as first, run.learner(2) as second:
+        killed(events.TrainingStarted)
+        assert not (folder / "local-1.safetensors").exists()
+        killed(events.LocalWeightsWritten)
+        name = cid.of_file(folder / "local-1.safetensors")
+        # As if it had been killed a moment before: all is computed again.
+        (folder / "local-1.safetensors").unlink()
+        killed(events.LocalWeightsWritten)
+        assert cid.of_file(folder / "local-1.safetensors") == name
+        killed(events.LocalWeightsPublished)
+        killed(events.MasksOpened)
+        assert learner() == 0
+        for role in (first, second, header):
+            role.finish()
+    past = history.read(run.contract)
+    assert [entry.cid for entry in past.publications if entry.node_id == 3][1:] == [name]
+    assert sum(entry.node_id == 3 for entry in past.rounds[1].openings) == 1
+    assert run.audit().passed
+
+
+def test_the_audit_names_a_learner_that_spent_more_than_its_noise_allows(world: World) -> None:
+    free = masked()
+    run = world.deploy(masked(epsilon_max=budget.epsilon(free, 1, 1)))
+    with run.header() as header, run.learner(1), run.learner(2), run.learner(3):
+        header.wait_for(events.BudgetSpent, round=1)
+        header.finish()
+    assert run.audit().passed
+    # Learner 2 publishes once more, although nothing may be published any more.
+    run.publish_local(2, cid.of_bytes(b"more"))
+    audited = run.audit()
+    assert [(finding.node, finding.field) for finding in audited.findings] == [("learner 2", "epsilon")]
 
 
 def test_an_asynchronous_run_says_what_each_learner_has_spent_and_passes_its_audit(tmp_path: Path) -> None:
