@@ -99,6 +99,25 @@ class Controls(Protocol):
     def later(self, seconds: float, deed: Callable[[], None]) -> None:
         """Do something after some seconds; the lab does not end before."""
 
+    def when(
+        self, node: str, event: type[events.Event], deed: Callable[[], None], what: str, **fields: object
+    ) -> None:
+        """Do something when a role has logged an event; the lab fails if nobody logs anything for long before that.
+
+        Parameters
+        ----------
+        node
+            The role.
+        event
+            The event; it may have been logged already.
+        deed
+            What is done, once.
+        what
+            What did not happen if the lab fails, such as "round 1 did not close".
+        **fields
+            Values that fields of the event must have.
+        """
+
     def daemons(self) -> Mapping[str, Child]:
         """Return the processes of the nodes, by names such as ``learner-1 geth``."""
 

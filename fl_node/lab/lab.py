@@ -40,6 +40,8 @@ from fl_node.runtime import logs
 
 RESTARTS = 20
 CHECK_EVERY = 0.5
+SILENCE = 180.0
+"""Seconds without an event of any role after which a scenario that waits for one fails."""
 
 
 @dataclass
@@ -58,6 +60,17 @@ class Progress:
 
 Watch = Callable[[Progress, Mapping[str, Any] | None], None]
 """Called after each step with the state and, if a role spoke, its event."""
+
+
+@dataclass(frozen=True)
+class _Due:
+    """What a scenario does when a role has logged an event."""
+
+    node: str
+    event: Mapping[str, object]
+    deed: Callable[[], None]
+    what: str
+    """What did not happen if the event does not come."""
 
 
 class Lab:
@@ -112,6 +125,8 @@ class Lab:
         self._scenario = scenario
         self._held: set[str] = set()
         self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._due: list[_Due] = []
+        self._heard = 0.0
         self._began = 0.0
         self._ended: float | None = None
         self._record: Run | None = None
@@ -206,6 +221,23 @@ class Lab:
         """Do something after some seconds; the lab does not end before."""
         self._timers.append((time.monotonic() + seconds, deed))
 
+    def when(
+        self, node: str, event: type[events.Event], deed: Callable[[], None], what: str, **fields: object
+    ) -> None:
+        """Do something when a role has logged an event; the lab fails if no role logs anything for long.
+
+        Parameters
+        ----------
+        node, event, deed, what
+            As for :meth:`fl_node.lab.fault_model.Controls.when`.
+        **fields
+            Values that fields of the event must have.
+        """
+        if next(self.trace.matching(node, event.name, **fields), None) is not None:
+            deed()
+        else:
+            self._due.append(_Due(node, {"event": event.name, **fields}, deed, what))
+
     def daemons(self) -> Mapping[str, Child]:
         """Return the processes of the nodes, by names such as ``learner-1 geth``."""
         return self._backend.children if isinstance(self._backend, ProcessBackend) else {}
@@ -295,7 +327,7 @@ class Lab:
 
     def _follow(self, record: Run, endpoints: Mapping[str, Endpoint]) -> None:
         """Run header and learners until they have ended."""
-        self._began = time.monotonic()
+        self._began = self._heard = time.monotonic()
         if self._scenario is not None:
             self._scenario.begin(self, self.trace)
         roles = [(node, node, HEADER if node == HEADER else "learner") for node in self._nodes]
@@ -355,6 +387,15 @@ class Lab:
         return command
 
     def _do_what_is_due(self) -> None:
+        """Do what a scenario wants at this time.
+
+        Raises
+        ------
+        ProcessError
+            What it waits for does not happen.
+        """
+        if self._due and time.monotonic() - self._heard > SILENCE:
+            raise ProcessError(f"{self._due[0].what}: no role logged anything for {SILENCE:g} s")
         for timer in [timer for timer in self._timers if timer[0] <= time.monotonic()]:
             self._timers.remove(timer)
             timer[1]()
@@ -432,6 +473,10 @@ class Lab:
         """Add to the trace, and let the scenario inject its fault when its trigger occurs."""
         scenario, trace = self._scenario, self.trace
         trace.events.append((self.seconds(), node, event))
+        self._heard = time.monotonic()
+        for one in [one for one in self._due if one.node == node and events.matches(event, one.event)]:
+            self._due.remove(one)
+            one.deed()
         if scenario is None or trace.fault is not None or event.get("round") != ROUND:
             return
         if (node, event["event"]) == scenario.trigger:

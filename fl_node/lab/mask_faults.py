@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 from fl_node import events
-from fl_node.errors import ProcessError
 from fl_node.lab import wrong_shares
 from fl_node.lab.fault_model import ROUND, Check, Controls, Expectation, Outcome, Scenario, Trace, first_message
 from fl_node.lab.header_faults import LIAR, LIAR_LABEL, VICTIM, succeeded, telling, withdrawn
-from fl_node.lab.lies import PATIENCE
 from fl_node.lab.run_folder import WORK
 from fl_node.protocol.names import HEADER, learner_name
 from fl_node.protocol.verification.masked import LEARNER_LOST, NOT_OPENED, WRONG_OPENING
-from fl_node.runtime.waiting import wait_until
 
 LEARNERS = 4
 """One of four may be lost: three open a round."""
@@ -35,20 +30,37 @@ def _lose(lab: Controls, trace: Trace) -> None:
 
 def _lose_for_a_round(lab: Controls, trace: Trace) -> None:
     lab.hold(LIAR)
-    _wait_for("close without learner 2", lambda: lab.as_node(HEADER)[0].round() > ROUND)
-    trace.notes.append(f"learner 2 is back in round {ROUND + 1}")
-    lab.release(LIAR)
+
+    def come_back() -> None:
+        trace.notes.append(f"learner 2 is back in round {ROUND + 1}")
+        lab.release(LIAR)
+
+    lab.when(
+        HEADER, events.RoundStarted, come_back, f"round {ROUND} did not close without learner 2", round=ROUND + 1
+    )
+
+
+def _keep_open(lab: Controls, _trace: Trace) -> None:
+    """Suspend a learner before the round starts: without its file the round stays open, so nobody can open it."""
+    lab.when(
+        VICTIM,
+        events.MasksOpened,
+        lambda: _signal(lab, VICTIM, signal.SIGSTOP),
+        f"learner 1 did not open round {ROUND - 1}",
+        round=ROUND - 1,
+    )
 
 
 def _lose_when_published(lab: Controls, trace: Trace) -> None:
-    contract, _ = lab.as_node(HEADER)
-    # Without this learner's file the round stays open, so nobody can open it.
-    with _suspended(lab, VICTIM):
-        _wait_for("get learner 2's file", lambda: contract.local_weight_at(ROUND, 2) is not None)
-        lab.hold(LIAR)
-    _wait_for("end without learner 2's shares", lambda: contract.round() > ROUND)
-    trace.notes.append("learner 2 was lost after it had published, and is back in the next round")
-    lab.release(LIAR)
+    lab.hold(LIAR)
+    _signal(lab, VICTIM, signal.SIGCONT)
+
+    def come_back() -> None:
+        trace.notes.append("learner 2 was lost after it had published, and is back in the next round")
+        lab.release(LIAR)
+
+    what = f"round {ROUND} did not end without learner 2's shares"
+    lab.when(HEADER, events.RoundStarted, come_back, what, round=ROUND + 1)
 
 
 def _open_wrong_shares(lab: Controls, trace: Trace) -> None:
@@ -56,24 +68,18 @@ def _open_wrong_shares(lab: Controls, trace: Trace) -> None:
     contract, _ = lab.as_node(LIAR)
     wrong_shares.write(contract, lab.folder / "nodes" / LIAR / WORK)
     # The header ends the round as soon as three others have opened it.
-    with _suspended(lab, HEADER):
-        _wait_for("get learner 2's shares", lambda: contract.opening_at(ROUND, 2) is not None)
-    trace.notes.append(f"learner 2 published {contract.opening_at(ROUND, 2)}, random bytes in place of its shares")
+    _signal(lab, HEADER, signal.SIGSTOP)
+
+    def go_on() -> None:
+        _signal(lab, HEADER, signal.SIGCONT)
+        name = contract.opening_at(ROUND, 2)
+        trace.notes.append(f"learner 2 published {name}, random bytes in place of its shares")
+
+    lab.when(LIAR, events.MasksOpened, go_on, f"learner 2 did not open round {ROUND}", round=ROUND)
 
 
-@contextmanager
-def _suspended(lab: Controls, node: str) -> Iterator[None]:
-    process = lab.roles[node].process
-    process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGCONT)
-
-
-def _wait_for(what: str, happens: Callable[[], bool]) -> None:
-    if not wait_until(happens, PATIENCE):
-        raise ProcessError(f"round {ROUND} did not {what} within {PATIENCE:g} s")
+def _signal(lab: Controls, node: str, number: signal.Signals) -> None:
+    lab.roles[node].process.send_signal(number)
 
 
 def _absent(*rounds: int) -> Expectation:
@@ -161,11 +167,12 @@ MASK_SCENARIOS = (
         "masks-lost-after",
         "With masks: a learner is lost after it has published and before it opens the round. The other three are "
         "enough, and the sum has the lost learner's update. When it returns, it takes part in the next round.",
-        _STARTS,
+        (LIAR, events.LocalWeightsPublished.name),
         _lose_when_published,
         (_opened_by_others, _noted("which did not open the round", NOT_OPENED)),
         same_bits=True,
         settings=_NO_TIMEOUT,
+        begin=_keep_open,
     ),
     Scenario(
         "masks-lost-for-good",
