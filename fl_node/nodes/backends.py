@@ -25,7 +25,8 @@ from fl_node.nodes.process import Child, python, stop_all
 from fl_node.runtime import files
 from fl_node.runtime.waiting import wait_until
 
-START_PATIENCE = 60.0
+START_PATIENCE = 300.0
+"""Seconds in which a node must be ready, also on a busy machine; one that ends is noticed at once."""
 END_PATIENCE = 1.0
 PORT_TRIES = 3
 ROLE_WEI = 10**18
