@@ -62,6 +62,9 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "baseline": experiments.baseline,
         "reproduce": experiments.reproduce,
         "sweep": experiments.sweep,
+        "sweep-keys": experiments.sweep_keys,
+        "sweep-scheduler": experiments.sweep_scheduler,
+        "sweep-worker": experiments.sweep_worker,
     },
     "Set up a node": {
         "doctor": node.doctor,

@@ -24,7 +24,16 @@ from fl_node.runtime import files
 from fl_node.runtime.terminal import styled
 
 if TYPE_CHECKING:
+    from fl_node.experiments.sweep import Remote
     from fl_node.plan.schema import Plan
+
+_TLS = typer.Option("--tls", metavar="DIR", help="Folder with ca.pem, cert.pem and key.pem (fl-node sweep-keys).")
+TlsOption = Annotated[Path, _TLS]
+TlsChoice = Annotated[Path | None, _TLS]
+ListenOption = Annotated[
+    str,
+    typer.Option("--listen", metavar="HOST:PORT", help="Address to listen on, and no other, such as 10.0.0.1:8786."),
+]
 
 
 def baseline(
@@ -143,6 +152,19 @@ def sweep(
     backend: Annotated[
         str, typer.Option("--backend", help="embedded, or processes for real Geth and IPFS (one run at a time).")
     ] = "embedded",
+    limit: Annotated[
+        float, typer.Option("--time-limit", min=1, help="Seconds that one run may take; then it has failed.")
+    ] = 7200,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="tls://HOST:PORT",
+            help="Let the workers of this scheduler (fl-node sweep-scheduler) carry out the runs, not this machine.",
+        ),
+    ] = None,
+    tls: TlsChoice = None,
+    only_list: Annotated[bool, typer.Option("--list", help="List the runs and end; run nothing.")] = False,
     data_dir: DataOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
@@ -153,6 +175,8 @@ def sweep(
     their runs. The result is a table and a heat map of the last round's accuracy.
 
         fl-node sweep --rules fedavg,median --attacks sign_flip,noise:0.5 --attackers 0.1,0.3
+
+    With --scheduler, the runs are carried out by workers on other machines, which have the data set themselves.
     """
     import os
 
@@ -172,6 +196,12 @@ def sweep(
         except ValueError as error:
             raise ConfigError(f"--attackers {attackers}: should be shares such as 0.1,0.2") from error
     todo = work.cells(loaded, _names(rules), _names(attacks), shares, numbers)
+    remote = _remote(scheduler, tls, backend, jobs)
+    if only_list:
+        runs = [{"cell": cell.name, "run": str(cell)} for cell in todo]
+        content = {"plan": loaded.model_dump(mode="json"), "runs": runs}
+        typer.echo(json.dumps(content, indent=2) if as_json else "\n".join(run["run"] for run in runs))
+        return
     folder = results / loaded.name
     files.check_folder(folder, "--results")
     count = 0
@@ -185,7 +215,9 @@ def sweep(
     print_note(f"{len(todo)} runs of {loaded.rounds} rounds with {loaded.learners} learners")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
     at_a_time = 1 if backend == "processes" else jobs or max(cores // loaded.training.threads, 1)
-    by_cell = work.run(todo, folder, at_a_time, data_dir, done, backend=backend)
+    by_cell = work.run(
+        todo, folder, at_a_time, data_dir, done, backend=backend, limit=limit, remote=remote, report=print_note
+    )
     figures = work.figures(todo, by_cell)
     path = work.write(folder, loaded, figures, numbers)
     if as_json:
@@ -193,6 +225,80 @@ def sweep(
     else:
         console.print(sweep_table(figures))
         console.print(f"Heat map: {path}")
+
+
+def sweep_keys(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; one folder per machine in it.")],
+    machines: Annotated[list[str], typer.Argument(metavar="MACHINE...", help="Names or addresses of the machines.")],
+    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="How long the certificates are valid.")] = 30,
+) -> None:
+    """Make keys and certificates for a sweep on several machines: scheduler, workers, and where you call the sweep.
+
+    Copy DIR/MACHINE to each machine, and keep it secret: who has it can run programs on the workers. The authority's
+    key is not kept, so for another machine make all keys again.
+
+        fl-node sweep-keys keys 192.168.56.10 192.168.56.11 192.168.56.12
+    """
+    from fl_node.experiments import sweep_keys as work
+
+    for path in work.create(folder, machines, days):
+        console.print(str(path))
+
+
+def sweep_scheduler(
+    listen: ListenOption,
+    tls: TlsOption,
+) -> None:
+    """Be the scheduler of sweeps on several machines, until you stop it.
+
+    Workers (fl-node sweep-worker) and sweeps (fl-node sweep --scheduler) connect to it.
+    """
+    from fl_node.experiments import cluster
+
+    cluster.serve_scheduler(cluster.place("--listen", listen), tls, print_note)
+
+
+def sweep_worker(
+    scheduler: Annotated[str, typer.Argument(metavar="tls://HOST:PORT", help="The scheduler.")],
+    listen: ListenOption,
+    tls: TlsOption,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs in parallel.")] = 1,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the worker; by default the host's.")] = None,
+    data_dir: DataOption = None,
+) -> None:
+    """Carry out runs of sweeps on this machine, until you stop it or the scheduler is gone.
+
+    Each run is a process of its own. Whoever has keys of the same authority can run programs here, as this user.
+    """
+    import platform
+
+    from fl_node.experiments import cluster
+
+    called = platform.node() if name is None else name
+    cluster.serve_worker(scheduler, cluster.place("--listen", listen), tls, called, jobs, data_dir, print_note)
+
+
+def _remote(scheduler: str | None, tls: Path | None, backend: str, jobs: int) -> Remote | None:
+    """Return the scheduler that the user wants, if any.
+
+    Raises
+    ------
+    ConfigError
+        Options do not go together.
+    """
+    from fl_node.experiments.sweep import Remote
+
+    if scheduler is None:
+        if tls is not None:
+            raise ConfigError("--tls needs --scheduler")
+        return None
+    if tls is None:
+        raise ConfigError("--scheduler needs --tls, the folder of this machine that fl-node sweep-keys made")
+    if backend != "embedded":
+        raise ConfigError(f"--backend {backend} works on this machine only; leave --scheduler out")
+    if jobs:
+        raise ConfigError("--jobs is for this machine; for others give it to fl-node sweep-worker")
+    return Remote(scheduler, tls)
 
 
 def _names(text: str) -> list[str]:

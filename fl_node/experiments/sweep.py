@@ -6,13 +6,11 @@ where it was, and one that is extended does only what is new.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import statistics
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,7 @@ from fl_node.aggregation.rule import Robust
 from fl_node.artifacts import cid
 from fl_node.attacks import DATA_CHOICE, UPDATE_CHOICE
 from fl_node.attacks.backdoor import Backdoor
-from fl_node.data import loading
-from fl_node.errors import ConfigError, JsonError, ProcessError
-from fl_node.nodes.process import Child, python
+from fl_node.errors import ConfigError, JsonError
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
 from fl_node.runtime import files, strict_json
@@ -32,6 +28,8 @@ from fl_node.runtime.settings import Settings
 from fl_node.runtime.templating import render
 from fl_node.seeds import derive, permutation
 
+LIMIT = 7200.0
+"""Seconds that one run may take, unless the user says otherwise."""
 CLEAN = "none"
 """The attack that is none."""
 _ATTACKS = (DATA_CHOICE, UPDATE_CHOICE)
@@ -69,6 +67,14 @@ class Figure:
     values: tuple[float, ...]
     backdoor: float | None
     """How often a backdoor works, on average."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A scheduler on another machine, such as ``tls://192.168.56.10:8786``, and the folder with the keys for it."""
+
+    address: str
+    keys: Path
 
 
 def cells(
@@ -177,8 +183,11 @@ def run(
     done: Callable[[Cell, Mapping[str, Any], bool], None],
     *,
     backend: str = "embedded",
+    limit: float = LIMIT,
+    remote: Remote | None = None,
+    report: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, dict[str, Any]]:
-    """Carry out what is not done yet, ``jobs`` at a time, and return all results by the names of their cells.
+    """Carry out what is not done yet, and return all results by the names of their cells.
 
     Parameters
     ----------
@@ -187,53 +196,67 @@ def run(
     folder
         Where results are kept, in ``cells/``.
     jobs
-        Processes at a time.
+        Runs at a time on this machine.
     data_dir
-        Where the data set is.
+        Where the data set is on this machine.
     done
         Called with each cell, its result, and whether it had been kept from before.
     backend
         ``embedded``, all roles in one process, or ``processes``, each run a lab on real Geth and IPFS.
+    limit
+        Seconds that one run may take.
+    remote
+        The scheduler whose workers carry the runs out; None: this machine does.
+    report
+        Called with a line when a worker comes or is lost.
 
     Raises
     ------
     DataError
         The data set is not available.
+    ConfigError
+        The address or the keys of the scheduler are wrong, or a worker differs from this machine.
     ProcessError
-        A run failed; the others that were going on are ended.
+        A run failed; the others that were going on are ended. Or the scheduler or all workers are lost.
     """
     kept = folder / "cells"
     kept.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict[str, Any]] = {}
-    missing = []
+    missing: dict[str, Cell] = {}
     for cell in todo:
         path = kept / f"{cell.name}.json"
         if path.is_file():
             results[cell.name] = _kept(path)
             done(cell, results[cell.name], True)
         else:
-            missing.append(cell)
-    if missing:
+            missing[cell.name] = cell
+    if not missing:
+        return results
+    from fl_node.experiments import cluster
+    from fl_node.experiments.trial import Trial, required_versions
+
+    if remote is None:
+        from fl_node.data import loading
+
         # Once, and before any child that would say so by a traceback of its own.
-        loading.load(missing[0].plan, data_dir)
-    running: dict[Future[dict[str, Any]], Cell] = {}
-    children: dict[str, Child] = {}
-    with ThreadPoolExecutor(max(jobs, 1)) as pool:
-        try:
-            running = {pool.submit(_run, cell, kept, data_dir, backend, children): cell for cell in missing}
-            pending = set(running)
-            while pending:
-                finished, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    cell = running[future]
-                    results[cell.name] = future.result()
-                    done(cell, results[cell.name], False)
-        finally:
-            for future in running:
-                future.cancel()
-            for child in list(children.values()):
-                child.terminate()
+        loading.load(next(iter(missing.values())).plan, data_dir)
+        place, versions = cluster.local(max(jobs, 1), data_dir), {}
+    else:
+        place, versions = cluster.remote(remote.address, remote.keys), required_versions()
+    trials = {
+        name: Trial(str(cell), cell.plan.to_bytes(), limit, backend, _has_backdoor(cell), versions)
+        for name, cell in missing.items()
+    }
+    with place as client, contextlib.closing(cluster.results(client, trials, report)) as arriving:
+        for name, result in arriving:
+            files.keep(kept / f"{name}.json", json.dumps(result, indent=2) + "\n")
+            results[name] = result
+            done(missing[name], result, False)
     return results
+
+
+def _has_backdoor(cell: Cell) -> bool:
+    return cell.plan.attack is not None and isinstance(cell.plan.attack.on_data, Backdoor)
 
 
 def _kept(path: Path) -> dict[str, Any]:
@@ -256,50 +279,6 @@ def _kept(path: Path) -> dict[str, Any]:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} should be the result of a cell; {remedy}") from error
     return result
-
-
-def _run(cell: Cell, kept: Path, data_dir: Path | None, backend: str, children: dict[str, Child]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="fl-sweep-") as name:
-        scratch = Path(name)
-        plan, folder = scratch / "plan.json", scratch / "run"
-        plan.write_bytes(cell.plan.to_bytes())
-        data = [] if data_dir is None else ["--data-dir", str(data_dir)]
-        simulate = python("fl_node.lab.simulate", str(plan), "--folder", str(folder), *data)
-        start = time.monotonic()
-        if backend == "embedded":
-            _carry_out(cell, simulate, scratch / "log", children)
-            result: dict[str, Any] = strict_json.read(folder / "result.json")
-        else:
-            lab = python("fl_node", "lab", str(plan), "--backend", backend, "--json")
-            lab += ["--runs", str(scratch), "--name", folder.name, *data]
-            _carry_out(cell, lab, scratch / "log", children)
-            result = _of_lab(folder, time.monotonic() - start)
-            if cell.plan.attack is not None and isinstance(cell.plan.attack.on_data, Backdoor):
-                # A lab's report does not say how often a backdoor works.
-                final = ["--final", str(folder / "final.safetensors")]
-                _carry_out(cell, [*simulate, *final], scratch / "log", children)
-                (last,) = strict_json.read(folder / "result.json")["rounds"]
-                result["rounds"][-1]["backdoor"] = last["backdoor"]
-        files.keep(kept / f"{cell.name}.json", json.dumps(result, indent=2) + "\n")
-        return result
-
-
-def _carry_out(cell: Cell, command: Sequence[str], log: Path, children: dict[str, Child]) -> None:
-    child = Child(str(cell), command, log)
-    children[cell.name] = child
-    try:
-        code = child.process.wait()
-    finally:
-        children.pop(cell.name, None)
-    if code:
-        raise ProcessError(f"{cell} ended with exit code {code}:{child.tail()}")
-
-
-def _of_lab(folder: Path, seconds: float) -> dict[str, Any]:
-    """Return what a lab's report says, in the form of a simulated run's result."""
-    report = strict_json.read(folder / "report.json")
-    rounds = [{**entry["result"], "round": entry["round"] + 1} for entry in report["rounds"]]
-    return {"plan": report["plan"], "rounds": rounds, "seconds": seconds, "versions": report.get("versions", {})}
 
 
 def figures(wanted: Iterable[Cell], results: Mapping[str, Mapping[str, Any]]) -> list[Figure]:

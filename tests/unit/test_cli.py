@@ -664,3 +664,45 @@ def test_a_baseline_that_cannot_be_written_is_printed_and_kept(
     assert ended.err.splitlines()[-1].startswith("fl-node: /dev/full: No space left on device; the result is in ")
     kept = Path(ended.err.strip().rpartition(" ")[2])
     assert json.loads(kept.read_text()) == json.loads(ended.out)
+
+
+# Sweeps on several machines
+
+SWEEP = ("sweep", PAPER, "--rules", "fedavg,median", "--attacks", "sign_flip", "--seeds", "1")
+AT = ("--scheduler", "tls://127.0.0.1:8786")
+
+
+def test_the_runs_of_a_sweep_are_listed_and_nothing_is_run(fl_node: FlNode, tmp_path: Path) -> None:
+    ended = fl_node(*SWEEP, "--attackers", "0.5", "--list")
+    assert (ended.code, ended.err) == (0, "")
+    assert len(ended.out.splitlines()) == 4
+    content = json.loads(fl_node(*SWEEP, "--attackers", "0.5", "--list", "--json").out)
+    assert [run["run"] for run in content["runs"]] == ended.out.splitlines()
+    assert content["plan"]["name"] == "paper"
+    assert not (tmp_path / "here" / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*SWEEP, "--tls", "keys"], "--tls needs --scheduler"),
+        ([*SWEEP, *AT], "--scheduler needs --tls"),
+        ([*SWEEP, *AT, "--tls", "keys", "--backend", "processes"], "--backend processes"),
+        ([*SWEEP, *AT, "--tls", "keys", "--jobs", "2"], "--jobs"),
+        ([*SWEEP, *AT, "--tls", "keys"], "--tls keys: ca.pem: No such file"),
+        ([*SWEEP, "--scheduler", "tcp://127.0.0.1:8786", "--tls", "keys"], "--scheduler tcp://127.0.0.1:8786"),
+        ([*SWEEP, "--scheduler", "tls://127.0.0.1", "--tls", "keys"], "--scheduler tls://127.0.0.1"),
+        ([*SWEEP, "--scheduler", "tls://127.0.0.1:65536", "--tls", "keys"], "--scheduler tls://127.0.0.1:65536"),
+        (["sweep-scheduler", "--listen", "8786", "--tls", "keys"], "--listen 8786"),
+        (["sweep-scheduler", "--listen", "127.0.0.1:8786", "--tls", "keys"], "--tls keys: ca.pem: No such file"),
+        (["sweep-worker", "nowhere", "--listen", "127.0.0.1:8788", "--tls", "keys"], "SCHEDULER nowhere"),
+        (["sweep-keys", "keys", "../header"], "'../header'"),
+    ],
+)
+def test_options_of_a_sweep_on_several_machines_are_checked_first(
+    fl_node: FlNode, arguments: list[str], message: str
+) -> None:
+    ended = fl_node(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.splitlines()[-1].startswith(f"fl-node: {message}")
+    assert "Traceback" not in ended.err
