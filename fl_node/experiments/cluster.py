@@ -33,7 +33,7 @@ POLL = 1.0
 """Seconds between two looks at whether a result has come."""
 LOOK = 5.0
 """Seconds between two looks at which workers are connected."""
-REACH = 30.0
+REACH = 60.0
 """Seconds in which a scheduler should answer."""
 WORKERS_PATIENCE = 120.0
 """Seconds for which a sweep waits while no worker is connected."""

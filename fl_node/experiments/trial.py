@@ -13,7 +13,6 @@ from typing import Any
 from distributed import Worker, WorkerPlugin, get_worker
 
 from fl_node.errors import ConfigError, ProcessError
-from fl_node.lab import run_folder
 from fl_node.nodes.process import Child, python
 from fl_node.runtime import strict_json
 
@@ -39,6 +38,8 @@ class Trial:
 
 def required_versions() -> dict[str, str]:
     """Return the versions of packages on which the bits of a result depend, those of this process."""
+    from fl_node.lab import run_folder
+
     return {name: version for name, version in run_folder.versions().items() if name not in _OF_MACHINE}
 
 
