@@ -9,7 +9,8 @@ mark=/etc/fl-testbed
 ours="# By the testbed's role base, from base_apt_mirror."
 several=($(systemctl list-units --all --plain --no-legend 'fl-learner@*' 'fl-standby@*' | cut -d ' ' -f 1)
 	$(cd /etc/systemd/system/multi-user.target.wants 2>/dev/null && ls -d fl-learner@*)) # each of several learners has one
-units=(fl-dashboard.service "${several[@]}" fl-trainer.service fl-standby.service fl-learner.service fl-header.service geth.service ipfs.service
+units=(fl-sweep.service fl-sweep-worker.service fl-sweep-scheduler.service fl-dashboard.service "${several[@]}"
+	fl-trainer.service fl-standby.service fl-learner.service fl-header.service geth.service ipfs.service
 	fl-firewall-watch.service fl-firewall-check.socket fl-firewall.service)
 paths=("${units[@]/#//etc/systemd/system/}"
 	/etc/systemd/system/fl-{firewall-check,learner,standby}@.service
@@ -21,6 +22,7 @@ paths=("${units[@]/#//etc/systemd/system/}"
 	/opt/fl-node
 	/etc/fl-node /etc/geth
 	/var/lib/fl-node /var/lib/geth /var/lib/ipfs
+	/var/lib/fl-sweep /var/cache/fl-sweep /run/fl-sweep
 	/var/cache/fl-testbed
 	/run/fl-testbed)
 
@@ -41,7 +43,7 @@ systemctl daemon-reload
 systemctl reset-failed "${units[@]}" 2>/dev/null || true
 
 # A user with another home or a shell was there before.
-for home in geth:/var/lib/geth ipfs:/var/lib/ipfs fl-node:/var/lib/fl-node fl-dashboard:/nonexistent; do
+for home in geth:/var/lib/geth ipfs:/var/lib/ipfs fl-node:/var/lib/fl-node fl-dashboard:/nonexistent fl-sweep:/nonexistent; do
 	user=${home%%:*}
 	case $(getent passwd "$user") in
 	*":${home#*:}:/usr/sbin/nologin")

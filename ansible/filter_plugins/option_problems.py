@@ -33,6 +33,7 @@ OPTIONS = {
     "fl_data",
     "fl_during_run",
     "fl_hold",
+    "fl_jobs",
     "fl_move",
     "fl_patience",
     "fl_plan",
@@ -43,6 +44,7 @@ OPTIONS = {
     "fl_run",
     "fl_scenario",
     "fl_settings",
+    "fl_sweep",
     "fl_to",
     "fl_until",
 }

@@ -198,6 +198,18 @@ def _store(value: Any) -> str | None:
     )
 
 
+def _place(value: Any) -> str | None:
+    return _text(
+        value,
+        "an IPv4 address with a TCP port, such as 192.168.56.10:8786",
+        lambda text: (
+            (found := re.fullmatch(r"([0-9.]+):([0-9]{1,5})", text, re.ASCII)) is not None
+            and _is_ipv4(found[1])
+            and _is_port(found[2])
+        ),
+    )
+
+
 def _python(value: Any) -> str | None:
     return _text(
         value,
@@ -224,6 +236,7 @@ _PATHS = _each(_PATH, _is_path)
 CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "testbed_geth_port": _PORT,
     "testbed_ipfs_port": _PORT,
+    "testbed_sweep_port": _PORT,
     "testbed_rpc_port": _PORT,
     "testbed_ipfs_api_port": _PORT,
     "testbed_chain_id": _between(1, 2**53 - 1),
@@ -288,6 +301,8 @@ CHECKS: Mapping[str, Callable[[Any], str | None]] = {
     "fl_node_dashboard_listen": _listen,
     "fl_node_dashboard_port": _PORT,
     "fl_node_dashboard_users": _USERS,
+    "fl_node_sweep_scheduler": _place,
+    "fl_node_sweep_worker_port": _PORT,
 }
 """What the value of each variable should be; each check says what is wrong, and None if nothing is."""
 
@@ -300,6 +315,8 @@ PORTS = {
     "geth_authrpc_port": 8551,
     "geth_metrics_port": 6060,
     "fl_node_dashboard_port": 8090,
+    "testbed_sweep_port": 8786,
+    "fl_node_sweep_worker_port": 8788,
 }
 """Variables of ports that one host has, each with its default."""
 
