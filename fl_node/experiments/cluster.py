@@ -39,8 +39,8 @@ WORKERS_PATIENCE = 120.0
 """Seconds for which a sweep waits while no worker is connected."""
 RETRIES = 3
 """How often a run is repeated whose worker is lost."""
-LOST_AFTER = "60s"
-"""Time after which a worker that says nothing is lost."""
+LOST_AFTER = "300s"
+"""Time after which a worker that says nothing, on a connection that holds, is lost: a busy host may be slow."""
 _NO_HTTP = "127.0.0.1:0"
 """Dask always opens a port for HTTP; here it is one on loopback without pages."""
 _SETTINGS = {
