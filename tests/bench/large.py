@@ -34,7 +34,7 @@ LOOK_EVERY = 1.0
 PATIENCE = 60.0
 SLOWEST = 5.0
 """MB a second, of all files that move in a run together, below which something hangs."""
-FILES = {"none": 40, "all": 100}
+FILES = {"none": 38, "all": 95}
 """Files of the model's size that all folders of a run have together at most, by ``verification``."""
 FETCH = "store fetch"
 HEADER_ADDS, HEADER_FETCHES = "the header adds a file", f"the header fetches {LEARNERS} files"
