@@ -113,7 +113,7 @@ def audit(
                 pruned = Pruned(case, past, words)
                 is_over = Budget.of(plan, past, taken).is_over()
                 _check_rounds(case, contract, past, pruned, progress, is_over=is_over)
-                _conclude(past, plan, pruned.rounds, result)
+                _state_recomputed(past, plan, pruned.rounds, result)
             check_verdicts(case, past, result.pruned)
             check_budget(plan, past, result, taken)
         check_journals(contract, plan, past, evidence, result)
@@ -133,7 +133,7 @@ def _taken(case: Case, past: History) -> Mapping[int, int] | None:
         return None  # reported where these weights are checked
 
 
-def _conclude(past: History, plan: Plan, pruned: Mapping[int, PrunedRound], result: Audit) -> None:
+def _state_recomputed(past: History, plan: Plan, pruned: Mapping[int, PrunedRound], result: Audit) -> None:
     """Add to the result which global weights were recomputed, and which were not."""
     wrong = {finding.round for finding in result.findings}
     result.weights = {

@@ -90,10 +90,10 @@ class SystemdLine:
 def parse_systemd(line: str) -> SystemdLine | None:
     """Return what a line of ``journalctl --output=json`` holds, or None if it has no text."""
     try:
-        entry = json.loads(line)
+        entry = strict_json.loads(line)
         message = entry.get("MESSAGE")
         time = int(entry.get("__REALTIME_TIMESTAMP", 0)) / 1e6
-    except (ValueError, TypeError, AttributeError):
+    except (JsonError, ValueError, TypeError, AttributeError):
         return None
     if isinstance(message, list):  # bytes that are no UTF-8
         message = bytes(message).decode(errors="replace")
