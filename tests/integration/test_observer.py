@@ -65,7 +65,12 @@ def test_a_run_is_seen_from_chain_and_store_alone(world: World, tmp_path: Path) 
         assert seen.run.round == 1
         assert {node_id: file.accuracy for node_id, file in seen.rounds[0].local.items()} == {1: 0.5, 2: 0.5}
         assert header(seen).last is not None
-        assert seen.blocks[0].actions[0].text.startswith("header published global weights 1")
+
+        def is_shown(now: MonitorState) -> bool:
+            actions = now.blocks[0].actions if now.blocks else ()
+            return bool(actions) and actions[0].text.startswith("header published global weights 1")
+
+        sees(observer, is_shown)  # blocks may be read a moment after the contract
 
         run.close_round()
         assert sees(observer, lambda now: now.run and now.run.ended)
