@@ -34,7 +34,7 @@ MISSES = 3
 
 @dataclass(frozen=True)
 class Words:
-    """What is at hand of the signed words of others about a run."""
+    """The signed journals and statements about a run that this audit was given."""
 
     contract: str
     journals: Sequence[Journal] = ()

@@ -38,12 +38,17 @@ def encoder() -> type[Contract]:
     return Web3().eth.contract(abi=artifact()["abi"], bytecode=artifact()["bytecode"])
 
 
+def _selector(name: str, types: list[str]) -> bytes:
+    """Return the first four bytes of a call or a custom error: the start of its signature's hash."""
+    return bytes(Web3.keccak(text=f"{name}({','.join(types)})")[:4])
+
+
 @functools.cache
 def signatures() -> dict[str, tuple[bytes, list[str], list[str]]]:
     """Return the selector, argument types and result types of each read-only function, by name."""
     return {
         entry["name"]: (
-            bytes(Web3.keccak(text=f"{entry['name']}({','.join(a['type'] for a in entry['inputs'])})")[:4]),
+            _selector(entry["name"], [a["type"] for a in entry["inputs"]]),
             [a["type"] for a in entry["inputs"]],
             [a["type"] for a in entry["outputs"]],
         )
@@ -62,7 +67,7 @@ SET_LOCAL_WEIGHT, SET_GLOBAL_WEIGHT, OPEN_MASKS = "setLocalWeight", "setGlobalWe
 def _publications() -> dict[bytes, tuple[str, int]]:
     """Return each function that publishes a file, and where the file's digest is in the input, by selector."""
     return {
-        bytes(Web3.keccak(text=f"{entry['name']}({','.join(a['type'] for a in entry['inputs'])})")[:4]): (
+        _selector(entry["name"], [a["type"] for a in entry["inputs"]]): (
             entry["name"],
             4 + WORD * [a["name"] for a in entry["inputs"]].index("hash"),
         )
@@ -92,7 +97,7 @@ def _errors() -> dict[str, tuple[str, list[str]]]:
         for entry in artifact()["abi"]
         if entry["type"] == "error"
     }
-    return {Web3.keccak(text=f"{name}({','.join(of)})")[:4].hex(): (name, of) for name, of in types.items()}
+    return {_selector(name, of).hex(): (name, of) for name, of in types.items()}
 
 
 def custom_error(message: str, revert: object) -> tuple[str, str]:

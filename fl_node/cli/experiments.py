@@ -255,7 +255,7 @@ def sweep_scheduler(
     """
     from fl_node.experiments import cluster
 
-    cluster.serve_scheduler(cluster.place("--listen", listen), tls, print_note)
+    cluster.serve_scheduler(cluster.endpoint("--listen", listen), tls, print_note)
 
 
 def sweep_worker(
@@ -275,7 +275,7 @@ def sweep_worker(
     from fl_node.experiments import cluster
 
     called = platform.node() if name is None else name
-    cluster.serve_worker(scheduler, cluster.place("--listen", listen), tls, called, jobs, data_dir, print_note)
+    cluster.serve_worker(scheduler, cluster.endpoint("--listen", listen), tls, called, jobs, data_dir, print_note)
 
 
 def _remote(scheduler: str | None, tls: Path | None, backend: str, jobs: int) -> Remote | None:

@@ -57,8 +57,8 @@ _LOGGERS = ("distributed", "distributed.client", "distributed.core", "distribute
 
 
 @dataclass(frozen=True)
-class Place:
-    """An address with a port."""
+class Endpoint:
+    """The host and the port of a scheduler or a worker."""
 
     host: str
     port: int
@@ -67,8 +67,8 @@ class Place:
         return f"{self.host}:{self.port}"
 
 
-def place(option: str, text: str, *, prefix: str = "") -> Place:
-    """Return the address in a text such as ``192.168.56.10:8786``.
+def endpoint(option: str, text: str, *, prefix: str = "") -> Endpoint:
+    """Return the endpoint in a text such as ``192.168.56.10:8786``.
 
     Parameters
     ----------
@@ -84,10 +84,10 @@ def place(option: str, text: str, *, prefix: str = "") -> Place:
     ConfigError
         It is malformed.
     """
-    found = re.fullmatch(rf"{re.escape(prefix)}([A-Za-z0-9.-]+):([0-9]{{1,5}})", text)
-    if found is None or not 0 < int(found[2]) < 65536:
+    match = re.fullmatch(rf"{re.escape(prefix)}([A-Za-z0-9.-]+):([0-9]{{1,5}})", text)
+    if match is None or not 0 < int(match[2]) < 65536:
         raise ConfigError(f"{option} {text}: should be such as {prefix}192.168.56.10:8786")
-    return Place(found[1], int(found[2]))
+    return Endpoint(match[1], int(match[2]))
 
 
 @contextlib.contextmanager
@@ -136,7 +136,7 @@ def remote(address: str, keys: Path) -> Iterator[Client]:
     ProcessError
         The scheduler does not answer, or does not accept the certificate.
     """
-    place("--scheduler", address, prefix="tls://")
+    endpoint("--scheduler", address, prefix="tls://")
     security = _security(keys)
     with _prepared():
         try:
@@ -277,7 +277,7 @@ class _Watch:
             )
 
 
-def serve_scheduler(listen: Place, keys: Path, report: Callable[[str], None]) -> None:
+def serve_scheduler(listen: Endpoint, keys: Path, report: Callable[[str], None]) -> None:
     """Be a scheduler until a signal comes.
 
     Parameters
@@ -318,7 +318,7 @@ def serve_scheduler(listen: Place, keys: Path, report: Callable[[str], None]) ->
 
 def serve_worker(
     scheduler: str,
-    listen: Place,
+    listen: Endpoint,
     keys: Path,
     name: str,
     jobs: int,
@@ -371,7 +371,7 @@ def serve_worker(
             report(f"worker {name}: connected to {scheduler}")
             yield worker
 
-    place("SCHEDULER", scheduler, prefix="tls://")
+    endpoint("SCHEDULER", scheduler, prefix="tls://")
     security = _security(keys)
     with _prepared(), tempfile.TemporaryDirectory(prefix="fl-sweep-") as scratch:
         try:
@@ -390,10 +390,10 @@ async def _serve(start: Callable[[], contextlib.AbstractAsyncContextManager[Sche
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
-    starting = asyncio.ensure_future(stop.wait())
+    stopping = asyncio.ensure_future(stop.wait())
     context = start()
     entering = asyncio.ensure_future(context.__aenter__())
-    await asyncio.wait({starting, entering}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({stopping, entering}, return_when=asyncio.FIRST_COMPLETED)
     if not entering.done():
         entering.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -401,7 +401,7 @@ async def _serve(start: Callable[[], contextlib.AbstractAsyncContextManager[Sche
         return True
     server = entering.result()
     ended = asyncio.ensure_future(server.finished())  # type: ignore[no-untyped-call]
-    await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
     await context.__aexit__(None, None, None)
     return stop.is_set()
 
