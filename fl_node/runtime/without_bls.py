@@ -6,11 +6,14 @@ those of this project (version 3) do not. Code that imports ``py_ecc.bls`` itsel
 
 from __future__ import annotations
 
+# Modules that Python has loaded by now: nobody knows yet whose files other imports would find (see safe_path).
 import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 KEYFILE = "eth_keyfile.keyfile"
 CURVE_ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
@@ -31,7 +34,7 @@ REPLACEMENTS: dict[str, dict[str, object]] = {
 """What ``eth_keyfile`` gets instead, by module and name."""
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     """Finds ``eth_keyfile.keyfile``, and has its code executed without BLS."""
 
     def find_spec(

@@ -52,6 +52,14 @@ def test_nothing_of_the_working_directory_is_imported(trapped: Path, command: li
 
 
 def test_a_module_that_a_person_starts_imports_nothing_of_it_either(trapped: Path) -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-I", "-c", "import runpy, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in sys.stdlib_module_names - {*loaded.stdout.split(), "__future__"}:
+        (trapped / f"{name}.py").write_text(f"raise SystemExit('trap {name}')\n")
     (trapped / "fl_node.py").unlink()  # by which Python itself finds `-m fl_node`
     assert carry_out([sys.executable, "-m", "fl_node", "--version"], trapped)[0] == 0
 

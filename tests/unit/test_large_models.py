@@ -51,12 +51,13 @@ class Count:
 
     def look(self) -> None:
         """Count what this process has mapped of the files now (Linux)."""
-        rows, mapped, ours = Path("/proc/self/smaps").read_text().splitlines(), 0, False
-        for row in rows:
-            if re.match(r"[0-9a-f]+-[0-9a-f]+ ", row):
-                ours = self._folder in row
-            elif ours and row.startswith("Rss:"):
-                mapped += int(row.split()[1]) * 1024
+        mapped, ours = 0, False
+        with Path("/proc/self/smaps").open(encoding="utf-8") as rows:
+            for row in rows:  # one by one, because they take megabytes once a process has imported a lot
+                if re.match(r"[0-9a-f]+-[0-9a-f]+ ", row):
+                    ours = self._folder in row
+                elif ours and row.startswith("Rss:"):
+                    mapped += int(row.split()[1]) * 1024
         self.mapped = max(self.mapped, mapped)
 
 
