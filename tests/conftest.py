@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Hypothesis would import what other packages register for it: trio, which no test needs.
+os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"
+
 from hypothesis import HealthCheck, settings
 
 from tests.helpers.warm import fl_node

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from fl_node.aggregation.fixed_point import FixedPoint
 from fl_node.artifacts import cid, model_file
@@ -53,6 +52,8 @@ def stream(number: int) -> Stream:
 
 @pytest.mark.parametrize("deviation", [1, 2, 7])
 def test_samples_have_the_distribution_of_the_discrete_gaussian(deviation: int) -> None:
+    from scipy import stats  # takes longer to import than most modules of tests to run
+
     samples = discrete_gaussian(stream(deviation), deviation, 100_000)
     edge = 3 * deviation
     weights = {x: math.exp(-(x**2) / (2 * deviation**2)) for x in range(-40 * deviation, 40 * deviation + 1)}
