@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fl_node.artifacts import model_file
+from fl_node.artifacts.cid import CHUNK_BYTES
 from fl_node.artifacts.folder_store import FolderStore
 from fl_node.artifacts.model_file import LocalMeta, Shapes, WeightsFile
 from fl_node.data.partition import shard_size
@@ -24,15 +25,17 @@ from fl_node.protocol.reader import Reader
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.findings import Findings
 from fl_node.protocol.verification.synchronous import Closing, check_closing
-from fl_node.runtime.tensors import BLOCK, Tensor
+from fl_node.runtime.tensors import Tensor
 from tests.helpers.stub import StubTrainer
 
 LEARNERS = 3
+BLOCK = 2**16
+"""Values; a quarter of the real block, so that a large model takes a quarter of the time."""
 SHAPES: Shapes = {"bias": (7,), "embedding": (1, 18 * BLOCK + 11), "kernel": (3, BLOCK, 2), "scale": ()}
 """One tensor is far larger than the others, and a single row."""
 MODEL = 4 * sum(int(np.prod(shape)) for shape in SHAPES.values())
-MOST_HELD = 14 * 4 * BLOCK
-"""Bytes: a few blocks of inputs and results, in float32 and float64; less than the largest tensor has."""
+MOST_HELD = 12 * 4 * BLOCK + CHUNK_BYTES
+"""Bytes: a few blocks of inputs and results, in float32 and float64, and a chunk to hash; less than a tensor."""
 FIXED = {"rule": "fedavg", "arithmetic": "fixed"}
 
 
@@ -52,13 +55,23 @@ class Count:
     def look(self) -> None:
         """Count what this process has mapped of the files now (Linux)."""
         mapped, ours = 0, False
+        # Rows one by one, because they take megabytes once a process has imported a lot. Those of maps take no time.
+        with Path("/proc/self/maps").open(encoding="utf-8") as rows:
+            if not any(self._folder in row for row in rows):
+                return
         with Path("/proc/self/smaps").open(encoding="utf-8") as rows:
-            for row in rows:  # one by one, because they take megabytes once a process has imported a lot
+            for row in rows:
                 if re.match(r"[0-9a-f]+-[0-9a-f]+ ", row):
                     ours = self._folder in row
                 elif ours and row.startswith("Rss:"):
                     mapped += int(row.split()[1]) * 1024
         self.mapped = max(self.mapped, mapped)
+
+
+@pytest.fixture(autouse=True)
+def smaller_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("runtime.tensors", "aggregation.rule"):
+        monkeypatch.setattr(f"fl_node.{module}.BLOCK", BLOCK)
 
 
 @contextmanager
