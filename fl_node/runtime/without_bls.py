@@ -1,7 +1,8 @@
-"""Imports ``eth_keyfile`` without ``py_ecc.bls``, which takes a third of the time of all that the chain needs.
+"""Imports ``eth_keyfile`` and py-evm without ``py_ecc.bls``, which takes a third of the time of all that they need.
 
 ``eth_account`` and ``web3`` import ``eth_keyfile``. Only its key files for validators (EIP-2335) need BLS signatures;
-those of this project (version 3) do not. Code that imports ``py_ecc.bls`` itself gets it.
+those of this project (version 3) do not. py-evm needs them for precompiled contracts of Prague (EIP-2537), while the
+chain in Python is London. Code that imports ``py_ecc.bls`` or ``eth.precompiles.bls12_381`` itself gets it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-KEYFILE = "eth_keyfile.keyfile"
 CURVE_ORDER = 0x73EDA753299D7D483339D80809A1D80553BDA402FFFE5BFEFFFFFFFF00000001
 """The order of BLS12-381, from its specification."""
 
@@ -27,21 +27,33 @@ class _Signatures:
         raise AttributeError(f"{name}: BLS signatures are left out (fl_node.runtime.without_bls)")
 
 
-REPLACEMENTS: dict[str, dict[str, object]] = {
-    "py_ecc.bls": {"G2ProofOfPossession": _Signatures()},
-    "py_ecc.bls12_381": {"curve_order": CURVE_ORDER},
+def _left_out(*_: object) -> None:
+    raise RuntimeError("BLS precompiled contracts are left out (fl_node.runtime.without_bls)")
+
+
+REPLACEMENTS: dict[str, dict[str, dict[str, object]]] = {
+    "eth_keyfile.keyfile": {
+        "py_ecc.bls": {"G2ProofOfPossession": _Signatures()},
+        "py_ecc.bls12_381": {"curve_order": CURVE_ORDER},
+    },
+    "eth.precompiles": {
+        "eth.precompiles.bls12_381": {
+            f"bls12_{name}": _left_out
+            for name in ("g1_add", "g1_msm", "map_fp_to_g1", "g2_add", "g2_msm", "map_fp2_to_g2", "pairing_check")
+        },
+    },
 }
-"""What ``eth_keyfile`` gets instead, by module and name."""
+"""What a module gets instead, by the module, the module that it imports, and name."""
 
 
 class _Finder:
-    """Finds ``eth_keyfile.keyfile``, and has its code executed without BLS."""
+    """Finds the modules that would import BLS, and has their code executed without it."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return how the module is imported; None for all other modules."""
-        if fullname != KEYFILE or (spec := PathFinder.find_spec(fullname, path, target)) is None:
+        if fullname not in REPLACEMENTS or (spec := PathFinder.find_spec(fullname, path, target)) is None:
             return None
         loader = spec.loader
         if loader is None:
@@ -49,10 +61,11 @@ class _Finder:
         execute = loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            missing = [name for name in REPLACEMENTS if name not in sys.modules]
+            replacements = REPLACEMENTS[fullname]
+            missing = [name for name in replacements if name not in sys.modules]
             for name in missing:
                 sys.modules[name] = ModuleType(name)
-                vars(sys.modules[name]).update(REPLACEMENTS[name])
+                vars(sys.modules[name]).update(replacements[name])
             try:
                 execute(module)
                 return
@@ -68,6 +81,6 @@ class _Finder:
 
 
 def install() -> None:
-    """Leave BLS out of later imports of ``eth_keyfile``."""
+    """Leave BLS out of later imports of ``eth_keyfile`` and py-evm."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

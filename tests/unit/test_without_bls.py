@@ -8,7 +8,7 @@ import sys
 
 PROGRAM = """
 import json, sys
-import fl_node.chain.client
+import fl_node.chain.client, fl_node.nodes.dev_chain
 without = not any(name.startswith("py_ecc.bls") for name in sys.modules)
 from eth_account import Account
 account = Account.create()
@@ -22,11 +22,20 @@ try:
     error = None
 except AttributeError as raised:
     error = str(raised)
+import eth.precompiles
+try:
+    eth.precompiles.bls12_g1_add(None)
+    left_out = None
+except RuntimeError as raised:
+    left_out = str(raised)
+from eth.precompiles.bls12_381.bls12_381_g1 import bytes_to_g1_optimized_point3D, g1_optimized_3d_to_bytes
 print(json.dumps({
     "without": without,
     "decrypted": Account.decrypt(file, "secret") == account.key,
     "public key": len(G2ProofOfPossession.SkToPk(1)),
     "error": error,
+    "left out": left_out,
+    "bytes of a point": len(g1_optimized_3d_to_bytes(bytes_to_g1_optimized_point3D(bytes(128)))),
     "order": curve_order == CURVE_ORDER,
 }))
 """
@@ -36,18 +45,21 @@ def test_bls_is_imported_only_by_who_asks_for_it() -> None:
     output = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout
     result = json.loads(output)
     assert result.pop("error").startswith("SkToPk")
-    assert result == {"without": True, "decrypted": True, "public key": 48, "order": True}
+    assert result.pop("left out").endswith("(fl_node.runtime.without_bls)")
+    assert result == {"without": True, "decrypted": True, "public key": 48, "order": True, "bytes of a point": 128}
 
 
 OTHER_VERSION = """
 import sys
 from fl_node.runtime import without_bls
-without_bls.REPLACEMENTS["py_ecc.bls"] = {}  # as if it imported another name
-import fl_node.chain.client, eth_keyfile.keyfile
-print(len(eth_keyfile.keyfile.bls.SkToPk(1)))
+# As if they imported other names.
+without_bls.REPLACEMENTS["eth_keyfile.keyfile"]["py_ecc.bls"] = {}
+without_bls.REPLACEMENTS["eth.precompiles"]["eth.precompiles.bls12_381"] = {}
+import fl_node.chain.client, eth_keyfile.keyfile, eth.precompiles
+print(len(eth_keyfile.keyfile.bls.SkToPk(1)), eth.precompiles.bls12_g1_add.__module__)
 """
 
 
 def test_a_version_that_needs_more_of_bls_gets_it() -> None:
     output = subprocess.run([sys.executable, "-c", OTHER_VERSION], capture_output=True, text=True, check=True).stdout
-    assert output == "48\n"
+    assert output == "48 eth.precompiles.bls12_381.bls12_381_g1\n"
