@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +28,9 @@ from tests.conftest import TINY
 from tests.helpers.accounts import ALICE, HEADER, POOR
 from tests.helpers.chain import OPEN
 from tests.helpers.checkout import ROOT
+from tests.helpers.command_line import Ended, FlNode, in_process
 
 PAPER = str(ROOT / "plans" / "paper.toml")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How the command line ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-FlNode = Callable[..., Ended]
 
 
 @pytest.fixture
@@ -56,20 +43,8 @@ def fl_node(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.setenv("COLUMNS", "120")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-
-    def run(*arguments: object) -> Ended:
-        monkeypatch.setattr("sys.argv", ["fl-node", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            app.main()
-        code = caught.value.code
-        assert code is None or isinstance(code, int)
-        return Ended(code or 0, *capsys.readouterr())
-
-    yield run
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with in_process(monkeypatch, capsys) as run:
+        yield run
 
 
 def is_one_line(ended: Ended, code: int, *parts: str) -> bool:

@@ -26,6 +26,7 @@ from fl_node.data.datasets import DataSet
 from fl_node.errors import DataError, PlanError
 from fl_node.plan import loading as plans
 from fl_node.plan.data_sets import DATA_SIZES
+from tests.helpers.command_line import FlNode, in_process
 
 TRAIN, TEST = 7, 3
 
@@ -436,7 +437,15 @@ def test_what_is_written_as_idx_is_read_as_it_was(height: int, width: int, label
 # The command
 
 
-def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def fl_node(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[FlNode]:
+    """Run ``fl-node`` in this process, in a folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    with in_process(monkeypatch, capsys) as run:
+        yield run
+
+
+def process(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``fl-node data`` in a folder, and let it say at the end which of the slow modules it imported."""
     script = f"""
 import sys
@@ -455,32 +464,32 @@ finally:
     )
 
 
-def test_the_command_says_where_the_files_are_for_whoever_copies_them(tmp_path: Path) -> None:
+def test_the_command_says_where_the_files_are_for_whoever_copies_them(fl_node: FlNode, tmp_path: Path) -> None:
     folder = write(tmp_path / "mine")
-    done = command(tmp_path, "--data-dir", "mine")
+    done = process(tmp_path, "--data-dir", "mine")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{folder}\n", "slow: []\n")
-    assert json.loads(command(tmp_path, "--data-dir", str(folder), "--json").stdout) == {"folder": str(folder)}
+    assert json.loads(fl_node("data", "--data-dir", folder, "--json").out) == {"folder": str(folder)}
 
 
-def test_the_command_downloads_what_is_nowhere(mirror: Path, tmp_path: Path) -> None:
+def test_the_command_downloads_what_is_nowhere(mirror: Path, fl_node: FlNode) -> None:
     write(mirror)
-    done = command(tmp_path)
-    assert done.stdout == f"{datasets.cache_dir()}\n"
+    done = fl_node("data")
+    assert done.out == f"{datasets.cache_dir()}\n"
     assert sorted(path.name for path in datasets.cache_dir().iterdir()) == sorted(f"{name}.gz" for name in FILES)
 
 
-def test_the_command_refuses_a_folder_with_other_files(tmp_path: Path) -> None:
+def test_the_command_refuses_a_folder_with_other_files(fl_node: FlNode, tmp_path: Path) -> None:
     folder = write(tmp_path / "mine")
     (folder / f"{FIRST}.gz").write_bytes(gzip.compress(b"another"))
-    done = command(tmp_path, "--data-dir", "mine")
-    assert (done.returncode, done.stdout) == (3, "")
-    assert f"is not MNIST's {FIRST}" in done.stderr
+    done = fl_node("data", "--data-dir", "mine")
+    assert (done.code, done.out) == (3, "")
+    assert f"is not MNIST's {FIRST}" in done.err
 
 
-def test_the_command_takes_a_folder_of_ones_own_and_says_that_it_is_not_mnist(tmp_path: Path) -> None:
+def test_the_command_takes_a_folder_of_ones_own_and_says_that_it_is_not_mnist(
+    fl_node: FlNode, tmp_path: Path
+) -> None:
     folder = own_folder(tmp_path / "mine")
-    done = command(tmp_path, "--data-dir", "mine")
-    assert (done.returncode, done.stdout) == (0, f"{folder}\n")
-    assert (
-        "note: these are your own images, not MNIST: 40 training and 12 test images of 9 × 10 pixels" in done.stderr
-    )
+    done = fl_node("data", "--data-dir", "mine")
+    assert (done.code, done.out) == (0, f"{folder}\n")
+    assert "note: these are your own images, not MNIST: 40 training and 12 test images of 9 × 10 pixels" in done.err
