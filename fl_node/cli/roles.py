@@ -210,7 +210,7 @@ def trainer(
     socket: Annotated[
         Path,
         typer.Option(
-            "--socket", metavar="PATH", help="Socket to listen on, in a folder that only this user can enter."
+            "--socket", metavar="PATH", help="Socket to listen on, in a folder that only this user can write to."
         ),
     ],
     data_dir: DataOption = None,
@@ -221,7 +221,7 @@ def trainer(
     TensorFlow and the images are then in memory once. Learners use it with --trainer PATH. Learners that attack, and
     those of an ensemble, train by themselves.
 
-        fl-node trainer --socket /run/user/1000/fl/trainer.sock
+        fl-node trainer --socket ~/trainer.sock
     """
     from fl_node.models.shared_trainer import TrainerServer
     from fl_node.runtime.logs import configure

@@ -11,6 +11,8 @@ import contextlib
 import itertools
 import os
 import queue
+import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -74,14 +76,15 @@ class TrainerServer:
     Parameters
     ----------
     path
-        The socket, in a folder that only this user can enter.
+        The socket, in a folder that nobody else can write to. That of a process that has ended is replaced.
     make_trainer
         Returns a plan's trainer, with the plan's data.
 
     Raises
     ------
     ConfigError
-        The socket can't be created.
+        The socket can't be created: others can write to its folder, another process listens on it, or something
+        else has its path.
     """
 
     def __init__(self, path: Path, make_trainer: MakeTrainer) -> None:
@@ -91,7 +94,8 @@ class TrainerServer:
         self._is_closed = False
         mask = os.umask(0o177)
         try:
-            path.unlink(missing_ok=True)
+            _check_folder("--socket", path)
+            _remove_stale(path)
             self._listener = Listener(str(path), "AF_UNIX", BACKLOG)
         except OSError as error:
             raise ConfigError(f"--socket {path}: {error.strerror or error}") from error
@@ -154,6 +158,52 @@ class TrainerServer:
             return "result", getattr(self._trainer, request.method)(**arguments)
         except (FLNodeError, _Lost) as error:
             return "error", error
+
+
+def _check_folder(option: str, path: Path) -> None:
+    """Check that nobody else can put a socket at this path: both sides execute what they receive (pickle).
+
+    Parameters
+    ----------
+    option
+        The option that names the socket.
+    path
+        The socket.
+
+    Raises
+    ------
+    ConfigError
+        Others can write to its folder.
+    OSError
+        There is no such folder.
+    """
+    folder = path.absolute().parent.stat()
+    if folder.st_uid not in (0, os.geteuid()) or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"{option} {path}: others can write to its folder; make one of this user alone: mkdir -m 700"
+        )
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket of a process that has ended.
+
+    Raises
+    ------
+    ConfigError
+        A process listens on it, or something else has its path.
+    OSError
+        It can't be removed.
+    """
+    if not os.path.lexists(path):
+        return
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise ConfigError(f"--socket {path}: there is something else; name a path that is not in use")
+    with socket.socket(socket.AF_UNIX) as attempt:
+        attempt.settimeout(TRY_AGAIN)
+        with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
+            attempt.connect(str(path))
+            raise ConfigError(f"--socket {path}: another process listens on it; stop it, or name another path")
+    path.unlink(missing_ok=True)
 
 
 class SharedTrainer:
@@ -267,10 +317,17 @@ class SharedTrainer:
         raise AssertionError("there is always another connection")
 
     def _connections(self) -> Iterator[Connection]:
-        """Yield a new connection whenever the process can be reached."""
+        """Yield a new connection whenever the process can be reached.
+
+        Raises
+        ------
+        ConfigError
+            Others can write to the folder of the socket.
+        """
         told = False
         while True:
             try:
+                _check_folder("--trainer", self._path)
                 connection = Client(str(self._path), "AF_UNIX")
             except (OSError, EOFError, AuthenticationError) as error:
                 if not told:

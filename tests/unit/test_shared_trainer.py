@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -95,6 +96,50 @@ def test_nobody_else_can_open_its_socket(serve: Serve, path: Path) -> None:
 def test_a_socket_that_can_not_be_created_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="missing"):
         TrainerServer(tmp_path / "missing" / "trainer.sock", lambda plan: StubTrainer(plan, update=add(1.0)))
+
+
+def stub(asked: Plan) -> StubTrainer:
+    return StubTrainer(asked, update=add(1.0))
+
+
+def test_a_file_that_has_the_path_of_the_socket_stays(path: Path) -> None:
+    path.write_text("a key")
+    with pytest.raises(ConfigError, match=r"trainer\.sock"):
+        TrainerServer(path, stub)
+    assert path.read_text() == "a key"
+
+
+def test_a_link_that_has_the_path_of_the_socket_stays(path: Path) -> None:
+    path.symlink_to("elsewhere")
+    with pytest.raises(ConfigError, match=r"trainer\.sock"):
+        TrainerServer(path, stub)
+    assert path.is_symlink()
+
+
+def test_a_second_process_does_not_take_the_socket_of_the_first(serve: Serve, path: Path) -> None:
+    first = serve()
+    with pytest.raises(ConfigError, match=r"trainer\.sock"):
+        TrainerServer(path, stub)
+    assert first.shapes()
+
+
+def test_the_socket_of_a_process_that_was_killed_is_replaced(serve: Serve, path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    assert serve().shapes()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o777, 0o1777])
+def test_a_folder_in_which_others_could_put_a_socket_is_refused_by_both_sides(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    path = folder / "trainer.sock"
+    with Listener(str(path), "AF_UNIX"):
+        folder.chmod(mode)
+        with pytest.raises(ConfigError, match="--trainer"):
+            SharedTrainer(PLAN, path).shapes()
+    with pytest.raises(ConfigError, match="--socket"):
+        TrainerServer(path, stub)
 
 
 def test_an_error_is_the_learners_too(serve: Serve) -> None:
