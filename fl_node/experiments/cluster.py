@@ -101,13 +101,12 @@ def local(jobs: int, data_dir: Path | None) -> Iterator[Client]:
     data_dir
         Where the data set is, if given.
     """
-    with _prepared(), tempfile.TemporaryDirectory(prefix="fl-sweep-") as scratch:
+    with _prepared():
         cluster = LocalCluster(
             n_workers=1,
             threads_per_worker=jobs,
             processes=False,
             memory_limit=0,
-            local_directory=scratch,
             dashboard_address=_NO_HTTP,
             worker_dashboard_address=_NO_HTTP,
             scheduler_kwargs={"dashboard": False},
@@ -363,7 +362,6 @@ def serve_worker(
             protocol="tls",
             security=security,
             memory_limit=0,
-            local_directory=scratch,
             dashboard_address=_NO_HTTP,
             death_timeout=REACH,
             plugins=(TrialRunner(data_dir),),
@@ -373,7 +371,7 @@ def serve_worker(
 
     endpoint("SCHEDULER", scheduler, prefix="tls://")
     security = _security(keys)
-    with _prepared(), tempfile.TemporaryDirectory(prefix="fl-sweep-") as scratch:
+    with _prepared():
         try:
             stopped = asyncio.run(_serve(start))
         except (OSError, RuntimeError) as error:
@@ -415,12 +413,19 @@ def _security(keys: Path) -> Security:
 
 @contextlib.contextmanager
 def _prepared() -> Iterator[None]:
-    """Apply the settings of Dask, whose log would repeat what the messages here say."""
+    """Apply the settings of Dask, whose log would repeat what the messages here say.
+
+    Dask puts its folder first where Python looks for modules. By default its name is known, in the folder for
+    temporary files, so another user may have put modules there; here it is a new folder of this user alone.
+    """
     levels = {name: logging.getLogger(name).level for name in (*_LOGGERS, "tornado", "tornado.application")}
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
-        with dask.config.set(_SETTINGS):
+        with (
+            tempfile.TemporaryDirectory(prefix="fl-sweep-") as scratch,
+            dask.config.set(_SETTINGS | {"temporary-directory": scratch}),
+        ):
             yield
     finally:
         for name, level in levels.items():
