@@ -30,6 +30,8 @@ FILE = "journal.jsonl"
 MAX_BYTES = 64 * 1024**2
 """The largest journal that is read; that of a thousand rounds has a hundredth of it."""
 MAX_LINE = 4096
+MAX_TIME = 2**40
+"""Times are below, in seconds since 1970: a role may write any number, and this one still has a date."""
 CLOCK_TOLERANCE = 5.0
 """Seconds by which the clocks of two hosts may differ."""
 FIRST = "0" * 64
@@ -227,7 +229,7 @@ def _entry(line: bytes) -> Entry:
 
 
 def _check_types(entry: Entry) -> None:
-    """Check the types of an entry's fields.
+    """Check the types of an entry's fields, and its times.
 
     Raises
     ------
@@ -245,6 +247,8 @@ def _check_types(entry: Entry) -> None:
             is_right = isinstance(value, str)
         if not is_right:
             raise ValueError(f"{field.name} has the wrong type")
+        if field.name in times and value is not None and not 0 <= value < MAX_TIME:
+            raise ValueError(f"{field.name} should be seconds since 1970")
     if entry.kind not in get_args(Kind):
         raise ValueError(f"kind should be one of {', '.join(get_args(Kind))}")
 

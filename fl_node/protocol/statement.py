@@ -21,6 +21,7 @@ from eth_keys.exceptions import BadSignature
 from eth_utils.exceptions import ValidationError
 
 from fl_node.errors import ConfigError, JournalError, JsonError
+from fl_node.protocol.journal import MAX_TIME
 from fl_node.runtime import files, recursion, strict_json
 
 recursion.restore()
@@ -117,7 +118,7 @@ def _check_types(statement: Statement) -> None:
     for field in ("contract", "plan", "account"):
         if not isinstance(getattr(statement, field), str):
             raise ValueError(f"{field} should be a text")
-    if type(statement.time) not in (int, float) or not 0 <= statement.time < 2**40:
+    if type(statement.time) not in (int, float) or not 0 <= statement.time < MAX_TIME:
         raise ValueError("time should be seconds since 1970")
     if not all(number >= 0 and isinstance(cid, str) for number, cid in statement.weights.items()):
         raise ValueError("weights should be CIDs by round")
