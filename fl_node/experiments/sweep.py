@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -215,17 +216,18 @@ def run(
     DataError
         The data set is not available.
     ConfigError
-        The address or the keys of the scheduler are wrong, or a worker differs from this machine.
+        The address or the keys of the scheduler are wrong, a worker differs from this machine, or a result that was
+        kept is damaged, or the folder for results can't be written.
     ProcessError
         A run failed; the others that were going on are ended. Or the scheduler or all workers are lost.
     """
     kept = folder / "cells"
-    kept.mkdir(parents=True, exist_ok=True)
+    files.check_folder(kept, "--results")
     results: dict[str, dict[str, Any]] = {}
     missing: dict[str, Cell] = {}
     for cell in todo:
         path = kept / f"{cell.name}.json"
-        if path.is_file():
+        if os.path.lexists(path):
             results[cell.name] = _kept(path)
             done(cell, results[cell.name], True)
         else:
@@ -268,16 +270,19 @@ def _kept(path: Path) -> dict[str, Any]:
         The file can't be read or is not a result.
     """
     remedy = "delete the file to run its cell again"
+    wrong = ConfigError(f"{path} should be the result of a cell; {remedy}")
     try:
         result: dict[str, Any] = strict_json.read(path)
         last = result["rounds"][-1]
-        [float(last[key]) for key in ("accuracy", "backdoor") if key == "accuracy" or last.get(key) is not None]
+        shares = [last[key] for key in ("accuracy", "backdoor") if key == "accuracy" or last.get(key) is not None]
     except JsonError as error:
         raise ConfigError(f"{error}; {remedy}") from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; {remedy}") from error
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path} should be the result of a cell; {remedy}") from error
+    except (LookupError, TypeError, AttributeError) as error:
+        raise wrong from error
+    if not all(type(share) in (int, float) and 0 <= share <= 1 for share in shares):
+        raise wrong
     return result
 
 

@@ -124,6 +124,10 @@ def test_what_is_kept_is_not_run_again(tmp_path: Path) -> None:
         '{"rounds": []}',
         '{"rounds": [{"accuracy": "x"}]}',
         '{"rounds": [{"accuracy": NaN}]}',
+        '{"rounds": [{"accuracy": "0.5"}]}',
+        '{"rounds": [{"accuracy": true}]}',
+        '{"rounds": [{"accuracy": 50}]}',
+        '{"rounds": [{"accuracy": 0.5, "backdoor": -1}]}',
     ],
 )
 def test_a_kept_result_that_is_damaged_is_named(tmp_path: Path, content: str) -> None:
@@ -132,6 +136,17 @@ def test_a_kept_result_that_is_damaged_is_named(tmp_path: Path, content: str) ->
     (tmp_path / "cells" / f"{cell.name}.json").write_text(content)
     with pytest.raises(FLNodeError, match=rf"{cell.name}\.json .*; delete the file to run its cell again"):
         sweep.run([cell], tmp_path, 1, None, lambda *_: None)
+
+
+def test_what_can_not_be_kept_is_seen_before_anything_is_run(tmp_path: Path) -> None:
+    (cell,) = sweep.cells(PLAN, ["fedavg"], [], [], [1])
+    (tmp_path / "cells" / f"{cell.name}.json").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"{cell.name}\.json"):
+        sweep.run([cell], tmp_path, 1, None, lambda *_: None)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "cells").write_text("")
+    with pytest.raises(ConfigError, match="--results"):
+        sweep.run([cell], tmp_path / "other", 1, None, lambda *_: None)
 
 
 def test_the_text_of_a_heat_map_can_be_read_on_its_colour() -> None:
