@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fl_node.cli.options import DEFAULT_RPC, DEFAULT_STORE
 from fl_node.errors import ConfigError
 from fl_node.runtime import files
+from fl_node.runtime.strict_json import MAX_DIGITS
 from fl_node.runtime.terminal import Console
 
 if TYPE_CHECKING:
@@ -58,6 +59,19 @@ def import_web3() -> type[Web3]:
 
     recursion.restore()
     return Web3
+
+
+def plain_number(text: str) -> int:
+    """Return a whole number, 0 or more, written in digits; more digits than any number here needs are refused.
+
+    Raises
+    ------
+    ValueError
+        The text is something else.
+    """
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+        raise ValueError(f"{text} is not a whole number")
+    return int(text)
 
 
 def checked_address(option: str, text: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fl_node.cli.common import console, errors, module_folder, never_lost, print_note
+from fl_node.cli.common import console, errors, module_folder, never_lost, plain_number, print_note
 from fl_node.cli.options import (
     DataOption,
     JsonOption,
@@ -195,7 +195,9 @@ def sweep(
             shares.append(float(text))
         except ValueError as error:
             raise ConfigError(f"--attackers {attackers}: should be shares such as 0.1,0.2") from error
-    todo = work.cells(loaded, _names(rules), _names(attacks), shares, numbers)
+    if not (named := _names(rules)):
+        raise ConfigError(f"--rules {rules}: should be aggregation rules separated by commas, such as fedavg,median")
+    todo = work.cells(loaded, named, _names(attacks), shares, numbers)
     remote = _remote(scheduler, tls, backend, jobs)
     if only_list:
         runs = [{"cell": cell.name, "run": str(cell)} for cell in todo]
@@ -306,6 +308,7 @@ def _names(text: str) -> list[str]:
 
 
 def _seeds(text: str) -> list[int]:
-    if not all(part.strip().isdecimal() for part in text.split(",")):
-        raise ConfigError(f"--seeds {text}: should be whole numbers separated by commas, such as 1,2,3")
-    return [int(part) for part in text.split(",")]
+    try:
+        return [plain_number(part.strip()) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--seeds {text}: should be whole numbers separated by commas, such as 1,2,3") from error

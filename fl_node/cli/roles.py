@@ -19,6 +19,7 @@ from fl_node.cli.common import (
     make_trainer,
     module_folder,
     never_lost,
+    plain_number,
     process,
 )
 from fl_node.cli.options import (
@@ -254,9 +255,14 @@ def _learner(text: str) -> tuple[int, str]:
     web3 = import_web3()
 
     node_id, _, account = text.partition("=")
-    if not node_id.isdecimal() or not account.startswith("0x") or not web3.is_address(account):
-        raise ConfigError(f"--learner {text}: should be nodeId=address, such as 1=0x5aAe…")
-    return int(node_id), checked_address(f"--learner {node_id}=", account)
+    wrong = ConfigError(f"--learner {text}: should be nodeId=address, such as 1=0x5aAe…")
+    try:
+        number = plain_number(node_id)
+    except ValueError as error:
+        raise wrong from error
+    if not account.startswith("0x") or not web3.is_address(account):
+        raise wrong
+    return number, checked_address(f"--learner {node_id}=", account)
 
 
 def _site(

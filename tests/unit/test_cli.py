@@ -672,11 +672,13 @@ def test_the_runs_of_a_sweep_are_listed_and_nothing_is_run(fl_node: FlNode, tmp_
         (["sweep-scheduler", "--listen", "127.0.0.1:8786", "--tls", "keys"], "--tls keys: ca.pem: No such file"),
         (["sweep-worker", "nowhere", "--listen", "127.0.0.1:8788", "--tls", "keys"], "SCHEDULER nowhere"),
         (["sweep-keys", "keys", "../header"], "'../header'"),
+        ([*SWEEP[:-1], "9" * 5000], "--seeds 999"),
+        ([*SWEEP[:-1], "\u0661"], "--seeds"),
+        (["sweep", PAPER, "--rules", ",", "--list"], "--rules ,"),
+        (["deploy", PAPER, "--learner", "9" * 5000 + "=0x" + "0" * 40], "--learner 999"),
     ],
 )
-def test_options_of_a_sweep_on_several_machines_are_checked_first(
-    fl_node: FlNode, arguments: list[str], message: str
-) -> None:
+def test_options_are_checked_first(fl_node: FlNode, arguments: list[str], message: str) -> None:
     ended = fl_node(*arguments)
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.splitlines()[-1].startswith(f"fl-node: {message}")
