@@ -15,7 +15,7 @@ PlanArgument = Annotated[
 ]
 OptionalPlanArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="[PLAN]", allow_dash=True, help="Plan file; by default the one that comes with fl-node."),
+    typer.Argument(metavar="PLAN", allow_dash=True, help="Plan file; by default the one that comes with fl-node."),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -35,7 +35,8 @@ ModulesOption = Annotated[
     typer.Option(
         "--modules",
         envvar="FL_NODE_MODULES",
-        help="Folder with the Python modules that this node may run for plans with [custom] (docs/custom.md).",
+        help="Folder with the Python modules that this node may run for plans with a custom section "
+        "(docs/custom.md).",
     ),
 ]
 RpcOption = Annotated[str, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL of this node's Ethereum JSON-RPC.")]
@@ -76,7 +77,7 @@ TensorboardOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 RunArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="[RUN]", help="Run folder, such as runs/demo; or use --rpc, --store and --contract."),
+    typer.Argument(metavar="RUN", help="Run folder, such as runs/demo; or use --rpc, --store and --contract."),
 ]
 RpcChoice = Annotated[
     str | None, typer.Option("--rpc", envvar="FL_NODE_RPC", help="URL of a node's Ethereum JSON-RPC.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from rich.text import Text
 
 from fl_node import __version__
 from fl_node.artifacts import cid
@@ -683,3 +685,25 @@ def test_options_are_checked_first(fl_node: FlNode, arguments: list[str], messag
     assert (ended.code, ended.out) == (2, "")
     assert ended.err.splitlines()[-1].startswith(f"fl-node: {message}")
     assert "Traceback" not in ended.err
+
+
+# Help
+
+
+def help_texts(command: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the texts of a command's help and of all commands below it, each with the command's name."""
+    for text in (command.help, *(getattr(parameter, "help", None) for parameter in command.params)):
+        yield name, text or ""
+    for below, one in getattr(command, "commands", {}).items():
+        yield from help_texts(one, f"{name} {below}")
+
+
+def test_no_word_of_a_help_text_is_taken_for_markup() -> None:
+    for name, text in help_texts(app.command_line(), "fl-node"):
+        plain = re.sub(r"\[/?bold\]", "", text)
+        assert Text.from_markup(plain).plain == plain, name
+
+
+def test_an_argument_that_may_be_left_out_is_in_one_pair_of_brackets(fl_node: FlNode) -> None:
+    assert "[OPTIONS] [RUN]" in fl_node("audit", "--help").out
+    assert "[OPTIONS] [PLAN]" in fl_node("sweep", "--help").out
