@@ -433,5 +433,8 @@ def _prepared() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or of what caused it: Dask's own say that something failed."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -10,12 +10,14 @@ import datetime
 import ipaddress
 import os
 import re
+import ssl
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -44,7 +46,8 @@ def check(folder: Path) -> Files:
     Raises
     ------
     ConfigError
-        One of them is missing, or others than its owner can read the key.
+        One of them is missing or damaged, they don't belong together or have expired, or others than its owner can
+        read the key.
     """
     found = Files(folder / AUTHORITY, folder / CERTIFICATE, folder / KEY)
     for path in (found.authority, found.certificate, found.key):
@@ -57,6 +60,17 @@ def check(folder: Path) -> Files:
             ) from error
     if stat.S_IMODE(mode) & 0o077:
         raise ConfigError(f"--tls {folder}: others can read {KEY}: chmod 600 {found.key}")
+    again = "make the keys of all machines again with fl-node sweep-keys"
+    try:
+        context = ssl.create_default_context(cafile=str(found.authority))
+        context.load_cert_chain(found.certificate, found.key, password="")  # asks for none
+        certificate = x509.load_pem_x509_certificate(found.certificate.read_bytes())
+        authority = x509.load_pem_x509_certificate(found.authority.read_bytes())
+        certificate.verify_directly_issued_by(authority)
+    except (OSError, ValueError, TypeError, InvalidSignature) as error:
+        raise ConfigError(f"--tls {folder}: its files are damaged or don't belong together; {again}") from error
+    if (end := certificate.not_valid_after_utc) < datetime.datetime.now(datetime.UTC):
+        raise ConfigError(f"--tls {folder}: {CERTIFICATE} expired on {end:%Y-%m-%d}; {again}")
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import socket
 import ssl
 import threading
@@ -112,4 +113,23 @@ def test_keys_that_are_missing_or_open_are_named(tmp_path: Path) -> None:
         sweep_keys.check(tmp_path / "header")
     (tmp_path / "header" / "cert.pem").unlink()
     with pytest.raises(ConfigError, match=r"cert\.pem"):
+        sweep_keys.check(tmp_path / "header")
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "cert.pem", "key.pem"])
+@pytest.mark.parametrize("damage", ["empty", "garbage", "of another call"])
+def test_keys_that_are_damaged_or_mixed_are_named(tmp_path: Path, name: str, damage: str) -> None:
+    for call in ("first", "second"):
+        sweep_keys.create(tmp_path / call, ["header"], 1)
+    folder = tmp_path / "first" / "header"
+    another = (tmp_path / "second" / "header" / name).read_text()
+    (folder / name).write_text({"empty": "", "garbage": "garbage"}.get(damage, another))
+    with pytest.raises(ConfigError, match=r"first/header.*fl-node sweep-keys"):
+        sweep_keys.check(folder)
+
+
+def test_keys_that_have_expired_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep_keys, "BEFORE", datetime.timedelta(days=3))
+    sweep_keys.create(tmp_path, ["header"], -1)
+    with pytest.raises(ConfigError, match="expired"):
         sweep_keys.check(tmp_path / "header")
