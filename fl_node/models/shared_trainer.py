@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import pickle
 import queue
 import socket
 import stat
@@ -41,8 +42,16 @@ BACKLOG = 1024
 """Connections that may wait: more than a run has learners."""
 TRY_AGAIN = 1.0
 """Seconds between attempts to reach the process."""
+MANY = 5
+"""Connections that end without a result before the learner reports it."""
 QUICK = ("shapes", "initial", "labels", "evaluate")
 """What does not wait for the trainings that were asked for before: whoever has trained publishes first."""
+_OTHER_VERSION = (
+    "--trainer: the process that trains and the learner don't understand each other, as after an update of fl-node; "
+    "start both again"
+)
+_UNREADABLE = (pickle.UnpicklingError, AttributeError, ImportError, LookupError, TypeError, ValueError)
+"""Errors of reading what a process of another version of ``fl-node`` sends."""
 
 
 def serves(plan: Plan) -> bool:
@@ -134,7 +143,11 @@ class TrainerServer:
     def _attend(self, connection: Connection, number: int) -> None:
         """Read a request and send its answers."""
         with connection, contextlib.suppress(EOFError, OSError):
-            plan, method, arguments = connection.recv()
+            try:
+                plan, method, arguments = connection.recv()
+            except _UNREADABLE:
+                connection.send(("error", ConfigError(_OTHER_VERSION)))
+                return
             request = _Request(0 if method in QUICK else 1, number, plan, method, arguments)
             self._requests.put(request)
             try:
@@ -324,7 +337,7 @@ class SharedTrainer:
         ConfigError
             Others can write to the folder of the socket.
         """
-        told = False
+        told, broken = False, 0
         while True:
             try:
                 _check_folder("--trainer", self._path)
@@ -332,20 +345,36 @@ class SharedTrainer:
             except (OSError, EOFError, AuthenticationError) as error:
                 if not told:
                     told = True
-                    reason = getattr(error, "strerror", None) or "it closes the connection"
-                    detail = f"the process that trains for this host's learners ({self._path}): {reason}"
-                    emit(events.Waiting(reason="trainer", detail=detail))
+                    self._report(getattr(error, "strerror", None) or "it closes the connection")
             else:
                 told = False
                 yield connection
+                # Once is nothing: it was killed, or starts anew for another plan.
+                broken += 1
+                if broken == MANY:
+                    self._report("it has closed the connection many times without a result; its log says why")
             time.sleep(TRY_AGAIN)
+
+    def _report(self, reason: str) -> None:
+        detail = f"the process that trains for this host's learners ({self._path}): {reason}"
+        emit(events.Waiting(reason="trainer", detail=detail))
 
 
 def _answers(connection: Connection, request: tuple[Plan, str, dict[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Yield what a process answers, until the connection breaks."""
+    """Yield what a process answers, until the connection breaks.
+
+    Raises
+    ------
+    ConfigError
+        The answer can't be read.
+    """
     try:
         connection.send(request)
         while True:
-            yield connection.recv()
+            try:
+                answer = connection.recv()
+            except _UNREADABLE as error:
+                raise ConfigError(_OTHER_VERSION) from error
+            yield answer
     except (EOFError, OSError):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 import stat
 import threading
@@ -219,6 +220,42 @@ def test_a_training_that_nobody_waits_for_any_more_is_given_up(serve: Serve, pat
     lost.set()
     assert shared.evaluate(shared.initial()).count  # the next one's turn has come
     assert len(ended) < 9_999_999
+
+
+def test_what_a_learner_of_another_version_sends_is_an_error_of_that_learner_alone(serve: Serve, path: Path) -> None:
+    shared = serve()
+    for unreadable in (b"no pickle", pickle.dumps(("too", "few")), b"cno_such_module\nname\n."):
+        with Client(str(path), "AF_UNIX") as learner:
+            learner.send_bytes(unreadable)
+            kind, error = learner.recv()
+        assert kind == "error"
+        assert isinstance(error, ConfigError)
+    assert shared.shapes()
+
+
+def test_an_answer_of_another_version_is_an_error(path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool, Listener(str(path), "AF_UNIX") as other:
+        asked = pool.submit(SharedTrainer(PLAN, path).shapes)
+        with other.accept() as connection:
+            connection.recv()
+            connection.send_bytes(b"cno_such_module\nname\n.")
+            with pytest.raises(ConfigError):
+                asked.result(30)
+
+
+def test_a_process_that_never_answers_is_reported(
+    serve: Serve, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(shared_trainer, "TRY_AGAIN", 0.01)
+    caplog.set_level("INFO")
+    with ThreadPoolExecutor(1) as pool:
+        with Listener(str(path), "AF_UNIX") as broken:
+            asked = pool.submit(SharedTrainer(PLAN, path).shapes)
+            for _ in range(shared_trainer.MANY):
+                broken.accept().close()
+            assert eventually(lambda: "waiting" in [getattr(record, "event", "") for record in caplog.records])
+        serve()
+        assert asked.result(30)
 
 
 def test_another_plan_ends_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
