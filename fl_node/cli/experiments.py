@@ -61,8 +61,7 @@ def baseline(
         raise ConfigError(f"plan {plan}: an ensemble has no single model; use a plan with one of its architectures")
     if output is not None:
         files.check(output, "--output")
-    data = loading.load(loaded, data_dir, modules, print_note)
-    loaded = loading.complete(loaded, data)
+    loaded, data = loading.load_complete(loaded, data_dir, modules, print_note)
     trainer = KerasTrainer(loaded, data, modules)
     count = epochs or loaded.rounds * loaded.training.epochs
 

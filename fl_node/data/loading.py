@@ -100,6 +100,35 @@ def complete(plan: Plan, data: Data) -> Plan:
     return with_noise(_with(plan, _own_facts(plan, data)) if plan.data.unknown else plan)
 
 
+def load_complete(
+    plan: Plan,
+    folder: Path | None = None,
+    modules: Path | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> tuple[Plan, Data]:
+    """Return the complete plan, and its data, which know the size of each learner's shard.
+
+    Parameters
+    ----------
+    plan, folder, modules, report
+        As for :func:`load`.
+
+    Raises
+    ------
+    DataError
+        The data can't be loaded, or do not fit the run.
+    ModuleError
+        The plan's custom module can't be loaded, or its data do not fit the run.
+    PlanError
+        A fact contradicts the plan.
+    """
+    data = load(plan, folder, modules, report)
+    completed = complete(plan, data)
+    if completed != plan and isinstance(data, OwnData):
+        data = load(completed, folder, modules, report)
+    return completed, data
+
+
 def with_noise(plan: Plan) -> Plan:
     """Return the plan with the noise multiplier that keeps to its target ε, if it has a target and no noise yet.
 

@@ -242,9 +242,7 @@ def _carry_out() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--final", type=Path, help="evaluate these weights of the last round without a simulation")
     options = parser.parse_args()
-    loaded = plan.load(options.plan)
-    data = loading.load(loaded, options.data_dir)
-    loaded = loading.complete(loaded, data)
+    loaded, data = loading.load_complete(plan.load(options.plan), options.data_dir)
     trainer = trainer_for(loaded, data)
     start = time.monotonic()
     if options.final is not None:

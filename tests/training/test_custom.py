@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -355,6 +356,21 @@ def test_a_whole_run_of_a_module_passes_its_audit(make: Make, tmp_path: Path) ->
     folder.mkdir()
     cids = simulate.simulate(trainer.plan, folder, trainer)
     assert len(set(cids)) == 3
+
+
+def test_a_plan_whose_samples_are_not_counted_yet_can_be_simulated_and_be_a_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plan.json").write_bytes(plans.load(EXAMPLE, ["rounds=1", "training.epochs=1"]).to_bytes())
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("FL_NODE_MODULES", str(EXAMPLE.parent))
+    arguments = ["simulate", str(tmp_path / "plan.json"), "--folder", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    simulate.main()
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["plan"]["data"]["samples"]
+    done = fl_node("baseline", EXAMPLE, "--epochs", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["accuracy"]) == 1
 
 
 # The command line
