@@ -63,7 +63,10 @@ FolderOption = Annotated[
     ),
 ]
 PatienceOption = Annotated[
-    float, typer.Option("--patience", help="Give up after waiting this many seconds without progress; 0 means never.")
+    float,
+    typer.Option(
+        "--patience", min=0, help="Give up after waiting this many seconds without progress; 0 means never."
+    ),
 ]
 TensorboardOption = Annotated[
     Path | None,

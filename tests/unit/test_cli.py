@@ -707,3 +707,13 @@ def test_no_word_of_a_help_text_is_taken_for_markup() -> None:
 def test_an_argument_that_may_be_left_out_is_in_one_pair_of_brackets(fl_node: FlNode) -> None:
     assert "[OPTIONS] [RUN]" in fl_node("audit", "--help").out
     assert "[OPTIONS] [PLAN]" in fl_node("sweep", "--help").out
+
+
+# Times
+
+
+@pytest.mark.parametrize("patience", ["nan", "-3"])
+def test_a_patience_that_is_no_time_is_refused(fl_node: FlNode, patience: str) -> None:
+    ended = fl_node("header", "--contract", "0x" + "0" * 40, "--patience", patience)
+    assert ended.code == 2
+    assert "--patience" in ended.err
