@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from eth_abi.exceptions import DecodingError
@@ -14,10 +14,10 @@ from web3.contract.contract import ContractFunction
 from fl_node.artifacts import cid
 from fl_node.chain.abi import artifact, encoder, publication, signatures
 from fl_node.chain.news import News
-from fl_node.chain.node import Head
+from fl_node.chain.node import LATEST, Head
 from fl_node.chain.rpc import Request
 from fl_node.chain.transactions import Receipt, Sender
-from fl_node.errors import ChainError, ContractError, LogError, Reverted
+from fl_node.errors import ChainError, ChainUnreachable, ContractError, LogError, Reverted
 from fl_node.runtime import recursion
 
 recursion.restore()
@@ -149,6 +149,10 @@ class RoundRecord:
     """As ``opened_at``; 0 while the round is open."""
 
 
+_NOTHING = RoundRecord(0, 0, 0, 0, 0)
+"""The record of a round that has not started."""
+
+
 @dataclass(frozen=True)
 class ClosedRound:
     """A closed round as the contract recorded it.
@@ -171,9 +175,12 @@ class View:
     """The contract's state at one block, as an account needs it.
 
     ``nonce`` is the number of the account's next transaction, ``learners`` are the registered nodeIds in ascending
-    order, and ``node_id`` is the account's nodeId, if it has one. A role reads everything else that its decision
-    depends on at the same ``block`` (its hash). Sealers sometimes replace a block: a role that reads its nonce at one
-    block and the effects of its transactions at another may send a transaction twice.
+    order, and ``node_id`` is the account's nodeId, if it has one. ``published`` is the CID of the local weights that
+    the account published in the current round, and ``record`` has the round's counters; a learner has both.
+    ``attested`` says of the learners asked for, by nodeId, whether they attested the round's global weights. A role
+    reads everything else that its decision depends on at the same ``block`` (its hash). Sealers sometimes replace a
+    block: a role that reads its nonce at one block and the effects of its transactions at another may send a
+    transaction twice.
     """
 
     head: Head
@@ -181,6 +188,9 @@ class View:
     state: State
     learners: tuple[int, ...]
     node_id: int | None
+    published: str | None = None
+    record: RoundRecord = _NOTHING
+    attested: Mapping[int, bool] = field(default_factory=dict)
 
     @property
     def block(self) -> str:
@@ -201,6 +211,8 @@ class Contract:
         self.chain = chain
         self.address = address
         self._functions = encoder().functions
+        self._viewed: View | None = None
+        """What the last view was, from which the next one's questions are guessed; never an answer."""
 
     def listen(self, on_publication: Callable[[str], None] | None = None, functions: Collection[str] = ()) -> None:
         """Subscribe to the node's blocks and to the contract's events, so that the role need not poll.
@@ -255,22 +267,82 @@ class Contract:
         """Return the current state: the round, its global weights and the header."""
         return self._state(*self._read(_STATE[0]))
 
-    def view(self, account: str) -> View:
+    def view(self, account: str, verdicts_of: Sequence[int] = ()) -> View:
         """Return the state from which a role decides, read at one block.
 
         A role that is killed and restarted decides by it again. Either it repeats the same transaction, with the same
         nonce, or the chain refuses the second transaction.
+
+        Usually this takes one request: it asks which block is the newest, and for all values at the block that
+        probably is. If another is the newest, or a round or nodeId was not foreseen, it asks again.
+
+        Parameters
+        ----------
+        account
+            The role's account.
+        verdicts_of
+            The nodeIds of learners of whom the role wants to know whether they attested the current global weights.
+
+        Raises
+        ------
+        ChainUnreachable
+            The node does not answer.
         """
-        head = self.chain.head()
+        head: Head | None = None
+        view: View | None = None
+        calls = self._view_calls(account, verdicts_of)
+        if (block := self.chain.likely_head()) is not None:
+            try:
+                newest, *answers = self.chain.ask(LATEST, *self._view_requests(account, calls, block))
+            except ChainUnreachable:
+                raise
+            except ChainError:
+                pass  # the node may no longer have this block
+            else:
+                head = self.chain.head_of(newest)
+                view = self._view_of(head, calls, answers) if head.hash == block else None
+        if view is None:
+            head = head or self.chain.head()
+            view = self._view_of(head, calls, self.chain.ask(*self._view_requests(account, calls, head.hash)))
+        self._viewed = view
+        return view
+
+    def _view_calls(self, account: str, verdicts_of: Sequence[int]) -> list[Call]:
+        """Return the calls of a view: also those of the round and the nodeId that the answers will probably name."""
         calls: list[Call] = [("learners", []), ("nodeIdOf", [account]), _STATE]
-        nonce, *answers = self.chain.ask(
-            ("eth_getTransactionCount", [account, _at(head.hash)]),
-            *(self._call(*call, at=head.hash) for call in calls),
+        calls += [("verdictOf", [node_id]) for node_id in verdicts_of]
+        if (last := self._viewed) is not None and last.node_id is not None:
+            for round_ in (last.state.round, last.state.round + 1):
+                calls += _round_calls(round_, last.node_id)
+        return calls
+
+    def _view_requests(self, account: str, calls: Sequence[Call], block: str) -> list[Request]:
+        nonce: Request = ("eth_getTransactionCount", [account, _at(block)])
+        return [nonce, *(self._call(*call, at=block) for call in calls)]
+
+    def _view_of(self, head: Head, calls: Sequence[Call], answers: Sequence[Any]) -> View:
+        """Return the view at a block from the answers to its requests; ask for what was not foreseen."""
+        nonce, *rest = answers
+        results = self._results(calls, rest)
+        known = {(name, *arguments): result for (name, arguments), result in zip(calls, results, strict=True)}
+        learners, node_id, state = results[0], int(results[1]), self._state(*results[2])
+        attested = {key[1]: Verdict(*result).attested for key, result in known.items() if key[0] == "verdictOf"}
+        view = View(
+            head,
+            self.chain.quantity(nonce),
+            state,
+            tuple(sorted(learners)),
+            node_id or None,
+            attested=attested,
         )
-        learners, node_id, state = self._results(calls, answers)
-        return View(
-            head, self.chain.quantity(nonce), self._state(*state), tuple(sorted(learners)), int(node_id) or None
-        )
+        if not node_id or not state.started:
+            return view
+        wanted = _round_calls(state.round, node_id)
+        if not all((name, *arguments) in known for name, arguments in wanted):
+            record, published = self._read_all(*wanted, at=head.hash)
+        else:
+            record, published = (known[name, *arguments] for name, arguments in wanted)
+        return replace(view, published=_cid(published), record=RoundRecord(*record))
 
     def _state(self, rounds: int, digest: bytes, closed: bool, header: str, ballot: int) -> State:
         return State(rounds > 0, max(rounds - 1, 0), _cid(digest), closed, Web3.to_checksum_address(header), ballot)
@@ -321,9 +393,17 @@ class Contract:
         # The node may ignore the filter.
         return [entry for entry in entries if [bytes(t) for t in entry["topics"][: len(expected)]] == expected]
 
-    def attested_by(self, node_ids: Sequence[int]) -> frozenset[int]:
-        """Return which of these learners attested the current global weights, with one request."""
-        verdicts = self._read_all(*(("verdictOf", [node_id]) for node_id in node_ids))
+    def attested_by(self, node_ids: Sequence[int], block: str | None = None) -> frozenset[int]:
+        """Return which of these learners attested the current global weights, with one request.
+
+        Parameters
+        ----------
+        node_ids
+            The learners.
+        block
+            The hash of the block whose state counts; the newest if None.
+        """
+        verdicts = self._read_all(*(("verdictOf", [node_id]) for node_id in node_ids), at=block)
         return frozenset(
             node_id for node_id, verdict in zip(node_ids, verdicts, strict=True) if Verdict(*verdict).attested
         )
@@ -753,6 +833,11 @@ class Contract:
             The contract refuses the call.
         """
         self.chain.ask(("eth_call", [{"from": self.chain.address, "to": self.address, "data": data}, "latest"]))
+
+
+def _round_calls(round_: int, node_id: int) -> list[Call]:
+    """Return the calls for the counters of a round and the local weights that a learner published in it."""
+    return [("roundAt", [round_]), ("localWeightAt", [round_, node_id])]
 
 
 def _at(block: str | None) -> str | dict[str, str]:

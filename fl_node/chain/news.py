@@ -73,6 +73,8 @@ class News:
         self._changed = threading.Condition()
         self._mark = Mark(0, 0, 0)
         self._alive = self._closed = False
+        self.newest: str | None = None
+        """The hash of the block that was reported last."""
         self._connection: socket.socket | None = None
         self._thread = threading.Thread(target=self._run, name="news", daemon=True)
 
@@ -169,6 +171,7 @@ class News:
             context = ssl.create_default_context() if uri.secure else None
             self._connection = context.wrap_socket(plain, server_hostname=uri.host) if context else plain
             protocol.send_request(protocol.connect())
+            self.newest = None
             kinds: dict[str, int] = {}
             for message in self._messages(self._connection, protocol):
                 told: dict[str, Any] = strict_json.loads(message, max_bytes=MAX_MESSAGE_BYTES)
@@ -177,6 +180,8 @@ class News:
                     if kind == TRANSACTIONS:
                         self._see_transaction(told["params"]["result"])
                     else:
+                        if kind == BLOCKS:
+                            self.newest = _hash_of(told["params"]["result"])
                         self._count(blocks=int(kind == BLOCKS), events=int(kind == EVENTS))
                     continue
                 kind = int(told["id"])
@@ -218,3 +223,9 @@ class News:
                     if event.fin:
                         yield message
                         message = b""
+
+
+def _hash_of(header: object) -> str | None:
+    """Return the hash of a reported block, if the node reports it."""
+    found = header.get("hash") if isinstance(header, dict) else None
+    return found if isinstance(found, str) else None

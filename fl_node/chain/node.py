@@ -31,6 +31,8 @@ PACE_BLOCKS = 16
 """Number of recent blocks from which the pace of a chain is measured."""
 PACE_SECONDS = 60.0
 """Seconds after which the pace is measured again."""
+LATEST: Request = ("eth_getBlockByNumber", ["latest", False])
+"""Asks for the newest block."""
 _REVERTED = 3
 """RPC error code: the contract reverted the call."""
 _NO_METHOD = (-32601, -32604)
@@ -112,6 +114,8 @@ class Node:
         self._pace: tuple[float, Pace] | None = None
         self.news: News | None = None
         """What the node reports by itself, if somebody listens."""
+        self.seen: Head | None = None
+        """The newest block when it was last asked for; another may have come since, or taken its place."""
         self._provider = NodeProvider(rpc, timeout)
         self.web3 = Web3(self._provider)
         # Clique signs in the extra data, which web3 would refuse as too long.
@@ -132,7 +136,13 @@ class Node:
         """Return what differs from before whenever there is a new block; nothing is asked while the node reports."""
         if self.news is not None and self.news.is_alive:
             return "reported", self.news.mark().blocks
-        return self.block_number()
+        return self.head().number
+
+    def likely_head(self) -> str | None:
+        """Return the hash of the block that is probably the newest, without a request; None if none is known."""
+        if self.news is not None and self.news.is_alive and self.news.newest is not None:
+            return self.news.newest
+        return self.seen.hash if self.seen is not None else None
 
     def head(self) -> Head:
         """Return the newest block.
@@ -142,11 +152,22 @@ class Node:
         ChainError
             The answer is not a block; the server may not be an Ethereum node.
         """
-        (block,) = self.ask(("eth_getBlockByNumber", ["latest", False]))
+        return self.head_of(*self.ask(LATEST))
+
+    def head_of(self, block: Any) -> Head:
+        """Return the newest block from the answer to :data:`LATEST`.
+
+        Raises
+        ------
+        ChainError
+            The answer is not a block; the server may not be an Ethereum node.
+        """
         try:
-            return Head(str(block["hash"]), self.quantity(block["number"]), self.quantity(block["timestamp"]))
+            seen = Head(str(block["hash"]), self.quantity(block["number"]), self.quantity(block["timestamp"]))
         except (TypeError, KeyError) as error:
             raise ChainError(f"chain at {self.rpc} returned no latest block; is this an Ethereum node?") from error
+        self.seen = seen
+        return seen
 
     def blocks(self, numbers: Iterable[int], *, full: bool = False) -> dict[int, dict[str, Any]]:
         """Return the existing blocks among these numbers, by number, as the RPC returns them.

@@ -15,7 +15,7 @@ from eth_account.datastructures import SignedTransaction
 from eth_account.signers.local import LocalAccount
 from web3 import Web3
 
-from fl_node.chain.node import REQUEST_TIMEOUT, AlreadySent, Node, NoMethod, NonceUsed, NotYet, Underpriced
+from fl_node.chain.node import LATEST, REQUEST_TIMEOUT, AlreadySent, Node, NoMethod, NonceUsed, NotYet, Underpriced
 from fl_node.chain.rpc import Request
 from fl_node.errors import ChainError, ChainUnreachable, ConfigError, Reverted
 from fl_node.runtime import recursion
@@ -41,7 +41,6 @@ SEALED_BLOCKS = 10
 """Seconds and blocks, whichever takes longer, to wait for a block with a contract or a transfer: sealers may have to
 connect first."""
 _TIP: Request = ("eth_maxPriorityFeePerGas", [])
-_LATEST: Request = ("eth_getBlockByNumber", ["latest", False])
 READY_PATIENCE = 2.0
 """Seconds to wait for a node to seal blocks or to be in sync before a transaction is sent."""
 
@@ -231,7 +230,7 @@ class Sender(Node):
         """
         if self._has_all_methods:
             try:
-                *_, is_mining, tip, head = self.ask(*first, ("eth_mining", []), _TIP, _LATEST)
+                *_, is_mining, tip, head = self.ask(*first, ("eth_mining", []), _TIP, LATEST)
                 if is_mining is True:
                     return self._fees(tip, head)
             except NoMethod:
@@ -246,7 +245,7 @@ class Sender(Node):
         tip = None
         with contextlib.suppress(NoMethod):
             (tip,) = self.ask(_TIP)
-        return self._fees(tip, self.ask(_LATEST)[0])
+        return self._fees(tip, self.ask(LATEST)[0])
 
     def _fees(self, suggested: str | None, head: Any) -> tuple[int, int]:
         tip = PRIORITY_FEE if suggested is None else max(PRIORITY_FEE, self.quantity(suggested))

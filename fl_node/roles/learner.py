@@ -154,7 +154,9 @@ class Learner:
             Other accounts are registered for all learners, so this one has no part in the run.
         """
         contract, plan = self._site.contract, self._plan
-        view = contract.view(self._site.chain.address)
+        # Whether the committee has attested is read with everything else.
+        committee = sorted(self._duty.committee) if self._duty is not None and not self._duty.is_on else ()
+        view = contract.view(self._site.chain.address, committee)
         self._site.see(view, plan)
         state, node_id = view.state, view.node_id
         if state.round >= plan.rounds or self._budget.is_over(state):
@@ -181,13 +183,12 @@ class Learner:
 
     def _work(self, view: View, node_id: int, global_cid: str) -> Waiting | None:
         """Train from these global weights and publish the result, unless this is done."""
-        contract, state = self._site.contract, view.state
+        state = view.state
         self._watch.see(state, self._site.timing.clock.monotonic(), len(self._openings))
         if self._verifier is not None and self._is_on_duty(view, node_id, global_cid):
             self._verifier.start(state.round, global_cid, node_id)
             if waiting := self._reject(view, node_id, state.round, global_cid):
                 return waiting
-        published = contract.local_weight_at(state.round, node_id, view.block)
         if (
             self._masking is not None
             and (waiting := self._mask(self._masking, view, node_id, global_cid)) is not None
@@ -195,15 +196,15 @@ class Learner:
             return waiting
         local = self._finished(state.round, node_id, global_cid)
         # With differential privacy what was published stays: a second one would cost as much as a round.
-        stays = local is None or published == local.cid or self._plan.dp is not None
-        if state.closed or (published and stays):
+        stays = local is None or view.published == local.cid or self._plan.dp is not None
+        if state.closed or (view.published and stays):
             return self._wait_for_others(view, node_id)
         if not self._may_publish(state.round, node_id, local):
             return self._wait_for_others(view, node_id)
         if local is None:
             return self._train(state.round, node_id, global_cid)
         self._store(local)
-        waiting = self._wait_for_committee() or self._unverified(state.round, global_cid)
+        waiting = self._wait_for_committee(view) or self._unverified(state.round, global_cid)
         return waiting or self._publish(local, view.nonce)
 
     def _is_on_duty(self, view: View, node_id: int, global_cid: str) -> bool:
@@ -222,17 +223,19 @@ class Learner:
             duty = self._duty = _Duty(global_cid, committee, node_id in committee, now, since)
         if not duty.is_on:
             waited = 0.0 if duty.since is None else now - duty.since
-            duty.is_on = waited > self._plan.committee_timeout or contract.round_at(round_).rejections > 0
+            duty.is_on = waited > self._plan.committee_timeout or view.record.rejections > 0
         return duty.is_on
 
-    def _wait_for_committee(self) -> Waiting | None:
+    def _wait_for_committee(self, view: View) -> Waiting | None:
         """Return the wait of a learner that does not verify; None if the committee has attested."""
         duty, now = self._duty, self._site.timing.clock.monotonic()
         if duty is None or duty.is_on:
             return None
         contract, members = self._site.contract, sorted(duty.committee)
-        attested = contract.attested_by(members)
-        silent = [node_id for node_id in members if node_id not in attested]
+        if view.attested.keys() >= duty.committee:
+            silent = [node_id for node_id in members if not view.attested[node_id]]
+        else:  # it was drawn after the state was read
+            silent = sorted(duty.committee - contract.attested_by(members, view.block))
         if not silent and members:
             return None
         if duty.since is None:

@@ -186,7 +186,7 @@ def reconcile(site: Site, step: Step) -> None:
     compared: tuple[Mark, int] | None = None
     acted = changed = went_on = clock.monotonic()
     while True:
-        mark, before = _mark(site.chain), newest()
+        mark, before, seen = _mark(site.chain), newest(), site.chain.seen
         try:
             waiting = step()
         except Done:
@@ -214,7 +214,8 @@ def reconcile(site: Site, step: Step) -> None:
             quiet *= 2 if long else 1
             with contextlib.suppress(ChainError):
                 site.chain.send_noop()
-        compared = _compared(site.chain, _mark(site.chain), compared)
+        if site.chain.seen is not seen:  # the step read it
+            compared = _compared(site.chain, mark, compared)
         if site.patience and clock.monotonic() - went_on > site.patience:
             raise GaveUp(
                 f"gave up after {site.patience:g} s without progress; was waiting: {waiting.detail}", waiting.reason
@@ -275,12 +276,9 @@ def _newest(chain: Chain) -> object:
 
 def _compared(chain: Chain, mark: Mark | None, last: tuple[Mark, int] | None) -> tuple[Mark, int] | None:
     """Return what the node has reported, and its height; its reports are dropped if they lack a block."""
-    if chain.news is None or mark is None:
+    if chain.news is None or mark is None or chain.seen is None:
         return None
-    try:
-        now = mark, chain.block_number()
-    except ChainError:
-        return None
+    now = mark, chain.seen.number
     if last is not None and last[0].blocks == mark.blocks and last[1] != now[1]:
         chain.news.distrust()
     return now

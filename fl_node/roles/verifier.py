@@ -332,7 +332,7 @@ class Verifier:
 
     def _attested(self, node_id: int) -> dict[int, str]:
         """Return the newest global weights that this learner attested, perhaps before it was killed."""
-        rounds = history.read(self._site.contract).rounds
+        rounds = history.arrange("", "", self._site.contract.log()).rounds
         mine = [one for one in rounds if any(entry.node_id == node_id for entry in one.attestations)]
         return {one.number: str(one.started.cid) for one in mine[-1:]}
 

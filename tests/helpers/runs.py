@@ -350,9 +350,9 @@ class _StoppableChain(Chain):
 
     stopped = False
 
-    def block_number(self) -> int:
+    def newest(self) -> object:
         self._check()
-        return super().block_number()
+        return super().newest()
 
     def nonce(self) -> int:
         self._check()

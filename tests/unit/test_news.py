@@ -95,6 +95,15 @@ def test_a_block_ends_a_wait_for_anything_but_not_one_for_events(node: Reporter,
     assert news.wait(before, HANG, for_events=True)
 
 
+def test_the_hash_of_the_newest_block_is_known_if_the_node_reports_it(node: Reporter, news: News) -> None:
+    assert news.newest is None
+    for header, known in (({"hash": "0xab"}, "0xab"), ({}, None), ("0xab", None), ({"hash": 5}, None)):
+        before = news.mark()
+        node.report(BLOCK, header)
+        assert news.wait(before, HANG)
+        assert news.newest == known
+
+
 @pytest.fixture
 def calls(node: Reporter) -> Iterator[queue.Queue[bytes]]:
     """The inputs of pending transactions to the contract that a node reports."""
