@@ -25,6 +25,7 @@ options:
 OPTIONS = {
     "fl_allow_attacks",
     "fl_anchor",
+    "fl_attest",
     "fl_auditor",
     "fl_backup",
     "fl_bundle",

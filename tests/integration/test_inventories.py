@@ -70,6 +70,7 @@ VARIABLES = {
     '{"fl_settings": [2]}': ("fl_settings should be a list",),
     "fl_run=../away": ('fl_run is "../away"', "letters, digits"),
     "fl_contract=0x12": ('fl_contract is "0x12"', "40 hexadecimal digits"),
+    "fl_attest=maybe": ('fl_attest is "maybe"', "true or false"),
     "fl_patience=long": ('fl_patience is "long"', "whole number"),
     "fl_plan=plans/none.toml": ("plans/none.toml",),
 }
