@@ -308,7 +308,7 @@ class PlanSettings(Settings):
             gt=0,
             le=1_000_000,
             description="Seconds after which learners vote to replace a header that does nothing in a closed round, "
-            "in addition to the time that the round's files need at 10 MB/s.",
+            "in addition to the time that the round's files need at 10 MB/s. They wait as long for a committee.",
         ),
     ] = 60.0
     data: DataPlan = DataPlan()
@@ -409,12 +409,6 @@ class PlanSettings(Settings):
             return self.verification
         is_large = self.learners > MAX_ALL_VERIFY and self.mode != "async" and not self.is_masked
         return "committee" if is_large else "all"
-
-    @property
-    def committee_timeout(self) -> float:
-        """Seconds that a learner waits for the committee before it verifies the weights itself."""
-        # In a round with a timeout, leave time to train and publish.
-        return min(self.header_timeout, self.round_timeout / 2) if self.round_timeout else self.header_timeout
 
     @property
     def is_masked(self) -> bool:

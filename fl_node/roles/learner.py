@@ -27,7 +27,7 @@ from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.committee import committee_of
 from fl_node.protocol.compressed import compress, decoded
 from fl_node.protocol.global_files import local_shapes
-from fl_node.protocol.patience import header_timeout
+from fl_node.protocol.patience import committee_timeout, header_timeout
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.verification.synchronous import Closing
 from fl_node.roles.attack import check_allowed, poison, tamper
@@ -127,6 +127,7 @@ class Learner:
         self._verifier = Verifier(site, plan, self._plan_cid, trainer) if verify and plan.is_verified else None
         self._watch = _Watch()
         self._header_timeout = header_timeout(plan, trainer.shapes())
+        self._committee_timeout = committee_timeout(plan, trainer.shapes())
         self._budget = BudgetWatch(site.contract, plan, self._global_file)
         self._spent = False
         self._duty: _Duty | None = None
@@ -223,7 +224,7 @@ class Learner:
             duty = self._duty = _Duty(global_cid, committee, node_id in committee, now, since)
         if not duty.is_on:
             waited = 0.0 if duty.since is None else now - duty.since
-            duty.is_on = waited > self._plan.committee_timeout or view.record.rejections > 0
+            duty.is_on = waited > self._committee_timeout or view.record.rejections > 0
         return duty.is_on
 
     def _wait_for_committee(self, view: View) -> Waiting | None:
@@ -244,7 +245,7 @@ class Learner:
             "attestation",
             f"the committee to attest the global weights; learner {', '.join(map(str, silent))} has not",
             learners=tuple(silent),
-            until=duty.since + self._plan.committee_timeout,
+            until=duty.since + self._committee_timeout,
             # One attestation of several is no reason to read everything again.
             watch=lambda: bool(members) and len(contract.attested_by(members)) == len(members),
             seen=False,

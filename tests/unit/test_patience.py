@@ -10,8 +10,11 @@ import pytest
 
 from fl_node.artifacts import ipfs_api
 from fl_node.artifacts.ipfs_api import IpfsApi
+from fl_node.chain.contract import LOCAL_WEIGHT_SET
 from fl_node.plan.schema import Plan
 from fl_node.protocol import patience
+from fl_node.protocol.committee import committee_of
+from fl_node.protocol.names import learner_name
 from tests.helpers.network import Network
 from tests.helpers.stub import StubTrainer
 
@@ -30,6 +33,40 @@ def test_a_header_has_the_time_that_the_files_of_a_round_need() -> None:
     assert patience.header_timeout(PLAN, {}) == PLAN.header_timeout
     large = {"a": (1000, 1000), "b": (249, 1_000_000)}
     assert patience.header_timeout(PLAN, large) == PLAN.header_timeout + 3 * 1e9 / patience.SLOWEST
+
+
+def test_a_committee_has_the_same_time_and_in_a_round_with_a_timeout_half_of_that_at_most() -> None:
+    large = {"a": (250, 1_000_000)}
+    seconds = PLAN.header_timeout + 3 * 1e9 / patience.SLOWEST
+    assert patience.committee_timeout(PLAN, {}) == PLAN.header_timeout
+    assert patience.committee_timeout(PLAN, large) == seconds
+    for round_timeout, expected in ((100.0, 50.0), (10 * seconds, seconds)):
+        timed = PLAN.model_copy(update={"round_timeout": round_timeout})
+        assert patience.committee_timeout(timed, large) == expected
+
+
+def test_a_learner_verifies_when_a_committee_has_had_that_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "SLOWEST", 4 * 4 * VALUES / 1000)
+    plan = Plan.model_validate(
+        {"name": "patient", "learners": 3, "rounds": 1, "verification": "committee", "committee": 1}
+    )
+    network = Network(tmp_path, plan)
+    contract = network.as_node("header")
+    (silent,) = committee_of(contract, 0, str(contract.global_weight_at(0)), range(1, 4), 1)
+    other = next(node for node in network.learners if node != learner_name(silent))
+    published = []
+    try:
+        for seconds in (0, 0, plan.header_timeout + 1, 900, 100):
+            network.clock.sleep(seconds)
+            for _ in range(4):  # also to read the files, in the background
+                network.step(other)
+                network.role(other)._verifier._worker.submit(lambda: None).result()  # type: ignore[union-attr]
+            published.append(sum(entry.name == LOCAL_WEIGHT_SET for entry in network.log()))
+    finally:
+        network.close()
+    assert published == [0, 0, 0, 0, 1]
 
 
 def test_learners_vote_when_a_header_has_had_that_time(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
