@@ -133,6 +133,11 @@ class Observer:
         """The newest global weights that were read."""
         return self._reading.newest
 
+    @property
+    def unread(self) -> str:
+        """What does not work because the newest global weights are too large to be read; empty if they are not."""
+        return self._reading.unread
+
     @contextlib.contextmanager
     def listening(self, listener: Callable[[], None]) -> Iterator[None]:
         """Call ``listener``, from some thread, whenever there is another state."""
@@ -395,6 +400,7 @@ class Observer:
                 started=bool(past.rounds),
                 header=leader if (leader := views.header_node(past)) != HEADER else "",
                 verdict=_verdict(past),
+                unread=reading.unread,
                 problem=reading.plan_problem,
             )
             if plan is not None:

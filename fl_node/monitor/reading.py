@@ -19,6 +19,13 @@ from fl_node.protocol.retention import first_kept
 MAX_FILES = 600
 """Model files that are read for what they say of themselves, the newest first."""
 MAX_BYTES = 256 * 1024**2
+"""The largest model file that is read."""
+TOO_LARGE = f"larger than {MAX_BYTES // 1024**2} MB, so this page does not read it"
+UNREAD = (
+    f"The newest global weights are larger than {MAX_BYTES // 1024**2} MB. This page does not read such files: it "
+    "shows no accuracy from them, can't measure them, and can't try the model. To check the run, use fl-node audit; "
+    "for the accuracies, fl-node report; to try the model on an image, fl-node predict."
+)
 FETCH_TIMEOUT = 3.0
 TRIES = 6
 """After so many a file counts as missing; it is looked for still, once a minute."""
@@ -52,6 +59,13 @@ class Reading:
     newest: Newest | None = None
     older: Newest | None = None
     """The one before, which somebody may be reading still."""
+
+    @property
+    def unread(self) -> str:
+        """What does not work because the newest global weights are too large to be read; empty if they are not."""
+        newest = str(self.past.rounds[-1].started.cid) if self.past is not None and self.past.rounds else ""
+        facts = self.files.get(newest)
+        return UNREAD if facts is not None and facts.state == "large" else ""
 
     def wanted(self) -> str | None:
         """Return the CID of the file to be read next: the plan, then the newest global weights, then all others."""
@@ -91,6 +105,8 @@ class Reading:
         except (TooLarge, WrongContent, WeightsError, PlanError) as error:
             if is_plan:
                 self.plan_problem = str(error)
+            elif isinstance(error, TooLarge):
+                return FileFacts("large", problem=TOO_LARGE)
             return FileFacts("bad", problem=str(error))
         except StoreError as error:
             count = self.tries.get(name, (0, 0.0))[0] + 1
@@ -107,7 +123,7 @@ class Reading:
         facts
             What :meth:`read` returned.
         """
-        if facts.state in ("read", "bad"):
+        if facts.state in ("read", "bad", "large"):
             self.tries[name] = (0, float("inf"))
         self.files[name] = facts
         meta, newest = facts.meta, self.newest

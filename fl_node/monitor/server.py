@@ -354,7 +354,7 @@ class Page:
     def _newest(self) -> Newest:
         newest = self._observer.newest
         if newest is None:
-            raise NothingYet("no global weights yet")
+            raise NothingYet(self._observer.unread or "no global weights yet")
         return newest
 
     def _predicted(self, pixels: bytes) -> tuple[Newest, list[float]]:

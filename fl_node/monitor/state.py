@@ -81,7 +81,10 @@ class NodeView:
 
 @dataclass(frozen=True)
 class FileView:
-    """A model file; ``state`` is ``read``, ``coming``, ``missing``, ``bad`` or ``pruned``, accuracy a fraction."""
+    """A model file; ``state`` is ``read``, ``coming``, ``missing``, ``large``, ``bad`` or ``pruned``.
+
+    The accuracy is a fraction. A ``large`` file is larger than what is read.
+    """
 
     cid: str
     block: int
@@ -152,6 +155,8 @@ class RunView:
     """What is spent of the privacy budget; empty without differential privacy."""
     budget_over: bool = False
     """Whether the privacy budget has ended the run."""
+    unread: str = ""
+    """What does not work because the newest global weights are too large to be read."""
     problem: str = ""
 
     @property

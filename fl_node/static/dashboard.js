@@ -114,6 +114,10 @@ function showRun() {
   get("problem").textContent = problem;
   get("problem").hidden = !problem;
   get("try-note").hidden = !run || run.data !== "digits";
+  for (const id of ["rounds-unread", "try-unread"]) {
+    get(id).hidden = !run || !run.unread;
+    get(id).textContent = (run && run.unread) || "";
+  }
   const bar = get("progress");
   bar.hidden = !run || run.rounds === null;
   if (!bar.hidden) {
@@ -181,7 +185,7 @@ function cell(one, id) {
   return fileCell(file);
 }
 function fileCell(file) {
-  const words = { coming: "…", missing: "missing", bad: "bad file", pruned: "pruned" };
+  const words = { coming: "…", missing: "missing", large: "too large", bad: "bad file", pruned: "pruned" };
   const text = file.accuracy !== null ? percent(file.accuracy) : words[file.state] || "published";
   const loss = file.loss !== null ? `, loss ${file.loss.toFixed(4)}` : "";
   return element("td", text, { class: `number${file.state === "bad" ? " failed" : ""}`, title: `${file.cid}${loss}${file.problem ? `: ${file.problem}` : ""}` });
@@ -210,7 +214,7 @@ function showRounds() {
     ], { "data-round": one.round, class: before && one.result && before.get(one.round) !== one.result.cid ? "fresh" : "" }));
   table.tBodies[0].replaceChildren(...rows);
   const closed = all.filter((one) => one.result);
-  const unmeasured = closed.length && closed.every((one) => one.result.accuracy === null);
+  const unmeasured = closed.length && !(seen.run && seen.run.unread) && closed.every((one) => one.result.accuracy === null);
   get("rounds-note").hidden = !unmeasured;
   get("rounds-note").textContent = unmeasured
     ? "Files of global weights have no accuracy. The header logs it, but this page can't read the header's log; "

@@ -14,6 +14,7 @@ import pytest
 from fl_node.artifacts import cid, model_file
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
+from fl_node.monitor import reading
 from fl_node.monitor.observer import Observer
 from fl_node.monitor.state import MonitorState, NodeView, Part
 from fl_node.nodes.backends import EmbeddedBackend, Endpoint
@@ -182,6 +183,23 @@ def test_a_file_that_is_no_model_is_shown_with_its_reason_and_the_rest_goes_on(w
         bad = seen.rounds[0].local[1]
         assert bad.state == "bad"
         assert bad.problem
+
+
+def test_files_that_are_too_large_are_no_bad_files_and_it_is_said_what_does_not_work(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_BYTES", 100)
+    run = world.deploy(plan())
+    with watching(run, tmp_path / "w") as observer:
+        run.publish_locals(1)
+        seen = sees(
+            observer, lambda now: now.rounds and now.rounds[0].local and now.rounds[0].local[1].state == "large"
+        )
+        assert seen.rounds[0].local[1].problem == reading.TOO_LARGE
+        assert seen.run is not None
+        assert seen.run.unread == observer.unread == reading.UNREAD
+        assert seen.run.name == run.plan.name, "the plan is read"
+        assert not seen.run.problem
 
 
 def test_a_file_that_nobody_has_is_waited_for_while_others_are_read(world: World, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import BinaryIO
 import pytest
 
 from fl_node.errors import ConfigError
+from fl_node.monitor import reading
 from fl_node.monitor import server as dashboard
 from fl_node.monitor.inference import Predictor
 from fl_node.monitor.observer import Observer
@@ -153,6 +154,14 @@ def test_before_there_are_global_weights_the_page_says_so(ask: Ask) -> None:
     assert answer.status == 409
     assert answer.error == "no global weights yet"
     assert ask("/image").status == 409
+
+
+def test_where_the_weights_are_too_large_to_be_read_the_page_says_what_works_instead(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Observer, "unread", reading.UNREAD)
+    for answer in (ask("/predict", "POST", bytes([0, 255] * 392), **PIXELS), ask("/image")):
+        assert (answer.status, answer.error) == (409, reading.UNREAD)
 
 
 # What is pushed
