@@ -41,7 +41,7 @@ from fl_node.errors import ConfigError, DataError, FLNodeError
 from fl_node.monitor import metrics
 from fl_node.monitor.inference import Busy, NoAnswer, Predictor
 from fl_node.monitor.observer import Observer
-from fl_node.monitor.reading import Newest
+from fl_node.monitor.reading import TOO_LARGE, Newest
 from fl_node.monitor.state import MonitorState
 from fl_node.plan.data_sets import SIDE
 from fl_node.runtime.logs import emit
@@ -354,7 +354,8 @@ class Page:
     def _newest(self) -> Newest:
         newest = self._observer.newest
         if newest is None:
-            raise NothingYet(self._observer.unread or "no global weights yet")
+            too_large = f"the newest global weights are {TOO_LARGE}"
+            raise NothingYet(too_large if self._observer.unread else "no global weights yet")
         return newest
 
     def _predicted(self, pixels: bytes) -> tuple[Newest, list[float]]:
