@@ -2,63 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 from collections.abc import Iterator
 
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import Server, ServerConnection, serve
 
 from fl_node.chain.news import News
+from tests.helpers.reporter import BLOCK, EVENT, HANG, TRANSACTION, Reporter
 
-HANG = 30.0
-BLOCK, EVENT, TRANSACTION = "0xb", "0xe", "0xf"
 CONTRACT = "0xC"
-
-
-class Reporter:
-    """A node that reports what a test wants."""
-
-    def __init__(self, *, reports_transactions: bool = True) -> None:
-        self.reports_transactions = reports_transactions
-        self.requests: list[dict[str, object]] = []
-        self.connections: list[ServerConnection] = []
-        self.subscribed = threading.Semaphore(0)
-        self.server: Server = serve(self._serve, "127.0.0.1", 0)
-        self._thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.socket.getsockname()[1]}"
-
-    def report(self, subscription: str, result: object = None) -> None:
-        params = {"subscription": subscription, "result": {} if result is None else result}
-        self.connections[-1].send(json.dumps({"jsonrpc": "2.0", "method": "eth_subscription", "params": params}))
-
-    def close(self) -> None:
-        self.server.shutdown()
-        for connection in self.connections:
-            connection.close()
-        self._thread.join(HANG)
-
-    def _serve(self, connection: ServerConnection) -> None:
-        self.connections.append(connection)
-        try:
-            for message in connection:
-                request = json.loads(message)
-                self.requests.append(request)
-                name = {"newHeads": BLOCK, "logs": EVENT, "newPendingTransactions": TRANSACTION}[request["params"][0]]
-                answer: dict[str, object] = {"result": name}
-                if name == TRANSACTION and not self.reports_transactions:
-                    answer = {"error": {"code": -32601, "message": "no such subscription"}}
-                connection.send(json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}))
-                if name == EVENT:
-                    self.subscribed.release()
-        except ConnectionClosed:
-            pass
 
 
 @pytest.fixture

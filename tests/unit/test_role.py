@@ -17,6 +17,7 @@ from fl_node.artifacts import cid
 from fl_node.artifacts.folder_store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
+from fl_node.chain.news import News
 from fl_node.errors import (
     ChainError,
     ChainUnreachable,
@@ -37,6 +38,7 @@ from tests.helpers.accounts import ALICE, FUNDED, HEADER
 from tests.helpers.chain import OPEN
 from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged
+from tests.helpers.reporter import Reporter
 
 PLAN = Plan.model_validate({"name": "test", "data": {"name": "digits"}})
 TIMING = Timing()
@@ -145,6 +147,44 @@ class _Stuck(Chain):
 
     def holds_back(self) -> bool:
         return self.stuck_at == self.block_number()
+
+
+class _Distrusted(News):
+    """Counts how often the node's reports were found to lack a block."""
+
+    times = 0
+
+    def distrust(self) -> None:
+        self.times += 1
+        super().distrust()
+
+
+@pytest.mark.parametrize("has_blocks", [True, False], ids=["a block is lacking", "none is"])
+def test_a_node_is_distrusted_only_if_its_reports_lack_a_block(
+    site: Site, clock: FakeClock, has_blocks: bool
+) -> None:
+    reporter = Reporter()
+    news = site.chain.news = _Distrusted(reporter.url, site.contract.address, ["0xt"])
+    news.start()
+    assert news.wait_until_alive(HANG)
+    looks = 0
+
+    def step() -> Waiting | None:
+        nonlocal looks
+        looks += 1
+        if looks > 2:
+            raise Done
+        site.contract.view(HEADER.address)
+        if has_blocks:
+            Chain(site.chain.rpc, ALICE).send_noop()
+        return Waiting("updates", "nothing", until=clock.now)
+
+    try:
+        reconcile(site, step)
+    finally:
+        news.close()
+        reporter.close()
+    assert news.times == int(has_blocks)
 
 
 def test_a_chain_that_is_stuck_gets_a_noop(site: Site, clock: FakeClock) -> None:
