@@ -108,14 +108,13 @@ def audit(
             trainer = make_trainer(plan)
             reader.expect_model(trainer.shapes())
             case = Case(plan, past.plan_cid, reader, trainer, result)
-            taken = _taken(case, past)
+            spent = Budget.of(plan, past, _taken(case, past))
             if past.rounds:
                 pruned = Pruned(case, past, words)
-                is_over = Budget.of(plan, past, taken).is_over()
-                _check_rounds(case, contract, past, pruned, progress, is_over=is_over)
+                _check_rounds(case, contract, past, pruned, progress, is_over=spent.is_over())
                 _state_recomputed(past, plan, pruned.rounds, result)
             check_verdicts(case, past, result.pruned)
-            check_budget(plan, past, result, taken)
+            check_budget(plan, past, result, spent)
         check_journals(contract, plan, past, evidence, result)
         if not past.rounds:
             result.note("the run has not started: no initial weights")

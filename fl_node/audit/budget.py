@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fl_node.audit.result import Audit
 from fl_node.plan.schema import Plan
 from fl_node.privacy.accounting import rounded
@@ -28,7 +26,7 @@ def unproven(plan: Plan) -> str:
     return UNPROVEN_OF_LEARNERS.format(tolerated=dp.tolerated) if dp is not None and dp.is_of_learners else UNPROVEN
 
 
-def check_budget(plan: Plan, past: History, result: Audit, taken: Mapping[int, int] | None = None) -> None:
+def check_budget(plan: Plan, past: History, result: Audit, spent: Budget) -> None:
     """Add findings for learners that exceeded the limit, and notes with the ε of each learner.
 
     Parameters
@@ -37,13 +35,12 @@ def check_budget(plan: Plan, past: History, result: Audit, taken: Mapping[int, i
         The run's plan and history.
     result
         Receives findings and notes.
-    taken
-        As for :meth:`fl_node.protocol.budget.Budget.of`.
+    spent
+        What was spent after all publications.
     """
     dp = plan.dp
     if dp is None:
         return
-    spent = Budget.of(plan, past, taken)
     for node_id in spent.overspent():
         count, limit = spent.published[node_id], budget.most_publications(plan, node_id)
         epsilon = rounded(budget.epsilon(plan, node_id, count))

@@ -267,7 +267,8 @@ def test_an_asynchronous_run_is_over_when_all_is_spent_and_nothing_left_that_may
 def test_the_audit_names_who_overspent_and_says_what_nobody_can_prove() -> None:
     limited = plan({"noise_multiplier": 1.0, "epsilon_max": 6.5})
     result = Audit()
-    check_budget(limited, history.arrange("", "", LOG), result)
+    past = history.arrange("", "", LOG)
+    check_budget(limited, past, result, Budget.of(limited, past))
     spent = accounting.rounded(budget.epsilon(limited, 1, 3))
     (finding,) = result.findings
     assert (finding.node, finding.field) == ("learner 1", "epsilon")
@@ -280,7 +281,8 @@ def test_the_audit_names_who_overspent_and_says_what_nobody_can_prove() -> None:
         f"privacy: {UNPROVEN}",
     ]
     nothing = Audit()
-    check_budget(Plan.model_validate({"name": "public"}), history.arrange("", "", LOG), nothing)
+    public = Plan.model_validate({"name": "public"})
+    check_budget(public, past, nothing, Budget.of(public, past))
     assert nothing == Audit()
 
 
