@@ -406,37 +406,6 @@ def write(path: Path, meta: Meta, tensors: Tensors) -> WeightsFile:
     return write_blocks(path, meta, shapes, blocks if isinstance(tensors, Sliceable) else whole)
 
 
-def write_stream(path: Path, meta: Meta, shapes: Shapes, tensor: Callable[[str], Tensor]) -> WeightsFile:
-    """Write a model file in canonical form, one tensor at a time.
-
-    Parameters
-    ----------
-    path
-        Where the file appears when it is complete.
-    meta
-        The file's metadata.
-    shapes
-        The shape of each tensor, by name.
-    tensor
-        Returns a tensor by its name; called once for each name, in sorted order.
-
-    Raises
-    ------
-    WeightsError
-        A tensor does not have the shape that ``shapes`` gives.
-    OSError
-        The file can't be written.
-    """
-
-    def whole(name: str) -> list[Tensor]:
-        values = np.asarray(tensor(name))
-        if values.shape != tuple(shapes[name]):
-            raise WeightsError(f"tensor {name} has shape {values.shape}, not {tuple(shapes[name])}")
-        return [values]
-
-    return write_blocks(path, meta, shapes, whole)
-
-
 def write_blocks(path: Path, meta: Meta, shapes: Shapes, blocks: Callable[[str], Iterable[Tensor]]) -> WeightsFile:
     """Write a model file in canonical form, block by block, so that it may be far larger than the memory.
 

@@ -48,7 +48,9 @@ class Hand:
             accuracy=1.0,
             loss=0.0,
         )
-        return model_file.write_stream(self.folder / "lie.safetensors", meta, self.shapes, tensors)
+        return model_file.write_blocks(
+            self.folder / "lie.safetensors", meta, self.shapes, lambda name: [tensors(name)]
+        )
 
     def aggregated(self) -> tuple[list[WeightsFile], WeightsFile]:
         """Return the local files of the current round, which is closed, and the global file that they make."""
