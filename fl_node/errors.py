@@ -135,6 +135,24 @@ class GaveUp(FLNodeError):
         self.code = code
 
 
+class RunStuck(FLNodeError):
+    """A run that can never go on, whoever comes back.
+
+    Parameters
+    ----------
+    message
+        Why, and the remedy, for people.
+    learners
+        The learners because of whom, by nodeId.
+    """
+
+    exit_code = 10
+
+    def __init__(self, message: str, learners: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.learners = learners
+
+
 class BinaryError(FLNodeError):
     """Geth or IPFS could not be installed, or is not the pinned version."""
 

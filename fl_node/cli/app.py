@@ -28,7 +28,7 @@ from fl_node.runtime.terminal import prepare
 EXIT_CODES = (
     "[bold]Exit codes[/bold]  0 success · 1 an audit or check failed · 2 invalid option, plan or configuration · "
     "3 data set · 4 chain · 5 store · 6 model file rejected · 7 timed out waiting · 8 Geth or IPFS not installed · "
-    "9 a lab process ended · 130 interrupted · 141 output pipe closed"
+    "9 a lab process ended · 10 the run can't go on · 130 interrupted · 141 output pipe closed"
 )
 
 INTERRUPTED = 130

@@ -61,11 +61,12 @@ class Revealed:
     """What the openings of a round give.
 
     ``seeds`` are all that are needed, if ``lacking`` is empty: else these members' seeds need shares of more
-    learners.
+    learners. Of ``lost`` members no shares that may still come give the seeds.
     """
 
     seeds: Seeds
     lacking: tuple[int, ...]
+    lost: tuple[int, ...]
     faults: tuple[Fault, ...]
 
 
@@ -108,12 +109,17 @@ def stuck_without(plan: Plan, node_ids: Collection[int]) -> str:
     node_ids
         The learners that have no key of the round.
     """
-    if not node_ids or (plan.round_timeout and plan.required_learners < plan.learners):
+    if not node_ids:
         return ""
+    who = f"learner {_list(node_ids)} has no key of this round"
+    if plan.round_timeout and plan.required_learners < plan.learners:
+        if plan.learners - len(node_ids) >= plan.required_learners:
+            return ""
+        return f"{who}, and the round can't close without {plan.required_learners} learners; start a new run"
     missing = "round_timeout" if not plan.round_timeout else f"min_learners below {plan.learners}"
     return (
-        f"learner {_list(node_ids)} has no key of this round, and the plan has no {missing}, so the round can't "
-        "close without it; start a new run with round_timeout and min_learners"
+        f"{who}, and the plan has no {missing}, so the round can't close without it; start a new run with "
+        "round_timeout and min_learners"
     )
 
 
@@ -344,7 +350,11 @@ def open_shares(
 
 
 def reveal(
-    plan: Plan, parent: WeightsFile, files: Mapping[int, WeightsFile], openings: Mapping[int, Opening]
+    plan: Plan,
+    parent: WeightsFile,
+    files: Mapping[int, WeightsFile],
+    openings: Mapping[int, Opening],
+    silent: Collection[int] = (),
 ) -> Revealed:
     """Return the seeds that openings give: each from the first shares that suffice, in the order of nodeId.
 
@@ -358,6 +368,8 @@ def reveal(
         The valid masked files of its members, by nodeId.
     openings
         What members published, by nodeId.
+    silent
+        The members whose openings may still come.
     """
     members = tuple(sorted(files))
     others = {n: one for n, one in sorted(openings.items()) if not _is_for(one, members, parent)}
@@ -372,6 +384,7 @@ def reveal(
     usable = {n: one for n, one in openings.items() if n not in others}
     seeds: dict[tuple[int, int], bytes] = {}
     lacking: dict[int, None] = {}
+    lost: dict[int, None] = {}
     for member, file in sorted(files.items()):
         shared = _Shared.of(plan, parent, member, file)
         for place in dealing.opened_places(file.masked_meta.neighbours, members):
@@ -379,9 +392,11 @@ def reveal(
             faults += found
             if seed is None:
                 lacking[member] = None
+                if not shared.may_come(place, usable, silent):
+                    lost[member] = None
             else:
                 seeds[member, place] = seed
-    return Revealed(seeds, tuple(lacking), tuple(dict.fromkeys(faults)))
+    return Revealed(seeds, tuple(lacking), tuple(lost), tuple(dict.fromkeys(faults)))
 
 
 def _is_for(opening: Opening, members: tuple[int, ...], parent: WeightsFile) -> bool:
@@ -424,6 +439,12 @@ class _Shared:
         if seed is not None and dealing.commitment(self.label, self.dealer, place, seed) == committed:
             return seed, faults
         return None, [*faults, Fault(self.dealer, "dealt shares that do not give the seed it is committed to")]
+
+    def may_come(self, place: int, openings: Mapping[int, Opening], silent: Collection[int]) -> bool:
+        """Return whether the openings that may still come can give a seed that others do not give."""
+        coming = [recipient for recipient in self.recipients if recipient in silent]
+        good, _ = self._good_shares(place, openings)
+        return bool(coming) and len(good) + len(coming) >= self.threshold
 
     def _good_shares(self, place: int, openings: Mapping[int, Opening]) -> tuple[dict[int, bytes], list[Fault]]:
         """Return the shares of a seed whose hash is right, by recipient, and who opened others."""

@@ -17,6 +17,7 @@ from fl_node.roles.asynchronous import Asynchronous, AsynchronousLearner
 from fl_node.roles.attack import check_allowed
 from fl_node.roles.ending import Ending
 from fl_node.roles.header import Header, standing_by
+from fl_node.roles.impasse import Lookout
 from fl_node.roles.learner import Learner, Record
 from fl_node.roles.loop import Done, Site, Waiting, fetch_plan, reconcile
 from fl_node.roles.strategy import Context
@@ -55,6 +56,7 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, 
         emit(events.HeaderReplaced(round=state.round, header=str(state.header)))
     header: list[Header] = []
     ending: list[Ending] = []
+    lookout: list[Lookout] = []
 
     def step() -> Waiting | None:
         if not header:
@@ -62,7 +64,8 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, 
             if not ending:
                 reader = Reader(site.store, site.folder, plan)
                 ending.append(Ending(site, plan, lambda _round, name: reader.read(name)))
-            if (waiting := wait_as_standby(site, ending[0])) is not None:
+                lookout.append(Lookout(site, plan, reader))
+            if (waiting := wait_as_standby(site, ending[0], lookout[0])) is not None:
                 return waiting
             if standby:
                 emit(events.HeaderTakenOver(round=site.contract.round()))
@@ -78,7 +81,7 @@ def run_header(site: Site, make_trainer: MakeTrainer, *, evaluate: bool = True, 
         site.close()
 
 
-def wait_as_standby(site: Site, ending: Ending) -> Waiting | None:
+def wait_as_standby(site: Site, ending: Ending, lookout: Lookout) -> Waiting | None:
     """Return the reason why a standby waits, without the plan's model; None if its account is the header.
 
     Parameters
@@ -87,11 +90,15 @@ def wait_as_standby(site: Site, ending: Ending) -> Waiting | None:
         The standby's node.
     ending
         Tells when the run ends.
+    lookout
+        Tells whether it can go on.
 
     Raises
     ------
     Done
         The run has ended.
+    RunStuck
+        The run can never go on.
     """
     state = site.contract.state()
     is_last = ending.is_last(state)
@@ -100,7 +107,7 @@ def wait_as_standby(site: Site, ending: Ending) -> Waiting | None:
         raise Done
     if state.header == site.chain.address:
         return None
-    return waiting if is_last else standing_by(site, state)
+    return waiting if is_last else lookout.wait(state) or standing_by(site, state)
 
 
 def header_of(site: Site, plan: Plan, trainer: Trainer, *, evaluate: bool) -> Header:

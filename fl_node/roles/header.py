@@ -17,6 +17,7 @@ from fl_node.plan.schema import Plan
 from fl_node.protocol.global_files import initial_file
 from fl_node.roles.deploy import start
 from fl_node.roles.ending import Ending
+from fl_node.roles.impasse import Lookout
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.roles.pruner import Pruner
 from fl_node.roles.strategy import Context, Strategy
@@ -48,6 +49,7 @@ class Header:
         self._evaluated = ""  # the CID of the weights that were measured last
         self._successor: str | None = None  # the account that is the header while this one stands by
         self._ending = Ending(context.site, context.plan, context.global_file)
+        self._lookout = Lookout(context.site, context.plan, context.reader)
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
         for left in self._site.folder.glob(_EVALUATION.format("*")):  # by a killed process
             left.unlink(missing_ok=True)
@@ -73,6 +75,8 @@ class Header:
         ------
         Done
             The run has ended.
+        RunStuck
+            The run has masks and can never go on.
         """
         contract, plan, context = self._site.contract, self._plan, self._context
         view = contract.view(self._site.chain.address)
@@ -125,7 +129,7 @@ class Header:
             self._successor = state.header
             self._context.arrivals.keep(())
             emit(events.HeaderReplaced(round=state.round, header=str(state.header)))
-        return standing_by(self._site, state)
+        return self._lookout.wait(state) or standing_by(self._site, state)
 
     def _aggregate(self, round_: int) -> WeightsFile:
         began = time.monotonic()

@@ -32,6 +32,7 @@ from fl_node.protocol.reader import Reader
 from fl_node.protocol.verification.synchronous import Closing
 from fl_node.roles.attack import check_allowed, poison, tamper
 from fl_node.roles.budget_watch import BudgetWatch
+from fl_node.roles.impasse import LOOK_AGAIN
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.roles.masking import Masking
 from fl_node.roles.pruner import Pruner
@@ -133,6 +134,7 @@ class Learner:
         self._duty: _Duty | None = None
         self._masking = Masking(site, plan, self._plan_cid, self._reader) if plan.is_masked else None
         self._openings: Mapping[int, str] = {}
+        self._next_look = 0.0
         self._residuals = Residuals(site.folder)
         self._pruner = Pruner.of(site, plan)
         self._shard = functools.cache(lambda node_id: partition.shard(plan, node_id, trainer.labels))
@@ -275,7 +277,7 @@ class Learner:
         if not state.closed:
             if masking.takes_part(parent, node_id):
                 return None
-            return masking.sit_out(view, node_id, state.round) or self._wait_for_others(view, node_id)
+            return masking.announce(view, node_id, state.round + 1) or self._wait_for_others(view, node_id)
         members = contract.members(state.round, view.block)
         published = contract.local_weights(state.round, members, view.block)
         if node_id not in published or (waiting := self._unverified(state.round, global_cid)) is not None:
@@ -365,6 +367,8 @@ class Learner:
                 )
             elif self._verifier is not None:
                 self._verifier.fetch(published)
+        if self._masking is not None and (stuck := self._stuck(self._masking, view, published)) is not None:
+            return replace(stuck, watch=contract.state, seen=state)
         self._push(view, node_id, published)
         who = () if state.closed else tuple(node_id for node_id in view.learners if node_id not in published)
         if state.closed and len(self._openings) < self._plan.threshold:
@@ -379,6 +383,21 @@ class Learner:
             seen=state,
             by_event=True,
         )
+
+    def _stuck(self, masking: Masking, view: View, published: Mapping[int, str]) -> Waiting | None:
+        """Return the wait of a round with masks that can never end; None if it can, as far as is known."""
+        state, now = view.state, self._site.timing.clock.monotonic()
+        if not state.closed:
+            # Of false weights the keys are false too.
+            is_verified = self._unverified(state.round, str(state.global_cid)) is None
+            return masking.stuck_open(view, published) if is_verified else None
+        if self._watch.seconds(now) <= self._header_timeout or now < self._next_look:
+            return None
+        parent = self._global_file(state.round, str(state.global_cid))
+        waiting = masking.stuck_closed(view, parent, published, self._openings)
+        if waiting is None:
+            self._next_look = now + LOOK_AGAIN
+        return waiting
 
     def _push(self, view: View, node_id: int, published: Mapping[int, str]) -> None:
         """Close a round after its timeout, or vote for another header, if the header does not act."""

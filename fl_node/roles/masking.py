@@ -9,14 +9,16 @@ from fl_node import events
 from fl_node.artifacts import cid
 from fl_node.artifacts.model_file import Tensors, WeightsFile
 from fl_node.chain.contract import View
-from fl_node.errors import ConfigError, StoreError, StoreUnreachable, WeightsError
+from fl_node.errors import ConfigError, WeightsError
 from fl_node.models.trainer import Score
 from fl_node.plan.schema import Plan
 from fl_node.privacy.round_keys import RoundKeys
 from fl_node.privacy.secret import load_or_create
-from fl_node.protocol.masked import check_masked, keys_of, masked_file, open_shares, stuck_without
+from fl_node.protocol import impasse
+from fl_node.protocol.masked import keys_of, masked_file, open_shares
 from fl_node.protocol.openings import Opening, parse
 from fl_node.protocol.reader import Reader
+from fl_node.roles.impasse import End
 from fl_node.roles.loop import Site, Waiting
 from fl_node.runtime import files
 from fl_node.runtime.logs import emit
@@ -53,6 +55,7 @@ class Masking:
         self._done = -1  # the round before which all secrets are erased
         self._sat_out = -1
         self._refused = ""
+        self._end = End(site)
         self._opened = ""  # the CID of the last opening that was made here
 
     def announce(self, view: View, node_id: int, round_: int) -> Waiting | None:
@@ -77,26 +80,53 @@ class Masking:
         emit(events.KeyAnnounced(round=round_, block=receipt.block, gas=receipt.gas))
         return None
 
-    def sit_out(self, view: View, node_id: int, round_: int) -> Waiting | None:
-        """Announce a key for the next round, and return what is waited for if this round can't close; else None.
+    def stuck_open(self, view: View, published: Mapping[int, str]) -> Waiting | None:
+        """Return the wait of an open round that can never close; None if it can.
 
         Parameters
         ----------
         view
             What the contract says now.
-        node_id
-            The learner, which has no key of this round.
-        round_
-            The round, which is open.
+        published
+            The CIDs of the files that are published in it, by nodeId.
+
+        Raises
+        ------
+        RunStuck
+            It can't, and stays so.
         """
-        if (waiting := self.announce(view, node_id, round_ + 1)) is not None:
-            return waiting
-        stuck = stuck_without(self._plan, [node_id])
-        if not stuck:
+        contract, round_ = self._site.contract, view.state.round
+        silent = [node_id for node_id in view.learners if node_id not in published]
+        if impasse.of_open_round(self._plan, round_, silent) is None:
             return None
-        contract = self._site.contract
-        text = f"round {round_}: {stuck}"
-        return Waiting("round_end", text, round=round_, learners=(node_id,), watch=contract.state, seen=view.state)
+        _, keys = contract.openings_and_next_keys(round_, silent, view.block)
+        found = impasse.of_open_round(self._plan, round_, keys.keys())
+        return None if found is None else self._end.wait(view.state, found)
+
+    def stuck_closed(
+        self, view: View, parent: WeightsFile, published: Mapping[int, str], opened: Mapping[int, str]
+    ) -> Waiting | None:
+        """Return the wait of a closed round that can never end; None if it can, as far as its files tell.
+
+        Parameters
+        ----------
+        view
+            What the contract says now.
+        parent
+            The global weights that the round started from.
+        published, opened
+            The CIDs of the files and of the openings of its members, by nodeId.
+
+        Raises
+        ------
+        StoreUnreachable
+            The store does not answer.
+        RunStuck
+            It can't, and stays so.
+        """
+        found = impasse.of_closed_round(self._reader, self._plan, self._plan_cid, parent, published, opened)
+        self._reader.forget(*self._site.folder.glob("*-*.safetensors"))
+        return None if found is None else self._end.wait(view.state, found)
 
     def takes_part(self, parent: WeightsFile, node_id: int) -> bool:
         """Return whether this learner has the key that it announced for the round of these global weights."""
@@ -177,30 +207,27 @@ class Masking:
         ------
         StoreUnreachable
             The store does not answer.
+        RunStuck
+            Too few members have a valid file, so nothing can be opened.
         """
         contract, round_ = self._site.contract, parent.global_meta.round
         if contract.opening_at(round_, node_id, view.block) is not None:
             return None
         path = opening_path(self._site.folder, round_, parent.cid)
         if not self._opened or not path.exists() or cid.of_file(path) != self._opened:
-            good: dict[int, WeightsFile] = {}
-            for other, name in sorted(published.items()):
+            for name in published.values():
                 lend(name, self._reader.path(name))
-                try:
-                    file = self._reader.read(name, other)
-                    check_masked(file, self._plan, self._plan_cid, other, parent)
-                except StoreUnreachable:
-                    raise
-                except StoreError as error:
-                    text = f"round {round_}: the file of learner {other}; {error}"
-                    return Waiting("updates", text, round=round_, learners=(other,))
-                except WeightsError:
-                    continue  # invalid for everybody
-                good[other] = file
-            if node_id not in good:
+            known = impasse.read_files(self._reader, self._plan, self._plan_cid, parent, published)
+            if found := impasse.of_files(self._plan, round_, known.good, known.bad, known.missing):
+                return self._end.wait(view.state, found)
+            if known.missing:
+                parts = [f"the file of learner {other}; {why}" for other, why in sorted(known.missing.items())]
+                text = f"round {round_}: {'; '.join(parts)}"
+                return Waiting("updates", text, round=round_, learners=tuple(sorted(known.missing)))
+            if node_id not in known.good:
                 return None
             try:
-                self._write_opening(path, node_id, parent, good)
+                self._write_opening(path, node_id, parent, known.good)
             except WeightsError as error:
                 return self._refuse(round_, str(error))
             self._opened = cid.of_file(path)

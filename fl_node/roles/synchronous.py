@@ -15,15 +15,16 @@ from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.chain.contract import View
 from fl_node.errors import StoreUnreachable, WeightsError
 from fl_node.models.evidence import evidence
-from fl_node.protocol import budget
+from fl_node.protocol import budget, impasse
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file, is_enough, needs_parent
-from fl_node.protocol.masked import Fault, Seeds, check_masked, needed_members, reveal, stuck_without, unmasked_file
+from fl_node.protocol.masked import Fault, Seeds, check_masked, reveal, unmasked_file
 from fl_node.protocol.names import MISSING
 from fl_node.protocol.opened import read_openings
 from fl_node.protocol.publications import check_origin
 from fl_node.roles.arrivals import FETCH_TRY
+from fl_node.roles.impasse import End
 from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context
 from fl_node.runtime.logs import emit
@@ -77,6 +78,7 @@ class Synchronous:
         self._arrivals = context.arrivals
         self._evidence = evidence(context.plan, context.trainer)
         self._round = _Round("", -1, 0.0)
+        self._end = End(context.site)
 
     @property
     def round(self) -> int:
@@ -84,7 +86,13 @@ class Synchronous:
         return self._round.number
 
     def wait_for(self, view: View, global_cid: str) -> Waiting | None:
-        """Judge publications, and return the wait of the round; None if it can be aggregated."""
+        """Judge publications, and return the wait of the round; None if it can be aggregated.
+
+        Raises
+        ------
+        RunStuck
+            The round has masks and can never end.
+        """
         state, clock = view.state, self._site.timing.clock
         if (self._round.number, self._round.parent) != (state.round, global_cid):
             self._round = _Round(global_cid, state.round, clock.monotonic())
@@ -97,7 +105,9 @@ class Synchronous:
         current.published = self._site.contract.local_weights(current.number, current.members, block)
         seen = self._context.changes()
         self._judge_all(current)
-        waiting = self._missing_files(current) if state.closed else self._missing_learners(current, view)
+        waiting = self._stuck(current, view) if self._plan.is_masked else None
+        if waiting is None:
+            waiting = self._missing_files(current) if state.closed else self._missing_learners(current, view)
         if waiting is None and self._plan.is_masked:
             waiting = self._missing_openings(current, view)
         return replace(waiting, watch=self._context.changes, seen=seen) if waiting else None
@@ -210,17 +220,21 @@ class Synchronous:
         emit(events.UpdateRejected(round=current.number, learner=node_id, cid=name, reason=code, detail=reason))
 
     def _missing_openings(self, current: _Round, view: View) -> Waiting | None:
-        """Return the wait for openings; None if all masks can be removed."""
+        """Return the wait for openings; None if all masks can be removed.
+
+        Raises
+        ------
+        RunStuck
+            Whatever learners open from now on, they can't be removed.
+        """
         plan, number = self._plan, current.number
         judged = [current.judged[key] for key in sorted(current.published.items())]
         files = {one.masked_meta.node_id: one for one in judged if isinstance(one, WeightsFile)}
-        if len(files) < needed_members(plan):
-            text = f"round {number}: valid files of at least {needed_members(plan)} learners ({len(files)} so far)"
-            return Waiting("updates", text, round=number)
         names, current.keys = self._site.contract.openings_and_next_keys(number, current.members, view.block)
         openings, faults = read_openings(self._context.reader, self._context.plan_cid, names, FETCH_TRY)
         start = self._context.global_file(number, current.parent)
-        revealed = reveal(plan, start, files, openings)
+        silent = impasse.silent(files, names, openings, faults)
+        revealed = reveal(plan, start, files, openings, silent)
         for fault in dict.fromkeys((*faults, *revealed.faults)):
             if fault not in current.faults:
                 current.faults.add(fault)
@@ -228,12 +242,35 @@ class Synchronous:
         current.seeds = revealed.seeds
         if not revealed.lacking and len(names) >= plan.threshold:
             return None
-        silent = tuple(node_id for node_id in sorted(files) if node_id not in openings)
+        if found := impasse.of_openings(number, revealed.lost, current.faults):
+            return self._end.wait(view.state, found)
         wrong = sorted({fault.node_id for fault in current.faults})
         who = f"learner {', '.join(map(str, silent))} to open" if silent else "openings that remove all masks"
         named = f"; what learner {', '.join(map(str, wrong))} published is wrong" if wrong else ""
         text = f"round {number}: {who}, of {plan.threshold} that are needed{named}"
         return Waiting("openings", text, round=number, learners=silent)
+
+    def _stuck(self, current: _Round, view: View) -> Waiting | None:
+        """Return the wait of a round with masks that can never end; None if it can, as far as is known.
+
+        Raises
+        ------
+        RunStuck
+            It can't, and stays so.
+        """
+        plan, number = self._plan, current.number
+        if view.state.closed:
+            judged = {key[0]: current.judged.get(key) for key in current.published.items()}
+            bad = {node_id: one.reason for node_id, one in judged.items() if isinstance(one, Rejection)}
+            coming = [node_id for node_id, one in judged.items() if one is None]
+            found = impasse.of_files(plan, number, current.good(), bad, coming)
+        else:
+            silent = [node_id for node_id in current.members if node_id not in current.published]
+            found = impasse.of_open_round(plan, number, silent)
+            if found is not None:
+                _, announced = self._site.contract.openings_and_next_keys(number, silent, view.block)
+                found = impasse.of_open_round(plan, number, announced)
+        return None if found is None else self._end.wait(view.state, found)
 
     def _missing_learners(self, current: _Round, view: View) -> Waiting:
         """Return the wait of an open round; close it after its timeout."""
@@ -253,10 +290,6 @@ class Synchronous:
         parts = [f"learner {', '.join(map(str, silent))} to publish"] if silent else []
         if unregistered > 0:
             parts.append(f"{unregistered} more to register")
-        if plan.is_masked and silent and stuck_without(plan, silent):
-            _, announced = self._site.contract.openings_and_next_keys(number, silent, view.block)
-            if stuck := stuck_without(plan, announced):
-                parts.append(stuck)
         if late:
             parts.append(f"at least {required} publications ({len(current.published)} so far)")
         return Waiting(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 
@@ -15,39 +13,14 @@ from fl_node.artifacts import model_file
 from fl_node.audit.auditor import audit
 from fl_node.audit.result import Audit
 from fl_node.chain.contract import KEY_ANNOUNCED, LOCAL_WEIGHT_SET, MASKS_OPENED
-from fl_node.monitor.state import waits as waiting_nodes
 from fl_node.plan.schema import Plan
 from fl_node.privacy.round_keys import FOLDER
 from fl_node.protocol import history
-from fl_node.protocol.masked import stuck_without
 from fl_node.protocol.verification.masked import LEARNER_LOST, NOT_OPENED, WRONG_OPENING
 from fl_node.report.collect import collect
+from tests.helpers.masked import ATTEMPTS, FOUR, PLAN, plan_of, until
 from tests.helpers.network import Network
 from tests.helpers.stub import StubTrainer
-
-FIXED = {"rule": "fedavg", "arithmetic": "fixed", "range": 4.0}
-ATTEMPTS = 400
-"""Rounds through all roles in which something must have come about."""
-
-
-def plan_of(**settings: Any) -> Plan:
-    common = {
-        "name": "masked",
-        "rounds": 2,
-        "learners": 3,
-        "data": {"name": "digits", "train": 40, "test": 10},
-        "model": {"name": "mlp"},
-        "aggregation": FIXED,
-        "privacy": {"secure_aggregation": True},
-    }
-    return Plan.model_validate(common | settings)
-
-
-PLAN = plan_of()
-FOUR = plan_of(
-    learners=4, min_learners=3, round_timeout=1.0, privacy={"secure_aggregation": True, "threshold": 3}, rounds=3
-)
-"""One of four may be lost."""
 
 
 @pytest.fixture
@@ -74,19 +47,6 @@ def audited(network: Network) -> Audit:
 def final(network: Network, name: str) -> dict[str, bytes]:
     file = model_file.read(network.folder / "store" / name)
     return {name: file.tensor(name).tobytes() for name in file.shapes}
-
-
-def until(network: Network, roles: tuple[str, ...], what: Callable[[], bool]) -> None:
-    """Step through roles until something has come about."""
-    for _ in range(ATTEMPTS):
-        for node in roles:
-            if what():
-                return
-            network.step(node)
-        # A round's timeout goes by the time of blocks.
-        network.clock.sleep(0.1)
-        time.sleep(0.01)
-    raise AssertionError(f"it has not come about; the log: {network.log()}")
 
 
 def secrets_on_disk(network: Network) -> list[Path]:
@@ -156,27 +116,6 @@ def test_a_learner_lost_before_it_publishes_is_left_out_and_comes_back(start: Ca
     assert result.passed, result.findings
     lost = [(note.round, note.about) for note in result.notes if note.code == LEARNER_LOST]
     assert lost == [(1, "learner 4")]
-
-
-def test_a_learner_that_lost_its_folder_stops_a_round_without_timeout_and_is_named(
-    start: Callable[[Plan], Network],
-) -> None:
-    network = start(PLAN)
-    contract = network.as_node("header")
-    until(network, network.nodes, lambda: contract.state().round == 1)
-    network.kill("learner-3")
-    for path in (network.folder / "learner-3" / FOLDER).iterdir():
-        path.unlink()
-    until(network, ("learner-3",), lambda: bool(contract.keys(2, [3])))
-    waits = {name: network.role(name).step() for name in ("header", "learner-3")}
-    reasons = {name: (one.reason, one.round, one.learners) for name, one in waits.items() if one is not None}
-    assert reasons["learner-3"] == ("round_end", 1, (3,))
-    assert reasons["header"][:2] == ("updates", 1)
-    assert all(one is not None and stuck_without(PLAN, [3]) in one.detail for one in waits.values())
-    past = history.read(contract)
-    assert history.sitting_out(past.rounds[1]) == (3,)
-    assert waiting_nodes(past, PLAN)["learner-3"] != waiting_nodes(past, PLAN)["learner-1"]
-    assert (stuck_without(PLAN, []), stuck_without(FOUR, [3])) == ("", "")
 
 
 def test_a_learner_lost_before_it_opens_does_not_stop_the_round(start: Callable[[Plan], Network]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from fl_node.artifacts.model_file import WeightsFile
+from fl_node.artifacts.store import WrongContent
 from fl_node.errors import WeightsError
 from fl_node.protocol import budget
 from fl_node.protocol.masked import check_masked, keys_of, needed_members, reveal, unmasked_file
@@ -37,7 +38,7 @@ def check_masked_closing(case: Case, closing: Closing, name: str) -> None:
         return
     meta = file.global_meta
     check_members(case, closing, meta)
-    good, bad = _files(case, closing, parent)
+    good, bad = _files(case, closing, parent, {(one.node_id, one.cid) for one in meta.refused})
     if good is None:
         return
     for one in meta.inputs:
@@ -95,9 +96,12 @@ def _note_lost(case: Case, closing: Closing, parent: WeightsFile, good: Mapping[
 
 
 def _files(
-    case: Case, closing: Closing, parent: WeightsFile
+    case: Case, closing: Closing, parent: WeightsFile, refused: Collection[tuple[int, str]]
 ) -> tuple[dict[int, WeightsFile] | None, dict[int, WeightsError]]:
-    """Return the valid files of a round by nodeId, and why the others are invalid; no files if one is missing."""
+    """Return the valid files of a round by nodeId, and why the others are invalid; no files if one is missing.
+
+    Content that does not match its CID is invalid where the header says so too; else the store may be damaged.
+    """
     good: dict[int, WeightsFile] = {}
     bad: dict[int, WeightsError] = {}
     for node_id, name in sorted(closing.published.items()):
@@ -105,7 +109,8 @@ def _files(
             file = case.file(name, node_id)
             check_masked(file, case.plan, case.plan_cid, node_id, parent)
         except WeightsError as error:
-            if error.code == MISSING:
+            is_other = isinstance(error.__cause__, WrongContent) and (node_id, name) in refused
+            if error.code == MISSING and not is_other:
                 case.unreadable(closing.number, learner_label(node_id), name, error)
                 return None, bad
             bad[node_id] = error
