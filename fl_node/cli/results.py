@@ -92,7 +92,6 @@ def status(
     from fl_node.chain import clique
     from fl_node.lab.show import rounds_table
     from fl_node.protocol.hidden import hidden
-    from fl_node.protocol.masked import stuck_without
     from fl_node.protocol.names import learners_label
     from fl_node.report import collect
 
@@ -127,10 +126,11 @@ def status(
     if result.budget_spent:
         console.print(f"the privacy budget of {learners_label(result.budget_spent)} is spent: no more publications")
     if not result.ended:
+        if result.stuck:
+            console.print(styled("the run can't go on", "red"), f": {result.stuck}", sep="")
+            return
         who = learners_label(result.awaited) if result.awaited else "the header"
         console.print(f"round {result.round}: waiting for {who}")
-        if stuck := stuck_without(result.plan, result.sitting_out):
-            console.print(f"round {result.round}: {stuck}")
 
 
 def journal(

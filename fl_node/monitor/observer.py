@@ -416,6 +416,7 @@ class Observer:
                     hidden=hidden(plan) if plan.is_masked or plan.dp is not None else "",
                     spent=views.spent(plan, past),
                     budget_over=budget_over,
+                    problem=reading.plan_problem or views.stuck(past, plan, reading.files),
                 )
             accounts = {HEADER: past.deployer} | {
                 learner_name(node_id): str(entry.account) for node_id, entry in past.learners.items()

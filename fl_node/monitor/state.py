@@ -22,6 +22,7 @@ from fl_node.artifacts.model_file import GlobalMeta, LocalMeta, Meta
 from fl_node.chain.abi import artifact
 from fl_node.errors import ChainError
 from fl_node.plan.schema import Plan
+from fl_node.protocol import impasse
 from fl_node.protocol.awaited import awaited
 from fl_node.protocol.budget import Budget
 from fl_node.protocol.history import History, sitting_out
@@ -296,7 +297,13 @@ def waits(past: History, plan: Plan | None, *, budget_over: bool = False) -> dic
         Whether the privacy budget has ended the run.
     """
     if not past.rounds:
-        return {HEADER: "should publish the initial weights"}
+        who = awaited(plan, past) if plan is not None else ()
+        if not who:
+            return {HEADER: "should publish the initial weights"}
+        return {
+            learner_name(n): "should announce a key for its masks" if n in who else "waits for the initial weights"
+            for n in past.learners
+        } | {HEADER: f"waits for {learners_label(who)} to announce a key"}
     current = past.rounds[-1]
     if plan is not None and (current.number >= plan.rounds or budget_over):
         return dict.fromkeys((HEADER, *map(learner_name, past.learners)), "finished")
@@ -323,7 +330,12 @@ def waits(past: History, plan: Plan | None, *, budget_over: bool = False) -> dic
         waiting[learner_name(node_id)] = f"has no key of round {current.number} and sits it out"
     if leader != HEADER:
         waiting[HEADER] = f"was replaced by {leader}"
-    if current.closed is not None:
+    if current.closed is not None and plan is not None and (who := awaited(plan, past)):
+        waiting |= {learner_name(n): f"waits for round {current.number} to end" for n in done if n not in who}
+        waiting |= {learner_name(n): f"should open round {current.number}" for n in who}
+        if leader == HEADER:
+            waiting[HEADER] = f"waits for {learners_label(who)} to open round {current.number}"
+    elif current.closed is not None:
         waiting[leader] = f"should publish global weights {current.number + 1}"
     elif leader != HEADER:
         pass  # it has its own part as a learner
@@ -334,6 +346,28 @@ def waits(past: History, plan: Plan | None, *, budget_over: bool = False) -> dic
     else:
         waiting[HEADER] = f"should publish global weights {current.number + 1}"
     return waiting
+
+
+def stuck(past: History, plan: Plan, files: Mapping[str, FileFacts]) -> str:
+    """Return why a run with masks can never go on, as far as chain and files tell; empty if it can.
+
+    Parameters
+    ----------
+    past, plan
+        The run's history and plan.
+    files
+        What is known of model files, by CID.
+    """
+    if not plan.is_masked or not past.rounds or past.rounds[-1].number >= plan.rounds:
+        return ""
+    current = past.rounds[-1]
+    if current.closed is None:
+        found = impasse.of_open_round(plan, current.number, sitting_out(current))
+    else:
+        published = {node_id: files.get(str(entry.cid)) for node_id, entry in current.latest().items()}
+        bad = {node_id: facts.problem for node_id, facts in published.items() if facts and facts.state == "bad"}
+        found = impasse.of_files(plan, current.number, published.keys() - bad.keys(), bad, ())
+    return "" if found is None else found.text
 
 
 def header_node(past: History) -> str:

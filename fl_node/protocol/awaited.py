@@ -10,8 +10,9 @@ from fl_node.protocol.history import History
 def awaited(plan: Plan, past: History) -> tuple[int, ...]:
     """Return the learners that the current round waits for, by nodeId; without any it waits for the header.
 
-    A learner that has spent its privacy budget publishes nothing more, so only a closed round waits for it. The chain
-    does not tell whether a learner trains or is gone, nor whether its update is valid.
+    Before its first round a run with masks waits for the learners that have announced no key. A learner that has
+    spent its privacy budget publishes nothing more, so only a closed round waits for it. The chain does not tell
+    whether a learner trains or is gone, nor whether its update is valid.
 
     Parameters
     ----------
@@ -19,7 +20,8 @@ def awaited(plan: Plan, past: History) -> tuple[int, ...]:
         The run's plan and history.
     """
     if not past.rounds:
-        return ()
+        announced = {entry.node_id for entry in past.first_keys}
+        return tuple(n for n in range(1, plan.learners + 1) if n not in announced) if plan.is_masked else ()
     current = past.rounds[-1]
     published = current.latest()
     if current.closed is not None:

@@ -20,7 +20,7 @@ from fl_node.chain.node import Sealed
 from fl_node.errors import StoreError, WeightsError
 from fl_node.models.trainer import Score
 from fl_node.plan.schema import Plan
-from fl_node.protocol import history
+from fl_node.protocol import history, impasse
 from fl_node.protocol.awaited import awaited
 from fl_node.protocol.budget import Budget
 from fl_node.protocol.reader import Reader
@@ -132,6 +132,8 @@ class Result:
     """The learners that the current round waits for, as far as the chain tells; if there are none, for the header."""
     sitting_out: tuple[int, ...] = ()
     """Learners that can't publish in the open round, for they have no key of it; with masks only."""
+    stuck: str = ""
+    """Why a run with masks can never go on, with the remedy; empty if it can."""
 
     @property
     def ended(self) -> bool:
@@ -297,7 +299,26 @@ def collect(
         budget_over=budget.is_over(),
         budget_spent=tuple(budget.spent_learners()),
         awaited=awaited(plan, past),
+        stuck=_stuck(reader, plan, past, file) if past.rounds else "",
     )
+
+
+def _stuck(reader: Reader, plan: Plan, past: history.History, parent: model_file.WeightsFile | None) -> str:
+    current = past.rounds[-1]
+    if not plan.is_masked or current.number >= plan.rounds:
+        return ""
+    if current.closed is None:
+        found = impasse.of_open_round(plan, current.number, history.sitting_out(current))
+    elif parent is None:
+        return ""
+    else:
+        published = {node_id: str(entry.cid) for node_id, entry in current.latest().items()}
+        opened = {entry.node_id: str(entry.cid) for entry in current.openings if entry.node_id is not None}
+        try:
+            found = impasse.of_closed_round(reader, plan, past.plan_cid, parent, published, opened)
+        except (StoreError, WeightsError):
+            return ""  # whoever reads this sees what can't be read
+    return "" if found is None else found.text
 
 
 def _costs(past: history.History, sealed: Mapping[str, Sealed], sizes: Mapping[str, int]) -> tuple[Cost, ...]:
@@ -347,6 +368,7 @@ def as_json(result: Result, **more: Any) -> str:
         "epsilon": result.spent,
         "budget_spent": result.budget_spent,
         "awaited": result.awaited,
+        "stuck": result.stuck,
     }
     return json.dumps(content | more, indent=2)
 

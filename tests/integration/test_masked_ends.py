@@ -18,6 +18,7 @@ from fl_node.plan.schema import Plan
 from fl_node.privacy.dealing import RoundKey
 from fl_node.privacy.round_keys import FOLDER
 from fl_node.protocol import history
+from fl_node.report.collect import Result, collect
 from fl_node.roles import impasse
 from tests.helpers.masked import ATTEMPTS, FOUR, PLAN, plan_of, until
 from tests.helpers.network import Network
@@ -113,6 +114,12 @@ def close_with(network: Network, names: Mapping[int, str]) -> Contract:
     return contract
 
 
+def collected(network: Network) -> Result:
+    folder = network.folder / "status"
+    folder.mkdir()
+    return collect(network.as_node("header"), network.store, folder)
+
+
 def openings(network: Network) -> int:
     return sum(entry.name == MASKS_OPENED for entry in network.log())
 
@@ -127,6 +134,9 @@ def test_a_closed_round_with_too_few_valid_files_ends_all_roles_and_nothing_is_o
     assert {error.learners for error in errors.values()} == {(3,)}
     assert all("learner 3" in str(error) and "\n" not in str(error) for error in errors.values())
     assert (contract.state().round, contract.state().closed, openings(network)) == (0, True, 0)
+    result = collected(network)
+    assert not result.ended
+    assert result.stuck in {str(error) for error in errors.values()}
     # Started again, they come to the same end.
     for node in ("header", "learner-1"):
         network.kill(node)
@@ -165,6 +175,7 @@ def test_learners_that_lost_their_keys_end_a_run_that_can_not_close_without_them
     lose_keys(network, "learner-3")
     errors = ended(network, *network.nodes, "standby-1")
     assert {error.learners for error in errors.values()} == {(3,)}
+    assert collected(network).stuck in {str(error) for error in errors.values()}
     assert history.sitting_out(history.read(contract).rounds[1]) == (3,)
 
 
@@ -234,6 +245,7 @@ def test_a_missing_file_is_waited_for_and_its_learner_is_named(start: Callable[[
         network.clock.sleep(2 * impasse.LOOK_AGAIN)
         waits = {node: network.role(node).step() for node in ("learner-1", "header", "standby-1")}
     reasons = {node: (one.reason, one.learners) for node, one in waits.items() if one is not None}
+    assert collected(network).stuck == ""
     assert reasons == {"header": ("updates", (3,)), "learner-1": ("updates", (3,)), "standby-1": ("standby", None)}
     assert openings(network) == 0
     path.write_bytes(content)

@@ -246,6 +246,65 @@ def test_a_learner_that_has_spent_its_privacy_budget_is_not_waited_for(mode: str
     assert state.taken(past, {FILES["global 0"]: FileFacts("read", GlobalMeta("", 0, None, "fedasync"))}) == {}
 
 
+MASKED = Plan.model_validate(
+    PLAN.model_dump()
+    | {
+        "learners": 3,
+        "aggregation": {"rule": "fedavg", "arithmetic": "fixed"},
+        "privacy": {"secure_aggregation": True},
+    }
+)
+
+
+def test_with_masks_those_who_have_to_announce_a_key_or_to_open_a_round_are_named() -> None:
+    past = publish([("KeyAnnounced", 0, 1, "other")])
+    waits = state.waits(past, MASKED)
+    assert awaited(MASKED, past) == (2, 3)
+    assert waits["header"] == "waits for learners 2, 3 to announce a key"
+    assert waits["learner-2"] == "should announce a key for its masks"
+    assert waits["learner-1"] != waits["learner-2"]
+    closed = [
+        ("GlobalWeightSet", 0, None, "global 0"),
+        ("LocalWeightSet", 0, 1, "local 1"),
+        ("LocalWeightSet", 0, 2, "local 2"),
+        ("LocalWeightSet", 0, 3, "other"),
+        ("RoundClosed", 0, None, "other"),
+        ("MasksOpened", 0, 1, "other"),
+    ]
+    past = publish(closed)
+    waits = state.waits(past, MASKED)
+    assert awaited(MASKED, past) == (2, 3)
+    assert waits["header"] == "waits for learners 2, 3 to open round 0"
+    assert waits["learner-2"] == "should open round 0"
+    assert waits["learner-1"] == "waits for round 0 to end"
+    past = publish([*closed, ("MasksOpened", 0, 2, "other"), ("MasksOpened", 0, 3, "other")])
+    assert state.waits(past, MASKED)["header"] == "should publish global weights 1"
+
+
+def test_a_round_with_masks_that_can_never_end_is_told_with_the_reason() -> None:
+    past = publish(
+        [
+            ("GlobalWeightSet", 0, None, "global 0"),
+            ("LocalWeightSet", 0, 1, "local 1"),
+            ("LocalWeightSet", 0, 2, "local 2"),
+            ("LocalWeightSet", 0, 3, "other"),
+        ]
+    )
+    bad = {FILES["other"]: FileFacts("bad", problem="no model")}
+    assert state.stuck(past, MASKED, bad) == ""
+    past = publish(
+        [
+            ("GlobalWeightSet", 0, None, "global 0"),
+            ("LocalWeightSet", 0, 1, "local 1"),
+            ("LocalWeightSet", 0, 2, "local 2"),
+            ("LocalWeightSet", 0, 3, "other"),
+            ("RoundClosed", 0, None, "other"),
+        ]
+    )
+    assert "no model" in state.stuck(past, MASKED, bad)
+    assert state.stuck(past, MASKED, {}) == state.stuck(past, PLAN, bad) == ""
+
+
 def test_what_nodes_published_last_is_counted() -> None:
     last = state.last_publications(ONE_ROUND)
     assert (last["header"][0], last["header"][1].round) == (2, 1)
