@@ -385,6 +385,20 @@ class OpeningRejected(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecretReplaced(Event):
+    """The host's secret is gone although this run has used it; the learner creates another."""
+
+    level = logging.WARNING
+    file: str
+
+    def text(self) -> str:
+        return (
+            f"the host secret {self.file} is missing although this run has used it; created another. The keys of "
+            "rounds are still here, so the learner continues"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SecretsErased(Event):
     """The secrets of all rounds before one are erased on this host."""
 

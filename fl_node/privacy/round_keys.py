@@ -39,17 +39,20 @@ class RoundKeys:
         Raises
         ------
         ConfigError
-            Others may read it, or its file is damaged.
+            Others may read it, or its file can't be read or is damaged.
         """
         path = self._path(contract, round_)
         try:
             mode, content = path.stat().st_mode & 0o777, path.read_bytes()
         except FileNotFoundError:
             return None
+        except (IsADirectoryError, NotADirectoryError, PermissionError) as error:
+            raise ConfigError(f"round key {path}: {files.reason(error)}") from error
         if mode & 0o077:
             raise ConfigError(f"round key {path} has mode {mode:04o}; others may read it: chmod 600 {path}")
         if len(content) != KEY_BYTES:
-            raise ConfigError(f"round key {path} has {len(content)} bytes, not {KEY_BYTES}; delete it")
+            problem = f"has {len(content)} bytes, not {KEY_BYTES}"
+            raise ConfigError(f"round key {path} {problem}; delete it, and the learner sits out the round")
         return RoundKey(content)
 
     def make(self, contract: str, round_: int) -> RoundKey:
@@ -71,6 +74,10 @@ class RoundKeys:
             os.fsync(file.fileno())
         partial.replace(path)
         return RoundKey(content)
+
+    def has_any(self, contract: str) -> bool:
+        """Return whether this folder has a key of a run."""
+        return any(self._folder.glob(f"{contract.lower()}-*.key"))
 
     def erase(self, contract: str, before: int) -> None:
         """Erase the keys of all earlier rounds, and those of other runs in this folder."""

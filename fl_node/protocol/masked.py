@@ -373,14 +373,7 @@ def reveal(
     """
     members = tuple(sorted(files))
     others = {n: one for n, one in sorted(openings.items()) if not _is_for(one, members, parent)}
-    faults = [
-        Fault(
-            n,
-            f"opens for learner {_list(one.members)}; the members of round {parent.global_meta.round} are "
-            f"{_list(members)}",
-        )
-        for n, one in others.items()
-    ]
+    faults = [Fault(n, _difference(one, members, parent)) for n, one in others.items()]
     usable = {n: one for n, one in openings.items() if n not in others}
     seeds: dict[tuple[int, int], bytes] = {}
     lacking: dict[int, None] = {}
@@ -402,6 +395,16 @@ def reveal(
 def _is_for(opening: Opening, members: tuple[int, ...], parent: WeightsFile) -> bool:
     """Return whether an opening is for this set of members of this round."""
     return (opening.members, opening.round, opening.parent) == (members, parent.global_meta.round, parent.cid)
+
+
+def _difference(opening: Opening, members: tuple[int, ...], parent: WeightsFile) -> str:
+    """Return why an opening is not for this set of members of this round."""
+    round_ = parent.global_meta.round
+    if opening.round != round_:
+        return f"published an opening of round {opening.round}, not {round_}"
+    if opening.parent != parent.cid:
+        return f"published an opening of a round that started from {opening.parent}, not {parent.cid}"
+    return f"opens for learner {_list(opening.members)}; the members of round {round_} are {_list(members)}"
 
 
 @dataclass(frozen=True)

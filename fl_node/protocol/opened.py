@@ -46,6 +46,8 @@ def read_openings(
         else:
             if (opening.node_id, opening.plan) == (node_id, plan_cid):
                 openings[node_id] = opening
+            elif opening.plan != plan_cid:
+                faults.append(Fault(node_id, f"published {name}, an opening of a run with plan {opening.plan}"))
             else:
                 faults.append(Fault(node_id, f"published {name}, an opening of learner {opening.node_id}"))
     return openings, faults

@@ -50,13 +50,17 @@ class Masking:
         self._plan_cid = plan_cid
         self._reader = reader
         self._address = site.contract.address
+        was_there = site.secret.exists()
         self._secret = load_or_create(site.secret)
         self._keys = RoundKeys(site.folder, self._secret)
+        if not was_there and self._keys.has_any(self._address):
+            emit(events.SecretReplaced(file=str(site.secret)))
         self._done = -1  # the round before which all secrets are erased
         self._sat_out = -1
         self._refused = ""
         self._end = End(site)
-        self._opened = ""  # the CID of the last opening that was made here
+        self._opening: Path | None = None  # the last opening that was made here
+        self._opened = ""  # its CID
 
     def announce(self, view: View, node_id: int, round_: int) -> Waiting | None:
         """Announce this learner's key for a round; None if this is done.
@@ -214,7 +218,7 @@ class Masking:
         if contract.opening_at(round_, node_id, view.block) is not None:
             return None
         path = opening_path(self._site.folder, round_, parent.cid)
-        if not self._opened or not path.exists() or cid.of_file(path) != self._opened:
+        if self._opening != path or not path.exists() or cid.of_file(path) != self._opened:
             for name in published.values():
                 lend(name, self._reader.path(name))
             known = impasse.read_files(self._reader, self._plan, self._plan_cid, parent, published)
@@ -230,7 +234,7 @@ class Masking:
                 self._write_opening(path, node_id, parent, known.good)
             except WeightsError as error:
                 return self._refuse(round_, str(error))
-            self._opened = cid.of_file(path)
+            self._opening, self._opened = path, cid.of_file(path)
             # What was read for it is not needed any more; this learner's own files have other names.
             self._reader.forget(*self._site.folder.glob("*-*.safetensors"))
         opening = parse(path.read_bytes())
@@ -259,10 +263,19 @@ class Masking:
         Raises
         ------
         WeightsError
-            It opened this round for another set of members, has no key of the round, or the set is too small.
+            The existing opening is damaged, of another round, or for another set of members. Or this learner has no
+            key of the round, or the set is too small.
         """
         if path.exists():
-            before = parse(path.read_bytes())
+            try:
+                before = parse(path.read_bytes())
+            except WeightsError as error:
+                raise WeightsError(
+                    f"{path} is damaged ({error}), and it opens a round only once", "opening"
+                ) from error
+            of = (before.plan, before.node_id, before.round, before.parent)
+            if of != (self._plan_cid, node_id, parent.global_meta.round, parent.cid):
+                raise WeightsError(f"{path} is of learner {before.node_id} in round {before.round}", "opening")
             if before.members != tuple(sorted(good)):
                 raise WeightsError(
                     f"it opened this round for learners {_list(before)}, and opens it for no second set", "members"

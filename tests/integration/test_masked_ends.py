@@ -252,6 +252,51 @@ def test_a_missing_file_is_waited_for_and_its_learner_is_named(start: Callable[[
     network.finish()
 
 
+def told(caplog: pytest.LogCaptureFixture, kind: type[events.Event]) -> list[str]:
+    return [record.getMessage() for record in caplog.records if getattr(record, "event", "") == kind.name]
+
+
+def test_a_learner_whose_host_secret_is_removed_says_so_and_continues(
+    start: Callable[[Plan], Network], caplog: pytest.LogCaptureFixture
+) -> None:
+    network = start(PLAN)
+    contract = network.as_node("header")
+    until(network, network.nodes, lambda: contract.state().round == 1)
+    assert not told(caplog, events.SecretReplaced)
+    network.kill("learner-3")
+    secret = network.folder / "learner-3.secret"
+    secret.unlink()
+    network.finish()
+    (line,) = told(caplog, events.SecretReplaced)
+    assert str(secret) in line
+
+
+@pytest.mark.parametrize("damage", ["garbage", "another round's"])
+def test_an_opening_on_disk_that_is_not_the_learners_own_is_named_and_not_sent(
+    start: Callable[[Plan], Network], caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    network = start(FOUR)
+    contract = network.as_node("header")
+    until(network, network.nodes, lambda: contract.state().closed)
+    path = network.folder / "learner-1" / f"opening-0-{contract.state().global_cid}.json"
+    if damage == "garbage":
+        path.write_bytes(b"damaged")
+    else:
+        until(network, ("learner-1",), lambda: contract.opening_at(0, 1) is not None)
+        until(network, (*network.nodes[2:], "header"), lambda: contract.state().round == 1)
+        until(network, network.nodes, lambda: contract.state().closed)
+        other = path.with_name(f"opening-1-{contract.state().global_cid}.json")
+        path, content = other, path.read_bytes()
+        path.write_bytes(content)
+    round_ = contract.state().round
+    for _ in range(20):
+        network.step("learner-1")
+    assert contract.opening_at(round_, 1) is None
+    (line,) = set(told(caplog, events.OpeningRefused))
+    assert path.name in line
+    until(network, network.nodes, lambda: contract.state().round == FOUR.rounds)
+
+
 def test_a_replaced_block_ends_an_impasse(start: Callable[[Plan], Network]) -> None:
     network = start(PLAN)
     contract = close_with(network, {3: "garbage"})

@@ -240,6 +240,35 @@ def test_an_opening_for_another_set_is_named_and_not_used(tmp_path: Path) -> Non
     assert revealed.lacking == ()
 
 
+@pytest.mark.parametrize("field", ["round", "parent"])
+def test_an_opening_of_another_round_is_named_as_such_and_not_used(tmp_path: Path, field: str) -> None:
+    cohort = Cohort(tmp_path, plan_of(5, 3), [1, 2, 4, 5])
+    opened = cohort.openings([1, 2, 4, 5])
+    other = {"round": ROUND - 1, "parent": cid.of_bytes(b"other")}[field]
+    opened[4] = dataclasses.replace(opened[4], **{field: other})
+    revealed = cohort.reveal(opened)
+    assert [fault.node_id for fault in revealed.faults] == [4]
+    assert str(other) in revealed.faults[0].text
+    assert revealed.lacking == ()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "silent", "lost"),
+    [([], (), ()), ([1], (), ()), ([1], (2,), ()), ([1, 2], (), (1, 2, 4, 5)), ([1], (), ()), ([], (1, 2), ())],
+)
+def test_seeds_are_lost_when_no_opening_that_may_come_can_give_them(
+    tmp_path: Path, wrong: list[int], silent: tuple[int, ...], lost: tuple[int, ...]
+) -> None:
+    cohort = Cohort(tmp_path, plan_of(5, 3), [1, 2, 4, 5])
+    opened = cohort.openings([n for n in (1, 2, 4, 5) if n not in silent])
+    for node in wrong:
+        shares = {dealer: {place: bytes(32) for place in of} for dealer, of in opened[node].shares.items()}
+        opened[node] = dataclasses.replace(opened[node], shares=shares)
+    revealed = masked.reveal(cohort.plan, cohort.parent, cohort.files, opened, silent)
+    assert revealed.lost == lost
+    assert set(lost) <= set(revealed.lacking)
+
+
 def test_who_deals_shares_that_give_no_seed_is_named(tmp_path: Path) -> None:
     cohort = Cohort(tmp_path, plan_of(3), [1, 2, 3])
     file = cohort.files[2]

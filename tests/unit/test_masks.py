@@ -195,6 +195,27 @@ def test_a_round_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
         keys.get("0xab", 0)
 
 
+def test_a_round_key_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    keys = RoundKeys(tmp_path, HostSecret(bytes(32)))
+    assert not keys.has_any("0xAb")
+    keys.make("0xAb", 1)
+    assert keys.has_any("0xAb")
+    assert not keys.has_any("0xCd")
+    (path,) = (tmp_path / FOLDER).iterdir()
+    path.write_bytes(b"short")
+    with pytest.raises(ConfigError, match="5 bytes"):
+        keys.get("0xAb", 1)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError, match=path.name):
+        keys.get("0xAb", 1)
+    path.rmdir()
+    (tmp_path / FOLDER).rmdir()
+    (tmp_path / FOLDER).write_bytes(b"")
+    with pytest.raises(ConfigError, match=FOLDER):
+        keys.make("0xAb", 1)
+
+
 def test_masked_words_look_random_and_follow_from_nothing_public() -> None:
     """Zeros with masks: bytes as often as each other, and no correlation with what anybody can compute."""
     size = 2**16
