@@ -333,6 +333,19 @@ class KeyAnnounced(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WrongKey(Event):
+    """A learner announced a key for its masks that is unusable, or that another learner announced too."""
+
+    level = logging.WARNING
+    round: int
+    learner: int
+    detail: str
+
+    def text(self) -> str:
+        return f"round {self.round}: learner {self.learner} {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundSatOut(Event):
     """The learner has no key in a round with masks, so it can't take part; it announces one for the next round."""
 

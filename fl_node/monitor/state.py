@@ -363,9 +363,12 @@ def stuck(past: History, plan: Plan, files: Mapping[str, FileFacts]) -> str:
     current = past.rounds[-1]
     if current.closed is None:
         found = impasse.of_open_round(plan, current.number, sitting_out(current))
+        facts = files.get(str(current.started.cid))
+        if facts is not None and isinstance(facts.meta, GlobalMeta) and facts.meta.keys is not None:
+            found = impasse.of_keys(plan, current.number, dict(facts.meta.keys).keys()) or found
     else:
         published = {node_id: files.get(str(entry.cid)) for node_id, entry in current.latest().items()}
-        bad = {node_id: facts.problem for node_id, facts in published.items() if facts and facts.state == "bad"}
+        bad = {node_id: file.problem for node_id, file in published.items() if file and file.state == "bad"}
         found = impasse.of_files(plan, current.number, published.keys() - bad.keys(), bad, ())
     return "" if found is None else found.text
 

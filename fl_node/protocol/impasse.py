@@ -80,6 +80,27 @@ def read_files(reader: Reader, plan: Plan, plan_cid: str, parent: WeightsFile, p
     return files
 
 
+def of_keys(plan: Plan, round_: int, keyed: Collection[int]) -> Impasse | None:
+    """Return why too few learners can publish a valid file in a round; None if enough can.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    round_
+        The round.
+    keyed
+        The learners whose keys are in the global weights that the round started from.
+    """
+    needed = needed_members(plan)
+    if len(keyed) >= needed:
+        return None
+    without = tuple(node_id for node_id in range(1, plan.learners + 1) if node_id not in keyed)
+    who = f"{learners_label(without)} {'has' if len(without) == 1 else 'have'} none"
+    text = f"round {round_} can't be opened: its sum needs {needed} learners with a usable key of the round; {who}"
+    return Impasse(f"{text}; {NEW_RUN}", without)
+
+
 def of_open_round(plan: Plan, round_: int, sitting_out: Collection[int]) -> Impasse | None:
     """Return why an open round can never close; None if it can.
 

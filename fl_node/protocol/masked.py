@@ -138,6 +138,26 @@ def usable_keys(keys: Mapping[int, str]) -> tuple[tuple[int, str], ...]:
     return tuple((n, key) for n, key in sorted(keys.items()) if dealing.is_usable(bytes.fromhex(key)))
 
 
+def wrong_keys(keys: Mapping[int, str]) -> tuple[Fault, ...]:
+    """Return what is wrong with the keys that learners announced for a round: unusable ones, and the same key twice.
+
+    Who has copied the key of another can't publish valid shares. Nobody can tell which of them has.
+
+    Parameters
+    ----------
+    keys
+        The keys in hexadecimal digits, by nodeId.
+    """
+    faults = []
+    for node_id, key in sorted(keys.items()):
+        same = [other for other in sorted(keys) if other != node_id and keys[other] == key]
+        if not dealing.is_usable(bytes.fromhex(key)):
+            faults.append(Fault(node_id, f"announced {key}, which is no usable X25519 key; it can't take part"))
+        elif same:
+            faults.append(Fault(node_id, f"announced {key}, which is also the key of learner {_list(same)}"))
+    return tuple(faults)
+
+
 def neighbours_in(parent: WeightsFile, node_id: int) -> tuple[int, ...]:
     """Return a learner's neighbours in the round that starts from these global weights.
 

@@ -23,6 +23,7 @@ from fl_node.plan.schema import Plan
 from fl_node.protocol import history, impasse
 from fl_node.protocol.awaited import awaited
 from fl_node.protocol.budget import Budget
+from fl_node.protocol.masked import keys_of
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.retention import first_kept
 from fl_node.protocol.verdicts import HeaderChange, Verdict, header_changes, verdicts
@@ -309,6 +310,8 @@ def _stuck(reader: Reader, plan: Plan, past: history.History, parent: model_file
         return ""
     if current.closed is None:
         found = impasse.of_open_round(plan, current.number, history.sitting_out(current))
+        if parent is not None:
+            found = impasse.of_keys(plan, current.number, keys_of(parent).keys()) or found
     elif parent is None:
         return ""
     else:

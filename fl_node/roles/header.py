@@ -17,7 +17,7 @@ from fl_node.plan.schema import Plan
 from fl_node.protocol.global_files import initial_file
 from fl_node.roles.deploy import start
 from fl_node.roles.ending import Ending
-from fl_node.roles.impasse import Lookout
+from fl_node.roles.impasse import Lookout, name_wrong_keys
 from fl_node.roles.loop import Done, Site, Waiting
 from fl_node.roles.pruner import Pruner
 from fl_node.roles.strategy import Context, Strategy
@@ -50,6 +50,7 @@ class Header:
         self._successor: str | None = None  # the account that is the header while this one stands by
         self._ending = Ending(context.site, context.plan, context.global_file)
         self._lookout = Lookout(context.site, context.plan, context.reader)
+        self._keys_seen = False  # whether it has named what is wrong with the first keys
         self._evaluator = ThreadPoolExecutor(1) if evaluate else None
         for left in self._site.folder.glob(_EVALUATION.format("*")):  # by a killed process
             left.unlink(missing_ok=True)
@@ -94,6 +95,9 @@ class Header:
             keys = contract.keys(0, view.learners, view.block) if plan.is_masked else {}
             if plan.is_masked and len(keys) < plan.learners:
                 return _missing_keys(plan, keys)
+            if plan.is_masked and not self._keys_seen:
+                self._keys_seen = True
+                name_wrong_keys(0, keys)
             initial = initial_file(context.global_path(0), plan, context.plan_cid, context.trainer.initial(), keys)
             start(contract, self._site.store, initial)
             return None

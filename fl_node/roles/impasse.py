@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+from fl_node import events
 from fl_node.artifacts.model_file import WeightsFile
 from fl_node.chain.contract import Contract, State
 from fl_node.errors import RunStuck
 from fl_node.plan.schema import Plan
 from fl_node.protocol import impasse
 from fl_node.protocol.impasse import Impasse
+from fl_node.protocol.masked import keys_of, wrong_keys
 from fl_node.protocol.reader import Reader
 from fl_node.roles.loop import Site, Waiting
+from fl_node.runtime.logs import emit
 
 SETTLE = 5.0
 """Seconds for which an impasse must persist: a block that is replaced may end it."""
@@ -33,7 +37,7 @@ class End:
         self._seen: tuple[State, Impasse] | None = None
         self._since = 0.0
 
-    def wait(self, state: State, found: Impasse) -> Waiting:
+    def wait(self, state: State, found: Impasse, settle: float = SETTLE) -> Waiting:
         """Return the wait until it is certain that an impasse persists.
 
         Parameters
@@ -42,6 +46,8 @@ class End:
             What the contract says.
         found
             The impasse.
+        settle
+            Seconds for which it must persist.
 
         Raises
         ------
@@ -51,10 +57,10 @@ class End:
         now = self._clock.monotonic()
         if self._seen != (state, found):
             self._seen, self._since = (state, found), now
-        if now - self._since >= SETTLE:
+        if now - self._since >= settle:
             raise RunStuck(found.text, found.learners)
         return Waiting(
-            "round_end", found.text, round=state.round, learners=found.learners, until=self._since + SETTLE
+            "round_end", found.text, round=state.round, learners=found.learners, until=self._since + settle
         )
 
 
@@ -110,6 +116,20 @@ class Lookout:
         return replace(waiting, watch=contract.state, seen=state)
 
 
+def name_wrong_keys(round_: int, keys: Mapping[int, str]) -> None:
+    """Log what is wrong with the keys that learners announced.
+
+    Parameters
+    ----------
+    round_
+        The round that they are for.
+    keys
+        The keys in hexadecimal digits, by nodeId.
+    """
+    for fault in wrong_keys(keys):
+        emit(events.WrongKey(round=round_, learner=fault.node_id, detail=fault.text))
+
+
 def find(
     contract: Contract, plan: Plan, plan_cid: str, reader: Reader, state: State, parent: WeightsFile
 ) -> Impasse | None:
@@ -139,4 +159,5 @@ def find(
     opened, keys = contract.openings_and_next_keys(round_, members)
     if state.closed:
         return impasse.of_closed_round(reader, plan, plan_cid, parent, published, opened)
-    return impasse.of_open_round(plan, round_, keys.keys() - published.keys())
+    found = impasse.of_keys(plan, round_, keys_of(parent).keys())
+    return found or impasse.of_open_round(plan, round_, keys.keys() - published.keys())

@@ -389,8 +389,9 @@ class Learner:
         state, now = view.state, self._site.timing.clock.monotonic()
         if not state.closed:
             # Of false weights the keys are false too.
-            is_verified = self._unverified(state.round, str(state.global_cid)) is None
-            return masking.stuck_open(view, published) if is_verified else None
+            if self._unverified(state.round, str(state.global_cid)) is not None:
+                return None
+            return masking.stuck_open(view, self._global_file(state.round, str(state.global_cid)), published)
         if self._watch.seconds(now) <= self._header_timeout or now < self._next_look:
             return None
         parent = self._global_file(state.round, str(state.global_cid))

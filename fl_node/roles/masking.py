@@ -84,13 +84,15 @@ class Masking:
         emit(events.KeyAnnounced(round=round_, block=receipt.block, gas=receipt.gas))
         return None
 
-    def stuck_open(self, view: View, published: Mapping[int, str]) -> Waiting | None:
-        """Return the wait of an open round that can never close; None if it can.
+    def stuck_open(self, view: View, parent: WeightsFile, published: Mapping[int, str]) -> Waiting | None:
+        """Return the wait of an open round that can never close or be opened; None if it can.
 
         Parameters
         ----------
         view
             What the contract says now.
+        parent
+            The global weights that it started from, which are verified.
         published
             The CIDs of the files that are published in it, by nodeId.
 
@@ -100,6 +102,8 @@ class Masking:
             It can't, and stays so.
         """
         contract, round_ = self._site.contract, view.state.round
+        if found := impasse.of_keys(self._plan, round_, keys_of(parent).keys()):
+            return self._end.wait(view.state, found)
         silent = [node_id for node_id in view.learners if node_id not in published]
         if impasse.of_open_round(self._plan, round_, silent) is None:
             return None

@@ -19,12 +19,12 @@ from fl_node.protocol import budget, impasse
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file, is_enough, needs_parent
-from fl_node.protocol.masked import Fault, Seeds, check_masked, reveal, unmasked_file
+from fl_node.protocol.masked import Fault, Seeds, check_masked, keys_of, reveal, unmasked_file
 from fl_node.protocol.names import MISSING
 from fl_node.protocol.opened import read_openings
 from fl_node.protocol.publications import check_origin
 from fl_node.roles.arrivals import FETCH_TRY
-from fl_node.roles.impasse import End
+from fl_node.roles.impasse import SETTLE, End, name_wrong_keys
 from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context
 from fl_node.runtime.logs import emit
@@ -79,6 +79,7 @@ class Synchronous:
         self._evidence = evidence(context.plan, context.trainer)
         self._round = _Round("", -1, 0.0)
         self._end = End(context.site)
+        self._named: tuple[int, str] | None = None  # the last round whose next keys were looked at
 
     @property
     def round(self) -> int:
@@ -121,6 +122,10 @@ class Synchronous:
         absent = [node_id for node_id in current.members if node_id not in current.published]
         spent = None if plan.dp is None else budget.spent(plan, budget.publications(self._site.contract.log()))
         if plan.is_masked:
+            if self._named != (current.number, current.parent):
+                self._named = current.number, current.parent
+                next_keys = {file.masked_meta.node_id: file.masked_meta.next_key for file in accepted}
+                name_wrong_keys(current.number + 1, {**current.keys, **next_keys})
             return unmasked_file(
                 context.global_path(current.number + 1),
                 plan,
@@ -264,13 +269,18 @@ class Synchronous:
             bad = {node_id: one.reason for node_id, one in judged.items() if isinstance(one, Rejection)}
             coming = [node_id for node_id, one in judged.items() if one is None]
             found = impasse.of_files(plan, number, current.good(), bad, coming)
-        else:
+            return None if found is None else self._end.wait(view.state, found)
+        found = impasse.of_keys(plan, number, keys_of(self._context.global_file(number, current.parent)).keys())
+        if found is None:
             silent = [node_id for node_id in current.members if node_id not in current.published]
-            found = impasse.of_open_round(plan, number, silent)
-            if found is not None:
-                _, announced = self._site.contract.openings_and_next_keys(number, silent, view.block)
-                found = impasse.of_open_round(plan, number, announced)
-        return None if found is None else self._end.wait(view.state, found)
+            if impasse.of_open_round(plan, number, silent) is None:
+                return None
+            _, announced = self._site.contract.openings_and_next_keys(number, silent, view.block)
+            found = impasse.of_open_round(plan, number, announced.keys())
+        # The learners withdraw false weights, whose keys are false too; meanwhile they don't end.
+        if found is None or self._site.contract.round_at(number).rejections:
+            return None
+        return self._end.wait(view.state, found, max(SETTLE, plan.header_timeout))
 
     def _missing_learners(self, current: _Round, view: View) -> Waiting:
         """Return the wait of an open round; close it after its timeout."""

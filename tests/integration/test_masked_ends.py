@@ -252,6 +252,47 @@ def test_a_missing_file_is_waited_for_and_its_learner_is_named(start: Callable[[
     network.finish()
 
 
+def announce(network: Network, node_id: int, key: bytes) -> None:
+    liar = network.as_node(f"learner-{node_id}")
+    assert liar.announce_key(0, key, liar.chain.nonce()) is not None
+
+
+def test_too_few_usable_keys_end_the_run_at_once(
+    start: Callable[[Plan], Network], caplog: pytest.LogCaptureFixture
+) -> None:
+    network = start(PLAN)
+    announce(network, 3, (1).to_bytes(32, "little"))  # a point of small order
+    errors = ended(network, "header", "learner-1", "learner-2", "standby-1")
+    assert {error.learners for error in errors.values()} == {(3,)}
+    (line,) = told(caplog, events.WrongKey)
+    assert "learner 3" in line
+    assert collected(network).stuck in {str(error) for error in errors.values()}
+
+
+def test_a_learner_with_an_unusable_key_is_named_and_left_out(
+    start: Callable[[Plan], Network], caplog: pytest.LogCaptureFixture
+) -> None:
+    network = start(FOUR)
+    announce(network, 4, (1).to_bytes(32, "little"))
+    contract = network.as_node("header")
+    until(network, network.nodes, lambda: contract.state().round == FOUR.rounds)
+    (line,) = told(caplog, events.WrongKey)
+    assert "learner 4" in line
+
+
+def test_a_key_of_another_learner_is_named(
+    start: Callable[[Plan], Network], caplog: pytest.LogCaptureFixture
+) -> None:
+    network = start(FOUR)
+    contract = network.as_node("header")
+    until(network, ("learner-2",), lambda: bool(contract.keys(0, [2])))
+    announce(network, 4, bytes.fromhex(contract.keys(0, [2])[2]))
+    until(network, network.nodes[:-1], lambda: contract.state().round == 1)
+    lines = told(caplog, events.WrongKey)
+    assert len(lines) == 2
+    assert all("learner 2" in line and "learner 4" in line for line in lines)
+
+
 def told(caplog: pytest.LogCaptureFixture, kind: type[events.Event]) -> list[str]:
     return [record.getMessage() for record in caplog.records if getattr(record, "event", "") == kind.name]
 
