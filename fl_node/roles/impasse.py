@@ -8,7 +8,7 @@ from dataclasses import replace
 from fl_node import events
 from fl_node.artifacts.model_file import WeightsFile
 from fl_node.chain.contract import Contract, State
-from fl_node.errors import RunStuck
+from fl_node.errors import RunStuck, StoreError, WeightsError
 from fl_node.plan.schema import Plan
 from fl_node.protocol import impasse
 from fl_node.protocol.impasse import Impasse
@@ -106,11 +106,14 @@ class Lookout:
         contract, plan_cid = self._site.contract, self._site.contract.plan()
         if not state.closed and contract.round_at(state.round).rejections:
             return None  # other weights come
-        parent = self._reader.read(state.global_cid)
-        self._reader.expect_like(parent)
-        found = find(contract, self._plan, plan_cid, self._reader, state, parent)
+        try:
+            parent = self._reader.read(state.global_cid)
+            self._reader.expect_like(parent)
+            found = find(contract, self._plan, plan_cid, self._reader, state, parent)
+        except (StoreError, WeightsError):
+            found = None  # a standby needs no files
         if found is None:
-            self._next = now + LOOK_AGAIN
+            self._next = self._site.timing.clock.monotonic() + LOOK_AGAIN
             return None
         waiting = self._end.wait(state, found)
         return replace(waiting, watch=contract.state, seen=state)

@@ -252,6 +252,18 @@ def test_a_missing_file_is_waited_for_and_its_learner_is_named(start: Callable[[
     network.finish()
 
 
+def test_a_standby_that_lacks_the_files_of_a_round_stands_by(start: Callable[[Plan], Network]) -> None:
+    network = start(plan_of(fetch_timeout=0.3))
+    contract = close_with(network, {3: "garbage"})
+    for copy in network.folder.rglob(f"*{contract.state().global_cid}*"):
+        copy.unlink()
+    for _ in range(3):
+        waiting = network.role("standby-1").step()
+        network.clock.sleep(2 * PLAN.header_timeout)
+    assert waiting is not None
+    assert waiting.reason == "standby"
+
+
 def announce(network: Network, node_id: int, key: bytes) -> None:
     liar = network.as_node(f"learner-{node_id}")
     assert liar.announce_key(0, key, liar.chain.nonce()) is not None
