@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fl_node.audit.result import PrunedRound
 from fl_node.protocol.history import History
-from fl_node.protocol.names import learner_label
+from fl_node.protocol.names import learner_label, learners_label
 from fl_node.protocol.verdicts import header_changes
 from fl_node.protocol.verification.case import Case
 
@@ -31,10 +31,10 @@ def check_verdicts(case: Case, past: History, pruned: Iterable[PrunedRound] = ()
     rounds_with_findings = {finding.round for finding in case.result.findings} | unknown
     correct = {(one.number, one.started.cid) for one in past.rounds if one.number not in rounds_with_findings}
     for withdrawn in past.withdrawn:
-        learners = ", ".join(str(entry.node_id) for entry in withdrawn.rejections)
+        learners = [entry.node_id for entry in withdrawn.rejections if entry.node_id is not None]
         codes = ", ".join(sorted({str(entry.code) for entry in withdrawn.rejections}))
         reason = (
-            f"withdrawn: rejected by learner {learners} ({codes})"
+            f"withdrawn: rejected by {learners_label(learners)} ({codes})"
             if learners
             else "withdrawn together with the weights it was based on"
         )

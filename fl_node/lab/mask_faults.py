@@ -10,7 +10,7 @@ from fl_node.lab import wrong_shares
 from fl_node.lab.fault_model import ROUND, Check, Controls, Expectation, Outcome, Scenario, Trace, first_message
 from fl_node.lab.header_faults import LIAR, LIAR_LABEL, VICTIM, succeeded, telling, withdrawn
 from fl_node.lab.run_folder import WORK
-from fl_node.protocol.names import HEADER, learner_name
+from fl_node.protocol.names import HEADER, learner_name, learners_label
 from fl_node.protocol.verification.masked import LEARNER_LOST, NOT_OPENED, WRONG_OPENING
 
 LEARNERS = 4
@@ -113,7 +113,7 @@ def _sat_out(trace: Trace, _outcome: Outcome) -> Check:
 def _opened_by_others(trace: Trace, _outcome: Outcome) -> Check:
     opened = events.MasksOpened.name
     who = [n for n in range(1, LEARNERS + 1) if any(trace.matching(learner_name(n), opened, round=ROUND))]
-    seen = f"opened by learner {', '.join(map(str, who)) or 'none'}"
+    seen = f"opened by {learners_label(who) if who else 'nobody'}"
     return Check("the other three open the round", who == [1, 3, 4], seen)
 
 

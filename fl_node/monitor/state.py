@@ -340,7 +340,7 @@ def waits(past: History, plan: Plan | None, *, budget_over: bool = False) -> dic
     elif leader != HEADER:
         pass  # it has its own part as a learner
     elif silent:
-        waiting[HEADER] = f"waits for learner {', '.join(map(str, silent))}"
+        waiting[HEADER] = f"waits for {learners_label(silent)}"
     elif missing > 0:
         waiting[HEADER] = f"waits for {missing} more to register"
     else:

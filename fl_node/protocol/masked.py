@@ -37,6 +37,7 @@ from fl_node.privacy import dealing, graph
 from fl_node.privacy.dealing import OWN, Dealer, Label, RoundKey
 from fl_node.privacy.streams import Stream
 from fl_node.protocol.budget import Spent
+from fl_node.protocol.names import learners_label
 from fl_node.protocol.openings import Opening
 from fl_node.protocol.publications import samples_of
 from fl_node.runtime.tensors import blocks_of, flat, shape_of
@@ -111,14 +112,14 @@ def stuck_without(plan: Plan, node_ids: Collection[int]) -> str:
     """
     if not node_ids:
         return ""
-    who = f"learner {_list(node_ids)} has no key of this round"
+    who = f"{learners_label(node_ids)} {'has' if len(node_ids) == 1 else 'have'} no key of this round"
     if plan.round_timeout and plan.required_learners < plan.learners:
         if plan.learners - len(node_ids) >= plan.required_learners:
             return ""
         return f"{who}, and the round can't close without {plan.required_learners} learners; start a new run"
     missing = "round_timeout" if not plan.round_timeout else f"min_learners below {plan.learners}"
     return (
-        f"{who}, and the plan has no {missing}, so the round can't close without it; start a new run with "
+        f"{who}, and the plan has no {missing}, so the round can't close; start a new run with "
         "round_timeout and min_learners"
     )
 
@@ -154,7 +155,7 @@ def wrong_keys(keys: Mapping[int, str]) -> tuple[Fault, ...]:
         if not dealing.is_usable(bytes.fromhex(key)):
             faults.append(Fault(node_id, f"announced {key}, which is no usable X25519 key; it can't take part"))
         elif same:
-            faults.append(Fault(node_id, f"announced {key}, which is also the key of learner {_list(same)}"))
+            faults.append(Fault(node_id, f"announced {key}, which is also the key of {learners_label(same)}"))
     return tuple(faults)
 
 
@@ -346,9 +347,9 @@ def open_shares(
         The set is too small, or this learner is no member.
     """
     if len(files) < needed_members(plan) or node_id not in files:
-        members = ", ".join(map(str, sorted(files)))
+        members = learners_label(files) if files else "no learners"
         raise WeightsError(
-            f"round {parent.global_meta.round}: nothing is opened for learner {members}; a sum needs "
+            f"round {parent.global_meta.round}: nothing is opened for {members}; a sum needs "
             f"{needed_members(plan)} members",
             "members",
         )
@@ -424,7 +425,7 @@ def _difference(opening: Opening, members: tuple[int, ...], parent: WeightsFile)
         return f"published an opening of round {opening.round}, not {round_}"
     if opening.parent != parent.cid:
         return f"published an opening of a round that started from {opening.parent}, not {parent.cid}"
-    return f"opens for learner {_list(opening.members)}; the members of round {round_} are {_list(members)}"
+    return f"opens for {learners_label(opening.members)}; the members of round {round_} are {_list(members)}"
 
 
 @dataclass(frozen=True)

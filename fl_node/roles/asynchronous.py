@@ -173,7 +173,7 @@ class Asynchronous:
         if unregistered := len(awaited) - len(silent):
             parts.append(f"{unregistered} more to register")
         if arriving:
-            parts.append(f"the file of learner {', '.join(arriving)} is arriving")
+            parts.append(f"arriving: the file of {' and of '.join(f'learner {one}' for one in arriving)}")
         return Waiting("updates", "; ".join(parts), round=number, learners=tuple(silent))
 
     def aggregate(self) -> WeightsFile:

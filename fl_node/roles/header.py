@@ -15,6 +15,7 @@ from fl_node.chain.contract import State
 from fl_node.errors import ContractError, FLNodeError
 from fl_node.plan.schema import Plan
 from fl_node.protocol.global_files import initial_file
+from fl_node.protocol.names import learners_label
 from fl_node.roles.deploy import start
 from fl_node.roles.ending import Ending
 from fl_node.roles.impasse import Lookout, name_wrong_keys
@@ -215,7 +216,7 @@ class Header:
 def _missing_keys(plan: Plan, keys: Collection[int]) -> Waiting:
     """Return the wait of a run with masks before its first round."""
     who = tuple(node_id for node_id in range(1, plan.learners + 1) if node_id not in keys)
-    return Waiting("keys", f"learner {', '.join(map(str, who))} to announce a key for its masks", learners=who)
+    return Waiting("keys", f"{learners_label(who)} to announce a key for masks", learners=who)
 
 
 def standing_by(site: Site, state: State) -> Waiting:

@@ -27,6 +27,7 @@ from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.committee import committee_of
 from fl_node.protocol.compressed import compress, decoded
 from fl_node.protocol.global_files import local_shapes
+from fl_node.protocol.names import learners_label
 from fl_node.protocol.patience import committee_timeout, header_timeout
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.verification.synchronous import Closing
@@ -245,7 +246,7 @@ class Learner:
             duty.since = now
         return Waiting(
             "attestation",
-            f"the committee to attest the global weights; learner {', '.join(map(str, silent))} has not",
+            f"the committee to attest the global weights; no attestation by {learners_label(silent)} yet",
             learners=tuple(silent),
             until=duty.since + self._committee_timeout,
             # One attestation of several is no reason to read everything again.
@@ -373,10 +374,10 @@ class Learner:
         who = () if state.closed else tuple(node_id for node_id in view.learners if node_id not in published)
         if state.closed and len(self._openings) < self._plan.threshold:
             who = tuple(n for n in sorted(published) if n not in self._openings)
-        missing = f"learner {', '.join(map(str, who))}" if who else "the header"
+        missing = learners_label(who) if who else "the header"
         return Waiting(
             "round_end",
-            f"round {round_} to {'end' if state.closed else 'close'}; {missing} is not finished",
+            f"round {round_} to {'end' if state.closed else 'close'}, for which {missing} must act",
             round=round_,
             learners=who,
             watch=contract.state,

@@ -20,7 +20,7 @@ from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file, is_enough, needs_parent
 from fl_node.protocol.masked import Fault, Seeds, check_masked, keys_of, reveal, unmasked_file
-from fl_node.protocol.names import MISSING
+from fl_node.protocol.names import MISSING, learners_label
 from fl_node.protocol.opened import read_openings
 from fl_node.protocol.publications import check_origin
 from fl_node.roles.arrivals import FETCH_TRY
@@ -250,8 +250,8 @@ class Synchronous:
         if found := impasse.of_openings(number, revealed.lost, current.faults):
             return self._end.wait(view.state, found)
         wrong = sorted({fault.node_id for fault in current.faults})
-        who = f"learner {', '.join(map(str, silent))} to open" if silent else "openings that remove all masks"
-        named = f"; what learner {', '.join(map(str, wrong))} published is wrong" if wrong else ""
+        who = f"{learners_label(silent)} to open" if silent else "openings that remove all masks"
+        named = f"; what {learners_label(wrong)} published is wrong" if wrong else ""
         text = f"round {number}: {who}, of {plan.threshold} that are needed{named}"
         return Waiting("openings", text, round=number, learners=silent)
 
@@ -297,7 +297,7 @@ class Synchronous:
             return Waiting("block", f"round {number} to close", round=number, until=now + ASK_TO_CLOSE)
         silent = [node_id for node_id in current.members if node_id not in current.published]
         unregistered = plan.learners - len(view.learners)
-        parts = [f"learner {', '.join(map(str, silent))} to publish"] if silent else []
+        parts = [f"{learners_label(silent)} to publish"] if silent else []
         if unregistered > 0:
             parts.append(f"{unregistered} more to register")
         if late:

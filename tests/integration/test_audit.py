@@ -226,7 +226,7 @@ def test_withdrawn_weights_and_a_new_header_are_notes(world: World) -> None:
     audited = run.audit()
     assert audited.passed, audited.findings
     assert audited.notes == [
-        f"global weights 2: {lie} was withdrawn: rejected by learner 1, 3 (tensor dense/kernel)",
+        f"global weights 2: {lie} was withdrawn: rejected by learners 1, 3 (tensor dense/kernel)",
         f"the header changed to {world.accounts['learner-1']}, learner 1",
     ]
 
@@ -240,7 +240,7 @@ def test_a_majority_that_withdraws_correct_weights_is_named(world: World) -> Non
     audited = run.audit()
     assert audited.passed, audited.findings
     assert audited.notes[0] == (
-        f"global weights 1: {good} was withdrawn: rejected by learner 1, 3 (smells), although they are correct"
+        f"global weights 1: {good} was withdrawn: rejected by learners 1, 3 (smells), although they are correct"
     )
 
 

@@ -57,7 +57,7 @@ def test_a_run_is_seen_from_chain_and_store_alone(world: World, tmp_path: Path) 
         assert seen.run is not None
         assert (seen.run.contract, seen.run.plan_cid, seen.run.rounds) == (run.address, run.plan_cid, 2)
         assert [node.name for node in seen.nodes] == ["header", "learner-1", "learner-2"]
-        assert header(seen).waits_for == "waits for learner 1, 2"
+        assert header(seen).waits_for == "waits for learners 1, 2"
 
         run.close_round()
 

@@ -203,7 +203,7 @@ def test_nobody_opens_a_set_that_is_too_small(tmp_path: Path, members: list[int]
 
 def test_nobody_opens_a_set_without_itself(tmp_path: Path) -> None:
     cohort = Cohort(tmp_path, plan_of(5), [1, 2, 4, 5])
-    with pytest.raises(WeightsError, match="nothing is opened for learner 1, 2, 4, 5"):
+    with pytest.raises(WeightsError, match="nothing is opened for learners 1, 2, 4, 5"):
         masked.open_shares(cohort.plan, cohort.plan_cid, 3, cohort.keys[3], cohort.parent, cohort.files)
 
 
