@@ -218,7 +218,7 @@ def test_a_contract_without_a_plan_or_with_terms_that_nobody_can_keep_is_not_dep
     with pytest.raises(ContractLogicError) as caught:
         w3.eth.call({"from": HEADER.address, "data": constructor.data_in_transaction})
     assert decode_revert(HexBytes(caught.value.data)) == refusal
-    assert send(w3, HEADER, constructor)["status"] == 0
+    assert send(w3, HEADER, constructor.data_in_transaction)["status"] == 0
 
 
 def test_local_weights_wait_for_the_first_global_weights(registered: Deployment) -> None:
@@ -264,7 +264,7 @@ def test_a_stranger_is_told_so_before_anything_about_its_arguments(
     ],
 )
 def test_the_contract_takes_no_ether(started: Deployment, caller: str, function: str, args: tuple[Any, ...]) -> None:
-    data = started.call(function, *args)._encode_transaction_data() if function else "0x"
+    data = started.data(function, *args) if function else "0x"
     transaction = {"from": ACCOUNTS[caller].address, "to": started.contract.address, "data": data}
     if function:
         started.w3.eth.call(transaction)
