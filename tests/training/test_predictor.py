@@ -96,13 +96,11 @@ def test_a_process_that_was_killed_is_followed_by_another(predictor: Predictor, 
     assert len(predictor.predict(newest, bytes(784))) == 10
 
 
-def test_those_who_would_wait_too_long_are_told_so(newest: Newest) -> None:
-    with Predictor() as predictor:
-        predictor._turn.acquire()  # somebody is being answered
-        asked = [
-            threading.Thread(target=predictor.predict, args=(newest, bytes(784)), daemon=True)
-            for _ in range(WAITING + 1)
-        ]
+def test_those_who_would_wait_too_long_are_told_so(predictor: Predictor, newest: Newest) -> None:
+    asked = [
+        threading.Thread(target=predictor.predict, args=(newest, bytes(784)), daemon=True) for _ in range(WAITING + 1)
+    ]
+    with predictor._turn:  # somebody is being answered
         for thread in asked:
             thread.start()
         with pytest.raises(Busy):
@@ -112,6 +110,5 @@ def test_those_who_would_wait_too_long_are_told_so(newest: Newest) -> None:
                 else:
                     predictor.predict(newest, bytes(784))
                 threading.Event().wait(0.01)
-        predictor._turn.release()
-        for thread in asked:
-            thread.join(60)
+    for thread in asked:
+        thread.join(60)
