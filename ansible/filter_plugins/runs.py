@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fl_node.events import is_wanted
+from fl_node.plan.schema import Plan
 from fl_node.runtime import logs
 from fl_node.runtime.terminal import visible
 
@@ -41,6 +44,30 @@ options:
     type: list
 """
 
+LEAST_ROUNDS = 2
+"""The round before the fault, and that with it."""
+NEEDS: dict[str, tuple[Callable[[Plan], bool], str]] = {
+    "verification": (
+        lambda plan: plan.is_verified and plan.mode != "async",
+        'a synchronous plan whose global weights learners verify: without verification = "none"',
+    ),
+    "masks": (
+        lambda plan: plan.is_masked,
+        "a plan with masks, such as -e fl_plan=plans/private.toml",
+    ),
+    "masks-and-loss": (
+        lambda plan: (
+            plan.is_masked
+            and plan.learners >= 4
+            and plan.round_timeout > 0
+            and max(plan.required_learners, plan.threshold) < plan.learners
+        ),
+        "four learners or more, and a plan with masks of which one learner may be lost, such as "
+        "-e fl_plan=plans/private.toml -e "
+        '\'{"fl_settings": ["min_learners=3", "round_timeout=60", "privacy.threshold=3"]}\' with four learners',
+    ),
+}
+"""What a scenario's file may name as C(needs): whether a plan has it, and what would be right."""
 FINAL = "final.safetensors"
 NEAR = 0.05
 """How much accuracy, as a fraction, a run without one learner's weights in one round may lose at most."""
@@ -78,6 +105,24 @@ def check_expectations(
             seen = f"{abs(when - since):.1f} s {side} the {name}: {_shown(text)}"
         found.append({"what": expected["what"], "passed": bool(lines) != expected.get("absent", False), "seen": seen})
     return found
+
+
+def unmet_needs(scenario: str, plan: str) -> list[str]:
+    """Return what a scenario needs that a plan lacks.
+
+    Parameters
+    ----------
+    scenario
+        The path of the scenario's file. Its templates name hosts, so it is not rendered for this.
+    plan
+        The plan in its canonical form.
+    """
+    path, checked = Path(scenario), Plan.model_validate_json(plan)
+    named = re.findall(r"^needs: (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    needs = [NEEDS[need] for line in named for need in yaml.safe_load(line)]
+    if checked.rounds < LEAST_ROUNDS:
+        needs.append((lambda _: False, f"rounds of at least {LEAST_ROUNDS} (is {checked.rounds})"))
+    return [f"scenario {path.stem} needs {text}" for has, text in needs if not has(checked)]
 
 
 def undisturbed_run(runs: str, plan: str) -> dict[str, Any]:
@@ -180,4 +225,5 @@ class FilterModule:
             "scenario_line": scenario_line,
             "final_checks": final_checks,
             "undisturbed_run": undisturbed_run,
+            "unmet_needs": unmet_needs,
         }

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from fl_node.plan.schema import Plan
+from tests.helpers import checkout
 from tests.helpers.checkout import load
 
 filters = load("ansible/filter_plugins/runs.py")
@@ -143,3 +145,46 @@ def test_what_the_audit_noted_can_be_expected() -> None:
 def test_a_check_is_a_line_to_read() -> None:
     line = filters.scenario_line({"what": "the run ends", "passed": False, "seen": "1 round"})
     assert line == "FAIL the run ends: 1 round"
+
+
+SCENARIOS = sorted((checkout.ROOT / "ansible" / "scenarios").glob("*.yml"))
+FOUR = {"learners": 4, "min_learners": 3, "round_timeout": 60}
+
+
+def canonical(privacy: dict[str, object] | None = None, **settings: object) -> str:
+    """Return a plan in its canonical form, with masks if given settings of privacy."""
+    if privacy is not None:
+        settings |= {
+            "aggregation": {"rule": "fedavg", "arithmetic": "fixed"},
+            "privacy": {"secure_aggregation": True, **privacy},
+        }
+    return Plan.model_validate({"name": "demo", "learners": 3, **settings}).to_bytes().decode()
+
+
+def test_the_needs_that_scenarios_name_are_known() -> None:
+    for path in SCENARIOS:
+        masked = canonical(privacy={"threshold": 3}, **FOUR)
+        assert filters.unmet_needs(str(path), masked) == []
+        assert len(filters.unmet_needs(str(path), canonical(rounds=1))) >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    [
+        ("masks-lost-before", canonical()),
+        ("masks-lost-before", canonical(privacy={})),
+        ("masks-lost-before", canonical(privacy={}, learners=4)),
+        ("masks-wrong-shares", canonical(privacy={"threshold": 3}, **FOUR | {"round_timeout": 0, "min_learners": 0})),
+        ("header-asks-both", canonical()),
+        ("header-lies", canonical(verification="none")),
+        ("header-gone", canonical(verification="none")),
+    ],
+)
+def test_a_plan_on_which_a_scenario_shows_nothing_is_refused(name: str, plan: str) -> None:
+    (lacks,) = filters.unmet_needs(str(checkout.ROOT / "ansible" / "scenarios" / f"{name}.yml"), plan)
+    assert lacks.startswith(f"scenario {name} needs ")
+
+
+def test_other_scenarios_take_a_plan_without_verification() -> None:
+    path = checkout.ROOT / "ansible" / "scenarios" / "learner-killed.yml"
+    assert filters.unmet_needs(str(path), canonical(verification="none")) == []
