@@ -37,8 +37,9 @@ from fl_node.protocol.reader import Reader
 from fl_node.roles.journal import Recorder
 from fl_node.runtime.logs import emit
 
-MAX_PREFETCHED = 16
-"""The most learners whose files are fetched before a block has their transactions."""
+MAX_PREFETCHED = 4
+"""The most learners whose files are fetched before a block has their transactions. With 16, the pending transactions
+that every role is told of take more time than the fetches save (docs/benchmarks.md)."""
 
 
 class Clock(Protocol):
