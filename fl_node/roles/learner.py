@@ -377,7 +377,7 @@ class Learner:
         missing = learners_label(who) if who else "the header"
         return Waiting(
             "round_end",
-            f"round {round_} to {'end' if state.closed else 'close'}, for which {missing} must act",
+            f"round {round_} to {'end' if state.closed else 'close'}; {missing} must act",
             round=round_,
             learners=who,
             watch=contract.state,

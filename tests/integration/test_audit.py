@@ -280,7 +280,7 @@ def test_later_weights_are_withdrawn_with_those_that_they_follow_from(world: Wor
     audited = run.audit()
     assert audited.passed, audited.findings
     assert audited.notes[:2] == [
-        f"global weights 1: {lie} was withdrawn: rejected by learner 2, 3 (tensor dense/kernel)",
+        f"global weights 1: {lie} was withdrawn: rejected by learners 2, 3 (tensor dense/kernel)",
         f"global weights 2: {later} was withdrawn together with the weights it was based on",
     ]
 
