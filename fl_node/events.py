@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from fl_node.wording import counted
+
 EVENTS: dict[str, type[Event]] = {}
 """Every kind of event, by its name."""
 
@@ -105,7 +107,7 @@ class RunFinished(Event):
     round: int
 
     def text(self) -> str:
-        return f"the run ended after {self.round} rounds"
+        return f"the run ended after {counted(self.round, 'round')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +119,8 @@ class RunNotFinalized(Event):
     attestations: int
 
     def text(self) -> str:
-        return f"global weights {self.round} are not finalized: only {self.attestations} learners attested them"
+        few = counted(self.attestations, "learner")
+        return f"global weights {self.round} are not finalized: only {few} attested them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -523,7 +526,7 @@ class TrainingStarted(Event):
 
     def text(self) -> str:
         also = f" and {self.distilled} public {self.noun}" if self.distilled else ""
-        return f"round {self.round}: training {self.epochs} epochs on {self.samples} {self.noun}{also}"
+        return f"round {self.round}: training {counted(self.epochs, 'epoch')} on {self.samples} {self.noun}{also}"
 
 
 @dataclass(frozen=True, kw_only=True)

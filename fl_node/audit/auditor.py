@@ -36,6 +36,7 @@ from fl_node.protocol.verification.asynchronous import AsynchronousCase, Asynchr
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.global_files import check_initial
 from fl_node.protocol.verification.synchronous import Closing, check_closing, check_pruned
+from fl_node.wording import counted
 
 MAX_READS = 3
 """Maximum number of times that the log is read, if the run proceeds meanwhile."""
@@ -159,7 +160,7 @@ def _check_rounds(
     if closed_rounds < plan.rounds and not is_over:
         result.note(f"the run is in progress: {closed_rounds} of {plan.rounds} rounds are closed")
     if closed_rounds > plan.rounds:
-        result.find(plan.rounds + 1, HEADER, "round", f"the plan ends after {plan.rounds} rounds")
+        result.find(plan.rounds + 1, HEADER, "round", f"the plan ends after {counted(plan.rounds, 'round')}")
     keys = {entry.node_id: str(entry.key) for entry in past.first_keys if entry.node_id is not None}
     check_initial(case, str(rounds[0].started.cid), case.trainer.initial(), keys)
     progress(0, closed_rounds)

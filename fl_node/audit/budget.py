@@ -9,6 +9,7 @@ from fl_node.protocol import budget
 from fl_node.protocol.budget import Budget
 from fl_node.protocol.history import History
 from fl_node.protocol.names import learner_label
+from fl_node.wording import counted
 
 UNPROVEN = (
     "ε holds only for learners that clip their gradients, sample as planned, add noise and keep it secret; this "
@@ -44,10 +45,14 @@ def check_budget(plan: Plan, past: History, result: Audit, spent: Budget) -> Non
     for node_id in spent.overspent():
         count, limit = spent.published[node_id], budget.most_publications(plan, node_id)
         epsilon = rounded(budget.epsilon(plan, node_id, count))
-        text = f"is {epsilon:g} after {count} publications; the plan allows {dp.limit:g}, or {limit} publications"
+        text = (
+            f"is {epsilon:g} after {counted(count, 'publication')}; the plan allows {dp.limit:g}, or {limit} of them"
+        )
         result.find(None, learner_label(node_id), "epsilon", text)
     if spent.is_over() and len(past.rounds) - 1 < plan.rounds:
-        result.note(f"the privacy budget ended the run after {len(past.rounds) - 1} of {plan.rounds} rounds")
+        result.note(
+            f"the privacy budget ended the run after {len(past.rounds) - 1} of {counted(plan.rounds, 'round')}"
+        )
     epsilons = ", ".join(f"learner {node_id}: {epsilon:g}" for node_id, epsilon in spent.epsilons().items())
     result.note(f"privacy: ε for δ = {dp.delta:g}, from the number of publications: {epsilons}")
     result.note(f"privacy: {unproven(plan)}")

@@ -23,6 +23,7 @@ from fl_node.protocol.names import HEADER, learner_label
 from fl_node.protocol.retention import first_kept
 from fl_node.protocol.statement import Statement
 from fl_node.protocol.verification.case import Case
+from fl_node.wording import counted
 
 PRUNED, WRONG_STATEMENT = "pruned", "wrong_statement"
 """Codes of notes."""
@@ -158,9 +159,9 @@ def note_pruned(pruned: Iterable[PrunedRound], rounds: int, result: Audit) -> No
         first, last = members[0], members[-1]
         named = f"round {first.round}" if first is last else f"rounds {first.round} to {last.round}"
         by = _named([one.deleted for one in members]) or "no record of who deleted them is at hand"
-        text = f"{named}: pruned as agreed (retention of {rounds} rounds), not recomputed; deleted by {by}"
+        text = f"{named}: pruned as agreed (retention of {counted(rounds, 'round')}), not recomputed; deleted by {by}"
         if not first.deleted:
-            text = f"{named}: pruned as agreed (retention of {rounds} rounds), not recomputed; {by}"
+            text = f"{named}: pruned as agreed (retention of {counted(rounds, 'round')}), not recomputed; {by}"
         checked = _named([one.verified for one in members])
         text += f"; verified earlier by {checked}" if checked else "; no signed result of an earlier audit is at hand"
         result.note(text, PRUNED, first.round)

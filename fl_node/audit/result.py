@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fl_node.protocol.verification.findings import Finding as Finding
 from fl_node.protocol.verification.findings import Findings
 from fl_node.protocol.verification.findings import Note as Note
+from fl_node.wording import counted
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,10 @@ class Audit(Findings):
     def recomputed(self) -> str:
         """Which global files were recomputed, as a sentence continues after "files fetched"."""
         if not self.pruned:
-            return f"all {self.rounds} global files recomputed bit for bit"
+            every = "" if self.rounds == 1 else "all "
+            return f"{every}{counted(self.rounds, 'global file')} recomputed bit for bit"
         count = len(self.pruned)
         return (
-            f"{self.rounds - count} of {self.rounds} global files recomputed bit for bit; the local files of {count} "
-            f"{'round' if count == 1 else 'rounds'} are pruned as agreed"
+            f"{self.rounds - count} of {counted(self.rounds, 'global file')} recomputed bit for bit; "
+            f"the local files of {counted(count, 'round')} are pruned as agreed"
         )

@@ -22,6 +22,7 @@ from fl_node.cli.options import (
 from fl_node.errors import ConfigError, FLNodeError
 from fl_node.runtime import files
 from fl_node.runtime.terminal import styled
+from fl_node.wording import counted
 
 if TYPE_CHECKING:
     from fl_node.experiments.sweep import Remote
@@ -213,7 +214,9 @@ def sweep(
         took = "kept" if kept else f"{result['seconds']:.0f} s"
         print_note(f"{count} of {len(todo)}: {cell}: {result['rounds'][-1]['accuracy']:.2%} ({took})")
 
-    print_note(f"{len(todo)} runs of {loaded.rounds} rounds with {loaded.learners} learners")
+    print_note(
+        f"{counted(len(todo), 'run')} of {counted(loaded.rounds, 'round')} with {counted(loaded.learners, 'learner')}"
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
     at_a_time = 1 if backend == "processes" else jobs or max(cores // loaded.training.threads, 1)
     by_cell = work.run(

@@ -43,6 +43,7 @@ from fl_node.cli.statements import statements_at_hand
 from fl_node.errors import ConfigError, LogError, StoreError
 from fl_node.runtime import files
 from fl_node.runtime.terminal import styled
+from fl_node.wording import counted
 
 if TYPE_CHECKING:
     from fl_node.artifacts.model_file import Tensors
@@ -189,9 +190,15 @@ def journal(
         return
     for content in kept:
         last = (content.states or content.entries)[-1]
-        console.print(styled(f"{last.role} {last.account}", "bold"), f": {len(content.entries)} entries", sep="")
+        console.print(
+            styled(f"{last.role} {last.account}", "bold"),
+            f": {counted(len(content.entries), 'entry', 'entries')}",
+            sep="",
+        )
         if gone := content.pruned:
-            console.print(f"  pruned: its files of {len(gone)} rounds, the last of them round {gone[-1].round}")
+            console.print(
+                f"  pruned: its files of {counted(len(gone), 'round')}, the last of them round {gone[-1].round}"
+            )
         console.print(f"  last: round {last.round} {last.kind}, {last.cid}, block {last.height} ({last.block})")
         console.print(f"  hash of the last line: {content.head}")
         if cid := cids.get(content.name):
@@ -290,8 +297,8 @@ def audit(
                 console.print(str(finding))
             verdict = "passed" if result.passed else f"FAILED with {len(result.findings)} findings"
             size = f"{result.bytes / 1e6:.1f} MB"
-            rounds = f"{result.rounds} rounds{pruned_of(result)}"
-            console.print(f"audit {verdict}: {rounds}, {result.files} files, {size}")
+            rounds = f"{counted(result.rounds, 'round')}{pruned_of(result)}"
+            console.print(f"audit {verdict}: {rounds}, {counted(result.files, 'file')}, {size}")
             if signed is not None:
                 console.print(f"signed result: {signed}")
     if not result.passed:
@@ -385,8 +392,8 @@ def report(
                 "it has no final model yet"
             )
         verdict = "passed" if passed else f"FAILED with {len(conclusion.audit.findings)} findings"
-        rounds = f"{conclusion.audit.rounds} rounds{pruned_of(conclusion.audit)}"
-        console.print(f"audit {verdict}: {rounds}, {conclusion.audit.files} files")
+        rounds = f"{counted(conclusion.audit.rounds, 'round')}{pruned_of(conclusion.audit)}"
+        console.print(f"audit {verdict}: {rounds}, {counted(conclusion.audit.files, 'file')}")
         console.print(f"report: {conclusion.report} (as text: report.md)")
     if not passed:
         raise typer.Exit(1)

@@ -19,6 +19,7 @@ from fl_node.lab.header_faults import LIAR
 from fl_node.protocol.names import HEADER
 from fl_node.protocol.reader import Reader
 from fl_node.runtime.waiting import wait_until
+from fl_node.wording import counted
 
 WINDOW, MOST = 4, 2
 """Of so many successive updates so many may be one learner's."""
@@ -43,7 +44,7 @@ def _flood(lab: Controls, trace: Trace) -> None:
                 count += contract.set_local_weight(2, store.add(file.path), contract.chain.nonce()) is not None
             if not wait_until(partial(_has_ended, contract, state.round), lies.PATIENCE, lies.SOON):
                 raise ProcessError(f"round {state.round} did not end in {lies.PATIENCE:g} s")
-    trace.notes.append(f"learner 2 published {count} files without training")
+    trace.notes.append(f"learner 2 published {counted(count, 'file')} without training")
     lab.release(LIAR)
 
 

@@ -51,6 +51,7 @@ from fl_node.plan.schema import Plan
 from fl_node.protocol.names import HEADER
 from fl_node.runtime.waiting import wait_until
 from fl_node.seeds import derive
+from fl_node.wording import counted
 
 FINAL = "final.safetensors"
 """The final weights, in a run's folder."""
@@ -249,7 +250,7 @@ def _flood(lab: Controls, trace: Trace) -> None:
                 break
     except ContractError as error:
         refusal = str(error)
-    trace.notes.append(f"{len(trace.got)} publications, then: {refusal}")
+    trace.notes.append(f"{counted(len(trace.got), 'publication')}, then: {refusal}")
     lab.release(LIAR)
 
 
@@ -557,7 +558,9 @@ def _published_once(scenario: Scenario, outcome: Outcome) -> Check:
     spent = dict(model_file.read(outcome.folder / FINAL).global_meta.spent or ())
     rounds = outcome.result.plan.rounds
     passed = all(count == rounds if scenario.same_bits else count <= rounds for count in spent.values())
-    seen = ", ".join(f"learner {node_id}: {count} in {rounds} rounds" for node_id, count in sorted(spent.items()))
+    seen = ", ".join(
+        f"learner {node_id}: {count} in {counted(rounds, 'round')}" for node_id, count in sorted(spent.items())
+    )
     return Check(
         "no learner published two different files in a round (no other run has the same noise with masks)",
         bool(spent) and passed,
@@ -616,11 +619,13 @@ def checks(scenario: Scenario, trace: Trace, outcome: Outcome, undisturbed: Undi
             trace.fault is not None,
             "; ".join(trace.notes) or f"{trace.fault or 0:.1f} s after the start",
         ),
-        Check("the run ends", outcome.result.ended, f"{outcome.result.round} rounds, {outcome.seconds:.1f} s"),
+        Check(
+            "the run ends", outcome.result.ended, f"{counted(outcome.result.round, 'round')}, {outcome.seconds:.1f} s"
+        ),
         Check(
             "the audit passes",
             audit.passed,
-            f"{audit.files} files, {audit.rounds} global files bit for bit"
+            f"{counted(audit.files, 'file')}, {counted(audit.rounds, 'global file')} bit for bit"
             if audit.passed
             else str(audit.findings[0]),
         ),

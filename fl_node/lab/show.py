@@ -25,6 +25,7 @@ from fl_node.protocol.names import HEADER, learner_name, learners_label
 from fl_node.report.collect import percent, table
 from fl_node.report.contribution import RoundContribution, totals
 from fl_node.runtime.terminal import Numbers, styled, visible
+from fl_node.wording import counted
 
 if TYPE_CHECKING:
     from fl_node.lab.fault_model import Check, Outcome, Scenario
@@ -92,7 +93,9 @@ def budget_lines(plan: Plan) -> list[str]:
         )
         most = budget.most_publications(plan, node_id)
         if most is not None and most < plan.rounds:
-            lines.append(f"learner {node_id}: stops at ε = {dp.limit:g}, after {most} of {plan.rounds} publications")
+            lines.append(
+                f"learner {node_id}: stops at ε = {dp.limit:g}, after {most} of {counted(plan.rounds, 'publication')}"
+            )
     return lines
 
 
@@ -112,7 +115,7 @@ class Show:
         source = f"module {self._plan.custom.module}" if self._plan.custom else self._plan.data.name
         self._console.print(
             styled(self._plan.name, "bold"),
-            f": {self._plan.rounds} rounds, {self._plan.learners} learners, {self._plan.data.train} "
+            f": {counted(self._plan.rounds, 'round')}, {self._plan.learners} learners, {self._plan.data.train} "
             f"{self._plan.data.noun} of {source}, seed {self._plan.seed}; in {self._folder}",
             sep="",
         )
@@ -161,7 +164,7 @@ class Show:
         if audit.passed:
             self._console.print(
                 styled("Audit passed", "green"),
-                f": {audit.files} files fetched, {audit.recomputed}.",
+                f": {counted(audit.files, 'file')} fetched, {audit.recomputed}.",
                 sep="",
             )
         else:
@@ -188,7 +191,7 @@ class Show:
         top.add_row(
             f"{seconds // 60}:{seconds % 60:02}",
             ProgressBar(total=self._plan.rounds, completed=progress.round, width=30),
-            styled(f"{progress.round} of {self._plan.rounds} rounds, {progress.step}", "cyan"),
+            styled(f"{progress.round} of {counted(self._plan.rounds, 'round')}, {progress.step}", "cyan"),
         )
         parts: list[RenderableType] = [top, nodes]
         whole = rounds_table([heads, *rows])

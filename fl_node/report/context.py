@@ -23,6 +23,7 @@ from fl_node.report.plots import MANY, STYLES, Line, Span
 from fl_node.report.standings import Standing, outliers, slowest, standings
 from fl_node.report.turns import Turn, closings, members, newest, turns
 from fl_node.runtime.markdown import block, code, grid
+from fl_node.wording import counted
 
 LARGE = 2000
 """Local files; of more a page has a line for each instead of its details, and no picture of the ancestry, which would
@@ -331,9 +332,11 @@ def shade(value: int, most: int, *, correct: bool = False) -> str:
 
 def _state(result: Result) -> str:
     if result.budget_over and result.round < result.plan.rounds:
-        return f"ended after {result.round} of {result.plan.rounds} rounds, when its privacy budget was spent"
+        return (
+            f"ended after {result.round} of {counted(result.plan.rounds, 'round')}, when its privacy budget was spent"
+        )
     if result.ended:
-        return f"ended after {result.round} rounds"
+        return f"ended after {counted(result.round, 'round')}"
     return f"is in progress, in round {result.round} of {result.plan.rounds}"
 
 

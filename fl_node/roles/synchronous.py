@@ -28,6 +28,7 @@ from fl_node.roles.impasse import SETTLE, End, name_wrong_keys
 from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context
 from fl_node.runtime.logs import emit
+from fl_node.wording import counted
 
 ASK_TO_CLOSE = 1.0
 """Seconds between attempts to close a round after its timeout."""
@@ -286,7 +287,7 @@ class Synchronous:
         """Return the wait of an open round; close it after its timeout."""
         plan, number, required = self._plan, current.number, self._plan.required_learners
         if len(view.learners) < required:
-            return Waiting("registration", f"{required - len(view.learners)} more learners to register")
+            return Waiting("registration", f"{counted(required - len(view.learners), 'more learner')} to register")
         now, deadline = self._site.timing.clock.monotonic(), self._deadline(current)
         late, enough = deadline is not None and now >= deadline, len(current.published) >= required
         if late and enough:
@@ -301,7 +302,7 @@ class Synchronous:
         if unregistered > 0:
             parts.append(f"{unregistered} more to register")
         if late:
-            parts.append(f"at least {required} publications ({len(current.published)} so far)")
+            parts.append(f"at least {counted(required, 'publication')} ({len(current.published)} so far)")
         return Waiting(
             "updates",
             f"round {number}: {'; '.join(parts) or 'its closing'}",

@@ -429,7 +429,7 @@ def test_a_round_closes_without_a_learner_that_stays_away_for_round_timeout(worl
 def test_a_late_round_does_not_close_with_fewer_than_min_learners(world: World) -> None:
     run = world.deploy(plan(rounds=1, min_learners=1, round_timeout=0.3))
     with run.header() as header:
-        text = "round 0: learners 1, 2 to publish; at least 1 publications (0 so far)"
+        text = "round 0: learners 1, 2 to publish; at least 1 publication (0 so far)"
         header.wait_for(events.Waiting, reason="updates", round=0, detail=text)
         assert not run.contract.state().closed
         good = run.publish_locals(2)[0]

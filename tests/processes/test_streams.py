@@ -52,7 +52,7 @@ COMMANDS = {
 }
 NOTES = {
     "data": "note: these are your own images, not MNIST: 10 training and 10 test images of 2 × 2 pixels\n",
-    "sweep": "1 runs of 3 rounds with 2 learners\n1 of 1: fedavg, no attack, seed 1: 50.00% (kept)\n",
+    "sweep": "1 run of 3 rounds with 2 learners\n1 of 1: fedavg, no attack, seed 1: 50.00% (kept)\n",
     "reproduce": "".join(f"{name}.json exists; kept\n" for name in ("federated-1", "plain-keras", "baseline-1")),
 }
 """What commands say on standard error first."""

@@ -244,7 +244,7 @@ def test_the_journal_of_a_host_is_shown_and_copied(fl_node: FlNode, free_port: C
     (work / "journal.jsonl").write_bytes(signed(entry, ALICE) + b"\n")
     ended = fl_node("journal", *where, "--output", "copies")
     assert ended.code == 0
-    for part in (f"learner {ALICE.address}: 1 entries", "round 3 opened, QmX, block 7 (0xb)"):
+    for part in (f"learner {ALICE.address}: 1 entry", "round 3 opened, QmX, block 7 (0xb)"):
         assert part in ended.out
     assert "no CIDs" in ended.err
     (copy,) = Path("copies").iterdir()

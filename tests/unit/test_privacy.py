@@ -272,7 +272,7 @@ def test_the_audit_names_who_overspent_and_says_what_nobody_can_prove() -> None:
     spent = accounting.rounded(budget.epsilon(limited, 1, 3))
     (finding,) = result.findings
     assert (finding.node, finding.field) == ("learner 1", "epsilon")
-    assert finding.message == f"is {spent:g} after 3 publications; the plan allows 6.5, or 2 publications"
+    assert finding.message == f"is {spent:g} after 3 publications; the plan allows 6.5, or 2 of them"
     # Learner 2 has published in the round that is open; learner 1 may not, and all are required.
     assert result.notes == [
         "the privacy budget ended the run after 1 of 4 rounds",

@@ -26,6 +26,7 @@ from fl_node.protocol.names import HEADER, MISSING, learner_label
 from fl_node.protocol.publications import Publication, check_newer, check_share, check_update, is_done
 from fl_node.protocol.verification.case import Case
 from fl_node.protocol.verification.global_files import again, closing_file, report_difference
+from fl_node.wording import counted
 
 LATE = 30
 """Seconds, by the chain's clock, within which a publication and the closing of a round may have coincided.
@@ -262,7 +263,9 @@ class AsynchronousChecker:
         good = {one.node_id for one in meta.inputs}
         parent, before, after = str(closed.started.cid), self._accepted or {}, dict(meta.taken or ())
         if count > wanted or not self._are_all_done(parent, before, after, good, missing):
-            self._result.find(closed.number + 1, HEADER, "inputs", f"{count} updates, the plan requires {wanted}")
+            self._result.find(
+                closed.number + 1, HEADER, "inputs", f"{counted(count, 'update')}, the plan requires {wanted}"
+            )
 
     def _lasts(self, meta: GlobalMeta) -> dict[tuple[int, str], tuple[int | None, list[int]]]:
         """Return, for what a global file names, what counted before it.
