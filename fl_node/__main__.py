@@ -6,6 +6,11 @@ safe_path.apply()  # before anything else is imported
 
 import atexit  # noqa: E402
 import gc  # noqa: E402
+import signal  # noqa: E402
+
+# Ctrl-C during the imports ends the process without a traceback; then the command line takes care of it.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as after nohup
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from fl_node.runtime.arithmetic import pin_process  # noqa: E402
 

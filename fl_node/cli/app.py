@@ -189,7 +189,7 @@ def main() -> None:
     prepare()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as after nohup
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # where it is ignored, as after nohup, it stays so
         signal.signal(signal.SIGINT, _interrupt)
     try:
         command_line()(standalone_mode=True)

@@ -59,6 +59,21 @@ def test_ctrl_c_is_code_130_without_a_traceback(tmp_path: Path, free_port: Calla
             assert err == "fl-node: stopped\n"
 
 
+def test_ctrl_c_during_the_imports_ends_the_process_without_a_traceback() -> None:
+    script = """
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == "fl_node.cli.app":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+import fl_node.__main__
+fl_node.__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
 REPLACED = """
 import os, signal, sys, time
 from fl_node.cli import app
