@@ -10,6 +10,8 @@ import pytest
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.nodes.backends import ProcessBackend
+from fl_node.plan.schema import Plan
+from tests.helpers.network import Network
 from tests.helpers.runs import World
 
 NODES = ("header", "learner-1", "learner-2")
@@ -54,3 +56,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """An embedded chain on which tests deploy runs and play their roles."""
     with World(tmp_path_factory.mktemp("world")) as world:
         yield world
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[Plan], Network]]:
+    """Start networks in which a test steps through the roles of a run."""
+    networks: list[Network] = []
+
+    def begin(plan: Plan) -> Network:
+        folder = tmp_path / f"network-{len(networks)}"
+        folder.mkdir()
+        networks.append(Network(folder, plan))
+        return networks[-1]
+
+    yield begin
+    for network in networks:
+        network.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -40,21 +40,6 @@ LEARNER_DP = plan_of(
 DP_SGD = plan_of(
     privacy={"secure_aggregation": True, "dp": {"noise_multiplier": 1.0}},
 )
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[Plan], Network]]:
-    networks: list[Network] = []
-
-    def begin(plan: Plan) -> Network:
-        folder = tmp_path / f"network-{len(networks)}"
-        folder.mkdir()
-        networks.append(Network(folder, plan))
-        return networks[-1]
-
-    yield begin
-    for network in networks:
-        network.close()
 
 
 def ended(network: Network, *roles: str) -> dict[str, RunStuck]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -21,21 +21,6 @@ from fl_node.report.collect import collect
 from tests.helpers.masked import ATTEMPTS, FOUR, PLAN, plan_of, until
 from tests.helpers.network import Network
 from tests.helpers.stub import StubTrainer
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[Plan], Network]]:
-    networks: list[Network] = []
-
-    def begin(plan: Plan) -> Network:
-        folder = tmp_path / f"network-{len(networks)}"
-        folder.mkdir()
-        networks.append(Network(folder, plan))
-        return networks[-1]
-
-    yield begin
-    for network in networks:
-        network.close()
 
 
 def audited(network: Network) -> Audit:
