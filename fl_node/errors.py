@@ -143,7 +143,7 @@ class RunStuck(FLNodeError):
     message
         Why, and the remedy, for people.
     learners
-        The learners because of whom, by nodeId.
+        The learners that caused it, by nodeId.
     """
 
     exit_code = 10

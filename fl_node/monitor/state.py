@@ -362,10 +362,10 @@ def stuck(past: History, plan: Plan, files: Mapping[str, FileFacts]) -> str:
         return ""
     current = past.rounds[-1]
     if current.closed is None:
-        found = impasse.of_open_round(plan, current.number, sitting_out(current))
         facts = files.get(str(current.started.cid))
-        if facts is not None and isinstance(facts.meta, GlobalMeta) and facts.meta.keys is not None:
-            found = impasse.of_keys(plan, current.number, dict(facts.meta.keys).keys()) or found
+        keys = facts.meta.keys if facts is not None and isinstance(facts.meta, GlobalMeta) else None
+        keyed = None if keys is None else dict(keys).keys()
+        found = impasse.of_open_round(plan, current.number, sitting_out(current), keyed)
     else:
         published = {node_id: files.get(str(entry.cid)) for node_id, entry in current.latest().items()}
         bad = {node_id: file.problem for node_id, file in published.items() if file and file.state == "bad"}

@@ -15,7 +15,7 @@ from fl_node.artifacts.store import TooLarge, WrongContent
 from fl_node.errors import StoreError, StoreUnreachable, WeightsError
 from fl_node.plan.schema import Plan
 from fl_node.protocol.masked import Fault, check_masked, needed_members, reveal, stuck_without
-from fl_node.protocol.names import learner_label, learners_label
+from fl_node.protocol.names import learner_label, learners_have, learners_label
 from fl_node.protocol.opened import read_openings
 from fl_node.protocol.reader import Reader
 
@@ -26,7 +26,7 @@ NEW_RUN = "start a new run"
 
 @dataclass(frozen=True)
 class Impasse:
-    """Why a round can never end, with the remedy, and the learners because of whom."""
+    """Why a round can never end, with the remedy, and the learners that caused it."""
 
     text: str
     learners: tuple[int, ...]
@@ -80,7 +80,7 @@ def read_files(reader: Reader, plan: Plan, plan_cid: str, parent: WeightsFile, p
     return files
 
 
-def of_keys(plan: Plan, round_: int, keyed: Collection[int]) -> Impasse | None:
+def _of_keys(plan: Plan, round_: int, keyed: Collection[int]) -> Impasse | None:
     """Return why too few learners can publish a valid file in a round; None if enough can.
 
     Parameters
@@ -96,13 +96,15 @@ def of_keys(plan: Plan, round_: int, keyed: Collection[int]) -> Impasse | None:
     if len(keyed) >= needed:
         return None
     without = tuple(node_id for node_id in range(1, plan.learners + 1) if node_id not in keyed)
-    who = f"{learners_label(without)} {'has' if len(without) == 1 else 'have'} none"
+    who = f"{learners_have(without)} none"
     text = f"round {round_} can't be opened: its sum needs {needed} learners with a usable key of the round; {who}"
     return Impasse(f"{text}; {NEW_RUN}", without)
 
 
-def of_open_round(plan: Plan, round_: int, sitting_out: Collection[int]) -> Impasse | None:
-    """Return why an open round can never close; None if it can.
+def of_open_round(
+    plan: Plan, round_: int, sitting_out: Collection[int], keyed: Collection[int] | None = None
+) -> Impasse | None:
+    """Return why an open round can never close, or nothing of it can ever be opened; None if neither is certain.
 
     Parameters
     ----------
@@ -112,7 +114,11 @@ def of_open_round(plan: Plan, round_: int, sitting_out: Collection[int]) -> Impa
         The round.
     sitting_out
         The learners that announced a key for the next round and published nothing in this one.
+    keyed
+        The learners whose keys are in the global weights that the round started from, if known.
     """
+    if keyed is not None and (found := _of_keys(plan, round_, keyed)) is not None:
+        return found
     if not (stuck := stuck_without(plan, sitting_out)):
         return None
     return Impasse(f"round {round_}: {stuck}", tuple(sorted(sitting_out)))
@@ -142,7 +148,7 @@ def of_files(
     absent = set(range(1, plan.learners + 1)) - {*good, *bad, *missing}
     parts = [f"the file of {learner_label(node_id)} is invalid ({reason})" for node_id, reason in sorted(bad.items())]
     if absent:
-        parts.append(f"{learners_label(sorted(absent))} published none")
+        parts.append(f"{learners_label(absent)} published none")
     text = f"round {round_} can't be opened: its sum needs the valid masked files of {needed} learners"
     return Impasse(f"{text}; {'; '.join(parts)}; {NEW_RUN}", tuple(sorted({*bad, *absent})))
 
@@ -163,7 +169,7 @@ def of_openings(round_: int, lost: Collection[int], faults: Iterable[Fault]) -> 
         return None
     wrong = sorted(set(faults), key=lambda fault: fault.node_id)
     parts = [f"{learner_label(fault.node_id)} {fault.text}" for fault in wrong]
-    whose = learners_label(sorted(lost))
+    whose = learners_label(lost)
     text = f"the masks of round {round_} can't be removed: too few valid shares of the seeds of {whose}"
     who = tuple(sorted({fault.node_id for fault in wrong})) or tuple(sorted(lost))
     return Impasse("; ".join([text, *parts, NEW_RUN]), who)

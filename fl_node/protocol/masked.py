@@ -37,7 +37,7 @@ from fl_node.privacy import dealing, graph
 from fl_node.privacy.dealing import OWN, Dealer, Label, RoundKey
 from fl_node.privacy.streams import Stream
 from fl_node.protocol.budget import Spent
-from fl_node.protocol.names import learners_label
+from fl_node.protocol.names import learners_have, learners_label
 from fl_node.protocol.openings import Opening
 from fl_node.protocol.publications import samples_of
 from fl_node.runtime.tensors import blocks_of, flat, shape_of
@@ -112,7 +112,7 @@ def stuck_without(plan: Plan, node_ids: Collection[int]) -> str:
     """
     if not node_ids:
         return ""
-    who = f"{learners_label(node_ids)} {'has' if len(node_ids) == 1 else 'have'} no key of this round"
+    who = f"{learners_have(node_ids)} no key of this round"
     if plan.round_timeout and plan.required_learners < plan.learners:
         if plan.learners - len(node_ids) >= plan.required_learners:
             return ""

@@ -41,6 +41,11 @@ def learners_label(node_ids: Collection[int]) -> str:
     return f"learner{'s' if len(node_ids) != 1 else ''} {ranges(node_ids)}"
 
 
+def learners_have(node_ids: Collection[int]) -> str:
+    """Return the start of a sentence about several learners, such as ``learner 1 has`` or ``learners 1–50 have``."""
+    return f"{learners_label(node_ids)} {'has' if len(node_ids) == 1 else 'have'}"
+
+
 def is_node_name(text: str) -> bool:
     """Return whether a string is the name of a node."""
     return _NODE.fullmatch(text) is not None

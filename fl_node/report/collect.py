@@ -309,9 +309,8 @@ def _stuck(reader: Reader, plan: Plan, past: history.History, parent: model_file
     if not plan.is_masked or current.number >= plan.rounds:
         return ""
     if current.closed is None:
-        found = impasse.of_open_round(plan, current.number, history.sitting_out(current))
-        if parent is not None:
-            found = impasse.of_keys(plan, current.number, keys_of(parent).keys()) or found
+        keyed = None if parent is None else keys_of(parent).keys()
+        found = impasse.of_open_round(plan, current.number, history.sitting_out(current), keyed)
     elif parent is None:
         return ""
     else:

@@ -6,7 +6,7 @@ from fl_node import events
 from fl_node.chain.contract import State
 from fl_node.plan.schema import Plan
 from fl_node.protocol import history
-from fl_node.protocol.names import learners_label
+from fl_node.protocol.names import learners_have
 from fl_node.roles.budget_watch import BudgetWatch, ReadGlobal
 from fl_node.roles.loop import Site, Waiting
 from fl_node.runtime.logs import emit
@@ -56,8 +56,5 @@ class Ending:
                 emit(events.RunNotFinalized(round=state.round, attestations=len(attested)))
             return None
         silent = tuple(node_id for node_id in sorted(past.learners) if node_id not in attested)
-        text = (
-            f"more than half of the learners to attest global weights {state.round}; "
-            f"{learners_label(silent)} {'has' if len(silent) == 1 else 'have'} not"
-        )
+        text = f"more than half of the learners to attest global weights {state.round}; {learners_have(silent)} not"
         return Waiting("attestation", text, round=state.round, learners=silent)

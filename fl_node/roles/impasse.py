@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from fl_node import events
@@ -159,8 +159,37 @@ def find(
     round_ = state.round
     members = contract.members(round_) if state.closed else contract.learners()
     published = contract.local_weights(round_, members)
-    opened, keys = contract.openings_and_next_keys(round_, members)
-    if state.closed:
-        return impasse.of_closed_round(reader, plan, plan_cid, parent, published, opened)
-    found = impasse.of_keys(plan, round_, keys_of(parent).keys())
-    return found or impasse.of_open_round(plan, round_, keys.keys() - published.keys())
+    if not state.closed:
+        return find_open(contract, plan, round_, parent, [n for n in members if n not in published])
+    opened, _ = contract.openings_and_next_keys(round_, members)
+    return impasse.of_closed_round(reader, plan, plan_cid, parent, published, opened)
+
+
+def find_open(
+    contract: Contract,
+    plan: Plan,
+    round_: int,
+    parent: WeightsFile,
+    silent: Collection[int],
+    block: str | None = None,
+) -> Impasse | None:
+    """Return why an open round can never end; None if it can, as far as the chain tells.
+
+    Parameters
+    ----------
+    contract
+        The run's contract.
+    plan, round_
+        The run's plan and the round.
+    parent
+        The global weights that the round started from.
+    silent
+        The registered learners that have not published in it.
+    block
+        The hash of the block whose state counts; the newest if None.
+    """
+    keyed = keys_of(parent).keys()
+    if impasse.of_open_round(plan, round_, silent, keyed) is None:
+        return None  # even if all of them sit out
+    _, announced = contract.openings_and_next_keys(round_, list(silent), block)
+    return impasse.of_open_round(plan, round_, announced.keys(), keyed)

@@ -18,7 +18,7 @@ from fl_node.protocol import impasse
 from fl_node.protocol.masked import keys_of, masked_file, open_shares
 from fl_node.protocol.openings import Opening, parse
 from fl_node.protocol.reader import Reader
-from fl_node.roles.impasse import End
+from fl_node.roles.impasse import End, find_open
 from fl_node.roles.loop import Site, Waiting
 from fl_node.runtime import files
 from fl_node.runtime.logs import emit
@@ -101,14 +101,8 @@ class Masking:
         RunStuck
             It can't, and stays so.
         """
-        contract, round_ = self._site.contract, view.state.round
-        if found := impasse.of_keys(self._plan, round_, keys_of(parent).keys()):
-            return self._end.wait(view.state, found)
         silent = [node_id for node_id in view.learners if node_id not in published]
-        if impasse.of_open_round(self._plan, round_, silent) is None:
-            return None
-        _, keys = contract.openings_and_next_keys(round_, silent, view.block)
-        found = impasse.of_open_round(self._plan, round_, keys.keys())
+        found = find_open(self._site.contract, self._plan, view.state.round, parent, silent, view.block)
         return None if found is None else self._end.wait(view.state, found)
 
     def stuck_closed(

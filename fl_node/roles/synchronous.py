@@ -19,12 +19,12 @@ from fl_node.protocol import budget, impasse
 from fl_node.protocol.bounds import check_bounds
 from fl_node.protocol.compressed import decoded
 from fl_node.protocol.global_files import global_file, is_enough, needs_parent
-from fl_node.protocol.masked import Fault, Seeds, check_masked, keys_of, reveal, unmasked_file
+from fl_node.protocol.masked import Fault, Seeds, check_masked, reveal, unmasked_file
 from fl_node.protocol.names import MISSING, learners_label
 from fl_node.protocol.opened import read_openings
 from fl_node.protocol.publications import check_origin
 from fl_node.roles.arrivals import FETCH_TRY
-from fl_node.roles.impasse import SETTLE, End, name_wrong_keys
+from fl_node.roles.impasse import SETTLE, End, find_open, name_wrong_keys
 from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context
 from fl_node.runtime.logs import emit
@@ -271,13 +271,9 @@ class Synchronous:
             coming = [node_id for node_id, one in judged.items() if one is None]
             found = impasse.of_files(plan, number, current.good(), bad, coming)
             return None if found is None else self._end.wait(view.state, found)
-        found = impasse.of_keys(plan, number, keys_of(self._context.global_file(number, current.parent)).keys())
-        if found is None:
-            silent = [node_id for node_id in current.members if node_id not in current.published]
-            if impasse.of_open_round(plan, number, silent) is None:
-                return None
-            _, announced = self._site.contract.openings_and_next_keys(number, silent, view.block)
-            found = impasse.of_open_round(plan, number, announced.keys())
+        parent = self._context.global_file(number, current.parent)
+        silent = [node_id for node_id in current.members if node_id not in current.published]
+        found = find_open(self._site.contract, plan, number, parent, silent, view.block)
         # The learners withdraw false weights, whose keys are false too; meanwhile they don't end.
         if found is None or self._site.contract.round_at(number).rejections:
             return None
