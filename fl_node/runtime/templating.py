@@ -9,6 +9,7 @@ import jinja2
 
 from fl_node.runtime import markdown
 from fl_node.runtime.terminal import visible
+from fl_node.wording import counted
 
 
 def render(template: str, **values: Any) -> str:
@@ -22,7 +23,7 @@ def render(template: str, **values: Any) -> str:
 @cache
 def _environment(is_markdown: bool) -> jinja2.Environment:
     """Return the environment of the templates in Markdown, or of the others; each compiles a template once."""
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fl_node"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -32,3 +33,5 @@ def _environment(is_markdown: bool) -> jinja2.Environment:
         finalize=markdown.escape if is_markdown else None,
         auto_reload=False,
     )
+    environment.globals["counted"] = counted
+    return environment
