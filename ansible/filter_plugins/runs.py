@@ -62,9 +62,9 @@ NEEDS: dict[str, tuple[Callable[[Plan], bool], str]] = {
             and plan.round_timeout > 0
             and max(plan.required_learners, plan.threshold) < plan.learners
         ),
-        "four learners or more, and a plan with masks of which one learner may be lost, such as "
+        "at least four learners, and a plan with masks that allows for the loss of one, such as "
         "-e fl_plan=plans/private.toml -e "
-        '\'{"fl_settings": ["min_learners=3", "round_timeout=60", "privacy.threshold=3"]}\' with four learners',
+        '\'{"fl_settings": ["min_learners=3", "round_timeout=60", "privacy.threshold=3"]}\'',
     ),
 }
 """What a scenario's file may name as C(needs): whether a plan has it, and what would be right."""
@@ -120,9 +120,10 @@ def unmet_needs(scenario: str, plan: str) -> list[str]:
     path, checked = Path(scenario), Plan.model_validate_json(plan)
     named = re.findall(r"^needs: (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     needs = [NEEDS[need] for line in named for need in yaml.safe_load(line)]
+    lacks = [text for has, text in needs if not has(checked)]
     if checked.rounds < LEAST_ROUNDS:
-        needs.append((lambda _: False, f"rounds of at least {LEAST_ROUNDS} (is {checked.rounds})"))
-    return [f"scenario {path.stem} needs {text}" for has, text in needs if not has(checked)]
+        lacks.append(f"at least {LEAST_ROUNDS} rounds (the plan has {checked.rounds})")
+    return [f"scenario {path.stem} needs {text}" for text in lacks]
 
 
 def undisturbed_run(runs: str, plan: str) -> dict[str, Any]:
