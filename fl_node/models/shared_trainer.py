@@ -47,8 +47,8 @@ MANY = 5
 QUICK = ("shapes", "initial", "labels", "evaluate")
 """What does not wait for the trainings that were asked for before: whoever has trained publishes first."""
 _OTHER_VERSION = (
-    "--trainer: the process that trains and the learner don't understand each other, as after an update of fl-node; "
-    "start both again"
+    "--trainer: the process that trains and the learner are of different versions, as after an update of fl-node; "
+    "restart both"
 )
 _UNREADABLE = (pickle.UnpicklingError, AttributeError, ImportError, LookupError, TypeError, ValueError)
 """Errors of reading what a process of another version of ``fl-node`` sends."""
@@ -193,7 +193,7 @@ def _check_folder(option: str, path: Path) -> None:
     folder = path.absolute().parent.stat()
     if folder.st_uid not in (0, os.geteuid()) or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
-            f"{option} {path}: others can write to its folder; make one of this user alone: mkdir -m 700"
+            f"{option} {path}: others can write to its folder; use one that only this user can write to: mkdir -m 700"
         )
 
 
@@ -210,7 +210,7 @@ def _remove_stale(path: Path) -> None:
     if not os.path.lexists(path):
         return
     if not stat.S_ISSOCK(path.lstat().st_mode):
-        raise ConfigError(f"--socket {path}: there is something else; name a path that is not in use")
+        raise ConfigError(f"--socket {path}: it exists and is not a socket; name a path that is not in use")
     with socket.socket(socket.AF_UNIX) as attempt:
         attempt.settimeout(TRY_AGAIN)
         with contextlib.suppress(ConnectionRefusedError, FileNotFoundError):
