@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 import stat
@@ -141,6 +142,21 @@ def test_a_folder_in_which_others_could_put_a_socket_is_refused_by_both_sides(tm
             SharedTrainer(PLAN, path).shapes()
     with pytest.raises(ConfigError, match="--socket"):
         TrainerServer(path, stub)
+
+
+def test_a_folder_of_another_user_is_refused_by_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "theirs"
+    folder.mkdir(mode=0o700)
+    path = folder / "trainer.sock"
+    with Listener(str(path), "AF_UNIX"):
+        if os.geteuid() == 0:
+            os.chown(folder, 65534, -1)
+        else:
+            monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+        with pytest.raises(ConfigError, match="--trainer"):
+            SharedTrainer(PLAN, path).shapes()
+        with pytest.raises(ConfigError, match="--socket"):
+            TrainerServer(path, stub)
 
 
 def test_an_error_is_the_learners_too(serve: Serve) -> None:
