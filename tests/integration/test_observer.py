@@ -177,8 +177,15 @@ def test_a_file_that_is_no_model_is_shown_with_its_reason_and_the_rest_goes_on(w
     with watching(run, tmp_path / "w") as observer:
         run.publish_local(1, rubbish)
         run.publish_locals(2)
+        # Files that become wanted together are read in any order.
         seen = sees(
-            observer, lambda now: now.rounds and len(now.rounds[0].local) == 2 and now.rounds[0].local[2].accuracy
+            observer,
+            lambda now: (
+                now.rounds
+                and len(now.rounds[0].local) == 2
+                and now.rounds[0].local[1].state != "coming"
+                and now.rounds[0].local[2].accuracy
+            ),
         )
         bad = seen.rounds[0].local[1]
         assert bad.state == "bad"
