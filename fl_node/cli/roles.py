@@ -195,7 +195,7 @@ def learner(
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
     from fl_node.models import shared_trainer
     from fl_node.roles.factory import run_learner
-    from fl_node.roles.learner import Record
+    from fl_node.roles.local_training import Record
     from fl_node.roles.tensorboard import EventFiles
 
     def make(plan: Plan) -> Trainer:

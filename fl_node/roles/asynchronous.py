@@ -412,16 +412,16 @@ class AsynchronousLearner(Learner):
         if verifier is None:
             return
         now = self._site.timing.clock.monotonic()
-        self._watch.see(state, now)
+        self._succession.see(state)
         verifier.fetch({one.node_id: one.cid for one in publications(self._site.contract.log())})
         verdict = verifier.verdict(state.round, global_cid)
-        late = bool(plan.round_timeout) and self._watch.seconds(now) > plan.round_timeout
+        late = bool(plan.round_timeout) and self._succession.seconds > plan.round_timeout
         if verdict is None or not verdict.is_right or not verifier.can_close(state.round, global_cid, late=late):
             return
         if self._idle is None or self._idle[0] != global_cid + str(state.header):
             self._idle = global_cid + str(state.header), now
         if now - self._idle[1] > self._header_timeout:
-            self._vote(view, node_id)
+            self._succession.vote(view, node_id)
 
     def _wait_for_end(self, view: View, node_id: int, global_cid: str) -> Waiting:
         """Wait for others, whose publications may still count; this learner's privacy budget is spent."""
@@ -477,6 +477,6 @@ class AsynchronousLearner(Learner):
             if not number.isdigit() or int(number) <= (self._last if self._last is not None else -1):
                 continue
             parent = self._site.contract.global_weight_at(int(number))
-            if parent is not None and (file := self._finished(int(number), node_id, parent)) is not None:
+            if parent is not None and (file := self._training.finished(int(number), node_id, parent)) is not None:
                 return file
         return None

@@ -18,7 +18,8 @@ from fl_node.roles.attack import check_allowed
 from fl_node.roles.ending import Ending
 from fl_node.roles.header import Header, standing_by
 from fl_node.roles.impasse import Lookout
-from fl_node.roles.learner import Learner, Record
+from fl_node.roles.learner import Learner
+from fl_node.roles.local_training import Record
 from fl_node.roles.loop import Done, Site, Waiting, fetch_plan, reconcile
 from fl_node.roles.strategy import Context
 from fl_node.roles.synchronous import Synchronous
@@ -209,7 +210,7 @@ def learner_of(
     trainer
         The plan's model, with the data to train it on.
     record
-        Called with each figure; see :data:`fl_node.roles.learner.Record`.
+        Called with each figure; see :data:`fl_node.roles.local_training.Record`.
     allow_attacks
         Whether to take part in a run whose plan has an attack.
     verify

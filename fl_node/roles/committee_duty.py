@@ -1,0 +1,126 @@
+"""Whether a learner verifies global weights, in a run where a committee does it for the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fl_node.chain.contract import View
+from fl_node.plan.schema import Plan
+from fl_node.protocol.committee import committee_of
+from fl_node.protocol.names import learners_label
+from fl_node.roles.loop import Site, Waiting
+
+DRAW_AGAIN = 1.0
+"""Seconds between two draws of a committee."""
+
+
+@dataclass
+class _Drawn:
+    """The committee of certain global weights, and what this learner has to do with it."""
+
+    weights: str
+    committee: frozenset[int]
+    is_on: bool
+    """Whether this learner verifies the weights."""
+    at: float
+    """Time of the last draw, on the role's clock."""
+    since: float | None = None
+    """Start of the wait for the committee, on the role's clock."""
+
+
+class CommitteeDuty:
+    """Whether this learner verifies, or waits until the committee has attested; without committees all verify.
+
+    Parameters
+    ----------
+    site
+        The learner's node.
+    plan
+        The run's plan.
+    timeout
+        Seconds that the committee has to attest before all others verify too.
+    """
+
+    def __init__(self, site: Site, plan: Plan, timeout: float) -> None:
+        self._site = site
+        self._plan = plan
+        self._timeout = timeout
+        self._drawn: _Drawn | None = None
+
+    @property
+    def is_relied_on(self) -> bool:
+        """Whether this learner leaves the verification to the committee."""
+        return self._drawn is not None and not self._drawn.is_on
+
+    @property
+    def awaited(self) -> list[int]:
+        """The members on whose attestations this learner waits; empty if it verifies."""
+        return sorted(self._drawn.committee) if self._drawn is not None and not self._drawn.is_on else []
+
+    def is_on(self, view: View, node_id: int, global_cid: str) -> bool:
+        """Return whether this learner verifies these global weights.
+
+        In a run with committees: if it is a member, if a learner rejected them, or if the committee is silent for too
+        long.
+
+        Parameters
+        ----------
+        view
+            What the contract says now.
+        node_id
+            This learner's.
+        global_cid
+            The global weights of the round.
+        """
+        if self._plan.verifiers != "committee":
+            return True
+        contract, round_, now = self._site.contract, view.state.round, self._site.timing.clock.monotonic()
+        drawn = self._drawn if self._drawn is not None and self._drawn.weights == global_cid else None
+        # Sealers may replace the block that it was drawn by, and then another committee is to verify.
+        if drawn is None or (not drawn.is_on and now - drawn.at > DRAW_AGAIN):
+            committee = committee_of(contract, round_, global_cid, view.learners, self._plan.committee)
+            since = None if drawn is None else drawn.since
+            drawn = self._drawn = _Drawn(global_cid, committee, node_id in committee, now, since)
+        if not drawn.is_on:
+            waited = 0.0 if drawn.since is None else now - drawn.since
+            drawn.is_on = waited > self._timeout or view.record.rejections > 0
+        return drawn.is_on
+
+    def take_on(self) -> None:
+        """Verify the current global weights, whoever is in the committee."""
+        if self._drawn is not None:
+            self._drawn.is_on = True
+
+    def end(self) -> None:
+        """Rely on no committee any more: the last global weights are verified by all."""
+        self._drawn = None
+
+    def wait(self, view: View) -> Waiting | None:
+        """Return the wait for the committee; None if it has attested, or if this learner verifies.
+
+        Parameters
+        ----------
+        view
+            What the contract says now, with the attestations of :attr:`awaited`.
+        """
+        drawn, now = self._drawn, self._site.timing.clock.monotonic()
+        if drawn is None or drawn.is_on:
+            return None
+        contract, members = self._site.contract, sorted(drawn.committee)
+        if view.attested.keys() >= drawn.committee:
+            silent = [node_id for node_id in members if not view.attested[node_id]]
+        else:  # it was drawn after the state was read
+            silent = sorted(drawn.committee - contract.attested_by(members, view.block))
+        if not silent and members:
+            return None
+        if drawn.since is None:
+            drawn.since = now
+        return Waiting(
+            "attestation",
+            f"the committee to attest the global weights; no attestation by {learners_label(silent)} yet",
+            learners=tuple(silent),
+            until=drawn.since + self._timeout,
+            # One attestation of several is no reason to read everything again.
+            watch=lambda: bool(members) and len(contract.attested_by(members)) == len(members),
+            seen=False,
+        )
