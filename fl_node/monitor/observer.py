@@ -275,6 +275,7 @@ class Observer:
         blocks = self._blocks(chain, head, reading, past)
         with self._lock:
             reading.log, reading.past, reading.head, reading.blocks = log, past, head, blocks
+            self._problem = ""
             self._arrange()
         self._show()
         self._files_wanted.set()

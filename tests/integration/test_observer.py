@@ -61,7 +61,11 @@ def test_a_run_is_seen_from_chain_and_store_alone(world: World, tmp_path: Path) 
 
         run.close_round()
 
-        seen = sees(observer, lambda now: now.rounds and now.rounds[0].result and now.rounds[0].local[2].accuracy)
+        def is_read(now: MonitorState) -> bool:
+            files = now.rounds[0].local.values() if now.rounds and now.rounds[0].result else ()
+            return len(files) == 2 and all(file.state == "read" for file in files)
+
+        seen = sees(observer, is_read)  # files are read in any order
         assert seen.run is not None
         assert seen.run.round == 1
         assert {node_id: file.accuracy for node_id, file in seen.rounds[0].local.items()} == {1: 0.5, 2: 0.5}
@@ -88,7 +92,8 @@ def test_listeners_hear_of_each_change_and_of_nothing_else(world: World, tmp_pat
     run = world.deploy(plan())
     heard: list[MonitorState] = []
     with watching(run, tmp_path / "w") as observer:
-        sees(observer, lambda now: now.run and now.run.name)
+        # Until all is read, there is a change without a publication: the initial weights come after the plan.
+        sees(observer, lambda now: now.run and now.run.name and not now.problem and observer.newest)
         with observer.listening(lambda: heard.append(observer.state)):
             time.sleep(2.5)  # several looks
             quiet = len(heard)
@@ -167,7 +172,8 @@ def test_before_there_is_a_run_blocks_and_nodes_are_seen(world: World, tmp_path:
 def test_a_contract_that_is_not_there_is_named(world: World, tmp_path: Path) -> None:
     nobody = world.accounts["mallory"]
     with Observer({"header": Endpoint(world.rpc, str(tmp_path))}, lambda: nobody, tmp_path) as observer:
-        assert nobody in sees(observer, lambda now: now.problem).problem
+        # At first the problem may be that the chain has not answered yet.
+        sees(observer, lambda now: nobody in now.problem)
 
 
 def test_a_file_that_is_no_model_is_shown_with_its_reason_and_the_rest_goes_on(world: World, tmp_path: Path) -> None:
@@ -269,8 +275,9 @@ def test_what_roles_say_in_their_logs_is_told_and_the_headers_measurements_are_t
         seen = sees(observer, lambda now: now.rounds and now.rounds[0].result and now.rounds[0].result.accuracy)
         assert seen.rounds[0].result is not None
         assert seen.rounds[0].result.accuracy == pytest.approx(0.9525)
-        said = {node.name: node.says for node in observer.state.nodes}
-        assert said == {
+        # The log of the header is read before that of the learner.
+        seen = sees(observer, lambda now: any(node.says == "training" for node in now.nodes))
+        assert {node.name: node.says for node in seen.nodes} == {
             "header": "round 1 began",
             "learner-1": "training",
             "learner-2": "",
