@@ -301,13 +301,13 @@ class Run:
         return collect(self.contract, self.store, folder, evaluate=self.trainer.evaluate, model=self.trainer.shapes())
 
     @contextlib.contextmanager
-    def header(self) -> Iterator[Role]:
-        """Run the header in a thread until it ends or the block does."""
+    def header(self, until: Callable[[Event], bool] | None = None) -> Iterator[Role]:
+        """Run the header in a thread until it ends or the block does, or right after such an event."""
 
         def play(site: Site) -> None:
             factory.run_header(site, lambda _plan: self.trainer, evaluate=False)
 
-        with Role(self, "header", play) as role:
+        with Role(self, "header", play, until=until) as role:
             yield role
 
     @contextlib.contextmanager
@@ -321,14 +321,14 @@ class Run:
             yield role
 
     @contextlib.contextmanager
-    def learner(self, node_id: int) -> Iterator[Role]:
-        """Run a learner in a thread until it ends or the block does."""
+    def learner(self, node_id: int, until: Callable[[Event], bool] | None = None) -> Iterator[Role]:
+        """Run a learner in a thread until it ends or the block does, or right after such an event."""
         name = learner_name(node_id)
 
         def play(site: Site) -> None:
             factory.run_learner(site, lambda _plan: self.trainer, allow_attacks=True)
 
-        with Role(self, name, play) as role:
+        with Role(self, name, play, until=until) as role:
             yield role
 
 
@@ -364,10 +364,21 @@ class _StoppableChain(Chain):
 
 
 class Role(logging.Handler):
-    """A role in a thread, and what it said so far."""
+    """A role in a thread, and what it said so far.
 
-    def __init__(self, run: Run, node: str, play: Callable[[Site], None], what: str = "role") -> None:
+    With ``until`` it goes no step further after the first event of which that is true, however late the test sees it.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        node: str,
+        play: Callable[[Site], None],
+        what: str = "role",
+        until: Callable[[Event], bool] | None = None,
+    ) -> None:
         super().__init__(logging.INFO)
+        self._until = until
         self.events: list[Event] = []
         self.error: BaseException | None = None
         self._said = threading.Condition()
@@ -404,6 +415,8 @@ class Role(logging.Handler):
             with self._said:
                 event = Event(getattr(record, "event", ""), record.getMessage(), getattr(record, "fields", {}))
                 self.events.append(event)
+                if self._until is not None and self._until(event):
+                    self._chain.stopped = True
                 self._said.notify_all()
 
     def of(self, kind: type[events.Event]) -> list[Event]:

@@ -25,7 +25,7 @@ from fl_node.report.contribution import contributions
 from fl_node.roles.journal import Recorder
 from fl_node.roles.loop import Site
 from fl_node.roles.pruner import Pruner
-from tests.helpers.runs import Role, Run, World, plan
+from tests.helpers.runs import Event, Run, World, plan
 from tests.helpers.warm import fl_node
 
 ROUNDS = 5
@@ -256,13 +256,19 @@ def test_a_learner_that_was_away_for_longer_than_files_are_kept_takes_part_again
     world: World, roles: ExitStack
 ) -> None:
     run = world.deploy(kept(learners=3, min_learners=2, round_timeout=1.0, rounds=7))
-    header, *learners = (roles.enter_context(role) for role in (run.header(), run.learner(1), run.learner(2)))
-    header.wait_for(events.GlobalWeightsPublished, round=4)
-    first: Role = learners[0]
+
+    def is_fourth(event: Event) -> bool:
+        return event.name == events.LocalWeightsPublished.name and event.fields["round"] == 3
+
+    header, first = roles.enter_context(run.header()), roles.enter_context(run.learner(1))
+    with run.learner(2, until=is_fourth) as second:
+        header.wait_for(events.GlobalWeightsPublished, round=4)
+        second.finish()
     first.wait_for(events.RoundsPruned)
+    # Without it the first learner has no second for another round.
     late = roles.enter_context(run.learner(3))
     late.wait_for(events.LocalWeightsPublished)
-    for role in (header, *learners, late):
+    for role in (header, first, late, roles.enter_context(run.learner(2))):
         role.finish()
     audited = run.audit()
     assert audited.passed, audited.findings
