@@ -42,12 +42,13 @@ def serve() -> Iterator[Callable[[EmbeddedChain], str]]:
 
 
 @pytest.fixture
-def free_port() -> Callable[[], int]:
-    """Return a function that gives a port of loopback that nobody listens on."""
+def free_port() -> Iterator[Callable[[], int]]:
+    """Return a function that gives a port of loopback on which nobody listens until the end of the test."""
+    with contextlib.ExitStack() as stack:
 
-    def give() -> int:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            return int(one.getsockname()[1])
+        def give() -> int:
+            held = stack.enter_context(socket.socket())
+            held.bind(("127.0.0.1", 0))
+            return int(held.getsockname()[1])
 
-    return give
+        yield give
