@@ -170,6 +170,8 @@ class News:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             context = ssl.create_default_context() if uri.secure else None
             self._connection = context.wrap_socket(plain, server_hostname=uri.host) if context else plain
+            if self._closed:  # while it connected, so that nobody has closed the connection
+                return
             protocol.send_request(protocol.connect())
             self.newest = None
             kinds: dict[str, int] = {}
