@@ -420,7 +420,8 @@ def test_two_nodes_that_each_dialled_a_third_find_one_another_later(
         stack.enter_context(started(order, dials, tmp_path))
         chains = {name: Chain(node.rpc, load_key(keys[name])) for name, node in nodes.items()}
         assert has_peers(chains["learner-1"], 2, REDIAL)
-        assert [chains[node].peers() for node in ("header", "learner-2")] == [1, 1]
+        # The one that dialled may count its peer later than the one that was dialled.
+        assert all(has_peers(chains[node], 1, REDIAL) for node in ("header", "learner-2"))
         for cable in cables.values():
             cable.mend()
         assert all(has_peers(chain, 2, REDIAL) for chain in chains.values())
@@ -448,8 +449,9 @@ def test_a_node_with_another_genesis_is_no_peer(backend: ProcessBackend, chain: 
         try:
             refused = wait_until(lambda: "genesis mismatch" in child.log.read_text(), HANG)
             assert refused, child.tail()
-            assert Chain(stranger.rpc).peers() == 0
-            assert [chain(node).peers() for node in others] == [1, 1]
+            # Geth counts a peer until its genesis is compared, and tries again now and then.
+            assert has_peers(Chain(stranger.rpc), 0)
+            assert all(has_peers(chain(node), 1) for node in others)
         finally:
             child.stop()
     finally:
