@@ -217,18 +217,14 @@ def test_a_daemon_that_ends_in_the_middle_of_a_file_leaves_no_part_of_it(
     folder = tmp_path / "fetched"
     folder.mkdir()
 
-    def end_it() -> None:
-        # It is in the middle when a part of the file is there.
-        wait_until(lambda: any(one.stat().st_size for one in folder.iterdir()), HANG, 0.0)
+    def end_it(_received: int, _length: int | None) -> None:
         child.process.kill()
+        child.process.wait(HANG)
 
-    ending = threading.Thread(target=end_it)
-    ending.start()
     try:
         with pytest.raises(StoreError) as caught:
-            stores["header"].fetch(name, folder / "file", path.stat().st_size, HANG)
+            stores["header"].fetch(name, folder / "file", path.stat().st_size, HANG, end_it)
     finally:
-        ending.join()
         backend.restart("header ipfs")
     assert "\n" not in str(caught.value)
     assert list(folder.iterdir()) == []
