@@ -17,6 +17,7 @@ from fl_node.cli.options import DataOption, JsonOption
 from fl_node.errors import ConfigError
 from fl_node.runtime import files
 from fl_node.runtime.terminal import Numbers
+from fl_node.wording import counted
 
 if TYPE_CHECKING:
     from fl_node.data.datasets import DataSet
@@ -198,7 +199,8 @@ def inversion(
             ]
             console.print(Numbers(rows, "reconstructed images beside the true ones; pixels from 0 to 1"))
         revealed = sum(one.verdict != "nothing" for one in found.images)
-        console.print(f"{revealed} of the learner's {found.samples} images revealed (method: {found.method})")
+        images = counted(found.samples, "image")
+        console.print(f"{revealed} of {images} of learner {learner} revealed (method: {found.method})")
         console.print(f"Page: {path}")
 
 

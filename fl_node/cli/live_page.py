@@ -89,8 +89,9 @@ def dashboard(
             if (run / "nodes").is_dir() and not (run / runs.FILE).exists():
                 print_note(f"waiting for the lab to deploy {run.name}")
                 wait_until((run / runs.FILE).exists, DEPLOY_PATIENCE, 0.5)
-            nodes = stack.enter_context(runs.endpoints(run, print_note))
             address = runs.load(run).contract
+            listener = stack.enter_context(page.bind(listen, port))  # before nodes come up for it
+            nodes = stack.enter_context(runs.endpoints(run, print_note))
             folder = run if run.is_dir() else run.parent
         else:
             if contract_file is None and contract is None:
@@ -98,7 +99,7 @@ def dashboard(
             here = Endpoint(given_or(rpc, DEFAULT_RPC), given_or(store, DEFAULT_STORE))
             nodes = dict(_endpoint(text) for text in node or []) or {"this node": here}
             address = checked_address("--contract", contract) if contract else None
-        listener = stack.enter_context(page.bind(listen, port))
+            listener = stack.enter_context(page.bind(listen, port))
         work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         observer = stack.enter_context(
             Observer(

@@ -23,6 +23,7 @@ from fl_node.cli.options import (
 )
 from fl_node.errors import ConfigError
 from fl_node.runtime import files
+from fl_node.wording import counted
 
 if TYPE_CHECKING:
     from fl_node.models.trainer import Trainer
@@ -141,7 +142,7 @@ def _global_weights(
         if plan.is_verified and not past.is_finalized(number):
             print_note(
                 f"global weights {number} are not finalized: {len(past.attested(number))} of "
-                f"{len(past.learners)} learners attested them"
+                f"{counted(len(past.learners), 'learner')} attested them"
             )
         if images is not None and (plan.custom is not None or plan.data.image_size != images):
             takes = "the samples of its custom module" if plan.custom else in_pixels(plan.data.image_size)

@@ -247,7 +247,8 @@ def audit(
     from fl_node.protocol.journal import find
     from fl_node.protocol.statement import SUFFIX
 
-    account = load_key(key) if attest else None
+    account, accounts = load_key(key) if attest else None, accounts_of(learner or ())
+    anchored = [path for anchor in anchors or () for path in find(anchor) if not path.name.endswith(SUFFIX)]
 
     def make(plan: Plan) -> Trainer:
         if plan.measures_members:
@@ -255,7 +256,6 @@ def audit(
         return make_trainer(plan, modules=modules, with_data=False)
 
     with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
-        anchored = [path for anchor in anchors or () for path in find(anchor) if not path.name.endswith(SUFFIX)]
         kept = [*journals_at_hand(run, run_contract), *anchored]
         scratch = Path(name) / "statements"
         scratch.mkdir()
@@ -267,7 +267,7 @@ def audit(
                 run_store,
                 Path(name),
                 make,
-                accounts=accounts_of(learner or ()),
+                accounts=accounts,
                 journals=kept,
                 statements=statements,
             )
@@ -295,7 +295,7 @@ def audit(
                 )
             for finding in result.findings:
                 console.print(str(finding))
-            verdict = "passed" if result.passed else f"FAILED with {len(result.findings)} findings"
+            verdict = "passed" if result.passed else f"FAILED with {counted(len(result.findings), 'finding')}"
             size = f"{result.bytes / 1e6:.1f} MB"
             rounds = f"{counted(result.rounds, 'round')}{pruned_of(result)}"
             console.print(f"audit {verdict}: {rounds}, {counted(result.files, 'file')}, {size}")
@@ -391,7 +391,7 @@ def report(
                 f"the run is in progress, in round {conclusion.result.round} of {plan.rounds}; "
                 "it has no final model yet"
             )
-        verdict = "passed" if passed else f"FAILED with {len(conclusion.audit.findings)} findings"
+        verdict = "passed" if passed else f"FAILED with {counted(len(conclusion.audit.findings), 'finding')}"
         rounds = f"{counted(conclusion.audit.rounds, 'round')}{pruned_of(conclusion.audit)}"
         console.print(f"audit {verdict}: {rounds}, {counted(conclusion.audit.files, 'file')}")
         console.print(f"report: {conclusion.report} (as text: report.md)")

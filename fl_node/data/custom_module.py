@@ -29,6 +29,7 @@ from fl_node.seeds import derive
 if TYPE_CHECKING:
     from fl_node.plan.schema import Plan
 from fl_node.runtime.keras_start import not_float32, prepare
+from fl_node.wording import counted
 
 Samples = npt.NDArray[Any]
 
@@ -202,7 +203,9 @@ class OwnModule:
         if wrong := _wrong_data(samples, labels, self._planned.classes):
             raise self.error(f"{call}: {wrong}")
         if shard is not None and planned is not None and len(samples) != planned[shard - 1]:
-            raise self.error(f"{call}: returned {len(samples)} samples, the plan requires {planned[shard - 1]}")
+            raise self.error(
+                f"{call}: returned {counted(len(samples), 'sample')}, the plan requires {planned[shard - 1]}"
+            )
         return samples, labels.astype(np.int64)
 
     def inputs(self, model: Any, samples: Samples) -> Samples:
@@ -270,7 +273,7 @@ def _wrong_data(samples: Samples, labels: Samples, classes: int | None) -> str:
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         return f"labels should be a one-dimensional array of integers (is {labels.dtype} of shape {labels.shape})"
     if len(samples) != len(labels):
-        return f"returned {len(samples)} samples and {len(labels)} labels"
+        return f"returned {counted(len(samples), 'sample')} and {counted(len(labels), 'label')}"
     if not samples.size:
         return "returned no samples"
     if not np.isfinite(samples).all():
@@ -312,7 +315,9 @@ class OwnData:
         """Return the first test samples; all if ``count`` is 0."""
         x, y = self.shard(None)
         if count > len(x):
-            raise self.module.error(f"load_data(None): returned {len(x)} samples, the plan requires {count}")
+            raise self.module.error(
+                f"load_data(None): returned {counted(len(x), 'sample')}, the plan requires {count}"
+            )
         return x[: count or None], y[: count or None]
 
     def shard(self, number: int | None) -> tuple[Samples, Labels]:

@@ -30,6 +30,7 @@ from fl_node.runtime.tensors import Images as Images
 from fl_node.runtime.tensors import Indices as Indices
 from fl_node.runtime.tensors import Labels as Labels
 from fl_node.seeds import permutation
+from fl_node.wording import counted
 
 Report = Callable[[str], None]
 
@@ -196,7 +197,7 @@ def _pairs(path: Path, content: Mapping[str, bytes], part: str) -> tuple[Images,
     names = f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
     images, labels = (_idx(content[name], 3 - 2 * n, path / name) for n, name in enumerate(names))
     if len(images) != len(labels):
-        raise DataError(f"{path / names[1]} has {len(labels)} labels for {len(images)} images")
+        raise DataError(f"{path / names[1]} has {counted(len(labels), 'label')} for {counted(len(images), 'image')}")
     if not images.size:
         raise DataError(f"{path / names[0]} has no images")
     return images, labels.astype(np.int64)

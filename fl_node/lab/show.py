@@ -115,8 +115,8 @@ class Show:
         source = f"module {self._plan.custom.module}" if self._plan.custom else self._plan.data.name
         self._console.print(
             styled(self._plan.name, "bold"),
-            f": {counted(self._plan.rounds, 'round')}, {self._plan.learners} learners, {self._plan.data.train} "
-            f"{self._plan.data.noun} of {source}, seed {self._plan.seed}; in {self._folder}",
+            f": {counted(self._plan.rounds, 'round')}, {counted(self._plan.learners, 'learner')}, "
+            f"{self._plan.data.train} {self._plan.data.noun} of {source}, seed {self._plan.seed}; in {self._folder}",
             sep="",
         )
         if self._live:
@@ -168,7 +168,7 @@ class Show:
                 sep="",
             )
         else:
-            self._console.print(styled("Audit FAILED", "red"), f"with {len(audit.findings)} findings:")
+            self._console.print(styled("Audit FAILED", "red"), f"with {counted(len(audit.findings), 'finding')}:")
             for finding in audit.findings:
                 self._console.print(f"  {finding}")
         self._console.print(f"{outcome.seconds:.1f} s from the start of the roles to the last global weights.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fl_node.protocol.history import History, Round
 from fl_node.protocol.names import HEADER, learner_label
+from fl_node.wording import counted
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Verdict:
 
     def words(self, learners: int) -> str:
         """Return the verdict in words, such as ``attested by 2 of 3 learners, finalized``."""
-        parts = [f"attested by {len(self.attested)} of {learners} learners"] if self.attested else []
+        parts = [f"attested by {len(self.attested)} of {counted(learners, 'learner')}"] if self.attested else []
         if self.rejected:
             by = "; ".join(f"{learner_label(n)}: {code}" for n, code in self.rejected.items())
             parts.append(f"rejected ({by})")

@@ -33,7 +33,7 @@ def test_many_images_under_adam_give_no_image_and_say_why(lab_run: LabRun, tmp_p
     done = fl_node("attack", "inversion", run, "-o", tmp_path / "found")
     assert done.returncode == 0, done.stderr
     assert "note: the optimizer adam scales each value by itself" in done.stdout
-    assert "0 of the learner's 200 images revealed" in done.stdout
+    assert "0 of 200 images of learner 1 revealed" in done.stdout
     assert "No image." in (tmp_path / "found" / "inversion.html").read_text()
 
 

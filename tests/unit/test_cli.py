@@ -258,6 +258,27 @@ def test_a_damaged_run_is_one_line(fl_node: FlNode) -> None:
     assert is_one_line(fl_node("audit", "."), 2, "run.json is damaged")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["audit", "--anchor", "nowhere"], "journal nowhere: no such file or folder"),
+        (["audit", "--learner", "1"], "--learner 1: should be nodeId=address"),
+        (["audit", "--attest", "--key", "nowhere"], "key file nowhere"),
+        (["dashboard", "--listen", "lab.example"], "--listen lab.example: should be an IP address"),
+    ],
+)
+def test_options_are_checked_before_nodes_are_started(
+    fl_node: FlNode, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    def start(*_: object) -> None:
+        pytest.fail("the run's nodes were started")
+
+    monkeypatch.setattr("fl_node.lab.run_folder.endpoints", start)
+    nodes = {"header": Node(HEADER.address, "http://127.0.0.1:1", "files")}
+    Run("run", "embedded", "Qm", HEADER.address, 1, "0x", nodes).save(Path())
+    assert is_one_line(fl_node(*arguments, "."), 2, message)
+
+
 def test_a_chain_that_is_down_is_code_four(fl_node: FlNode, free_port: Callable[[], int]) -> None:
     rpc = f"http://127.0.0.1:{free_port()}"
     ended = fl_node("audit", "--rpc", rpc, "--store", "file:files", "--contract", HEADER.address)
@@ -282,7 +303,7 @@ def test_a_plan_that_no_store_has_is_said_by_audit_and_is_code_five_elsewhere(
     ended = fl_node("audit", *options)
     assert ended.code == 1
     assert "header, plan: " in ended.out
-    assert "audit FAILED with 1 findings" in ended.out
+    assert "audit FAILED with 1 finding:" in ended.out
     ended = fl_node("audit", "--json", *options)
     assert ended.code == 1
     assert not json.loads(ended.out)["passed"]
