@@ -138,11 +138,12 @@ def pictures(result: Result, split: Mapping[int, Sequence[int]] | None) -> dict[
     if result.rounds:
         accuracy = [*curves(result, loss=False), *paper_lines(result)]
         if any(line.points for line in accuracy):
-            title = "Accuracy on the test images by round, of each learner and of the global weights"
+            title = f"Accuracy on the test images by round, {_of_whom(accuracy)}"
             drawings["accuracy"] = plots.lines("accuracy", title, accuracy, "accuracy, %", "round")
-        if any(line.points for line in curves(result, loss=True)):
-            title = "Loss on the test images by round, of each learner and of the global weights"
-            drawings["loss"] = plots.lines("loss", title, curves(result, loss=True), "loss (cross-entropy)", "round")
+        losses = curves(result, loss=True)
+        if any(line.points for line in losses):
+            title = f"Loss on the test images by round, {_of_whom(losses)}"
+            drawings["loss"] = plots.lines("loss", title, losses, "loss (cross-entropy)", "round")
     spent = [
         (closed.epsilon, 100 * closed.result.accuracy)
         for closed in result.rounds
@@ -218,6 +219,13 @@ def curves(result: Result, *, loss: bool) -> list[Line]:
         for node_id in sorted(result.learners)
     ]
     return [*locals_, Line("global", points((closed.round, closed.result) for closed in result.rounds), "global")]
+
+
+def _of_whom(series: Iterable[Line]) -> str:
+    """Return whose values a diagram shows, for its title."""
+    kinds = {line.kind for line in series if line.points}
+    words = {"learner": "of each learner", "global": "of the global weights"}
+    return " and ".join(text for kind, text in words.items() if kind in kinds)
 
 
 def paper_lines(result: Result) -> list[Line]:

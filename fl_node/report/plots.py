@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from fl_node.wording import counted
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -76,7 +78,8 @@ def lines(name: str, title: str, series: Sequence[Line], y_label: str, x_label: 
     title
         A description of the picture, for screen readers.
     series
-        The lines; learners in the order of nodeId.
+        The lines; learners in the order of nodeId. Lines without points, such as those of learners whose values are
+        hidden or unknown, are not in the legend.
     y_label, x_label
         The titles of the axes.
     whole
@@ -86,15 +89,17 @@ def lines(name: str, title: str, series: Sequence[Line], y_label: str, x_label: 
         learners = [line for line in series if line.kind == "learner"]
         many = len(learners) > MANY
         if many:
-            _range(axes, learners)
+            _range(axes, [line for line in learners if line.points])
         for position, line in enumerate([] if many else learners):
+            if not line.points:
+                continue  # the others keep their own colours
             colour, marker, dash = STYLES[position]
             axes.plot(
                 *_xy(line), color=colour, marker=marker, linestyle=dash, label=line.label, markersize=_size(line)
             )
-        for line in (line for line in series if line.kind == "global"):
+        for line in (line for line in series if line.kind == "global" and line.points):
             axes.plot(*_xy(line), color=INK, marker="*", linewidth=2, label=line.label, markersize=_size(line) + 2)
-        for position, line in enumerate(line for line in series if line.kind == "paper"):
+        for position, line in enumerate(line for line in series if line.kind == "paper" and line.points):
             marker, dash = PAPER_STYLES[position % len(PAPER_STYLES)]
             style: dict[str, Any] = {"color": MUTED, "linewidth": 1, "label": line.label, "zorder": 1.5}
             axes.plot(*_xy(line), marker=marker, markersize=_size(line), linestyle=dash, **style)
@@ -278,6 +283,8 @@ def _size(line: Line) -> float:
 
 def _range(axes: Axes, learners: Sequence[Line]) -> None:
     """Draw what lies between the lowest and the highest learner, and each learner as a faint line."""
+    if not learners:
+        return
     values: dict[float, list[float]] = {}
     for line in learners:
         axes.plot(*_xy(line), color=BLUE, linewidth=0.6, alpha=0.5)
@@ -285,7 +292,7 @@ def _range(axes: Axes, learners: Sequence[Line]) -> None:
             values.setdefault(x, []).append(y)
     there = sorted(values)
     low, high = [min(values[x]) for x in there], [max(values[x]) for x in there]
-    label = f"{len(learners)} learners, lowest to highest"
+    label = f"{counted(len(learners), 'learner')}, lowest to highest"
     axes.fill_between(there, low, high, color=BLUE, alpha=0.18, linewidth=0, label=label)
 
 

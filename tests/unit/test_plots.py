@@ -81,6 +81,27 @@ def test_of_many_learners_the_range_is_named() -> None:
     assert "learner 3" not in text
 
 
+@pytest.mark.parametrize("count", [3, 20])
+def test_lines_without_points_are_not_in_the_legend(count: int) -> None:
+    lines = [Line(f"learner {n}", []) for n in range(1, count)]
+    lines += [Line("global", [(1, 90.0)], "global"), Line("paper", [], "paper")]
+    text = plots.lines("a", "Accuracy", lines, "accuracy, %", "round")
+    assert "global" in text
+    assert "learner" not in text
+    assert "paper" not in text
+
+
+def test_a_learner_keeps_its_colour_beside_learners_without_points() -> None:
+    text = plots.lines("a", "", [Line("learner 1", []), Line("learner 2", [(1, 90.0)])], "accuracy, %", "round")
+    assert plots.STYLES[1][0] in text
+    assert plots.STYLES[0][0] not in text
+
+
+def test_of_many_learners_only_those_with_points_are_counted() -> None:
+    lines = [Line(f"learner {n}", [(1, 90.0 + n)] if n < 3 else []) for n in range(20)]
+    assert "3 learners, lowest to highest" in plots.lines("a", "Accuracy", lines, "accuracy, %", "round")
+
+
 def test_what_a_person_has_set_for_their_own_pictures_does_not_matter() -> None:
     import matplotlib as mpl
 
