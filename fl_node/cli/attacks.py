@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import typer
 from fl_node.cli.common import console, errors, never_lost, open_run, plan_of, print_note
 from fl_node.cli.options import DataOption, JsonOption
 from fl_node.errors import ConfigError
-from fl_node.runtime import files
+from fl_node.runtime import files, scratch
 from fl_node.runtime.terminal import Numbers
 from fl_node.wording import counted
 
@@ -225,14 +224,14 @@ def _open(run: Path, folder: Path, output: Path | None, data_dir: Path | None) -
     with (
         files.output_folder(folder, "--output" if output else "the run's folder"),
         open_run(run, None, None, None) as (contract, store),
-        tempfile.TemporaryDirectory() as name,
+        scratch.folder() as here,
     ):
         plan = plan_of(contract, store)
         if plan.mode == "ensemble":
             raise ConfigError(f"plan {plan.name} trains an ensemble; the attacks need a run with a single model")
         dataset = loading.load_images(plan, data_dir, print_note)
         trainer = KerasTrainer(plan, dataset)
-        reader = Reader(store, Path(name), plan, trainer.shapes())
+        reader = Reader(store, here, plan, trainer.shapes())
         yield _View(history.read(contract), reader, plan, dataset, trainer)
 
 

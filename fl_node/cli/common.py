@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fl_node.cli.options import DEFAULT_RPC, DEFAULT_STORE
 from fl_node.errors import ConfigError
-from fl_node.runtime import files
+from fl_node.runtime import files, scratch
 from fl_node.runtime.strict_json import MAX_DIGITS
 from fl_node.runtime.terminal import Console
 
@@ -168,8 +167,8 @@ def plan_of(contract: Contract, store: Store) -> Plan:
     """Return the plan that a run was deployed with."""
     from fl_node.protocol.reader import Reader
 
-    with tempfile.TemporaryDirectory() as name:
-        return Reader(store, Path(name)).read_plan(contract.plan())
+    with scratch.folder() as here:
+        return Reader(store, here).read_plan(contract.plan())
 
 
 @contextlib.contextmanager
@@ -243,8 +242,8 @@ def make_trainer_with_data_if_there(plan: Plan, data_dir: Path | None, modules: 
         return make_trainer(plan, modules=modules, with_data=False)
 
 
-def module_folder(plan: Path, settings: list[str] | None, modules: Path | None) -> Path | None:
-    """Return the folder of custom modules: the given one, or that of the module that the plan file names.
+def load_plan(plan: Path, settings: list[str] | None, modules: Path | None) -> tuple[Plan, Path | None]:
+    """Return a plan, and the folder of custom modules: the given one, or that of the module that the plan file names.
 
     Parameters
     ----------
@@ -254,12 +253,16 @@ def module_folder(plan: Path, settings: list[str] | None, modules: Path | None) 
         The settings that the command line overrides.
     modules
         The folder given on the command line.
+
+    Raises
+    ------
+    PlanError
+        The file can't be read or the plan is not valid.
     """
     from fl_node.plan import loading as plans
 
-    if modules is None and (file := plans.module_file(plan, settings or ())):
-        return file.parent
-    return modules
+    loaded, module = plans.load_with_module(plan, settings or ())
+    return loaded, module.parent if modules is None and module is not None else modules
 
 
 def complete(plan: Plan, data_dir: Path | None, modules: Path | None) -> Plan:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fl_node.cli.common import console, errors, module_folder, never_lost, plain_number, print_note
+from fl_node.cli.common import console, errors, load_plan, never_lost, plain_number, print_note
 from fl_node.cli.options import (
     DataOption,
     JsonOption,
@@ -54,10 +54,8 @@ def baseline(
     from fl_node.data import loading
     from fl_node.experiments import baseline as single
     from fl_node.models.keras_trainer import KerasTrainer
-    from fl_node.plan import loading as plans
 
-    modules = module_folder(plan, settings, modules)
-    loaded = plans.load(plan, settings or ())
+    loaded, modules = load_plan(plan, settings, modules)
     if loaded.mode == "ensemble":
         raise ConfigError(f"plan {plan}: an ensemble has no single model; use a plan with one of its architectures")
     if output is not None:
@@ -166,6 +164,7 @@ def sweep(
     tls: TlsChoice = None,
     only_list: Annotated[bool, typer.Option("--list", help="List the runs and end; run nothing.")] = False,
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -176,18 +175,18 @@ def sweep(
 
         fl-node sweep --rules fedavg,median --attacks sign_flip,noise:0.5 --attackers 0.1,0.3
 
-    With --scheduler, the runs are carried out by workers on other machines, which have the data set themselves.
+    With --scheduler, the runs are carried out by workers on other machines, which have the data set and the modules
+    themselves.
     """
     import os
 
     from fl_node.cli.tables import sweep_table
     from fl_node.experiments import sweep as work
     from fl_node.plan import examples
-    from fl_node.plan import loading as plans
 
     if backend not in ("embedded", "processes"):
         raise ConfigError(f"--backend {backend}: should be embedded or processes")
-    loaded = plans.load(plan or examples.path("sweep"), settings or ())
+    loaded, modules = load_plan(plan or examples.path("sweep"), settings, modules)
     numbers = _seeds(seeds)
     shares = []
     for text in attackers.split(","):
@@ -199,13 +198,21 @@ def sweep(
         raise ConfigError(f"--rules {rules}: should be aggregation rules separated by commas, such as fedavg,median")
     todo = work.cells(loaded, named, _names(attacks), shares, numbers)
     remote = _remote(scheduler, tls, backend, jobs)
+
+    def note_nobody() -> None:
+        for share in shares:
+            if share and not work.attackers(loaded, share):
+                print_note(f"note: --attackers {share:g} of {counted(loaded.learners, 'learner')} is nobody")
+
     if only_list:
         runs = [{"cell": cell.name, "run": str(cell)} for cell in todo]
         content = {"plan": loaded.model_dump(mode="json"), "runs": runs}
+        note_nobody()
         typer.echo(json.dumps(content, indent=2) if as_json else "\n".join(run["run"] for run in runs))
         return
     folder = results / loaded.name
     files.check_folder(folder, "--results")
+    note_nobody()
     count = 0
 
     def done(cell: work.Cell, result: Mapping[str, Any], kept: bool) -> None:
@@ -220,7 +227,16 @@ def sweep(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
     at_a_time = 1 if backend == "processes" else jobs or max(cores // loaded.training.threads, 1)
     by_cell = work.run(
-        todo, folder, at_a_time, data_dir, done, backend=backend, limit=limit, remote=remote, report=print_note
+        todo,
+        folder,
+        at_a_time,
+        data_dir,
+        done,
+        modules=modules,
+        backend=backend,
+        limit=limit,
+        remote=remote,
+        report=print_note,
     )
     figures = work.figures(todo, by_cell)
     path = work.write(folder, loaded, figures, numbers)
@@ -269,6 +285,7 @@ def sweep_worker(
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs in parallel.")] = 1,
     name: Annotated[str | None, typer.Option("--name", help="Name of the worker; by default the host's.")] = None,
     data_dir: DataOption = None,
+    modules: ModulesOption = None,
 ) -> None:
     """Carry out runs of sweeps on this machine, until you stop it or the scheduler is gone.
 
@@ -279,7 +296,8 @@ def sweep_worker(
     from fl_node.experiments import cluster
 
     called = platform.node() if name is None else name
-    cluster.serve_worker(scheduler, cluster.endpoint("--listen", listen), tls, called, jobs, data_dir, print_note)
+    here = cluster.endpoint("--listen", listen)
+    cluster.serve_worker(scheduler, here, tls, called, jobs, data_dir, print_note, modules=modules)
 
 
 def _remote(scheduler: str | None, tls: Path | None, backend: str, jobs: int) -> Remote | None:

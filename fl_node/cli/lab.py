@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fl_node.cli.common import complete_or_digits, console, errors, make_trainer, module_folder, print_note
+from fl_node.cli.common import complete_or_digits, console, errors, load_plan, make_trainer, print_note
 from fl_node.cli.options import DataOption, JsonOption, ModulesOption, PlanArgument, SetOption
 from fl_node.errors import ConfigError
+from fl_node.runtime import scratch
 
 if TYPE_CHECKING:
     from fl_node.lab.faults import Undisturbed
@@ -146,7 +146,6 @@ def lab(
     from fl_node.lab.lab import Lab
     from fl_node.lab.show import Show, checks_table, scenarios_table
     from fl_node.nodes.backends import OwnChain, OwnChainBackend
-    from fl_node.plan import loading as plans
 
     backend = backend or ("embedded" if nodes is None else "processes")
     if backend not in ("embedded", "processes"):
@@ -166,8 +165,7 @@ def lab(
         console.print(scenarios_table(faults.SCENARIOS.values()))
         return
     chosen = faults.get(scenario, backend) if scenario else None
-    modules = module_folder(plan, settings, modules)
-    loaded = plans.load(plan, settings or ())
+    loaded, modules = load_plan(plan, settings, modules)
     if chosen is not None:
         loaded = faults.planned(chosen, loaded)
     if nodes is not None and not 1 <= nodes <= loaded.learners + 1:
@@ -239,8 +237,8 @@ def _undisturbed(plan: Plan, folder: Path, data_dir: Path | None, modules: Path 
     from fl_node.lab.faults import Undisturbed, weights_of
 
     trainer = make_trainer(plan, data_dir, modules)
-    with tempfile.TemporaryDirectory() as name:
-        simulate.take_keys(Path(name), folder, plan.learners)
-        cids = simulate.simulate(plan, Path(name), trainer)
-        last = simulate.measure(plan, Path(name), trainer, cids)[-1]
-        return Undisturbed(weights_of(Path(name) / "files" / cids[-1]), float(last["accuracy"]))
+    with scratch.folder() as here:
+        simulate.take_keys(here, folder, plan.learners)
+        cids = simulate.simulate(plan, here, trainer)
+        last = simulate.measure(plan, here, trainer, cids)[-1]
+        return Undisturbed(weights_of(here / "files" / cids[-1]), float(last["accuracy"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +19,7 @@ from fl_node.cli.options import (
     StoreChoice,
 )
 from fl_node.errors import ConfigError
+from fl_node.runtime import scratch
 
 if TYPE_CHECKING:
     from fl_node.nodes.backends import Endpoint
@@ -100,7 +100,7 @@ def dashboard(
             nodes = dict(_endpoint(text) for text in node or []) or {"this node": here}
             address = checked_address("--contract", contract) if contract else None
             listener = stack.enter_context(page.bind(listen, port))
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        work = stack.enter_context(scratch.folder())
         observer = stack.enter_context(
             Observer(
                 nodes,

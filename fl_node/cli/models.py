@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +21,7 @@ from fl_node.cli.options import (
     StoreChoice,
 )
 from fl_node.errors import ConfigError
-from fl_node.runtime import files
+from fl_node.runtime import files, scratch
 from fl_node.wording import counted
 
 if TYPE_CHECKING:
@@ -130,7 +129,7 @@ def _global_weights(
     from fl_node.protocol import history
     from fl_node.protocol.reader import Reader
 
-    with open_run(folder, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
+    with open_run(folder, rpc, store, contract) as (run_contract, run_store), scratch.folder() as here:
         number = run_contract.state().round if round_ is None else round_
         file_cid = run_contract.global_weight_at(number)
         if file_cid is None:
@@ -150,5 +149,5 @@ def _global_weights(
                 f"predict needs a model for images of {in_pixels(images)}; the run's model takes {takes}"
             )
         trainer = make_trainer(plan, data_dir, modules, with_data=measure)
-        reader = Reader(run_store, Path(name), plan, trainer.shapes())
+        reader = Reader(run_store, here, plan, trainer.shapes())
         return trainer, reader.read(file_cid).tensors(), number

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fl_node.cli.common import complete, console, module_folder, print_note
+from fl_node.cli.common import complete, console, load_plan, print_note
 from fl_node.cli.options import DataOption, JsonOption, ModulesOption, PlanArgument, SetOption
 from fl_node.runtime import files
 
@@ -54,13 +54,12 @@ def shards(
     """
     from fl_node.data import loading, partition
     from fl_node.lab.show import shards_table
-    from fl_node.plan import loading as plans
     from fl_node.report import plots
 
     if picture is not None:
         files.check(picture, "--picture")
-    modules = module_folder(plan, settings, modules)
-    loaded = complete(plans.load(plan, settings or ()), data_dir, modules)
+    loaded, modules = load_plan(plan, settings, modules)
+    loaded = complete(loaded, data_dir, modules)
     counts = partition.label_counts(loaded, loading.load(loaded, data_dir, modules, print_note).labels())
     if picture is not None:
         title = f"{loaded.name}: {loaded.data.noun} of {loaded.data.name} by label, partition {loaded.data.partition}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,7 +40,7 @@ from fl_node.cli.roles import accounts_of
 from fl_node.cli.statements import attest as attest_result
 from fl_node.cli.statements import statements_at_hand
 from fl_node.errors import ConfigError, LogError, StoreError
-from fl_node.runtime import files
+from fl_node.runtime import files, scratch
 from fl_node.runtime.terminal import styled
 from fl_node.wording import counted
 
@@ -96,8 +95,8 @@ def status(
     from fl_node.protocol.names import learners_label
     from fl_node.report import collect
 
-    with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
-        result = collect.collect(run_contract, run_store, Path(name))
+    with open_run(run, rpc, store, contract) as (run_contract, run_store), scratch.folder() as here:
+        result = collect.collect(run_contract, run_store, here)
         sealers = clique.sealers(run_contract.chain)
         paths = journals_at_hand(run, run_contract)
         warnings = compare(run_contract, result.plan, paths) if paths else []
@@ -255,17 +254,17 @@ def audit(
             return make_trainer_with_data_if_there(plan, data_dir, modules, "")
         return make_trainer(plan, modules=modules, with_data=False)
 
-    with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
+    with open_run(run, rpc, store, contract) as (run_contract, run_store), scratch.folder() as here:
         kept = [*journals_at_hand(run, run_contract), *anchored]
-        scratch = Path(name) / "statements"
-        scratch.mkdir()
-        statements = statements_at_hand(run, run_contract, run_store, anchors or (), scratch)
+        shared = here / "statements"
+        shared.mkdir()
+        statements = statements_at_hand(run, run_contract, run_store, anchors or (), shared)
         show = errors.status("auditing", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
             result = check(
                 run_contract,
                 run_store,
-                Path(name),
+                here,
                 make,
                 accounts=accounts,
                 journals=kept,
@@ -352,7 +351,7 @@ def report(
     with (
         files.output_folder(output, "--output"),
         open_run(run, rpc, store, contract) as (run_contract, run_store),
-        tempfile.TemporaryDirectory() as scratch,
+        scratch.folder() as here,
     ):
         plan = plan_of(run_contract, run_store)
         if evaluate is None:
@@ -371,7 +370,7 @@ def report(
             versions,
             evaluate=trainer.data is not None,
             journals=journals_at_hand(run, run_contract),
-            statements=statements_at_hand(run, run_contract, run_store, (), Path(scratch)),
+            statements=statements_at_hand(run, run_contract, run_store, (), here),
         )
     passed = conclusion.audit.passed
     if as_json:
@@ -428,7 +427,7 @@ def contribution(
     from fl_node.models.evidence import evidence
     from fl_node.report import contribution as work
 
-    with open_run(run, rpc, store, contract) as (run_contract, run_store), tempfile.TemporaryDirectory() as name:
+    with open_run(run, rpc, store, contract) as (run_contract, run_store), scratch.folder() as here:
         plan = plan_of(run_contract, run_store)
         work.check(plan)
         dataset = loading.load_images(plan, data_dir, print_note)
@@ -441,7 +440,7 @@ def contribution(
 
         show = errors.status("evaluating", spinner="line") if errors.is_terminal else contextlib.nullcontext()
         with show:
-            values = work.contributions(run_contract, run_store, Path(name), plan, trainer.shapes(), correct, measure)
+            values = work.contributions(run_contract, run_store, here, plan, trainer.shapes(), correct, measure)
     text = json.dumps(work.as_content(values, len(labels)), indent=2)
     with never_lost(lambda: files.rescued("contribution.json", text)):
         if as_json:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,8 +15,8 @@ from fl_node.cli.common import (
     checked_address,
     complete,
     import_web3,
+    load_plan,
     make_trainer,
-    module_folder,
     never_lost,
     plain_number,
     process,
@@ -40,6 +39,7 @@ from fl_node.cli.options import (
 )
 from fl_node.errors import ConfigError
 from fl_node.protocol.names import HEADER
+from fl_node.runtime import scratch
 
 if TYPE_CHECKING:
     from fl_node.chain.contract import Contract
@@ -74,20 +74,18 @@ def deploy(
     from fl_node.artifacts.address import connect
     from fl_node.chain.client import Chain
     from fl_node.chain.keys import load_key
-    from fl_node.plan import loading as plans
     from fl_node.roles.deploy import deploy as start
     from fl_node.runtime.logs import configure
 
-    modules = module_folder(plan, settings, modules)
-    loaded = plans.load(plan, settings or ())
+    loaded, modules = load_plan(plan, settings, modules)
     if loaded.data.validation or loaded.unknown:
         loaded = complete(loaded, data_dir, modules)
     learners = accounts_of(learner)
     chain, run_store = Chain(rpc, load_key(key)), connect(store)
     configure("deploy", verbose=process.verbose)
-    with tempfile.TemporaryDirectory() as name:
+    with scratch.folder() as here:
         trainer = make_trainer(loaded, modules=modules, with_data=False)
-        contract = start(chain, run_store, Path(name), loaded, learners, trainer)
+        contract = start(chain, run_store, here, loaded, learners, trainer)
     with never_lost(lambda: f"; the contract is {contract.address}"):
         if as_json:
             content = {"contract": contract.address, "plan": contract.plan(), "header": contract.header()}

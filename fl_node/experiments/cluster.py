@@ -13,7 +13,6 @@ import logging
 import queue
 import re
 import signal
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
@@ -28,6 +27,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, Scheduler, S
 from fl_node.errors import ConfigError, FLNodeError, ProcessError
 from fl_node.experiments import sweep_keys
 from fl_node.experiments.trial import TookTooLong, Trial, TrialRunner, carry_out
+from fl_node.runtime import scratch
 
 POLL = 1.0
 """Seconds between two looks at whether a result has come."""
@@ -91,15 +91,15 @@ def endpoint(option: str, text: str, *, prefix: str = "") -> Endpoint:
 
 
 @contextlib.contextmanager
-def local(jobs: int, data_dir: Path | None) -> Iterator[Client]:
+def local(jobs: int, data_dir: Path | None, modules: Path | None = None) -> Iterator[Client]:
     """Give a client of a cluster within this process.
 
     Parameters
     ----------
     jobs
         Runs at a time.
-    data_dir
-        Where the data set is, if given.
+    data_dir, modules
+        Where the data set and custom modules are, if given.
     """
     with _prepared():
         cluster = LocalCluster(
@@ -111,7 +111,7 @@ def local(jobs: int, data_dir: Path | None) -> Iterator[Client]:
             worker_dashboard_address=_NO_HTTP,
             scheduler_kwargs={"dashboard": False},
             silence_logs=False,
-            plugins=(TrialRunner(data_dir),),
+            plugins=(TrialRunner(data_dir, modules),),
         )
         with cluster, Client(cluster, set_as_default=False) as client:
             yield client
@@ -323,6 +323,8 @@ def serve_worker(
     jobs: int,
     data_dir: Path | None,
     report: Callable[[str], None],
+    *,
+    modules: Path | None = None,
 ) -> None:
     """Be a worker until a signal comes.
 
@@ -338,8 +340,8 @@ def serve_worker(
         What the worker is called.
     jobs
         Runs at a time.
-    data_dir
-        Where the data set is, if given.
+    data_dir, modules
+        Where the data set and custom modules are, if given.
     report
         Called with a line when it is ready.
 
@@ -364,7 +366,7 @@ def serve_worker(
             memory_limit=0,
             dashboard_address=_NO_HTTP,
             death_timeout=REACH,
-            plugins=(TrialRunner(data_dir),),
+            plugins=(TrialRunner(data_dir, modules),),
         ) as worker:
             report(f"worker {name}: connected to {scheduler}")
             yield worker
@@ -423,8 +425,8 @@ def _prepared() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="fl-sweep-") as scratch,
-            dask.config.set(_SETTINGS | {"temporary-directory": scratch}),
+            scratch.folder("fl-sweep-") as folder,
+            dask.config.set(_SETTINGS | {"temporary-directory": str(folder)}),
         ):
             yield
     finally:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from fl_node.plan.schema import Plan
 from fl_node.privacy import accounting
 from fl_node.protocol.history import History
 from fl_node.protocol.reader import Reader
+from fl_node.runtime import scratch
 from fl_node.runtime.tensors import Tensors, Wide
 
 Scored = tuple[str, str, Wide, npt.NDArray[np.bool_]]
@@ -65,8 +65,7 @@ def attacked(plan: Plan, data: Path | None, shadows: int) -> list[Scored]:
         raise ConfigError(f"plan {plan.name}: the study needs a synchronous run with two learners or more")
     trainer = KerasTrainer(plan, dataset)
     found: list[Scored] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch.folder() as folder:
 
         def attack(past: History, store: Store) -> None:
             reader = Reader(store, folder / "attacker", plan, trainer.shapes())

@@ -104,13 +104,17 @@ def cells(
     PlanError
         A combination is not possible; the message names it.
     """
+    for attack in attacks:
+        if attack != CLEAN:  # checked even if the shares make nobody attack
+            alone = {"name": "attack", "attack": _attack(attack) | {"learners": [1]}}
+            plans.validate(alone, f"attack {attack}")
     by_name: dict[str, Cell] = {}
-    most = max((_attackers(plan, share) for share in shares), default=0)
+    most = max((attackers(plan, share) for share in shares), default=0)
     for seed, rule in itertools.product(seeds, rules):
         for attack, share in [(CLEAN, 0.0), *itertools.product(attacks, shares)]:
             content = plan.model_dump() | {"seed": seed, "aggregation": _rule(plan, rule, max(most, 1))}
             content.pop("attack", None)
-            count = _attackers(plan, share)
+            count = attackers(plan, share)
             if attack != CLEAN and count:
                 order = permutation(plan.learners, derive(seed, "attackers"))
                 content["attack"] = _attack(attack) | {"learners": sorted(int(i) + 1 for i in order[:count])}
@@ -121,7 +125,14 @@ def cells(
     return list(by_name.values())
 
 
-def _attackers(plan: Plan, share: float) -> int:
+def attackers(plan: Plan, share: float) -> int:
+    """Return how many learners of a plan a share is.
+
+    Raises
+    ------
+    ConfigError
+        It is not a share.
+    """
     if not 0 <= share <= 1:
         raise ConfigError(f"--attackers {share:g}: should be a share from 0 to 1")
     return round(share * plan.learners)
@@ -134,7 +145,9 @@ def _rule(plan: Plan, text: str, attackers: int) -> dict[str, Any]:
     if name == plan.aggregation.rule and not number:
         settings = plan.aggregation.model_dump()
     elif number:
-        if rule is None or rule.number is None:
+        if rule is None:
+            raise ConfigError(f"rule {text}: unknown rule {name!r}; should be one of {', '.join(RULES)}")
+        if rule.number is None:
             raise ConfigError(f"rule {text}: {name} has no number to set")
         settings[rule.number] = _number(text, number, rule)
     elif rule is not None and issubclass(rule, Robust):
@@ -183,6 +196,7 @@ def run(
     data_dir: Path | None,
     done: Callable[[Cell, Mapping[str, Any], bool], None],
     *,
+    modules: Path | None = None,
     backend: str = "embedded",
     limit: float = LIMIT,
     remote: Remote | None = None,
@@ -202,6 +216,8 @@ def run(
         Where the data set is on this machine.
     done
         Called with each cell, its result, and whether it had been kept from before.
+    modules
+        Where custom modules are on this machine; else ``FL_NODE_MODULES`` counts.
     backend
         ``embedded``, all roles in one process, or ``processes``, each run a lab on real Geth and IPFS.
     limit
@@ -215,6 +231,8 @@ def run(
     ------
     DataError
         The data set is not available.
+    ModuleError
+        The plan's custom module can't be loaded.
     ConfigError
         The address or the keys of the scheduler are wrong, a worker differs from this machine, or a result that was
         kept is damaged, or the folder for results can't be written.
@@ -241,8 +259,8 @@ def run(
         from fl_node.data import loading
 
         # Once, and before any child that would say so by a traceback of its own.
-        loading.load(next(iter(missing.values())).plan, data_dir)
-        place, versions = cluster.local(max(jobs, 1), data_dir), {}
+        loading.load(next(iter(missing.values())).plan, data_dir, modules)
+        place, versions = cluster.local(max(jobs, 1), data_dir, modules), {}
     else:
         place, versions = cluster.remote(remote.address, remote.keys), required_versions()
     trials = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from distributed import Worker, WorkerPlugin, get_worker
 
 from fl_node.errors import ConfigError, ProcessError
 from fl_node.nodes.process import Child, python
-from fl_node.runtime import strict_json
+from fl_node.runtime import scratch, strict_json
 
 POLL = 1.0
 """Seconds between two looks at a process: has it taken too long, is it still wanted."""
@@ -72,8 +71,9 @@ class TrialRunner(WorkerPlugin):
 
     name = "fl-node-trials"
 
-    def __init__(self, data_dir: Path | None) -> None:
+    def __init__(self, data_dir: Path | None, modules: Path | None = None) -> None:
         self._data = [] if data_dir is None else ["--data-dir", str(data_dir)]
+        self._data += [] if modules is None else ["--modules", str(modules)]
         self._running: dict[str, Child | None] = {}
         self._unwanted: set[str] = set()
 
@@ -114,8 +114,8 @@ class TrialRunner(WorkerPlugin):
         """
         self._running[key] = None
         try:
-            with tempfile.TemporaryDirectory(prefix="fl-sweep-") as name:
-                return self._run(trial, key, Path(name))
+            with scratch.folder("fl-sweep-") as folder:
+                return self._run(trial, key, folder)
         finally:
             self._running.pop(key, None)
             self._unwanted.discard(key)
@@ -126,8 +126,8 @@ class TrialRunner(WorkerPlugin):
             if child := self._running[key]:
                 child.terminate()
 
-    def _run(self, trial: Trial, key: str, scratch: Path) -> dict[str, Any]:
-        plan, folder, log = scratch / "plan.json", scratch / "run", scratch / "log"
+    def _run(self, trial: Trial, key: str, work: Path) -> dict[str, Any]:
+        plan, folder, log = work / "plan.json", work / "run", work / "log"
         plan.write_bytes(trial.plan)
         simulate = python("fl_node.lab.simulate", str(plan), "--folder", str(folder), *self._data)
         start = time.monotonic()
@@ -140,7 +140,7 @@ class TrialRunner(WorkerPlugin):
             result: dict[str, Any] = strict_json.read(folder / "result.json")
             return result
         lab = python("fl_node", "lab", str(plan), "--backend", trial.backend, "--json")
-        process([*lab, "--runs", str(scratch), "--name", folder.name, *self._data])
+        process([*lab, "--runs", str(work), "--name", folder.name, *self._data])
         result = _of_lab(folder, time.monotonic() - start)
         if trial.has_backdoor:
             # A lab's report does not say how often a backdoor works.

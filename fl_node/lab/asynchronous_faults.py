@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from fl_node import events
 from fl_node.artifacts import model_file
@@ -18,6 +16,7 @@ from fl_node.lab.hand import Hand
 from fl_node.lab.header_faults import LIAR
 from fl_node.protocol.names import HEADER
 from fl_node.protocol.reader import Reader
+from fl_node.runtime import scratch
 from fl_node.runtime.waiting import wait_until
 from fl_node.wording import counted
 
@@ -36,9 +35,9 @@ def _flood(lab: Controls, trace: Trace) -> None:
         The run does not go on.
     """
     lab.hold(LIAR)
-    with tempfile.TemporaryDirectory() as name:
+    with scratch.folder() as here:
         contract, store = lab.as_node(LIAR)
-        hand, count = Hand(contract, store, Path(name), lab.plan, lab.shapes, ""), 0
+        hand, count = Hand(contract, store, here, lab.plan, lab.shapes, ""), 0
         while (state := contract.state()).round < lab.plan.rounds:
             for file in _copies(hand, str(state.global_cid)):
                 count += contract.set_local_weight(2, store.add(file.path), contract.chain.nonce()) is not None

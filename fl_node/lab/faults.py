@@ -12,7 +12,6 @@ import functools
 import hashlib
 import math
 import signal
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +48,7 @@ from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child
 from fl_node.plan.schema import Plan
 from fl_node.protocol.names import HEADER
+from fl_node.runtime import scratch
 from fl_node.runtime.waiting import wait_until
 from fl_node.seeds import derive
 from fl_node.wording import counted
@@ -113,9 +113,9 @@ def _lie(publish: Callable[[Hand], str]) -> Fault:
 
     def fault(lab: Controls, trace: Trace) -> None:
         lab.hold(LIAR)
-        with tempfile.TemporaryDirectory() as name:
+        with scratch.folder() as here:
             contract, store = lab.as_node(LIAR)
-            hand = Hand(contract, store, Path(name), lab.plan, lab.shapes, trace.prepared)
+            hand = Hand(contract, store, here, lab.plan, lab.shapes, trace.prepared)
             file_cid = publish(hand)
             trace.notes.append(f"published {file_cid} in place of its work")
             contract.set_local_weight(2, file_cid, contract.chain.nonce())
@@ -136,8 +136,8 @@ def _not_a_number(hand: Hand) -> str:
 
 
 def _store_large(lab: Controls, trace: Trace) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "large"
+    with scratch.folder() as here:
+        path = here / "large"
         with path.open("wb") as file:
             file.truncate(2**30)
         trace.prepared = lab.as_node(LIAR)[1].add(path)
@@ -196,8 +196,8 @@ def _join_swarm(lab: Controls, trace: Trace) -> None:
     ProcessError
         The daemon does not start.
     """
-    with tempfile.TemporaryDirectory() as name:
-        node = IpfsNode(Path(name))
+    with scratch.folder() as here:
+        node = IpfsNode(here)
         log = lab.folder / "logs" / "stranger.log"
         binary = binaries.install(binaries.KUBO)
         Child("stranger's ipfs init", node.init_command(binary), log, node.environment).process.wait(PATIENCE)
@@ -213,7 +213,7 @@ def _join_swarm(lab: Controls, trace: Trace) -> None:
         try:
             if not wait_until(lambda: "Daemon is ready" in log.read_text() or not daemon.running, PATIENCE):
                 raise ProcessError(f"the stranger's daemon is not up:{daemon.tail()}")
-            _ask_swarm(lab, trace, IpfsStore(node.api), Path(name) / "got")
+            _ask_swarm(lab, trace, IpfsStore(node.api), here / "got")
         finally:
             daemon.stop()
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 from fl_node import events
 from fl_node.audit.verdicts import WITHDRAWN, WRONG_REJECTION
 from fl_node.errors import ProcessError
@@ -12,6 +9,7 @@ from fl_node.lab import lies
 from fl_node.lab.fault_model import ROUND, Check, Controls, Fault, Outcome, Scenario, Trace, first_message
 from fl_node.lab.hand import Hand
 from fl_node.protocol.names import HEADER, learner_label, learner_name, standby_name
+from fl_node.runtime import scratch
 from fl_node.runtime.waiting import wait_until
 
 VICTIM, LIAR = learner_name(1), learner_name(2)
@@ -31,8 +29,8 @@ def telling(lie: str) -> Fault:
     def fault(lab: Controls, trace: Trace) -> None:
         lab.hold(HEADER)
         contract, store = lab.as_node(HEADER)
-        with tempfile.TemporaryDirectory() as name:
-            hand = Hand(contract, store, Path(name), lab.plan, lab.shapes, trace.prepared)
+        with scratch.folder() as here:
+            hand = Hand(contract, store, here, lab.plan, lab.shapes, trace.prepared)
             trace.prepared = lies.publish(hand, lie)
         trace.notes.append(f"the header published {trace.prepared}")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from fl_node.models.ensemble import trainer_for
 from fl_node.protocol.masked import count_of
 from fl_node.protocol.names import MISSING
 from fl_node.protocol.reader import Reader
+from fl_node.runtime import scratch
 from fl_node.runtime.waiting import wait_until
 
 PATIENCE = 120.0
@@ -166,9 +166,9 @@ def main() -> None:
         if accepted := end_early(contract):
             sys.exit(f"the contract accepted {' and '.join(accepted)} in an open round")
         return
-    with tempfile.TemporaryDirectory() as name:
-        plan = Reader(store, Path(name)).read_plan(contract.plan())
-        print(publish(Hand(contract, store, Path(name), plan, trainer_for(plan).shapes(), ""), lie))
+    with scratch.folder() as here:
+        plan = Reader(store, here).read_plan(contract.plan())
+        print(publish(Hand(contract, store, here, plan, trainer_for(plan).shapes(), ""), lie))
 
 
 if __name__ == "__main__":

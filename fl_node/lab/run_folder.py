@@ -10,7 +10,6 @@ import json
 import platform
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from fl_node.nodes import backends
 from fl_node.nodes.backends import Endpoint, OwnChainBackend
 from fl_node.protocol import journal, statement
 from fl_node.protocol.names import HEADER, is_node_name
-from fl_node.runtime import files, strict_json
+from fl_node.runtime import files, scratch, strict_json
 from fl_node.runtime.arithmetic import unpinned
 
 FILE = "run.json"
@@ -192,8 +191,8 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
         return
     report("restarting the run's nodes on a copy of their data")
     accounts = {name: node.account for name, node in run.nodes.items()}
-    with tempfile.TemporaryDirectory(prefix="fl-node-") as scratch:
-        backend = backends.to_read(run.backend, nodes, Path(scratch), accounts, report)
+    with scratch.folder() as copy:
+        backend = backends.to_read(run.backend, nodes, copy, accounts, report)
         try:
             yield backend.start()
         finally:

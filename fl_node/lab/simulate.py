@@ -240,10 +240,11 @@ def _carry_out() -> None:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--modules", type=Path)
     parser.add_argument("--final", type=Path, help="evaluate these weights of the last round without a simulation")
     options = parser.parse_args()
-    loaded, data = loading.load_complete(plan.load(options.plan), options.data_dir)
-    trainer = trainer_for(loaded, data)
+    loaded, data = loading.load_complete(plan.load(options.plan), options.data_dir, options.modules)
+    trainer = trainer_for(loaded, data, options.modules)
     start = time.monotonic()
     if options.final is not None:
         rounds = [_measured(loaded, options.final, trainer, loaded.rounds)]

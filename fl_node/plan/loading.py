@@ -41,8 +41,27 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Plan:
     PlanError
         The file can't be read or the plan is not valid; the message lists all problems.
     """
+    return load_with_module(path, overrides)[0]
+
+
+def load_with_module(path: Path, overrides: Iterable[str] = ()) -> tuple[Plan, Path | None]:
+    """Read a plan as :func:`load` does, and return it with the path of its custom module, or None.
+
+    The file is read once, for it may be a pipe.
+
+    Parameters
+    ----------
+    path, overrides
+        As for :func:`load`.
+
+    Raises
+    ------
+    PlanError
+        The file can't be read or the plan is not valid; the message lists all problems.
+    """
     content = _read(path, overrides)
-    return validate(_with_hash(content, _module(path, content)), str(path))
+    module = _module(path, content)
+    return validate(_with_hash(content, module), str(path)), None if str(path) == "-" else module
 
 
 def module_file(path: Path, overrides: Iterable[str] = ()) -> Path | None:

@@ -20,7 +20,7 @@ from fl_node.protocol.reader import Reader
 from fl_node.report import collect as report
 from fl_node.report import writer
 from fl_node.report.collect import Result
-from fl_node.runtime import files
+from fl_node.runtime import files, scratch
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,7 @@ def finalize(
     ConfigError
         The folder can't be written; the message says where the files are instead.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
+    with scratch.folder() as work:
         step("auditing")
         audited = audit(
             contract,

@@ -373,6 +373,33 @@ def test_a_plan_whose_samples_are_not_counted_yet_can_be_simulated_and_be_a_base
     assert len(json.loads(done.stdout)["accuracy"]) == 1
 
 
+def test_a_sweep_takes_the_module_from_the_folder_of_its_plan_or_from_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FL_NODE_MODULES", raising=False)
+    monkeypatch.chdir(tmp_path)
+    options = [
+        "--rules",
+        "fedavg",
+        "--attacks",
+        "",
+        "--seeds",
+        "1",
+        "--set",
+        "rounds=1",
+        "--set",
+        "training.epochs=1",
+    ]
+    done = fl_node("sweep", EXAMPLE, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["figures"]) == 1
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = fl_node("sweep", EXAMPLE, *options, "--results", tmp_path / "other", "--modules", empty)
+    assert done.returncode == 2
+    assert f"not in {empty}" in done.stderr
+
+
 # The command line
 
 

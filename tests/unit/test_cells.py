@@ -57,6 +57,10 @@ def test_two_attacks_go_together() -> None:
             [0.1],
             "attack bribery: unknown attack bribery; should be one of backdoor, label_flip, ",
         ),
+        (["fedavg"], ["bribery"], [0.01], "unknown attack bribery"),  # nobody of ten attacks
+        (["fedavg"], ["scale:-1"], [0.0], "factor"),
+        (["mode:3"], ["copy"], [0.1], "unknown rule 'mode'; should be one of fedasync"),
+        ([":3"], ["copy"], [0.1], "unknown rule ''"),
         (["fedavg"], ["scale+noise"], [0.1], r"scale and noise can't be combined"),
         (["fedavg"], ["copy:3"], [0.1], "copy has no number to set"),
         (["fedavg"], ["scale:much"], [0.1], "much is not a number"),

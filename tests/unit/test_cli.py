@@ -664,6 +664,22 @@ def test_a_baseline_that_cannot_be_written_is_printed_and_kept(
     assert json.loads(kept.read_text()) == json.loads(ended.out)
 
 
+@pytest.mark.parametrize(
+    "command", [["lab"], ["baseline"], ["plan", "shards"], ["sweep"], ["deploy", "--learner", f"1={ALICE.address}"]]
+)
+def test_a_plan_may_be_a_pipe_which_can_be_read_once(fl_node: FlNode, command: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b'name = "piped"\nlearners = 7\n')
+    os.close(writer)
+    try:
+        ended = fl_node(*command, f"/dev/fd/{reader}", "--set", "learners = 0")
+    finally:
+        os.close(reader)
+    assert ended.code == 2
+    assert "learners" in ended.err
+    assert "missing" not in ended.err
+
+
 # Sweeps on several machines
 
 SWEEP = ("sweep", PAPER, "--rules", "fedavg,median", "--attacks", "sign_flip", "--seeds", "1")
@@ -678,6 +694,12 @@ def test_the_runs_of_a_sweep_are_listed_and_nothing_is_run(fl_node: FlNode, tmp_
     assert [run["run"] for run in content["runs"]] == ended.out.splitlines()
     assert content["plan"]["name"] == "paper"
     assert not (tmp_path / "here" / "results").exists()
+
+
+def test_a_share_that_is_nobody_is_noted(fl_node: FlNode) -> None:
+    ended = fl_node(*SWEEP, "--attackers", "0,0.2", "--list")
+    assert (ended.code, len(ended.out.splitlines())) == (0, 2)
+    assert ended.err == "note: --attackers 0.2 of 2 learners is nobody\n"
 
 
 @pytest.mark.parametrize(
