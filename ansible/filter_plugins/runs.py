@@ -29,6 +29,8 @@ options:
       - That must come after C(after) (start, fault or restored) and before C(before) (restored or end).
       - With C(absent) it must not come in that time.
       - Or that the audit has a C(note) with this text.
+      - Or that the fault began before C(round) ended. If it did not, only this is checked, because the other
+        expectations are about that round.
     type: list
     required: true
   journals:
@@ -85,6 +87,12 @@ def check_expectations(
     moments = {name: float(value) for name, value in times.items()} | {"start": 0.0, "end": float("inf")}
     found = []
     for expected in expectations:
+        if "round" in expected:
+            in_time = _in_time(expected, journals, moments["fault"])
+            if not in_time["passed"]:
+                return [in_time]
+            found.append(in_time)
+            continue
         if "note" in expected:
             noted = next((note for note in notes if expected["note"] in note), None)
             seen = noted or "nothing of the kind"
@@ -105,6 +113,23 @@ def check_expectations(
             seen = f"{abs(when - since):.1f} s {side} the {name}: {_shown(text)}"
         found.append({"what": expected["what"], "passed": bool(lines) != expected.get("absent", False), "seen": seen})
     return found
+
+
+def _in_time(expected: Mapping[str, Any], journals: Mapping[str, Sequence[str]], fault: float) -> dict[str, Any]:
+    """Return whether a fault began before a round ended, by the first who published the weights of the next round."""
+    ends = {"event": "global_weights_published", "where": {"round": int(expected["round"]) + 1}}
+    end = next((when for when, text in _said(journals, "any", None) if _is_expected(text, ends)), None)
+    seen = (
+        "the round has not ended"
+        if end is None
+        else f"the round ended {abs(end - fault):.1f} s after the fault began"
+    )
+    if end is not None and end < fault:
+        seen = (
+            f"it came too late: the round ended {fault - end:.1f} s before; plan longer rounds "
+            "(more images, or a larger training.epochs)"
+        )
+    return {"what": expected["what"], "passed": end is None or end >= fault, "seen": seen}
 
 
 def unmet_needs(scenario: str, plan: str) -> list[str]:

@@ -33,7 +33,7 @@ COMMON = (
     "the run ends",
     "the audit passes",
     "an audit from a learner passes",
-    "the fault began before the run ended",
+    "the fault began before its round ended",
 )
 TIMEOUT = 600
 LAST = 5000

@@ -132,6 +132,35 @@ def test_a_promise_is_an_event_or_a_line_of_a_host_in_a_time(
     assert "{" not in checked["seen"]
 
 
+IN_TIME = {"what": "the fault began before its round ended", "round": "1"}
+
+
+@pytest.mark.parametrize(
+    ("host", "seconds", "round_", "passed"),
+    [
+        ("header", 100.6, 2, True),
+        ("learner-1", 100.6, 2, True),  # by a standby
+        ("header", 100.4, 1, True),  # the round before
+        ("header", 100.4, 2, False),
+        ("learner-1", 100.4, 2, False),
+    ],
+)
+def test_a_fault_must_begin_before_its_round_ends(host: str, seconds: float, round_: int, passed: bool) -> None:
+    ends = logged(seconds, event="global_weights_published", round=round_)
+    again = logged(118, event="global_weights_published", round=2)  # by a header that was replaced
+    journals = JOURNALS | {host: [*JOURNALS[host], again, ends]}
+    others = [{"what": "it holds", **WAITS}, {"what": "it does not", **STARTS}]
+    checked = filters.check_expectations([IN_TIME, *others], journals, TIMES)
+    # Of a fault that came too late nothing else is said, for it would be about another round.
+    assert [one["passed"] for one in checked] == ([True, True, False] if passed else [False])
+    assert ("too late" in checked[0]["seen"]) == (not passed)
+
+
+def test_a_round_that_never_ended_was_open_when_the_fault_began() -> None:
+    (checked,) = filters.check_expectations([IN_TIME], JOURNALS, TIMES)
+    assert checked["passed"]
+
+
 def test_what_the_audit_noted_can_be_expected() -> None:
     notes = ["the sealers are the same", "learner 2 rejected correct global weights"]
     expected = [{"what": what, "note": f"{what} rejected correct"} for what in ("learner 2", "learner 1")]
@@ -166,6 +195,14 @@ def test_the_needs_that_scenarios_name_are_known() -> None:
         masked = canonical(privacy={"threshold": 3}, **FOUR)
         assert filters.unmet_needs(str(path), masked) == []
         assert len(filters.unmet_needs(str(path), canonical(rounds=1))) >= 1
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SCENARIOS if "\nlie: " not in path.read_text()], ids=lambda path: path.stem
+)
+def test_a_trigger_names_the_round_of_the_fault(path: Path) -> None:
+    trigger = path.read_text().partition("\ntrigger:")[2].partition("\nsteps:")[0]
+    assert "where: {round: 1}" in trigger
 
 
 @pytest.mark.parametrize(
