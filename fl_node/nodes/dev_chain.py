@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import os
@@ -33,7 +34,7 @@ from time import monotonic, thread_time
 from typing import Any, ClassVar
 
 import rlp
-from eth.abc import BlockAPI, ReceiptAPI
+from eth.abc import BlockAPI, MessageAPI, ReceiptAPI, StateAPI, TransactionContextAPI
 from eth.chains.base import MiningChain
 from eth.consensus import ConsensusApplier, NoProofConsensus
 from eth.constants import ZERO_ADDRESS, ZERO_HASH32
@@ -75,6 +76,8 @@ MAX_KEPT = 1000
 """Answers to ``eth_call`` that are kept: roles ask the same of a block again and again."""
 MAX_KEPT_BYTES = 4096
 """Of one such question and its answer."""
+MAX_CODES = 16
+"""Contracts for which the places that code may jump to are kept."""
 
 LATEST = ("latest", "pending", "safe", "finalized")
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -92,7 +95,6 @@ class _Budget(threading.local):
     """The processor time that this thread may use; without end where nobody has set one."""
 
     end = float("inf")
-    steps = 0
 
     @contextmanager
     def of(self, seconds: float) -> Iterator[None]:
@@ -115,17 +117,29 @@ def _refuse(_computation: Any) -> Any:
     raise VMError("this chain has no precompiled contracts for large numbers and curves")
 
 
+@functools.lru_cache(MAX_CODES)
+def _positions(_code: bytes) -> tuple[set[int], set[int]]:
+    """Return where py-evm has seen that code may jump, and where not; it adds to both."""
+    return set(), set()
+
+
 class _Computation(LondonComputation):
     _precompiles: ClassVar[dict[Any, Any]] = {
         address: _refuse if int.from_bytes(address, "big") > 4 else function
         for address, function in LondonComputation.get_precompiles().items()
     }
 
+    def __init__(self, state: StateAPI, message: MessageAPI, transaction_context: TransactionContextAPI) -> None:
+        super().__init__(state, message, transaction_context)
+        _budget.check()
+        self._steps = 0
+        self.code.valid_positions, self.code.invalid_positions = _positions(message.code)
+
     def consume_gas(self, amount: int, reason: str) -> None:
-        _budget.steps += 1
-        if _budget.steps % 256 == 0:
+        self._steps += 1
+        if self._steps % 256 == 0:
             _budget.check()
-        super().consume_gas(amount, reason)
+        self._gas_meter.consume_gas(amount, reason)
 
 
 class _State(LondonState):
@@ -139,6 +153,26 @@ class _Vm(LondonVM):
 class _Chain(MiningChain):
     chain_id = CHAIN_ID
     vm_configuration = ConsensusApplier(NoProofConsensus).amend_vm_configuration(((0, _Vm),))
+
+
+class _Reading:
+    """The state after a block, in which calls change nothing; what a call has read is at hand for the next one."""
+
+    def __init__(self, chain: Any, parent: Any) -> None:
+        self.parent = parent.hash
+        header = chain.create_header_from_parent(parent)
+        vm = chain.get_vm(header)
+        self._price = header.base_fee_per_gas
+        self._build = vm.get_transaction_builder().create_unsigned_transaction
+        with vm.in_costless_state() as state:
+            self.state: Any = state
+
+    def call(self, sender: bytes, fields: Mapping[str, Any]) -> Any:
+        unsigned = self._build(nonce=self.state.get_nonce(sender), gas_price=self._price, **fields)
+        before = self.state.snapshot()
+        computation = self.state.costless_execute_transaction(SpoofTransaction(unsigned, from_=sender))
+        self.state.revert(before)
+        return computation
 
 
 class EmbeddedChain:
@@ -176,6 +210,7 @@ class EmbeddedChain:
         self._receipts: dict[str, dict[str, Any]] = {}
         self._answers: dict[tuple[Any, ...], str] = {}
         self._logs: list[dict[str, Any]] = []
+        self._reading: _Reading | None = None
         blocks.parent.mkdir(parents=True, exist_ok=True)
         self._restore(blocks)
         self._file = blocks.open("a")
@@ -341,8 +376,12 @@ class EmbeddedChain:
         return header
 
     def _state(self, at: str | dict[str, str]) -> Any:
-        header = self._known_header(at)
-        return self._chain.get_vm(self._chain.create_header_from_parent(header)).state
+        return self._read(self._known_header(at)).state
+
+    def _read(self, parent: Any) -> _Reading:
+        if self._reading is None or self._reading.parent != parent.hash:
+            self._reading = _Reading(self._chain, parent)
+        return self._reading
 
     def _count(self, address: str, at: str | dict[str, str] = "latest") -> str:
         return hex(self._state(at).get_nonce(decode_hex(address)))
@@ -368,18 +407,18 @@ class EmbeddedChain:
         return answer
 
     def _execute(self, parent: Any, sender: bytes, fields: Mapping[str, Any]) -> str:
-        header = self._chain.create_header_from_parent(parent)
-        vm = self._chain.get_vm(header)
-        unsigned = vm.get_transaction_builder().create_unsigned_transaction(
-            nonce=vm.state.get_nonce(sender), gas_price=header.base_fee_per_gas, **fields
-        )
+        reading = self._read(parent)
         try:
-            result: bytes = self._chain.get_transaction_result(SpoofTransaction(unsigned, from_=sender), header)
+            # Forgotten if the call does not come to its end, such as for want of time.
+            self._reading = None
+            computation = reading.call(sender, fields)
+            self._reading = reading
+            computation.raise_if_error()
         except Revert as error:
             raise RpcError(3, "execution reverted", encode_hex(error.args[0] if error.args else b"")) from error
         except (VMError, EthValidationError) as error:
             raise RpcError(-32000, str(error)) from error
-        return encode_hex(result)
+        return encode_hex(computation.output)
 
     def _count_transactions(self, at: str) -> str | None:
         # Each transaction is in a block before its sender hears of it, so none is ever pending.

@@ -269,6 +269,33 @@ def test_a_call_is_answered_for_its_block_and_its_sender_whatever_was_asked_befo
             ask(**question)  # type: ignore[arg-type]
 
 
+def test_a_call_changes_nothing_for_the_next_one_however_it_ends(chain: EmbeddedChain) -> None:
+    # Code that adds 1 to its storage and returns the sum and the gas that is left.
+    code = "60005460010180600055" + "6000525a602052" + "60406000f3"
+    size = len(code) // 2
+    deploy = f"0x60{size:02x}600c60003960{size:02x}6000f3" + code
+    name = chain.request("eth_sendRawTransaction", [sign(0, to=None, data=deploy, value=0)])
+    address = chain.request("eth_getTransactionReceipt", [name])["contractAddress"]
+    # Other data in each call, so that no answer is one that was kept.
+    requests = [{"to": address, "from": ALICE.address, "data": f"0x{number:02x}"} for number in range(1, 10)]
+
+    def ask() -> str:
+        return str(chain.request("eth_call", [requests.pop(), "latest"]))
+
+    first = ask()
+    assert int(first[:66], 16) == 1
+    assert ask() == first
+    assert "gas" in error(chain, "eth_call", requests.pop() | {"gas": hex(23_000)})["message"].lower()
+    assert ask() == first
+    with dev_chain._budget.of(0.0):
+        assert error(chain, "eth_call", requests.pop())["code"] == -32002
+    assert ask() == first
+    assert chain.request("eth_getTransactionCount", [ALICE.address]) == "0x1"
+    chain.request("eth_sendRawTransaction", [sign(1, to=address, value=0)])
+    assert int(ask()[:66], 16) == 2
+    assert chain.request("eth_getTransactionCount", [ALICE.address]) == "0x2"
+
+
 def test_a_chain_keeps_a_bounded_number_of_small_answers(
     chain: EmbeddedChain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
