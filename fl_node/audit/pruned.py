@@ -57,13 +57,13 @@ def read_statements(paths: Iterable[Path], result: Audit) -> list[Statement]:
     ConfigError
         A file can't be read.
     """
-    found = []
+    known = []
     for path in paths:
         try:
-            found.append(statements.read(path))
+            known.append(statements.read(path))
         except JournalError as error:
             result.note(f"{error}; it is ignored", WRONG_STATEMENT)
-    return found
+    return known
 
 
 class Pruned:
@@ -148,21 +148,25 @@ def note_pruned(pruned: Iterable[PrunedRound], rounds: int, result: Audit) -> No
     result
         Receives the notes.
     """
-    ordered = sorted(pruned, key=lambda one: one.round)
+    ordered = sorted(pruned, key=lambda entry: entry.round)
 
     def alike(numbered: tuple[int, PrunedRound]) -> object:
-        position, one = numbered
-        return one.round - position, [deed.account for deed in one.deleted], [deed.account for deed in one.verified]
+        position, entry = numbered
+        return (
+            entry.round - position,
+            [deed.account for deed in entry.deleted],
+            [deed.account for deed in entry.verified],
+        )
 
     for _, group in groupby(enumerate(ordered), key=alike):
-        members = [one for _, one in group]
+        members = [entry for _, entry in group]
         first, last = members[0], members[-1]
         named = f"round {first.round}" if first is last else f"rounds {first.round} to {last.round}"
-        by = _named([one.deleted for one in members]) or "no record of who deleted them is at hand"
+        by = _named([entry.deleted for entry in members]) or "no record of who deleted them is at hand"
         text = f"{named}: pruned as agreed (retention of {counted(rounds, 'round')}), not recomputed; deleted by {by}"
         if not first.deleted:
             text = f"{named}: pruned as agreed (retention of {counted(rounds, 'round')}), not recomputed; {by}"
-        checked = _named([one.verified for one in members])
+        checked = _named([entry.verified for entry in members])
         text += f"; verified earlier by {checked}" if checked else "; no signed result of an earlier audit is at hand"
         result.note(text, PRUNED, first.round)
 

@@ -87,23 +87,23 @@ def membership(
         number = _closed(view) if round_ is None else round_
         nodes = sorted(set(learners)) if learners else list(range(1, plan.learners + 1))
         updates = {node: read_update(view.reader, view.past, plan, node, number) for node in nodes}
-        some = {node: work.candidates(plan, dataset, node, seed) for node in nodes}
+        candidates = {node: work.candidates(plan, dataset, node, seed) for node in nodes}
         figures, by_attack = [], dict[str, list[Any]]()
         for node, update in updates.items():
-            scores = {"loss": work.loss_scores(trainer, update.local, some[node])}
+            scores = {"loss": work.loss_scores(trainer, update.local, candidates[node])}
             if shadows:
                 with _progress(f"learner {node}: shadow models") as show:
-                    scores["lira"] = work.lira_scores(plan, dataset, update, some[node], shadows, seed, show)
+                    scores["lira"] = work.lira_scores(plan, dataset, update, candidates[node], shadows, seed, show)
             for attack, values in scores.items():
-                figures.append(work.figure(f"learner {node}", attack, values, some[node].member))
-                by_attack.setdefault(attack, []).append((values, some[node].member))
+                figures.append(work.figure(f"learner {node}", attack, values, candidates[node].member))
+                by_attack.setdefault(attack, []).append((values, candidates[node].member))
         if len(nodes) > 1:
             figures += [
                 work.figure("all learners", attack, *work.together(parts)) for attack, parts in by_attack.items()
             ]
         if number + 1 < len(view.past.rounds):
             weights = view.reader.read(str(view.past.rounds[number + 1].started.cid)).tensors()
-            parts = [(work.loss_scores(trainer, weights, one), one.member) for one in some.values()]
+            parts = [(work.loss_scores(trainer, weights, tried), tried.member) for tried in candidates.values()]
             figures.append(work.figure(f"global weights {number + 1}", "loss", *work.together(parts)))
     facts = {"round": number, "seed": seed, "shadows": shadows, "files": {str(n): u.cid for n, u in updates.items()}}
     with never_lost(lambda: ""):
@@ -114,15 +114,15 @@ def membership(
         rows = [["attacked", "attack", "members", "others", "AUC", "95 %", "recognized, %"]]
         rows += [
             [
-                one.target,
-                one.attack,
-                str(one.members),
-                str(one.others),
-                f"{one.auc:.3f}",
-                f"{one.low:.3f} to {one.high:.3f}",
-                f"{100 * one.recognized:.1f}",
+                figure.target,
+                figure.attack,
+                str(figure.members),
+                str(figure.others),
+                f"{figure.auc:.3f}",
+                f"{figure.low:.3f} to {figure.high:.3f}",
+                f"{100 * figure.recognized:.1f}",
             ]
-            for one in figures
+            for figure in figures
         ]
         if any(update.is_masked for update in updates.values()):
             console.print(f"note: {MASKED}")
@@ -170,36 +170,36 @@ def inversion(
     with _open(run, folder, output, data_dir) as view:
         update = read_update(view.reader, view.past, view.plan, learner, round_)
         with _progress("optimization: step") as show:
-            found = work.invert(view.plan, view.dataset, view.trainer, update, method, steps, seed, show)
+            inversion = work.invert(view.plan, view.dataset, view.trainer, update, method, steps, seed, show)
     facts = {"learner": learner, "round": round_, "seed": seed, "file": update.cid, "global_file": update.parent_cid}
     with never_lost(lambda: ""):
-        path = page.write_inversion(folder, view.plan.name, update, found, facts)
+        path = page.write_inversion(folder, view.plan.name, update, inversion, facts)
         if as_json:
-            typer.echo(json.dumps(page.inversion_content(found, facts), indent=2))
+            typer.echo(json.dumps(page.inversion_content(inversion, facts), indent=2))
             return
         console.print(f"read: global weights {update.round} ({update.parent_cid}) and")
         console.print(f"      learner {learner}'s local weights of round {round_} ({update.cid})")
         if update.is_masked:
             console.print(f"note: {MASKED}")
-        if found.note:
-            console.print(f"note: {found.note}")
-        if found.images:
+        if inversion.note:
+            console.print(f"note: {inversion.note}")
+        if inversion.images:
             rows = [["image", "label", "error", "largest", "guess", "verdict"]]
             rows += [
                 [
                     str(number),
-                    str(one.label),
-                    f"{one.error:.1e}",
-                    f"{one.largest:.1e}",
-                    f"{one.guess:.2f}",
-                    one.verdict,
+                    str(image.label),
+                    f"{image.error:.1e}",
+                    f"{image.largest:.1e}",
+                    f"{image.guess:.2f}",
+                    image.verdict,
                 ]
-                for number, one in enumerate(found.images, 1)
+                for number, image in enumerate(inversion.images, 1)
             ]
             console.print(Numbers(rows, "reconstructed images beside the true ones; pixels from 0 to 1"))
-        revealed = sum(one.verdict != "nothing" for one in found.images)
-        images = counted(found.samples, "image")
-        console.print(f"{revealed} of {images} of learner {learner} revealed (method: {found.method})")
+        revealed = sum(image.verdict != "nothing" for image in inversion.images)
+        images = counted(inversion.samples, "image")
+        console.print(f"{revealed} of {images} of learner {learner} revealed (method: {inversion.method})")
         console.print(f"Page: {path}")
 
 

@@ -49,8 +49,8 @@ def check(folder: Path) -> Files:
         One of them is missing or damaged, they don't belong together or have expired, or others than its owner can
         read the key.
     """
-    found = Files(folder / AUTHORITY, folder / CERTIFICATE, folder / KEY)
-    for path in (found.authority, found.certificate, found.key):
+    tls = Files(folder / AUTHORITY, folder / CERTIFICATE, folder / KEY)
+    for path in (tls.authority, tls.certificate, tls.key):
         try:
             with path.open("rb"):
                 mode = path.stat().st_mode
@@ -59,19 +59,19 @@ def check(folder: Path) -> Files:
                 f"--tls {folder}: {path.name}: {error.strerror}; fl-node sweep-keys makes it"
             ) from error
     if stat.S_IMODE(mode) & 0o077:
-        raise ConfigError(f"--tls {folder}: others can read {KEY}: chmod 600 {found.key}")
+        raise ConfigError(f"--tls {folder}: others can read {KEY}: chmod 600 {tls.key}")
     again = "make the keys of all machines again with fl-node sweep-keys"
     try:
-        context = ssl.create_default_context(cafile=str(found.authority))
-        context.load_cert_chain(found.certificate, found.key, password="")  # asks for none
-        certificate = x509.load_pem_x509_certificate(found.certificate.read_bytes())
-        authority = x509.load_pem_x509_certificate(found.authority.read_bytes())
+        context = ssl.create_default_context(cafile=str(tls.authority))
+        context.load_cert_chain(tls.certificate, tls.key, password="")  # asks for none
+        certificate = x509.load_pem_x509_certificate(tls.certificate.read_bytes())
+        authority = x509.load_pem_x509_certificate(tls.authority.read_bytes())
         certificate.verify_directly_issued_by(authority)
     except (OSError, ValueError, TypeError, InvalidSignature) as error:
         raise ConfigError(f"--tls {folder}: its files are damaged or don't belong together; {again}") from error
     if (end := certificate.not_valid_after_utc) < datetime.datetime.now(datetime.UTC):
         raise ConfigError(f"--tls {folder}: {CERTIFICATE} expired on {end:%Y-%m-%d}; {again}")
-    return found
+    return tls
 
 
 def create(folder: Path, machines: Sequence[str], days: int) -> list[Path]:
@@ -109,7 +109,7 @@ def create(folder: Path, machines: Sequence[str], days: int) -> list[Path]:
         .add_extension(_usage(signs=True), critical=True)
         .sign(signer, hashes.SHA256())
     )
-    made = []
+    folders = []
     for name in machines:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -137,8 +137,8 @@ def create(folder: Path, machines: Sequence[str], days: int) -> list[Path]:
                     stream.write(content)
         except OSError as error:
             raise ConfigError(f"keys of {name}: {files.described(error)}") from error
-        made.append(folder / name)
-    return made
+        folders.append(folder / name)
+    return folders
 
 
 def _certificate(

@@ -97,15 +97,17 @@ def invert(
     if method == "exact" and problem:
         raise ConfigError(f"--method exact: {problem}")
     if method != "matching" and not problem:
-        found = _exact(trainer, update, seed)
-        if len(found) or method == "exact":
-            return Inversion("exact", len(samples), _compared(plan, dataset, samples, found, exact=True))
+        reconstructed = _exact(trainer, update, seed)
+        if len(reconstructed) or method == "exact":
+            return Inversion("exact", len(samples), _compared(plan, dataset, samples, reconstructed, exact=True))
         problem = "the first layer reveals no image exactly"
     if len(samples) > MOST_MATCHED:
         note = f"{problem or 'optimization'}; optimization supports up to {MOST_MATCHED} images"
         return Inversion("none", len(samples), (), f"{note}, the learner has {len(samples)}")
-    found = _matched(plan, dataset, trainer, update, len(samples), steps, seed, on_step)
-    return Inversion("matching", len(samples), _compared(plan, dataset, samples, found, exact=False), problem or "")
+    reconstructed = _matched(plan, dataset, trainer, update, len(samples), steps, seed, on_step)
+    return Inversion(
+        "matching", len(samples), _compared(plan, dataset, samples, reconstructed, exact=False), problem or ""
+    )
 
 
 def exact_problem(plan: Plan, trainer: KerasTrainer) -> str | None:
@@ -146,22 +148,22 @@ def _matched(
     random = np.random.default_rng(derive(seed, "start"))
     start = np.clip(known.mean(axis=0) / 255 + 0.1 * random.standard_normal((count, *known.shape[1:])), 0, 1)
     training = derive(plan.seed, update.node_id, update.round)
-    found = matching.match(trainer.model, update.parent, change, labels, start, training, steps, on_step)
-    return found.reshape(count, -1)
+    reconstructed = matching.match(trainer.model, update.parent, change, labels, start, training, steps, on_step)
+    return reconstructed.reshape(count, -1)
 
 
 def _compared(
-    plan: Plan, dataset: DataSet, samples: np.typing.NDArray[np.int64], found: Wide, *, exact: bool
+    plan: Plan, dataset: DataSet, samples: np.typing.NDArray[np.int64], reconstructed: Wide, *, exact: bool
 ) -> tuple[Reconstruction, ...]:
     """Pair each reconstruction with the true image that makes the sum of the errors smallest."""
     from scipy.optimize import linear_sum_assignment
 
-    if not len(found):
+    if not len(reconstructed):
         return ()
     images, labels = dataset.training(samples)
     true = images.reshape(len(images), -1) / 255
     guess = dataset.train_images[outsiders(plan, dataset, 1)].mean(axis=0).ravel() / 255
-    errors = np.sqrt(((found[:, None] - true[None]) ** 2).mean(axis=2))
+    errors = np.sqrt(((reconstructed[:, None] - true[None]) ** 2).mean(axis=2))
     paired = []
     for row, column in zip(*linear_sum_assignment(errors), strict=True):
         paired.append(
@@ -169,10 +171,10 @@ def _compared(
                 label=int(labels[column]),
                 exact=exact,
                 error=float(errors[row, column]),
-                largest=float(np.abs(found[row] - true[column]).max()),
+                largest=float(np.abs(reconstructed[row] - true[column]).max()),
                 guess=float(np.sqrt(((guess - true[column]) ** 2).mean())),
-                pixels=found[row].reshape(images.shape[1:]),
+                pixels=reconstructed[row].reshape(images.shape[1:]),
                 true=images[column],
             )
         )
-    return tuple(sorted(paired, key=lambda one: one.error))
+    return tuple(sorted(paired, key=lambda image: image.error))

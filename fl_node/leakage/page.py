@@ -40,7 +40,7 @@ def write_membership(folder: Path, name: str, figures: Sequence[Figure], facts: 
     facts
         What the results are of, for the JSON file.
     """
-    curves = [Line(f"{one.target}, {one.attack}", one.curve) for one in figures]
+    curves = [Line(f"{figure.target}, {figure.attack}", figure.curve) for figure in figures]
     picture = plots.roc("roc", "ROC curves of the membership attacks", curves)
     page = render("membership.html.j2", name=name, figures=figures, picture=Markup(picture))  # noqa: S704 - of plots
     files.write(folder / "membership.json", json.dumps(membership_content(figures, facts), indent=2) + "\n")
@@ -50,11 +50,11 @@ def write_membership(folder: Path, name: str, figures: Sequence[Figure], facts: 
 
 def membership_content(figures: Sequence[Figure], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the results for JSON, without the curves."""
-    rows = [{key: value for key, value in asdict(one).items() if key != "curve"} for one in figures]
+    rows = [{key: value for key, value in asdict(figure).items() if key != "curve"} for figure in figures]
     return {**facts, "figures": rows}
 
 
-def write_inversion(folder: Path, name: str, update: Update, found: Inversion, facts: Mapping[str, Any]) -> Path:
+def write_inversion(folder: Path, name: str, update: Update, inversion: Inversion, facts: Mapping[str, Any]) -> Path:
     """Write ``inversion.html``, ``inversion.json`` and a picture per image, and return the first's path.
 
     ``inversion-1.png`` is the reconstruction, ``inversion-1-true.png`` the training image beside it.
@@ -65,7 +65,7 @@ def write_inversion(folder: Path, name: str, update: Update, found: Inversion, f
         Where they go; it is created.
     name
         The run's name.
-    update, found
+    update, inversion
         What was attacked, and what came of it.
     facts
         What the results are of, for the JSON file.
@@ -73,39 +73,46 @@ def write_inversion(folder: Path, name: str, update: Update, found: Inversion, f
     for old in folder.glob("inversion-*.png"):
         old.unlink()
     rows = []
-    for number, one in enumerate(found.images, 1):
-        pixels = np.rint(np.clip(one.pixels, 0, 1) * 255).astype(np.uint8)
+    for number, image in enumerate(inversion.images, 1):
+        pixels = np.rint(np.clip(image.pixels, 0, 1) * 255).astype(np.uint8)
         files.write(folder / f"inversion-{number}.png", png(pixels))
-        files.write(folder / f"inversion-{number}-true.png", png(one.true))
+        files.write(folder / f"inversion-{number}-true.png", png(image.true))
         rows.append(
             {
-                "image": one,
-                "found": uri(pixels),
-                "true": uri(one.true),
-                "error": uri(_difference(one.pixels, one.true)),
+                "image": image,
+                "reconstructed": uri(pixels),
+                "true": uri(image.true),
+                "error": uri(_difference(image.pixels, image.true)),
             }
         )
-    content = inversion_content(found, facts)
+    content = inversion_content(inversion, facts)
     files.write(folder / "inversion.json", json.dumps(content, indent=2) + "\n")
     files.write(
-        folder / "inversion.html", render("inversion.html.j2", name=name, update=update, found=found, rows=rows)
+        folder / "inversion.html",
+        render("inversion.html.j2", name=name, update=update, inversion=inversion, rows=rows),
     )
     return folder / "inversion.html"
 
 
-def inversion_content(found: Inversion, facts: Mapping[str, Any]) -> dict[str, Any]:
+def inversion_content(inversion: Inversion, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the results for JSON, without the pixels."""
     images = [
         {
-            "label": one.label,
-            "verdict": one.verdict,
-            "error": one.error,
-            "largest_error": one.largest,
-            "error_of_guess": one.guess,
+            "label": image.label,
+            "verdict": image.verdict,
+            "error": image.error,
+            "largest_error": image.largest,
+            "error_of_guess": image.guess,
         }
-        for one in found.images
+        for image in inversion.images
     ]
-    return {**facts, "method": found.method, "note": found.note, "samples": found.samples, "images": images}
+    return {
+        **facts,
+        "method": inversion.method,
+        "note": inversion.note,
+        "samples": inversion.samples,
+        "images": images,
+    }
 
 
 def png(pixels: Images) -> bytes:

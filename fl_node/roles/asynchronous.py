@@ -91,24 +91,31 @@ class Asynchronous:
         accepted = dict(parent.global_meta.taken or ())
         past = history.read(self._site.contract)
         self._withdrawn, everything = past.withdrawn_cids(), publications(past.publications)
-        new = [one for one in everything if one.number > accepted.get(one.node_id, 0)]
-        self._began = {(one.node_id, one.cid): self._began.get((one.node_id, one.cid), "") for one in new}
+        new = [publication for publication in everything if publication.number > accepted.get(publication.node_id, 0)]
+        self._began = {
+            (publication.node_id, publication.cid): self._began.get((publication.node_id, publication.cid), "")
+            for publication in new
+        }
         wanted, seen = plan.asynchronous_rule.updates, self._context.changes()
         good, rejected, waits = self._choose(new, everything, wanted, self._last_started(parent, view.learners))
         before = dict(accepted)
-        for one in (*good, *rejected):
-            accepted[one.node_id] = max(accepted.get(one.node_id, 0), one.number)
+        for publication in (*good, *rejected):
+            accepted[publication.node_id] = max(accepted.get(publication.node_id, 0), publication.number)
         late = bool(plan.round_timeout) and clock.monotonic() >= self._round_start + plan.round_timeout
         if len(good) < wanted and not (late and good):
-            awaited = self._awaited(global_cid, everything, before, accepted, [one.node_id for one in good])
+            awaited = self._awaited(
+                global_cid, everything, before, accepted, [publication.node_id for publication in good]
+            )
             if awaited:
                 until = self._round_start + plan.round_timeout if plan.round_timeout and not late else None
                 waiting = self._missing_updates(view, len(good), waits, awaited)
                 return replace(waiting, until=until, watch=self._context.changes, seen=seen)
         self._next = _Next(
             parent,
-            tuple(self._update(one) for one in good),
-            tuple(Rejection(one.node_id, one.cid, self._reason(one)) for one in rejected),
+            tuple(self._update(publication) for publication in good),
+            tuple(
+                Rejection(publication.node_id, publication.cid, self._reason(publication)) for publication in rejected
+            ),
             tuple(accepted.items()),
         )
         return None
@@ -137,7 +144,7 @@ class Asynchronous:
         awaited = []
         for node_id in range(1, self._plan.learners + 1):
             first, last = before.get(node_id, 0), after.get(node_id, 0)
-            taken = [one for one in everything if one.node_id == node_id][:last]
+            taken = [publication for publication in everything if publication.node_id == node_id][:last]
             if not is_done(
                 self._plan,
                 node_id,
@@ -145,7 +152,7 @@ class Asynchronous:
                 taken,
                 new=last - first,
                 counts=node_id in good,
-                began=lambda one: self._began[one.node_id, one.cid],
+                began=lambda publication: self._began[publication.node_id, publication.cid],
             ):
                 awaited.append(node_id)
         return awaited
@@ -173,7 +180,7 @@ class Asynchronous:
         if unregistered := len(awaited) - len(silent):
             parts.append(f"{unregistered} more to register")
         if arriving:
-            parts.append(f"arriving: the file of {' and of '.join(f'learner {one}' for one in arriving)}")
+            parts.append(f"arriving: the file of {' and of '.join(f'learner {node_id}' for node_id in arriving)}")
         return Waiting("updates", "; ".join(parts), round=number, learners=tuple(silent))
 
     def aggregate(self) -> WeightsFile:
@@ -217,14 +224,14 @@ class Asynchronous:
         if self._started_at != parent.cid:
             before = self._plan.asynchronous_rule.counted_before
             known = self._started if self._started_at == parent.global_meta.parent else {}
-            started, file = {one.node_id: one.started or 0 for one in parent.global_meta.inputs}, parent
-            counted = [one.node_id for one in parent.global_meta.inputs]
+            started, file = {input_.node_id: input_.started or 0 for input_ in parent.global_meta.inputs}, parent
+            counted = [input_.node_id for input_ in parent.global_meta.inputs]
             while not known and file.global_meta.round:
                 if set(learners) <= set(started) and len(counted) >= before:
                     break
                 file = self._context.global_file(file.global_meta.round - 1, str(file.global_meta.parent))
-                started = {one.node_id: one.started or 0 for one in file.global_meta.inputs} | started
-                counted = [one.node_id for one in file.global_meta.inputs] + counted
+                started = {input_.node_id: input_.started or 0 for input_ in file.global_meta.inputs} | started
+                counted = [input_.node_id for input_ in file.global_meta.inputs] + counted
             self._started_at, self._started = parent.cid, known | started
             counted = (self._counted if known else []) + counted
             self._counted = counted[max(len(counted) - before, 0) :]
@@ -242,89 +249,97 @@ class Asynchronous:
         rejected: list[Publication] = []
         held: dict[int, str] = {}
         self._over.clear()
-        self._arrivals.keep([(one.node_id, one.number) for one in new])
-        for one in new:
+        self._arrivals.keep([(publication.node_id, publication.number) for publication in new])
+        for publication in new:
             if len(good) == wanted:
                 break
-            if one.node_id in held or (one_each and one.node_id in {other.node_id for other in good}):
+            if publication.node_id in held or (one_each and publication.node_id in {other.node_id for other in good}):
                 continue
-            judged = self._judge(one, everything, started.get(one.node_id))
+            judged = self._judge(publication, everything, started.get(publication.node_id))
             # What was accepted before another of its learner's counted must still be newer than that.
             if isinstance(judged, WeightsFile):
-                judged = self._newer(one, judged, started)
+                judged = self._newer(publication, judged, started)
             if isinstance(judged, WeightsFile):
-                judged = self._within_share(one, judged, [*self._counted, *(other.node_id for other in good)])
+                judged = self._within_share(publication, judged, [*self._counted, *(other.node_id for other in good)])
             if judged is None:
-                held[one.node_id] = with_share(one.node_id, self._arrivals.share((one.node_id, one.number)))
+                held[publication.node_id] = with_share(
+                    publication.node_id, self._arrivals.share((publication.node_id, publication.number))
+                )
             elif isinstance(judged, Rejection):
-                rejected.append(one)
+                rejected.append(publication)
             else:
-                good.append(one)
-                started[one.node_id] = judged.local_meta.round
+                good.append(publication)
+                started[publication.node_id] = judged.local_meta.round
         return good, rejected, list(held.values())
 
-    def _newer(self, one: Publication, file: WeightsFile, started: dict[int, int]) -> WeightsFile | Rejection:
+    def _newer(self, publication: Publication, file: WeightsFile, started: dict[int, int]) -> WeightsFile | Rejection:
         try:
-            check_newer(file.local_meta.round, started.get(one.node_id))
+            check_newer(file.local_meta.round, started.get(publication.node_id))
         except WeightsError as error:
             file.path.unlink(missing_ok=True)
-            return self._reject(one, str(error), error.code)
+            return self._reject(publication, str(error), error.code)
         return file
 
-    def _within_share(self, one: Publication, file: WeightsFile, counted: Sequence[int]) -> WeightsFile | Rejection:
+    def _within_share(
+        self, publication: Publication, file: WeightsFile, counted: Sequence[int]
+    ) -> WeightsFile | Rejection:
         """Return the file or its rejection; later it may be within its learner's share."""
-        key = one.node_id, one.number
+        key = publication.node_id, publication.number
         try:
-            check_share(one.node_id, counted, self._plan.asynchronous_rule)
+            check_share(publication.node_id, counted, self._plan.asynchronous_rule)
         except WeightsError as error:
-            self._over[key] = Rejection(one.node_id, one.cid, model_file.as_reason(str(error)))
+            self._over[key] = Rejection(publication.node_id, publication.cid, model_file.as_reason(str(error)))
             if key not in self._said_over:
                 self._said_over.add(key)
-                self._tell(one, str(error), error.code)
+                self._tell(publication, str(error), error.code)
             return self._over[key]
         return file
 
     def _judge(
-        self, one: Publication, everything: Sequence[Publication], last: int | None
+        self, publication: Publication, everything: Sequence[Publication], last: int | None
     ) -> WeightsFile | Rejection | None:
         """Return a publication's file or its rejection; None while it is missing."""  # noqa: DOC501 - caught here
-        key = (one.node_id, one.number)
+        key = (publication.node_id, publication.number)
         known = self._judged.get(key)
         # What was missing may come back while the round is open.
         if isinstance(known, Rejection) and known.reason != MISSING:
             return known
         if isinstance(known, WeightsFile) and known.path.exists():
             return known
-        path = self._site.folder / "updates" / f"learner-{one.node_id}-{one.number}.safetensors"
+        path = self._site.folder / "updates" / f"learner-{publication.node_id}-{publication.number}.safetensors"
         try:
-            before = [other for other in everything if other.node_id == one.node_id and other.number < one.number]
-            if one.cid in [other.cid for other in before]:
+            before = [
+                other
+                for other in everything
+                if other.node_id == publication.node_id and other.number < publication.number
+            ]
+            if publication.cid in [other.cid for other in before]:
                 raise WeightsError("was published before", "repeated")
-            if one.node_id > self._plan.learners:
+            if publication.node_id > self._plan.learners:
                 raise WeightsError(f"the plan has shards for learners 1 to {self._plan.learners}", "shard")
-            self._arrivals.fetch(key, one.cid, path)
+            self._arrivals.fetch(key, publication.cid, path)
             self._arrivals.wait([key])
-            if not self._arrivals.is_here(key, one.cid, self._round):
+            if not self._arrivals.is_here(key, publication.cid, self._round):
                 if known is None and self._arrivals.is_missing(key):
-                    self._began[one.node_id, one.cid] = None
-                    return self._reject(one, MISSING, MISSING)
+                    self._began[publication.node_id, publication.cid] = None
+                    return self._reject(publication, MISSING, MISSING)
                 return known if isinstance(known, Rejection) else None
-            self._began[one.node_id, one.cid] = None
-            file = self._context.reader.check(path, one.cid, one.node_id)
-            self._began[one.node_id, one.cid] = file.local_meta.parent
+            self._began[publication.node_id, publication.cid] = None
+            file = self._context.reader.check(path, publication.cid, publication.node_id)
+            self._began[publication.node_id, publication.cid] = file.local_meta.parent
             check_update(
                 file,
                 self._site.contract,
                 self._plan,
                 self._context.plan_cid,
-                one.node_id,
+                publication.node_id,
                 self._round,
                 self._withdrawn,
             )
             check_newer(file.local_meta.round, last)
         except (TooLarge, WrongContent, WeightsError) as error:
             path.unlink(missing_ok=True)
-            return self._reject(one, str(error), error.code)
+            return self._reject(publication, str(error), error.code)
         # Should these weights be out of reach, that is not the learner's fault.
         start = self._start(file)
         try:
@@ -332,14 +347,14 @@ class Asynchronous:
             check_bounds(file, start, self._plan)
         except WeightsError as error:
             path.unlink(missing_ok=True)
-            return self._reject(one, str(error), error.code)
+            return self._reject(publication, str(error), error.code)
         self._judged[key] = file
         meta = file.local_meta
         emit(
             events.UpdateAccepted(
                 round=self._round,
-                learner=one.node_id,
-                cid=one.cid,
+                learner=publication.node_id,
+                cid=publication.cid,
                 accuracy=meta.accuracy,
                 loss=meta.loss,
                 base_round=meta.round,
@@ -347,24 +362,28 @@ class Asynchronous:
         )
         return file
 
-    def _reject(self, one: Publication, reason: str, code: str) -> Rejection:
-        rejection = Rejection(one.node_id, one.cid, model_file.as_reason(reason))
-        self._judged[one.node_id, one.number] = rejection
-        self._tell(one, reason, code)
+    def _reject(self, publication: Publication, reason: str, code: str) -> Rejection:
+        rejection = Rejection(publication.node_id, publication.cid, model_file.as_reason(reason))
+        self._judged[publication.node_id, publication.number] = rejection
+        self._tell(publication, reason, code)
         return rejection
 
-    def _tell(self, one: Publication, reason: str, code: str) -> None:
-        emit(events.UpdateRejected(round=self._round, learner=one.node_id, cid=one.cid, reason=code, detail=reason))
+    def _tell(self, publication: Publication, reason: str, code: str) -> None:
+        emit(
+            events.UpdateRejected(
+                round=self._round, learner=publication.node_id, cid=publication.cid, reason=code, detail=reason
+            )
+        )
 
-    def _reason(self, one: Publication) -> str:
-        key = one.node_id, one.number
+    def _reason(self, publication: Publication) -> str:
+        key = publication.node_id, publication.number
         known = self._over.get(key, self._judged[key])
         return known.reason if isinstance(known, Rejection) else ""
 
-    def _update(self, one: Publication) -> Update:
-        file = self._judged[one.node_id, one.number]
+    def _update(self, publication: Publication) -> Update:
+        file = self._judged[publication.node_id, publication.number]
         if not isinstance(file, WeightsFile):
-            raise WeightsError(f"learner {one.node_id}'s {one.cid} was rejected")
+            raise WeightsError(f"learner {publication.node_id}'s {publication.cid} was rejected")
         return Update(file, self._start(file))
 
     def _start(self, file: WeightsFile) -> WeightsFile:
@@ -413,7 +432,9 @@ class AsynchronousLearner(Learner):
             return
         now = self._site.timing.clock.monotonic()
         self._succession.see(state)
-        verifier.fetch({one.node_id: one.cid for one in publications(self._site.contract.log())})
+        verifier.fetch(
+            {publication.node_id: publication.cid for publication in publications(self._site.contract.log())}
+        )
         verdict = verifier.verdict(state.round, global_cid)
         late = bool(plan.round_timeout) and self._succession.seconds > plan.round_timeout
         if verdict is None or not verdict.is_right or not verifier.can_close(state.round, global_cid, late=late):
@@ -442,7 +463,10 @@ class AsynchronousLearner(Learner):
         )
 
     def _is_published(self, node_id: int, name: str) -> bool:
-        return any(one.node_id == node_id and one.cid == name for one in publications(self._site.contract.log()))
+        return any(
+            publication.node_id == node_id and publication.cid == name
+            for publication in publications(self._site.contract.log())
+        )
 
     def _began_last(self, node_id: int) -> int:
         """Return the round from which this learner's last published weights were trained; -1 if it published none.
@@ -454,18 +478,20 @@ class AsynchronousLearner(Learner):
         StoreUnreachable
             The store does not answer.
         """
-        mine = [one for one in publications(self._site.contract.log()) if one.node_id == node_id]
+        mine = [
+            publication for publication in publications(self._site.contract.log()) if publication.node_id == node_id
+        ]
         path = self._site.folder / "published.safetensors"
-        for one in reversed(mine):
+        for publication in reversed(mine):
             try:
-                meta = self._reader.read(one.cid, node_id, path).local_meta
+                meta = self._reader.read(publication.cid, node_id, path).local_meta
                 if self._site.contract.global_weight_at(meta.round) == meta.parent:
                     return meta.round
             except StoreUnreachable:
                 raise
             except (StoreError, WeightsError):
                 # Not this program's work, or lost with this host's store; what it publishes next is newer than that.
-                return min(one.entry.round or 0, self._site.contract.round())
+                return min(publication.entry.round or 0, self._site.contract.round())
             finally:
                 path.unlink(missing_ok=True)
         return -1

@@ -37,14 +37,14 @@ class End:
         self._seen: tuple[State, Impasse] | None = None
         self._since = 0.0
 
-    def wait(self, state: State, found: Impasse, settle: float = SETTLE) -> Waiting:
+    def wait(self, state: State, impasse: Impasse, settle: float = SETTLE) -> Waiting:
         """Return the wait until it is certain that an impasse persists.
 
         Parameters
         ----------
         state
             What the contract says.
-        found
+        impasse
             The impasse.
         settle
             Seconds for which it must persist.
@@ -55,12 +55,12 @@ class End:
             It persists.
         """
         now = self._clock.monotonic()
-        if self._seen != (state, found):
-            self._seen, self._since = (state, found), now
+        if self._seen != (state, impasse):
+            self._seen, self._since = (state, impasse), now
         if now - self._since >= settle:
-            raise RunStuck(found.text, found.learners)
+            raise RunStuck(impasse.text, impasse.learners)
         return Waiting(
-            "round_end", found.text, round=state.round, learners=found.learners, until=self._since + settle
+            "round_end", impasse.text, round=state.round, learners=impasse.learners, until=self._since + settle
         )
 
 
@@ -109,13 +109,13 @@ class Lookout:
         try:
             parent = self._reader.read(state.global_cid)
             self._reader.expect_like(parent)
-            found = find(contract, self._plan, plan_cid, self._reader, state, parent)
+            impasse = find(contract, self._plan, plan_cid, self._reader, state, parent)
         except (StoreError, WeightsError):
-            found = None  # a standby needs no files
-        if found is None:
+            impasse = None  # a standby needs no files
+        if impasse is None:
             self._next = self._site.timing.clock.monotonic() + LOOK_AGAIN
             return None
-        waiting = self._end.wait(state, found)
+        waiting = self._end.wait(state, impasse)
         return replace(waiting, watch=contract.state, seen=state)
 
 

@@ -75,11 +75,11 @@ def check_plan(plan: Plan, limits: Mapping[str, float]) -> None:
     """
     for name, limit in limits.items():
         what, measure, is_most = LIMITS[name]
-        found = measure(plan)
-        if (found > limit) if is_most else (found < limit):
+        value = measure(plan)
+        if (value > limit) if is_most else (value < limit):
             bound = "at most" if is_most else "at least"
             raise ConfigError(
-                f"the plan {plan.name} has {found:g} {what}; this learner accepts {bound} {limit:g} (--accept {name})"
+                f"the plan {plan.name} has {value:g} {what}; this learner accepts {bound} {limit:g} (--accept {name})"
             )
 
 
@@ -103,14 +103,14 @@ def check_accounts(contract: Contract, accounts: Mapping[int, str]) -> dict[int,
     ConfigError
         Another account is registered for a learner.
     """
-    found = {node_id: contract.account_of(node_id) for node_id in sorted(accounts)}
-    for node_id, account in found.items():
+    registered = {node_id: contract.account_of(node_id) for node_id in sorted(accounts)}
+    for node_id, account in registered.items():
         if account not in (None, accounts[node_id]):
             right = accounts[node_id]
             raise ConfigError(
                 f"contract {contract.address}: learner {node_id} is {account}; should be {right} (--learner)"
             )
-    return {node_id: accounts[node_id] for node_id, account in found.items() if account is None}
+    return {node_id: accounts[node_id] for node_id, account in registered.items() if account is None}
 
 
 def check_contract(contract: Contract, plan: Plan) -> None:
@@ -135,8 +135,8 @@ def check_contract(contract: Contract, plan: Plan) -> None:
     if problem := deployment.problem_of(contract):
         field, text = problem
         raise ConfigError(f"contract {contract.address} is refused ({field}): {text}")
-    found, right = asdict(contract.terms()), asdict(terms_of(plan))
-    for name, value in found.items():
+    actual, right = asdict(contract.terms()), asdict(terms_of(plan))
+    for name, value in actual.items():
         if value != right[name]:
             raise ConfigError(
                 f"contract {contract.address} has {name} = {value}; the plan {plan.name} gives {right[name]}"

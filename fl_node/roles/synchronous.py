@@ -235,7 +235,7 @@ class Synchronous:
         """
         plan, number = self._plan, current.number
         judged = [current.judged[key] for key in sorted(current.published.items())]
-        files = {one.masked_meta.node_id: one for one in judged if isinstance(one, WeightsFile)}
+        files = {file.masked_meta.node_id: file for file in judged if isinstance(file, WeightsFile)}
         names, current.keys = self._site.contract.openings_and_next_keys(number, current.members, view.block)
         openings, faults = read_openings(self._context.reader, self._context.plan_cid, names, FETCH_TRY)
         start = self._context.global_file(number, current.parent)
@@ -248,8 +248,8 @@ class Synchronous:
         current.seeds = revealed.seeds
         if not revealed.lacking and len(names) >= plan.threshold:
             return None
-        if found := impasse.of_openings(number, revealed.lost, current.faults):
-            return self._end.wait(view.state, found)
+        if stuck := impasse.of_openings(number, revealed.lost, current.faults):
+            return self._end.wait(view.state, stuck)
         wrong = sorted({fault.node_id for fault in current.faults})
         who = f"{learners_label(silent)} to open" if silent else "openings that remove all masks"
         named = f"; what {learners_label(wrong)} published is wrong" if wrong else ""
@@ -267,17 +267,19 @@ class Synchronous:
         plan, number = self._plan, current.number
         if view.state.closed:
             judged = {key[0]: current.judged.get(key) for key in current.published.items()}
-            bad = {node_id: one.reason for node_id, one in judged.items() if isinstance(one, Rejection)}
-            coming = [node_id for node_id, one in judged.items() if one is None]
-            found = impasse.of_files(plan, number, current.good(), bad, coming)
-            return None if found is None else self._end.wait(view.state, found)
+            bad = {
+                node_id: judgement.reason for node_id, judgement in judged.items() if isinstance(judgement, Rejection)
+            }
+            coming = [node_id for node_id, judgement in judged.items() if judgement is None]
+            stuck = impasse.of_files(plan, number, current.good(), bad, coming)
+            return None if stuck is None else self._end.wait(view.state, stuck)
         parent = self._context.global_file(number, current.parent)
         silent = [node_id for node_id in current.members if node_id not in current.published]
-        found = find_open(self._site.contract, plan, number, parent, silent, view.block)
+        stuck = find_open(self._site.contract, plan, number, parent, silent, view.block)
         # The learners withdraw false weights, whose keys are false too; meanwhile they don't end.
-        if found is None or self._site.contract.round_at(number).rejections:
+        if stuck is None or self._site.contract.round_at(number).rejections:
             return None
-        return self._end.wait(view.state, found, max(SETTLE, plan.header_timeout))
+        return self._end.wait(view.state, stuck, max(SETTLE, plan.header_timeout))
 
     def _missing_learners(self, current: _Round, view: View) -> Waiting:
         """Return the wait of an open round; close it after its timeout."""

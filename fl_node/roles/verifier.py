@@ -280,7 +280,7 @@ class Verifier:
                 file = decoded(file, parent, plan)
                 check_bounds(file, parent, plan)
                 files.append(file)
-            made = global_file(
+            recomputed = global_file(
                 self._folder / "expected.safetensors",
                 plan,
                 self._plan_cid,
@@ -291,7 +291,7 @@ class Verifier:
                 absent=sorted(closing.members - set(closing.published)),
                 spent=budget.spent(plan, closing.spent),
             )
-            self._remember_expected(made)
+            self._remember_expected(recomputed)
 
     def _expect_masked(self, closing: Closing, parent: WeightsFile) -> None:
         """Compute the global weights that must end a round with masks, as soon as enough shares are opened.
@@ -309,7 +309,7 @@ class Verifier:
         revealed = reveal(plan, parent, files, openings)
         if revealed.lacking or len(files) < needed_members(plan):
             return
-        made = unmasked_file(
+        recomputed = unmasked_file(
             self._folder / "expected.safetensors",
             plan,
             self._plan_cid,
@@ -320,11 +320,11 @@ class Verifier:
             absent=sorted(closing.members - set(closing.published)),
             spent=budget.spent(plan, closing.spent),
         )
-        self._remember_expected(made)
+        self._remember_expected(recomputed)
 
-    def _remember_expected(self, made: WeightsFile) -> None:
-        self._reader.remember(replace(made, path=made.path.replace(self._reader.path(made.cid))))
-        self._expected = made.cid
+    def _remember_expected(self, recomputed: WeightsFile) -> None:
+        self._reader.remember(replace(recomputed, path=recomputed.path.replace(self._reader.path(recomputed.cid))))
+        self._expected = recomputed.cid
 
     def _new_reader(self) -> Reader:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -333,8 +333,8 @@ class Verifier:
     def _attested(self, node_id: int) -> dict[int, str]:
         """Return the newest global weights that this learner attested, perhaps before it was killed."""
         rounds = history.arrange("", "", self._site.contract.log()).rounds
-        mine = [one for one in rounds if any(entry.node_id == node_id for entry in one.attestations)]
-        return {one.number: str(one.started.cid) for one in mine[-1:]}
+        mine = [round_ for round_ in rounds if any(entry.node_id == node_id for entry in round_.attestations)]
+        return {round_.number: str(round_.started.cid) for round_ in mine[-1:]}
 
     def _verify(self, round_: int, name: str) -> Verdict:
         began = time.monotonic()

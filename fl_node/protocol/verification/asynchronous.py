@@ -132,9 +132,9 @@ class AsynchronousChecker:
         """
         rounds, learners = self._case.past.rounds, self._case.past.learners
         window = self._case.plan.asynchronous_rule.counted_before
-        for one in reversed(rounds[: number + 1]):
-            meta = self._case.file(str(one.started.cid)).global_meta
-            if one.number == number:
+        for round_ in reversed(rounds[: number + 1]):
+            meta = self._case.file(str(round_.started.cid)).global_meta
+            if round_.number == number:
                 self._accepted = dict(meta.taken or ())
             self._started = {i.node_id: i.started or 0 for i in meta.inputs} | self._started
             self._counted = [i.node_id for i in meta.inputs] + self._counted
@@ -154,14 +154,16 @@ class AsynchronousChecker:
         case, rule = self._case, self._case.plan.asynchronous_rule
         accepted, started, good = self._accepted or {}, dict(self._started), list[int]()
         counted, taken = list(self._counted), dict(accepted)
-        for one in case.publications:
-            if one.number <= accepted.get(one.node_id, 0) or (rule.takes_one_of_each and one.node_id in good):
+        for publication in case.publications:
+            if publication.number <= accepted.get(publication.node_id, 0) or (
+                rule.takes_one_of_each and publication.node_id in good
+            ):
                 continue
-            taken[one.node_id] = one.number
+            taken[publication.node_id] = publication.number
             with suppress(WeightsError, DataError):
-                self._check_good(one, newest, started.get(one.node_id), [*counted, *good])
-                good.append(one.node_id)
-                started[one.node_id] = case.file(one.cid, one.node_id).local_meta.round
+                self._check_good(publication, newest, started.get(publication.node_id), [*counted, *good])
+                good.append(publication.node_id)
+                started[publication.node_id] = case.file(publication.cid, publication.node_id).local_meta.round
         if len(good) >= rule.updates or (late and good):
             return True
         return self._are_all_done(str(case.past.rounds[newest].started.cid), accepted, taken, good)
@@ -189,17 +191,17 @@ class AsynchronousChecker:
         """
         case = self._case
 
-        def began(one: Publication) -> str | None:
-            if (one.node_id, one.cid) in missing:
+        def began(publication: Publication) -> str | None:
+            if (publication.node_id, publication.cid) in missing:
                 return None
             try:
-                return case.file(one.cid, one.node_id).local_meta.parent
+                return case.file(publication.cid, publication.node_id).local_meta.parent
             except WeightsError:
                 return None
 
         for node_id in range(1, case.plan.learners + 1):
             first, last = before.get(node_id, 0), after.get(node_id, 0)
-            taken = [one for one in case.publications if one.node_id == node_id][:last]
+            taken = [publication for publication in case.publications if publication.node_id == node_id][:last]
             counts = node_id in good
             if not is_done(case.plan, node_id, parent, taken, new=last - first, counts=counts, began=began):
                 return False
@@ -224,11 +226,13 @@ class AsynchronousChecker:
         meta = file.global_meta
         self._check_enough(closed, entry, meta)
         first = self._check_sequence(number, meta, entry)
-        updates = [self._check_update(number, one) for one in meta.inputs]
-        for one in meta.inputs:
-            first[one.node_id, one.cid] -= 1
-            if first[one.node_id, one.cid] < 0:
-                self._result.find(closed.number, learner_label(one.node_id), "cid", f"{one.cid} was published before")
+        updates = [self._check_update(number, input_) for input_ in meta.inputs]
+        for input_ in meta.inputs:
+            first[input_.node_id, input_.cid] -= 1
+            if first[input_.node_id, input_.cid] < 0:
+                self._result.find(
+                    closed.number, learner_label(input_.node_id), "cid", f"{input_.cid} was published before"
+                )
         lasts = self._lasts(meta)
         for rejection in meta.refused:
             first[rejection.node_id, rejection.cid] -= 1
@@ -240,7 +244,7 @@ class AsynchronousChecker:
         parent = case.parent(closed.number, str(closed.started.cid))
         if parent is not None and parent.global_meta.round != closed.number:
             return  # found where these global weights were checked; how old an update is goes by it
-        good = [one for one in updates if one is not None]
+        good = [update for update in updates if update is not None]
         if parent is not None and len(good) == len(updates):
             expected = asynchronous_file(
                 again(case),
@@ -259,8 +263,8 @@ class AsynchronousChecker:
         case, wanted, count = self._case, self._case.plan.asynchronous_rule.updates, len(meta.inputs)
         if count == wanted or (0 < count < wanted and case.is_late(closed, entry)):
             return
-        missing = {(one.node_id, one.cid) for one in meta.refused if one.reason == MISSING}
-        good = {one.node_id for one in meta.inputs}
+        missing = {(input_.node_id, input_.cid) for input_ in meta.refused if input_.reason == MISSING}
+        good = {input_.node_id for input_ in meta.inputs}
         parent, before, after = str(closed.started.cid), self._accepted or {}, dict(meta.taken or ())
         if count > wanted or not self._are_all_done(parent, before, after, good, missing):
             self._result.find(
@@ -272,43 +276,43 @@ class AsynchronousChecker:
 
         That is where its learner's last update started that counted, and the learners of all updates that counted.
         """
-        inputs = {(one.node_id, one.cid): one.started or 0 for one in meta.inputs}
-        named = {*inputs, *((one.node_id, one.cid) for one in meta.refused)}
+        inputs = {(input_.node_id, input_.cid): input_.started or 0 for input_ in meta.inputs}
+        named = {*inputs, *((input_.node_id, input_.cid) for input_ in meta.refused)}
         last, lasts = dict(self._started), dict[tuple[int, str], tuple[int | None, list[int]]]()
         counted = list(self._counted)
-        for one in self._case.publications:
-            key = one.node_id, one.cid
+        for publication in self._case.publications:
+            key = publication.node_id, publication.cid
             if key in named and key not in lasts:
-                lasts[key] = last.get(one.node_id), list(counted)
+                lasts[key] = last.get(publication.node_id), list(counted)
                 if key in inputs:
-                    counted.append(one.node_id)
-                    last[one.node_id] = inputs[key]
+                    counted.append(publication.node_id)
+                    last[publication.node_id] = inputs[key]
         return lasts
 
     def _check_newer(self, number: int, meta: GlobalMeta) -> None:
         """Check that each update is newer than its learner's last, in its share, and the only one if it must be."""
         one_each, here = self._case.plan.asynchronous_rule.takes_one_of_each, Counter[int]()
-        for one in meta.inputs:
-            here[one.node_id] += 1
-            if one_each and here[one.node_id] > 1:
+        for input_ in meta.inputs:
+            here[input_.node_id] += 1
+            if one_each and here[input_.node_id] > 1:
                 text = "more than one update of it counts; the plan takes one of each learner"
-                self._result.find(number, learner_label(one.node_id), "inputs", text)
+                self._result.find(number, learner_label(input_.node_id), "inputs", text)
             try:
-                check_newer(one.started or 0, self._started.get(one.node_id))
+                check_newer(input_.started or 0, self._started.get(input_.node_id))
             except WeightsError as error:
-                self._result.find(number, learner_label(one.node_id), "inputs", f"{one.cid} {error}")
-            self._started[one.node_id] = one.started or 0
+                self._result.find(number, learner_label(input_.node_id), "inputs", f"{input_.cid} {error}")
+            self._started[input_.node_id] = input_.started or 0
             try:
-                check_share(one.node_id, self._counted, self._case.plan.asynchronous_rule)
+                check_share(input_.node_id, self._counted, self._case.plan.asynchronous_rule)
             except WeightsError as error:
-                self._result.find(number, learner_label(one.node_id), "inputs", f"{one.cid} {error}")
-            self._counted = [*self._counted, one.node_id][-MOST_COUNTED:]
+                self._result.find(number, learner_label(input_.node_id), "inputs", f"{input_.cid} {error}")
+            self._counted = [*self._counted, input_.node_id][-MOST_COUNTED:]
 
     def finish(self) -> None:
         """Note the publications that were passed over."""
-        for one in self._waiting.values():
-            if not one.wrongly:
-                what = f"{learner_label(one.publication.node_id)}'s {one.publication.cid}"
+        for waiting in self._waiting.values():
+            if not waiting.wrongly:
+                what = f"{learner_label(waiting.publication.node_id)}'s {waiting.publication.cid}"
                 self._result.note(f"{what} was neither counted nor rejected, although later ones were")
 
     def _check_sequence(self, number: int, meta: GlobalMeta, closing: LogEntry) -> Counter[tuple[int, str]]:
@@ -323,21 +327,26 @@ class AsynchronousChecker:
         all_named = [(i.node_id, i.cid) for i in meta.inputs] + [(r.node_id, r.cid) for r in meta.refused]
         if not was_read:
             return Counter(all_named)  # the last global file could not be read, which is found already
-        place = {(one.node_id, one.cid): one.entry for one in reversed(everything)}
-        order = [place[one.node_id, one.cid] for one in meta.inputs if (one.node_id, one.cid) in place]
+        place = {(publication.node_id, publication.cid): publication.entry for publication in reversed(everything)}
+        order = [place[input_.node_id, input_.cid] for input_ in meta.inputs if (input_.node_id, input_.cid) in place]
         firsts: Counter[tuple[int, str]] = Counter()
-        nodes = {*before, *after} | {node_id for node_id, _ in all_named} | {one.node_id for one in everything}
+        nodes = (
+            {*before, *after}
+            | {node_id for node_id, _ in all_named}
+            | {publication.node_id for publication in everything}
+        )
         for node_id in sorted(nodes):
-            mine = [one for one in everything if one.node_id == node_id]
+            mine = [publication for publication in everything if publication.node_id == node_id]
             named = [name for other, name in all_named if other == node_id]
             first, last = before.get(node_id, 0), after.get(node_id, 0)
             if not self._check_next(number, node_id, mine, named, (first, last), closing):
                 firsts.update((node_id, name) for name in named)
                 continue
-            earlier = {one.cid for one in mine[:first]}
-            firsts.update((node_id, name) for name in {one.cid for one in mine[first:last]} - earlier)
+            earlier = {publication.cid for publication in mine[:first]}
+            firsts.update((node_id, name) for name in {publication.cid for publication in mine[first:last]} - earlier)
             if last < len(mine) and not (
-                case.plan.asynchronous_rule.takes_one_of_each and node_id in {one.node_id for one in meta.inputs}
+                case.plan.asynchronous_rule.takes_one_of_each
+                and node_id in {input_.node_id for input_ in meta.inputs}
             ):
                 self._pass_over(number, mine[last], order, closing)
             else:
@@ -360,14 +369,14 @@ class AsynchronousChecker:
     ) -> bool:
         """Return whether a global file lists exactly a learner's publications since the last global file."""
         case, node, (first, last) = self._case, learner_label(node_id), span
-        known = sum(one.entry < closing for one in mine)
+        known = sum(publication.entry < closing for publication in mine)
         crossed = known < last <= len(mine) and case.is_crossed(closing, mine[last - 1].entry)
         if last < first or (last > known and not crossed):
             self._result.find(number, node, "taken", f"is {last}, should be {first} to {known}")
             return False
         if crossed and last > first:
             case.note_crossed(number - 1, node)
-        next_ = [one.cid for one in mine[first:last]]
+        next_ = [publication.cid for publication in mine[first:last]]
         if sorted(next_) != sorted(named):
             text = (
                 f"its publications {first + 1} to {last} are {', '.join(next_) or 'none'}, "
@@ -377,39 +386,43 @@ class AsynchronousChecker:
             return False
         return True
 
-    def _pass_over(self, number: int, one: Publication, counted: Sequence[LogEntry], closing: LogEntry) -> None:
+    def _pass_over(
+        self, number: int, publication: Publication, counted: Sequence[LogEntry], closing: LogEntry
+    ) -> None:
         """Check that a learner's next publication is not passed over while later ones of others are counted.
 
         The header may wait for a file that is missing, and longer if it was killed in the meantime. For one that
         arrives slowly it waits as long as each block comes within ``fetch_timeout``.
         """
         case, timeout = self._case, self._case.plan.fetch_timeout
-        if not any(case.is_before(one.entry, other) for other in counted):
-            self._waiting.pop(one.node_id, None)
+        if not any(case.is_before(publication.entry, other) for other in counted):
+            self._waiting.pop(publication.node_id, None)
             return
-        known = self._waiting.get(one.node_id)
-        if known is None or known.publication != one:
-            known = _Waiting(one, closing)
+        known = self._waiting.get(publication.node_id)
+        if known is None or known.publication != publication:
+            known = _Waiting(publication, closing)
         seconds = known.seconds + min(case.seconds(known.closing, closing), timeout + LATE)
         wrongly = known.wrongly
-        more_blocks = case.reader.max_bytes(one.node_id) // cid.CHUNK_BYTES - 1
+        more_blocks = case.reader.max_bytes(publication.node_id) // cid.CHUNK_BYTES - 1
         if wrongly is None and seconds > (PATIENCE + more_blocks) * timeout + LATE:
             try:
-                self._check_good(one, number - 1, self._started.get(one.node_id), self._counted)
+                self._check_good(publication, number - 1, self._started.get(publication.node_id), self._counted)
             except (WeightsError, DataError):
                 wrongly = False
             else:
                 wrongly = True
                 what = "was neither counted nor rejected, although later ones were"
-                self._result.find(one.entry.round, learner_label(one.node_id), "inputs", f"{one.cid} {what}")
-        self._waiting[one.node_id] = _Waiting(one, closing, seconds, wrongly)
+                self._result.find(
+                    publication.entry.round, learner_label(publication.node_id), "inputs", f"{publication.cid} {what}"
+                )
+        self._waiting[publication.node_id] = _Waiting(publication, closing, seconds, wrongly)
 
-    def _check_good(self, one: Publication, newest: int, last: int | None, counted: Sequence[int]) -> None:
+    def _check_good(self, publication: Publication, newest: int, last: int | None, counted: Sequence[int]) -> None:
         """Check an update as the header does.
 
         Parameters
         ----------
-        one
+        publication
             Its publication.
         newest
             The newest round whose global weights it may have started from.
@@ -424,40 +437,40 @@ class AsynchronousChecker:
             The header must reject the update.
         """
         case = self._case
-        file = case.file(one.cid, one.node_id)
+        file = case.file(publication.cid, publication.node_id)
         check_newer(file.local_meta.round, last)
-        check_share(one.node_id, counted, case.plan.asynchronous_rule)
+        check_share(publication.node_id, counted, case.plan.asynchronous_rule)
         gone = case.past.withdrawn_cids()
-        check_update(file, case.contract, case.plan, case.plan_cid, one.node_id, newest, gone)
+        check_update(file, case.contract, case.plan, case.plan_cid, publication.node_id, newest, gone)
         start = case.file(file.local_meta.parent)
         check_bounds(decoded(file, start, case.plan), start, case.plan)
 
-    def _check_update(self, number: int, one: Input) -> Update | None:
+    def _check_update(self, number: int, input_: Input) -> Update | None:
         """Check an input of an asynchronous global file, and return it with the weights that it started from."""
-        case, result, node = self._case, self._result, learner_label(one.node_id)
-        if (one.node_id, one.cid) not in {(other.node_id, other.cid) for other in case.publications}:
-            result.find(number - 1, node, "cid", f"did not publish {one.cid}")
+        case, result, node = self._case, self._result, learner_label(input_.node_id)
+        if (input_.node_id, input_.cid) not in {(other.node_id, other.cid) for other in case.publications}:
+            result.find(number - 1, node, "cid", f"did not publish {input_.cid}")
             return None
         try:
-            file = case.file(one.cid, one.node_id)
+            file = case.file(input_.cid, input_.node_id)
             meta = file.local_meta
         except WeightsError as error:
-            case.unreadable(number - 1, node, one.cid, error)
+            case.unreadable(number - 1, node, input_.cid, error)
             return None
         began = case.past.rounds[meta.round] if meta.round < number else None
         if began is None:
             result.find(number - 1, node, "round", f"is {meta.round}, should be before {number}")
             return None
         result.compare(number - 1, node, "plan", meta.plan, case.plan_cid)
-        result.compare(number - 1, node, "node_id", meta.node_id, one.node_id)
+        result.compare(number - 1, node, "node_id", meta.node_id, input_.node_id)
         result.compare(number - 1, node, "parent", meta.parent, began.started.cid)
-        case.check_samples(number - 1, one.node_id, meta.samples)
+        case.check_samples(number - 1, input_.node_id, meta.samples)
         if (start := case.parent(began.number, str(began.started.cid))) is None:
             return None
         try:
             file = decoded(file, start, case.plan)
         except WeightsError as error:
-            case.unreadable(number - 1, node, one.cid, error)
+            case.unreadable(number - 1, node, input_.cid, error)
             return None
         case.check_bounds(number - 1, node, file, start)
         return Update(file, start)
@@ -466,29 +479,33 @@ class AsynchronousChecker:
         self,
         closed: Round,
         entry: LogEntry,
-        one: Rejection,
+        rejection: Rejection,
         *,
         repeated: bool,
         before: tuple[int | None, Sequence[int]],
     ) -> None:
         """Check that the header rejected an update rightly; an update that was published again may be rejected."""
-        case, node = self._case, learner_label(one.node_id)
-        mine = [other for other in case.publications if (other.node_id, other.cid) == (one.node_id, one.cid)]
+        case, node = self._case, learner_label(rejection.node_id)
+        mine = [
+            other for other in case.publications if (other.node_id, other.cid) == (rejection.node_id, rejection.cid)
+        ]
         if not mine:
-            self._result.find(closed.number, node, "refused", f"did not publish {one.cid}")
+            self._result.find(closed.number, node, "refused", f"did not publish {rejection.cid}")
             return
         if repeated:
             return
         try:
             self._check_good(mine[0], closed.number, *before)
         except (WeightsError, DataError) as error:
-            case.note_rejection(closed.number, one, f"({one.reason}); this audit: {error}")
+            case.note_rejection(closed.number, rejection, f"({rejection.reason}); this audit: {error}")
             return
         if (
-            one.reason != MISSING
-            or one.cid in case.seen
+            rejection.reason != MISSING
+            or rejection.cid in case.seen
             or case.seconds(mine[0].entry, entry) + LATE < case.plan.fetch_timeout
         ):
-            self._result.find(closed.number, node, "refused", f"{one.cid} is valid, but was rejected: {one.reason}")
+            self._result.find(
+                closed.number, node, "refused", f"{rejection.cid} is valid, but was rejected: {rejection.reason}"
+            )
         else:
-            case.note_rejection(closed.number, one, "as missing, but is available now")
+            case.note_rejection(closed.number, rejection, "as missing, but is available now")

@@ -99,8 +99,8 @@ def report_difference(case: Case, number: int, file: WeightsFile, expected: Weig
     for name in file.shapes:
         count = 0
         for block in blocks_of(file.shapes[name]):
-            found, right = file.flat(name, *block), expected.flat(name, *block)
-            count += int((found.view(np.uint32) != right.view(np.uint32)).sum())
+            actual, right = file.flat(name, *block), expected.flat(name, *block)
+            count += int((actual.view(np.uint32) != right.view(np.uint32)).sum())
         if count:
             same = False
             text = f"differs in {count} of {math.prod(file.shapes[name])} values from what {source}"
@@ -116,17 +116,17 @@ def _compare_meta(case: Case, number: int, meta: GlobalMeta, right: GlobalMeta) 
     _compare_shares(case, number, meta.inputs, right.inputs)
 
 
-def _compare_shares(case: Case, number: int, found: tuple[Input, ...], right: tuple[Input, ...]) -> None:
-    learners, expected = ([one.node_id for one in inputs] for inputs in (found, right))
+def _compare_shares(case: Case, number: int, actual: tuple[Input, ...], right: tuple[Input, ...]) -> None:
+    learners, expected = ([input_.node_id for input_ in inputs] for inputs in (actual, right))
     if learners != expected:
         text = ", ".join(map(str, learners)), ", ".join(map(str, expected))
         case.result.find(
             number, HEADER, "inputs", f"are from learners {text[0]}, should be from {text[1]}, in this order"
         )
-    entries = {one.node_id: one for one in right}
-    for one in found:
-        if (other := entries.get(one.node_id)) is not None:
+    entries = {input_.node_id: input_ for input_ in right}
+    for input_ in actual:
+        if (other := entries.get(input_.node_id)) is not None:
             for name in ("samples", "share", "started"):
                 case.result.compare(
-                    number, learner_label(one.node_id), name, getattr(one, name), getattr(other, name)
+                    number, learner_label(input_.node_id), name, getattr(input_, name), getattr(other, name)
                 )

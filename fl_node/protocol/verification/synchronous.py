@@ -50,10 +50,10 @@ def check_closing(case: Case, closing: Closing, name: str, seen: Collection[str]
     meta = file.global_meta
     check_members(case, closing, meta)
     parent = case.parent(closing.number, closing.parent)
-    inputs = [_check_input(case, closing, one, parent) for one in meta.inputs]
+    inputs = [_check_input(case, closing, input_, parent) for input_ in meta.inputs]
     for rejection in meta.refused:
         _check_rejection(case, closing, rejection, parent, seen)
-    good = [one for one in inputs if one is not None]
+    good = [file for file in inputs if file is not None]
     is_known = parent is not None or not needs_parent(case.plan, len(good))
     if len(good) == len(inputs) and is_known:
         expected = global_file(
@@ -91,8 +91,8 @@ def check_pruned(case: Case, closing: Closing, name: str) -> None:
         return
     meta = file.global_meta
     check_members(case, closing, meta)
-    for one in meta.inputs:
-        is_published(case, closing, one, "cid")
+    for input_ in meta.inputs:
+        is_published(case, closing, input_, "cid")
     for refused in meta.refused:
         is_published(case, closing, refused, "refused")
     spent = budget.spent(case.plan, closing.spent, meta.epsilon)
@@ -102,53 +102,55 @@ def check_pruned(case: Case, closing: Closing, name: str) -> None:
     check_evidence(case, number, file)
 
 
-def _check_input(case: Case, closing: Closing, one: Input, parent: WeightsFile | None) -> WeightsFile | None:
+def _check_input(case: Case, closing: Closing, input_: Input, parent: WeightsFile | None) -> WeightsFile | None:
     """Check an input of a global file, and return it if it can be read."""
-    result, node, number = case.result, learner_label(one.node_id), closing.number
-    if not is_published(case, closing, one, "cid"):
+    result, node, number = case.result, learner_label(input_.node_id), closing.number
+    if not is_published(case, closing, input_, "cid"):
         return None
     try:
-        file = case.file(one.cid, one.node_id)
+        file = case.file(input_.cid, input_.node_id)
         meta = file.local_meta
     except WeightsError as error:
-        case.unreadable(number, node, one.cid, error)
+        case.unreadable(number, node, input_.cid, error)
         return None
     result.compare(number, node, "plan", meta.plan, case.plan_cid)
-    result.compare(number, node, "node_id", meta.node_id, one.node_id)
+    result.compare(number, node, "node_id", meta.node_id, input_.node_id)
     result.compare(number, node, "round", meta.round, number)
     result.compare(number, node, "parent", meta.parent, closing.parent)
-    case.check_samples(number, one.node_id, meta.samples)
+    case.check_samples(number, input_.node_id, meta.samples)
     if parent is not None:
         try:
             file = decoded(file, parent, case.plan)
         except WeightsError as error:
-            case.unreadable(number, node, one.cid, error)
+            case.unreadable(number, node, input_.cid, error)
             return None
         case.check_bounds(number, node, file, parent)
     # In an ensemble its architecture goes by the node that it says; of another's nothing can be made.
-    return file if case.plan.mode != "ensemble" or meta.node_id == one.node_id else None
+    return file if case.plan.mode != "ensemble" or meta.node_id == input_.node_id else None
 
 
 def _check_rejection(
-    case: Case, closing: Closing, one: Rejection, parent: WeightsFile | None, seen: Collection[str]
+    case: Case, closing: Closing, rejection: Rejection, parent: WeightsFile | None, seen: Collection[str]
 ) -> None:
     """Check that the header rejected a file rightly."""
-    node = learner_label(one.node_id)
-    if not is_published(case, closing, one, "refused"):
+    node = learner_label(rejection.node_id)
+    if not is_published(case, closing, rejection, "refused"):
         return
     try:
-        file = case.file(one.cid, one.node_id)
-        check_origin(file, case.plan, case.plan_cid, one.node_id, round_=closing.number, parent=closing.parent)
+        file = case.file(rejection.cid, rejection.node_id)
+        check_origin(file, case.plan, case.plan_cid, rejection.node_id, round_=closing.number, parent=closing.parent)
         if parent is not None:
             check_bounds(decoded(file, parent, case.plan), parent, case.plan)
     except WeightsError as error:
-        case.note_rejection(closing.number, one, f"({one.reason}); this verification: {error}")
+        case.note_rejection(closing.number, rejection, f"({rejection.reason}); this verification: {error}")
         return
-    if one.reason != MISSING:
-        case.result.find(closing.number, node, "refused", f"{one.cid} is valid, but was rejected: {one.reason}")
-    elif one.cid in seen:
-        text = f"{one.cid} was available before the round ended, but was rejected as missing"
+    if rejection.reason != MISSING:
+        case.result.find(
+            closing.number, node, "refused", f"{rejection.cid} is valid, but was rejected: {rejection.reason}"
+        )
+    elif rejection.cid in seen:
+        text = f"{rejection.cid} was available before the round ended, but was rejected as missing"
         case.result.find(closing.number, node, "refused", text)
     else:
         # It may have been away then; nobody can tell afterwards.
-        case.note_rejection(closing.number, one, "as missing, but is available now")
+        case.note_rejection(closing.number, rejection, "as missing, but is available now")
