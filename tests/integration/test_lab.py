@@ -38,7 +38,11 @@ class Command:
     output: IO[str]
     mark: str
     lines: list[str] = field(default_factory=list)
-    """What it wrote to standard error until now."""
+    """What it wrote to standard error until now; all of it after :meth:`end`."""
+
+    def __post_init__(self) -> None:
+        self._listener = threading.Thread(target=self.listen, daemon=True)
+        self._listener.start()
 
     def listen(self) -> None:
         assert self.process.stderr is not None
@@ -52,8 +56,10 @@ class Command:
         return any(text in line for line in self.lines)
 
     def end(self) -> int:
-        """Wait for its end and return the exit code."""
-        return self.process.wait(HANG)
+        """Wait for its end, and until all that it wrote was read; return the exit code."""
+        code = self.process.wait(HANG)
+        self._listener.join(HANG)
+        return code
 
     def json(self) -> dict[str, Any]:
         """What it wrote to standard output."""
@@ -111,7 +117,6 @@ def starter() -> Iterator[Start]:
             env={**os.environ, MARK: mark},
         )
         commands.append(Command(process, output, mark))
-        threading.Thread(target=commands[-1].listen, daemon=True).start()
         return commands[-1]
 
     try:
@@ -361,6 +366,5 @@ def test_a_lab_that_is_interrupted_stops_everything(
 def test_a_run_that_never_began_is_told_in_one_line(start: Start, tmp_path: Path) -> None:
     command = start("status", tmp_path)
     assert command.end() == 2
-    assert wait_until(lambda: bool(command.lines), HANG)
     (line,) = command.lines
     assert line.startswith("fl-node: run ")
