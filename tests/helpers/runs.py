@@ -251,6 +251,11 @@ class Run:
             contract = self.as_node(learner_name(node_id))
             contract.attest(state.round, str(state.global_cid), contract.chain.nonce())
 
+    def wait_for_copies(self, name: str, node_ids: Sequence[int]) -> None:
+        """Wait until each of these learners has a file for its verification, and what it fetched before that file."""
+        folders = [self.folder / learner_name(n) / "role" / "verification" for n in node_ids]
+        eventually(lambda: all((folder / f"{name}.safetensors").exists() for folder in folders), PATIENCE)
+
     def finish(self, header: Role) -> None:
         """Wait until a header has ended, which waits for the learners to attest the last global weights."""
         header.wait_for(events.GlobalWeightsPublished, round=self.plan.rounds)

@@ -103,9 +103,8 @@ def test_the_class_withdraws_a_lie_deposes_its_header_and_the_run_goes_on(world:
     with ExitStack() as stack:
         roles = [*learners(stack, run), stack.enter_context(run.standby(1))]
         files = wait_for_all(run)
-        # So that they know which files are not missing.
-        for role in roles[:3]:
-            role.wait_for(events.Waiting, reason="newer_weights", round=0)
+        # So that they know which files are not missing; the first is called so.
+        run.wait_for_copies(files[2].cid, LEARNERS)
         lied = run.publish_global(LIES[kind](run, files))
         for role in roles:
             role.finish()

@@ -76,9 +76,8 @@ def test_the_class_withdraws_a_lie_deposes_its_header_and_ends_with_the_same_bit
         roles = learners(stack, run)
         roles.append(stack.enter_context(run.standby(1)))
         files = wait_until_closed(run, 0)
-        # The others have fetched them too, so that they know which are not missing.
-        for role in roles[:3]:
-            role.wait_for(events.Waiting, reason="round_end", learners=())
+        # The others have fetched them too, so that they know which are not missing: they have averaged them.
+        run.wait_for_copies(undisturbed[1], LEARNERS)
         lied = run.publish_global(lie(run, files))
         for role in roles:
             role.finish()
