@@ -15,7 +15,7 @@ from fl_node.artifacts.model_file import WeightsFile
 from fl_node.plan.schema import Plan
 from fl_node.protocol.compressed import compress, decoded
 from fl_node.seeds import derive
-from tests.helpers.runs import Run, World, plan
+from tests.helpers.runs import Event, Run, World, plan
 from tests.helpers.stub import noise
 
 KINDS: list[dict[str, Any]] = [{"kind": "float16"}, {"kind": "int8"}, {"kind": "topk", "fraction": 0.1}]
@@ -97,10 +97,13 @@ def test_the_second_update_has_what_the_first_left_out(world: World) -> None:
 def test_a_learner_that_is_started_again_publishes_the_same_bits(world: World, lost: str) -> None:
     undisturbed, run = deployed(world, {"kind": "topk"}), deployed(world, {"kind": "topk"})
     play(undisturbed)
+
+    def is_written(event: Event) -> bool:
+        return event.name == events.LocalWeightsWritten.name and event.fields["round"] == 1
+
     with run.header(), run.learner(2):
-        with run.learner(1) as first:
-            first.wait_for(events.LocalWeightsWritten, round=1)
-            first.stop()
+        with run.learner(1, until=is_written) as first:
+            first.finish()
         if lost:
             (run.folder / "learner-1" / "role" / lost).unlink()
         with run.learner(1) as again:
