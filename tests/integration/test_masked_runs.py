@@ -123,7 +123,8 @@ def test_below_the_threshold_the_round_waits_and_says_for_whom(start: Callable[[
     contract = network.as_node("header")
     until(network, network.nodes, lambda: contract.state().closed)
     two = network.nodes[:-1]
-    for node in two * 20:
+    until(network, two, lambda: len(contract.openings_and_next_keys(0, [1, 2, 3])[0]) == 2)
+    for node in two * 5:
         network.step(node)
     assert (contract.state().round, contract.state().closed) == (0, True)
     waiting = network.role("header").step()
