@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from eth_account import Account
@@ -27,12 +26,9 @@ def create_key(path: Path) -> str:
     if not path.exists():
         account = Account.create()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(handle, "w") as file:
-                file.write(account.key.hex() + "\n")
+            files.create_private(path, account.key.hex() + "\n")
         except OSError as error:
-            raise ConfigError(f"key file {path}: {error.strerror}") from error
+            raise ConfigError(f"key file {path}: {files.reason(error)}") from error
     return str(load_key(path).address)
 
 

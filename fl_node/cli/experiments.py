@@ -117,7 +117,8 @@ def reproduce(
         content: dict[str, Any] = strict_json.read(folder / "report.json")
         return content | {"seconds": outcome.seconds}
 
-    path = work.run(loaded, numbers, results, lab, data_dir, print_note)
+    with files.output_folder(results, "--results"):
+        path = work.run(loaded, numbers, results, lab, data_dir, print_note)
     content = strict_json.read(results / "reproduce.json")
     if as_json:
         typer.echo(json.dumps(content, indent=2))
@@ -211,8 +212,6 @@ def sweep(
         typer.echo(json.dumps(content, indent=2) if as_json else "\n".join(run["run"] for run in runs))
         return
     folder = results / loaded.name
-    files.check_folder(folder, "--results")
-    note_nobody()
     count = 0
 
     def done(cell: work.Cell, result: Mapping[str, Any], kept: bool) -> None:
@@ -221,23 +220,24 @@ def sweep(
         took = "kept" if kept else f"{result['seconds']:.0f} s"
         print_note(f"{count} of {len(todo)}: {cell}: {result['rounds'][-1]['accuracy']:.2%} ({took})")
 
-    print_note(
-        f"{counted(len(todo), 'run')} of {counted(loaded.rounds, 'round')} with {counted(loaded.learners, 'learner')}"
-    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
     at_a_time = 1 if backend == "processes" else jobs or max(cores // loaded.training.threads, 1)
-    by_cell = work.run(
-        todo,
-        folder,
-        at_a_time,
-        data_dir,
-        done,
-        modules=modules,
-        backend=backend,
-        limit=limit,
-        remote=remote,
-        report=print_note,
-    )
+    with files.output_folder(folder, "--results"), files.output_folder(folder / "cells", "--results"):
+        note_nobody()
+        rounds, learners = counted(loaded.rounds, "round"), counted(loaded.learners, "learner")
+        print_note(f"{counted(len(todo), 'run')} of {rounds} with {learners}")
+        by_cell = work.run(
+            todo,
+            folder,
+            at_a_time,
+            data_dir,
+            done,
+            modules=modules,
+            backend=backend,
+            limit=limit,
+            remote=remote,
+            report=print_note,
+        )
     figures = work.figures(todo, by_cell)
     path = work.write(folder, loaded, figures, numbers)
     if as_json:

@@ -19,7 +19,7 @@ from fl_node.cli.options import (
     StoreChoice,
 )
 from fl_node.errors import ConfigError
-from fl_node.runtime import scratch
+from fl_node.runtime import files, scratch
 
 if TYPE_CHECKING:
     from fl_node.nodes.backends import Endpoint
@@ -136,7 +136,7 @@ def _contract_in(path: Path) -> str | None:
     web3 = import_web3()
 
     try:
-        settings = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+        settings = dict(line.split("=", 1) for line in files.read_small(path).decode().splitlines() if "=" in line)
     except (OSError, UnicodeDecodeError):
         return None
     address = settings.get("FL_NODE_CONTRACT", "").strip()

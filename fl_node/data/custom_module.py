@@ -23,7 +23,7 @@ import numpy.typing as npt
 from fl_node.data.datasets import Indices, Labels
 from fl_node.errors import ModuleError
 from fl_node.plan.data_sets import CustomData
-from fl_node.runtime import arithmetic
+from fl_node.runtime import arithmetic, files
 from fl_node.seeds import derive
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def load(plan: Plan, folder: Path | None = None) -> OwnModule:
 def _source(path: Path, wanted: str) -> bytes:
     remedy = f"review the plan's module, then copy it there as {path.name}"
     try:
-        source = path.read_bytes()
+        source = files.read_small(path)
     except FileNotFoundError as error:
         raise ModuleError(
             f"module {path.stem}: not in {path.parent}; the plan requires SHA-256 {wanted}; {remedy}"

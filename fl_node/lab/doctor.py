@@ -24,6 +24,7 @@ from fl_node.nodes import binaries
 from fl_node.privacy.secret import beside
 from fl_node.privacy.secret import load as load_secret
 from fl_node.runtime.arithmetic import unpinned
+from fl_node.runtime.files import read_small
 
 ENOUGH_WEI = 10**16
 STORE_QUESTIONS = ("store", "swarm key", "swarm peers", "no public peers")
@@ -260,7 +261,7 @@ def _swarm_key(path: Path | None) -> str:
     if path is None:
         raise _Skip("no swarm key file given")
     try:
-        lines = path.read_text().split()
+        lines = read_small(path).decode().split()
         mode = stat.S_IMODE(path.stat().st_mode)
     except (OSError, UnicodeDecodeError) as error:
         raise _Wrong(f"{path}: {error}", "create it; without it the daemon joins the public network") from error

@@ -151,6 +151,8 @@ def _make_folder(runs: Path, name: str) -> Path:
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(parents=True)
                 break
+    except FileExistsError as error:
+        raise ConfigError(f"run folder {folder}: {files.NO_FOLDER}") from error
     except OSError as error:
         raise ConfigError(f"run folder {folder}: {error.strerror}") from error
     return folder

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from fl_node.errors import JsonError, PlanError
 from fl_node.plan import checks, messages
 from fl_node.plan.schema import Plan
-from fl_node.runtime import strict_json
+from fl_node.runtime import files, strict_json
 
 MAX_PLAN_BYTES = 64 * 1024
 MAX_FILE_BYTES = 256 * 1024
@@ -161,7 +161,7 @@ def _with_hash(content: dict[str, Any], module: Path | None) -> dict[str, Any]:
     if module is None:
         return content
     try:
-        digest = hashlib.sha256(module.read_bytes()).hexdigest()
+        digest = hashlib.sha256(files.read_small(module)).hexdigest()
     except OSError as error:
         raise PlanError(f"custom.module: {module}: {error.strerror or error}") from error
     custom = {"sha256": digest, **content["custom"], "module": module.stem}

@@ -7,10 +7,7 @@ So a role that is killed continues with the same bits.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,19 +63,8 @@ def load_or_create(path: Path) -> HostSecret:
     """
     if not path.exists():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Made with mode 0600.
-            handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            try:
-                with os.fdopen(handle, "w", encoding="ascii") as file:
-                    file.write(secrets.token_hex(SECRET_BYTES) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                # Another role of this host may have made it in the meantime; then that one counts.
-                with contextlib.suppress(FileExistsError):
-                    os.link(partial, path)
-            finally:
-                Path(partial).unlink()
+            # Another role of this host may have made it in the meantime; then that one counts.
+            files.create_private(path, secrets.token_hex(SECRET_BYTES) + "\n")
         except OSError as error:
             raise ConfigError(f"host secret {path}: {files.reason(error)}") from error
     return load(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import os
 import shutil
 import stat
@@ -16,6 +18,9 @@ _PROCESS = {"LOCK", "FLOCK", "diskUsage.cache"}
 """Locks and caches that a database has while it is open."""
 KEY_DIGITS = "64 hexadecimal digits"
 """What a file with a key of 32 bytes holds."""
+NO_FOLDER = "it exists and is not a folder"
+SMALL = 1024**2
+"""The most bytes of a file that people write by hand, such as a key."""
 _PROBE = b"\0" * 4096
 """So much is written to see whether a disk is full."""
 
@@ -144,34 +149,104 @@ def check_folder(path: Path, what: str) -> None:
         with tempfile.TemporaryFile(dir=path) as file:
             file.write(_PROBE)
             file.flush()
+    except FileExistsError as error:
+        raise ConfigError(f"{what} {path}: {NO_FOLDER}") from error
     except OSError as error:
         raise ConfigError(f"{what} {path}: {reason(error)}") from error
 
 
 @contextlib.contextmanager
 def output_folder(path: Path, what: str) -> Iterator[None]:
-    """Make a folder for what a command writes at its end; after an error no folder is left that is new and empty.
+    """Make a folder for what a command writes at its end.
+
+    After an error neither it is left nor the folders above it, where they are new and empty.
 
     Raises
     ------
     ConfigError
         Files can't be written to it; the message begins with ``what``.
     """
-    is_new = not path.exists()
-    check_folder(path, what)
+    new = list(itertools.takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
     try:
+        check_folder(path, what)
         yield
     except BaseException:
-        if is_new:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+        with contextlib.suppress(OSError):
+            for folder in new:
+                folder.rmdir()
         raise
 
 
 def described(error: OSError) -> str:
     """Return the path of an error, if it has one, and what the system says of it."""
     why = reason(error)
+    if error.filename is None and isinstance(error, FileNotFoundError) and not _has_working_folder():
+        return "the working directory does not exist any more; change to another (cd)"
     return why if error.filename is None else f"{error.filename}: {why}"
+
+
+def _has_working_folder() -> bool:
+    try:
+        Path.cwd()
+    except OSError:
+        return False
+    return True
+
+
+def read_small(path: Path) -> bytes:
+    """Return the content of a file that people write by hand; a device without an end is not read to its end.
+
+    Raises
+    ------
+    OSError
+        It can't be read, or has more than :data:`SMALL` bytes.
+    """
+    with path.open("rb") as file, named(path):
+        content = file.read(SMALL + 1)
+    if len(content) > SMALL:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
+
+
+def create_private(path: Path, text: str) -> bool:
+    """Create a file that only its owner may read, whole or not at all, whatever the umask is.
+
+    Parameters
+    ----------
+    path
+        The file; its folder is made if it is not there.
+    text
+        Its content, in ASCII.
+
+    Returns
+    -------
+    bool
+        Whether it was created; False if somebody else has created it in the meantime, whose file stays.
+
+    Raises
+    ------
+    OSError
+        It can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file, named(path):
+            os.fchmod(handle, 0o600)
+            file.write(text)
+            file.flush()
+            os.fsync(handle)
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if os.path.lexists(path):
+                return False
+            Path(partial).rename(path)
+        return True
+    finally:
+        Path(partial).unlink(missing_ok=True)
 
 
 def private_text(path: Path, name: str, content: str) -> str:
@@ -193,7 +268,7 @@ def private_text(path: Path, name: str, content: str) -> str:
     """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
-        text = path.read_text(encoding="ascii").strip()
+        text = read_small(path).decode("ascii").strip()
     except OSError as error:
         raise ConfigError(f"{name} {path}: {reason(error)}") from error
     except UnicodeDecodeError as error:

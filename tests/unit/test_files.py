@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -94,3 +95,55 @@ def test_a_folder_is_copied_without_locks_into_one_that_is_there(tmp_path: Path)
     assert copied == {"deep", "deep/one", "two"}
     with pytest.raises(OSError, match="nowhere"):
         files.copy_folder(tmp_path / "nowhere", tmp_path / "to")
+
+
+@pytest.mark.parametrize("name", ["file", "link", "loop"])
+def test_what_is_no_folder_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(ConfigError, match=f"--results {tmp_path / name}: it exists and is not a folder"):
+        files.check_folder(tmp_path / name, "--results")
+
+
+def test_after_an_error_no_new_folder_is_left_that_is_empty(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), files.output_folder(tmp_path / "a" / "b" / "c", "--results"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt), files.output_folder(tmp_path / "a" / "b", "--results"):
+        (tmp_path / "a" / "result").write_text("x")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "result"]
+
+
+def test_a_small_file_without_an_end_is_refused() -> None:
+    with pytest.raises(OSError, match="/dev/zero") as caught:
+        files.read_small(Path("/dev/zero"))
+    assert caught.value.errno == errno.EFBIG
+
+
+def test_a_private_file_is_its_owners_alone_whatever_the_umask_is(tmp_path: Path) -> None:
+    before = os.umask(0o777)
+    try:
+        assert files.create_private(tmp_path / "key", "12")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+    assert not files.create_private(tmp_path / "key", "34")
+    assert (tmp_path / "key").read_text() == "12"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("call", ["fsync", "link"])
+def test_a_private_file_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, fail)
+    if call == "link":  # a file system without hard links
+        assert files.create_private(tmp_path / "key", "12")
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["12"]
+    else:
+        with pytest.raises(OSError, match="key"):
+            files.create_private(tmp_path / "key", "12")
+        assert not list(tmp_path.iterdir())

@@ -130,7 +130,7 @@ def test_a_name_that_is_no_name_of_a_folder_is_refused(tmp_path: Path, name: str
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"run folder .*file: File exists"):
+    with pytest.raises(ConfigError, match=r"run folder .*file: it exists and is not a folder"):
         run_folder.new_folder(tmp_path / "file", "demo").__enter__()
 
 
