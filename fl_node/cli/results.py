@@ -130,6 +130,8 @@ def status(
             console.print(styled("the run can't go on", "red"), f": {result.stuck}", sep="")
             return
         who = learners_label(result.awaited) if result.awaited else "the header"
+        if any(entry.problem for node_id, entry in result.open_round.items() if node_id in result.awaited):
+            who = f"the file of {who}"
         console.print(f"round {result.round}: waiting for {who}")
 
 

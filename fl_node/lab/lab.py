@@ -287,8 +287,7 @@ class Lab:
         return self.folder / "nodes" / node / "role.key"
 
     def _trainer(self) -> Trainer:
-        data = loading.load(self._plan, self._data_dir, self._modules, self._step)
-        self._plan = loading.complete(self._plan, data)
+        self._plan, data = loading.load_complete(self._plan, self._data_dir, self._modules, self._step)
         return trainer_for(self._plan, data, self._modules)
 
     def _deploy(self, endpoints: Mapping[str, Endpoint], trainer: Trainer) -> tuple[Contract, Store, Run]:
@@ -401,7 +400,9 @@ class Lab:
             timer[1]()
 
     def _start(self, node: str) -> None:
-        child = Child(node, self._commands[node], self.folder / "logs" / f"{node}.log", capture=True)
+        # The logs of a run are read again, whatever the user wants to read on a terminal.
+        form = {logs.FORMAT: "json"}
+        child = Child(node, self._commands[node], self.folder / "logs" / f"{node}.log", form, capture=True)
         self.roles[node] = child
         threading.Thread(target=self._listen, args=(node, child), daemon=True).start()
 

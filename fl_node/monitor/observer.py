@@ -422,7 +422,10 @@ class Observer:
             accounts = {HEADER: past.deployer} | {
                 learner_name(node_id): str(entry.account) for node_id, entry in past.learners.items()
             }
-            published, waits = views.last_publications(past), views.waits(past, plan, budget_over=budget_over)
+            published, waits = (
+                views.last_publications(past),
+                views.waits(past, plan, reading.files, budget_over=budget_over),
+            )
         names = [*self._nodes, *(name for name in accounts if name not in self._nodes)]
         nodes = []
         for name in names:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import rlp
@@ -284,7 +285,13 @@ def taken(past: History, files: Mapping[str, FileFacts]) -> dict[int, int] | Non
     return dict(facts.meta.taken or ()) if facts and isinstance(facts.meta, GlobalMeta) else None
 
 
-def waits(past: History, plan: Plan | None, *, budget_over: bool = False) -> dict[str, str]:
+def waits(
+    past: History,
+    plan: Plan | None,
+    files: Mapping[str, FileFacts] = MappingProxyType({}),
+    *,
+    budget_over: bool = False,
+) -> dict[str, str]:
     """Return what each node waits for or has to do, by its name, as far as the chain tells.
 
     The chain does not tell whether a learner trains or is gone; both have still to publish.
@@ -293,6 +300,8 @@ def waits(past: History, plan: Plan | None, *, budget_over: bool = False) -> dic
     ----------
     past, plan
         The run's history, and its plan if it is known.
+    files
+        What is known of model files, by CID.
     budget_over
         Whether the privacy budget has ended the run.
     """
@@ -330,7 +339,12 @@ def waits(past: History, plan: Plan | None, *, budget_over: bool = False) -> dic
         waiting[learner_name(node_id)] = f"has no key of round {current.number} and sits it out"
     if leader != HEADER:
         waiting[HEADER] = f"was replaced by {leader}"
-    if current.closed is not None and plan is not None and (who := awaited(plan, past)):
+    lost = {n for n, entry in done.items() if (file := files.get(str(entry.cid))) and file.state == "missing"}
+    if current.closed is not None and plan is not None and lost and (who := awaited(plan, past, lost)):
+        what = f"waits for the file of {learners_label(who)}"
+        waiting |= {learner_name(n): f"should provide its file of round {current.number}" for n in who}
+        waiting |= {name: what for name in (leader, *map(learner_name, done)) if name not in map(learner_name, who)}
+    elif current.closed is not None and plan is not None and (who := awaited(plan, past)):
         waiting |= {learner_name(n): f"waits for round {current.number} to end" for n in done if n not in who}
         waiting |= {learner_name(n): f"should open round {current.number}" for n in who}
         if leader == HEADER:

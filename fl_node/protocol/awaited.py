@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from fl_node.plan.schema import Plan
 from fl_node.protocol.budget import Budget
 from fl_node.protocol.history import History
 
 
-def awaited(plan: Plan, past: History) -> tuple[int, ...]:
+def awaited(plan: Plan, past: History, missing: Container[int] = ()) -> tuple[int, ...]:
     """Return the learners that the current round waits for, by nodeId; without any it waits for the header.
 
     Before its first round a run with masks waits for the learners that have announced no key. A learner that has
@@ -18,6 +20,9 @@ def awaited(plan: Plan, past: History) -> tuple[int, ...]:
     ----------
     plan, past
         The run's plan and history.
+    missing
+        The learners whose files of the current round the store doesn't have. Without these files nobody can open the
+        masks of a closed round.
     """
     if not past.rounds:
         announced = {entry.node_id for entry in past.first_keys}
@@ -26,6 +31,9 @@ def awaited(plan: Plan, past: History) -> tuple[int, ...]:
     published = current.latest()
     if current.closed is not None:
         opened = {entry.node_id for entry in current.openings}
-        return tuple(sorted(published.keys() - opened)) if len(opened) < plan.threshold else ()
+        if len(opened) >= plan.threshold:
+            return ()
+        lost = tuple(node_id for node_id in sorted(published) if node_id in missing)
+        return lost or tuple(sorted(published.keys() - opened))
     unable = {*published, *Budget.of(plan, past).spent_learners()}
     return tuple(node_id for node_id in range(1, plan.learners + 1) if node_id not in unable)

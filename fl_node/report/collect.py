@@ -180,6 +180,7 @@ def collect(
     ]
     sealed = contract.chain.sealed(log.transaction for log in events) if traced else {}
     sizes: dict[str, int] = {}
+    not_stored: set[str] = set()
     kept = first_kept(plan, past)
 
     def plain(log: LogEntry) -> Entry:
@@ -205,6 +206,8 @@ def collect(
         try:
             meta = read(log).published_meta
         except (StoreError, WeightsError) as error:
+            if isinstance(error, StoreError):
+                not_stored.add(entry.cid)
             return replace(entry, problem=str(error), bytes=sizes.get(entry.cid))
         entry = replace(entry, samples=meta.samples, bytes=sizes.get(entry.cid))
         if isinstance(meta, model_file.MaskedMeta):
@@ -280,6 +283,8 @@ def collect(
             )
         )
     current = past.rounds[-1].latest() if past.rounds else {}
+    open_round = {node_id: local_entry(log) for node_id, log in sorted(current.items())}
+    missing = {node_id for node_id, entry in open_round.items() if entry.cid in not_stored}
     taken = dict(file.global_meta.taken or ()) if past.rounds and file is not None else None
     budget = Budget.of(plan, past, taken)
     return Result(
@@ -291,7 +296,7 @@ def collect(
         round=max(len(past.rounds) - 1, 0),
         initial=initial,
         rounds=tuple(closed),
-        open_round={node_id: local_entry(log) for node_id, log in sorted(current.items())},
+        open_round=open_round,
         sitting_out=history.sitting_out(past.rounds[-1]) if past.rounds else (),
         costs=_costs(past, sealed, sizes) if traced else (),
         verdicts=verdicts(past),
@@ -299,7 +304,7 @@ def collect(
         spent=budget.epsilons() if plan.dp is not None else {},
         budget_over=budget.is_over(),
         budget_spent=tuple(budget.spent_learners()),
-        awaited=awaited(plan, past),
+        awaited=awaited(plan, past, missing),
         stuck=_stuck(reader, plan, past, file) if past.rounds else "",
     )
 

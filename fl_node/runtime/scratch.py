@@ -22,18 +22,19 @@ LOCK = ".owner"
 
 
 @contextlib.contextmanager
-def folder(prefix: str = PREFIX) -> Iterator[Path]:
+def folder(prefix: str = PREFIX, parent: Path | None = None) -> Iterator[Path]:
     """Give a new temporary folder, after those of dead processes are removed.
 
     Parameters
     ----------
     prefix
-        How its name begins, one of :data:`PREFIXES`.
+        How its name begins.
+    parent
+        Where it is; in the folder for temporary files if None.
     """
-    assert prefix in PREFIXES
-    remove_abandoned(Path(tempfile.gettempdir()))
+    _remove_abandoned(Path(tempfile.gettempdir()) if parent is None else parent, (*PREFIXES, prefix))
     # The lock is released when the folder is gone.
-    with contextlib.ExitStack() as owned, tempfile.TemporaryDirectory(prefix=prefix) as name:
+    with contextlib.ExitStack() as owned, tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
         path, unlocked = Path(name), Path(name) / f"{LOCK}.new"
         file = owned.enter_context(unlocked.open("wb"))
         with contextlib.suppress(OSError):  # a file system without locks: then the folder stays
@@ -42,17 +43,11 @@ def folder(prefix: str = PREFIX) -> Iterator[Path]:
         yield path
 
 
-def remove_abandoned(parent: Path) -> None:
-    """Remove the temporary folders in a folder that belong to this user and whose owners are dead.
-
-    Parameters
-    ----------
-    parent
-        The folder for temporary files.
-    """
+def _remove_abandoned(parent: Path, prefixes: tuple[str, ...]) -> None:
+    """Remove the temporary folders in a folder that belong to this user and whose owners are dead."""
     with contextlib.suppress(OSError), os.scandir(parent) as entries:
         for entry in entries:
-            if entry.name.startswith(PREFIXES):
+            if entry.name.startswith(prefixes):
                 with contextlib.suppress(OSError):
                     _remove_if_abandoned(Path(entry.path))
 

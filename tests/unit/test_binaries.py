@@ -110,6 +110,7 @@ if [ "$1" = version ]; then
     printf '\tmod\tgithub.com/ethereum/go-ethereum\t{built}\th1:U7sS=\n\tbuild\tGOARCH=arm64\n\tbuild\tGOOS=linux\n'
     exit
 fi
+[ -d "$GOTMPDIR" ] && : > "$GOTMPDIR/left" || exit 1
 echo "$PWD CGO_ENABLED=$CGO_ENABLED GOOS=$GOOS GOARCH=$GOARCH $*" >> {log}
 [ -z "{fails}" ] || {{ echo "go: downloading" >&2; echo "{fails}" >&2; exit 1; }}
 [ ! -d ../source ] || /bin/cat go.mod ../source/params/a.go > {tmp_path}/built

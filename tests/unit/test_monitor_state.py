@@ -281,6 +281,25 @@ def test_with_masks_those_who_have_to_announce_a_key_or_to_open_a_round_are_name
     assert state.waits(past, MASKED)["header"] == "should publish global weights 1"
 
 
+def test_a_closed_round_with_masks_waits_for_the_file_that_is_missing_and_for_nobody_else() -> None:
+    past = publish(
+        [
+            ("GlobalWeightSet", 0, None, "global 0"),
+            ("LocalWeightSet", 0, 1, "local 1"),
+            ("LocalWeightSet", 0, 2, "local 2"),
+            ("LocalWeightSet", 0, 3, "other"),
+            ("RoundClosed", 0, None, "other"),
+        ]
+    )
+    assert awaited(MASKED, past) == (1, 2, 3)
+    assert awaited(MASKED, past, {2}) == (2,)
+    coming = {FILES["local 2"]: FileFacts("coming")}
+    assert state.waits(past, MASKED, coming) == state.waits(past, MASKED)
+    waits = state.waits(past, MASKED, {FILES["local 2"]: FileFacts("missing")})
+    assert waits["learner-2"] == "should provide its file of round 0"
+    assert {waits[name] for name in ("header", "learner-1", "learner-3")} == {"waits for the file of learner 2"}
+
+
 def test_a_round_with_masks_that_can_never_end_is_told_with_the_reason() -> None:
     past = publish(
         [

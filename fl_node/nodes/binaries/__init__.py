@@ -27,7 +27,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,6 +49,7 @@ from fl_node.nodes.binaries.pins import (
 )
 from fl_node.nodes.binaries.programs import OtherVersionError, check_version, this_machine
 from fl_node.nodes.binaries.release import fetch
+from fl_node.runtime import scratch as temporary
 
 __all__ = [
     "GETH",
@@ -150,13 +150,13 @@ def install(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # On the cache's own file system, so that the last step is one atomic rename.
-        with tempfile.TemporaryDirectory(prefix=f".{binary.file_name}-", dir=folder) as scratch:
+        with temporary.folder(f".{binary.file_name}-", folder) as scratch:
             for released in (True, False) if binary.urls else (False,):
                 try:
                     if released:
-                        program = fetch(binary, machine, Path(scratch), say)
+                        program = fetch(binary, machine, scratch, say)
                     else:
-                        program = build(binary, machine, Path(scratch), cache, say)
+                        program = build(binary, machine, scratch, cache, say)
                     if not foreign:
                         check_version(binary, program)
                 except SkippedError as reason:

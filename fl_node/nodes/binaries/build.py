@@ -39,7 +39,10 @@ def build(binary: Binary, machine: str, scratch: Path, cache: Path, say: Report)
         The build is not possible; the message says why.
     """
     env = {name: value for name, value in os.environ.items() if name not in ("GOOS", "GOARCH")}
-    env |= {"CGO_ENABLED": "0", "GOWORK": "off"}
+    temporary = scratch.absolute() / "tmp"
+    temporary.mkdir(exist_ok=True)
+    # What an interrupted build leaves goes with the folder.
+    env |= {"CGO_ENABLED": "0", "GOWORK": "off", "GOTMPDIR": str(temporary)}
     if machine != this_machine():
         env["GOOS"], env["GOARCH"] = machine.split("-")
     try:

