@@ -1,7 +1,7 @@
 """Federated learning on a private Ethereum chain and a private IPFS swarm."""
 
-from fl_node.runtime import without_bls
+from fl_node.runtime import lean_imports
 
 __version__ = "0.1.0"
 
-without_bls.install()
+lean_imports.install()

@@ -1,4 +1,4 @@
-"""The chain's libraries are imported without BLS signatures; everything that is used of them works."""
+"""The chain's libraries are imported without what is never used of them; everything that is used works."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 PROGRAM = """
 import json, sys
 import fl_node.chain.client, fl_node.nodes.dev_chain
-without = not any(name.startswith("py_ecc.bls") for name in sys.modules)
+without = not any(name.startswith(("py_ecc.bls", "aiohttp")) for name in sys.modules)
 from eth_account import Account
 account = Account.create()
 file = Account.encrypt(account.key, "secret", kdf="scrypt", iterations=2)
 from py_ecc.bls import G2ProofOfPossession
 from py_ecc.bls12_381 import curve_order
 import eth_keyfile.keyfile
-from fl_node.runtime.without_bls import CURVE_ORDER
+from fl_node.runtime.lean_imports import CURVE_ORDER
 try:
     eth_keyfile.keyfile.bls.SkToPk
     error = None
@@ -29,7 +29,16 @@ try:
 except RuntimeError as raised:
     left_out = str(raised)
 from eth.precompiles.bls12_381.bls12_381_g1 import bytes_to_g1_optimized_point3D, g1_optimized_3d_to_bytes
+import aiohttp
+from web3.utils import async_exception_handling
+try:
+    async_exception_handling.ClientSession()
+    asynchronous = None
+except RuntimeError as raised:
+    asynchronous = str(raised)
 print(json.dumps({
+    "asynchronous": asynchronous,
+    "aiohttp": aiohttp.ClientTimeout(1).total,
     "without": without,
     "decrypted": Account.decrypt(file, "secret") == account.key,
     "public key": len(G2ProofOfPossession.SkToPk(1)),
@@ -41,25 +50,35 @@ print(json.dumps({
 """
 
 
-def test_bls_is_imported_only_by_who_asks_for_it() -> None:
+def test_what_is_left_out_is_imported_only_by_who_asks_for_it() -> None:
     output = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout
     result = json.loads(output)
     assert result.pop("error").startswith("SkToPk")
-    assert result.pop("left out").endswith("(fl_node.runtime.without_bls)")
-    assert result == {"without": True, "decrypted": True, "public key": 48, "order": True, "bytes of a point": 128}
+    assert result.pop("left out").endswith("(fl_node.runtime.lean_imports)")
+    assert result.pop("asynchronous").endswith("(fl_node.runtime.lean_imports)")
+    assert result == {
+        "without": True,
+        "aiohttp": 1,
+        "decrypted": True,
+        "public key": 48,
+        "order": True,
+        "bytes of a point": 128,
+    }
 
 
 OTHER_VERSION = """
 import sys
-from fl_node.runtime import without_bls
+from fl_node.runtime import lean_imports
 # As if they imported other names.
-without_bls.REPLACEMENTS["eth_keyfile.keyfile"]["py_ecc.bls"] = {}
-without_bls.REPLACEMENTS["eth.precompiles"]["eth.precompiles.bls12_381"] = {}
-import fl_node.chain.client, eth_keyfile.keyfile, eth.precompiles
+lean_imports.REPLACEMENTS["eth_keyfile.keyfile"]["py_ecc.bls"] = {}
+lean_imports.REPLACEMENTS["eth.precompiles"]["eth.precompiles.bls12_381"] = {}
+lean_imports.REPLACEMENTS["web3.beacon.async_beacon"]["aiohttp"] = {}
+import fl_node.chain.client, eth_keyfile.keyfile, eth.precompiles, web3.beacon.async_beacon
 print(len(eth_keyfile.keyfile.bls.SkToPk(1)), eth.precompiles.bls12_g1_add.__module__)
+print(web3.beacon.async_beacon.ClientTimeout.__module__)
 """
 
 
-def test_a_version_that_needs_more_of_bls_gets_it() -> None:
+def test_a_version_that_needs_more_of_what_is_left_out_gets_it() -> None:
     output = subprocess.run([sys.executable, "-c", OTHER_VERSION], capture_output=True, text=True, check=True).stdout
-    assert output == "48 eth.precompiles.bls12_381.bls12_381_g1\n"
+    assert output == "48 eth.precompiles.bls12_381.bls12_381_g1\naiohttp.client\n"
