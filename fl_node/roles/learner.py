@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,11 +32,15 @@ from fl_node.roles.pruner import Pruner
 from fl_node.roles.succession import Succession
 from fl_node.roles.verifier import Verifier
 from fl_node.runtime.logs import emit
+from fl_node.wording import counted
 
 ASK_WHETHER_OPEN = 5.0
 """Seconds between checks whether a round is still open while its global weights are fetched."""
 ASK_OTHERS = 1.0
-"""Seconds between checks for whom a learner waits."""
+"""Seconds between checks for whom a learner waits, for each :data:`NAMED` learners."""
+NAMED = 16
+"""The most learners of whom a waiting learner says which must act. Of more it says how many, and reads what each has
+published only if it needs the files: otherwise the requests would grow with the square of the learners."""
 
 
 @dataclass(frozen=True)
@@ -241,32 +246,19 @@ class Learner:
         if self._pruner is not None:
             self._pruner.look(view.state.round, node_id)
         contract, state, round_ = self._site.contract, view.state, view.state.round
-        asked_for, asked, published = self._open
-        now = self._site.timing.clock.monotonic()
-        if asked_for != (round_, state.closed) or now - asked > ASK_OTHERS:
-            block = view.block if state.closed else None
-            published = contract.local_weights(round_, view.learners, block)
-            self._open = ((round_, state.closed), now, published)
-            if self._plan.verifiers == "committee":
-                pass  # nobody knows yet who will need the files
-            elif self._verifier is not None and state.closed:
-                members = frozenset(contract.members(round_, block))
-                spent = {} if self._plan.dp is None else budget.publications(contract.log())
-                keys: Mapping[int, str] = {}
-                if self._masking is not None:
-                    self._openings, keys = contract.openings_and_next_keys(round_, sorted(members), block)
-                self._verifier.expect(
-                    Closing(round_, str(state.global_cid), dict(published), members, spent, self._openings, keys)
-                )
-            elif self._verifier is not None:
-                self._verifier.fetch(published)
+        published = self._published(view)
         if self._masking is not None and (stuck := self._stuck(self._masking, view, published)) is not None:
             return replace(stuck, watch=contract.state, seen=state)
         self._succession.push(view, node_id, published, len(self._openings), self._verifier)
-        who = () if state.closed else tuple(node_id for node_id in view.learners if node_id not in published)
-        if state.closed and len(self._openings) < self._plan.threshold:
-            who = tuple(n for n in sorted(published) if n not in self._openings)
+        who: tuple[int, ...] | None = None
+        if state.closed:
+            opened = len(self._openings) >= self._plan.threshold
+            who = () if opened else tuple(n for n in sorted(published) if n not in self._openings)
+        elif self._is_read(view):
+            who = tuple(node_id for node_id in view.learners if node_id not in published)
         missing = learners_label(who) if who else "the header"
+        if who is None and (count := len(view.learners) - view.record.published):
+            missing = f"{count} of {counted(len(view.learners), 'learner')}"
         return Waiting(
             "round_end",
             f"round {round_} to {'end' if state.closed else 'close'}; {missing} must act",
@@ -276,6 +268,42 @@ class Learner:
             seen=state,
             by_event=True,
         )
+
+    def _is_read(self, view: View) -> bool:
+        """Return whether this learner needs to know who has published what."""
+        verifies = self._verifier is not None and self._plan.verifiers != "committee"
+        late = view.state.closed and self._succession.is_late
+        return len(view.learners) <= NAMED or verifies or self._masking is not None or late
+
+    def _published(self, view: View) -> Mapping[int, str]:
+        """Return the round's local weights as read a moment ago, and fetch what a verification will need.
+
+        Nothing is read, and nothing returned, if this learner does not need to know.
+        """
+        if not self._is_read(view):
+            return {}
+        contract, state, round_ = self._site.contract, view.state, view.state.round
+        asked_for, asked, published = self._open
+        now = self._site.timing.clock.monotonic()
+        if asked_for == (round_, state.closed) and now - asked <= ASK_OTHERS * math.ceil(len(view.learners) / NAMED):
+            return published
+        block = view.block if state.closed else None
+        published = contract.local_weights(round_, view.learners, block)
+        self._open = ((round_, state.closed), now, published)
+        if self._plan.verifiers == "committee" or self._verifier is None:
+            return published  # nobody knows yet who will need the files
+        if not state.closed:
+            self._verifier.fetch(published)
+            return published
+        members = frozenset(contract.members(round_, block))
+        spent = {} if self._plan.dp is None else budget.publications(contract.log())
+        keys: Mapping[int, str] = {}
+        if self._masking is not None:
+            self._openings, keys = contract.openings_and_next_keys(round_, sorted(members), block)
+        self._verifier.expect(
+            Closing(round_, str(state.global_cid), dict(published), members, spent, self._openings, keys)
+        )
+        return published
 
     def _stuck(self, masking: Masking, view: View, published: Mapping[int, str]) -> Waiting | None:
         """Return the wait of a round with masks that can never end; None if it can, as far as is known."""

@@ -71,7 +71,7 @@ class Succession:
         node_id
             This learner's.
         published
-            The CIDs of the round's local weights, by nodeId.
+            The CIDs of a closed round's local weights, by nodeId; needed once the header is late.
         openings
             How many members of a round with masks have opened it.
         verifier
@@ -81,7 +81,7 @@ class Succession:
         if not state.closed:
             # The header asks first.
             late = plan.round_timeout and self.seconds > math.ceil(plan.round_timeout) + CLOSE_AFTER_HEADER
-            if late and len(published) >= plan.required_learners:
+            if late and view.record.published >= plan.required_learners:
                 receipt = contract.close_round(view.nonce)
                 if receipt is not None:
                     emit(events.RoundClosed(round=state.round, block=receipt.block, gas=receipt.gas))

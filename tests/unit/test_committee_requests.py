@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fl_node.artifacts import cid
-from fl_node.chain.contract import View
+from fl_node.chain.contract import Contract, View
 from fl_node.chain.rpc import NodeProvider
 from fl_node.plan.schema import Plan
+from fl_node.roles import learner
 from fl_node.roles.learner import Learner
 from fl_node.roles.loop import Done, Waiting
 from tests.helpers.network import Network
@@ -31,6 +34,8 @@ class Counted:
         """By node and round."""
         self._network = network
         self._contract = network.as_node("header")
+        self.said: list[Waiting] = []
+        """All waits of learners."""
         self._waits: dict[str, Waiting] = {}
         self._now: tuple[str, int] | None = None
         post = NodeProvider._post
@@ -72,6 +77,8 @@ class Counted:
                 self._waits.pop(node, None)
             else:
                 self._waits[node] = new
+                if isinstance(role, Learner):
+                    self.said.append(new)
                 if new.watch is None:
                     return False
 
@@ -81,9 +88,11 @@ def _goes_on(waiting: Waiting) -> bool:
 
 
 def committee_plan(learners: int) -> Plan:
-    return Plan.model_validate(
-        {"name": "counted", "learners": learners, "rounds": ROUNDS, "verification": "committee", "committee": SIZE}
-    )
+    return plan(learners, verification="committee", committee=SIZE)
+
+
+def plan(learners: int, **settings: object) -> Plan:
+    return Plan.model_validate({"name": "counted", "learners": learners, "rounds": ROUNDS, **settings})
 
 
 @pytest.mark.parametrize("learners", [3, 8])
@@ -99,6 +108,33 @@ def test_a_round_takes_few_requests_however_many_learners_there_are(
     requests = [counted.requests[node, 1] for node in network.learners]
     assert min(requests) > 0
     assert sum(requests) / learners <= MOST_REQUESTS
+
+
+@pytest.mark.parametrize("settings", [{"verification": "none"}, {"verification": "committee", "committee": SIZE}])
+def test_of_many_learners_each_says_how_many_must_act_and_asks_for_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
+) -> None:
+    monkeypatch.setattr(learner, "NAMED", 4)
+    asked = []
+    read = Contract.local_weights
+
+    def local_weights(contract: Contract, *arguments: Any) -> dict[int, str]:
+        asked.append(contract.chain.account)
+        return read(contract, *arguments)
+
+    monkeypatch.setattr(Contract, "local_weights", local_weights)
+    network = Network(tmp_path, plan(5, **settings))
+    try:
+        counted = Counted(network, monkeypatch)
+        counted.play()
+        accounts = {network.as_node(node).chain.address: node for node in network.learners}
+    finally:
+        network.close()
+    assert counted.requests["learner-5", 1] > 0
+    assert not [account for account in asked if account is not None and account.address in accounts]
+    waits = [waiting for waiting in counted.said if waiting.reason == "round_end" and waiting.round == 1]
+    assert {waiting.learners for waiting in waits} <= {None, ()}
+    assert any(re.search(r"\b[1-4] of 5 learners", waiting.detail) for waiting in waits)
 
 
 def test_a_view_takes_one_request_and_another_where_a_block_came_or_was_replaced(
