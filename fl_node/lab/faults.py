@@ -43,7 +43,7 @@ from fl_node.lab.header_faults import AWAY, HEADER_SCENARIOS, LIAR, VICTIM
 from fl_node.lab.lies import PATIENCE
 from fl_node.lab.mask_faults import MASK_SCENARIOS
 from fl_node.nodes import binaries
-from fl_node.nodes.backends import free_ports
+from fl_node.nodes.backends import Ports
 from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child
 from fl_node.plan.schema import Plan
@@ -201,7 +201,8 @@ def _join_swarm(lab: Controls, trace: Trace) -> None:
         log = lab.folder / "logs" / "stranger.log"
         binary = binaries.install(binaries.KUBO)
         Child("stranger's ipfs init", node.init_command(binary), log, node.environment).process.wait(PATIENCE)
-        node.swarm_port, node.api_port = free_ports(2)
+        ports = Ports()
+        node.swarm_port, node.api_port = ports.take(2)
         key = strangers_key(lab)
         command = node.command(binary, key, list(lab.swarm().values()))
         environment = dict(node.environment)
@@ -216,6 +217,7 @@ def _join_swarm(lab: Controls, trace: Trace) -> None:
             _ask_swarm(lab, trace, IpfsStore(node.api), here / "got")
         finally:
             daemon.stop()
+            ports.close()
 
 
 def _ask_swarm(lab: Controls, trace: Trace, store: IpfsStore, path: Path) -> None:

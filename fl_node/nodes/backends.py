@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -289,6 +290,7 @@ class ProcessBackend:
         self.geth = {node: GethNode(folder / node / "geth") for node in own}
         self.ipfs = {node: IpfsNode(folder / node / "ipfs") for node in own}
         self.children: dict[str, Child] = {}
+        self._ports = Ports()
         self._start_commands: dict[str, Callable[[], Child]] = {}
         self._alone: str | None = None
 
@@ -349,6 +351,7 @@ class ProcessBackend:
     def stop(self) -> None:
         """Bring all nodes down."""
         stop_all(list(self.children.values()))
+        self._ports.close()
         for ipfs in self.ipfs.values():
             ipfs.share()
 
@@ -379,7 +382,7 @@ class ProcessBackend:
                 files.copy_folder(self._source / node / "ipfs" / "blocks", ipfs.folder / "blocks")
 
     def _choose_ports(self) -> None:
-        ports = iter(free_ports(4 * len(self.geth)))
+        ports = iter(self._ports.take(4 * len(self.geth)))
         for geth in self.geth.values():
             geth.p2p_port, geth.http_port = next(ports), next(ports)
         for ipfs in self.ipfs.values():
@@ -465,13 +468,40 @@ def _seals(chain: Chain, peers: int) -> bool:
     return chain.is_ready() and chain.peers() == peers
 
 
+class Ports:
+    """Free ports of loopback that the system gives to no other program until :meth:`close`, where it can do that.
+
+    A node that starts on such a port listens beside the socket that holds it; the port stays held while the node is
+    away.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[socket.socket] = []
+
+    def take(self, count: int) -> list[int]:
+        """Return ports that nobody listens on."""
+        sockets = [socket.socket() for _ in range(count)]
+        self._held += sockets
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+            # Only from now on: the system would give it to others that set this option before.
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        ports = [int(one.getsockname()[1]) for one in sockets]
+        if sys.platform != "linux":  # elsewhere this option lets no two sockets have the same port
+            self.close()
+        return ports
+
+    def close(self) -> None:
+        """Hold the ports no longer."""
+        for one in self._held:
+            one.close()
+        self._held.clear()
+
+
 def free_ports(count: int) -> list[int]:
-    """Return ports of loopback that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
+    """Return ports of loopback that nobody listens on now, and that nobody holds."""
+    ports = Ports()
     try:
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        return [int(listener.getsockname()[1]) for listener in sockets]
+        return ports.take(count)
     finally:
-        for listener in sockets:
-            listener.close()
+        ports.close()

@@ -11,11 +11,14 @@ from fl_node.chain.client import Chain
 from fl_node.chain.transactions import Receipt
 from fl_node.errors import ChainError
 from fl_node.nodes import CHAIN_ID, binaries
-from fl_node.nodes.backends import free_ports
+from fl_node.nodes.backends import Ports
 from fl_node.nodes.configuration import genesis
 from fl_node.nodes.geth import GethNode
 from fl_node.nodes.process import Child, stop_all
 from fl_node.runtime.waiting import wait_until
+
+_PORTS = Ports()
+"""Held until the tests end: nodes end and are started on them again."""
 
 HANG = 240.0
 """Seconds after which something has hung; what is tested takes a small part of it."""
@@ -96,7 +99,7 @@ def started(
 def initialised(folder: Path, accounts: Mapping[str, str], others: Sequence[str] = ()) -> dict[str, GethNode]:
     """A sealer for each account with one genesis, on free ports, none started; others own ether, too."""
     nodes = {name: GethNode(folder / name) for name in accounts}
-    ports = iter(free_ports(2 * len(nodes)))
+    ports = iter(_PORTS.take(2 * len(nodes)))
     for node in nodes.values():
         node.prepare()
         node.p2p_port, node.http_port = next(ports), next(ports)

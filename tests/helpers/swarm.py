@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from fl_node.nodes import binaries
-from fl_node.nodes.backends import free_ports
+from fl_node.nodes.backends import Ports
 from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child
 
@@ -31,7 +31,8 @@ def daemon(
         assert init.process.wait(HANG) == 0, init.tail()
     finally:
         init.stop()
-    node.swarm_port, node.api_port = free_ports(2)
+    ports = Ports()
+    node.swarm_port, node.api_port = ports.take(2)
     command = node.command(binary, swarm_key or "", peers)
     if swarm_key is None:
         (folder / "swarm.key").unlink()
@@ -40,6 +41,7 @@ def daemon(
         yield node, child
     finally:
         child.stop()
+        ports.close()
 
 
 class SlowLine:

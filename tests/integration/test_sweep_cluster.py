@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from fl_node.experiments import sweep_keys
+from fl_node.nodes.backends import Ports
 
 PLAN = """
 name = "small"
@@ -35,12 +36,6 @@ OPTIONS = ("--rules", "fedavg,median", "--attacks", "sign_flip", "--attackers", 
 PATIENCE = 240.0
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def until(holds: Callable[[], object]) -> None:
     end = time.monotonic() + PATIENCE
     while not holds():
@@ -55,7 +50,8 @@ class Machines:
         self.folder = folder
         self.keys = folder / "keys"
         sweep_keys.create(self.keys, ["here", "scheduler", "one", "two"], 1)
-        self.address = f"tls://127.0.0.1:{free_port()}"
+        self._ports = Ports()
+        self.address = f"tls://{self.place()}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -64,6 +60,17 @@ class Machines:
             self.processes[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         return self.processes[name]
 
+    def place(self) -> str:
+        """Return an address on which a process can listen."""
+        (port,) = self._ports.take(1)
+        return f"127.0.0.1:{port}"
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.wait()
+        self._ports.close()
+
     def scheduler(self) -> subprocess.Popen[bytes]:
         place = self.address.removeprefix("tls://")
         started = self.start("scheduler", "sweep-scheduler", "--listen", place, "--tls", str(self.keys / "scheduler"))
@@ -71,7 +78,7 @@ class Machines:
         return started
 
     def worker(self, name: str) -> subprocess.Popen[bytes]:
-        where = ["--listen", f"127.0.0.1:{free_port()}", "--tls", str(self.keys / name), "--name", name]
+        where = ["--listen", self.place(), "--tls", str(self.keys / name), "--name", name]
         started = self.start(name, "sweep-worker", self.address, *where)
         until(lambda: "connected" in self.log(name))
         return started
@@ -102,9 +109,7 @@ def machines(tmp_path: Path) -> Iterator[Machines]:
     try:
         yield made
     finally:
-        for process in made.processes.values():
-            process.kill()
-            process.wait()
+        made.close()
 
 
 def test_workers_give_the_same_cells_and_a_lost_worker_only_time(machines: Machines) -> None:
@@ -215,7 +220,7 @@ def test_nobody_without_keys_of_the_same_authority_is_served(machines: Machines,
         "sweep-worker",
         machines.address,
         "--listen",
-        f"127.0.0.1:{free_port()}",
+        machines.place(),
         "--tls",
         f"{tmp_path}/other/here",
     )
