@@ -38,8 +38,9 @@ from fl_node.report.collect import Result, collect
 from fl_node.roles import factory
 from fl_node.roles.deploy import deploy
 from fl_node.roles.journal import Recorder
-from fl_node.roles.loop import Site
+from fl_node.roles.loop import Site, Timing
 from fl_node.seeds import derive
+from tests.helpers.clock import SkippingClock
 from tests.helpers.stub import StubTrainer
 from tests.helpers.waiting import eventually
 
@@ -138,6 +139,8 @@ class Run:
         self.store = FolderStore(self.files)
         self.contract = self.as_node("header")
         self.plan_cid = self.contract.plan()
+        self.clock = SkippingClock()
+        """That of all its roles."""
         self._files = 0
 
     def as_node(self, node: str) -> Contract:
@@ -256,6 +259,12 @@ class Run:
         folders = [self.folder / learner_name(n) / "role" / "verification" for n in node_ids]
         eventually(lambda: all((folder / f"{name}.safetensors").exists() for folder in folders), PATIENCE)
 
+    def lose_patience(self, learners: Sequence[Role], round_: int) -> None:
+        """Let the plan's ``header_timeout`` pass once these learners have seen that a round is closed."""
+        for role in learners:
+            role.wait_for(events.Waiting, reason="round_end", round=round_, learners=())
+        self.clock.skip(self.plan.header_timeout + 1)
+
     def finish(self, header: Role) -> None:
         """Wait until a header has ended, which waits for the learners to attest the last global weights."""
         header.wait_for(events.GlobalWeightsPublished, round=self.plan.rounds)
@@ -354,9 +363,12 @@ class _StoppableChain(Chain):
     """A chain that ends the role that looks at it, once it is told to."""
 
     stopped = False
+    looks = 0
+    """How often the role's loop has looked for a new block: before each step and after each wait."""
 
     def newest(self) -> object:
         self._check()
+        self.looks += 1
         return super().newest()
 
     def nonce(self) -> int:
@@ -394,7 +406,8 @@ class Role(logging.Handler):
         contract, account = self._chain.contract(run.address), load_key(run.world.keys[node])
         recorder = Recorder(folder, contract, HEADER if what == "standby" or node == HEADER else "learner", account)
         secret = beside(run.world.keys[node])
-        self._site = Site(self._chain, contract, self.store, folder, secret=secret, journal=recorder)
+        timing = Timing(clock=run.clock)
+        self._site = Site(self._chain, contract, self.store, folder, timing=timing, secret=secret, journal=recorder)
         self._play = play
         self._thread = threading.Thread(target=self._run, name=f"{node}'s {what} of {run.address}", daemon=True)
 
@@ -439,6 +452,12 @@ class Role(logging.Handler):
             event = self._said.wait_for(lambda: found() or self.error, PATIENCE)
         assert isinstance(event, Event), f"no event {kind.name} {fields}: {self.error}\n{self.told()}"
         return event
+
+    def look(self) -> None:
+        """Wait until the role has taken a step in which it read the contract's state as it is now."""
+        # The end of a wait, the start of a step, the end of the next wait.
+        wanted = self._chain.looks + 3
+        eventually(lambda: self._chain.looks >= wanted or not self._thread.is_alive(), PATIENCE)
 
     def stop(self) -> None:
         """End the role, as a signal would."""

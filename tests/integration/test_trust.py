@@ -23,7 +23,7 @@ LEARNERS = (1, 2, 3)
 
 
 def three(**settings: Any) -> Plan:
-    return plan(**{"learners": 3, "rounds": 2, "header_timeout": 1.0} | settings)
+    return plan(**{"learners": 3, "rounds": 2} | settings)
 
 
 @pytest.fixture(scope="module")
@@ -109,27 +109,30 @@ def test_without_verification_a_lie_is_trained_on_and_found_afterwards_alone(wor
 @pytest.mark.parametrize("when", ["between rounds", "while it aggregates"])
 def test_a_header_that_is_gone_for_good_is_replaced(world: World, undisturbed: list[str], when: str) -> None:
     run = world.deploy(three())
+    last = events.GlobalWeightsPublished if when == "between rounds" else events.UpdatesAggregated
     with ExitStack() as stack:
-        header = stack.enter_context(run.header())
-        roles = learners(stack, run)
-        roles.append(stack.enter_context(run.standby(1)))
-        if when == "between rounds":
-            header.wait_for(events.GlobalWeightsPublished, round=1)
-        else:
-            header.wait_for(events.UpdatesAggregated, round=0)
-        header.stop()
+        roles = [*learners(stack, run), stack.enter_context(run.standby(1))]
+        with run.header(until=lambda event: event.name == last.name) as header:
+            header.finish()
+        # Started again, it would publish what it has aggregated, if it has not done so.
+        run.lose_patience(roles[:3], run.contract.state().round)
         for role in roles:
             role.finish()
     assert global_cids(run) == undisturbed
     assert run.audit().passed
-    if run.contract.header() != world.accounts["header"]:
-        assert sum(e.name == "HeaderVoted" for e in run.contract.log()) == 2
+    assert run.contract.header() == world.accounts[learner_name(1)]
+    assert sum(e.name == "HeaderVoted" for e in run.contract.log()) == 2
 
 
 def test_a_candidate_that_does_not_act_is_passed_over(world: World, undisturbed: list[str]) -> None:
     run = world.deploy(three())
     with ExitStack() as stack:
         roles = learners(stack, run)
+        run.lose_patience(roles, 0)
+        eventually(lambda: run.contract.header() == world.accounts[learner_name(1)], PATIENCE)
+        for role in roles:
+            role.look()  # from now on it waits for this header
+        run.clock.skip(run.plan.header_timeout + 1)
         roles.append(stack.enter_context(run.standby(2)))
         for role in roles:
             role.finish()
@@ -147,6 +150,7 @@ def test_a_header_that_returns_is_told_that_it_was_replaced(world: World, undist
         roles = learners(stack, run, (1, 2))
         standby = stack.enter_context(run.standby(1))
         run.publish_local(3, run.local(3))
+        run.lose_patience(roles, 0)
         standby.wait_for(events.GlobalWeightsPublished, round=1)
         returned = stack.enter_context(run.header())
         returned.wait_for(events.HeaderReplaced, header=world.accounts[learner_name(1)])
