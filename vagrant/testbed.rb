@@ -19,12 +19,13 @@ module Testbed
   KNOWN_HOSTS = File.join(STATE, "known_hosts")
   ANSIBLE = File.join(ROOT, ".venv/bin/ansible-playbook")
   IMAGE = "fl-testbed"
+  BASE = %r{\A[a-z0-9][\w./:@-]*\z} # what Docker takes as an image's name, about
   LABEL = "fl-testbed.folder" # on each container: whose host it is
   PRIVATE = %w[10.0.0.0/8 172.16.0.0/12 192.168.0.0/16].map { |range| IPAddr.new(range) }
 
   OFF = %i[not_created stopped poweroff shutoff not_running].freeze # in the providers' words
 
-  Host = Struct.new(:name, :address, :memory, :cpus, :header)
+  Host = Struct.new(:name, :address, :memory, :cpus, :header, :base)
 
   @lock = Monitor.new # providers bring machines up in threads of one process
   @done = {}
@@ -90,7 +91,14 @@ module Testbed
       value = vars.fetch(key, default)
       value.is_a?(Integer) && value.positive? ? value : bad("host #{name}: #{key} should be a positive whole number (is #{value})")
     end
-    Host.new(name, address.to_s, memory, cpus, vars[:header])
+    Host.new(name, address.to_s, memory, cpus, vars[:header], base(name, vars["vm_base"]))
+  end
+
+  # The base image of its container, if it has one of its own.
+  def base(name, base)
+    return base if base.nil? || (base.is_a?(String) && base.match?(BASE))
+
+    bad("host #{name}: vm_base should be the name of a container image, such as debian:bookworm (is #{base})")
   end
 
   def check_addresses(list)
@@ -171,7 +179,7 @@ module Testbed
       check_address_is_free(machine) if OFF.include?(machine.state.id)
       forget_host_key(address_of(machine)) if machine.state.id == Vagrant::MachineState::NOT_CREATED_ID
       once(:controller) { install_ansible(machine) } if provision? && !Guest.controller?
-      once(:image) { build_image(machine) } if machine.provider_name == :docker
+      once([:image, image(host_of(machine))]) { build_image(machine) } if machine.provider_name == :docker
     end
   end
 
@@ -307,7 +315,14 @@ module Testbed
 
   def build_image(machine)
     Boxes.release # a wrong one ends here
-    call(File.join(ROOT, "vagrant/image"), IMAGE) or fail!("#{machine.name}: could not build the container image; see above")
+    host = host_of(machine)
+    call(File.join(ROOT, "vagrant/image"), image(host), *host.base) or
+      fail!("#{machine.name}: could not build the container image; see above")
+  end
+
+  # A base of its own makes an image of its own (ansible/bundle.yml has these names too).
+  def image(host)
+    host.base ? "#{IMAGE}:#{host.base.gsub(/[^\w.-]/, '-')}" : IMAGE
   end
 
   # By the testbed's key: an open port alone can be a machine that has it not yet, or another one.
@@ -336,7 +351,11 @@ module Testbed
   end
 
   def address_of(machine)
-    hosts.find { |host| host.name == machine.name.to_s }.address
+    host_of(machine).address
+  end
+
+  def host_of(machine)
+    hosts.find { |host| host.name == machine.name.to_s }
   end
 
   # For machines without KVM or with a box that lacks a boot loader (vagrant/libvirt-engine and vagrant/box say them).

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from fl_node.nodes import binaries
 
-IMAGE = "fl-testbed"
-
 
 def main() -> None:
     """Write the archive, whole or not at all, and say what is in it."""
@@ -26,6 +24,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="the archive")
     parser.add_argument("--controller", type=Path, required=True, help="the lock file of the controller's own tools")
     parser.add_argument("--platform", action="append", default=[], help="of the hosts, such as linux-amd64")
+    parser.add_argument("--image", action="append", default=[], help="of the docker provider's hosts, if it is there")
     parser.add_argument("files", type=Path, nargs="*", help="archives of wheels in the cache; files of the data set")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.output.parent) as name:
@@ -58,7 +57,7 @@ def collect(options: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, P
         sys.exit(f"the controller's own wheels: {ended.stderr.strip().splitlines()[-1]}")
     for path in sorted((scratch / "controller").iterdir()):
         yield f"controller/{path.name}", path
-    yield from images(scratch)
+    yield from images(options.image, scratch)
 
 
 def pins(platforms: list[str]) -> dict[str, dict[str, str]]:
@@ -67,19 +66,17 @@ def pins(platforms: list[str]) -> dict[str, dict[str, str]]:
     return {platform: {binary.command: binary.file_name for binary in programs} for platform in platforms}
 
 
-def images(scratch: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the image of the docker provider's hosts, if there is one."""
+def images(wanted: list[str], scratch: Path) -> Iterator[tuple[str, Path]]:
+    """Yield one file with those of the images that exist."""
     if shutil.which("docker") is None:
         return
-    listed = subprocess.run(
-        ["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", IMAGE],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if names := listed.stdout.split():
+    inspect = ["docker", "image", "inspect"]
+    names = [
+        name for name in wanted if subprocess.run([*inspect, name], capture_output=True, check=False).returncode == 0
+    ]
+    if names:
         path = scratch / "image.tar"
-        subprocess.run(["docker", "save", "--output", str(path), names[0]], check=True)
+        subprocess.run(["docker", "save", "--output", str(path), *names], check=True)
         yield "image/image.tar", path
 
 
