@@ -259,11 +259,24 @@ class Run:
         folders = [self.folder / learner_name(n) / "role" / "verification" for n in node_ids]
         eventually(lambda: all((folder / f"{name}.safetensors").exists() for folder in folders), PATIENCE)
 
-    def lose_patience(self, learners: Sequence[Role], round_: int) -> None:
-        """Let the plan's ``header_timeout`` pass once these learners have seen that a round is closed."""
-        for role in learners:
-            role.wait_for(events.Waiting, reason="round_end", round=round_, learners=())
-        self.clock.skip(self.plan.header_timeout + 1)
+    def lose_patience(self, learners: Sequence[Role]) -> None:
+        """Let the plan's ``header_timeout`` pass until these learners have replaced the header, and no more often."""
+        header = self.contract.header()
+
+        def is_replaced() -> bool:
+            self.clock.skip(self.plan.header_timeout + 1)
+            self._look(learners)  # whoever votes now has voted then
+            return self.contract.header() != header
+
+        eventually(is_replaced, PATIENCE)
+
+    def _look(self, roles: Sequence[Role]) -> None:
+        """Let each of these roles take a whole step, in which it reads the contract's state as it is now."""
+        for _ in range(3):  # looks: after a wait, before a step, after the next wait
+            before = {role: role.looks for role in roles}
+            self.clock.skip(Timing.look_again)
+            for role, looks in before.items():
+                eventually(lambda role=role, looks=looks: role.looks > looks or role.has_ended, PATIENCE)
 
     def finish(self, header: Role) -> None:
         """Wait until a header has ended, which waits for the learners to attest the last global weights."""
@@ -364,7 +377,6 @@ class _StoppableChain(Chain):
 
     stopped = False
     looks = 0
-    """How often the role's loop has looked for a new block: before each step and after each wait."""
 
     def newest(self) -> object:
         self._check()
@@ -453,11 +465,15 @@ class Role(logging.Handler):
         assert isinstance(event, Event), f"no event {kind.name} {fields}: {self.error}\n{self.told()}"
         return event
 
-    def look(self) -> None:
-        """Wait until the role has taken a step in which it read the contract's state as it is now."""
-        # The end of a wait, the start of a step, the end of the next wait.
-        wanted = self._chain.looks + 3
-        eventually(lambda: self._chain.looks >= wanted or not self._thread.is_alive(), PATIENCE)
+    @property
+    def has_ended(self) -> bool:
+        """Whether its thread has ended, or has not begun."""
+        return not self._thread.is_alive()
+
+    @property
+    def looks(self) -> int:
+        """How often its loop has looked for a new block: before each step and after each wait."""
+        return self._chain.looks
 
     def stop(self) -> None:
         """End the role, as a signal would."""

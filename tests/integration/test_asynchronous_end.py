@@ -43,10 +43,10 @@ def private(**limit: float) -> dict[str, Any]:
     return {"privacy": {"dp": {"noise_multiplier": 1.0, **limit}}}
 
 
-def finished(run: Run, *node_ids: int, standby: int | None = None, header: bool = True) -> list[Role]:
+def finished(run: Run, *node_ids: int, standby: int | None = None) -> list[Role]:
     """Run header and learners until all of them have ended by themselves."""
     with ExitStack() as stack:
-        roles = [stack.enter_context(run.header())] if header else []
+        roles = [stack.enter_context(run.header())]
         roles += [stack.enter_context(run.learner(node_id)) for node_id in node_ids]
         if standby is not None:
             roles.append(stack.enter_context(run.standby(standby)))
@@ -182,8 +182,13 @@ def test_a_header_that_does_not_wait_for_a_learner_is_found(world: World, stale:
 
 
 def test_learners_that_have_spent_their_budget_still_replace_a_header_that_is_gone(world: World) -> None:
-    run = world.deploy(asynchronous(1, aggregation={"rule": "fedasync"}, header_timeout=1.0))
-    roles = finished(run, 1, 2, standby=1, header=False)
+    run = world.deploy(asynchronous(1, aggregation={"rule": "fedasync"}))
+    with ExitStack() as stack:
+        roles = [stack.enter_context(run.learner(node_id)) for node_id in (1, 2)]
+        run.lose_patience(roles)
+        roles.append(stack.enter_context(run.standby(1)))
+        for role in roles:
+            role.finish()
     past = history.read(run.contract)
     assert [entry.node_id for entry in past.headers] == [1]
     assert len(past.rounds) == 3

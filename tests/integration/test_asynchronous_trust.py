@@ -34,7 +34,7 @@ def _no_reorganisations(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asynchronous(**more: Any) -> Plan:
     rule = {"rule": "fedbuff", "buffer": 2}
-    settings = {"mode": "async", "learners": 3, "rounds": 3, "aggregation": rule, "header_timeout": 1.0}
+    settings = {"mode": "async", "learners": 3, "rounds": 3, "aggregation": rule}
     return Plan.model_validate(plan().model_dump() | settings | more)
 
 
@@ -159,8 +159,9 @@ def test_a_learner_that_starts_again_verifies_from_where_it_was(world: World) ->
 def test_a_header_that_does_nothing_with_enough_updates_is_replaced(world: World) -> None:
     run = world.deploy(asynchronous(rounds=2))
     with ExitStack() as stack:
-        roles = [*learners(stack, run), stack.enter_context(run.standby(1))]
-        for role in roles:
+        roles = learners(stack, run)
+        run.lose_patience(roles)
+        for role in [*roles, stack.enter_context(run.standby(1))]:
             role.finish()
     past = history.read(run.contract)
     assert [entry.node_id for entry in past.headers] == [1]

@@ -85,10 +85,11 @@ def test_a_committee_that_says_nothing_holds_nobody_up(world: World) -> None:
 
 
 def test_a_header_that_is_gone_is_replaced_where_a_committee_verifies(world: World) -> None:
-    run = world.deploy(four(rounds=1, header_timeout=1.0))
+    run = world.deploy(four(rounds=1))
     with ExitStack() as stack:
-        roles = [*learners(stack, run).values(), stack.enter_context(run.standby(1))]
-        for role in roles:
+        roles = list(learners(stack, run).values())
+        run.lose_patience(roles)
+        for role in [*roles, stack.enter_context(run.standby(1))]:
             role.finish()
     assert run.contract.header() == world.accounts[learner_name(1)]
     assert run.audit().passed

@@ -114,8 +114,7 @@ def test_a_header_that_is_gone_for_good_is_replaced(world: World, undisturbed: l
         roles = [*learners(stack, run), stack.enter_context(run.standby(1))]
         with run.header(until=lambda event: event.name == last.name) as header:
             header.finish()
-        # Started again, it would publish what it has aggregated, if it has not done so.
-        run.lose_patience(roles[:3], run.contract.state().round)
+        run.lose_patience(roles[:3])
         for role in roles:
             role.finish()
     assert global_cids(run) == undisturbed
@@ -128,11 +127,8 @@ def test_a_candidate_that_does_not_act_is_passed_over(world: World, undisturbed:
     run = world.deploy(three())
     with ExitStack() as stack:
         roles = learners(stack, run)
-        run.lose_patience(roles, 0)
-        eventually(lambda: run.contract.header() == world.accounts[learner_name(1)], PATIENCE)
-        for role in roles:
-            role.look()  # from now on it waits for this header
-        run.clock.skip(run.plan.header_timeout + 1)
+        for _ in range(2):
+            run.lose_patience(roles)
         roles.append(stack.enter_context(run.standby(2)))
         for role in roles:
             role.finish()
@@ -150,7 +146,7 @@ def test_a_header_that_returns_is_told_that_it_was_replaced(world: World, undist
         roles = learners(stack, run, (1, 2))
         standby = stack.enter_context(run.standby(1))
         run.publish_local(3, run.local(3))
-        run.lose_patience(roles, 0)
+        run.lose_patience(roles)
         standby.wait_for(events.GlobalWeightsPublished, round=1)
         returned = stack.enter_context(run.header())
         returned.wait_for(events.HeaderReplaced, header=world.accounts[learner_name(1)])
