@@ -46,6 +46,9 @@ PRECEDENCE = [
     *("all_plugins_inventory", "groups_plugins_inventory", "groups_plugins_play"),
 ]
 """The playbooks' defaults come first, so that whatever an inventory says overrides them; as in ``ansible.cfg``."""
+_LONGEST = 63
+"""The most characters of a part of a host name."""
+_USER = re.compile(r"[^\s\x00-\x1f\x7f-]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?")
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 
 
@@ -122,6 +125,7 @@ def inventory_problems(
     ]
     problems += _names(hosts)
     problems += _addresses(hosts, hostvars) + _numbers(learners, hostvars)
+    problems += [problem for host in hosts for problem in _connection(hostvars, host)]
     return problems + _keys(hosts, hostvars)
 
 
@@ -163,6 +167,8 @@ def _source(source: str) -> list[str]:
         return [f"{source}, line {line} is not YAML: {error.problem or error.context}"]
     except yaml.YAMLError as error:
         return [f"{source} is not YAML: {' '.join(str(error).split())}"]
+    except RecursionError:
+        return [f"{source} is nested too deeply: it should be groups with hosts, vars and children"]
     if not isinstance(tree, yaml.MappingNode):
         return [f"{source} is not a tree of groups: it should begin with testbed: (see inventory/ssh.example.yml)"]
     return [f"{source}, line {line}: {what}" for line, what in _strange(tree)] + _shadowed(path.parent)
@@ -171,8 +177,12 @@ def _source(source: str) -> list[str]:
 def _strange(tree: yaml.MappingNode) -> Iterator[tuple[int, str]]:
     """Give what Ansible overrides or ignores: keys that are there twice, groups with words it does not know."""
     nodes: list[yaml.Node] = [tree]
+    seen: set[int] = set()  # of nodes with an alias, which may even contain themselves
     while nodes:
         node = nodes.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             nodes += node.value
         if not isinstance(node, yaml.MappingNode):
@@ -180,19 +190,24 @@ def _strange(tree: yaml.MappingNode) -> Iterator[tuple[int, str]]:
         lines: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
-            if key.value in lines and isinstance(key, yaml.ScalarNode) and key.value != "<<":
+            if not isinstance(key, yaml.ScalarNode):
+                yield line, "a list or a mapping is no name"
+            elif key.value in lines and key.value != "<<":
                 yield (
                     line,
                     f"{key.value!r} stands in line {lines[key.value]} already, and Ansible takes the last",
                 )
-            elif isinstance(key, yaml.ScalarNode):
+            else:
                 lines[key.value] = line
             nodes.append(value)
-    yield from _unknown_words(tree)
+    yield from _unknown_words(tree, ())
 
 
-def _unknown_words(groups: yaml.MappingNode) -> Iterator[tuple[int, str]]:
+def _unknown_words(groups: yaml.MappingNode, above: tuple[yaml.Node, ...]) -> Iterator[tuple[int, str]]:
     for name, group in groups.value:
+        if group in above:
+            yield name.start_mark.line + 1, f"group {name.value} contains itself"
+            continue
         if not isinstance(group, yaml.MappingNode):
             if group.value:
                 yield name.start_mark.line + 1, f"group {name.value} should have hosts, vars or children"
@@ -204,7 +219,7 @@ def _unknown_words(groups: yaml.MappingNode) -> Iterator[tuple[int, str]]:
             elif not isinstance(value, yaml.MappingNode) and value.value:
                 yield line, f"{key.value} of group {name.value} should be a mapping, each line a name and a colon"
             elif key.value == "children" and isinstance(value, yaml.MappingNode):
-                yield from _unknown_words(value)
+                yield from _unknown_words(value, (*above, groups, group))
 
 
 def _shadowed(folder: Path) -> list[str]:
@@ -225,9 +240,22 @@ def _names(hosts: list[str]) -> list[str]:
     for host in hosts:
         if host in CONTROLLER:
             problems.append(f"a host is named {host}, by which Ansible means this machine: give it another name")
+        elif host in GROUPS:
+            problems.append(f"a host is named {host}, which is the name of a group: give it another name")
         elif not _NAME.fullmatch(host):
             problems.append(f"{host!r} is not a host name: it should have letters, digits, hyphens and dots")
-    return problems
+        elif not all(0 < len(part) <= _LONGEST for part in host.split(".")):
+            problems.append(
+                f"{host!r} is not a host name: each part between dots should have 1 to {_LONGEST} characters"
+            )
+    by_lower: dict[str, list[str]] = defaultdict(list)
+    for host in hosts:
+        by_lower[host.lower()].append(host)
+    return problems + [
+        f"{' and '.join(alike)} differ in nothing but upper case: give them other names"
+        for alike in by_lower.values()
+        if len(alike) > 1
+    ]
 
 
 def _value(hostvars: Mapping[str, Mapping[str, Any]], host: str, name: str) -> Any:
@@ -295,7 +323,7 @@ def learner_ids(learners: Sequence[str], hostvars: Mapping[str, Mapping[str, Any
     taken = {node_id for ids in named.values() for node_id in ids}
     free = (number for number in itertools.count(1) if number not in taken)
     return {
-        host: sorted(ids) or list(itertools.islice(free, _count(_value(hostvars, host, "learners")) or 0))
+        host: sorted(ids) or list(itertools.islice(free, min(_wanted(hostvars, host), MOST_LEARNERS + 1)))
         for host, ids in named.items()
     }
 
@@ -316,6 +344,10 @@ def role_units(ids: Sequence[int], role: str) -> list[str]:
 def _named_ids(hostvars: Mapping[str, Mapping[str, Any]], host: str) -> list[int]:
     one, several = (_value(hostvars, host, name) for name in ("node_id", "node_ids"))
     return [one] if _count(one) else [each for each in several if _count(each)] if isinstance(several, list) else []
+
+
+def _wanted(hostvars: Mapping[str, Mapping[str, Any]], host: str) -> int:
+    return _count(_value(hostvars, host, "learners")) or 0
 
 
 def _count(value: Any) -> int | None:
@@ -372,6 +404,21 @@ def _number_problems(hostvars: Mapping[str, Mapping[str, Any]], host: str) -> It
         yield f"{host} has node_ids {value!r}: it should be a list, such as [1, 2, 3]"
     elif name == "node_ids" and (wrong := [each for each in value if not _count(each)]):
         yield f"{host} has {wrong[0]!r} in node_ids: {_NUMBERED}"
+
+
+def _connection(hostvars: Mapping[str, Mapping[str, Any]], host: str) -> Iterator[str]:
+    """Say what is wrong with the port and the user by which Ansible reaches a host."""
+    for name in ("ansible_port", "ansible_user"):
+        value = _value(hostvars, host, name)
+        if value is None:
+            continue
+        if isinstance(value, AnsibleError):
+            yield f"{host}: its {name} can't be worked out: {_line(value)}"
+        elif name == "ansible_user":
+            if isinstance(value, str) and not _USER.fullmatch(value):
+                yield f"{host} has ansible_user {value!r}: it should be the name of a user on the host"
+        elif not re.fullmatch(r"[0-9]{1,5}", str(value), re.ASCII) or not 0 < int(str(value)) < 65536:
+            yield f"{host} has ansible_port {value!r}: it should be a whole number from 1 to 65535"
 
 
 def _keys(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:

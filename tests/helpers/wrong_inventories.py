@@ -95,6 +95,27 @@ WRONG = {
         ("learner-1 and learner-2 have one node_id, 2",), "node_id: 1", "node_ids: [1, 2]"
     ),
     "a gap between lists": Wrong(("node_id 3 is nobody's, learner-1 has 4",), "node_id: 1", "node_ids: [1, 4]"),
+    "learners without an end": Wrong(
+        ("learner-1 has 1000000000000 learners: a run has at most 1000",), "node_id: 1", "learners: 1000000000000"
+    ),
+    "a port of SSH that is none": Wrong(
+        ("learner-1 has ansible_port -1", "1 to 65535"), "node_id: 1", "node_id: 1, ansible_port: -1"
+    ),
+    "a port of SSH that is a truth": Wrong(
+        ("learner-1 has ansible_port True", "1 to 65535"), "node_id: 1", "node_id: 1, ansible_port: true"
+    ),
+    "a user that is an option": Wrong(
+        ("learner-1 has ansible_user '-oProxyCommand=x'",), "node_id: 1", "node_id: 1, ansible_user: -oProxyCommand=x"
+    ),
+    "a user with a line end": Wrong(
+        ("learner-1 has ansible_user 'vagrant",), "node_id: 1", 'node_id: 1, ansible_user: "vagrant\\r"'
+    ),
+    "a host named like a group": Wrong(("a host is named headers", "the name of a group"), "learner-1:", "headers:"),
+    "names that differ in upper case": Wrong(
+        ("Learner-2 and learner-2 differ in nothing but upper case",), "learner-1:", "Learner-2:"
+    ),
+    "an empty part of a host name": Wrong(("'a..b' is not a host name",), "learner-1:", "a..b:"),
+    "a host name with an umlaut": Wrong(("'lärner' is not a host name",), "learner-1:", "lärner:"),
     "learners a text": Wrong(("learner-1 has learners '3'", "without quotes"), "node_id: 1", 'learners: "3"'),
     "no learners": Wrong(("learner-1 has learners 0: it should be the number",), "node_id: 1", "learners: 0"),
     "too many learners": Wrong(

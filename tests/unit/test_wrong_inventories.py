@@ -60,6 +60,24 @@ def test_each_mistake_is_named_with_what_would_be_right(wrong: str, problems: Pr
     assert "Traceback" not in reported
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("? [a, b]\n: {hosts: {}}\n", "line 11: a list or a mapping is no name"),
+        ("x: &x\n  children: {x: *x}\n", "group x contains itself"),
+        ("x: &x\n  vars: {a: *x}\n", ""),
+        ("z: " + "[" * 20000, "is nested too deeply"),
+        ("a: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]\n" for n in range(1, 30)), ""),
+    ],
+    ids=["a key that is a list", "a group in itself", "variables in themselves", "deep", "many aliases"],
+)
+def test_a_file_that_ansible_itself_could_not_read_is_named(more: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "lab.yml"
+    path.write_text(GOOD + more)
+    found = "; ".join(module._source(str(path)))
+    assert says in found
+
+
 @pytest.mark.parametrize("right", RIGHT)
 def test_a_right_inventory_passes(right: str, problems: Problems, tmp_path: Path) -> None:
     path = tmp_path / "lab.yml"
