@@ -12,13 +12,15 @@ import typer
 from fl_node.cli.common import complete_or_digits, console, errors, load_plan, make_trainer, print_note
 from fl_node.cli.options import DataOption, JsonOption, ModulesOption, PlanArgument, SetOption
 from fl_node.errors import ConfigError
-from fl_node.runtime import scratch
+from fl_node.runtime import files, scratch
 
 if TYPE_CHECKING:
     from fl_node.lab.faults import Undisturbed
     from fl_node.plan.schema import Plan
 
 
+RESERVED = ("audits", "final", "logs", "nodes", "plan", "report", "run")
+"""What a run's folder holds, without endings."""
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run; the plan's name by default.")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="Parent folder of the run folders.")]
 StayOption = Annotated[
@@ -171,6 +173,8 @@ def lab(
     if nodes is not None and not 1 <= nodes <= loaded.learners + 1:
         most = f"{loaded.learners + 1}: one for the header and one for each learner"
         raise ConfigError(f"--nodes {nodes}: should be 1 to {most}")
+    if tensorboard is not None:
+        _check_place(tensorboard)
     loaded = complete_or_digits(loaded, data_dir, modules, fallback=fallback)
     with_standby = standby or (chosen is not None and chosen.standby)
     name = name or (loaded.name if chosen is None else f"{loaded.name}-{chosen.name}")
@@ -214,6 +218,25 @@ def lab(
         console.print(checks_table(str(scenario), checks))
     if not outcome.audit.passed or not all(check.passed for check in checks):
         raise typer.Exit(1)
+
+
+def _check_place(tensorboard: Path) -> None:
+    """Check where event files go before the run: in the run's folder or elsewhere.
+
+    Raises
+    ------
+    ConfigError
+        They can't be written there, or the run's folder needs the name for something else.
+    """
+    if tensorboard.is_absolute():
+        with files.output_folder(tensorboard, "--tensorboard"):
+            return
+    first = next(iter(tensorboard.parts), "")
+    if first in ("", "..") or first.partition(".")[0] in RESERVED:
+        raise ConfigError(
+            f"--tensorboard {tensorboard}: should be an absolute path, or a name that the run folder does not use, "
+            "such as curves"
+        )
 
 
 def _with_learners(settings: list[str] | None, learners: int | None) -> list[str] | None:

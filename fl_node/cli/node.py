@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import asdict
@@ -166,11 +167,10 @@ def binaries(
     """
     from fl_node.nodes import binaries as programs
 
-    if output is not None:
-        files.check_folder(output, "--output")
-    paths = programs.install_all(print_note, machine=platform)
-    if output is not None:
-        paths = programs.copy(paths, output)
+    with contextlib.nullcontext() if output is None else files.output_folder(output, "--output"):
+        paths = programs.install_all(print_note, machine=platform)
+        if output is not None:
+            paths = programs.copy(paths, output)
     if as_json:
         content = {
             name: {"path": str(path), "version": programs.pin(name).full_version, "sha256": programs.digest(path)}

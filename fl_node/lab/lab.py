@@ -40,6 +40,8 @@ from fl_node.runtime import logs
 
 RESTARTS = 20
 CHECK_EVERY = 0.5
+ENVIRONMENT = {logs.FORMAT: "json", **dict.fromkeys(("FL_NODE_TRAINER", "FL_NODE_ACCEPT", "FL_NODE_LEARNERS"), "")}
+"""Of the roles: logs that can be read again, and nothing that this machine has set for the role of another run."""
 SILENCE = 180.0
 """Seconds without an event of any role after which a scenario that waits for one fails."""
 
@@ -400,9 +402,7 @@ class Lab:
             timer[1]()
 
     def _start(self, node: str) -> None:
-        # The logs of a run are read again, whatever the user wants to read on a terminal.
-        form = {logs.FORMAT: "json"}
-        child = Child(node, self._commands[node], self.folder / "logs" / f"{node}.log", form, capture=True)
+        child = Child(node, self._commands[node], self.folder / "logs" / f"{node}.log", ENVIRONMENT, capture=True)
         self.roles[node] = child
         threading.Thread(target=self._listen, args=(node, child), daemon=True).start()
 

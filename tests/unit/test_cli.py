@@ -673,6 +673,13 @@ def test_a_baseline_that_cannot_be_written_is_printed_and_kept(
     assert json.loads(kept.read_text()) == json.loads(ended.out)
 
 
+@pytest.mark.parametrize("place", ["", ".", "..", "../x", "nodes", "logs/x", "report.html", "/dev/null", "/proc/x/y"])
+def test_where_event_files_can_not_go_is_said_before_the_run(fl_node: FlNode, tmp_path: Path, place: str) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    assert is_one_line(fl_node("lab", tmp_path / "tiny.toml", "--tensorboard", place), 2, f"--tensorboard {place}")
+    assert not list((tmp_path / "here").iterdir())
+
+
 @pytest.mark.parametrize(
     "command", [["lab"], ["baseline"], ["plan", "shards"], ["sweep"], ["deploy", "--learner", f"1={ALICE.address}"]]
 )

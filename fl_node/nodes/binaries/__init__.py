@@ -222,9 +222,12 @@ def copy(binaries: Mapping[str, Path], folder: Path) -> dict[str, Path]:
             if copies[name].is_file() and digest(copies[name]) == digest(path):
                 continue
             partial = folder / f".{copies[name].name}.{os.getpid()}.partial"
-            shutil.copyfile(path, partial)
-            partial.chmod(0o755)
-            partial.replace(copies[name])
+            try:
+                shutil.copyfile(path, partial)
+                partial.chmod(0o755)
+                partial.replace(copies[name])
+            finally:
+                partial.unlink(missing_ok=True)
     except OSError as error:
         raise BinaryError(f"can't write to {folder}: {error.strerror}") from error
     return copies
