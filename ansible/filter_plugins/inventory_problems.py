@@ -218,6 +218,10 @@ def _unknown_words(groups: yaml.MappingNode, above: tuple[yaml.Node, ...]) -> It
                 yield line, f"group {name.value} has {key.value!r}, it should have hosts, vars or children"
             elif not isinstance(value, yaml.MappingNode) and value.value:
                 yield line, f"{key.value} of group {name.value} should be a mapping, each line a name and a colon"
+            elif key.value == "hosts" and isinstance(value, yaml.MappingNode):
+                for host, _ in value.value:
+                    if isinstance(host, yaml.ScalarNode) and host.tag != "tag:yaml.org,2002:str":
+                        yield host.start_mark.line + 1, f"host {host.value} should be a text: put it in quotes"
             elif key.value == "children" and isinstance(value, yaml.MappingNode):
                 yield from _unknown_words(value, (*above, groups, group))
 

@@ -114,6 +114,8 @@ WRONG = {
     "names that differ in upper case": Wrong(
         ("Learner-2 and learner-2 differ in nothing but upper case",), "learner-1:", "Learner-2:"
     ),
+    "a host name that is a number": Wrong(("line 9: host 7 should be a text", "quotes"), "learner-1:", "7:"),
+    "a host name that is nothing": Wrong(("line 9: host null should be a text",), "learner-1:", "null:"),
     "an empty part of a host name": Wrong(("'a..b' is not a host name",), "learner-1:", "a..b:"),
     "a host name with an umlaut": Wrong(("'lärner' is not a host name",), "learner-1:", "lärner:"),
     "learners a text": Wrong(("learner-1 has learners '3'", "without quotes"), "node_id: 1", 'learners: "3"'),
