@@ -151,6 +151,19 @@ def unmet_needs(scenario: str, plan: str) -> list[str]:
     return [f"scenario {path.stem} needs {text}" for text in lacks]
 
 
+def read_fault(text: str) -> dict[str, Any]:
+    """Return a scenario's fault from its file as Ansible renders it.
+
+    Within YAML Ansible renders a list of units as text, which becomes a list again here.
+    """
+    fault: dict[str, Any] = yaml.safe_load(text)
+    waits = [step["until"] for step in fault["steps"] if "until" in step]
+    for part in (fault["trigger"], *waits, *fault["expectations"]):
+        if "units" in part:
+            part["units"] = yaml.safe_load(part["units"])
+    return fault
+
+
 def undisturbed_run(runs: str, plan: str) -> dict[str, Any]:
     """Return name, CID and accuracy of a kept run of the same plan that ended well without a fault; else {}."""
     for report in sorted(Path(runs).glob("*/report.json")):
@@ -250,6 +263,7 @@ class FilterModule:
             "check_expectations": check_expectations,
             "scenario_line": scenario_line,
             "final_checks": final_checks,
+            "read_fault": read_fault,
             "undisturbed_run": undisturbed_run,
             "unmet_needs": unmet_needs,
         }

@@ -190,6 +190,20 @@ def canonical(privacy: dict[str, object] | None = None, **settings: object) -> s
     return Plan.model_validate({"name": "demo", "learners": 3, **settings}).to_bytes().decode()
 
 
+def test_lists_of_units_are_lists_again_after_ansible_has_rendered_them() -> None:
+    units = "['fl-learner@1.service']"
+    text = json.dumps(
+        {
+            "trigger": {"units": units},
+            "steps": [{"until": {"units": units}}, {"until": {"event": "run_finished"}}, {"do": "true"}],
+            "expectations": [{"units": units}, {"note": "some text"}],
+        }
+    )
+    fault = filters.read_fault(text)
+    parts = (fault["trigger"], fault["steps"][0]["until"], fault["expectations"][0])
+    assert [part["units"] for part in parts] == [["fl-learner@1.service"]] * 3
+
+
 def test_the_needs_that_scenarios_name_are_known() -> None:
     for path in SCENARIOS:
         masked = canonical(privacy={"threshold": 3}, **FOUR)
