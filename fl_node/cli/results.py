@@ -38,7 +38,7 @@ from fl_node.cli.options import (
 )
 from fl_node.cli.roles import accounts_of
 from fl_node.cli.statements import attest as attest_result
-from fl_node.cli.statements import statements_at_hand
+from fl_node.cli.statements import signed_before, statements_at_hand
 from fl_node.errors import ConfigError, LogError, StoreError
 from fl_node.runtime import files, scratch
 from fl_node.runtime.terminal import styled
@@ -274,7 +274,8 @@ def audit(
             )
         signed: Path | None = None
         unsigned: ConfigError | None = None
-        if account is not None:
+        before = None if account is None else signed_before(statements, run_contract, result, account)
+        if account is not None and before is None:
             try:
                 signed = attest_result(run, run_contract, run_store, result, account)
             except ConfigError as error:
@@ -282,7 +283,11 @@ def audit(
         last_block, final = _last_block(run_contract), run_contract.chain.finalized()
     is_final = None if final is None else last_block <= final
     content = asdict(result) | {"passed": result.passed, "final": is_final}
-    text = json.dumps(content | ({"signed": str(signed)} if signed is not None else {}), indent=2)
+    if signed is not None:
+        content["signed"] = str(signed)
+    if before is not None:
+        content["signed_before"] = before.name
+    text = json.dumps(content, indent=2)
     with never_lost(lambda: files.rescued("audit.json", text)):
         if as_json:
             typer.echo(text)
@@ -302,6 +307,8 @@ def audit(
             console.print(f"audit {verdict}: {rounds}, {counted(result.files, 'file')}, {size}")
             if signed is not None:
                 console.print(f"signed result: {signed}")
+            if before is not None:
+                console.print(f"signed before, nothing is added: {before.name}")
     if not result.passed:
         raise typer.Exit(1)
     if unsigned is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fl_node.cli.common import print_note
-from fl_node.errors import ConfigError, StoreError
+from fl_node.errors import ConfigError, JournalError, StoreError
 from fl_node.runtime import files
 
 if TYPE_CHECKING:
@@ -50,6 +50,34 @@ def statements_at_hand(
     local = sorted(of_host.glob(f"*{statement.SUFFIX}")) if of_host else []
     known = {path.name for path in (*local, *given)}
     return [*local, *given, *(path for path in _shared(contract, store, scratch) if path.name not in known)]
+
+
+def signed_before(known: Iterable[Path], contract: Contract, result: Audit, account: LocalAccount) -> Path | None:
+    """Return the file in which an account has signed all that an audit has recomputed; None if there is none.
+
+    Parameters
+    ----------
+    known
+        Files of signed results.
+    contract
+        The run's contract.
+    result
+        The audit, which passed.
+    account
+        The account.
+    """
+    from fl_node.protocol import statement
+
+    for path in known:
+        try:
+            earlier = statement.read(path)
+        except (ConfigError, JournalError):
+            continue  # the audit has noted it
+        if (earlier.contract, earlier.plan, earlier.account) != (contract.address, result.plan_cid, account.address):
+            continue
+        if result.passed and result.weights.items() <= earlier.weights.items():
+            return path
+    return None
 
 
 def attest(run: Path | None, contract: Contract, store: Store, result: Audit, account: LocalAccount) -> Path:

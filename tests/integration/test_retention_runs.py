@@ -331,6 +331,10 @@ def test_a_lab_with_retention_is_audited_signed_and_shown(tiny_plan: Path, tmp_p
     assert sorted(content["weights"]) == ["0", "4"]
     signed = statement.read(Path(content["signed"]))
     assert sorted(signed.weights) == [0, 4]
+    # The same word of the same account is not kept twice; another account's is.
+    for name, keys in (("learner-1", {"signed_before"}), ("learner-2", {"signed"})):
+        other = fl_node("audit", folder, "--attest", "--key", folder / "nodes" / name / "role.key", "--json")
+        assert {"signed", "signed_before"} & json.loads(other.stdout).keys() == keys, other.stderr
     again = fl_node("audit", folder)
     assert again.returncode == 0, again.stderr
     assert "3 pruned" in again.stdout
