@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +15,24 @@ from tests.helpers.checkout import ROOT
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
-MODULES = {path.relative_to(ROOT): ast.parse(path.read_text()) for path in sorted((ROOT / "fl_node").rglob("*.py"))}
-CLASSES = {node.name: node for tree in MODULES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+MODULES = [path.relative_to(ROOT) for path in sorted((ROOT / "fl_node").rglob("*.py"))]
 HELP = {
     (command.__module__, command.__name__)
     for commands in (*COMMANDS.values(), PLAN_COMMANDS, ATTACK_COMMANDS, NODE_CONFIG_COMMANDS)
     for command in commands.values()
 }
 """Functions whose parameters the help of the command line describes."""
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text())
+
+
+@functools.cache
+def classes() -> dict[str, ast.ClassDef]:
+    nodes = (node for path in MODULES for node in ast.walk(parsed(path)))
+    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
 
 def public(node: ast.Module | ast.ClassDef) -> Iterator[Function]:
@@ -36,10 +47,10 @@ def public(node: ast.Module | ast.ClassDef) -> Iterator[Function]:
 def inherits(owner: ast.ClassDef, method: str) -> bool:
     names = (ast.unparse(base).partition("[")[0] for base in owner.bases)
     return any(
-        any(isinstance(child, Function) and child.name == method for child in CLASSES[name].body)
-        or inherits(CLASSES[name], method)
+        any(isinstance(child, Function) and child.name == method for child in classes()[name].body)
+        or inherits(classes()[name], method)
         for name in names
-        if name in CLASSES
+        if name in classes()
     )
 
 
@@ -62,7 +73,7 @@ def test_public_functions_with_three_or_more_arguments_describe_each_of_them(pat
     module = ".".join(path.with_suffix("").parts)
     undescribed = {
         f"{path}:{function.lineno} {function.name}": sorted(missing)
-        for function in public(MODULES[path])
+        for function in public(parsed(path))
         if (module, function.name) not in HELP
         and len(arguments(function)) >= 3
         and (missing := arguments(function) - described(function))
