@@ -486,23 +486,26 @@ def test_a_role_that_lost_its_folder_goes_on(run: Run, final: str, tmp_path: Pat
 
 @pytest.mark.parametrize(("node", "step"), [("header", "updates_aggregated"), ("learner-1", "file_stored")])
 def test_the_embedded_chain_is_killed_under_a_role(
-    run: Run,
-    embedded: tuple[EmbeddedBackend, Mapping[str, Endpoint]],
-    final: str,
-    tmp_path: Path,
-    node: str,
-    step: str,
+    accounts: dict[str, str], keys: dict[str, Path], final: str, tmp_path: Path, node: str, step: str
 ) -> None:
-    chain = embedded[0]._child
-    assert chain is not None
+    # A chain of its own: one that starts again carries out all its blocks, also those of other tests' runs.
+    (tmp_path / "run").mkdir()
+    backend = EmbeddedBackend(tmp_path / "chain", accounts)
+    try:
+        run = Run(backend.start(), keys, tmp_path / "run")
+        run.deploy()
+        chain = backend._child
+        assert chain is not None
 
-    def kill() -> None:
-        chain.process.kill()
-        chain.process.wait(HANG)
+        def kill() -> None:
+            chain.process.kill()
+            chain.process.wait(HANG)
 
-    trap = Trap(step, 1, signal=signal.SIGSTOP)
-    run.go({node: [trap]}, {trap: Meanwhile(kill, embedded[0].check)})
-    check(run, final)
+        trap = Trap(step, 1, signal=signal.SIGSTOP)
+        run.go({node: [trap]}, {trap: Meanwhile(kill, backend.check)})
+        check(run, final)
+    finally:
+        backend.stop()
 
 
 # Real Geth and IPFS
