@@ -17,6 +17,7 @@ from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.monitor.inference import WAITING, Busy, NoAnswer, Predictor
 from fl_node.monitor.reading import Newest
 from fl_node.plan.schema import Plan
+from tests.helpers.waiting import eventually
 
 PLAN = Plan.model_validate(
     {
@@ -103,12 +104,9 @@ def test_those_who_would_wait_too_long_are_told_so(predictor: Predictor, newest:
     with predictor._turn:  # somebody is being answered
         for thread in asked:
             thread.start()
+        # Until all of them wait. A test that took a place to see whether one is free could turn one of them away.
+        eventually(lambda: predictor._waiting._value == 0, 60)
         with pytest.raises(Busy):
-            for _ in range(1000):  # until all of them wait
-                if predictor._waiting.acquire(blocking=False):
-                    predictor._waiting.release()
-                else:
-                    predictor.predict(newest, bytes(784))
-                threading.Event().wait(0.01)
+            predictor.predict(newest, bytes(784))
     for thread in asked:
         thread.join(60)
