@@ -22,9 +22,10 @@ from fl_node.report.collect import Result, collect
 from fl_node.roles import impasse
 from tests.helpers.masked import ATTEMPTS, FOUR, PLAN, plan_of, until
 from tests.helpers.network import Network
-from tests.helpers.runs import Run, World
+from tests.helpers.runs import PATIENCE, Run, World
 from tests.helpers.runs import plan as small_plan
 from tests.helpers.stub import StubTrainer
+from tests.helpers.waiting import eventually
 
 FIXED = {"rule": "fedavg", "arithmetic": "fixed", "range": 4.0}
 LEARNER_DP = plan_of(
@@ -226,12 +227,16 @@ def test_a_missing_file_is_waited_for_and_its_learner_is_named(start: Callable[[
         network.kill(node)
     for copy in network.folder.rglob(f"*{name}*"):
         copy.unlink()
-    for _ in range(3):
+    wanted = {"header": ("updates", (3,)), "learner-1": ("updates", (3,)), "standby-1": ("standby", None)}
+
+    def waits() -> bool:
         network.clock.sleep(2 * impasse.LOOK_AGAIN)
-        waits = {node: network.role(node).step() for node in ("learner-1", "header", "standby-1")}
-    reasons = {node: (one.reason, one.learners) for node, one in waits.items() if one is not None}
+        steps = {node: network.role(node).step() for node in wanted}
+        return {node: (one.reason, one.learners) for node, one in steps.items() if one is not None} == wanted
+
+    eventually(waits, PATIENCE)  # once the learner has verified the global weights
+    assert all(waits() for _ in range(3))
     assert collected(network).stuck == ""
-    assert reasons == {"header": ("updates", (3,)), "learner-1": ("updates", (3,)), "standby-1": ("standby", None)}
     assert openings(network) == 0
     path.write_bytes(content)
     network.finish()
@@ -338,10 +343,12 @@ def test_an_opening_on_disk_that_is_not_the_learners_own_is_named_and_not_sent(
 def test_a_replaced_block_ends_an_impasse(start: Callable[[Plan], Network]) -> None:
     network = start(PLAN)
     contract = close_with(network, {3: "garbage"})
-    for _ in range(3):
+
+    def sees_it() -> bool:
         waiting = network.role("header").step()
-    assert waiting is not None
-    assert (waiting.reason, waiting.learners) == ("round_end", (3,))
+        return waiting is not None and (waiting.reason, waiting.learners) == ("round_end", (3,))
+
+    eventually(sees_it, PATIENCE)
     network.lose_blocks(1)
     assert not contract.state().closed
     network.clock.sleep(2 * impasse.SETTLE)
