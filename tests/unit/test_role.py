@@ -39,6 +39,7 @@ from tests.helpers.chain import OPEN
 from tests.helpers.clock import FakeClock
 from tests.helpers.logged import logged
 from tests.helpers.reporter import Reporter
+from tests.helpers.waiting import eventually
 
 PLAN = Plan.model_validate({"name": "test", "data": {"name": "digits"}})
 TIMING = Timing()
@@ -105,7 +106,12 @@ def test_a_step_that_did_something_is_followed_by_the_next_without_a_pause(site:
 def test_a_new_block_ends_a_wait(site: Site, waits: Waits) -> None:
     site = replace(site, timing=Timing(look_again=FOREVER))
     registered = site.chain.nonce()
-    threading.Timer(0.1, site.contract.register_learner, [1, ALICE.address, registered]).start()
+
+    def register() -> None:
+        eventually(lambda: bool(waits()), 120.0)
+        site.contract.register_learner(1, ALICE.address, registered)
+
+    threading.Thread(target=register, daemon=True).start()
 
     def step() -> Waiting | None:
         if site.contract.learners():
