@@ -230,8 +230,8 @@ def test_a_round_without_a_timeout_does_not_wait_for_learners_that_may_not_publi
 
 def test_header_and_standby_end_when_too_few_attest_the_last_weights_in_time(world: World) -> None:
     run = world.deploy(plan(learners=3, rounds=1, min_learners=2, round_timeout=1.0))
+    run.publish_locals(1, 2, 3)  # before anybody can close the round without some of them
     with run.header() as header, run.standby(1) as standby:
-        run.publish_locals(1, 2, 3)
         for role in (header, standby):
             event = role.wait_for(events.Waiting, reason="attestation", round=1)
             assert event.fields["learners"] == (1, 2, 3)
