@@ -106,7 +106,7 @@ def open_run(
     Parameters
     ----------
     folder
-        The run's folder; the other arguments then do not count.
+        The run's folder; of the other arguments those from the environment then do not count.
     rpc
         The URL of the Ethereum node; the default if None.
     store
@@ -117,13 +117,14 @@ def open_run(
     Raises
     ------
     ConfigError
-        Neither a folder nor a contract is given.
+        Neither a folder nor a contract is given, or both.
     """
     from fl_node.artifacts.address import connect
     from fl_node.chain.client import Chain
     from fl_node.lab import run_folder as run
 
     if folder is not None:
+        check_alone(folder, rpc=rpc, store=store, contract=contract)
         with run.reach(folder, print_note) as (reached, run_store):
             yield reached, with_progress(run_store)
         return
@@ -131,6 +132,27 @@ def open_run(
         raise ConfigError("no run given; give its folder, or --contract with --rpc and --store")
     files = connect(given_or(store, DEFAULT_STORE))
     yield Chain(given_or(rpc, DEFAULT_RPC)).contract(contract), with_progress(files)
+
+
+def check_alone(folder: Path, **given: str | None) -> None:
+    """Check that a run is named in no other way than by its folder.
+
+    Parameters
+    ----------
+    folder
+        The run's folder.
+    **given
+        The values of ``--rpc``, ``--store`` and ``--contract``. Those that the environment has set, as on a host, do
+        not count.
+
+    Raises
+    ------
+    ConfigError
+        It is named in two ways.
+    """
+    for name, value in given.items():
+        if value is not None and value != os.environ.get(f"FL_NODE_{name.upper()}"):
+            raise ConfigError(f"--{name} {value}: the folder {folder} names the run; give the folder or --{name}")
 
 
 def journals_at_hand(folder: Path | None, contract: Contract) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fl_node.cli.common import checked_address, given_or, import_web3, print_note, process
+from fl_node.cli.common import check_alone, checked_address, given_or, import_web3, print_note, process
 from fl_node.cli.options import (
     DEFAULT_RPC,
     DEFAULT_STORE,
@@ -86,6 +86,12 @@ def dashboard(
     with contextlib.ExitStack() as stack:
         folder, address = None, contract
         if run is not None:
+            check_alone(run, rpc=rpc, store=store, contract=contract)
+            if node or contract_file is not None:
+                option = "--node" if node else "--contract-file"
+                raise ConfigError(
+                    f"{option}: the folder {run} names the run and its nodes; give the folder or {option}"
+                )
             if (run / "nodes").is_dir() and not (run / runs.FILE).exists():
                 print_note(f"waiting for the lab to deploy {run.name}")
                 wait_until((run / runs.FILE).exists, DEPLOY_PATIENCE, 0.5)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fl_node.cli.common import (
+    check_alone,
     checked_address,
     console,
     errors,
@@ -160,6 +161,8 @@ def journal(
 
     if run is None and contract is None:
         raise ConfigError("no run given; give its folder, or --contract")
+    if run is not None:
+        check_alone(run, store=store, contract=contract)
     address = run_folder.load(run).contract if run else checked_address("--contract", str(contract))
     paths = run_folder.journals(run, address) if run else run_folder.journals_of_host(folder, address)
     kept = [content for path in paths if (content := journals.read(path)).entries]

@@ -258,6 +258,29 @@ def test_a_damaged_run_is_one_line(fl_node: FlNode) -> None:
     assert is_one_line(fl_node("audit", "."), 2, "run.json is damaged")
 
 
+@pytest.mark.parametrize("command", ["audit", "dashboard", "export", "report", "status", "contribution", "evaluate"])
+@pytest.mark.parametrize("option", ["--rpc", "--store", "--contract"])
+def test_a_run_is_named_in_one_way(
+    fl_node: FlNode, monkeypatch: pytest.MonkeyPatch, command: str, option: str
+) -> None:
+    nodes = {"header": Node(HEADER.address, "http://127.0.0.1:1", "files")}
+    Run("run", "embedded", "Qm", HEADER.address, 1, "0x", nodes).save(Path())
+    assert is_one_line(fl_node(command, ".", option, "other"), 2, f"{option} other: the folder . names the run")
+    # A host sets these for its role.
+    monkeypatch.setenv(f"FL_NODE_{option.removeprefix('--').upper()}", "other")
+    monkeypatch.setattr("fl_node.lab.run_folder.load", lambda _: pytest.fail("reached"))
+    monkeypatch.setattr("fl_node.lab.run_folder.reach", lambda *_: pytest.fail("reached"))
+    with pytest.raises(pytest.fail.Exception, match="reached"):
+        fl_node(command, ".")
+
+
+@pytest.mark.parametrize("arguments", [["--node", "a=http://127.0.0.1:1,files"], ["--contract-file", "x"]])
+def test_a_live_page_of_a_folder_takes_no_other_nodes(fl_node: FlNode, arguments: list[str]) -> None:
+    assert is_one_line(
+        fl_node("dashboard", "runs/demo", *arguments), 2, f"{arguments[0]}: the folder runs/demo names"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
