@@ -16,9 +16,10 @@ from fl_node.privacy.round_keys import RoundKeys
 from fl_node.privacy.secret import load_or_create
 from fl_node.protocol import impasse
 from fl_node.protocol.masked import keys_of, masked_file, open_shares
+from fl_node.protocol.names import learners_label
 from fl_node.protocol.openings import Opening, parse
 from fl_node.protocol.reader import Reader
-from fl_node.roles.impasse import End, find_open
+from fl_node.roles.impasse import SETTLE, End, find_open
 from fl_node.roles.loop import Site, Waiting
 from fl_node.runtime import files
 from fl_node.runtime.logs import emit
@@ -61,6 +62,8 @@ class Masking:
         self._end = End(site)
         self._opening: Path | None = None  # the last opening that was made here
         self._opened = ""  # its CID
+        self._closed: tuple[int, Mapping[int, str]] = (-1, {})  # the last closed round and its members' files
+        self._closed_since = 0.0
 
     def announce(self, view: View, node_id: int, round_: int) -> Waiting | None:
         """Announce this learner's key for a round; None if this is done.
@@ -216,6 +219,8 @@ class Masking:
         if contract.opening_at(round_, node_id, view.block) is not None:
             return None
         path = opening_path(self._site.folder, round_, parent.cid)
+        if not path.exists() and (waiting := self._settle(view, round_, published)) is not None:
+            return waiting
         if self._opening != path or not path.exists() or cid.of_file(path) != self._opened:
             for name in published.values():
                 lend(name, self._reader.path(name))
@@ -246,6 +251,25 @@ class Masking:
             )
         )
         return None
+
+    def _settle(self, view: View, round_: int, published: Mapping[int, str]) -> Waiting | None:
+        """Return the wait until the members of a closed round are certain; None if they are.
+
+        After its timeout a round closes with any learners that are enough. Sealers may replace the block that closed
+        it by another one, with other members, and a learner opens a round for one set of members only.
+        """
+        record, timeout = view.record, self._plan.round_timeout
+        if not timeout or record.closed_at < record.opened_at + timeout:
+            return None  # it needed all learners
+        now = self._site.timing.clock.monotonic()
+        if self._closed != (round_, published):
+            self._closed, self._closed_since = (round_, dict(published)), now
+        if now - self._closed_since >= SETTLE:
+            return None
+        who = learners_label(sorted(published))
+        return Waiting(
+            "round_end", f"round {round_} to stay closed with {who}", round=round_, until=self._closed_since + SETTLE
+        )
 
     def finish(self, round_: int) -> None:
         """Erase the secrets of all rounds before this one, which started from verified weights."""

@@ -118,6 +118,25 @@ def test_a_learner_lost_before_it_opens_does_not_stop_the_round(start: Callable[
     assert (0, "learner 4") in [(note.round, note.about) for note in result.notes if note.code == NOT_OPENED]
 
 
+def test_a_block_that_is_replaced_may_change_the_members_of_a_round(start: Callable[[Plan], Network]) -> None:
+    network = start(FOUR)
+    contract = network.as_node("header")
+    others = network.nodes[:-1]
+    until(network, network.nodes, lambda: contract.state().global_cid is not None)
+    # The round closes with three learners, and they do all they can before the next block.
+    until(network, others, lambda: contract.state().closed)
+    for node in others * 5:
+        network.step(node)
+    assert contract.openings_and_next_keys(0, [1, 2, 3])[0] == {}
+    # Another sealer's block has the fourth learner's file in its place.
+    network.lose_blocks(1)
+    assert not contract.state().closed
+    until(network, ("learner-4",), lambda: contract.local_weights(0, [4]) != {})
+    until(network, network.nodes, lambda: contract.state().round == 1)
+    file = model_file.read(network.folder / "store" / str(contract.global_weight_at(1)))
+    assert [entry.node_id for entry in file.global_meta.inputs] == [1, 2, 3, 4]
+
+
 def test_below_the_threshold_the_round_waits_and_says_for_whom(start: Callable[[Plan], Network]) -> None:
     network = start(PLAN)
     contract = network.as_node("header")
