@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import json
@@ -18,6 +19,7 @@ os.environ["HYPOTHESIS_NO_PLUGINS"] = "1"
 
 from hypothesis import HealthCheck, settings
 
+from tests.helpers.checkout import ROOT, build_site
 from tests.helpers.warm import fl_node
 
 # No test fails because the machine is busy.
@@ -67,20 +69,39 @@ def tiny_plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def shared(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """Give one worker at a time a path that all workers of a session share; the first creates what belongs there."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with (folder / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder / name
+
+
 @pytest.fixture(scope="session")
 def lab_run(tiny_plan: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The tiny plan, carried out by `fl-node lab` in the embedded backend: its folder, and what it printed.
 
-    All workers of one session share it: the first that needs it makes it while the others wait. Tests only read it.
+    Tests only read it.
     """
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    runs, printed = folder / "shared-runs", folder / "shared-run.json"
-    with (folder / "shared-run.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with shared(tmp_path_factory, "shared-run.json") as printed:
+        runs = printed.with_name("shared-runs")
         if not printed.exists():
             done = fl_node("lab", tiny_plan, "--runs", runs, "--json")
             assert done.returncode == 0, done.stderr
             printed.write_text(done.stdout)
     return runs / "tiny", json.loads(printed.read_text())
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation's site, as `make docs` builds it. Tests only read it."""
+    with shared(tmp_path_factory, "shared-site") as target:
+        if not target.exists():
+            built = target.with_name("shared-site.partial")
+            done = build_site(ROOT, built)
+            assert done.returncode == 0, done.stderr
+            built.rename(target)
+    return target

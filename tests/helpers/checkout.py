@@ -1,4 +1,4 @@
-"""The checkout: its root, its pages, its Python files outside the package, and a copy of it."""
+"""The checkout: its root, its pages and their site, its Python files outside the package, and a copy of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ def load(path: str) -> Any:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
+
+
+def build_site(root: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    """Build the documentation's site of a checkout, as `make docs` does."""
+    return subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(target)],
+        cwd=root,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def copy(target: Path) -> None:

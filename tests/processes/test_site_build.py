@@ -4,39 +4,15 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
 import typer.main
 
 from fl_node.cli.app import app
 from fl_node.plan.json_schema import plan_schema
-from tests.helpers.checkout import PAGES, ROOT, copy
-
-
-def build(root: Path, target: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(target)],
-        cwd=root,
-        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, as `make docs` builds it."""
-    target = tmp_path_factory.mktemp("site")
-    done = build(ROOT, target)
-    assert done.returncode == 0, done.stderr
-    return target
+from tests.helpers.checkout import PAGES, ROOT, build_site, copy
 
 
 def words(page: Path) -> str:
@@ -97,7 +73,7 @@ def test_links_to_what_is_missing_and_pages_that_nobody_can_reach_fail_the_build
     with (root / "docs" / "testbed.md").open("a") as page:
         page.write("".join(f"\n[a link]({link})\n" for link in links))
     shutil.copy(root / "docs" / "modes.md", root / "docs" / "unreachable.md")
-    done = build(root, tmp_path / "site")
+    done = build_site(root, tmp_path / "site")
     assert done.returncode != 0
     for complaint in filter(None, [*links.values(), "docs/unreachable.md"]):
         assert complaint in done.stderr
