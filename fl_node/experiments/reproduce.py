@@ -75,8 +75,10 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
     DataError
         The data set is not available.
     ConfigError
-        The plan has other learners, or more rounds or epochs, than the paper.
+        The plan has a custom module, other learners, or more rounds or epochs than the paper.
     """
+    if plan.custom is not None:
+        raise ConfigError(f"plan {plan.name} has its own data and model; the paper's are MNIST and its CNN")
     if plan.learners != 2 or plan.rounds > 5 or plan.rounds * plan.training.epochs > 25:
         raise ConfigError(
             f"plan {plan.name} is not comparable with the paper; should have 2 learners, 5 rounds, 25 epochs in total"

@@ -399,6 +399,7 @@ def test_the_environment_may_name_chain_store_and_contract(
         (["lab", PAPER, "--nodes", "2", "--scenario", "garbage"], "--nodes can't be combined with --scenario"),
         (["export", "--output", "model.h5"], "--output model.h5: should end in .keras"),
         (["reproduce", PAPER, "--seeds", "1,x"], "--seeds 1,x: should be whole numbers"),
+        (["reproduce", ROOT / "examples" / "tabular" / "plan.toml"], "plan tabular has its own data and model"),
         (["reproduce", PAPER, "--seeds", ""], "--seeds : should be whole numbers"),
         (["reproduce", PAPER, "--seeds", "²"], "--seeds ²: should be whole numbers"),
         (["deploy", PAPER, "--learner", "1"], "--learner 1: should be nodeId=address"),
