@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from fl_node.runtime.settings import Settings
 from fl_node.runtime.tensors import BLOCK, Sliceable, Tensor, Tensors, Wide, Window, blocks_of, shape_of
+from fl_node.wording import counted
 
 Combine = Callable[[str, Sequence[Tensors], Tensors], Tensor]
 """Computes a global tensor by name from the tensors of the inputs and of the last global file.
@@ -149,8 +150,8 @@ class Robust(Rule):
         if self.least() > files:
             yield (
                 "num_malicious",
-                f"{self.rule} needs {self.least()} local files per round to tolerate {self.num_malicious} "
-                f"malicious learners, but a round may close with {files}",
+                f"{self.rule} needs {self.least()} local files per round to tolerate "
+                f"{counted(self.num_malicious, 'malicious learner')}, but a round may close with {files}",
             )
 
     def for_fewer(self, files: int) -> Self:

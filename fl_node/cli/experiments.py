@@ -201,7 +201,7 @@ def sweep(
     remote = _remote(scheduler, tls, backend, jobs)
 
     def note_nobody() -> None:
-        for share in shares:
+        for share in shares if _names(attacks) else ():
             if share and not work.attackers(loaded, share):
                 print_note(f"note: --attackers {share:g} of {counted(loaded.learners, 'learner')} is nobody")
 
