@@ -1,6 +1,7 @@
 #!/bin/bash
-# Prints the state of the host's services in one line; fails if its firewall is not complete. Arguments: the role's units, of
-# which there are several on a host with several learners. Then it counts them by state, and names those that are not active.
+# Prints the state of the host's services in one line, and another one for each role that failed, with its reason; fails if the
+# firewall is not complete. Arguments: the role's units, of which there are several on a host with several learners. Then it counts
+# those that are active, and names the others.
 for unit in geth ipfs; do
 	state=$(systemctl is-active "$unit")
 	line+="$unit $state, "
@@ -23,4 +24,13 @@ peers=$(timeout --foreground 10 runuser --user=ipfs -- env IPFS_PATH=/var/lib/ip
 firewall=$(/usr/local/lib/fl-testbed/fl-firewall check)
 status=$?
 echo "${line}firewall ${firewall:-not installed}, ${geth:-Geth does not answer}, $peers IPFS peers"
+for unit in "$@"; do
+	if systemctl is-failed --quiet "$unit"; then
+		code=$(systemctl show --property=ExecMainStatus --value "$unit")
+		since=$(systemctl show --property=InvocationID --value "$unit")
+		reason=$(journalctl --quiet --output=cat "_SYSTEMD_INVOCATION_ID=$since" |
+			/usr/local/bin/fl-node logs - --event role_failed | tail -n 1)
+		echo "    ${unit%.service} failed with exit code $code${reason:+: $reason}"
+	fi
+done
 exit $status
