@@ -35,9 +35,7 @@ def restored(provisioned: Testbed) -> Iterator[None]:
         host = provisioned.host(name)
         assert "fl_scenario" not in host.check_output("nft list tables")
         assert "fl-scenario" not in host.check_output("cat /proc/mounts")
-        assert "fl-scenario-undo" not in host.check_output(
-            "systemctl list-units --all --plain --no-legend 'fl-scenario*'"
-        )
+        assert "fl-scenario" not in host.check_output("systemctl list-units --all --plain --no-legend 'fl-scenario*'")
         for unit in ("geth", "ipfs"):
             assert host.service(unit).is_running
         role = "fl-header" if name == "header" else "fl-learner"
