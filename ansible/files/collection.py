@@ -39,7 +39,7 @@ license: [Apache-2.0]
 tags: [infrastructure, ethereum, ipfs]
 dependencies: {{}}
 """
-RUNTIME = 'requires_ansible: ">=2.16"\n'
+RUNTIME = 'requires_ansible: ">=2.19.0,<2.22.0"\n'
 TEXTS = {
     "run make controller, then .venv/bin/ansible-playbook": "docs/collection.md lists them",
     "make bundle": f"ansible-playbook {FULL_NAME}.bundle",

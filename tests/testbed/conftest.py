@@ -140,9 +140,9 @@ LABEL = "fl-testbed.folder"
 """Of each container: whose host it is (vagrant/testbed.rb)."""
 
 
-def remove_leftovers() -> None:
+def remove_leftovers(address: str = NETWORK) -> None:
     """Remove the hosts of a test run that was killed: the engine starts them again, and they hold the addresses."""
-    for network in docker("network", "ls", "--quiet", "--filter", f"name={NETWORK}").split():
+    for network in docker("network", "ls", "--quiet", "--filter", f"name={address}").split():
         for container in docker("ps", "--all", "--quiet", "--filter", f"network={network}").split():
             folder = docker("inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', container).strip()
             if folder and Path(folder, KEPT).exists():

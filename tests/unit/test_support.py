@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
+import yaml
 
 from fl_node.nodes.binaries import GETH, KUBO, toolchain
+from tests.helpers import newest_ansible
 from tests.helpers.checkout import ROOT
 
 PAGE = (ROOT / "docs" / "support.md").read_text()
@@ -72,3 +75,42 @@ def test_the_page_names_each_fix_and_the_versions_that_have_it() -> None:
 def test_every_pinned_component_has_all_columns() -> None:
     assert set(ROWS) >= {*PACKAGES, "Geth", "Kubo", "solc", "Node.js", "Python"}
     assert all(value for value in ROWS.values())
+
+
+RELEASES: dict[str, Any] = yaml.safe_load((ROOT / "ansible" / "files" / "releases.yml").read_text())
+TESTED = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in PAGE.partition("## What was tested with what")[2].splitlines()
+    if line.count("|") == 5 and "tests/" in line
+]
+"""Hosts, ansible-core, what was run, and the test."""
+
+
+def test_each_row_of_what_was_tested_names_a_test_that_is_run_when_it_says() -> None:
+    assert TESTED
+    for *_, test in TESTED:
+        path, when = test.split(", in ")
+        test_file = ROOT / path.strip("`")
+        assert test_file.exists()
+        nightly = test_file.is_file() and "pytestmark = pytest.mark.nightly" in test_file.read_text()
+        assert when == ("`make nightly`" if nightly else "each CI run")
+
+
+def test_the_page_has_the_releases_that_the_tests_bring_up() -> None:
+    source = (ROOT / "tests" / "testbed" / "test_7_releases.py").read_text()
+    codenames = re.findall(r'"([a-z]+)"', re.findall(r"^RELEASES = \{(.*)\}$", source, re.MULTILINE)[0])
+    used = {version for version, release in RELEASES["debian"].items() if release["codename"] in codenames}
+    assert len(used) == 3
+    (hosts,) = {hosts for hosts, *_, test in TESTED if "test_7_releases" in test and "Debian" in hosts}
+    assert set(re.findall(r"\d+", hosts)) == used
+
+
+def test_the_page_has_the_range_of_ansible_that_is_locked_shipped_and_tested() -> None:
+    oldest, newest = newest_ansible.series()
+    assert locked("ansible-core").startswith(f"{oldest}.")
+    assert f"ansible-core {oldest} to {newest}." in PAGE
+    assert {version for _, version, *_ in TESTED} == {oldest, newest}
+    end = f"2.{int(newest.split('.')[1]) + 1}"
+    assert f'requires_ansible: ">={oldest}.0,<{end}.0"' in (ROOT / "ansible" / "files" / "collection.py").read_text()
+    for page in ("support", "collection"):
+        assert f"'ansible-core<{end}'" in (ROOT / "docs" / f"{page}.md").read_text()
