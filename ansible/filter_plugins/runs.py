@@ -66,7 +66,7 @@ NEEDS: dict[str, tuple[Callable[[Plan], bool], str]] = {
         ),
         "at least four learners, and a plan with masks that allows for the loss of one, such as "
         "-e fl_plan=plans/private.toml -e "
-        '\'{"fl_settings": ["min_learners=3", "round_timeout=60", "privacy.threshold=3"]}\'',
+        '\'{"fl_settings": ["min_learners=3", "round_timeout=120", "privacy.threshold=3"]}\'',
     ),
 }
 """What a scenario's file may name as C(needs): whether a plan has it, and what would be right."""

@@ -55,6 +55,7 @@ OUTDATED = frozenset(
         "AlreadyVoted",
         "KeysAreMissing",
         "MasksAreClosed",
+        "NotMember",
         "OtherWeights",
         "RoundIsClosed",
         "RoundIsOpen",

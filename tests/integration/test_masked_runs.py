@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from fl_node.artifacts import model_file
+from fl_node.artifacts import cid, model_file
 from fl_node.audit.auditor import audit
 from fl_node.audit.result import Audit
 from fl_node.chain.contract import KEY_ANNOUNCED, LOCAL_WEIGHT_SET, MASKS_OPENED
@@ -135,6 +135,16 @@ def test_a_block_that_is_replaced_may_change_the_members_of_a_round(start: Calla
     until(network, network.nodes, lambda: contract.state().round == 1)
     file = model_file.read(network.folder / "store" / str(contract.global_weight_at(1)))
     assert [entry.node_id for entry in file.global_meta.inputs] == [1, 2, 3, 4]
+
+
+def test_a_learner_that_is_no_member_any_more_reads_the_state_again(start: Callable[[Plan], Network]) -> None:
+    network = start(FOUR)
+    contract = network.as_node("learner-4")
+    until(network, network.nodes, lambda: contract.state().global_cid is not None)
+    until(network, network.nodes[:-1], lambda: contract.state().closed)
+    # As after a block with its file was replaced, when it has read that block, and sends its opening.
+    assert contract.open_masks(0, cid.of_bytes(b"shares"), contract.chain.nonce()) is None
+    until(network, network.nodes, lambda: contract.state().round == 1)
 
 
 def test_below_the_threshold_the_round_waits_and_says_for_whom(start: Callable[[Plan], Network]) -> None:
