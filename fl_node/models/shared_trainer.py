@@ -125,6 +125,7 @@ class TrainerServer:
         while True:
             request = self._requests.get()
             if self._trainer is not None and self._trainer.plan != request.plan:
+                self.close()  # whoever asks again must not ask here, where nobody answers any more
                 request.answers.put(("again", None))
                 return
             if not request.is_lost:
