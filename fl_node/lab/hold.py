@@ -11,7 +11,6 @@ the latest. A run of another contract ends it before.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -58,7 +57,7 @@ def main() -> None:
     of = [f"_SYSTEMD_UNIT={unit}" for unit in units.split(",")]
     command = ["journalctl", "--quiet", "--all", "--follow", "--no-tail", f"--after-cursor={cursor}", "--output=json"]
     with subprocess.Popen([*command, *of], stdout=subprocess.PIPE, text=True, errors="replace") as journal:
-        role = role_of(journal.stdout or (), contract, json.loads(wanted))
+        role = role_of(journal.stdout or (), contract, strict_json.loads(wanted))
         if role is not None:
             os.kill(role, signal.SIGSTOP)
         journal.terminate()
