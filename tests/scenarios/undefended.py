@@ -26,7 +26,7 @@ from fl_node.lab import faults, header_faults, lab
 from fl_node.nodes.backends import EmbeddedBackend, ProcessBackend
 from fl_node.privacy import dealing
 from fl_node.protocol.names import learner_name
-from fl_node.roles import journal, learner, synchronous
+from fl_node.roles import journal, local_training, synchronous
 
 GIVES_UP = "gave up after"
 PATIENCE = 20.0
@@ -52,35 +52,42 @@ class Without:
     """On the hosts: variables of the playbook."""
 
 
+def _replace(owner: Any, name: str, value: object) -> None:
+    """Give a module or class another value for a name that it has; one that it lacks would take nothing away."""
+    getattr(owner, name)
+    setattr(owner, name, value)
+
+
 def _never_again() -> None:
-    lab.RESTARTS = 0
+    _replace(lab, "RESTARTS", 0)
 
 
 def _daemons_stay_down() -> None:
-    EmbeddedBackend.check = ProcessBackend.check = lambda _self: None  # type: ignore[method-assign]
+    for backend in (EmbeddedBackend, ProcessBackend):
+        _replace(backend, "check", lambda _self: None)
 
 
 def _unseeded() -> None:
-    learner.derive = lambda *_: secrets.randbits(63)  # type: ignore[attr-defined]
+    _replace(local_training, "derive", lambda *_: secrets.randbits(63))
 
 
 def _trusting() -> None:
-    model_file.check_local = lambda *_, **__: None  # type: ignore[assignment]
+    _replace(model_file, "check_local", lambda *_, **__: None)
 
 
 def _unlimited() -> None:
-    model_file.size_of = lambda _shapes: 2**40
+    _replace(model_file, "size_of", lambda _shapes: 2**40)
 
 
 def _any_number() -> None:
-    model_file.np = SimpleNamespace(**{**vars(np), "isfinite": lambda array: np.ones_like(array, bool)})  # type: ignore
+    _replace(model_file, "np", SimpleNamespace(**{**vars(np), "isfinite": lambda array: np.ones_like(array, bool)}))
 
 
 def _unprepared() -> None:
     def refuse(*_: object) -> None:
         raise ConfigError("a file that is no model file")
 
-    synchronous.Synchronous._reject = refuse  # type: ignore[assignment]
+    _replace(synchronous.Synchronous, "_reject", refuse)
 
 
 def _no_standby() -> None:
@@ -89,30 +96,30 @@ def _no_standby() -> None:
 
 
 def _majority_rejects() -> None:
-    header_faults.SLANDERERS = tuple(map(learner_name, (2, 3)))
+    _replace(header_faults, "SLANDERERS", tuple(map(learner_name, (2, 3))))
 
 
 def _unhashed() -> None:
-    dealing.share_hash = lambda *_: bytes(dealing.HASH_BYTES)  # type: ignore[assignment]
+    _replace(dealing, "share_hash", lambda *_: bytes(dealing.HASH_BYTES))
 
 
 def _no_clock() -> None:
-    journal.CLOCK_TOLERANCE = math.inf  # type: ignore[attr-defined]
+    _replace(journal, "CLOCK_TOLERANCE", math.inf)
 
 
 def _away_too_long() -> None:
-    faults.AWAY = 2 * PATIENCE
+    _replace(faults, "AWAY", 2 * PATIENCE)
 
 
 def _open_swarm() -> None:
-    faults.strangers_key = lambda laboratory: (laboratory.folder / "nodes" / "swarm.key").read_text()
+    _replace(faults, "strangers_key", lambda laboratory: (laboratory.folder / "nodes" / "swarm.key").read_text())
 
 
 def _shared_key() -> None:
     known, load = lab.Lab.as_node, faults.load_key
-    lab.Lab.as_node = lambda self, _node: known(self, "header")  # type: ignore[method-assign]
-    faults.create_key = lambda _path: ""
-    faults.load_key = lambda path: load(path.parent / "header" / "role.key")
+    _replace(lab.Lab, "as_node", lambda self, _node: known(self, "header"))
+    _replace(faults, "create_key", lambda _path: "")
+    _replace(faults, "load_key", lambda path: load(path.parent / "header" / "role.key"))
 
 
 WITHOUT = {
