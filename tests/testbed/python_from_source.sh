@@ -15,7 +15,7 @@ apt-get update -q=2
 DEBIAN_FRONTEND=noninteractive apt-get install -q=2 --yes --no-install-recommends gcc libc6-dev make xz-utils \
 	libbz2-dev libffi-dev liblzma-dev libsqlite3-dev libssl-dev zlib1g-dev
 mkdir /build
-tar -C /build --strip-components=1 -xf /work/python3.11_*.orig.tar.*
+tar -C /build --strip-components=1 -xf /build-files/python3.11_*.orig.tar.*
 cd /build
 # Quickly built: the hosts spend their time in TensorFlow.
 ./configure --prefix=/python --with-ensurepip=install
@@ -23,9 +23,9 @@ make --jobs=4 OPT='-DNDEBUG -fwrapv -O1 -w'
 make install
 rm -rf /python/lib/python3.11/test
 /python/bin/python3 -c 'import bz2, ctypes, lzma, sqlite3, ssl, zlib'
-tar -C /python -cf /work/python.tar .
+tar -C /python -cf /build-files/python.tar .
 BUILD
-docker run --rm --volume "$work:/work" "$1" bash -euo pipefail /work/build >log 2>&1 || {
+docker run --rm --volume "$work:/build-files" "$1" bash -euo pipefail /build-files/build >log 2>&1 || {
 	tail -n 20 log >&2
 	exit 1
 }
