@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,27 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import checkout
+from tests.helpers.playbooks import play
 from tests.helpers.wrong_inventories import GOOD, WRONG, Wrong
 
 ROOT = checkout.ROOT
 BIN = Path(sys.executable).parent
 OFTEN = {"no ansible_host", "no group testbed", "a tab"}
 """Mistakes that are tried each time."""
-
-
-def play(playbook: str, *arguments: str | Path, cwd: Path = ROOT, root: Path = ROOT) -> tuple[int, str]:
-    """Run a playbook; return its exit code and, in one line, what it said failed."""
-    ended = subprocess.run(
-        [BIN / "ansible-playbook", root / "ansible" / f"{playbook}.yml", *arguments],
-        cwd=cwd,
-        env={name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-        | {"NO_COLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return ended.returncode, " ".join((ended.stdout + ended.stderr).split())
 
 
 def failed(said: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from tests.helpers import newest_ansible
 from tests.helpers.checkout import ROOT
+from tests.helpers.playbooks import play
 from tests.helpers.wrong_inventories import GOOD, WRONG
 
 pytestmark = pytest.mark.nightly
@@ -27,21 +27,6 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(str(error))
 
 
-def play(programs: Path, playbook: str, *arguments: str | Path) -> tuple[int, str]:
-    """Run a playbook; return its exit code and, in one line, what it said."""
-    ended = subprocess.run(
-        [programs / "ansible-playbook", ROOT / "ansible" / f"{playbook}.yml", *arguments],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-        | {"NO_COLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return ended.returncode, " ".join((ended.stdout + ended.stderr).split())
-
-
 def test_it_is_the_newest_series_of_the_range(programs: Path) -> None:
     said = subprocess.run([programs / "ansible", "--version"], capture_output=True, text=True, check=True).stdout
     assert said.startswith(f"ansible [core {newest_ansible.series()[1]}.")
@@ -49,7 +34,7 @@ def test_it_is_the_newest_series_of_the_range(programs: Path) -> None:
 
 @pytest.mark.parametrize("playbook", sorted(path.stem for path in (ROOT / "ansible").glob("*.yml")))
 def test_it_reads_a_playbook_without_a_complaint(programs: Path, playbook: str) -> None:
-    code, said = play(programs, playbook, "--syntax-check")
+    code, said = play(playbook, "--syntax-check", programs=programs)
     assert code == 0, said
     assert "DEPRECATION" not in said
     assert "cannot load" not in said
@@ -60,7 +45,7 @@ def test_a_wrong_inventory_is_one_clear_line(programs: Path, wrong: str, tmp_pat
     case = WRONG[wrong]
     path = tmp_path / case.name
     path.write_bytes(case.file())
-    code, said = play(programs, "report", "-i", path)
+    code, said = play("report", "-i", path, programs=programs)
     assert code != 0
     assert all(words in said for words in case.says), said
 
@@ -68,6 +53,6 @@ def test_a_wrong_inventory_is_one_clear_line(programs: Path, wrong: str, tmp_pat
 def test_a_host_whose_port_is_wrong_is_named(programs: Path, tmp_path: Path) -> None:
     path = tmp_path / "lab.yml"
     path.write_text(GOOD.replace("ansible_host: ", "ansible_port: 1, ansible_host: 127.0.0.1, testbed_address: "))
-    code, said = play(programs, "site", "-i", path, "-e", "testbed_connect_timeout=1")
+    code, said = play("site", "-i", path, "-e", "testbed_connect_timeout=1", programs=programs)
     assert code != 0
     assert "learner-1 (127.0.0.1) answers, but nothing listens on port 1" in said, said

@@ -256,6 +256,15 @@ MASKED = Plan.model_validate(
 )
 
 
+ALL_PUBLISHED = [
+    ("GlobalWeightSet", 0, None, "global 0"),
+    ("LocalWeightSet", 0, 1, "local 1"),
+    ("LocalWeightSet", 0, 2, "local 2"),
+    ("LocalWeightSet", 0, 3, "other"),
+]
+CLOSED = [*ALL_PUBLISHED, ("RoundClosed", 0, None, "other")]
+
+
 def test_with_masks_those_who_have_to_announce_a_key_or_to_open_a_round_are_named() -> None:
     past = publish([("KeyAnnounced", 0, 1, "other")])
     waits = state.waits(past, MASKED)
@@ -263,14 +272,7 @@ def test_with_masks_those_who_have_to_announce_a_key_or_to_open_a_round_are_name
     assert waits["header"] == "waits for learners 2, 3 to announce a key"
     assert waits["learner-2"] == "should announce a key for its masks"
     assert waits["learner-1"] != waits["learner-2"]
-    closed = [
-        ("GlobalWeightSet", 0, None, "global 0"),
-        ("LocalWeightSet", 0, 1, "local 1"),
-        ("LocalWeightSet", 0, 2, "local 2"),
-        ("LocalWeightSet", 0, 3, "other"),
-        ("RoundClosed", 0, None, "other"),
-        ("MasksOpened", 0, 1, "other"),
-    ]
+    closed = [*CLOSED, ("MasksOpened", 0, 1, "other")]
     past = publish(closed)
     waits = state.waits(past, MASKED)
     assert awaited(MASKED, past) == (2, 3)
@@ -282,15 +284,7 @@ def test_with_masks_those_who_have_to_announce_a_key_or_to_open_a_round_are_name
 
 
 def test_a_closed_round_with_masks_waits_for_the_file_that_is_missing_and_for_nobody_else() -> None:
-    past = publish(
-        [
-            ("GlobalWeightSet", 0, None, "global 0"),
-            ("LocalWeightSet", 0, 1, "local 1"),
-            ("LocalWeightSet", 0, 2, "local 2"),
-            ("LocalWeightSet", 0, 3, "other"),
-            ("RoundClosed", 0, None, "other"),
-        ]
-    )
+    past = publish(CLOSED)
     assert awaited(MASKED, past) == (1, 2, 3)
     assert awaited(MASKED, past, {2}) == (2,)
     coming = {FILES["local 2"]: FileFacts("coming")}
@@ -301,25 +295,10 @@ def test_a_closed_round_with_masks_waits_for_the_file_that_is_missing_and_for_no
 
 
 def test_a_round_with_masks_that_can_never_end_is_told_with_the_reason() -> None:
-    past = publish(
-        [
-            ("GlobalWeightSet", 0, None, "global 0"),
-            ("LocalWeightSet", 0, 1, "local 1"),
-            ("LocalWeightSet", 0, 2, "local 2"),
-            ("LocalWeightSet", 0, 3, "other"),
-        ]
-    )
+    past = publish(ALL_PUBLISHED)
     bad = {FILES["other"]: FileFacts("bad", problem="no model")}
     assert state.stuck(past, MASKED, bad) == ""
-    past = publish(
-        [
-            ("GlobalWeightSet", 0, None, "global 0"),
-            ("LocalWeightSet", 0, 1, "local 1"),
-            ("LocalWeightSet", 0, 2, "local 2"),
-            ("LocalWeightSet", 0, 3, "other"),
-            ("RoundClosed", 0, None, "other"),
-        ]
-    )
+    past = publish(CLOSED)
     assert "no model" in state.stuck(past, MASKED, bad)
     assert state.stuck(past, MASKED, {}) == state.stuck(past, PLAN, bad) == ""
 
