@@ -203,7 +203,7 @@ def sweep(
     def note_nobody() -> None:
         for share in shares if _names(attacks) else ():
             if share and not work.attackers(loaded, share):
-                print_note(f"note: --attackers {share:g} of {counted(loaded.learners, 'learner')} is nobody")
+                print_note(f"note: --attackers {share:g} of {counted(loaded.learners, 'learner')} means no attacker")
 
     if only_list:
         runs = [{"cell": cell.name, "run": str(cell)} for cell in todo]

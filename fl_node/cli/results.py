@@ -311,7 +311,7 @@ def audit(
             if signed is not None:
                 console.print(f"signed result: {signed}")
             if before is not None:
-                console.print(f"signed before, nothing is added: {before.name}")
+                console.print(f"already signed: {before.name}")
     if not result.passed:
         raise typer.Exit(1)
     if unsigned is not None:

@@ -739,7 +739,7 @@ def test_the_runs_of_a_sweep_are_listed_and_nothing_is_run(fl_node: FlNode, tmp_
 def test_a_share_that_is_nobody_is_noted(fl_node: FlNode) -> None:
     ended = fl_node(*SWEEP, "--attackers", "0,0.2", "--list")
     assert (ended.code, len(ended.out.splitlines())) == (0, 2)
-    assert ended.err == "note: --attackers 0.2 of 2 learners is nobody\n"
+    assert ended.err == "note: --attackers 0.2 of 2 learners means no attacker\n"
     assert fl_node("sweep", PAPER, "--rules", "fedavg", "--attacks", "", "--list").err == ""
 
 

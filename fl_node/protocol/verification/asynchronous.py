@@ -263,7 +263,7 @@ class AsynchronousChecker:
         case, wanted, count = self._case, self._case.plan.asynchronous_rule.updates, len(meta.inputs)
         if count == wanted or (0 < count < wanted and case.is_late(closed, entry)):
             return
-        missing = {(input_.node_id, input_.cid) for input_ in meta.refused if input_.reason == MISSING}
+        missing = {(rejection.node_id, rejection.cid) for rejection in meta.refused if rejection.reason == MISSING}
         good = {input_.node_id for input_ in meta.inputs}
         parent, before, after = str(closed.started.cid), self._accepted or {}, dict(meta.taken or ())
         if count > wanted or not self._are_all_done(parent, before, after, good, missing):
@@ -277,7 +277,7 @@ class AsynchronousChecker:
         That is where its learner's last update started that counted, and the learners of all updates that counted.
         """
         inputs = {(input_.node_id, input_.cid): input_.started or 0 for input_ in meta.inputs}
-        named = {*inputs, *((input_.node_id, input_.cid) for input_ in meta.refused)}
+        named = {*inputs, *((rejection.node_id, rejection.cid) for rejection in meta.refused)}
         last, lasts = dict(self._started), dict[tuple[int, str], tuple[int | None, list[int]]]()
         counted = list(self._counted)
         for publication in self._case.publications:
