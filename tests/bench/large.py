@@ -191,7 +191,7 @@ def _run(network: Nodes, model: str, verification: str) -> _Round:
     names = [HEADER, *(learner_name(node_id) for node_id in range(1, LEARNERS + 1))]
     contract = network.deploy(model, 1, verification)
     with _Disk(network.folder) as disk:
-        children = [network.role(name, contract, model) for name in names]
+        children = [network.role(name, contract, model, memory=True) for name in names]
         wait_for(children, PATIENCE + FILES[verification] * megabytes(model) / SLOWEST)
     if contract.round() != 1:
         raise ProcessError("the round did not end")

@@ -74,7 +74,14 @@ class Nodes:
         return deploy(self.chain(HEADER), store, folder, settings, ids, trainer(model))
 
     def role(
-        self, name: str, contract: Contract, model: str, profiles: Path | None = None, *, spans: bool = True
+        self,
+        name: str,
+        contract: Contract,
+        model: str,
+        profiles: Path | None = None,
+        *,
+        spans: bool = True,
+        memory: bool = False,
     ) -> Child:
         """Start the role of a node in a process of its own; without spans it has a journal, as on hosts."""
         python = [sys.executable]
@@ -91,6 +98,7 @@ class Nodes:
             *("--key", str(self.key(name))),
             *("--folder", str(self._work(name))),
             *(("--spans", str(self._work(name) / "spans.json")) if spans else ()),
+            *(("--memory",) if memory else ()),
         ]
         return Child(name, command, self.folder / "logs" / f"{name}.log")
 

@@ -86,6 +86,7 @@ def main(
     key: Annotated[Path, typer.Option()],
     folder: Annotated[Path, typer.Option()],
     spans: Annotated[Path | None, typer.Option()] = None,
+    memory: Annotated[bool, typer.Option(help="Look at this process's memory ten times a second.")] = False,
 ) -> None:
     """Run a role until the run has ended or a signal ends it; without spans it has a journal instead."""
     signal.signal(signal.SIGTERM, _stop)
@@ -125,13 +126,12 @@ def main(
         (trainer, "train", "stub training"),
     ):
         clock.watch(owner, name, kind)
-    watch = Watch()
+    watch = Watch() if memory else None
     try:
         _play(role, site, trainer)
     finally:
-        spans.write_text(
-            json.dumps({"spans": clock.spans, "cpu": clock.cpu, "peak": peak(), "memory": watch.record()})
-        )
+        seen = watch.record() if watch is not None else {}
+        spans.write_text(json.dumps({"spans": clock.spans, "cpu": clock.cpu, "peak": peak(), "memory": seen}))
 
 
 def _play(role: str, site: Site, trainer: StubTrainer) -> None:

@@ -106,7 +106,7 @@ def plan(
     if retention is not None:
         settings["retention"] = {"rounds": retention}
     if verification == "committee":
-        settings["committee"] = COMMITTEE
+        settings["committee"] = min(COMMITTEE, learners)
     return Plan.model_validate({"name": f"bench-{model}", "data": DataPlan(name="mnist"), **settings})
 
 
