@@ -267,6 +267,7 @@ class Learner:
             watch=contract.state,
             seen=state,
             by_event=True,
+            look_again_factor=math.ceil(len(view.learners) / NAMED),
         )
 
     def _is_read(self, view: View) -> bool:

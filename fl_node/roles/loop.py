@@ -147,6 +147,11 @@ class Waiting:
 
     An event other than published or attested local weights; see :data:`fl_node.chain.contract.TURNS`.
     """
+    look_again_factor: int = 1
+    """How many times :attr:`Timing.look_again` the wait may last without a report, if the node sends reports.
+
+    For roles of which many wait: their looks would take more time than their work.
+    """
 
     def event(self) -> events.Waiting:
         """Return the event that the role logs."""
@@ -295,7 +300,8 @@ def _is_stuck(site: Site, changed: float) -> bool:
 def _wait(site: Site, waiting: Waiting, since: float, mark: Mark | None) -> bool:
     """Return True as soon as there is news, False when it is time to read the state anyway."""
     timing, clock, news = site.timing, site.timing.clock, site.chain.news
-    end = clock.monotonic() + timing.look_again
+    factor = waiting.look_again_factor if news is not None and news.is_alive and mark is not None else 1
+    end = clock.monotonic() + factor * timing.look_again
     if waiting.until is not None:
         end = min(end, waiting.until)
     while (now := clock.monotonic()) < end:

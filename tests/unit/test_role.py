@@ -17,7 +17,7 @@ from fl_node.artifacts import cid
 from fl_node.artifacts.folder_store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
-from fl_node.chain.news import News
+from fl_node.chain.news import Mark, News
 from fl_node.errors import (
     ChainError,
     ChainUnreachable,
@@ -144,6 +144,33 @@ def test_everything_is_looked_at_again_after_a_while_without_a_block(site: Site,
     step, called = steps(clock, *[Waiting("updates", "nothing")] * 3)
     reconcile(site, step)
     assert np.diff(called) == pytest.approx([TIMING.look_again] * 3)
+
+
+class _Quiet:
+    """A node's reports that say nothing."""
+
+    is_alive, newest = True, None
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+
+    def mark(self) -> Mark:
+        return Mark(0, 0, 0)
+
+    def wait(self, since: Mark, timeout: float, *, for_events: bool = False) -> bool:
+        self._clock.sleep(timeout)
+        return False
+
+
+@pytest.mark.parametrize(("reports", "factor"), [(True, 8), (False, 1)])
+def test_where_many_wait_each_looks_less_often_if_its_node_reports_what_happens(
+    site: Site, clock: FakeClock, *, reports: bool, factor: int
+) -> None:
+    if reports:
+        site.chain.news = _Quiet(clock)  # type: ignore[assignment]
+    step, called = steps(clock, *[Waiting("round_end", "nothing", look_again_factor=8)] * 3)
+    reconcile(site, step)
+    assert np.diff(called) == pytest.approx([factor * TIMING.look_again] * 3)
 
 
 class _Stuck(Chain):
