@@ -28,6 +28,10 @@ for version in 3.13 3.12 3.11; do
 		break
 	fi
 done
+# The units that this project's roles have written, now or in an earlier version.
+units=$(cd "${UNITS:-/etc/systemd/system}" && for unit in fl-*.service; do
+	if [[ $unit =~ ^fl-[a-z-]+@?[.]service$ ]]; then printf '%s"%s"' "${comma-}" "$unit" && comma=', '; fi
+done)
 # TensorFlow's wheels need it; some hypervisors hide it from their machines.
 avx=true
 if [ "$(uname -m)" = x86_64 ] && ! grep -qsw avx "${CPUINFO:-/proc/cpuinfo}"; then avx=false; fi
@@ -40,7 +44,7 @@ cat <<JSON
  "avx": $avx, "memory_mb": $(awk '/^MemTotal/ {print int($2 / 1000)}' /proc/meminfo), "disk_mb": $((other < room ? other : room)),
  "provisioned": $([ -e /etc/fl-testbed/firewall.nft ] && echo true || echo false), "unreachable": [$list],
  "ssh_ports": [$ssh_ports], "complete": $([ -e /etc/systemd/system/geth.service ] && [ -e /var/lib/geth/geth/chaindata ] && echo true || echo false),
- "login": "${SUDO_UID:-0}", "firewalls": [$others],
+ "login": "${SUDO_UID:-0}", "firewalls": [$others], "units": [$units],
  "container": $(systemd-detect-virt --container --quiet && echo true || echo false),
  "python": "$python", "asked": $asked, "epoch": $now}
 JSON
