@@ -224,7 +224,9 @@ class OwnModule:
             raise self.error(
                 f"load_data returns samples of shape {shape}, build_model expects {tuple(wanted.shape[1:])}"
             )
-        return samples.astype(wanted.dtype, copy=False)
+        given = samples.astype(wanted.dtype, copy=False)
+        # As Keras does with arrays, whatever the input's precision.
+        return given.astype("float32", copy=False) if "float" in wanted.dtype else given
 
     def try_out(self, model: Any, samples: Samples) -> None:
         """Check that the model gives probabilities for samples.

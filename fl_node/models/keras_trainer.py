@@ -7,6 +7,7 @@ plan's, and every seed derives from the plan, the node and the round. TensorFlow
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -292,15 +293,8 @@ class KerasTrainer:
         self._reset(model, seed)
         for epoch in range(epochs or self.plan.training.epochs):
             order = permutation(len(inputs), derive(seed, "order", epoch))
-            history = model.fit(
-                inputs[order],
-                answers[order],
-                sample_weight=None if counts is None else counts[order],
-                batch_size=self.plan.training.batch_size,
-                epochs=1,
-                shuffle=False,
-                verbose=0,
-            )
+            arrays = [array[order] for array in (inputs, answers, counts) if array is not None]
+            history = model.fit(_batches(arrays, self.plan.training.batch_size), shuffle=False, verbose=0)
             on_epoch(epoch + 1, float(history.history["accuracy"][0]), float(history.history["loss"][0]))
         return {name: np.array(v) for name, v in self._variables().items()}
 
@@ -358,8 +352,11 @@ class KerasTrainer:
         return self._predict(images)
 
     def _predict(self, images: Images) -> Probabilities:
-        result: Probabilities = self._model.predict(self._inputs(images), batch_size=EVALUATION_BATCH, verbose=0)
-        return finite(result)
+        inputs = self._inputs(images)
+        # `predict` does the same, but makes a pipeline for each call, which takes longer than the model.
+        starts = range(0, len(inputs), EVALUATION_BATCH)
+        batches = [self._model.predict_on_batch(inputs[start : start + EVALUATION_BATCH]) for start in starts]
+        return finite(np.concatenate(batches))
 
     def _inputs(self, images: Images) -> Tensor:
         return self._own.inputs(self._model, images) if self._own else _scale(images)
@@ -423,6 +420,27 @@ class KerasTrainer:
             if generator is not None:
                 key = derive(seed, "dropout", layer.name) % 2**32
                 generator.state.assign(np.array([key, 0], np.uint32))
+
+
+def _batches(arrays: Sequence[npt.NDArray[Any]], size: int) -> Any:
+    """Return arrays of equal length as TensorFlow's data set of batches, in their order; the last may be smaller.
+
+    Keras makes the same batches of arrays, but with functions that it traces again for each call of ``fit``: most of
+    the time of an epoch on few images.
+    """
+    import tensorflow as tf
+
+    whole = len(arrays[0]) // size * size
+    parts = []
+    if whole:
+        stacked = tuple(array[:whole].reshape(-1, size, *array.shape[1:]) for array in arrays)
+        parts.append(tf.data.Dataset.from_tensor_slices(stacked))
+    if whole < len(arrays[0]):
+        parts.append(tf.data.Dataset.from_tensors(tuple(array[whole:] for array in arrays)))
+    batches = functools.reduce(lambda before, last: before.concatenate(last), parts)
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False
+    return batches.with_options(options)
 
 
 def score(probabilities: Probabilities, labels: Labels) -> Score:

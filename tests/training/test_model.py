@@ -102,6 +102,21 @@ def test_training_again_gives_the_same_weights_to_the_last_bit_whatever_was_done
     assert same(trainer.initial(), initial)
 
 
+@pytest.mark.parametrize("count", [2 * 32, 2 * 32 + 3, 5])
+def test_training_and_prediction_have_the_bits_of_keras_own_for_arrays(count: int) -> None:
+    trainer, keras_own = make_trainer(), KerasTrainer(PLAN, datasets.load("digits"))
+    trained = trainer.train(trainer.initial(), SAMPLES[:count], 7)
+    digits = datasets.load("digits")
+    inputs = digits.train_images[SAMPLES[:count], ..., np.newaxis].astype(np.float32) / np.float32(255)
+    labels = digits.train_labels[SAMPLES[:count]]
+    for epoch in range(2):
+        order = permutation(count, derive(7, "order", epoch))
+        keras_own.model.fit(inputs[order], labels[order], batch_size=32, shuffle=False, verbose=0)
+    assert same({name: np.asarray(variable) for name, variable in keras_own._variables().items()}, trained)
+    predicted = keras_own.model.predict(inputs, batch_size=1000, verbose=0)
+    assert trainer.predict(trained, digits.train_images[SAMPLES[:count]]).tobytes() == predicted.tobytes()
+
+
 def test_dropout_follows_from_the_seed() -> None:
     few, trainer = SAMPLES[:32], make_trainer(model="cnn")
     first = trainer.train(trainer.initial(), few, 7, epochs=1)
