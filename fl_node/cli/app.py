@@ -19,6 +19,7 @@ import typer
 
 from fl_node import __version__
 from fl_node.cli import attacks, experiments, lab, live_page, models, node, node_config, plans, results, roles
+from fl_node.cli.command import Command
 from fl_node.cli.common import Terminated, console, errors, process
 from fl_node.errors import ConfigError, FLNodeError
 from fl_node.runtime import files, streams
@@ -144,7 +145,7 @@ def _build() -> typer.Typer:
     built.callback(help=_help(options))(options)
     for group, commands in COMMANDS.items():
         for name, command in commands.items():
-            built.command(name, help=_help(command), rich_help_panel=group)(command)
+            built.command(name, cls=Command, help=_help(command), rich_help_panel=group)(command)
     for group_name, text, panel, commands in (
         ("plan", "Write, check and inspect plans.", "Run", PLAN_COMMANDS),
         (
@@ -157,7 +158,7 @@ def _build() -> typer.Typer:
     ):
         subcommands = typer.Typer(no_args_is_help=True, help=text)
         for name, command in commands.items():
-            subcommands.command(name, help=_help(command))(command)
+            subcommands.command(name, cls=Command, help=_help(command))(command)
         built.add_typer(subcommands, name=group_name, rich_help_panel=panel)
     return built
 

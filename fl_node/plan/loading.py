@@ -88,7 +88,12 @@ def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
         raise PlanError(f"plan {path} is not valid {form}: {error}") from error
     if not isinstance(content, dict):
         raise PlanError(f"plan {path} should be a table of settings")
+    keys: set[str] = set()
     for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key in keys:
+            raise PlanError(f"--set {key[:60]}: given twice; give it once")
+        keys.add(key)
         _override(content, override)
         _check_override(content, override)
     return content
@@ -208,6 +213,8 @@ def _override(content: dict[str, Any], override: str) -> None:
     path = key.strip().split(".")
     if not separator or not all(path):
         raise PlanError(f"--set {override}: should be KEY=VALUE, such as training.epochs=1")
+    if "\n" in text.strip():
+        raise PlanError(f"--set {override[:60]!r}: should be one line, KEY=VALUE")
     try:
         value = _toml(f"value = {text.strip()}")["value"]
     except JsonError as error:

@@ -1,0 +1,80 @@
+"""A command that checks what the user gave before any option is converted."""
+
+from __future__ import annotations
+
+import math
+import re
+import typing
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from typer.core import TyperCommand
+
+from fl_node.errors import ConfigError
+
+_MAY_BE_EMPTY = {"--attacks"}
+"""A sweep without attacks has an empty list of them."""
+_MOST_DIGITS = 15
+_EXAMPLES = {int: f"a whole number of at most {_MOST_DIGITS} digits, such as 3", float: "a number, such as 0.5"}
+_PATTERNS = {int: rf"[+-]?[0-9]{{1,{_MOST_DIGITS}}}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"}
+
+
+class Command(TyperCommand):
+    """A command that refuses empty values, options given twice, and numbers that only Python would take for numbers.
+
+    An empty path would be the current folder, of two values the last would count, and Python reads ``1_0``, ``nan``
+    and digits of other scripts.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Check the arguments and parse them.
+
+        Raises
+        ------
+        ConfigError
+            A value is empty or not a number, or an option that takes one value has two.
+        """
+        if not ctx.resilient_parsing and (args or not self.no_args_is_help):
+            given, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            self._check_repetition(order)
+            types = typing.get_type_hints(self.callback)
+            for parameter in self.get_params(ctx):
+                for text in _texts(given.get(str(parameter.name))):
+                    _check(_name(parameter), text, types.get(str(parameter.name)))
+        return super().parse_args(ctx, args)
+
+    def _check_repetition(self, order: list[Any]) -> None:
+        for parameter, times in Counter(order).items():
+            is_option = parameter.param_type_name == "option"
+            is_plain_flag = is_option and parameter.is_flag and not parameter.secondary_opts
+            if is_option and times > 1 and not parameter.multiple and not is_plain_flag:
+                raise ConfigError(f"{_name(parameter)} is given {times} times; give it once")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts in what the parser gave for a parameter."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _name(parameter: Any) -> str:
+    """Return the name of a parameter as its user knows it."""
+    if parameter.param_type_name == "option":
+        return "/".join(max(names, key=len) for names in (parameter.opts, parameter.secondary_opts) if names)
+    return str(parameter.metavar or parameter.name).rstrip(".")
+
+
+def _check(name: str, text: str, type_: Any) -> None:
+    if not text.strip() and name not in _MAY_BE_EMPTY:
+        raise ConfigError(f"{name} is empty; give a value or leave it out")
+    if "\0" in text:
+        raise ConfigError(f"{name} {text!r}: a NUL character is not allowed")
+    for kind in (int, float):
+        if kind in (type_, *typing.get_args(type_)):
+            is_number = re.fullmatch(_PATTERNS[kind], text) is not None
+            if not is_number or not math.isfinite(float(text)):
+                raise ConfigError(f"{name} {text[:60]}: should be {_EXAMPLES[kind]}")
