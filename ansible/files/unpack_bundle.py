@@ -20,7 +20,7 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from fl_node.errors import FLNodeError
+from fl_node.errors import BinaryError, FLNodeError
 from fl_node.nodes import binaries
 
 SUMS = "SHA256SUMS"
@@ -160,8 +160,12 @@ def check_pins(folder: Path) -> None:
                 )
             if machine == f"linux-{_architecture()}" and sys.platform == "linux":
                 os.environ[binary.path_variable] = str(path)
-                if binaries.find(binary, cache=Path(folder, "none")) != path:
-                    raise ValueError(f"its {binary.title} for {machine} is not {binary.title} {binary.full_version}")
+                try:
+                    binaries.find(binary, cache=Path(folder, "none"))
+                except BinaryError as error:
+                    raise ValueError(
+                        f"its {binary.title} for {machine} is not {binary.title} {binary.full_version}"
+                    ) from error
 
 
 def _architecture() -> str:

@@ -158,16 +158,30 @@ def test_kubo_answers_to_both_of_its_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.14.0-stable", "1.13.15-unstable", "1.13.150-stable", "11.13.15-stable"])
-def test_a_binary_of_another_version_is_passed_over(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str
-) -> None:
-    wrong = write_program(tmp_path / "mine" / "geth", geth_script(version))
+def test_a_binary_of_another_version_is_passed_over(tmp_path: Path, version: str) -> None:
     write_program(tmp_path / "path" / "geth", geth_script(version))
     cached = write_program(tmp_path / "cache" / "bin" / GETH.file_name, geth_script())
-    monkeypatch.setenv("FL_NODE_GETH", str(wrong))
     assert find("geth") == cached
     cached.unlink()
     assert find("geth") is None
+
+
+@pytest.mark.parametrize("name", ["geth", "ipfs"])
+@pytest.mark.parametrize(
+    "content", [geth_script("1.14.0-stable"), b"#!/bin/sh\nexit 1\n", b"\x7fELF cut short", b"", None]
+)
+def test_a_binary_named_in_the_environment_that_can_not_be_used_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    variable = pin(name).path_variable
+    named = tmp_path / "mine" / name
+    if content is not None:
+        write_program(named, content)
+    write_program(tmp_path / "cache" / "bin" / pin(name).file_name, geth_script())
+    monkeypatch.setenv(variable, str(named))
+    for look in (find, install):
+        with pytest.raises(BinaryError, match=f"^{variable}: {named}"):
+            look(name)
 
 
 def test_a_release_of_another_commit_is_passed_over(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ edits of ``edits.py``, Kubo with a newer module, and their versions name the adv
 is used only if ``FL_NODE_GETH_UNPATCHED=1`` or ``FL_NODE_KUBO_UNPATCHED=1`` asks for it.
 
 ========================================================== ===============================================
-``FL_NODE_GETH``, ``FL_NODE_IPFS``                         a binary to use, if it has the right version
+``FL_NODE_GETH``, ``FL_NODE_IPFS``                         a binary to use; an error if it is not the pinned
+                                                           version
 ``FL_NODE_GETH_UNPATCHED``, ``FL_NODE_KUBO_UNPATCHED``     1: the release, without fixes
 ``FL_NODE_CACHE``                                          the cache folder; binaries are in its ``bin``
 ``FL_NODE_BINARIES_MIRROR``                                a URL or folder that holds the release tarballs
@@ -93,7 +94,7 @@ def find(name: str | Binary, *, cache: Path | None = None) -> Path | None:
     Raises
     ------
     BinaryError
-        ``FL_NODE_GETH`` or ``FL_NODE_IPFS`` names a program without the fixes.
+        ``FL_NODE_GETH`` or ``FL_NODE_IPFS`` names a program that is not the pinned version with the fixes.
     """
     try:
         return _installed(pin(name), cache or cache_folder())
@@ -127,8 +128,8 @@ def install(
     Raises
     ------
     BinaryError
-        No way led to it, and the message says which were tried and what can be done; or ``FL_NODE_GETH`` names a Geth
-        without the fixes.
+        No way led to it, and the message says which were tried and what can be done; or ``FL_NODE_GETH`` or
+        ``FL_NODE_IPFS`` names a program that is not the pinned version with the fixes.
 
     """
     binary, cache = pin(name), cache or cache_folder()
@@ -276,20 +277,31 @@ def _installed(binary: Binary, cache: Path, *, on_path: bool = True) -> Path:
             continue
         try:
             check_version(binary, path)
-        except OtherVersionError as reason:
-            # Who names a binary wants that one. The others are passed over.
-            without = binary.fixed and reason.version.startswith(unpatched(binary).full_version)
-            if where == binary.path_variable and without:
-                raise BinaryError(
-                    f"{where}={path} is {binary.title} {reason.version} without the fixes "
-                    f"of {', '.join(binary.fixed)}: "
-                    f"anyone who reaches its P2P port can stop it. Unset {where} to build with the fixes, "
-                    f"or set {binary.unpatched_variable}=1 to allow it"
-                ) from reason
-            reasons.append(f"{where}: {reason}")
-            continue
         except SkippedError as reason:
+            # Who names a binary wants that one. The others are passed over.
+            if where == binary.path_variable:
+                raise _unusable(binary, path, reason) from reason
             reasons.append(f"{where}: {reason}")
             continue
         return path.absolute()
     raise SkippedError(f"not installed: {', '.join(reasons)}")
+
+
+def _unusable(binary: Binary, path: Path, reason: SkippedError) -> BinaryError:
+    """Return the error of a binary that the environment names and that can't be used."""
+    variable = binary.path_variable
+    if (
+        isinstance(reason, OtherVersionError)
+        and binary.fixed
+        and reason.version.startswith(unpatched(binary).full_version)
+    ):
+        return BinaryError(
+            f"{variable}={path} is {binary.title} {reason.version} without the fixes "
+            f"of {', '.join(binary.fixed)}: "
+            f"anyone who reaches its P2P port can stop it. Unset {variable} to build with the fixes, "
+            f"or set {binary.unpatched_variable}=1 to allow it"
+        )
+    return BinaryError(
+        f"{variable}: {reason}. Set {variable} to a {binary.command} {binary.full_version}, or unset it to have "
+        "the binary installed"
+    )
