@@ -175,6 +175,8 @@ def lab(
         raise ConfigError(f"--nodes {nodes}: should be 1 to {most}")
     if tensorboard is not None:
         _check_place(tensorboard)
+    if own_chain is not None:
+        own_chain.check(loaded.learners + 1)
     loaded = complete_or_digits(loaded, data_dir, modules, fallback=fallback)
     with_standby = standby or (chosen is not None and chosen.standby)
     name = name or (loaded.name if chosen is None else f"{loaded.name}-{chosen.name}")

@@ -17,7 +17,7 @@ from typing import Protocol
 from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import load_key
-from fl_node.errors import ConfigError, FLNodeError, ProcessError
+from fl_node.errors import ChainError, ConfigError, FLNodeError, ProcessError
 from fl_node.nodes import CHAIN_ID, binaries
 from fl_node.nodes.configuration import genesis
 from fl_node.nodes.geth import GethNode
@@ -49,6 +49,24 @@ class OwnChain:
 
     rpc: str
     funder: Path
+
+    def check(self, roles: int) -> None:
+        """Check that the account can pay for the roles of a run, before anything is sent.
+
+        Raises
+        ------
+        ConfigError
+            The URL is not one, or the key file of the account that pays can't be used.
+        ChainError
+            The account owns too little, or the chain does not answer.
+        """
+        chain = Chain(self.rpc, load_key(self.funder))
+        needed = roles * ROLE_WEI
+        if (owned := chain.balance(chain.address)) <= needed:
+            raise ChainError(
+                f"chain at {self.rpc}: {chain.address} owns {owned} wei; the {roles} roles of the run get "
+                f"{needed // 10**18} ether in all, so it needs more than {needed} wei"
+            )
 
 
 class Backend(Protocol):

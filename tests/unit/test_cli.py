@@ -370,6 +370,24 @@ def test_a_lab_on_a_chain_of_ones_own_needs_an_account_that_pays(
     assert is_one_line(fl_node("lab", PAPER, *options), 2, message)
 
 
+@pytest.mark.parametrize(
+    ("key", "url", "code"),
+    [(None, None, 2), (POOR, None, 4), (HEADER, "nonsense", 2), (HEADER, "http://127.0.0.1:1", 4)],
+)
+def test_a_lab_on_a_chain_of_ones_own_checks_chain_and_account_before_anything_is_sent(
+    fl_node: FlNode, rpc: str, tmp_path: Path, key: Any, url: str | None, code: int
+) -> None:
+    funder = tmp_path / "funder.key"
+    if key is not None:
+        funder.write_text(key.key.hex() + "\n")
+        funder.chmod(0o600)
+    before = Chain(rpc).block_number()
+    ended = fl_node("lab", PAPER, "--rpc", url or rpc, "--funder", funder)
+    assert is_one_line(ended, code, str(funder) if key is None else url or rpc)
+    assert Chain(rpc).block_number() == before
+    assert list(Path().iterdir()) == []
+
+
 def test_global_weights_that_are_not_there_are_one_line(fl_node: FlNode, rpc: str) -> None:
     chain = Chain(rpc, HEADER)
     contract = str(chain.deploy(cid.of_bytes(b"plan"), OPEN).contract)
