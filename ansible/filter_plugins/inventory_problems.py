@@ -270,6 +270,10 @@ def _value(hostvars: Mapping[str, Mapping[str, Any]], host: str, name: str) -> A
         return error
 
 
+_NO_HOST = [ipaddress.ip_network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")]
+"""No network, loopback, link-local (chosen anew at each start), and multicast with what is reserved above it."""
+
+
 def _addresses(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> list[str]:
     problems = []
     owners: dict[str, list[str]] = defaultdict(list)
@@ -294,8 +298,11 @@ def _addresses(hosts: list[str], hostvars: Mapping[str, Mapping[str, Any]]) -> l
                 "such as 192.168.56.10"
             )
             continue
-        if parsed.is_loopback or parsed.is_unspecified or parsed.is_multicast or found == "255.255.255.255":
-            problems.append(f"{host} has the address {found}, by which other hosts can't reach it")
+        if any(parsed in network for network in _NO_HOST):
+            problems.append(
+                f"{host} has the address {found}, by which other hosts can't reach it: give it an address of its "
+                "network, such as 192.168.56.10"
+            )
         owners[found].append(host)
     problems += [
         f"{' and '.join(sharing)} have one address, {address}: each host needs its own"

@@ -52,6 +52,12 @@ WRONG = {
     "an address with a line end": Wrong((r"'192.168.56.11\r'",), "192.168.56.11", '"192.168.56.11\\r"'),
     "a part of an address": Wrong(("'192.168.56', which is not IPv4",), "192.168.56.11", "192.168.56"),
     "loopback": Wrong(("127.0.0.1, by which other hosts can't reach it",), "192.168.56.11", "127.0.0.1"),
+    **{
+        f"the address {address}": Wrong(
+            (f"learner-1 has the address {address}, by which other hosts can't reach it",), "192.168.56.11", address
+        )
+        for address in ("0.0.0.0", "0.1.2.3", "127.8.8.8", "169.254.7.7", "224.0.0.1", "240.0.0.1", "255.255.255.255")
+    },
     "one address twice": Wrong(("learner-1 and learner-2 have one address",), "56.12", "56.11"),
     "an address that is a template": Wrong(("learner-1", "address"), "192.168.56.11", '"{{ nobody }}"'),
     "no group testbed": Wrong(
