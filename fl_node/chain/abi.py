@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from eth_abi.exceptions import DecodingError
 from web3 import Web3
 from web3.contract.contract import Contract
 
@@ -113,7 +114,10 @@ def custom_error(message: str, revert: object) -> tuple[str, str]:
     data = revert.removeprefix("0x") if isinstance(revert, str) else ""
     if data[:8] in _errors():
         name, types = _errors()[data[:8]]
-        values = encoder().w3.codec.decode(types, bytes.fromhex(data)[4:])
+        try:
+            values = encoder().w3.codec.decode(types, bytes.fromhex(data)[4:])
+        except (DecodingError, ValueError, OverflowError):  # the node's word, which may be anything
+            return f"the contract reverted: {name}", name
         arguments = ", ".join(f"0x{v.hex()}" if isinstance(v, bytes) else str(v) for v in values)
         return f"the contract reverted: {name}({arguments})", name
     return f"the contract reverted: {message}", ""

@@ -392,7 +392,11 @@ class Contract:
             )
         expected = [bytes.fromhex(topic.removeprefix("0x")) for topic in topics]
         # The node may ignore the filter.
+        entries = [entry for entry in entries if self._is_here(entry)]
         return [entry for entry in entries if [bytes(t) for t in entry["topics"][: len(expected)]] == expected]
+
+    def _is_here(self, entry: Any) -> bool:
+        return str(entry["address"]).lower() == self.address.lower()
 
     def attested_by(self, node_ids: Sequence[int], block: str | None = None) -> frozenset[int]:
         """Return which of these learners attested the current global weights, with one request.
@@ -751,6 +755,8 @@ class Contract:
 
     def _entry(self, entry: Any) -> LogEntry:
         invalid = f"contract {self.address} has an invalid event in block {entry['blockNumber']}"
+        if not self._is_here(entry):
+            raise LogError(f"{invalid}: it is of contract {entry['address']}")
         for name in EVENTS:
             event = encoder().events[name]()
             if entry["topics"] and bytes(entry["topics"][0]) == bytes.fromhex(event.topic.removeprefix("0x")):
@@ -799,11 +805,13 @@ class Contract:
         for (name, _), answer in zip(calls, answers, strict=True):
             if not answer or answer == "0x":
                 raise ChainError(f"contract {self.address} did not answer {name}: no result")
+            if not isinstance(answer, str):
+                raise ChainError(f"contract {self.address} did not answer {name}: the result is not a text")
             outputs = signatures()[name][2]
             try:
                 values = self.chain.web3.codec.decode(outputs, bytes.fromhex(answer.removeprefix("0x")))
                 results.append(values[0] if len(values) == 1 else values)
-            except (DecodingError, ValueError, AttributeError, OverflowError) as error:
+            except (DecodingError, ValueError, OverflowError) as error:
                 raise ChainError(f"contract {self.address} did not answer {name}: {error}") from error
         return results
 

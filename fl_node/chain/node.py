@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from fl_node.chain.news import News
 from fl_node.chain.rpc import NodeProvider, Request
 from fl_node.errors import ChainError, ChainUnreachable, ContractError
 from fl_node.runtime import recursion
+from fl_node.runtime.terminal import visible
 from fl_node.runtime.waiting import wait_until
 
 recursion.restore()
@@ -33,6 +35,9 @@ PACE_SECONDS = 60.0
 """Seconds after which the pace is measured again."""
 LATEST: Request = ("eth_getBlockByNumber", ["latest", False])
 """Asks for the newest block."""
+_QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}")
+_MOST_SHOWN = 300
+"""Characters of a node's own text that an error message shows."""
 _REVERTED = 3
 """RPC error code: the contract reverted the call."""
 _NO_METHOD = (-32601, -32604)
@@ -261,7 +266,7 @@ class Node:
     def is_clique(self) -> bool:
         """Whether the chain uses Clique, by the format of its genesis (EIP-225)."""
         (block,) = self.ask(("eth_getBlockByNumber", ["0x0", False]))
-        extra = bytes.fromhex(str((block or {}).get("extraData", "")).removeprefix("0x"))
+        extra = bytes.fromhex(str((block or {}).get("extraData") or "0x").removeprefix("0x"))
         sealers, remainder = divmod(len(extra) - _CLIQUE_VANITY - _CLIQUE_SEAL, 20)
         return sealers > 0 and remainder == 0 and not any(extra[-_CLIQUE_SEAL:])
 
@@ -314,10 +319,10 @@ class Node:
         ChainError
             The answer is not a number.
         """
-        try:
-            return int(str(answer), 16)
-        except ValueError as error:
-            raise ChainError(f"chain at {self.rpc}: {answer!r} is not a number; is this an Ethereum node?") from error
+        if not isinstance(answer, str) or not _QUANTITY.fullmatch(answer):
+            shown = _one_line(repr(answer))
+            raise ChainError(f"chain at {self.rpc}: {shown} is not a number such as 0x1b4; is this an Ethereum node?")
+        return int(answer, 16)
 
     def ask(self, *requests: Request) -> list[Any]:
         """Make requests to the node's RPC and return their results.
@@ -353,7 +358,13 @@ class Node:
         ) as error:
             raise ChainUnreachable(f"chain at {self.rpc} can't be reached; is the node running?") from error
         except (urllib3.exceptions.HTTPError, web3_errors.Web3Exception, ValueError) as error:
-            raise ChainError(f"chain at {self.rpc}: {error}") from error
+            raise ChainError(f"chain at {self.rpc}: {_one_line(str(error))}") from error
+
+
+def _one_line(text: str) -> str:
+    """Return what a node said, which may be anything, as a part of a message of one line."""
+    shown = visible(text[:_MOST_SHOWN], lines=False)
+    return shown if len(text) <= _MOST_SHOWN else f"{shown} …"
 
 
 def _raise_error(rpc: str, error: Any) -> NoReturn:
@@ -377,7 +388,7 @@ def _raise_error(rpc: str, error: Any) -> NoReturn:
         Any other error.
     """
     error = error if isinstance(error, dict) else {"message": error}
-    message = str(error.get("message", error))
+    message = _one_line(str(error.get("message", error)))
     lowered = message.lower()
     if error.get("code") == _REVERTED or lowered.startswith("execution reverted"):
         raise ContractError(*custom_error(message, error.get("data")))

@@ -13,6 +13,7 @@ from urllib3.util import Url, parse_url
 from web3.providers.base import JSONBaseProvider
 from web3.types import RPCEndpoint, RPCResponse
 
+from fl_node.chain import answers
 from fl_node.errors import ConfigError, JsonError
 from fl_node.runtime import recursion, strict_json
 
@@ -52,7 +53,10 @@ class NodeProvider(JSONBaseProvider):
 
     def make_request(self, method: RPCEndpoint, params: Any) -> RPCResponse:
         """Make one request; web3 calls this."""
-        return cast(RPCResponse, self._decoded(self._post(self.encode_rpc_request(method, params))))
+        answer = self._decoded(self._post(self.encode_rpc_request(method, params)))
+        if isinstance(answer, dict) and "result" in answer:
+            answers.check(method, answer["result"])
+        return cast(RPCResponse, answer)
 
     def batch(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
         """Make requests and return the answers in the same order; the node processes them in this order, too.
@@ -64,10 +68,10 @@ class NodeProvider(JSONBaseProvider):
         urllib3.exceptions.HTTPError
             The node did not answer in time.
         """
-        answers: list[dict[str, Any]] = []
+        given: list[dict[str, Any]] = []
         for first in range(0, len(requests), MAX_BATCH):
-            answers += self._batch(requests[first : first + MAX_BATCH])
-        return answers
+            given += self._batch(requests[first : first + MAX_BATCH])
+        return given
 
     def _batch(self, requests: Sequence[Request]) -> list[dict[str, Any]]:
         bodies = [
@@ -75,12 +79,17 @@ class NodeProvider(JSONBaseProvider):
             for (method, params), number in zip(requests, self._numbers, strict=False)
         ]
         answer = self._decoded(self._post(json.dumps(bodies if len(bodies) > 1 else bodies[0]).encode()))
-        answers = answer if isinstance(answer, list) else [answer]
-        by_id = {entry.get("id"): entry for entry in answers if isinstance(entry, dict)}
+        entries = [entry for entry in (answer if isinstance(answer, list) else [answer]) if isinstance(entry, dict)]
+        by_id = {entry["id"]: entry for entry in entries if type(entry.get("id")) is int}
         if missing := [body for body in bodies if body["id"] not in by_id]:
-            error = next((entry["error"] for entry in by_id.values() if "error" in entry), "no answer")
+            reported = (entry["error"] for entry in entries if "error" in entry)
+            error = next(reported, "no answer")
             raise ValueError(f"{missing[0]['method']}: {error}")
-        return [by_id[body["id"]] for body in bodies]
+        in_order = [by_id[body["id"]] for body in bodies]
+        for (method, _), entry in zip(requests, in_order, strict=True):
+            if "result" in entry:
+                answers.check(method, entry["result"])
+        return in_order
 
     def _decoded(self, answer: bytes) -> Any:
         try:

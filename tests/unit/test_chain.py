@@ -14,6 +14,7 @@ import pytest
 from fl_node.artifacts import cid
 from fl_node.chain import node
 from fl_node.chain import rpc as rpcs
+from fl_node.chain.abi import _errors
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import (
     CALL_GAS,
@@ -31,7 +32,7 @@ from fl_node.chain.keys import create_key, load_key
 from fl_node.chain.node import Sealed
 from fl_node.chain.rpc import Request
 from fl_node.chain.transactions import Receipt
-from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError
+from fl_node.errors import ChainError, ChainUnreachable, ConfigError, ContractError, LogError
 from fl_node.protocol import history
 from fl_node.runtime.waiting import wait_until
 from tests.helpers.accounts import ALICE, BOB, HEADER, MALLORY, POOR, account
@@ -656,6 +657,17 @@ def with_error(code: int, message: str, **more: Any) -> Callable[[Any], Any]:
         (200, with_result("many")),
         (200, with_result([])),
         (200, lambda request: {"jsonrpc": "2.0", "id": request["id"], "error": "out of order"}),
+        (200, lambda request: {"jsonrpc": "2.0", "id": [0], "result": "0x1"}),
+        (200, lambda request: {"jsonrpc": "2.0", "id": {"a": 1}, "error": {"message": "no"}}),
+        (200, lambda request: {"jsonrpc": "2.0", "id": request["id"] == 0, "result": "0x1"}),
+        (200, lambda request: {"jsonrpc": "2.0", "id": request["id"] + 0.0, "result": "0x1"}),
+        *(
+            (200, with_result(result))
+            for result in (10, True, "10", "-0x1", "0x-1", "0x1_0", " 0x1", "0x", "0x\u0661")
+        ),
+        (200, with_result("0x" + "f" * 65)),
+        (200, with_result("x" * 100_000)),
+        (200, with_error(-32000, "no\nfl-node: all is well\r\x1b[2J" * 1000)),
         (404, b""),
         (500, b"{}"),
         (301, b""),
@@ -674,7 +686,8 @@ def test_what_is_no_answer_of_a_node_is_an_error_of_one_line(
     for ask in (Chain(rpc).block_number, Chain(rpc, ALICE).nonce):
         with pytest.raises(ChainError) as caught:
             ask()
-        assert "\n" not in str(caught.value)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 1000
 
 
 def test_a_node_that_has_not_indexed_its_blocks_is_asked_again_for_what_is_sealed(
@@ -723,6 +736,42 @@ def test_a_revert_without_a_custom_error_is_a_refusal_all_the_same(
     say(200, with_error(3, "execution reverted", **({} if data is None else {"data": data})))
     with pytest.raises(ContractError, match=f"the contract reverted: {message}"):
         Contract(Chain(rpc), ALICE.address).plan()
+
+
+def test_an_event_of_another_contract_is_not_one_of_the_run(odd_node: tuple[str, Callable[..., None]]) -> None:
+    rpc, say = odd_node
+    entry = dict.fromkeys(("blockNumber", "logIndex", "transactionIndex"), "0x1")
+    entry |= {
+        "blockHash": "0x" + "0c" * 32,
+        "transactionHash": "0x" + "0c" * 32,
+        "data": "0x",
+        "address": BOB.address,
+    }
+    say(200, with_result([entry | {"topics": ["0x" + "0c" * 32]}]))
+    with pytest.raises(LogError, match=BOB.address):
+        Contract(Chain(rpc), ALICE.address).log()
+
+
+@pytest.mark.parametrize("extra", [None, "0x", "0x00"])
+def test_a_genesis_without_extra_data_is_not_that_of_clique(
+    odd_node: tuple[str, Callable[..., None]], extra: str | None
+) -> None:
+    rpc, say = odd_node
+    say(200, with_result({"number": "0x0", "timestamp": "0x0", "hash": "0x" + "0c" * 32, "extraData": extra}))
+    assert not Chain(rpc).is_clique
+
+
+@pytest.mark.parametrize("rest", ["", "00", "zz", "ff" * 31, "ff" * 500, "\u0661"])
+def test_a_custom_error_with_damaged_arguments_is_that_error(
+    odd_node: tuple[str, Callable[..., None]], rest: str
+) -> None:
+    rpc, say = odd_node
+    # One with arguments: without them nothing is damaged.
+    selector, (name, _) = next(item for item in _errors().items() if item[1][1])
+    say(200, with_error(3, "execution reverted", data=f"0x{selector}{rest}"))
+    with pytest.raises(ContractError) as raised:
+        Contract(Chain(rpc), ALICE.address).learners()
+    assert raised.value.name == name
 
 
 @pytest.mark.parametrize("result", ["0x00", "0x" + "ff" * 64, "junk", 5, {"a": 1}])

@@ -62,7 +62,7 @@ class OtherChain(EmbeddedChain):
 
     def final(self, number: int) -> OtherChain:
         def block(at: str, full: bool = False) -> Any:
-            return {"number": hex(number)} if at == "finalized" else self._block(at, full)
+            return {"number": hex(number), "timestamp": "0x1"} if at == "finalized" else self._block(at, full)
 
         self._methods["eth_getBlockByNumber"] = block
         return self

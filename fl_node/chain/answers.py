@@ -1,0 +1,105 @@
+"""The forms of a node's answers: what is checked before web3 or this package reads them.
+
+Types and fields follow the JSON-RPC specification of Ethereum (https://ethereum.github.io/execution-apis). Fields
+that nothing here reads are not checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+_QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}")
+_DATA = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+_HASH = re.compile(r"0x[0-9a-fA-F]{64}")
+_Fields = Mapping[str, re.Pattern[str]]
+
+_LOG: _Fields = {
+    "address": _ADDRESS,
+    "blockHash": _HASH,
+    "blockNumber": _QUANTITY,
+    "data": _DATA,
+    "logIndex": _QUANTITY,
+    "transactionHash": _HASH,
+    "transactionIndex": _QUANTITY,
+}
+_BLOCK: _Fields = {
+    "baseFeePerGas": _QUANTITY,
+    "difficulty": _QUANTITY,
+    "extraData": _DATA,
+    "gasLimit": _QUANTITY,
+    "gasUsed": _QUANTITY,
+    "hash": _HASH,
+    "miner": _ADDRESS,
+    "number": _QUANTITY,
+    "parentHash": _HASH,
+    "timestamp": _QUANTITY,
+}
+_RECEIPT: _Fields = {
+    "blockHash": _HASH,
+    "blockNumber": _QUANTITY,
+    "contractAddress": _ADDRESS,
+    "from": _ADDRESS,
+    "gasUsed": _QUANTITY,
+    "status": _QUANTITY,
+    "to": _ADDRESS,
+}
+_TRANSACTION: _Fields = {
+    "blockNumber": _QUANTITY,
+    "from": _ADDRESS,
+    "hash": _HASH,
+    "input": _DATA,
+    "nonce": _QUANTITY,
+    "to": _ADDRESS,
+}
+_OBJECTS: Mapping[str, tuple[_Fields, frozenset[str]]] = {
+    "eth_getBlockByHash": (_BLOCK, frozenset({"timestamp"})),
+    "eth_getBlockByNumber": (_BLOCK, frozenset({"timestamp"})),
+    "eth_getTransactionByHash": (_TRANSACTION, frozenset({"from", "nonce"})),
+    "eth_getTransactionReceipt": (_RECEIPT, frozenset({"from"})),
+}
+"""By method the fields of its object, and those that are never missing."""
+
+
+def check(method: str, result: object) -> None:
+    """Check the result of a request.
+
+    Parameters
+    ----------
+    method
+        The method of the request.
+    result
+        Its result, as decoded from JSON.
+
+    Raises
+    ------
+    ValueError
+        It does not have the form that the specification gives the method's results; the message names the field.
+    """
+    if method == "eth_getLogs":
+        if not isinstance(result, list):
+            raise ValueError(f"{method}: should be a list of logs")
+        for entry in result:
+            _check_fields(f"{method}: a log", entry, _LOG, _LOG.keys())
+            topics = entry.get("topics")
+            if not isinstance(topics, list) or not all(_is(topic, _HASH) for topic in topics):
+                raise ValueError(f"{method}: a log has invalid topics")
+    elif method in _OBJECTS and result is not None:
+        fields, required = _OBJECTS[method]
+        _check_fields(f"{method}: the result", result, fields, required)
+    elif method == "eth_getCode" and not _is(result, _DATA):
+        raise ValueError(f"{method}: the result is not hexadecimal data")
+
+
+def _check_fields(name: str, value: object, fields: _Fields, required: Collection[str]) -> None:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is not an object")
+    for field, pattern in fields.items():
+        entry = value.get(field)
+        if (entry is not None or field in required) and not _is(entry, pattern):
+            raise ValueError(f"{name} has an invalid {field}")
+
+
+def _is(value: object, pattern: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
