@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fl_node.artifacts.address import connect
 from fl_node.artifacts.store import Store
@@ -74,17 +75,60 @@ def load(folder: Path) -> Run:
     """
     path = folder / FILE if folder.is_dir() else folder
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ConfigError(f"run {folder}: {path.name} is not a file; is it a run folder?")
         content = strict_json.loads(strict_json.read_bytes(path, MAX_BYTES))
-        nodes = {name: Node(**node) for name, node in content.pop("nodes").items()}
-        run = Run(nodes=nodes, **content)
-        _check(run)
-        return run
+        return _decoded(content)
     except OSError as error:
         raise ConfigError(f"run {folder}: {path.name}: {error.strerror}; is it a run folder?") from error
     except JsonError as error:
         raise ConfigError(f"run {folder}: {path.name} is damaged: it {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except ValueError as error:
         raise ConfigError(f"run {folder}: {path.name} is damaged: {error}") from error
+
+
+def _decoded(content: object) -> Run:
+    """Return the run that the decoded JSON of a ``run.json`` describes.
+
+    Raises
+    ------
+    ValueError
+        It is not what :meth:`Run.save` writes; the message says what is wrong.
+    """
+    fields = _fields(content, Run, "it")
+    nodes = fields.pop("nodes")
+    if not isinstance(nodes, dict):
+        raise ValueError("nodes should be names and nodes")
+    run = Run(nodes={name: Node(**_fields(node, Node, f"nodes.{name}")) for name, node in nodes.items()}, **fields)
+    _check(run)
+    return run
+
+
+def _fields(content: object, kind: type[Run] | type[Node], name: str) -> dict[str, Any]:
+    """Return a copy of a decoded object that has the fields of a class, and no others.
+
+    Parameters
+    ----------
+    content
+        The decoded JSON.
+    kind
+        The class.
+    name
+        The name of the object in ``run.json``, for the error message.
+
+    Raises
+    ------
+    ValueError
+        It is not an object, lacks a field or has another.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{name} should be an object, {{…}}")
+    known = {entry.name: entry.default_factory is dataclasses.MISSING for entry in dataclasses.fields(kind)}
+    if missing := [key for key, is_required in known.items() if is_required and key not in content]:
+        raise ValueError(f"{name} has no {', '.join(missing)}")
+    if unknown := [key for key in content if key not in known]:
+        raise ValueError(f"{name} has {', '.join(unknown)}, which a run does not have")
+    return dict(content)
 
 
 def _check(run: Run) -> None:
@@ -188,7 +232,16 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
     if run.backend == OwnChainBackend.name:
         rpc = run.nodes[HEADER].rpc
         if not _is_up(rpc, run.genesis):
-            raise ConfigError(f"run {folder}: its chain does not answer at {rpc}; start the node there")
+            try:
+                other = Chain(rpc).genesis()
+            except ChainError as error:
+                raise ConfigError(
+                    f"run {folder}: its chain does not answer at {rpc}; start the node there"
+                ) from error
+            raise ConfigError(
+                f"run {folder}: the node at {rpc} is on another chain (genesis block {other}, should be "
+                f"{run.genesis}); start the node of the run's chain there"
+            )
         yield {name: Endpoint(node.rpc, str(nodes / "files")) for name, node in run.nodes.items()}
         return
     report("restarting the run's nodes on a copy of their data")

@@ -260,11 +260,11 @@ class EmbeddedChain:
     def _restore(self, blocks: Path) -> None:
         if not blocks.exists():
             return
-        whole = [line for line in blocks.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        whole = [line + b"\n" for line in blocks.read_bytes().split(b"\n")[:-1]]
         block_class = self._chain.get_vm_class(self._chain.header).get_block_class()
         for number, line in enumerate(whole, 1):
             try:
-                block = rlp.decode(decode_hex(line.strip()), block_class)
+                block = rlp.decode(decode_hex(line.strip().decode("ascii")), block_class)
                 imported = self._chain.import_block(block, perform_validation=False).imported_block
                 if imported.hash != block.hash:
                     raise ValueError("its transactions lead to another state")
@@ -668,14 +668,23 @@ class _Server(ThreadingHTTPServer):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve a chain until SIGTERM or SIGINT."""
+    """Serve a chain until SIGTERM or SIGINT.
+
+    Raises
+    ------
+    SystemExit
+        The file of blocks can't be used.
+    """
     parser = argparse.ArgumentParser(description="A small Ethereum chain in one process, on loopback.")
     parser.add_argument("--blocks", type=Path, required=True, help="file for blocks")
     parser.add_argument("--accounts", required=True, help="addresses that own ether, separated by commas")
     parser.add_argument("--port", type=int, default=0, help="port; a free one if 0")
     parser.add_argument("--behind", type=float, default=0.0, help="seconds by which the clock is behind")
     options = parser.parse_args(arguments)
-    chain = EmbeddedChain(options.blocks, options.accounts.split(","), options.behind)
+    try:
+        chain = EmbeddedChain(options.blocks, options.accounts.split(","), options.behind)
+    except OSError as error:
+        raise SystemExit(f"{error.filename or options.blocks}: {error.strerror}") from error
     server = _Server(options.port, chain)
     print(f"http://127.0.0.1:{server.server_address[1]}", flush=True)
     try:

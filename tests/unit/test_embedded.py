@@ -179,14 +179,21 @@ def test_blocks_of_other_accounts_are_refused_and_kept(
     assert blocks.read_bytes() == content
 
 
-@pytest.mark.parametrize("line", ["junk", "0xzz", "0x", "0xc0", "", "0x" + "00" * 50])
-def test_a_damaged_line_is_named(blocks: Path, chain: EmbeddedChain, line: str) -> None:
+@pytest.mark.parametrize(
+    "line", [b"junk", b"0xzz", b"0x", b"0xc0", b"", b"0x" + b"00" * 50, b"\xff\xfe", b"\0" * 99, b"a\rb"]
+)
+def test_a_damaged_line_is_named(blocks: Path, chain: EmbeddedChain, line: bytes) -> None:
     chain.request("eth_sendRawTransaction", [sign(0)])
-    content = blocks.read_text() + line + "\n"
-    blocks.write_text(content)
+    content = blocks.read_bytes() + line + b"\n"
+    blocks.write_bytes(content)
     with pytest.raises(SystemExit, match="line 2: not the next block of this chain"):
         EmbeddedChain(blocks, ACCOUNTS)
-    assert blocks.read_text() == content
+    assert blocks.read_bytes() == content
+
+
+def test_blocks_that_are_no_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"^{tmp_path}: "):
+        dev_chain.main(["--blocks", str(tmp_path), "--accounts", ",".join(ACCOUNTS)])
 
 
 def test_a_block_that_is_missing_in_between_is_noticed(blocks: Path, chain: EmbeddedChain) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ def changed(**changes: Any) -> str:
         changed(nodes=[]),
         changed(nodes={}),
         changed(nodes={"header": "http://127.0.0.1:1"}),
+        changed(nodes={"header": [1, 2]}),
+        changed(nodes="header"),
+        "5",
+        '"text"',
         changed(nodes={"header": {"rpc": "http://127.0.0.1:1"}}),
         changed(nodes={"learner-1": {"account": "0x1", "rpc": "http://127.0.0.1:1", "store": "files"}}),
         changed(contract=None),
@@ -89,8 +94,17 @@ def changed(**changes: Any) -> str:
 )
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_bytes(content.encode(errors="surrogatepass"))
-    with pytest.raises(ConfigError, match=r"run\.json is damaged"):
+    with pytest.raises(ConfigError, match=r"run\.json is damaged") as raised:
         run_folder.load(tmp_path)
+    # What Python itself says of a wrong argument tells nothing to who has the file.
+    assert not isinstance(raised.value.__cause__, TypeError | KeyError | AttributeError)
+
+
+def test_a_pipe_in_the_place_of_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.json")
+    for path in (tmp_path, tmp_path / "run.json"):
+        with pytest.raises(ConfigError, match=r"run\.json"):
+            run_folder.load(path)
 
 
 def test_each_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
