@@ -38,8 +38,8 @@ from fl_node.cli.options import (
     StoreChoice,
 )
 from fl_node.cli.roles import accounts_of
+from fl_node.cli.statements import anchored_journals, signed_before, statements_at_hand
 from fl_node.cli.statements import attest as attest_result
-from fl_node.cli.statements import signed_before, statements_at_hand
 from fl_node.errors import ConfigError, LogError, StoreError
 from fl_node.runtime import files, scratch
 from fl_node.runtime.terminal import styled
@@ -248,11 +248,9 @@ def audit(
     """
     from fl_node.audit.auditor import audit as check
     from fl_node.chain.keys import load_key
-    from fl_node.protocol.journal import find
-    from fl_node.protocol.statement import SUFFIX
 
     account, accounts = load_key(key) if attest else None, accounts_of(learner or ())
-    anchored = [path for anchor in anchors or () for path in find(anchor) if not path.name.endswith(SUFFIX)]
+    anchored = anchored_journals(anchors or ())
 
     def make(plan: Plan) -> Trainer:
         if plan.measures_members:

@@ -24,6 +24,37 @@ TIMEOUT = 10.0
 """Seconds without progress after which a file in IPFS is missing."""
 
 
+def anchored_journals(anchors: Iterable[Path]) -> list[Path]:
+    """Return the journals that the user gives to compare with the chain.
+
+    Parameters
+    ----------
+    anchors
+        Files and folders that the user gives; signed results of audits among them do not count.
+
+    Raises
+    ------
+    ConfigError
+        One of them is not there, or there is nothing in it to compare.
+    """
+    from fl_node.protocol import journal, statement
+
+    found: list[Path] = []
+    for anchor in anchors:
+        if anchor.exists() and not (anchor.is_dir() or anchor.is_file()):
+            raise ConfigError(f"--anchor {anchor}: should be a journal, a signed result, or a folder of them")
+        journals = [path for path in journal.find(anchor) if not path.name.endswith(statement.SUFFIX)]
+        if not journals and not any(statement.find(anchor)):
+            raise ConfigError(
+                f"--anchor {anchor}: the folder has no journal (…{journal.FILE}) and no signed result "
+                f"(…{statement.SUFFIX})"
+            )
+        if anchor in journals and not journal.read(anchor).entries:
+            raise ConfigError(f"--anchor {anchor}: has no valid line of a journal; nothing could be compared with it")
+        found += journals
+    return found
+
+
 def statements_at_hand(
     run: Path | None, contract: Contract, store: Store, anchors: Iterable[Path], scratch: Path
 ) -> list[Path]:

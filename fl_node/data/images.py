@@ -67,6 +67,8 @@ def read(path: Path, *, invert: bool | None = None) -> Images:
     DataError
         The file is no picture, is too large, or shows nothing.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"image {path}: should be a file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about sizes and damaged EXIF data

@@ -302,6 +302,28 @@ def test_options_are_checked_before_nodes_are_started(
     assert is_one_line(fl_node(*arguments, "."), 2, message)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("j", b""),
+        ("j", b'{"account": "0x1'),
+        ("j", b"\xff\xfe\0\n"),
+        ("j", b"{}\n"),
+        ("folder", None),
+        ("/dev/zero", None),
+    ],
+)
+def test_an_anchor_with_nothing_to_compare_is_named_before_nodes_are_started(
+    fl_node: FlNode, name: str, content: bytes | None
+) -> None:
+    if content is not None:
+        Path(name).write_bytes(content)
+    Path("folder").mkdir()
+    nodes = {"header": Node(HEADER.address, "http://127.0.0.1:1", "files")}
+    Run("run", "embedded", "Qm", HEADER.address, 1, "0x", nodes).save(Path())
+    assert is_one_line(fl_node("audit", "--anchor", name, "."), 2, f"--anchor {name}: ")
+
+
 def test_a_chain_that_is_down_is_code_four(fl_node: FlNode, free_port: Callable[[], int]) -> None:
     rpc = f"http://127.0.0.1:{free_port()}"
     ended = fl_node("audit", "--rpc", rpc, "--store", "file:files", "--contract", HEADER.address)

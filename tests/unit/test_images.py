@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import struct
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -384,3 +385,10 @@ def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 def test_a_picture_without_pixels_is_named() -> None:
     with pytest.raises(DataError, match="the drawing has no pixels"):
         images.as_mnist(np.zeros((0, 5), np.uint8), "the drawing")
+
+
+def test_a_pipe_or_a_folder_is_no_picture_and_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", tmp_path):
+        with pytest.raises(DataError, match=f"image {path}"):
+            images.read(path)
