@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import typing
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,10 +20,9 @@ _PATTERNS = {int: rf"[+-]?[0-9]{{1,{_MOST_DIGITS}}}", float: r"[+-]?([0-9]+\.?[0
 
 
 class Command(TyperCommand):
-    """A command that refuses empty values, options given twice, and numbers that only Python would take for numbers.
+    """A command that refuses empty values, and numbers that only Python would take for numbers.
 
-    An empty path would be the current folder, of two values the last would count, and Python reads ``1_0``, ``nan``
-    and digits of other scripts.
+    An empty path would be the current folder, and Python reads ``1_0``, ``nan`` and digits of other scripts.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -33,23 +31,15 @@ class Command(TyperCommand):
         Raises
         ------
         ConfigError
-            A value is empty or not a number, or an option that takes one value has two.
+            A value is empty or not a number.
         """
         if not ctx.resilient_parsing and (args or not self.no_args_is_help):
-            given, _, order = self.make_parser(ctx).parse_args(args=list(args))
-            self._check_repetition(order)
+            given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             types = typing.get_type_hints(self.callback)
             for parameter in self.get_params(ctx):
                 for text in _texts(given.get(str(parameter.name))):
                     _check(_name(parameter), text, types.get(str(parameter.name)))
         return super().parse_args(ctx, args)
-
-    def _check_repetition(self, order: list[Any]) -> None:
-        for parameter, times in Counter(order).items():
-            is_option = parameter.param_type_name == "option"
-            is_plain_flag = is_option and parameter.is_flag and not parameter.secondary_opts
-            if is_option and times > 1 and not parameter.multiple and not is_plain_flag:
-                raise ConfigError(f"{_name(parameter)} is given {times} times; give it once")
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -88,12 +88,7 @@ def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
         raise PlanError(f"plan {path} is not valid {form}: {error}") from error
     if not isinstance(content, dict):
         raise PlanError(f"plan {path} should be a table of settings")
-    keys: set[str] = set()
     for override in overrides:
-        key = override.partition("=")[0].strip()
-        if key in keys:
-            raise PlanError(f"--set {key[:60]}: given twice; give it once")
-        keys.add(key)
         _override(content, override)
         _check_override(content, override)
     return content

@@ -54,10 +54,6 @@ def parsed(*arguments: str) -> dict[str, Any]:
         (["p", "--share", "0x1"], "--share"),
         (["p", "--share", "1_0.0"], "--share"),
         (["p", "--share", "0.5\n"], "--share"),
-        (["p", "--count", "1", "--count", "1"], "--count"),
-        (["p", "--count", "1", "-c", "2"], "--count"),
-        (["p", "--output", "a", "--output=b"], "--output"),
-        (["p", "--on", "--off"], "--on/--off"),
     ],
 )
 def test_a_value_that_only_the_parser_would_understand_is_named(arguments: list[str], name: str) -> None:
@@ -67,7 +63,9 @@ def test_a_value_that_only_the_parser_would_understand_is_named(arguments: list[
 
 
 def test_what_is_right_arrives() -> None:
-    got = parsed("p", "q", "-c", "-3", "--share", "1e-3", "--each", "a", "--each", "a", "--off", "--json", "--json")
+    got = parsed(
+        "p", "q", "-c", "1", "-c", "-3", "--share", "1e-3", "--each", "a", "--each", "a", "--off", "--json", "--json"
+    )
     assert got == {
         "plan": ["p", "q"],
         "count": -3,

@@ -249,13 +249,13 @@ def test_overrides_replace_settings_and_are_read_as_toml_or_as_text(tmp_path: Pa
     path = write(tmp_path, "rounds = 9")
     loaded = plans.load(path, ["rounds=1", "training.epochs = 2", "data.name=digits", 'model.name="mlp"'])
     assert (loaded.rounds, loaded.training.epochs, loaded.data.name, loaded.model.name) == (1, 2, "digits", "mlp")
+    assert plans.load(path, ["rounds=1", "rounds=2"]).rounds == 2
     assert plans.load(path, ["data={name='digits'}", "data.train=9"]).data.train == 9
 
 
-@pytest.mark.parametrize("overrides", [["rounds=1", "rounds=2"], ["rounds=1", " rounds =1"], ["rounds=1\nseed=3"]])
-def test_an_override_that_would_be_ignored_is_refused(tmp_path: Path, overrides: list[str]) -> None:
+def test_an_override_of_several_lines_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanError):
-        plans.load(write(tmp_path, "rounds = 9"), overrides)
+        plans.load(write(tmp_path, "rounds = 9"), ["rounds=1\nseed=3"])
 
 
 @pytest.mark.parametrize(
