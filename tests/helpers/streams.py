@@ -19,13 +19,15 @@ OUTPUTS = {
 
 _DRIVER = """
 import gc, importlib, json, os, sys
+from tests.helpers import ending
+ending.prepare()
 from fl_node.cli import app as cli
 cases, modules = json.loads(sys.argv[1])
 for module in modules:
     importlib.import_module(module)  # once for all cases
 cli.command_line()
 gc.collect()
-gc.freeze()  # or each fork looks through all of it when it ends
+gc.freeze()  # or each fork that ends as Python does looks through all of it
 
 def carry_out(kind, arguments, log):
     child = os.fork()
@@ -42,7 +44,7 @@ def carry_out(kind, arguments, log):
         os.close(1)
         sys.stdout = sys.__stdout__ = None  # as Python does at its start
     sys.argv = ["fl-node", *arguments]
-    cli.main()
+    ending.call(cli.main)
 
 for number, (kind, arguments) in enumerate(cases):
     log = f"{number}.log"

@@ -24,6 +24,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
+from tests.helpers import ending
+
 MAX_BYTES = 100_000
 """Of a request: arguments and environment."""
 
@@ -139,6 +141,9 @@ def serve(path: Path, owner: int) -> None:
     ):
         importlib.import_module(f"fl_node.{module}")
     keras_start.load()
+    for drawing in ("figure", "backends.backend_svg"):
+        importlib.import_module(f"matplotlib.{drawing}")
+    importlib.import_module("coincurve")
     command_line()
     assert len([*Path("/proc/self/task").iterdir()]) == 1, "what has threads must not be forked"
 
@@ -191,10 +196,12 @@ def _answer(end: socket.socket) -> None:
     os.environ.update(asked["environment"])
     sys.argv = [asked["module"], *asked["arguments"]]
     # What `python -m fl_node` does before has been done here.
-    importlib.import_module("fl_node.cli.app" if asked["module"] == "fl_node" else asked["module"]).main()
+    name = "fl_node.cli.app" if asked["module"] == "fl_node" else asked["module"]
+    ending.call(importlib.import_module(name).main)
 
 
 if __name__ == "__main__":
+    ending.prepare()
     from fl_node import safe_path
 
     safe_path.apply()
