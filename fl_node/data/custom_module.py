@@ -108,13 +108,15 @@ def _blamed(path: Path, what: str) -> Iterator[None]:
     ------
     ModuleError
         The code raises an exception, or changes how all models of the process compute. The message names the line.
+    KeyboardInterrupt
+        The process was asked to stop.
     """
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except ModuleError:
+    except (ModuleError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # the code may raise anything
         trace, line = error.__traceback__, 0
         while trace is not None:
             if trace.tb_frame.f_code.co_filename == str(path):

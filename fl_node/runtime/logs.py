@@ -93,10 +93,10 @@ def parse_systemd(line: str) -> SystemdLine | None:
         entry = strict_json.loads(line)
         message = entry.get("MESSAGE")
         time = int(entry.get("__REALTIME_TIMESTAMP", 0)) / 1e6
-    except (JsonError, ValueError, TypeError, AttributeError):
+        if isinstance(message, list):  # bytes that are no UTF-8
+            message = bytes(message).decode(errors="replace")
+    except (JsonError, ValueError, TypeError, AttributeError, OverflowError):
         return None
-    if isinstance(message, list):  # bytes that are no UTF-8
-        message = bytes(message).decode(errors="replace")
     if not isinstance(message, str) or not message.strip():
         return None
     # What systemd says of a unit has its name in another field.

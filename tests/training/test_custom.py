@@ -201,6 +201,8 @@ def test_the_folder_of_modules_can_stand_in_the_environment(make: Make, monkeypa
         ("import nothing_like_this", r"import failed: .*mine\.py:1: ModuleNotFoundError"),
         ("def (", "import failed: .*SyntaxError"),
         ("raise SystemExit(0)", "import failed: .*SystemExit"),
+        ("raise GeneratorExit", "import failed: .*GeneratorExit"),
+        ("raise BaseException('x')", "import failed: .*BaseException: x"),
         (
             changed("    x = ", "    x = 1 / 0\n    x = "),
             r"load_data\(None\) failed: .*mine\.py:10: ZeroDivisionError",

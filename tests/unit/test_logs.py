@@ -210,7 +210,17 @@ def test_a_line_of_systemds_journal_has_unit_time_and_text(fields: dict[str, Any
 
 @pytest.mark.parametrize(
     "line",
-    ["", "-- No entries --", "[]", '{"MESSAGE": null}', '{"MESSAGE": " "}', '{"__REALTIME_TIMESTAMP": "soon"}'],
+    [
+        "",
+        "-- No entries --",
+        "[]",
+        '{"MESSAGE": null}',
+        '{"MESSAGE": " "}',
+        '{"__REALTIME_TIMESTAMP": "soon"}',
+        '{"MESSAGE": [256]}',
+        '{"MESSAGE": ["x"]}',
+        '{"MESSAGE": "x", "__REALTIME_TIMESTAMP": "' + "9" * 400 + '"}',
+    ],
 )
 def test_a_line_of_systemds_journal_without_text_is_none(line: str) -> None:
     assert logs.parse_systemd(line) is None
