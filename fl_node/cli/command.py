@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
-import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from typer.core import TyperCommand
 
 from fl_node.errors import ConfigError
+from fl_node.runtime import numerals
 
 _MAY_BE_EMPTY = {"--attacks"}
 """A sweep without attacks has an empty list of them."""
-_MOST_DIGITS = 15
-_EXAMPLES = {int: f"a whole number of at most {_MOST_DIGITS} digits, such as 3", float: "a number, such as 0.5"}
-_PATTERNS = {int: rf"[+-]?[0-9]{{1,{_MOST_DIGITS}}}", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"}
+_NUMBERS: dict[type, tuple[Callable[[str], float], str]] = {
+    int: (numerals.whole, f"a whole number of at most {numerals.MOST_DIGITS} digits, such as 3"),
+    float: (numerals.real, "a number, such as 0.5"),
+}
 
 
 class Command(TyperCommand):
@@ -63,8 +63,9 @@ def _check(name: str, text: str, type_: Any) -> None:
         raise ConfigError(f"{name} is empty; give a value or leave it out")
     if "\0" in text:
         raise ConfigError(f"{name} {text!r}: a NUL character is not allowed")
-    for kind in (int, float):
+    for kind, (read, example) in _NUMBERS.items():
         if kind in (type_, *typing.get_args(type_)):
-            is_number = re.fullmatch(_PATTERNS[kind], text) is not None
-            if not is_number or not math.isfinite(float(text)):
-                raise ConfigError(f"{name} {text[:60]}: should be {_EXAMPLES[kind]}")
+            try:
+                read(text)
+            except ValueError as error:
+                raise ConfigError(f"{name} {text[:60]}: should be {example}") from error

@@ -20,7 +20,7 @@ from fl_node.cli.options import (
     SetOption,
 )
 from fl_node.errors import ConfigError, FLNodeError
-from fl_node.runtime import files
+from fl_node.runtime import files, numerals
 from fl_node.runtime.terminal import styled
 from fl_node.wording import counted
 
@@ -192,7 +192,7 @@ def sweep(
     shares = []
     for text in attackers.split(","):
         try:
-            shares.append(float(text))
+            shares.append(numerals.real(text))
         except ValueError as error:
             raise ConfigError(f"--attackers {attackers}: should be shares such as 0.1,0.2") from error
     if not (named := _names(rules)):

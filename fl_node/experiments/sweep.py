@@ -24,7 +24,7 @@ from fl_node.attacks.backdoor import Backdoor
 from fl_node.errors import ConfigError, JsonError
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import Plan
-from fl_node.runtime import files, strict_json
+from fl_node.runtime import files, numerals, strict_json
 from fl_node.runtime.settings import Settings
 from fl_node.runtime.templating import render
 from fl_node.seeds import derive, permutation
@@ -182,9 +182,9 @@ def _number(text: str, number: str, settings: type[Settings]) -> float:
         The text is not a number.
     """
     assert settings.number is not None
-    kind = int if settings.model_fields[settings.number].annotation is int else float
+    is_whole = settings.model_fields[settings.number].annotation is int
     try:
-        return kind(number)
+        return numerals.whole(number) if is_whole else numerals.real(number)
     except ValueError as error:
         raise ConfigError(f"{text}: {number} is not a number") from error
 

@@ -13,6 +13,7 @@ from fl_node.errors import ConfigError
 from fl_node.plan.schema import Plan
 from fl_node.protocol import budget
 from fl_node.protocol.terms import terms_of
+from fl_node.runtime import numerals
 
 Limit = tuple[str, Callable[[Plan], float], bool]
 """A limit: its description, its value in a plan, and whether it is a maximum (otherwise a minimum)."""
@@ -42,19 +43,22 @@ def parse(given: Iterable[str]) -> dict[str, float]:
     Raises
     ------
     ConfigError
-        A text is not a known limit and a number; the message says what would be right.
+        A text is not a known limit and a number, or a limit is given twice; the message says what would be right.
     """
-    limits = {}
+    limits: dict[str, float] = {}
     for text in given:
         name, _, number = text.partition("=")
         try:
-            limits[name] = float(number)
+            limit = numerals.real(number)
         except ValueError:
-            limits[name] = float("nan")
-        if name not in LIMITS or not 0 <= limits[name] < float("inf"):
+            limit = -1.0
+        if name not in LIMITS or limit < 0:
             raise ConfigError(
                 f"--accept {text}: should be NAME=NUMBER, such as max_epochs=10; names are {', '.join(LIMITS)}"
             )
+        if name in limits:
+            raise ConfigError(f"--accept {text}: {name} is given twice; give it once")
+        limits[name] = limit
     return limits
 
 

@@ -64,6 +64,10 @@ def test_two_attacks_go_together() -> None:
         (["fedavg"], ["scale+noise"], [0.1], r"scale and noise can't be combined"),
         (["fedavg"], ["copy:3"], [0.1], "copy has no number to set"),
         (["fedavg"], ["scale:much"], [0.1], "much is not a number"),
+        *(
+            (["fedavg"], [f"scale:{text}"], [0.1], "is not a number")
+            for text in ("nan", "inf", "1e400", "1_0", "\u0663")
+        ),
         (["fedavg"], ["copy"], [1.5], r"--attackers 1.5: should be a share"),
         (["fedavg:3"], ["copy"], [0.1], "fedavg has no number to set"),
         (["mode"], ["copy"], [0.1], "rule mode with attack none"),

@@ -21,11 +21,31 @@ def test_limits_are_names_and_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "max_epochs", "max_epochs=", "max_epochs=x", "epochs=3", "max_rounds=-1", "max_rounds=inf"]
+    "text",
+    [
+        "",
+        "max_epochs",
+        "max_epochs=",
+        "max_epochs=x",
+        "epochs=3",
+        "max_rounds=-1",
+        "max_rounds=inf",
+        "max_rounds=1e400",
+        "max_epsilon=nan",
+        "max_rounds=1_0",
+        "max_rounds= 3",
+        "max_rounds=\u0663",
+    ],
 )
 def test_a_limit_that_is_none_is_named_with_what_would_be_right(text: str) -> None:
     with pytest.raises(ConfigError, match="should be NAME=NUMBER, such as max_epochs=10; names are min_samples"):
         policy.parse([text])
+
+
+@pytest.mark.parametrize("second", ["max_rounds=3", "max_rounds=4"])
+def test_a_limit_that_is_given_twice_is_refused(second: str) -> None:
+    with pytest.raises(ConfigError, match=f"--accept {second}: max_rounds"):
+        policy.parse(["max_rounds=3", "max_epochs=1", second])
 
 
 @pytest.mark.parametrize(
