@@ -18,7 +18,7 @@ from typing import Any
 
 from fl_node.data import datasets, partition
 from fl_node.data.datasets import DataSet
-from fl_node.errors import ConfigError
+from fl_node.errors import ConfigError, JsonError
 from fl_node.experiments import baseline
 from fl_node.models.keras_trainer import EVALUATION_BATCH, KerasTrainer
 from fl_node.plan.schema import Plan
@@ -75,7 +75,8 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
     DataError
         The data set is not available.
     ConfigError
-        The plan has a custom module, other learners, or more rounds or epochs than the paper.
+        The plan has a custom module, other learners, or more rounds or epochs than the paper; or a result that is
+        there already is damaged or of another plan.
     """
     if plan.custom is not None:
         raise ConfigError(f"plan {plan.name} has its own data and model; the paper's are MNIST and its CNN")
@@ -98,11 +99,8 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
         seed: _kept(folder / f"baseline-{seed}.json", plan_of_seed, report, lambda p: _apart(_baseline, p, data_dir))
         for seed, plan_of_seed in seeded.items()
     }
-    try:
-        results = [_seed(seed, federated[seed], single[seed]) for seed in seeds]
-        targets = judge(results, plain["seconds"])
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"results {folder}: a result is damaged; delete it to recompute it") from error
+    results = [_seed(seed, federated[seed], single[seed]) for seed in seeds]
+    targets = judge(results, plain["seconds"])
     content = {
         "plan": plan.model_dump(),
         "seeds": [asdict(result) for result in results],
@@ -196,10 +194,52 @@ def _kept(path: Path, plan: Plan, report: Report, work: Callable[[Plan], dict[st
 
 
 def _found(path: Path, plan: Plan) -> dict[str, Any] | None:
+    """Return a result that is there already for this plan; None if there is none.
+
+    Raises
+    ------
+    ConfigError
+        The result is of another plan, which it took long to compute, or it is damaged.
+    """
     if not path.is_file():
         return None
-    kept: dict[str, Any] = strict_json.read(path)
-    return kept if isinstance(kept, dict) and kept.get("plan") == plan.model_dump() else None
+    try:
+        kept = strict_json.read(path)
+        is_whole = isinstance(kept["plan"], dict) and _is_whole(path.name.partition("-")[0], kept)
+    except (JsonError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"result {path} is damaged; delete it to compute it again") from error
+    if not is_whole:
+        raise ConfigError(f"result {path} is damaged; delete it to compute it again")
+    if json.dumps(kept["plan"], sort_keys=True) != json.dumps(plan.model_dump(), sort_keys=True):
+        raise ConfigError(
+            f"result {path} is of another plan; name another folder with --results, or delete the file to replace it"
+        )
+    found: dict[str, Any] = kept
+    return found
+
+
+def _is_whole(part: str, content: dict[str, Any]) -> bool:
+    """Return whether a result has all figures that a reproduction needs."""
+    if part == "baseline":
+        return _are_shares(content["accuracy"])
+    if not _is_number(content["seconds"]) or content["seconds"] <= 0:
+        return False
+    if part == "plain":
+        return True
+    rounds = content["rounds"]
+    nodes = list(rounds[0]["local"])
+    local = [entry["local"][node]["accuracy"] for entry in rounds for node in nodes]
+    results = [entry["result"]["accuracy"] for entry in rounds]
+    return _are_shares(local) and _are_shares(results) and isinstance(rounds[-1]["result"]["cid"], str)
+
+
+def _are_shares(values: Any) -> bool:
+    is_list = isinstance(values, list) and bool(values)
+    return is_list and all(_is_number(value) and 0 <= value <= 1 for value in values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _apart(work: Callable[[Plan, Path | None], dict[str, Any]], plan: Plan, data_dir: Path | None) -> dict[str, Any]:
