@@ -264,10 +264,13 @@ def private_text(path: Path, name: str, content: str) -> str:
     Raises
     ------
     ConfigError
-        The file is missing or is no text, or others may read it.
+        The file is missing, is a device or is no text, or others may read it.
     """
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
+        kind = path.stat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISFIFO(kind) or stat.S_ISDIR(kind)):
+            raise ConfigError(f"{name} {path}: should be a file that holds {content}")
+        mode = stat.S_IMODE(kind)
         text = read_small(path).decode("ascii").strip()
     except OSError as error:
         raise ConfigError(f"{name} {path}: {reason(error)}") from error

@@ -116,6 +116,14 @@ def test_a_key_file_that_is_missing_or_a_folder_is_named(tmp_path: Path) -> None
         load_key(tmp_path)
 
 
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/zero"])
+def test_a_device_is_no_key_file_and_its_mode_should_stay(path: str) -> None:
+    for use in (load_key, create_key):
+        with pytest.raises(ConfigError, match=f"key file {path}") as raised:
+            use(Path(path))
+        assert "chmod" not in str(raised.value)
+
+
 def test_a_key_file_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"key file .*file/role\.key: "):
