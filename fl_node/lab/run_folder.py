@@ -75,8 +75,6 @@ def load(folder: Path) -> Run:
     """
     path = folder / FILE if folder.is_dir() else folder
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ConfigError(f"run {folder}: {path.name} is not a file; is it a run folder?")
         content = strict_json.loads(strict_json.read_bytes(path, MAX_BYTES))
         return _decoded(content)
     except OSError as error:

@@ -73,7 +73,10 @@ def _read(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
     is_piped = str(path) == "-"
     form = "JSON" if path.suffix == ".json" else "TOML"
     try:
-        raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1) if is_piped else strict_json.read_bytes(path, MAX_FILE_BYTES)
+        if is_piped:
+            raw = sys.stdin.buffer.read(MAX_FILE_BYTES + 1)
+        else:
+            raw = strict_json.read_bytes(path, MAX_FILE_BYTES, pipes=True)
         if len(raw) > MAX_FILE_BYTES:
             raise JsonError(f"has more than the {MAX_FILE_BYTES} bytes allowed")
         text = _decoded(raw)

@@ -88,8 +88,11 @@ def read(path: Path) -> Statement:
         raise ConfigError(f"statement {path}: {files.reason(error)}") from error
     except JsonError as error:
         raise JournalError(f"statement {path}: {error}") from error
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+    except ValueError as error:
         raise JournalError(f"statement {path}: it is not the signed result of an audit: {error}") from error
+    except (TypeError, AttributeError, KeyError) as error:
+        problem = "it lacks fields, or has others"
+        raise JournalError(f"statement {path}: it is not the signed result of an audit: {problem}") from error
     try:
         signer = Account.recover_message(_message(content), signature=signature)
     except (BadSignature, ValidationError, ValueError, TypeError) as error:

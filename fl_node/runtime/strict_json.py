@@ -7,6 +7,7 @@ and texts are bounded so that whatever is returned can be printed, encoded as UT
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -95,8 +96,17 @@ def read(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Any:
         raise JsonError(f"{path} {error}") from error
 
 
-def read_bytes(path: Path, max_bytes: int) -> bytes:
+def read_bytes(path: Path, max_bytes: int, *, pipes: bool = False) -> bytes:
     """Return the content of a file; of one that is too large nothing is read.
+
+    Parameters
+    ----------
+    path
+        The file.
+    max_bytes
+        The largest size, in bytes.
+    pipes
+        Whether it may be a pipe, which is waited for until somebody writes to it.
 
     Raises
     ------
@@ -105,6 +115,8 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
     OSError
         The file can't be read.
     """
+    if not pipes and path.is_fifo():
+        raise OSError(errno.EINVAL, "should be a file, not a pipe", str(path))
     with path.open("rb") as file:
         # A pipe or a device has no size; of these no more is read than allowed.
         size = os.fstat(file.fileno()).st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from fl_node.audit.result import Audit, Deed, PrunedRound
 from fl_node.chain.contract import LogEntry
 from fl_node.errors import ConfigError, JournalError
 from fl_node.plan.schema import Plan
-from fl_node.protocol import statement
+from fl_node.protocol import journal, statement
 from fl_node.protocol.history import History, arrange
 from fl_node.protocol.retention import first_kept, prunable
 from fl_node.protocol.statement import Statement
@@ -141,6 +142,13 @@ def test_junk_is_no_signed_result(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(JournalError):
         statement.read(path)
+
+
+def test_a_pipe_in_the_place_of_a_result_or_a_journal_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for read in (statement.read, journal.read):
+        with pytest.raises(ConfigError, match=str(tmp_path / "pipe")):
+            read(tmp_path / "pipe")
 
 
 def test_a_result_that_is_not_there_is_named(tmp_path: Path) -> None:

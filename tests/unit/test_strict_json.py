@@ -242,3 +242,10 @@ def test_whatever_imports_a_library_that_raises_the_recursion_limit_puts_it_back
                 calls = {ast.unparse(node) for node in nodes if isinstance(node, ast.Call)}
                 assert "recursion.restore()" in calls, path.name
     assert importing
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe") as raised:
+        strict_json.read(tmp_path / "pipe")
+    assert raised.value.filename == str(tmp_path / "pipe")
