@@ -31,21 +31,31 @@ MAX_BYTES = 100_000
 
 
 def fl_node(
-    *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdout: IO[str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Carry a command out, as ``subprocess.run`` does that captures texts."""
-    return run("fl_node", *arguments, cwd=cwd, env=env)
+    """Carry a command out, and capture what it writes, unless its standard output goes elsewhere."""
+    return run("fl_node", *arguments, cwd=cwd, env=env, stdout=stdout)
 
 
 def run(
-    module: str, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    module: str,
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdout: IO[str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Do so with another module, which has a function ``main``."""
     command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
     if not sys.platform.startswith("linux"):
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env, check=False)
+        out_to = stdout or subprocess.PIPE
+        return subprocess.run(
+            command, stdout=out_to, stderr=subprocess.PIPE, text=True, cwd=cwd, env=env, check=False
+        )
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        code = Forked(_server(), command, stdout=out, stderr=err, env=env, cwd=cwd).wait()
+        code = Forked(_server(), command, stdout=stdout or out, stderr=err, env=env, cwd=cwd).wait()
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(command, code, out.read(), err.read())
@@ -194,6 +204,7 @@ def _answer(end: socket.socket) -> None:
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["environment"])
+    tempfile.tempdir = None  # its folder may be another in this environment
     sys.argv = [asked["module"], *asked["arguments"]]
     # What `python -m fl_node` does before has been done here.
     name = "fl_node.cli.app" if asked["module"] == "fl_node" else asked["module"]

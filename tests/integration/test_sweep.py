@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from PIL import Image
 
 from fl_node.lab import run_folder as run
 from fl_node.protocol.names import HEADER
-from tests.helpers.streams import OUTPUTS, carry_out
+from tests.helpers.streams import OUTPUTS
 from tests.helpers.warm import fl_node
 
 PLAN = """
@@ -157,17 +158,21 @@ def test_a_full_disk_at_standard_output_loses_no_result_of_a_command_that_needs_
             "FL_NODE_CONTRACT": run.load(valued).contract,
             "TMPDIR": str(tmp_path),
         }
-        cases = [("full", [command, *options]) for command, (options, _) in commands.items()]
-        done = carry_out(cases, tmp_path, environment, ["fl_node.report.finalize", "tensorflow", "keras"])
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("FL_NODE_")}
+        with Path("/dev/full").open("w") as full:
+            done = [
+                fl_node(command, *options, cwd=tmp_path, env=inherited | environment, stdout=full)
+                for command, (options, _) in commands.items()
+            ]
     code, error = OUTPUTS["full"]
     for ended, (command, (_, pattern)) in zip(done, commands.items(), strict=True):
-        assert ended.code == code, command
-        lines = [line for line in ended.errors.splitlines() if line.startswith("fl-node: ")]
+        assert ended.returncode == code, command
+        lines = [line for line in ended.stderr.splitlines() if line.startswith("fl-node: ")]
         kept = [str(path) for path in tmp_path.glob(pattern)]
         assert len(kept) == 1, command
         there = f"; the result is in {kept[0]}" if pattern.startswith("*") else ""
         assert lines == [f"fl-node: {error}{there}"]
-        assert "Traceback" not in ended.errors
+        assert "Traceback" not in ended.stderr
     assert json.loads(next(tmp_path.glob("*/contribution.json")).read_text())["images"] == 100
 
 
