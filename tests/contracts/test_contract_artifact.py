@@ -29,7 +29,7 @@ def elsewhere(tmp_path: Path) -> Path:
 
 def run_compiler(contracts: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(NODE), "compile.mjs", *args], cwd=contracts, capture_output=True, text=True, timeout=240
+        [str(NODE), "compile.mjs", *args], cwd=contracts, capture_output=True, text=True, timeout=600
     )
 
 

@@ -20,7 +20,7 @@ from fl_node.runtime.waiting import wait_until
 _PORTS = Ports()
 """Held until the tests end: nodes end and are started on them again."""
 
-HANG = 240.0
+HANG = 600.0
 """Seconds after which something has hung; what is tested takes a small part of it."""
 
 

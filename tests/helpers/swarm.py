@@ -15,7 +15,7 @@ from fl_node.nodes.backends import Ports
 from fl_node.nodes.ipfs import IpfsNode
 from fl_node.nodes.process import Child
 
-HANG = 240.0
+HANG = 600.0
 """Seconds after which something has hung; what is tested takes a small part of it."""
 
 

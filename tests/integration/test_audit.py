@@ -398,7 +398,7 @@ def deploy_code(world: World, bytecode: str, plan_cid: str, terms: Terms) -> str
     )
     signed = load_key(world.keys["header"]).sign_transaction(transaction)
     receipt = chain.web3.eth.wait_for_transaction_receipt(
-        chain.web3.eth.send_raw_transaction(signed.raw_transaction), timeout=240, poll_latency=0.01
+        chain.web3.eth.send_raw_transaction(signed.raw_transaction), timeout=600, poll_latency=0.01
     )
     return str(receipt["contractAddress"])
 

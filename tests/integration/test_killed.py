@@ -52,7 +52,7 @@ from fl_node.roles.loop import Site
 from fl_node.runtime.waiting import wait_until
 from tests.helpers.stub import StubTrainer, depend_on_everything
 
-HANG = 240.0
+HANG = 600.0
 """Seconds after which something has hung; what is tested takes a small part of it."""
 RUN_HANG = 600.0
 """The same for a whole run with many kills."""

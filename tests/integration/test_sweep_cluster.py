@@ -34,7 +34,7 @@ epochs = 1
 """
 OPTIONS = ("--rules", "fedavg", "--attacks", "sign_flip", "--attackers", "0.3", "--seeds", "1")
 """Two runs, one without attackers."""
-PATIENCE = 240.0
+PATIENCE = 600.0
 
 
 def until(holds: Callable[[], object]) -> None:

@@ -18,7 +18,7 @@ from tests.helpers.accounts import ALICE
 from tests.helpers.checkout import ROOT
 
 PAPER = str(ROOT / "plans" / "paper.toml")
-HANG = 240.0
+HANG = 600.0
 """Seconds after which a process has hung; on a busy machine its imports take a part of them."""
 
 

@@ -288,7 +288,7 @@ def test_no_more_pages_are_open_than_may_be_and_those_that_close_make_room(
     for client in clients:
         client.shutdown(socket.SHUT_RDWR)
         client.close()
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while served.page._streams and time.monotonic() < deadline:
         time.sleep(0.01)
     assert served.page._streams == []

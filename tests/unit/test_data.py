@@ -460,7 +460,7 @@ finally:
     print("slow:", sorted(slow & set(sys.modules)), file=sys.stderr)
 """
     return subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=600, check=False
     )
 
 
