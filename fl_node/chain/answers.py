@@ -9,49 +9,49 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
-_QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}")
+QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}")
 _DATA = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _HASH = re.compile(r"0x[0-9a-fA-F]{64}")
 _Fields = Mapping[str, re.Pattern[str]]
 
 _LOG: _Fields = {
-    "address": _ADDRESS,
+    "address": ADDRESS,
     "blockHash": _HASH,
-    "blockNumber": _QUANTITY,
+    "blockNumber": QUANTITY,
     "data": _DATA,
-    "logIndex": _QUANTITY,
+    "logIndex": QUANTITY,
     "transactionHash": _HASH,
-    "transactionIndex": _QUANTITY,
+    "transactionIndex": QUANTITY,
 }
 _BLOCK: _Fields = {
-    "baseFeePerGas": _QUANTITY,
-    "difficulty": _QUANTITY,
+    "baseFeePerGas": QUANTITY,
+    "difficulty": QUANTITY,
     "extraData": _DATA,
-    "gasLimit": _QUANTITY,
-    "gasUsed": _QUANTITY,
+    "gasLimit": QUANTITY,
+    "gasUsed": QUANTITY,
     "hash": _HASH,
-    "miner": _ADDRESS,
-    "number": _QUANTITY,
+    "miner": ADDRESS,
+    "number": QUANTITY,
     "parentHash": _HASH,
-    "timestamp": _QUANTITY,
+    "timestamp": QUANTITY,
 }
 _RECEIPT: _Fields = {
     "blockHash": _HASH,
-    "blockNumber": _QUANTITY,
-    "contractAddress": _ADDRESS,
-    "from": _ADDRESS,
-    "gasUsed": _QUANTITY,
-    "status": _QUANTITY,
-    "to": _ADDRESS,
+    "blockNumber": QUANTITY,
+    "contractAddress": ADDRESS,
+    "from": ADDRESS,
+    "gasUsed": QUANTITY,
+    "status": QUANTITY,
+    "to": ADDRESS,
 }
 _TRANSACTION: _Fields = {
-    "blockNumber": _QUANTITY,
-    "from": _ADDRESS,
+    "blockNumber": QUANTITY,
+    "from": ADDRESS,
     "hash": _HASH,
     "input": _DATA,
-    "nonce": _QUANTITY,
-    "to": _ADDRESS,
+    "nonce": QUANTITY,
+    "to": ADDRESS,
 }
 _OBJECTS: Mapping[str, tuple[_Fields, frozenset[str]]] = {
     "eth_getBlockByHash": (_BLOCK, frozenset({"timestamp"})),

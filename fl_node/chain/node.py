@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from web3 import exceptions as web3_errors
 from web3.middleware import ExtraDataToPOAMiddleware
 
 from fl_node.chain.abi import custom_error
+from fl_node.chain.answers import QUANTITY
 from fl_node.chain.news import News
 from fl_node.chain.rpc import NodeProvider, Request
 from fl_node.errors import ChainError, ChainUnreachable, ContractError
@@ -35,7 +35,6 @@ PACE_SECONDS = 60.0
 """Seconds after which the pace is measured again."""
 LATEST: Request = ("eth_getBlockByNumber", ["latest", False])
 """Asks for the newest block."""
-_QUANTITY = re.compile(r"0x[0-9a-fA-F]{1,64}")
 _MOST_SHOWN = 300
 """Characters of a node's own text that an error message shows."""
 _REVERTED = 3
@@ -319,7 +318,7 @@ class Node:
         ChainError
             The answer is not a number.
         """
-        if not isinstance(answer, str) or not _QUANTITY.fullmatch(answer):
+        if not isinstance(answer, str) or not QUANTITY.fullmatch(answer):
             shown = _one_line(repr(answer))
             raise ChainError(f"chain at {self.rpc}: {shown} is not a number such as 0x1b4; is this an Ethereum node?")
         return int(answer, 16)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
+from fl_node.chain.answers import ADDRESS
 from fl_node.cli.options import JsonOption
 from fl_node.errors import ConfigError
 from fl_node.nodes import CHAIN_ID, configuration
@@ -133,7 +133,7 @@ def _addresses(option: str, texts: Sequence[str]) -> list[str]:
 
 def _address(option: str, text: str) -> str:
     """Return an address; without web3, which a controller does not have."""
-    if not re.fullmatch("0x[0-9a-fA-F]{40}", text):
+    if not ADDRESS.fullmatch(text):
         raise ConfigError(f"{option} {text}: should be an address, 0x and 40 hexadecimal digits")
     return text
 

@@ -222,7 +222,7 @@ def _is_whole(part: str, content: dict[str, Any]) -> bool:
     """Return whether a result has all figures that a reproduction needs."""
     if part == "baseline":
         return _are_shares(content["accuracy"])
-    if not _is_number(content["seconds"]) or content["seconds"] <= 0:
+    if not strict_json.is_number(content["seconds"]) or content["seconds"] <= 0:
         return False
     if part == "plain":
         return True
@@ -235,11 +235,7 @@ def _is_whole(part: str, content: dict[str, Any]) -> bool:
 
 def _are_shares(values: Any) -> bool:
     is_list = isinstance(values, list) and bool(values)
-    return is_list and all(_is_number(value) and 0 <= value <= 1 for value in values)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return is_list and all(strict_json.is_number(value) and 0 <= value <= 1 for value in values)
 
 
 def _apart(work: Callable[[Plan, Path | None], dict[str, Any]], plan: Plan, data_dir: Path | None) -> dict[str, Any]:

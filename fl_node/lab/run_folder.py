@@ -8,7 +8,6 @@ import importlib.metadata
 import itertools
 import json
 import platform
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 
 from fl_node.artifacts.address import connect
 from fl_node.artifacts.store import Store
+from fl_node.chain.answers import ADDRESS
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.errors import ChainError, ConfigError, JsonError
@@ -35,7 +35,6 @@ STATEMENTS = "audits"
 MAX_BYTES = 1024**2
 """The most that a ``run.json`` may have; that of a thousand nodes has a quarter of it."""
 BACKENDS = ("embedded", "processes", OwnChainBackend.name)
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _check(run: Run) -> None:
     if wrong := next((name for name in run.nodes if not is_node_name(name)), None):
         raise ValueError(f"nodes.{wrong}: should be header, learner-1, learner-2, …")
     for key, value in texts.items():
-        if (key == "contract" or key.endswith(".account")) and not _ADDRESS.fullmatch(value):
+        if (key == "contract" or key.endswith(".account")) and not ADDRESS.fullmatch(value):
             raise ValueError(f"{key} should be an address, 0x and 40 hexadecimal digits")
     if run.backend not in BACKENDS:
         raise ValueError(f"backend should be one of {', '.join(BACKENDS)}")

@@ -477,7 +477,7 @@ def _reported(path: Path) -> dict[str, float]:
 
 
 def _is_fraction(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    return strict_json.is_number(value) and 0 <= value <= 1
 
 
 def _verdict(past: History) -> str:

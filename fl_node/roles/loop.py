@@ -300,7 +300,7 @@ def _is_stuck(site: Site, changed: float) -> bool:
 def _wait(site: Site, waiting: Waiting, since: float, mark: Mark | None) -> bool:
     """Return True as soon as there is news, False when it is time to read the state anyway."""
     timing, clock, news = site.timing, site.timing.clock, site.chain.news
-    factor = waiting.look_again_factor if news is not None and news.is_alive and mark is not None else 1
+    factor = waiting.look_again_factor if mark is not None else 1
     end = clock.monotonic() + factor * timing.look_again
     if waiting.until is not None:
         end = min(end, waiting.until)

@@ -13,7 +13,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from fl_node.errors import JsonError
 
@@ -94,6 +94,11 @@ def read(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Any:
         return loads(read_bytes(path, max_bytes), max_bytes=max_bytes)
     except JsonError as error:
         raise JsonError(f"{path} {error}") from error
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Return whether a value was a number in the text; for Python ``true`` and ``false`` are numbers, too."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_bytes(path: Path, max_bytes: int, *, pipes: bool = False) -> bytes:

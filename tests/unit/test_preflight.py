@@ -14,9 +14,9 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "roles" / "base" / "files" / "preflight.sh"
 
 
-def preflight(tmp_path: Path, flags: str = "avx") -> dict[str, Any]:
+def preflight(tmp_path: Path, flags: str = "avx", units: str = ".") -> dict[str, Any]:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
-    environment = os.environ | {"CPUINFO": str(tmp_path / "cpuinfo"), "UNITS": str(tmp_path)}
+    environment = os.environ | {"CPUINFO": str(tmp_path / "cpuinfo"), "UNITS": str(tmp_path / units)}
     ended = subprocess.run(["bash", SCRIPT, "1"], env=environment, stdout=subprocess.PIPE, check=True)
     answer: dict[str, Any] = json.loads(ended.stdout)
     return answer
@@ -29,7 +29,7 @@ def test_a_processor_without_avx_is_found(tmp_path: Path, flags: str, avx: bool)
 
 
 def test_the_units_of_the_project_are_listed(tmp_path: Path) -> None:
-    assert preflight(tmp_path)["units"] == []
+    assert preflight(tmp_path)["units"] == preflight(tmp_path, units="none")["units"] == []
     for name in ("fl-header.service", "fl-learner@.service", "fl-header.service.d", "geth.service", 'fl-"x.service'):
         (tmp_path / name).touch()
     assert preflight(tmp_path)["units"] == ["fl-header.service", "fl-learner@.service"]

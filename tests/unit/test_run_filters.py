@@ -219,6 +219,11 @@ def test_a_trigger_names_the_round_of_the_fault(path: Path) -> None:
     assert "where: {round: 1}" in trigger
 
 
+def test_a_lie_meets_its_round_however_short_that_is() -> None:
+    template = (checkout.ROOT / "ansible" / "scenarios" / "false_header.j2").read_text()
+    assert "\nhold: true\n" in template
+
+
 @pytest.mark.parametrize(
     ("name", "plan"),
     [

@@ -29,9 +29,11 @@ for version in 3.13 3.12 3.11; do
 	fi
 done
 # The units that this project's roles have written, now or in an earlier version.
-units=$(cd "${UNITS:-/etc/systemd/system}" && for unit in fl-*.service; do
-	if [[ $unit =~ ^fl-[a-z-]+@?[.]service$ ]]; then printf '%s"%s"' "${comma-}" "$unit" && comma=', '; fi
-done)
+units=
+for unit in "${UNITS:-/etc/systemd/system}"/fl-*.service; do
+	unit=${unit##*/}
+	if [[ $unit =~ ^fl-[a-z-]+@?[.]service$ ]]; then units="${units:+$units, }\"$unit\""; fi
+done
 # TensorFlow's wheels need it; some hypervisors hide it from their machines.
 avx=true
 if [ "$(uname -m)" = x86_64 ] && ! grep -qsw avx "${CPUINFO:-/proc/cpuinfo}"; then avx=false; fi
