@@ -8,7 +8,7 @@ from fl_node.chain.contract import View
 from fl_node.plan.schema import Plan
 from fl_node.protocol.committee import committee_of
 from fl_node.protocol.names import learners_label
-from fl_node.roles.loop import Site, Waiting
+from fl_node.roles.loop import Site, Waiting, patience_of
 
 DRAW_AGAIN = 1.0
 """Seconds between two draws of a committee."""
@@ -123,4 +123,5 @@ class CommitteeDuty:
             # One attestation of several is no reason to read everything again.
             watch=lambda: bool(members) and len(contract.attested_by(members)) == len(members),
             seen=False,
+            look_again_factor=patience_of(len(view.learners)),
         )

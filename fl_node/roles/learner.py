@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from fl_node.roles.budget_watch import BudgetWatch
 from fl_node.roles.committee_duty import CommitteeDuty
 from fl_node.roles.impasse import LOOK_AGAIN
 from fl_node.roles.local_training import LocalTraining, Record, Untrainable
-from fl_node.roles.loop import Done, Site, Waiting
+from fl_node.roles.loop import Done, Site, Waiting, patience_of
 from fl_node.roles.masking import Masking
 from fl_node.roles.pruner import Pruner
 from fl_node.roles.succession import Succession
@@ -37,7 +36,7 @@ from fl_node.wording import counted
 ASK_WHETHER_OPEN = 5.0
 """Seconds between checks whether a round is still open while its global weights are fetched."""
 ASK_OTHERS = 1.0
-"""Seconds between checks for whom a learner waits, for each :data:`NAMED` learners."""
+"""Seconds between checks for whom a learner waits, times :func:`~fl_node.roles.loop.patience_of`."""
 NAMED = 16
 """The most learners of whom a waiting learner says which must act. Of more it says how many, and reads what each has
 published only if it needs the files: otherwise the requests would grow with the square of the learners."""
@@ -267,7 +266,7 @@ class Learner:
             watch=contract.state,
             seen=state,
             by_event=True,
-            look_again_factor=math.ceil(len(view.learners) / NAMED),
+            look_again_factor=patience_of(len(view.learners)),
         )
 
     def _is_read(self, view: View) -> bool:
@@ -286,7 +285,7 @@ class Learner:
         contract, state, round_ = self._site.contract, view.state, view.state.round
         asked_for, asked, published = self._open
         now = self._site.timing.clock.monotonic()
-        if asked_for == (round_, state.closed) and now - asked <= ASK_OTHERS * math.ceil(len(view.learners) / NAMED):
+        if asked_for == (round_, state.closed) and now - asked <= ASK_OTHERS * patience_of(len(view.learners)):
             return published
         block = view.block if state.closed else None
         published = contract.local_weights(round_, view.learners, block)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,9 @@ from fl_node.runtime.logs import emit
 MAX_PREFETCHED = 4
 """The most learners whose files are fetched before a block has their transactions. With 16, the pending transactions
 that every role is told of take more time than the fetches save (docs/benchmarks.md)."""
+
+FEW = 16
+"""The most learners that each look at the contract as often as a header while they wait."""
 
 
 class Clock(Protocol):
@@ -150,7 +154,7 @@ class Waiting:
     look_again_factor: int = 1
     """How many times :attr:`Timing.look_again` the wait may last without a report, if the node sends reports.
 
-    For roles of which many wait: their looks would take more time than their work.
+    For roles of which many wait, see :func:`patience_of`: their looks would take more time than their work.
     """
 
     def event(self) -> events.Waiting:
@@ -162,6 +166,17 @@ class Waiting:
             learners=self.learners,
             arriving=self.arriving,
         )
+
+
+def patience_of(learners: int) -> int:
+    """Return the factor by which each of many waiting learners looks less often than one of few.
+
+    Parameters
+    ----------
+    learners
+        The number of registered learners. Up to :data:`FEW` look as often as a header.
+    """
+    return math.ceil(learners / FEW)
 
 
 class Done(Exception):

@@ -13,7 +13,7 @@ from fl_node.artifacts import cid
 from fl_node.chain.contract import Contract, View
 from fl_node.chain.rpc import NodeProvider
 from fl_node.plan.schema import Plan
-from fl_node.roles import learner
+from fl_node.roles import learner, loop
 from fl_node.roles.learner import Learner
 from fl_node.roles.loop import Done, Waiting
 from tests.helpers.network import Network
@@ -135,6 +135,21 @@ def test_of_many_learners_each_says_how_many_must_act_and_asks_for_none_of_them(
     waits = [waiting for waiting in counted.said if waiting.reason == "round_end" and waiting.round == 1]
     assert {waiting.learners for waiting in waits} <= {None, ()}
     assert any(re.search(r"\b[1-4] of 5 learners", waiting.detail) for waiting in waits)
+
+
+def test_of_many_learners_each_looks_less_often_while_it_waits_for_the_committee_or_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "FEW", 2)
+    network = Network(tmp_path, committee_plan(5))
+    try:
+        counted = Counted(network, monkeypatch)
+        counted.play()
+    finally:
+        network.close()
+    factors = {(waiting.reason, waiting.look_again_factor) for waiting in counted.said}
+    assert {("attestation", 3), ("round_end", 3)} <= factors
+    assert {("attestation", 1), ("round_end", 1)}.isdisjoint(factors)
 
 
 def test_a_view_takes_one_request_and_another_where_a_block_came_or_was_replaced(
