@@ -93,6 +93,14 @@ class LogEntry:
 
 
 @dataclass(frozen=True)
+class BlockId:
+    """A block: its hash and its number."""
+
+    hash: str
+    number: int
+
+
+@dataclass(frozen=True)
 class Terms:
     """The settings of a plan that the contract enforces.
 
@@ -360,8 +368,8 @@ class Contract:
         """Return the counters and times of a round."""
         return RoundRecord(*self._read("roundAt", round_))
 
-    def published_in(self, round_: int, digest: bytes) -> str | None:
-        """Return the hash of the block that published the global weights of a round, or None.
+    def published_in(self, round_: int, digest: bytes) -> BlockId | None:
+        """Return the block that published the global weights of a round, or None.
 
         Parameters
         ----------
@@ -371,8 +379,10 @@ class Contract:
             The digest of their file.
         """
         entries = self._entries(GLOBAL_WEIGHT_SET, "0x" + round_.to_bytes(32, "big").hex())
-        blocks = [bytes(entry["blockHash"]) for entry in entries if bytes(entry["data"]) == digest]
-        return "0x" + blocks[-1].hex() if blocks else None
+        blocks = [entry for entry in entries if bytes(entry["data"]) == digest]
+        return (
+            BlockId("0x" + bytes(blocks[-1]["blockHash"]).hex(), int(blocks[-1]["blockNumber"])) if blocks else None
+        )
 
     def first_block_of(self, name: str) -> int | None:
         """Return the number of the block with the contract's first event of this name, or None."""
@@ -412,6 +422,25 @@ class Contract:
         return frozenset(
             node_id for node_id, verdict in zip(node_ids, verdicts, strict=True) if Verdict(*verdict).attested
         )
+
+    def attested_while(self, node_ids: Sequence[int], block: BlockId) -> frozenset[int] | None:
+        """Return which of these learners attested the current global weights, with one request.
+
+        Parameters
+        ----------
+        node_ids
+            The learners.
+        block
+            A block that must still be part of the chain; if it is not, the result is None.
+        """
+        calls: list[Call] = [("verdictOf", [node_id]) for node_id in node_ids]
+        there, *answers = self.chain.ask(
+            ("eth_getBlockByNumber", [hex(block.number), False]), *(self._call(*call) for call in calls)
+        )
+        if there is None or there.get("hash") != block.hash:
+            return None
+        verdicts = zip(node_ids, self._results(calls, answers), strict=True)
+        return frozenset(node_id for node_id, verdict in verdicts if Verdict(*verdict).attested)
 
     def members(self, round_: int, block: str | None = None) -> list[int]:
         """Return the nodeIds that were registered when a round closed, or are now if it is open, in ascending order.

@@ -9,9 +9,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from fl_node.artifacts import cid
-from fl_node.chain.contract import Contract
+from fl_node.chain.contract import BlockId, Contract
+
+
+@dataclass(frozen=True)
+class Committee:
+    """The committee of a round; sealers may replace the block that it was drawn by, and then it is another one."""
+
+    members: frozenset[int] = frozenset()
+    block: BlockId | None = None
+    """The block that published the round's global weights; None if no block shows them, and then nobody is drawn."""
 
 
 def draw(block: str, contract: str, round_: int, learners: Iterable[int], size: int) -> frozenset[int]:
@@ -38,8 +48,8 @@ def draw(block: str, contract: str, round_: int, learners: Iterable[int], size: 
     return frozenset(sorted(learners, key=lot)[:size])
 
 
-def committee_of(contract: Contract, round_: int, name: str, learners: Iterable[int], size: int) -> frozenset[int]:
-    """Return the committee of a round, read at the newest block; empty if that has other global weights.
+def committee_of(contract: Contract, round_: int, name: str, learners: Iterable[int], size: int) -> Committee:
+    """Return the committee of a round, read at the newest block.
 
     Parameters
     ----------
@@ -53,4 +63,4 @@ def committee_of(contract: Contract, round_: int, name: str, learners: Iterable[
         As for :func:`draw`.
     """
     block = contract.published_in(round_, cid.to_digest(name))
-    return draw(block, contract.address, round_, learners, size) if block else frozenset()
+    return Committee(draw(block.hash, contract.address, round_, learners, size), block) if block else Committee()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fl_node.artifacts import cid
 from fl_node.chain.contract import View
 from fl_node.plan.schema import Plan
-from fl_node.protocol.committee import committee_of
+from fl_node.protocol.committee import Committee, committee_of
 from fl_node.protocol.names import learners_label
 from fl_node.roles.loop import Site, Waiting, patience_of
 
@@ -18,14 +19,17 @@ DRAW_AGAIN = 1.0
 class _Drawn:
     """The committee of certain global weights, and what this learner has to do with it."""
 
+    round: int
     weights: str
-    committee: frozenset[int]
+    committee: Committee
     is_on: bool
     """Whether this learner verifies the weights."""
     at: float
     """Time of the last draw, on the role's clock."""
     since: float | None = None
     """Start of the wait for the committee, on the role's clock."""
+    is_outdated: bool = False
+    """Whether another committee is to be drawn: sealers have replaced the block, or only now is there one."""
 
 
 class CommitteeDuty:
@@ -55,7 +59,7 @@ class CommitteeDuty:
     @property
     def awaited(self) -> list[int]:
         """The members on whose attestations this learner waits; empty if it verifies."""
-        return sorted(self._drawn.committee) if self._drawn is not None and not self._drawn.is_on else []
+        return sorted(self._drawn.committee.members) if self._drawn is not None and not self._drawn.is_on else []
 
     def is_on(self, view: View, node_id: int, global_cid: str) -> bool:
         """Return whether this learner verifies these global weights.
@@ -77,10 +81,10 @@ class CommitteeDuty:
         contract, round_, now = self._site.contract, view.state.round, self._site.timing.clock.monotonic()
         drawn = self._drawn if self._drawn is not None and self._drawn.weights == global_cid else None
         # Sealers may replace the block that it was drawn by, and then another committee is to verify.
-        if drawn is None or (not drawn.is_on and now - drawn.at > DRAW_AGAIN):
+        if drawn is None or (not drawn.is_on and (drawn.is_outdated or now - drawn.at > DRAW_AGAIN)):
             committee = committee_of(contract, round_, global_cid, view.learners, self._plan.committee)
             since = None if drawn is None else drawn.since
-            drawn = self._drawn = _Drawn(global_cid, committee, node_id in committee, now, since)
+            drawn = self._drawn = _Drawn(round_, global_cid, committee, node_id in committee.members, now, since)
         if not drawn.is_on:
             waited = 0.0 if drawn.since is None else now - drawn.since
             drawn.is_on = waited > self._timeout or view.record.rejections > 0
@@ -106,22 +110,35 @@ class CommitteeDuty:
         drawn, now = self._drawn, self._site.timing.clock.monotonic()
         if drawn is None or drawn.is_on:
             return None
-        contract, members = self._site.contract, sorted(drawn.committee)
-        if view.attested.keys() >= drawn.committee:
+        members = sorted(drawn.committee.members)
+        if view.attested.keys() >= drawn.committee.members:
             silent = [node_id for node_id in members if not view.attested[node_id]]
         else:  # it was drawn after the state was read
-            silent = sorted(drawn.committee - contract.attested_by(members, view.block))
+            silent = sorted(drawn.committee.members - self._site.contract.attested_by(members, view.block))
         if not silent and members:
             return None
         if drawn.since is None:
             drawn.since = now
+        detail = f"the committee to attest the global weights; no attestation by {learners_label(silent)} yet"
+        if not members:
+            detail = f"the block that published {drawn.weights}, which draws the committee"
         return Waiting(
             "attestation",
-            f"the committee to attest the global weights; no attestation by {learners_label(silent)} yet",
+            detail,
             learners=tuple(silent),
             until=drawn.since + self._timeout,
             # One attestation of several is no reason to read everything again.
-            watch=lambda: bool(members) and len(contract.attested_by(members)) == len(members),
+            watch=lambda: self._is_over(drawn),
             seen=False,
             look_again_factor=patience_of(len(view.learners)),
         )
+
+    def _is_over(self, drawn: _Drawn) -> bool:
+        """Return whether all members of a committee have attested, or another committee is to be drawn."""
+        contract, committee = self._site.contract, drawn.committee
+        if committee.block is None:
+            drawn.is_outdated = contract.published_in(drawn.round, cid.to_digest(drawn.weights)) is not None
+            return drawn.is_outdated
+        attested = contract.attested_while(sorted(committee.members), committee.block)
+        drawn.is_outdated = attested is None
+        return attested is None or attested == committee.members

@@ -24,7 +24,7 @@ def four(**settings: Any) -> Plan:
 
 
 def committee(run: Run, round_: int) -> frozenset[int]:
-    return committee_of(run.contract, round_, str(run.contract.global_weight_at(round_)), LEARNERS, SIZE)
+    return committee_of(run.contract, round_, str(run.contract.global_weight_at(round_)), LEARNERS, SIZE).members
 
 
 def learners(stack: ExitStack, run: Run) -> dict[int, Role]:

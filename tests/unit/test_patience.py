@@ -54,7 +54,7 @@ def test_a_learner_verifies_when_a_committee_has_had_that_time(
     )
     network = Network(tmp_path, plan)
     contract = network.as_node("header")
-    (silent,) = committee_of(contract, 0, str(contract.global_weight_at(0)), range(1, 4), 1)
+    (silent,) = committee_of(contract, 0, str(contract.global_weight_at(0)), range(1, 4), 1).members
     other = next(node for node in network.learners if node != learner_name(silent))
     published = []
     try:
