@@ -423,8 +423,8 @@ class Contract:
             node_id for node_id, verdict in zip(node_ids, verdicts, strict=True) if Verdict(*verdict).attested
         )
 
-    def attested_while(self, node_ids: Sequence[int], block: BlockId) -> frozenset[int] | None:
-        """Return which of these learners attested the current global weights, with one request.
+    def verdicts_while(self, node_ids: Sequence[int], block: BlockId) -> dict[int, Verdict] | None:
+        """Return the verdicts of these learners on the current global weights, by nodeId, with one request.
 
         Parameters
         ----------
@@ -440,7 +440,7 @@ class Contract:
         if there is None or there.get("hash") != block.hash:
             return None
         verdicts = zip(node_ids, self._results(calls, answers), strict=True)
-        return frozenset(node_id for node_id, verdict in verdicts if Verdict(*verdict).attested)
+        return {node_id: Verdict(*verdict) for node_id, verdict in verdicts}
 
     def members(self, round_: int, block: str | None = None) -> list[int]:
         """Return the nodeIds that were registered when a round closed, or are now if it is open, in ascending order.

@@ -134,11 +134,15 @@ class CommitteeDuty:
         )
 
     def _is_over(self, drawn: _Drawn) -> bool:
-        """Return whether all members of a committee have attested, or another committee is to be drawn."""
+        """Return whether all members of a committee have attested, one has rejected, or another is to be drawn."""
         contract, committee = self._site.contract, drawn.committee
         if committee.block is None:
             drawn.is_outdated = contract.published_in(drawn.round, cid.to_digest(drawn.weights)) is not None
             return drawn.is_outdated
-        attested = contract.attested_while(sorted(committee.members), committee.block)
-        drawn.is_outdated = attested is None
-        return attested is None or attested == committee.members
+        verdicts = contract.verdicts_while(sorted(committee.members), committee.block)
+        drawn.is_outdated = verdicts is None
+        if verdicts is None:
+            return True
+        return any(verdict.rejected for verdict in verdicts.values()) or all(
+            verdict.attested for verdict in verdicts.values()
+        )

@@ -116,6 +116,15 @@ def test_a_learner_that_waits_draws_another_committee_when_the_block_that_drew_i
     assert until_it_waits(network, learner_name(node_id)).learners == tuple(sorted(after))
 
 
+def test_a_learner_that_waits_notices_that_a_member_rejects(network: Network) -> None:
+    member = min(drawn(network))
+    waiting = until_it_waits(network, learner_name(min(set(range(1, 6)) - drawn(network))))
+    contract = network.as_node(learner_name(member))
+    assert not is_new(waiting)
+    contract.reject(1, str(contract.state().global_cid), contract.chain.nonce(), code="sum", evidence=None)
+    assert is_new(waiting)
+
+
 def test_a_learner_that_saw_no_block_with_the_weights_draws_as_soon_as_there_is_one(network: Network) -> None:
     node_id = min(set(range(1, 6)) - drawn(network))
     contract, name = network.as_node(learner_name(node_id)), str(network.as_node("header").global_weight_at(1))
