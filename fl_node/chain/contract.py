@@ -423,24 +423,29 @@ class Contract:
             node_id for node_id, verdict in zip(node_ids, verdicts, strict=True) if Verdict(*verdict).attested
         )
 
-    def verdicts_while(self, node_ids: Sequence[int], block: BlockId) -> dict[int, Verdict] | None:
-        """Return the verdicts of these learners on the current global weights, by nodeId, with one request.
+    def verdicts_on(self, round_: int, node_ids: Sequence[int], block: BlockId) -> tuple[frozenset[int], int] | None:
+        """Return which of these learners attested the current global weights, and how many of all rejected them.
+
+        Takes one request.
 
         Parameters
         ----------
+        round_
+            The round that starts from these weights.
         node_ids
             The learners.
         block
             A block that must still be part of the chain; if it is not, the result is None.
         """
-        calls: list[Call] = [("verdictOf", [node_id]) for node_id in node_ids]
+        calls: list[Call] = [("roundAt", [round_]), *(("verdictOf", [node_id]) for node_id in node_ids)]
         there, *answers = self.chain.ask(
             ("eth_getBlockByNumber", [hex(block.number), False]), *(self._call(*call) for call in calls)
         )
         if there is None or there.get("hash") != block.hash:
             return None
-        verdicts = zip(node_ids, self._results(calls, answers), strict=True)
-        return {node_id: Verdict(*verdict) for node_id, verdict in verdicts}
+        record, *verdicts = self._results(calls, answers)
+        attested = (node_id for node_id, v in zip(node_ids, verdicts, strict=True) if Verdict(*v).attested)
+        return frozenset(attested), RoundRecord(*record).rejections
 
     def members(self, round_: int, block: str | None = None) -> list[int]:
         """Return the nodeIds that were registered when a round closed, or are now if it is open, in ascending order.

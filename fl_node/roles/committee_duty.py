@@ -119,9 +119,10 @@ class CommitteeDuty:
             return None
         if drawn.since is None:
             drawn.since = now
-        detail = f"the committee to attest the global weights; no attestation by {learners_label(silent)} yet"
-        if not members:
-            detail = f"the block that published {drawn.weights}, which draws the committee"
+        if members:
+            detail = f"the committee to attest the global weights; no attestation by {learners_label(silent)} yet"
+        else:
+            detail = f"a block with the global weights {drawn.weights}, whose hash draws the committee"
         return Waiting(
             "attestation",
             detail,
@@ -134,15 +135,14 @@ class CommitteeDuty:
         )
 
     def _is_over(self, drawn: _Drawn) -> bool:
-        """Return whether all members of a committee have attested, one has rejected, or another is to be drawn."""
+        """Return whether the committee has attested, a learner has rejected, or another committee is to be drawn."""
         contract, committee = self._site.contract, drawn.committee
         if committee.block is None:
             drawn.is_outdated = contract.published_in(drawn.round, cid.to_digest(drawn.weights)) is not None
             return drawn.is_outdated
-        verdicts = contract.verdicts_while(sorted(committee.members), committee.block)
+        verdicts = contract.verdicts_on(drawn.round, sorted(committee.members), committee.block)
         drawn.is_outdated = verdicts is None
         if verdicts is None:
             return True
-        return any(verdict.rejected for verdict in verdicts.values()) or all(
-            verdict.attested for verdict in verdicts.values()
-        )
+        attested, rejections = verdicts
+        return attested == committee.members or rejections > 0

@@ -116,10 +116,11 @@ def test_a_learner_that_waits_draws_another_committee_when_the_block_that_drew_i
     assert until_it_waits(network, learner_name(node_id)).learners == tuple(sorted(after))
 
 
-def test_a_learner_that_waits_notices_that_a_member_rejects(network: Network) -> None:
-    member = min(drawn(network))
-    waiting = until_it_waits(network, learner_name(min(set(range(1, 6)) - drawn(network))))
-    contract = network.as_node(learner_name(member))
+@pytest.mark.parametrize("of_committee", [True, False])
+def test_a_learner_that_waits_notices_that_another_rejects(network: Network, of_committee: bool) -> None:
+    others = sorted(set(range(1, 6)) - drawn(network))
+    waiting = until_it_waits(network, learner_name(others[0]))
+    contract = network.as_node(learner_name(min(drawn(network)) if of_committee else others[1]))
     assert not is_new(waiting)
     contract.reject(1, str(contract.state().global_cid), contract.chain.nonce(), code="sum", evidence=None)
     assert is_new(waiting)
