@@ -567,7 +567,8 @@ def test_a_file_that_is_away_for_longer_than_the_plan_allows_is_taken_when_it_is
     backend: ProcessBackend, keys: dict[str, Path], tmp_path: Path
 ) -> None:
     run = _on(backend, keys, tmp_path, PLAN.model_copy(update={"fetch_timeout": AWAY / 4}))
-    trap = Trap("file_stored", 1, signal=signal.SIGSTOP)
+    # At its second publication the learner has verified what it trained from, for which it needs its IPFS.
+    trap = Trap("send", count=2, signal=signal.SIGSTOP)
     away = _away(backend, "learner-1 ipfs", signal.SIGKILL)
 
     def back() -> None:
