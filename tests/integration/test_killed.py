@@ -2,7 +2,7 @@
 
 A stub stands in for the model, so that every step of a loop can be tried; chain, store and roles are real. The
 roles are forked from the tests' process, which has imported already what takes long. At the end are a few kills of
-real processes with TensorFlow.
+processes with TensorFlow.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -41,7 +42,6 @@ from fl_node.chain.contract import Contract
 from fl_node.chain.keys import load_key
 from fl_node.errors import ChainError
 from fl_node.nodes.backends import EmbeddedBackend, Endpoint, ProcessBackend
-from fl_node.nodes.process import Child, stop_all
 from fl_node.plan import loading as plans
 from fl_node.plan.schema import DataPlan, Plan, TrainingPlan
 from fl_node.protocol import history
@@ -50,6 +50,7 @@ from fl_node.roles import factory
 from fl_node.roles.deploy import register
 from fl_node.roles.loop import Site
 from fl_node.runtime.waiting import wait_until
+from tests.helpers import warm
 from tests.helpers.stub import StubTrainer, depend_on_everything
 
 HANG = 600.0
@@ -582,41 +583,6 @@ def test_a_file_that_is_away_for_longer_than_the_plan_allows_is_taken_when_it_is
 
 # Real processes with TensorFlow
 
-KILLER = """
-import logging, os, signal, sys
-from fl_node.cli import app as cli
-from fl_node.models import keras_trainer as model
-
-where, round_ = sys.argv[1], int(sys.argv[2])
-sys.argv[1:] = sys.argv[3:]
-
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def at_event(record):
-    if record.event == where and record.fields.get("round") == round_:
-        kill()
-    if where == "batch" and record.event == "training_started" and record.fields["round"] == round_:
-        model.KerasTrainer.train = train
-    return True
-
-def train(self, *arguments, **options):
-    import keras
-
-    class Killer(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            if batch == 3:
-                kill()
-
-    fit = self.model.fit
-    self.model.fit = lambda *args, **kwargs: fit(*args, callbacks=[Killer()], **kwargs)
-    return original(self, *arguments, **options)
-
-original = model.KerasTrainer.train
-logging.getLogger("fl_node").addFilter(at_event)
-cli.main()
-"""
-
 
 def test_a_learner_killed_within_an_epoch_and_a_header_killed_at_aggregation_change_nothing(
     lab_run: tuple[Path, dict[str, Any]],
@@ -628,27 +594,26 @@ def test_a_learner_killed_within_an_epoch_and_a_header_killed_at_aggregation_cha
     run = Run(embedded[1], keys, tmp_path, plans.load(tiny_plan))
     run.deploy()
     traps = {"header": ("updates_aggregated", 1), "learner-1": ("batch", 1), "learner-2": ("batch", 2)}
-    children: dict[str, Child] = {}
 
-    def start(node: str, *before: str) -> None:
-        role = node.partition("-")[0]
-        command = [sys.executable, *before, role, "--contract", run.address, "--key", str(keys[node])]
-        command += ["--rpc", run.ends[node].rpc, "--store", run.ends[node].store, "--folder", str(tmp_path / node)]
-        children[node] = Child(node, [*command, "--patience", str(HANG)], tmp_path / f"{node}.log")
+    def play(node: str) -> None:
+        where, round_ = traps[node]
+        arguments = [
+            node.partition("-")[0],
+            "--contract",
+            run.address,
+            "--key",
+            keys[node],
+            "--rpc",
+            run.ends[node].rpc,
+        ]
+        arguments += ["--store", run.ends[node].store, "--folder", tmp_path / node, "--patience", str(HANG)]
+        killed = warm.run("tests.helpers.killed_role", where, str(round_), *arguments)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        ended = warm.fl_node(*arguments)
+        assert ended.returncode == 0, ended.stderr
 
-    try:
-        for node, (where, round_) in traps.items():
-            start(node, "-c", KILLER, where, str(round_))
-        while traps:
-            ended = [node for node in traps if not children[node].running]
-            for node in ended:
-                assert children[node].process.returncode == -signal.SIGKILL, children[node].tail()
-                del traps[node]
-                start(node, "-m", "fl_node")
-            time.sleep(0.05)
-        for child in children.values():
-            assert child.process.wait(RUN_HANG) == 0, child.tail()
-    finally:
-        stop_all(list(children.values()))
+    with ThreadPoolExecutor() as roles:
+        for played in [roles.submit(play, node) for node in traps]:
+            played.result()
     assert run.contract().global_weight_at(run.plan.rounds) == lab_run[1]["final"]["cid"]
     assert [e.round for e in run.contract().log() if e.name == "GlobalWeightSet"] == list(range(run.plan.rounds + 1))
