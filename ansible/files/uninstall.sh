@@ -7,8 +7,10 @@ shopt -s nullglob
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 mark=/etc/fl-testbed
 ours="# By the testbed's role base, from base_apt_mirror."
-several=($(systemctl list-units --all --plain --no-legend 'fl-learner@*' 'fl-standby@*' | cut -d ' ' -f 1)
-	$(cd /etc/systemd/system/multi-user.target.wants 2>/dev/null && ls -d fl-learner@*)) # each of several learners has one
+several=($(systemctl list-units --all --plain --no-legend 'fl-learner@*' 'fl-standby@*' | cut -d ' ' -f 1))
+for wanted in /etc/systemd/system/multi-user.target.wants/fl-learner@*; do # each of several learners has one
+	several+=("${wanted##*/}")
+done
 units=(fl-sweep.service fl-sweep-worker.service fl-sweep-scheduler.service fl-dashboard.service "${several[@]}"
 	fl-trainer.service fl-standby.service fl-learner.service fl-header.service geth.service ipfs.service
 	fl-firewall-watch.service fl-firewall-check.socket fl-firewall.service)

@@ -39,6 +39,17 @@ KEPT = ".kept"
 """A file in the folder of hosts that outlive the tests."""
 HANG = 1500.0
 """Seconds after which a command has hung."""
+NOTHING_LEFT = """
+find / -xdev \\( -name 'fl-node*' -o -name 'fl-firewall*' \\
+  -o -name 'fl-learner*' -o -name 'fl-header*' -o -name 'fl-standby*' -o -name 'fl-sweep*' -o -name 'fl-trainer*' \\
+  -o -name 'geth*' -o -name 'ipfs*' -o -name '*fl-testbed*' \\) \\
+  -not -path '/home/*' -not -path '/proc/*' -not -path '/usr/local/share/fl-testbed*' -not -path '/etc/ssh/*'
+getent passwd geth ipfs fl-node fl-dashboard
+nft list tables | grep fl_testbed
+systemctl list-unit-files --no-legend | grep -E '^(fl-|geth|ipfs)'
+systemctl --failed --no-legend
+"""
+"""Prints what is left of the testbed on a host; the image's own files and Vagrant's settings of sshd don't count."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""Hosts that join, that are made again, and a testbed that starts anew."""
+"""Hosts that join, that leave, that are made again, and a testbed that starts anew."""
 
 from __future__ import annotations
 
 import json
 
-from .conftest import NAMES, NETWORK, SMALL, Testbed, choice, report
+from .conftest import NAMES, NETWORK, NOTHING_LEFT, SMALL, Testbed, choice, report
 
 
 def signers(testbed: Testbed, name: str) -> set[str]:
@@ -58,6 +58,25 @@ def test_a_third_learner_is_one_line(provisioned: Testbed, trained: object, data
     assert result["plan"]["learners"] == 3  # type: ignore[index]
     assert sorted(result["rounds"][-1]["local"]) == ["1", "2", "3"]  # type: ignore[index]
     assert result["audit"]["passed"] is True  # type: ignore[index]
+
+
+def test_a_learner_that_is_removed_leaves_nothing(provisioned: Testbed, trained: object) -> None:
+    assert "to confirm" in provisioned.play("remove", "-e", "fl_remove=learner-3").must(2).output
+    header = provisioned.play("remove", "-e", "fl_remove=header", "-e", "fl_confirm=yes").must(2)
+    assert "is the header" in header.output
+    remove = ["-e", "fl_remove=learner-3", "-e", "fl_confirm=yes"]
+    # As if one of several learners had been there, which never started again.
+    wanted = "/etc/systemd/system/multi-user.target.wants/fl-learner@7.service"
+    provisioned.host("learner-3").check_output(f"ln -s /etc/systemd/system/fl-learner@.service {wanted}")
+    provisioned.play("remove", *remove).must()
+    assert provisioned.host("learner-3").run(NOTHING_LEFT).stdout == ""
+    assert signers(provisioned, "header") == {sealer(provisioned, name) for name in NAMES}
+    again = provisioned.play("remove", *remove).must()
+    assert all(counts["changed"] == 0 for counts in again.recap.values())
+    # As it says what to do next.
+    provisioned.vagrant("destroy", "--force", "learner-3").must()
+    path = provisioned.root / "inventory" / "hosts.yml"
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if "learner-3:" not in line))
 
 
 def test_reset_wants_a_yes(provisioned: Testbed) -> None:
