@@ -20,7 +20,7 @@ FLAGS = (
     "--no-first-run",
     "--no-sandbox",
 )
-PATIENCE = 120_000
+PATIENCE = 600_000
 """Milliseconds after which something has hung; the first prediction has to load TensorFlow."""
 SERIOUS = ("serious", "critical")
 

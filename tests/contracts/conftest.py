@@ -27,7 +27,7 @@ from fl_node.nodes.process import Child
 from fl_node.runtime.waiting import wait_until
 
 BALANCE = 10**24
-GETH_PATIENCE = 240
+GETH_PATIENCE = 600
 
 
 class _Provider(EthereumTesterProvider):

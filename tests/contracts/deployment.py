@@ -36,7 +36,7 @@ EVENTS = {event_abi_to_log_topic(entry): entry for entry in ARTIFACT["abi"] if e
 
 CALL_GAS = 200_000
 DEPLOY_GAS = 5_000_000
-RECEIPT_TIMEOUT = 30
+RECEIPT_TIMEOUT = 600
 
 ZERO_ADDRESS = "0x" + "00" * 20
 ZERO_HASH = b"\0" * 32

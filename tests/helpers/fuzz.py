@@ -299,7 +299,7 @@ def post(port: int, path: str, body: bytes, rng: random.Random | None = None) ->
         method = rng.choice(["GET", "POST", "PUT", "HEAD", "OPTIONS"])
         headers["Content-Type"] = rng.choice(["application/octet-stream", "application/json", "", "\xff"])
         headers["X"] = "y" * rng.choice([0, 100, 10_000])
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     try:
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
@@ -311,7 +311,7 @@ def post(port: int, path: str, body: bytes, rng: random.Random | None = None) ->
 
 
 def get(port: int, path: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()

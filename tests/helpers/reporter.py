@@ -8,7 +8,7 @@ import threading
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import Server, ServerConnection, serve
 
-HANG = 30.0
+HANG = 600.0
 """Seconds after which a connection has hung."""
 BLOCK, EVENT, TRANSACTION = "0xb", "0xe", "0xf"
 """The subscriptions."""
@@ -22,6 +22,8 @@ class Reporter:
         self.requests: list[dict[str, object]] = []
         self.connections: list[ServerConnection] = []
         self.subscribed = threading.Semaphore(0)
+        self._answered: set[tuple[ServerConnection, str]] = set()
+        self._changed = threading.Condition()
         self.server: Server = serve(self._serve, "127.0.0.1", 0)
         self._thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self._thread.start()
@@ -31,8 +33,12 @@ class Reporter:
         return f"http://127.0.0.1:{self.server.socket.getsockname()[1]}"
 
     def report(self, subscription: str, result: object = None) -> None:
+        """Send a report, as a node does: not before the request for the subscription is answered."""
+        connection = self.connections[-1]
+        with self._changed:
+            assert self._changed.wait_for(lambda: (connection, subscription) in self._answered, HANG)
         params = {"subscription": subscription, "result": {} if result is None else result}
-        self.connections[-1].send(json.dumps({"jsonrpc": "2.0", "method": "eth_subscription", "params": params}))
+        connection.send(json.dumps({"jsonrpc": "2.0", "method": "eth_subscription", "params": params}))
 
     def close(self) -> None:
         self.server.shutdown()
@@ -51,6 +57,9 @@ class Reporter:
                 if name == TRANSACTION and not self.reports_transactions:
                     answer = {"error": {"code": -32601, "message": "no such subscription"}}
                 connection.send(json.dumps({"jsonrpc": "2.0", "id": request["id"], **answer}))
+                with self._changed:
+                    self._answered.add((connection, name))
+                    self._changed.notify_all()
                 if name == EVENT:
                     self.subscribed.release()
         except ConnectionClosed:

@@ -45,7 +45,7 @@ from tests.helpers.stub import StubTrainer
 from tests.helpers.waiting import eventually
 
 LEARNERS = 5
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds that a test waits for what a role should do; a role that does it is never waited for as long."""
 
 

@@ -18,7 +18,7 @@ import yaml
 ROLES = Path(__file__).parents[2] / "roles"
 SCRIPT = ROLES / "base" / "files" / "fl-firewall"
 PROBE = Path(__file__).with_name("firewall_probe.py")
-HANG = 120.0
+HANG = 600.0
 """Seconds after which a probe has hung."""
 USERS = ["root", "geth", "ipfs", "fl-node", "fl-dashboard", "visitor", "nobody"]
 SERVICES = {"rpc": "geth", "authrpc": "geth", "metrics": "geth", "api": "ipfs", "page": "fl-dashboard"}

@@ -19,7 +19,7 @@ from fl_node.nodes.process import Child
 from fl_node.runtime.waiting import wait_until
 from tests.helpers import rlpx
 
-HANG = 60
+HANG = 600
 MEMBER, STRANGER = (bytes([number]) * 32 for number in (1, 2))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fl_node.nodes import binaries
 
-HANG = 300
+HANG = 600
 
 
 def test_a_file_that_holds_a_deeply_nested_block_is_an_error_and_no_stack_overflow(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from fl_node.runtime.waiting import wait_until
 from tests.helpers.runs import World, plan
 
 FOLDER = Path(__file__).parents[2] / "docs" / "monitoring"
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds after which something has hung."""
 FUNCTIONS = {"by", "increase", "rate", "sum", "time"}
 

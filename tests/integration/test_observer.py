@@ -22,7 +22,7 @@ from fl_node.runtime.waiting import wait_until
 from tests.helpers.chain import OPEN
 from tests.helpers.runs import Run, World, plan
 
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds after which something has hung."""
 
 

@@ -22,7 +22,7 @@ from fl_node.runtime.waiting import wait_until
 from tests.helpers.warm import fl_node
 
 pytestmark = pytest.mark.nightly
-PATIENCE = 300.0
+PATIENCE = 600.0
 WEIGHTS = (LOCAL_WEIGHT_SET, GLOBAL_WEIGHT_SET)
 
 

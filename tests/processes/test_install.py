@@ -106,7 +106,7 @@ def test_what_runs_keeps_its_environment_until_it_has_ended(machine: Machine, tm
         done = machine.install("linux-2.tar", second)
         assert done.returncode == 0, done.stderr
         assert machine.says() == "2 2"
-        assert role.communicate("go on\n", timeout=120)[0].strip() == "1 1"
+        assert role.communicate("go on\n", timeout=600)[0].strip() == "1 1"
     finally:
         role.kill()
         role.wait()

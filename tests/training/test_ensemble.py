@@ -198,7 +198,7 @@ def test_an_ensemble_is_exported_as_one_model_that_keras_alone_can_load(tmp_path
         "numpy.save(sys.argv[3], model.predict(images, verbose=0))\n"
     )
     command = [sys.executable, "-c", code, str(path), str(tmp_path / "images.npy"), str(tmp_path / "said.npy")]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, capture_output=True, timeout=600)
     np.testing.assert_allclose(
         np.load(tmp_path / "said.npy"), trainer().predict(together([0.25, 0.75]), images), rtol=1e-5, atol=1e-7
     )

@@ -16,7 +16,7 @@ from fl_node.artifacts.folder_store import FolderStore
 from fl_node.artifacts.store import Progress, silent
 from fl_node.errors import FileMissing
 
-HANG = 60.0
+HANG = 600.0
 
 
 class Line(FolderStore):

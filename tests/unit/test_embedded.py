@@ -409,7 +409,7 @@ def _shared(factory: pytest.TempPathFactory) -> EmbeddedChain:
 
 
 def post(rpc: str, body: bytes, headers: dict[str, str] | None = None) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection(rpc.removeprefix("http://"), timeout=120)
+    connection = http.client.HTTPConnection(rpc.removeprefix("http://"), timeout=600)
     try:
         connection.request("POST", "/", body, {"Content-Type": "application/json"} | (headers or {}))
         response = connection.getresponse()

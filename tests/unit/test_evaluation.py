@@ -19,7 +19,7 @@ from tests.helpers.network import Network
 from tests.helpers.stub import StubTrainer
 
 PLAN = Plan.model_validate({"name": "evaluated", "learners": 1, "rounds": 2, "verification": "none"})
-PATIENCE = 60.0
+PATIENCE = 600.0
 STEPS = 60
 
 

@@ -10,7 +10,7 @@ from fl_node.artifacts.prefetch import MAX_WAITING, WORKERS, Prefetch
 from fl_node.chain.abi import encoder, publication
 from fl_node.errors import FileMissing
 
-HANG = 30.0
+HANG = 600.0
 NAMES = [cid.of_bytes(bytes([number])) for number in range(100)]
 
 

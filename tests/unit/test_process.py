@@ -19,7 +19,7 @@ STUBBORN = (
     "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(60)"
 )
 SLEEP = ["sleep", "60"]
-HANG = 120.0
+HANG = 600.0
 """Seconds after which something has hung."""
 
 
