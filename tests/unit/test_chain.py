@@ -564,6 +564,15 @@ def test_a_contract_of_another_kind_is_noticed(rpc: str) -> None:
     assert contract.log() == []
 
 
+def test_a_contract_from_before_masks_has_no_threshold(rpc: str) -> None:
+    chain = Chain(rpc, HEADER)
+    # Code that answers every call with four numbers, as getTerms of such a contract: 2, 1, 30, 0.
+    data = "0x6014600c60003960146000f3" + "6002600052" + "6001602052" + "601e604052" + "60806000f3"
+    receipt = chain.send(None, data, 200_000, chain.nonce())
+    assert receipt is not None
+    assert chain.contract(str(receipt.contract)).terms() == Terms(2, 1, 30, asynchronous=False, threshold=0)
+
+
 # Trouble
 
 
