@@ -6,8 +6,6 @@ python -m tests.helpers.killed_learner RPC KEY CONTRACT FOLDER STORE [EVENT ROUN
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -17,26 +15,15 @@ from fl_node.chain.keys import load_key
 from fl_node.privacy.secret import beside
 from fl_node.roles import factory
 from fl_node.roles.loop import Site
+from tests.helpers.at_event import at_event, kill
 from tests.helpers.stub import StubTrainer
-
-
-class _Kill(logging.Handler):
-    def __init__(self, event: str, round_: int) -> None:
-        super().__init__(logging.INFO)
-        self._wanted = event, round_
-
-    def emit(self, record: logging.LogRecord) -> None:
-        fields = getattr(record, "fields", {})
-        if (getattr(record, "event", ""), fields.get("round")) == self._wanted:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main() -> None:
     rpc, key, contract, folder, store, *end = sys.argv[1:]
     if end:
-        log = logging.getLogger("fl_node")
-        log.setLevel(logging.INFO)
-        log.addHandler(_Kill(end[0], int(end[1])))
+        logging.getLogger("fl_node").setLevel(logging.INFO)
+        at_event(end[0], int(end[1]), kill)
     chain = Chain(rpc, load_key(Path(key)))
     Path(folder).mkdir(parents=True, exist_ok=True)
     secret = beside(Path(key))

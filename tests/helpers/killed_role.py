@@ -5,34 +5,22 @@ python -m tests.helpers.killed_role EVENT|batch ROUND header|learner OPTION…
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
 import sys
 from typing import Any
 
 from fl_node.cli import app
 from fl_node.models.keras_trainer import KerasTrainer
+from tests.helpers.at_event import at_event, kill
 
 
 def main() -> None:
     where, round_ = sys.argv[1], int(sys.argv[2])
     sys.argv[1:] = sys.argv[3:]
-
-    def at_event(record: logging.LogRecord) -> bool:
-        event, fields = getattr(record, "event", ""), getattr(record, "fields", {})
-        if event == where and fields.get("round") == round_:
-            _kill()
-        if where == "batch" and event == "training_started" and fields["round"] == round_:
-            _kill_while_training()
-        return True
-
-    logging.getLogger("fl_node").addFilter(at_event)
+    if where == "batch":
+        at_event("training_started", round_, _kill_while_training)
+    else:
+        at_event(where, round_, kill)
     app.main()
-
-
-def _kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _kill_while_training() -> None:
@@ -41,7 +29,7 @@ def _kill_while_training() -> None:
     class Killer(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: object = None) -> None:
             if batch == 3:
-                _kill()
+                kill()
 
     original = KerasTrainer.train
 

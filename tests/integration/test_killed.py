@@ -581,7 +581,7 @@ def test_a_file_that_is_away_for_longer_than_the_plan_allows_is_taken_when_it_is
     check(run, str(run.contract().global_weight_at(PLAN.rounds)))
 
 
-# Real processes with TensorFlow
+# Processes with TensorFlow
 
 
 def test_a_learner_killed_within_an_epoch_and_a_header_killed_at_aggregation_change_nothing(
@@ -597,16 +597,9 @@ def test_a_learner_killed_within_an_epoch_and_a_header_killed_at_aggregation_cha
 
     def play(node: str) -> None:
         where, round_ = traps[node]
-        arguments = [
-            node.partition("-")[0],
-            "--contract",
-            run.address,
-            "--key",
-            keys[node],
-            "--rpc",
-            run.ends[node].rpc,
-        ]
-        arguments += ["--store", run.ends[node].store, "--folder", tmp_path / node, "--patience", str(HANG)]
+        arguments = [node.partition("-")[0], "--contract", run.address, "--key", keys[node]]
+        arguments += ["--rpc", run.ends[node].rpc, "--store", run.ends[node].store]
+        arguments += ["--folder", tmp_path / node, "--patience", str(HANG)]
         killed = warm.run("tests.helpers.killed_role", where, str(round_), *arguments)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         ended = warm.fl_node(*arguments)
