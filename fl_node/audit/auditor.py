@@ -9,6 +9,7 @@ report; anyone can evaluate their weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -22,13 +23,14 @@ from fl_node.audit.senders import check_registrations, check_senders
 from fl_node.audit.verdicts import check_verdicts
 from fl_node.chain import deployment
 from fl_node.chain.contract import Contract, LogEntry, State
+from fl_node.chain.earlier import gaps
 from fl_node.errors import ContractError, LogError, PlanError, StoreError, StoreUnreachable, WeightsError
 from fl_node.models.trainer import MakeTrainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol import budget, history
 from fl_node.protocol.budget import Budget
 from fl_node.protocol.history import History, Round
-from fl_node.protocol.names import HEADER
+from fl_node.protocol.names import HEADER, learner_label
 from fl_node.protocol.publications import publications
 from fl_node.protocol.reader import PLAN_TIMEOUT, Reader
 from fl_node.protocol.terms import terms_of
@@ -40,6 +42,8 @@ from fl_node.wording import counted
 
 MAX_READS = 3
 """Maximum number of times that the log is read, if the run proceeds meanwhile."""
+EARLIER_CONTRACT, LEFT_OUT = "earlier_contract", "left_out"
+"""Codes of notes."""
 
 
 def audit(
@@ -86,8 +90,7 @@ def audit(
         The store can't be reached.
     """
     result, reader = Audit(contract=contract.address), Reader(store, folder, once=True)
-    if problem := deployment.problem_of(contract):
-        result.find(None, HEADER, *problem)
+    _check_deployment(contract, result)
     evidence = read_journals(contract, journals)
     words = Words(contract.address, evidence.journals, read_statements(statements, result))
     try:
@@ -102,7 +105,8 @@ def audit(
     result.plan_cid, result.rounds = past.plan_cid, max(len(past.rounds) - 1, 0)
     plan = _read_plan(reader, past, result, plan_timeout)
     if plan is not None:
-        result.compare(None, HEADER, "terms", contract.terms(), terms_of(plan))
+        if contract.closes_rounds:
+            result.compare(None, HEADER, "terms", contract.terms(), terms_of(plan))
         check_senders(contract, past, state, result)
         check_registrations(plan, past, accounts, result)
         if past.rounds or past.withdrawn:
@@ -121,6 +125,20 @@ def audit(
             result.note("the run has not started: no initial weights")
     result.files, result.bytes = reader.fetched, reader.fetched_bytes
     return result
+
+
+def _check_deployment(contract: Contract, result: Audit) -> None:
+    """Check that a contract is of this version or of an earlier one; of an earlier one, note what it allows."""
+    problem = deployment.problem_of(contract)
+    if problem is None:
+        return
+    earlier = deployment.earlier_version(contract)
+    if earlier is None:
+        result.find(None, HEADER, *problem)
+        return
+    result.note(f"the contract is of an earlier version, which was replaced on {earlier.replaced}", EARLIER_CONTRACT)
+    for gap in gaps(earlier):
+        result.note(f"the contract is weaker than today's: {gap}", EARLIER_CONTRACT)
 
 
 def _taken(case: Case, past: History) -> Mapping[int, int] | None:
@@ -177,7 +195,10 @@ def _check_rounds(
         elif pruned.has(closed, contract):
             check_pruned(case, _closing(case, closed, past, opened.started), str(opened.started.cid))
         else:
-            check_closing(case, _closing(case, closed, past, opened.started), str(opened.started.cid))
+            closing = _closing(case, closed, past, opened.started)
+            if not contract.closes_rounds:
+                closing = _as_the_header_closed(case, closing, closed, str(opened.started.cid))
+            check_closing(case, closing, str(opened.started.cid))
         # The next round needs only the result of this one.
         reader.forget(reader.path(str(opened.started.cid)))
         progress(opened.number, closed_rounds)
@@ -195,6 +216,41 @@ def _closing(case: Case, closed: Round, past: History, ended: LogEntry) -> Closi
     openings = {entry.node_id: str(entry.cid) for entry in closed.openings if entry.node_id is not None}
     keys = {entry.node_id: str(entry.key) for entry in closed.keys if entry.node_id is not None}
     return Closing(closed.number, str(closed.started.cid), published, closed.members, spent, openings, keys)
+
+
+def _as_the_header_closed(case: Case, closing: Closing, closed: Round, name: str) -> Closing:
+    """Return a round of the first contract with the publications that the header used, and note the others.
+
+    That contract let the header decide. A publication may have come while the header aggregated.
+
+    Parameters
+    ----------
+    case
+        The run.
+    closing
+        The round with the last publication of each learner.
+    closed
+        The events of the round.
+    name
+        The CID of the global file that ended it.
+    """
+    try:
+        meta = case.file(name).global_meta
+    except WeightsError:
+        return closing  # reported where this file is checked
+    used = {input_.node_id: input_.cid for input_ in meta.inputs}
+    used |= {rejection.node_id: rejection.cid for rejection in meta.refused}
+    made = {(entry.node_id, entry.cid) for entry in closed.published}
+    published = {}
+    for node_id, last in closing.published.items():
+        if (node_id, used.get(node_id)) in made:
+            published[node_id] = used[node_id]
+        elif node_id in meta.absent:
+            text = f"round {closing.number}: {learner_label(node_id)} published {last}, but the header left it out"
+            case.result.note(text, LEFT_OUT, closing.number, learner_label(node_id))
+        else:
+            published[node_id] = last
+    return replace(closing, published=published)
 
 
 def _read_history(contract: Contract) -> tuple[History, State]:

@@ -216,6 +216,9 @@ _PUBLISH = "setLocalWeight(uint256,bytes32,uint256,bytes32,bool)"
 class Contract:
     """The contract of a run. Its methods take and return CIDs; the chain stores their digests."""
 
+    closes_rounds = True
+    """Whether the contract decides when a round closes, by the plan's terms; at first the header did."""
+
     def __init__(self, chain: Sender, address: str) -> None:
         self.chain = chain
         self.address = address

@@ -1,4 +1,4 @@
-"""How a contract was created: by this version's constructor, or by one of somebody's own.
+"""How a contract was created: by the constructor of this version, of an earlier one, or of somebody else.
 
 A constructor can leave any state behind the code that everybody knows: votes, registered learners, other terms. The
 code and the functions of a contract show little of that. But only one transaction can have created it, because its
@@ -16,7 +16,8 @@ from web3 import Web3
 
 from fl_node.chain.abi import artifact
 from fl_node.chain.contract import LEARNER_REGISTERED, Contract
-from fl_node.errors import ChainError
+from fl_node.chain.earlier import EarlierContract, reading, version_of
+from fl_node.errors import ChainError, ChainUnreachable
 from fl_node.runtime import recursion
 
 recursion.restore()
@@ -30,7 +31,7 @@ LOOKS = 2
 
 
 def problem_of(contract: Contract) -> tuple[str, str] | None:
-    """Return the field that is wrong with a contract's code or deployment, and what is wrong, or None.
+    """Return the field that is wrong with a contract's code or deployment, and what is wrong; None if nothing is.
 
     Parameters
     ----------
@@ -43,18 +44,53 @@ def problem_of(contract: Contract) -> tuple[str, str] | None:
         The node can't be reached, or does not have the old blocks.
     """
     if not contract.has_known_code():
+        if (earlier := earlier_version(contract)) is not None:
+            replaced = f"it is of an earlier version, replaced on {earlier.replaced}"
+            return "contract", f"{replaced}; this version can audit and read its runs, but not continue them"
         return "contract", "its code differs from FederatedLearning.sol"
-    deployer = contract.deployer()
+    created = _created(contract, contract.deployer())
+    if isinstance(created, tuple):
+        return created
+    if created.startswith(bytes.fromhex(artifact()["bytecode"].removeprefix("0x"))):
+        return None
+    return "constructor", "it was deployed by another constructor than that of FederatedLearning.sol"
+
+
+def earlier_version(contract: Contract) -> EarlierContract | None:
+    """Return the earlier version of the contract that was deployed, or None if it is none.
+
+    Parameters
+    ----------
+    contract
+        The contract.
+
+    Raises
+    ------
+    ChainUnreachable
+        The node can't be reached.
+    ChainError
+        The node does not have the old blocks.
+    """
+    contract = reading(contract)
+    try:
+        deployer = contract.deployer()
+    except ChainUnreachable:
+        raise
+    except ChainError:
+        return None  # the unknown code lacks what every version has
+    created = _created(contract, deployer)
+    return None if isinstance(created, tuple) else version_of(created)
+
+
+def _created(contract: Contract, deployer: str) -> bytes | tuple[str, str]:
+    """Return the input of the transaction that created a contract, or the field that is wrong and what is wrong."""
     number = _number_of(contract, deployer)
     if number is None:
         return "deployer", f"no transaction of {deployer} creates a contract at this address"
     for _ in range(LOOKS):
         transaction = _find(contract, deployer, number)
         if transaction is not None:
-            known = bytes.fromhex(artifact()["bytecode"].removeprefix("0x"))
-            if bytes.fromhex(str(transaction["input"]).removeprefix("0x")).startswith(known):
-                return None
-            return "constructor", "it was deployed by another constructor than that of FederatedLearning.sol"
+            return bytes.fromhex(str(transaction["input"]).removeprefix("0x"))
     return "deployment", f"no block has transaction {number} of {deployer}, which should have created it"
 
 

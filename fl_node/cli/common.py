@@ -120,6 +120,7 @@ def open_run(
         Neither a folder nor a contract is given, or both.
     """
     from fl_node.artifacts.address import connect
+    from fl_node.chain import earlier
     from fl_node.chain.client import Chain
     from fl_node.lab import run_folder as run
 
@@ -131,7 +132,7 @@ def open_run(
     if contract is None:
         raise ConfigError("no run given; give its folder, or --contract with --rpc and --store")
     files = connect(given_or(store, DEFAULT_STORE))
-    yield Chain(given_or(rpc, DEFAULT_RPC)).contract(contract), with_progress(files)
+    yield earlier.reading(Chain(given_or(rpc, DEFAULT_RPC)).contract(contract)), with_progress(files)
 
 
 def check_alone(folder: Path, **given: str | None) -> None:

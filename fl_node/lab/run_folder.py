@@ -16,6 +16,7 @@ from typing import Any
 
 from fl_node.artifacts.address import connect
 from fl_node.artifacts.store import Store
+from fl_node.chain import earlier
 from fl_node.chain.answers import ADDRESS
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
@@ -204,7 +205,7 @@ def reach(folder: Path, report: Callable[[str], None]) -> Iterator[tuple[Contrac
     """Give the contract and the store of a run, as :func:`endpoints` finds them."""
     with endpoints(folder, report) as ends:
         header = ends[HEADER]
-        yield Chain(header.rpc).contract(load(folder).contract), connect(header.store)
+        yield earlier.reading(Chain(header.rpc).contract(load(folder).contract)), connect(header.store)
 
 
 @contextlib.contextmanager
