@@ -20,8 +20,8 @@ from web3 import Web3
 from fl_node import events
 from fl_node.artifacts.address import connect
 from fl_node.artifacts.ipfs_store import IpfsStore
+from fl_node.chain import earlier
 from fl_node.chain.client import Chain
-from fl_node.chain.contract import Contract
 from fl_node.errors import ChainError, JsonError, StoreError
 from fl_node.monitor import state as views
 from fl_node.monitor.reading import Newest, Reading
@@ -267,7 +267,8 @@ class Observer:
         past = reading.past
         log = reading.log
         if address is not None:
-            contract = Contract(chain, address) if past else chain.contract(address)
+            contract = reading.kind(chain, address) if past else earlier.reading(chain.contract(address))
+            reading.kind = type(contract)
             plan_cid, header = (past.plan_cid, past.deployer) if past else (contract.plan(), contract.deployer())
             first = max(reading.head - REORGANISED, 0)
             log = [entry for entry in log if entry.block < first] + contract.log(first)

@@ -46,7 +46,8 @@ class Reading:
     """What was read of one run; another contract starts a new one."""
 
     address: str | None = None
-    contract: Contract | None = None
+    kind: type[Contract] = Contract
+    """The version of the contract."""
     log: list[LogEntry] = field(default_factory=list)
     head: int = -1
     past: History | None = None

@@ -23,14 +23,16 @@ from fl_node.data import loading
 from fl_node.errors import ConfigError
 from fl_node.lab import run_folder
 from fl_node.models import ensemble
+from fl_node.monitor.observer import Observer
 from fl_node.plan import loading as plans
 from fl_node.protocol import openings
 from fl_node.protocol.global_files import initial_file
 from fl_node.protocol.names import HEADER, learner_name
 from fl_node.roles import policy
+from fl_node.runtime.waiting import wait_until
 from tests.helpers import constructors
 from tests.helpers.checkout import ROOT
-from tests.helpers.runs import Run, World, plan
+from tests.helpers.runs import PATIENCE, Run, World, plan
 from tests.helpers.stub import StubTrainer
 
 RUNS = sorted((ROOT / "tests" / "compatibility").iterdir())
@@ -99,6 +101,20 @@ def test_an_old_run_is_recomputed_and_its_contracts_weaknesses_are_named(old: Pa
     assert found.rounds == 2
     assert found.weights[2] == FINAL[old.name]
     assert [note.code for note in found.notes].count(auditor.EARLIER_CONTRACT) == NOTES[old.name]
+
+
+def test_the_live_page_shows_an_old_run(old: Path, tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    address = run_folder.load(old).contract
+    with (
+        run_folder.endpoints(old, print) as endpoints,
+        Observer(endpoints, lambda: address, tmp_path / "work") as observer,
+    ):
+        assert wait_until(lambda: observer.state.run is not None and observer.state.run.ended, PATIENCE), (
+            observer.state
+        )
+        assert observer.state.run is not None
+        assert observer.state.run.round == 2
 
 
 @pytest.fixture(scope="module")
