@@ -48,8 +48,15 @@ if [ "$then" = stay ]; then
 else
 	systemctl stop geth.service ipfs.service
 fi
-tar --create --sparse --file "$archive.part" --exclude=geth.ipc --exclude=LOCK --exclude=var/lib/ipfs/repo.lock \
-	--exclude=var/lib/ipfs/api --exclude=var/lib/fl-node/.cache "${members[@]}"
+# Roles that go on change their files meanwhile: exit code 1, with "file changed as we read it". A host's secret stays on it: runs
+# that are lost with the host must not share their masks and their noise with later ones at the same contract's address.
+code=0
+tar --create --sparse --file "$archive.part" --exclude=geth.ipc --exclude=LOCK --exclude=var/lib/ipfs/repo.lock --exclude=host.secret \
+	--exclude=var/lib/ipfs/api --exclude=var/lib/fl-node/.cache "${members[@]}" || code=$?
+if [ "$code" -gt 1 ]; then
+	rm -f "$archive.part"
+	exit "$code"
+fi
 if [ "$then" = continue ] && [ ${#active[@]} -gt 0 ]; then systemctl start "${active[@]}"; fi
 # The user by whom Ansible logs in fetches it.
 chown "$login" "$folder" "$archive.part"

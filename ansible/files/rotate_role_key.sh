@@ -13,9 +13,11 @@ write_account() {
 
 cd /
 old=$(address_of $folder/role.key)
-if [ "$(cat $folder/account)" = "$old" ]; then
+account=$(cat $folder/account)
+if [ "$account" = "$old" ]; then
 	new=$(address_of $folder/role.key.new)
-	if [ "$(ether_of "$new")" = 0 ]; then
+	has=$(ether_of "$new") # on a line of its own: in a condition a failure would not end the script
+	if [ "$has" = 0 ]; then
 		ether=$(ether_of "$old")
 		[ "$ether" -gt 1 ] || { echo "the account $old owns no ether that it could give to a new one; site.yml pays it" >&2 && exit 1; }
 		as /usr/local/bin/fl-node fund --key "$folder/role.key" --always --ether $((ether - 1)) "$new" >/dev/null

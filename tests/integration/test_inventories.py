@@ -142,3 +142,30 @@ def test_a_right_inventory_and_plan_are_followed_by_a_look_at_the_hosts(inventor
     assert code != 0
     # Any of the hosts may be the first to fail.
     assert "header (127.0.0.1) answers, but nothing listens on port 1" in said
+
+
+LIMITED = {
+    "reset": (),
+    "rotate": ("-e", "fl_rotate=swarm_key"),
+    "remove": ("-e", "fl_remove=learner-2", "-e", "fl_confirm=yes"),
+}
+"""Playbooks that change hosts, after checks that are made on the controller."""
+
+
+@pytest.mark.parametrize("playbook", LIMITED)
+def test_a_limit_leaves_out_no_check(playbook: str, inventory: Path) -> None:
+    code, said = play(playbook, "-i", inventory, "--limit", "learner-2", *LIMITED[playbook])
+    assert code != 0
+    assert "call it without --limit; nothing was changed" in failed(said)
+
+
+def test_with_a_limit_too_everything_is_removed_only_if_confirmed(inventory: Path) -> None:
+    code, said = play("remove", "-i", inventory, "--limit", "learner-2", "-e", "fl_remove=all")
+    assert code != 0
+    assert "programs of the testbed on learner-2; to confirm: -e fl_confirm=yes" in failed(said)
+
+
+def test_a_playbook_without_check_mode_says_so(inventory: Path) -> None:
+    code, said = play("reset", "-i", inventory, "--check", "-e", "fl_confirm=yes")
+    assert code != 0
+    assert "call this playbook without --check; nothing was changed" in failed(said)

@@ -10,6 +10,7 @@ import os
 import signal
 import stat
 import subprocess
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,20 @@ def test_a_backup_that_is_killed_leaves_running_nodes_and_no_backup(
 
 def test_a_backup_has_an_archive_of_each_host_that_only_its_owner_reads(provisioned: Testbed, genesis: str) -> None:
     folder = provisioned.root / "backups" / "all"
-    provisioned.play("backup", "-e", f"fl_backup={folder}").must()
+    # A role that goes on changes its files while they are read.
+    work = "/var/lib/fl-node/work"
+    growing = f"mkdir -p {work}; while :; do for n in $(seq 200); do echo $n >>{work}/growing-$n; done; done"
+    host = provisioned.host("learner-1")
+    host.check_output("systemd-run --quiet --unit=growing bash -c %s", growing)
+    host.check_output("runuser -u fl-node -- sh -c 'umask 077; echo secret >/var/lib/fl-node/host.secret'")
+    try:
+        provisioned.play("backup", "-e", f"fl_backup={folder}").must()
+    finally:
+        host.check_output(f"systemctl stop growing; rm {work}/growing-* /var/lib/fl-node/host.secret")
+    with tarfile.open(folder / "learner-1.tar") as archive:
+        names = archive.getnames()
+    assert "var/lib/fl-node/role.key" in names
+    assert "var/lib/fl-node/host.secret" not in names
     assert sorted(path.name for path in folder.iterdir()) == ["backup.json", *sorted(f"{name}.tar" for name in NAMES)]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
@@ -123,6 +137,37 @@ def test_new_keys_take_the_place_of_the_old_ones(provisioned: Testbed, genesis: 
     assert "audit passed" in audit(provisioned)
     again = provisioned.play("site").must()
     assert all(counts["changed"] == 0 for counts in again.recap.values())
+
+
+def test_a_rotation_of_sealers_that_was_interrupted_is_completed(provisioned: Testbed, genesis: str) -> None:
+    host = provisioned.host("learner-1")
+    script = (ROOT / "ansible" / "files" / "rotate_sealer.sh").read_text()
+    old = public(provisioned, "learner-1")["sealer"]
+    new = host.check_output("bash -c %s rotate create", script)
+    # Voted in, and killed as soon as the host's public keys had the new account.
+    for name in NAMES:
+        provisioned.ask(name, f"clique.propose('{new}', true)")
+    host.check_output("cp -p /var/lib/geth/next/keystore/UTC--* /var/lib/geth/keystore/")
+    host.check_output(f"sed -i s/{old}/{new}/ /var/lib/geth/public.json")
+    provisioned.play("rotate", "-e", "fl_rotate=sealers").must()
+    sealers = {name: public(provisioned, name)["sealer"] for name in NAMES}
+    assert signers(provisioned) == set(sealers.values())
+    assert not {old, new} & set(sealers.values())
+    for name in NAMES:
+        keys = provisioned.host(name).check_output("ls /var/lib/geth/keystore").split()
+        assert [f"0x{key.rpartition('--')[2]}" for key in keys] == [sealers[name]]
+        assert not provisioned.host(name).file("/var/lib/geth/next").exists
+
+
+def test_a_role_key_is_not_replaced_while_geth_does_not_answer(provisioned: Testbed, genesis: str) -> None:
+    host, before = provisioned.host("learner-1"), account(provisioned, "learner-1")
+    script = (ROOT / "ansible" / "files" / "rotate_role_key.sh").read_text()
+    host.check_output("systemctl stop geth")
+    ended = host.run("bash -c %s rotate /var/lib/fl-node", script)
+    host.check_output("systemctl start geth")
+    assert ended.rc != 0
+    assert account(provisioned, "learner-1") == before
+    assert host.check_output("runuser -u fl-node -- fl-node key /var/lib/fl-node/role.key") == before
 
 
 def test_a_run_with_all_keys_new(provisioned: Testbed, genesis: str, data_set: str) -> None:
