@@ -796,8 +796,11 @@ def _line(text: str, max_characters: int = 200) -> str:
 
 
 def as_reason(text: str) -> str:
-    """Return a string in the form in which a global file contains the reason of a rejection."""
-    return _line(text, MAX_REASON)
+    """Return a string in the form in which a global file contains the reason of a rejection: short and in ASCII.
+
+    It may quote a rejected file, and the header of the global file must have room for the reasons of all rejections.
+    """
+    return _line(text).encode("ascii", "replace").decode()
 
 
 def _refuse(name: str, actual: str, expected: str) -> NoReturn:

@@ -24,7 +24,15 @@ from fl_node.audit.verdicts import check_verdicts
 from fl_node.chain import deployment
 from fl_node.chain.contract import Contract, LogEntry, State
 from fl_node.chain.earlier import gaps
-from fl_node.errors import ContractError, LogError, PlanError, StoreError, StoreUnreachable, WeightsError
+from fl_node.errors import (
+    ChainError,
+    ChainUnreachable,
+    LogError,
+    PlanError,
+    StoreError,
+    StoreUnreachable,
+    WeightsError,
+)
 from fl_node.models.trainer import MakeTrainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol import budget, history
@@ -91,6 +99,7 @@ def audit(
     """
     result, reader = Audit(contract=contract.address), Reader(store, folder, once=True)
     _check_deployment(contract, result)
+    is_known = result.passed
     evidence = read_journals(contract, journals)
     words = Words(contract.address, evidence.journals, read_statements(statements, result))
     try:
@@ -98,15 +107,14 @@ def audit(
     except LogError as error:
         result.find(None, HEADER, "log", str(error))
         return result
-    except ContractError:
-        if result.passed:
+    except ChainError as error:
+        if is_known or isinstance(error, ChainUnreachable):
             raise
         return result  # the unknown code, which is a finding already, may lack these functions
     result.plan_cid, result.rounds = past.plan_cid, max(len(past.rounds) - 1, 0)
     plan = _read_plan(reader, past, result, plan_timeout)
     if plan is not None:
-        if contract.closes_rounds:
-            result.compare(None, HEADER, "terms", contract.terms(), terms_of(plan))
+        _check_terms(contract, plan, result, is_known=is_known)
         check_senders(contract, past, state, result)
         check_registrations(plan, past, accounts, result)
         if past.rounds or past.withdrawn:
@@ -139,6 +147,25 @@ def _check_deployment(contract: Contract, result: Audit) -> None:
     result.note(f"the contract is of an earlier version, which was replaced on {earlier.replaced}", EARLIER_CONTRACT)
     for gap in gaps(earlier):
         result.note(f"the contract is weaker than today's: {gap}", EARLIER_CONTRACT)
+
+
+def _check_terms(contract: Contract, plan: Plan, result: Audit, *, is_known: bool) -> None:
+    """Check that a contract enforces the plan; code that is not known, which is a finding already, may not answer.
+
+    Raises
+    ------
+    ChainError
+        The chain can't be read.
+    """
+    if not contract.closes_rounds:
+        return
+    try:
+        terms = contract.terms()
+    except ChainError as error:
+        if is_known or isinstance(error, ChainUnreachable):
+            raise
+        return
+    result.compare(None, HEADER, "terms", terms, terms_of(plan))
 
 
 def _taken(case: Case, past: History) -> Mapping[int, int] | None:

@@ -23,6 +23,7 @@ from fl_node.protocol import history, journal
 from fl_node.protocol.history import History
 from fl_node.protocol.journal import CLOCK_TOLERANCE, Entry, Journal
 from fl_node.protocol.names import HEADER, learner_label
+from fl_node.wording import counted
 
 BACKDATED, CLOSED_EARLY, REPLACED = "backdated", "closed_early", "replaced"
 DAMAGED, COPIES_DIFFER, OTHER_RUN, NO_ROLE = "damaged", "copies_differ", "other_run", "no_role"
@@ -30,6 +31,8 @@ SEALERS_CHANGED = "sealers_changed"
 """Codes of notes."""
 MAX_LAG = 60.0
 """Seconds by which this node may lag behind a role's node."""
+MAX_DIFFERENCES = 100
+"""Maximum number of differences between a journal and the chain that are reported one by one."""
 DEPTH = 12
 """Blocks on top of a block after which it should stay, on chains other than Clique."""
 
@@ -201,13 +204,17 @@ class _Comparison:
             weights = (entry.round, entry.cid)
             if weights not in on_chain and weights not in reported:
                 reported.add(weights)
-                self._report_difference(position, entry)
+                if len(reported) <= MAX_DIFFERENCES:
+                    self._report_difference(position, entry)
             if weights in on_chain and entry.height in self.blocks and not self._is_on_chain(entry):
                 replaced.append(entry)
             else:
                 self._note_replaced(replaced)
                 replaced = []
         self._note_replaced(replaced)
+        if (more := len(reported) - MAX_DIFFERENCES) > 0:
+            text = f"recorded {counted(more, 'more global file')} that the chain does not have"
+            self.result.find(None, self.labelled.label, "journal", text)
 
     def _is_on_chain(self, entry: Entry) -> bool:
         return bool(self.blocks.get(entry.height, {}).get("hash") == entry.block)

@@ -90,8 +90,27 @@ def _created(contract: Contract, deployer: str) -> bytes | tuple[str, str]:
     for _ in range(LOOKS):
         transaction = _find(contract, deployer, number)
         if transaction is not None:
+            # A contract that the genesis has already was created by no transaction.
+            if transaction.get("to") or not _has_succeeded(contract, transaction):
+                return "deployment", f"transaction {number} of {deployer} did not create it"
             return bytes.fromhex(str(transaction["input"]).removeprefix("0x"))
     return "deployment", f"no block has transaction {number} of {deployer}, which should have created it"
+
+
+def _has_succeeded(contract: Contract, transaction: dict[str, Any]) -> bool:
+    """Return whether a transaction created a contract at this address.
+
+    Raises
+    ------
+    ChainError
+        The node can't be reached, or has no receipt of the transaction.
+    """
+    chain = contract.chain
+    (receipt,) = chain.ask(("eth_getTransactionReceipt", [transaction["hash"]]))
+    if not isinstance(receipt, dict):
+        raise ChainError(f"chain at {chain.rpc}: the node has no receipt of transaction {transaction['hash']}")
+    created = str(receipt.get("contractAddress") or "")
+    return chain.quantity(receipt["status"]) == 1 and created.lower() == contract.address.lower()
 
 
 def _number_of(contract: Contract, deployer: str) -> int | None:

@@ -40,8 +40,11 @@ def epsilon(noise_multiplier: float, sampling_rate: float, steps: int, delta: fl
     logging.getLogger("absl").setLevel(logging.ERROR)
     step = dp_accounting.PoissonSampledDpEvent(sampling_rate, dp_accounting.GaussianDpEvent(noise_multiplier))
     accountant = RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
-    accountant.compose(dp_accounting.SelfComposedDpEvent(step, steps))
-    return float(accountant.get_epsilon(delta))
+    try:
+        accountant.compose(dp_accounting.SelfComposedDpEvent(step, steps))
+        return float(accountant.get_epsilon(delta))
+    except ArithmeticError:  # so little noise that its square is no number
+        return math.inf
 
 
 def noise_multiplier(target: float, sampling_rate: float, steps: int, delta: float) -> float:

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from fl_node.runtime.settings import FILLED_IN, Settings
 
-Epsilon = Annotated[float, Field(gt=0, le=1e6)]
+Epsilon = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class DpPlan(Settings):
@@ -42,7 +42,7 @@ class DpPlan(Settings):
         ),
     ] = 1.0
     noise_multiplier: Annotated[
-        Annotated[float, Field(gt=0, le=1e4)] | None,
+        Annotated[float, Field(ge=1e-3, le=1e4)] | None,
         FILLED_IN,
         Field(
             description="Standard deviation of the noise divided by `clipping_norm`; by default the least that keeps "
@@ -62,9 +62,9 @@ class DpPlan(Settings):
         Epsilon | None,
         Field(description="Target ε of the whole run, if each learner publishes once per round."),
     ] = None
-    delta: Annotated[float, Field(gt=0, lt=1, description="δ: should be well below 1 / examples of a learner.")] = (
-        1e-5
-    )
+    delta: Annotated[
+        float, Field(ge=1e-30, lt=1, description="δ: should be well below 1 / examples of a learner.")
+    ] = 1e-5
     epsilon_max: Annotated[
         Epsilon | None,
         Field(

@@ -30,6 +30,7 @@ FILE = "journal.jsonl"
 MAX_BYTES = 64 * 1024**2
 """The largest journal that is read; that of a thousand rounds has a hundredth of it."""
 MAX_LINE = 4096
+MAX_COUNT = 2**63
 MAX_TIME = 2**40
 """Times are below, in seconds since 1970: a role may write any number, and this one still has a date."""
 CLOCK_TOLERANCE = 5.0
@@ -242,7 +243,7 @@ def _check_types(entry: Entry) -> None:
         if field.name in times:
             is_right = type(value) in (int, float) or (value is None and field.name == "before")
         elif field.name in ("number", "round", "height", "sealed", "top"):
-            is_right = type(value) is int
+            is_right = type(value) is int and 0 <= value < MAX_COUNT
         else:
             is_right = isinstance(value, str)
         if not is_right:

@@ -540,7 +540,8 @@ def unmasked_file(
         for block in blocks_of(parent.shapes[name]):
             yield point.updated(parent.flat(name, *block), total(name, *block), counts)
 
-    accuracy, loss = (point.mean(total(SCORES, 0, 2), counts) / point.range).tolist()
+    # A learner may have published any scores; those of the global file are bounded, so that it can be read.
+    accuracy, loss = np.clip(point.mean(total(SCORES, 0, 2), counts) / point.range, 0.0, 1.0).tolist()
     keys = {**announced, **{node_id: file.masked_meta.next_key for node_id, file in files.items()}}
     parts = shares(counts)
     meta = GlobalMeta(
@@ -557,7 +558,7 @@ def unmasked_file(
         spent=None if spent is None else spent.publications,
         epsilon=None if spent is None else spent.epsilon,
         keys=usable_keys(keys),
-        scores=None if plan.noise_adders else (min(max(accuracy, 0.0), 1.0), max(loss, 0.0) * LARGEST_LOSS),
+        scores=None if plan.noise_adders else (accuracy, loss * LARGEST_LOSS),
     )
     return write_blocks(path, meta, parent.shapes, blocks)
 

@@ -16,6 +16,7 @@ from fl_node.runtime import strict_json
 
 FORMAT = "fl-node/opening/1"
 MAX_BYTES = 16 * 1024**2
+MAX_MEMBERS = 1000
 """Maximum size: a learner opens shares of some seeds of each neighbour; with 1,000 learners it has 40 neighbours."""
 _SHARE = re.compile(rf"[0-9a-f]{{{2 * SHARE_BYTES}}}")
 _NODE = re.compile(r"0|[1-9][0-9]{0,8}")
@@ -77,6 +78,8 @@ def _opening(values: object) -> Opening | None:
     members, shares = values.get("members"), values.get("shares")
     node_id, round_, parent, plan = (values.get(name) for name in ("node_id", "round", "parent", "plan"))
     if not isinstance(members, list) or not isinstance(shares, dict) or not _is_cid(parent) or not _is_cid(plan):
+        return None
+    if max(len(members), len(shares)) > MAX_MEMBERS:
         return None
     if not _is_count(node_id) or not _is_count(round_) or not all(map(_is_count, members)):
         return None

@@ -35,6 +35,9 @@ from fl_node.roles.loop import Waiting
 from fl_node.roles.strategy import Context
 from fl_node.runtime.logs import emit
 
+MAX_REJECTIONS = 1000
+"""Maximum number of rejections in a global file, so that its header has room for them; the next one has the rest."""
+
 
 @dataclass(frozen=True)
 class _Next:
@@ -248,12 +251,15 @@ class Asynchronous:
         good: list[Publication] = []
         rejected: list[Publication] = []
         held: dict[int, str] = {}
+        postponed: set[int] = set()
         self._over.clear()
         self._arrivals.keep([(publication.node_id, publication.number) for publication in new])
         for publication in new:
             if len(good) == wanted:
                 break
-            if publication.node_id in held or (one_each and publication.node_id in {other.node_id for other in good}):
+            if publication.node_id in held.keys() | postponed or (
+                one_each and publication.node_id in {other.node_id for other in good}
+            ):
                 continue
             judged = self._judge(publication, everything, started.get(publication.node_id))
             # What was accepted before another of its learner's counted must still be newer than that.
@@ -265,6 +271,8 @@ class Asynchronous:
                 held[publication.node_id] = with_share(
                     publication.node_id, self._arrivals.share((publication.node_id, publication.number))
                 )
+            elif isinstance(judged, Rejection) and len(rejected) == MAX_REJECTIONS:
+                postponed.add(publication.node_id)
             elif isinstance(judged, Rejection):
                 rejected.append(publication)
             else:

@@ -34,6 +34,23 @@ LATE = 30
 The header need not have seen what stands before its closing. And it may have seen what stands after it: sealers
 replace a block by another now and then, and what was in the one is sealed again, perhaps behind what came of it.
 """
+CLOCKS = 2.0
+"""Seconds by which a timeout may differ by the clocks of the header and of the chain, without a note."""
+SHORTEST = 10.0
+"""Timeouts up to this many seconds can't be checked by the times of blocks, which may be replaced."""
+
+
+def tolerance(timeout: float) -> float:
+    """Return by how many seconds a timeout may have been shorter by the chain's clock than by the header's.
+
+    Parameters
+    ----------
+    timeout
+        The timeout in seconds.
+    """
+    return min(LATE, max(SHORTEST, timeout / 2))
+
+
 BY_PUBLICATIONS = frozenset({"cid", "inputs", "refused", "taken"})
 """Fields of findings that depend on earlier publications; the replacement of a block can briefly hide these."""
 MOST_COUNTED = 1000
@@ -77,7 +94,7 @@ class AsynchronousCase(Case):
     def is_late(self, closed: Round, closing: LogEntry) -> bool:
         """Return whether a round was open for so long that it need not wait for all learners."""
         timeout = self.plan.round_timeout
-        return bool(timeout) and self.seconds(closed.started, closing) + LATE >= timeout
+        return bool(timeout) and self.seconds(closed.started, closing) + tolerance(timeout) >= timeout
 
 
 @dataclass(frozen=True)
@@ -245,7 +262,8 @@ class AsynchronousChecker:
         if parent is not None and parent.global_meta.round != closed.number:
             return  # found where these global weights were checked; how old an update is goes by it
         good = [update for update in updates if update is not None]
-        if parent is not None and len(good) == len(updates):
+        is_computable = len(updates) <= plan.asynchronous_rule.updates  # more are found already
+        if parent is not None and len(good) == len(updates) and is_computable:
             expected = asynchronous_file(
                 again(case),
                 plan,
@@ -261,7 +279,12 @@ class AsynchronousChecker:
     def _check_enough(self, closed: Round, entry: LogEntry, meta: GlobalMeta) -> None:
         """Check that a round waited for all updates that the plan requires, unless there could be no more."""
         case, wanted, count = self._case, self._case.plan.asynchronous_rule.updates, len(meta.inputs)
-        if count == wanted or (0 < count < wanted and case.is_late(closed, entry)):
+        if count == wanted:
+            return
+        if 0 < count < wanted and case.is_late(closed, entry):
+            if (seconds := case.seconds(closed.started, entry)) < case.plan.round_timeout - CLOCKS:
+                ended = f"round {closed.number}: ended with {counted(count, 'update')} of {wanted} after {seconds} s"
+                self._result.note(f"{ended} by the chain's clock; round_timeout is {case.plan.round_timeout:g} s")
             return
         missing = {(rejection.node_id, rejection.cid) for rejection in meta.refused if rejection.reason == MISSING}
         good = {input_.node_id for input_ in meta.inputs}
@@ -502,7 +525,7 @@ class AsynchronousChecker:
         if (
             rejection.reason != MISSING
             or rejection.cid in case.seen
-            or case.seconds(mine[0].entry, entry) + LATE < case.plan.fetch_timeout
+            or case.seconds(mine[0].entry, entry) + tolerance(case.plan.fetch_timeout) < case.plan.fetch_timeout
         ):
             self._result.find(
                 closed.number, node, "refused", f"{rejection.cid} is valid, but was rejected: {rejection.reason}"

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import Self
 
 MAX_TEXT = 500
-"""Maximum length of a finding in characters; a file of the header may contain a long string instead of a hash."""
+"""Maximum length of a finding or a note in characters; a file may contain a long string instead of a hash."""
+
+
+def _line(message: str) -> str:
+    """Return a message as one line of at most :data:`MAX_TEXT` characters; it may quote a file."""
+    line = " ".join(message.split())
+    return line if len(line) <= MAX_TEXT else line[:MAX_TEXT] + "…"
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,10 @@ class Findings:
     findings: list[Finding] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        # Not a field, so that it is not part of the result.
+        self._known: set[Finding | str] = {*self.findings, *self.notes}
+
     @property
     def passed(self) -> bool:
         """Whether there are no findings."""
@@ -71,10 +81,9 @@ class Findings:
         proven
             False if only a file is missing.
         """
-        line = " ".join(message.split())
-        line = line if len(line) <= MAX_TEXT else line[:MAX_TEXT] + "…"
-        finding = Finding(round_, node, field_, line, proven)
-        if finding not in self.findings:
+        finding = Finding(round_, node, field_, _line(message), proven)
+        if finding not in self._known:
+            self._known.add(finding)
             self.findings.append(finding)
 
     def compare(self, round_: int | None, node: str, field_: str, actual: object, expected: object) -> None:
@@ -98,9 +107,11 @@ class Findings:
         Parameters
         ----------
         message
-            The note, for people.
+            The note, for people; cut to :data:`MAX_TEXT` characters.
         code, round_, about
             Its kind, the round and the node or file concerned, for programs; see :class:`Note`.
         """
-        if message not in self.notes:
-            self.notes.append(Note(message, code, round_, about))
+        line = _line(message)
+        if line not in self._known:
+            self._known.add(line)
+            self.notes.append(Note(line, code, round_, about))
