@@ -24,9 +24,9 @@ from fl_node.audit.auditor import audit
 from fl_node.chain import deployment
 from fl_node.chain.abi import artifact
 from fl_node.chain.client import Chain
-from fl_node.chain.keys import create_key, load_key
+from fl_node.chain.keys import load_key
 from fl_node.data.partition import shard_size
-from fl_node.errors import ChainError, ConfigError, PlanError, WeightsError
+from fl_node.errors import ConfigError, PlanError, Reverted, WeightsError
 from fl_node.nodes import dev_chain
 from fl_node.plan.schema import Plan
 from fl_node.plan.sections import PrivacyPlan
@@ -102,8 +102,7 @@ def test_a_contract_in_the_genesis_was_created_by_no_transaction(
     path = tmp_path / "plan.json"
     path.write_bytes(three.to_bytes())
     plan_cid = FolderStore(tmp_path / "files").add(path)
-    key = tmp_path / "header.key"
-    deployer = create_key(key)
+    key, deployer = world.keys[HEADER], world.accounts[HEADER]
     account = bytes.fromhex(deployer[2:])
     code = constructors.genuine_code(world.chain(HEADER), plan_cid, terms_of(three))
     address = keccak(rlp.encode([account, 0]))[12:]
@@ -121,7 +120,7 @@ def test_a_contract_in_the_genesis_was_created_by_no_transaction(
         folder = tmp_path / f"chain-{receiver}"
         with served(dev_chain.EmbeddedChain(folder, [deployer])) as rpc:
             chain = Chain(rpc, load_key(key))
-            with contextlib.suppress(ChainError):
+            with contextlib.suppress(Reverted):
                 chain.send(receiver, "0x" + data, 3_000_000, 0)
             contract = chain.contract(chain.web3.to_checksum_address(address))
             assert contract.has_known_code()
