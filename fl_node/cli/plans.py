@@ -22,8 +22,8 @@ def new(
         typer.Option(
             "--from",
             metavar="EXAMPLE",
-            help="The example to start from: async, demo, ensemble, inversion, membership, paper, scenario, sweep or "
-            "tabular.",
+            help="The example to start from: async, demo, ensemble, inversion, membership, paper, private, scenario, "
+            "sweep or tabular.",
         ),
     ] = "demo",
 ) -> None:

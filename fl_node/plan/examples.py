@@ -13,7 +13,7 @@ from fl_node.runtime import files
 _PACKAGE = Path(__file__).parents[1]
 _PACKAGED = _PACKAGE / "examples"
 """A wheel's copy of the examples; ``pyproject.toml`` lists the files."""
-PLANS = ("async", "demo", "ensemble", "inversion", "membership", "paper", "scenario", "sweep")
+PLANS = ("async", "demo", "ensemble", "inversion", "membership", "paper", "private", "scenario", "sweep")
 """Plan files of a checkout's ``plans/``."""
 FOLDERS = ("tabular",)
 """Folders of a checkout's ``examples/``, each with a plan and a module."""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,18 @@ def test_a_new_plan_is_an_example_with_the_name_of_its_file(fl_node: FlNode, exa
     assert plans.load(written) == plans.load(examples.path(example), ['name="mine"'])
     ended = fl_node("plan", "new", "plans/mine.toml")
     assert is_one_line(ended, 2, "plans/mine.toml exists")
+
+
+def test_every_packed_plan_is_an_example_and_every_example_is_packed() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    packed = {Path(path) for path in build["force-include"] if path.endswith(".toml")}
+    assert packed == {examples.path(name).relative_to(ROOT) for name in examples.names()}
+    assert set(examples.PLANS) == {path.stem for path in (ROOT / "plans").glob("*.toml")}
+
+
+def test_the_help_of_a_new_plan_names_every_example(fl_node: FlNode) -> None:
+    told = " ".join(re.sub(r"[│\s]+", " ", fl_node("plan", "new", "--help").out).split())
+    assert f"{', '.join(sorted(examples.names())[:-1])} or {max(examples.names())}." in told
 
 
 @pytest.mark.parametrize(
