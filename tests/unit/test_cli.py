@@ -499,6 +499,33 @@ def test_a_learner_that_waits_too_long_for_its_chain_is_code_seven(
     assert ended.err.splitlines()[-1].startswith("fl-node: gave up after 0.1 s: ")
 
 
+NOBODY = "0x" + "00" * 20
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (ALICE.address, ALICE.address, f"--learner 2={ALICE.address}: learner 1 has this account already"),
+        (ALICE.address.lower(), ALICE.address, f"--learner 2={ALICE.address}: learner 1 has this account already"),
+        (ALICE.address, HEADER.address, f"--learner 2={HEADER.address}: this is the header's account"),
+        (NOBODY, ALICE.address, f"--learner 1={NOBODY}: the zero address is no account"),
+    ],
+    ids=["twice", "twice in two forms", "header", "zero"],
+)
+def test_accounts_that_a_contract_refuses_are_refused_before_anything_is_on_the_chain(
+    fl_node: FlNode, rpc: str, tmp_path: Path, first: str, second: str, message: str
+) -> None:
+    (tmp_path / "role.key").write_text(HEADER.key.hex() + "\n")
+    (tmp_path / "role.key").chmod(0o600)
+    (tmp_path / "tiny.toml").write_text(TINY)
+    before = Chain(rpc).block_number()
+    options = ["--rpc", rpc, "--store", "file:files", "--key", tmp_path / "role.key"]
+    learners = ["--learner", f"1={first}", "--learner", f"2={second}"]
+    assert is_one_line(fl_node("deploy", tmp_path / "tiny.toml", *learners, *options), 2, message)
+    assert Chain(rpc).block_number() == before
+    assert not list(Path().iterdir())
+
+
 NO_STORES = [
     "nowhere",
     "a-file",
