@@ -8,6 +8,7 @@ import re
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fl_node.artifacts.folder_store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.cli import app, live_page
+from fl_node.errors import ChainError
 from fl_node.experiments import baseline
 from fl_node.lab.run_folder import Node, Run
 from fl_node.models import keras_trainer
@@ -654,6 +656,71 @@ def test_an_account_that_owns_little_is_given_ether_once(fl_node: FlNode, rpc: s
     assert is_one_line(fl_node("fund", f"{ALICE.address[:-1]}A", *options), 2, "wrong checksum")
     assert is_one_line(fl_node("fund", "0x12", *options), 2, "ADDRESS 0x12: should be an address")
     assert is_one_line(fl_node("fund", poor, "--always", *options[:4], "--ether", 10**9), 4, "too little to send")
+
+
+@pytest.mark.parametrize(
+    ("ether", "message"),
+    [
+        ("1e300", "should be from 1e-18 (1 wei) to 1e+59 ether"),
+        ("1e-30", "should be from 1e-18"),
+        ("0", "should be from 1e-18"),
+        ("-1", "should be from 1e-18"),
+        ("1e-400", "should be from 1e-18"),
+        ("1.0000000000000000001", "should have at most 18 digits"),
+        (f"1.{'0' * 99}1", "should have at most 18 digits"),
+        ("nan", "should be a number of ether"),
+        ("1e999", "should be a number of ether"),
+        ("1_000", "should be a number of ether"),
+        ("١", "should be a number of ether"),
+    ],
+)
+def test_an_amount_that_can_not_be_sent_is_one_line(fl_node: FlNode, ether: str, message: str) -> None:
+    assert is_one_line(fl_node("fund", ALICE.address, f"--ether={ether}"), 2, f"--ether {ether}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("ether", "wei"), [("1e-18", 1), ("0.123456789012345678", 123456789012345678), ("9007199254740993", 0)]
+)
+def test_an_amount_is_sent_to_the_wei(fl_node: FlNode, rpc: str, tmp_path: Path, ether: str, wei: int) -> None:
+    (tmp_path / "role.key").write_text(HEADER.key.hex() + "\n")
+    (tmp_path / "role.key").chmod(0o600)
+    poor = create_key(tmp_path / "new.key")
+    ended = fl_node("fund", poor, "--always", "--rpc", rpc, "--key", tmp_path / "role.key", "--ether", ether)
+    if wei:
+        assert ended.out == f"{poor} got {Decimal(ether):f} ether\n"
+    else:
+        assert is_one_line(ended, 4, f"too little to send {ether}{'0' * 18}")
+    assert Chain(rpc).balance(poor) == wei
+
+
+def test_accounts_get_ether_only_if_there_is_enough_for_all(fl_node: FlNode, rpc: str, tmp_path: Path) -> None:
+    (tmp_path / "role.key").write_text(HEADER.key.hex() + "\n")
+    (tmp_path / "role.key").chmod(0o600)
+    first, second = (create_key(tmp_path / name) for name in ("first.key", "second.key"))
+    ether = Chain(rpc).balance(HEADER.address) // 10**18 - 10
+    options = ("--rpc", rpc, "--key", tmp_path / "role.key", "--ether", ether)
+    assert is_one_line(fl_node("fund", first, second, "--json", *options), 4, f"too little to send {2 * ether}")
+    assert Chain(rpc).balance(first) == 0
+
+
+def test_what_was_given_before_an_error_is_told(
+    fl_node: FlNode, rpc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "role.key").write_text(HEADER.key.hex() + "\n")
+    (tmp_path / "role.key").chmod(0o600)
+    first, second = (create_key(tmp_path / name) for name in ("first.key", "second.key"))
+    transfer = Chain.transfer
+
+    def fail_for_second(chain: Chain, address: str, wei: int) -> object:
+        if address == second:
+            raise ChainError("the second fails")
+        return transfer(chain, address, wei)
+
+    monkeypatch.setattr(Chain, "transfer", fail_for_second)
+    options = ("--rpc", rpc, "--key", tmp_path / "role.key", "--ether", 3)
+    ended = fl_node("fund", first, second, "--json", *options)
+    assert (ended.code, json.loads(ended.out)) == (4, [{"account": first, "given": 3.0}])
+    assert ended.err == "fl-node: the second fails\n"
 
 
 def test_a_published_plan_is_a_plan_too(fl_node: FlNode, tmp_path: Path) -> None:
