@@ -842,6 +842,51 @@ def test_a_baseline_that_cannot_be_written_is_printed_and_kept(
     assert json.loads(kept.read_text()) == json.loads(ended.out)
 
 
+def test_a_baseline_may_have_the_longest_name(
+    fl_node: FlNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keras_trainer, "KerasTrainer", lambda *_: None)
+    monkeypatch.setattr(baseline, "run", lambda *_: baseline.Baseline([0.5], 1.0))
+    (tmp_path / "tiny.toml").write_text(TINY)
+    output = Path("b" * 250 + ".json")
+    ended = fl_node("baseline", tmp_path / "tiny.toml", "--epochs", "1", "--output", output, "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(output.read_text()) == json.loads(ended.out)
+    assert list(Path().iterdir()) == [output]
+    ended = fl_node("baseline", tmp_path / "tiny.toml", "--output", f"b{output}")
+    assert is_one_line(ended, 2, f"--output b{output}: File name too long")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "nosuch", "-o", "new/sub/m.keras"],
+        ["baseline", PAPER, "-o", "new/x.json", "--data-dir", "/nosuch"],
+        ["plan", "shards", PAPER, "--picture", "new/x.svg", "--data-dir", "/nosuch"],
+        ["report", "nosuch", "-o", "new/sub"],
+        ["attack", "membership", "nosuch", "-o", "new/sub"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_a_command_that_fails_leaves_no_new_folder(fl_node: FlNode, command: list[str]) -> None:
+    assert fl_node(*command).code in (2, 3)
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "device"])
+def test_a_model_replaces_no_pipe_and_no_device(fl_node: FlNode, kind: str) -> None:
+    os.mkfifo("pipe")
+    output = Path("pipe.keras")
+    output.symlink_to(os.devnull if kind == "device" else "pipe")
+    if kind == "pipe":
+        output.unlink()
+        os.mkfifo(output)
+    before = os.lstat(output).st_mode
+    ended = fl_node("export", "nosuch", "-o", output)
+    assert is_one_line(ended, 2, "--output pipe.keras: it exists and is not a regular file")
+    assert os.lstat(output).st_mode == before
+
+
 @pytest.mark.parametrize("place", ["", ".", "..", "../x", "nodes", "logs/x", "report.html", "/dev/null", "/proc/x/y"])
 def test_where_event_files_can_not_go_is_said_before_the_run(fl_node: FlNode, tmp_path: Path, place: str) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
