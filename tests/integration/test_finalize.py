@@ -108,3 +108,19 @@ def test_a_run_whose_first_round_goes_on_has_a_report_without_rounds(world: Worl
     assert (made.audit.passed, made.result.ended, made.result.rounds, made.model) == (True, False, (), None)
     assert sorted(path.name for path in tmp_path.iterdir()) == WRITTEN
     assert "young" in made.report.read_text()
+
+
+def test_a_report_that_can_not_be_written_whole_is_elsewhere_and_leaves_nothing(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "report" / "plan.json").mkdir(parents=True)
+    (tmp_path / "report" / "report.md").write_text("old")
+    made = report(copy, "--no-evaluate")
+    assert made.code == 2
+    start, _, kept = made.err.strip().splitlines()[-1].rpartition(" ")
+    assert start == f"fl-node: {tmp_path / 'report' / 'plan.json'}: Is a directory; the report is in"
+    assert sorted(path.name for path in Path(kept).iterdir()) == sorted([*WRITTEN, *MODEL])
+    assert made.files == ["plan.json", "report.md"]
+    assert (tmp_path / "report" / "report.md").read_text() == "old"
