@@ -227,8 +227,23 @@ def copy_folder(source: Path, target: Path) -> None:
         here.mkdir(parents=True, exist_ok=True)
         for file in files:
             if file not in _PROCESS and not (here / file).exists():
-                with named(here / file):
-                    shutil.copyfile(Path(name) / file, here / file)
+                copy(Path(name) / file, here / file)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy the content of a file; a device without an end is not read.
+
+    Raises
+    ------
+    OSError
+        The file can't be read or written; the error has a path.
+    FileExistsError
+        It is not a regular file.
+    """
+    if not stat.S_ISREG(source.stat().st_mode):
+        raise FileExistsError(errno.EEXIST, NO_FILE, str(source))
+    with named(target):
+        shutil.copyfile(source, target)
 
 
 @contextlib.contextmanager

@@ -186,6 +186,16 @@ def test_a_folder_is_copied_without_locks_into_one_that_is_there(tmp_path: Path)
         files.copy_folder(tmp_path / "nowhere", tmp_path / "to")
 
 
+@pytest.mark.parametrize("kind", ["device", "pipe"])
+def test_what_is_no_file_is_not_copied(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "from").mkdir()
+    special = tmp_path / "from" / "special"
+    special.symlink_to("/dev/zero") if kind == "device" else os.mkfifo(special)
+    with pytest.raises(FileExistsError) as caught:
+        files.copy_folder(tmp_path / "from", tmp_path / "to")
+    assert files.described(caught.value) == f"{special}: it exists and is not a regular file"
+
+
 @pytest.mark.parametrize("name", ["file", "link", "loop"])
 def test_what_is_no_folder_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
