@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from fl_node.artifacts import cid
 from fl_node.artifacts.store import BLOCK_BYTES, Progress, receive, replacing, silent
 from fl_node.errors import FileMissing, StoreError
+from fl_node.runtime import files
 
 
 class FolderStore:
@@ -26,17 +30,21 @@ class FolderStore:
         ------
         StoreError
             The folder can't be written.
+        OSError
+            The file can't be read; the error has its path.
         """
-        name = cid.of_file(path)
+        with files.named(path):
+            name = cid.of_file(path)
         target = self._folder / name
-        # A copy may be damaged after a power failure; this file replaces it.
-        if not target.is_file() or cid.of_file(target) != name:
+        if not _has_content(target, name):
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
-                with replacing(target) as file, path.open("rb") as source:
-                    shutil.copyfileobj(source, file)
+                with path.open("rb") as source, replacing(target) as file:
+                    shutil.copyfileobj(_Source(source, path), file)
             except OSError as error:
-                raise StoreError(f"store folder {self._folder}: {error.strerror or error}") from error
+                if error.filename == str(path):
+                    raise
+                raise StoreError(f"store folder {self._folder}: {files.reason(error)}") from error
         return name
 
     def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
@@ -56,17 +64,20 @@ class FolderStore:
         """
         source = self._folder / file_cid
         deadline = time.monotonic() + timeout
-        while not source.is_file():
+        while not self._has(file_cid):
             if time.monotonic() >= deadline:
                 raise FileMissing(f"{file_cid} is not in the store folder {self._folder}")
             time.sleep(min(0.05, timeout))
-        try:
-            file = source.open("rb")
-        except OSError as error:  # an error of this file, not of the folder for the copy
-            raise StoreError(f"store folder {self._folder}: {file_cid}: {error.strerror or error}") from error
-        with file:
-            length = source.stat().st_size
-            receive(file_cid, path, max_bytes, iter(lambda: file.read(BLOCK_BYTES), b""), lambda: length, progress)
+        with contextlib.ExitStack() as opened:
+            with self._errors_of(file_cid):
+                file = opened.enter_context(source.open("rb"))
+                length = os.fstat(file.fileno()).st_size
+
+            def read() -> bytes:
+                with self._errors_of(file_cid):
+                    return file.read(BLOCK_BYTES)
+
+            receive(file_cid, path, max_bytes, iter(read, b""), lambda: length, progress)
 
     def remove(self, names: Iterable[str]) -> None:
         """Delete the files with these CIDs; a file that the folder does not have is ignored.
@@ -77,10 +88,47 @@ class FolderStore:
             A file can't be deleted.
         """
         for name in names:
-            try:
+            with self._errors_of(name):
                 (self._folder / name).unlink(missing_ok=True)
-            except OSError as error:
-                raise StoreError(f"store folder {self._folder}: {name}: {error.strerror or error}") from error
 
     def collect(self) -> None:
         """Do nothing: :meth:`remove` frees the space at once."""
+
+    def _has(self, name: str) -> bool:
+        with self._errors_of(name):
+            return (self._folder / name).is_file()
+
+    @contextlib.contextmanager
+    def _errors_of(self, name: str) -> Iterator[None]:
+        """Make an error of one file of the folder an error of the store that names the file.
+
+        Raises
+        ------
+        StoreError
+            The file can't be read or deleted.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"store folder {self._folder}: {name}: {files.reason(error)}") from error
+
+
+class _Source:
+    """A file that is added to a store; an error of reading it has its path, and is none of the store."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        with files.named(self._path):
+            return self._file.read(size)
+
+
+def _has_content(path: Path, name: str) -> bool:
+    """Return whether a file is what its CID says: after a power failure it may be damaged, or can't be read."""
+    try:
+        return path.is_file() and cid.of_file(path) == name
+    except OSError:
+        return False

@@ -106,8 +106,7 @@ def membership(
             parts = [(work.loss_scores(trainer, weights, tried), tried.member) for tried in candidates.values()]
             figures.append(work.figure(f"global weights {number + 1}", "loss", *work.together(parts)))
     facts = {"round": number, "seed": seed, "shadows": shadows, "files": {str(n): u.cid for n, u in updates.items()}}
-    with never_lost(lambda: ""):
-        path = page.write_membership(folder, plan.name, figures, facts)
+    with _kept(folder, lambda folder: page.write_membership(folder, plan.name, figures, facts)) as path:
         if as_json:
             typer.echo(json.dumps(page.membership_content(figures, facts), indent=2))
             return
@@ -127,7 +126,8 @@ def membership(
         if any(update.is_masked for update in updates.values()):
             console.print(f"note: {MASKED}")
         console.print(Numbers(rows, f"membership inference in round {number}; an AUC of 0.5 is guessing"))
-        console.print(f"Page: {path}")
+        if path is not None:
+            console.print(f"Page: {path}")
 
 
 def inversion(
@@ -172,8 +172,7 @@ def inversion(
         with _progress("optimization: step") as show:
             inversion = work.invert(view.plan, view.dataset, view.trainer, update, method, steps, seed, show)
     facts = {"learner": learner, "round": round_, "seed": seed, "file": update.cid, "global_file": update.parent_cid}
-    with never_lost(lambda: ""):
-        path = page.write_inversion(folder, view.plan.name, update, inversion, facts)
+    with _kept(folder, lambda folder: page.write_inversion(folder, view.plan.name, update, inversion, facts)) as path:
         if as_json:
             typer.echo(json.dumps(page.inversion_content(inversion, facts), indent=2))
             return
@@ -200,7 +199,8 @@ def inversion(
         revealed = sum(image.verdict != "nothing" for image in inversion.images)
         images = counted(inversion.samples, "image")
         console.print(f"{revealed} of {images} of learner {learner} revealed (method: {inversion.method})")
-        console.print(f"Page: {path}")
+        if path is not None:
+            console.print(f"Page: {path}")
 
 
 @contextlib.contextmanager
@@ -233,6 +233,36 @@ def _open(run: Path, folder: Path, output: Path | None, data_dir: Path | None) -
         trainer = KerasTrainer(plan, dataset)
         reader = Reader(store, here, plan, trainer.shapes())
         yield _View(history.read(contract), reader, plan, dataset, trainer)
+
+
+@contextlib.contextmanager
+def _kept(folder: Path, write: Callable[[Path], Path]) -> Iterator[Path | None]:
+    """Write a result that took long to compute, and print it even if it can't be written there.
+
+    Parameters
+    ----------
+    folder
+        Where it should be.
+    write
+        Writes it to a folder and returns the path of its page, which the block gets; None if it could not.
+
+    Raises
+    ------
+    ConfigError
+        It can't be written, or standard output can't; the message says where the result is.
+    """
+    path: Path | None = None
+    unwritten: ConfigError | None = None
+    try:
+        path = write(folder)
+        where = f"; the result is in {path}"
+    except OSError as error:
+        where = files.elsewhere(write)
+        unwritten = ConfigError(f"{files.described(error)}{where}")
+    with never_lost(lambda: where):
+        yield path
+    if unwritten is not None:
+        raise unwritten
 
 
 def _closed(view: _View) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -58,16 +59,15 @@ def baseline(
     loaded, modules = load_plan(plan, settings, modules)
     if loaded.mode == "ensemble":
         raise ConfigError(f"plan {plan}: an ensemble has no single model; use a plan with one of its architectures")
-    if output is not None:
-        files.check(output, "--output")
-    loaded, data = loading.load_complete(loaded, data_dir, modules, print_note)
-    trainer = KerasTrainer(loaded, data, modules)
-    count = epochs or loaded.rounds * loaded.training.epochs
+    with contextlib.nullcontext() if output is None else files.output_file(output, "--output"):
+        loaded, data = loading.load_complete(loaded, data_dir, modules, print_note)
+        trainer = KerasTrainer(loaded, data, modules)
+        count = epochs or loaded.rounds * loaded.training.epochs
 
-    def on_epoch(epoch: int, accuracy: float) -> None:
-        errors.print(f"epoch {epoch} of {count}: {accuracy:.2%} of the test {loaded.data.noun} correct")
+        def on_epoch(epoch: int, accuracy: float) -> None:
+            errors.print(f"epoch {epoch} of {count}: {accuracy:.2%} of the test {loaded.data.noun} correct")
 
-    result = single.run(loaded, trainer, count, on_epoch)
+        result = single.run(loaded, trainer, count, on_epoch)
     text = json.dumps({"plan": loaded.model_dump(), **asdict(result)}, indent=2)
     unwritten: ConfigError | None = None
     if output is not None:

@@ -42,9 +42,9 @@ def export(
     """Export a round's global weights as a .keras model, which plain Keras can load."""
     if output.suffix != ".keras":
         raise ConfigError(f"--output {output}: should end in .keras")
-    files.check(output, "--output")
-    trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, modules=modules)
-    trainer.save(tensors, output)
+    with files.output_file(output, "--output", regular=True):
+        trainer, tensors, number = _global_weights(run, rpc, store, contract, round_, modules=modules)
+        trainer.save(tensors, output)
     console.print(f"wrote global weights {number} to {output}")
 
 

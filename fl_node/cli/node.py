@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from dataclasses import asdict
+from decimal import Decimal, localcontext
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -23,12 +24,17 @@ from fl_node.cli.options import (
     StoreOption,
 )
 from fl_node.errors import ChainError, ConfigError
-from fl_node.runtime import files
+from fl_node.runtime import files, numerals
 from fl_node.runtime.terminal import styled
 
 NOOP_PATIENCE = 10.0
 NOOP_BLOCKS = 3
 """Seconds and blocks, whichever takes longer, in which a block should come."""
+MIN_ETHER = Decimal("1e-18")
+MAX_ETHER = Decimal("1e59")
+"""The least and the most that a transaction can send: 1 wei, and a little less than 2^256 wei."""
+_DIGITS = 80
+"""More than an amount in wei can have."""
 
 
 def doctor(
@@ -98,7 +104,7 @@ def key(path: Annotated[Path, typer.Argument(help="Key file to create.")]) -> No
 
 def fund(
     accounts: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="Accounts that get ether.")],
-    ether: Annotated[float, typer.Option("--ether", min=0, help="Amount for each account.")] = 1000.0,
+    ether: Annotated[str, typer.Option("--ether", metavar="NUMBER", help="Amount for each account.")] = "1000",
     always: Annotated[
         bool, typer.Option("--always", help="Also pay accounts that own at least half of the amount.")
     ] = False,
@@ -110,24 +116,56 @@ def fund(
     from fl_node.chain.client import Chain
     from fl_node.chain.keys import load_key
 
-    if not math.isfinite(ether):
-        raise ConfigError(f"--ether {ether}: should be a number of ether, such as 1000")
+    wei = _wei(ether)
     addresses = [checked_address("ADDRESS", text) for text in accounts]
     chain = Chain(rpc, load_key(key))
-    wei = int(ether * 10**18)
-    given = []
+    gains: list[int] = []
     for account in addresses:
-        gets, answer = 0.0, "has enough"
-        if account == chain.address:
-            answer = "is the sender"
-        elif always or chain.balance(account) < wei // 2:
-            chain.transfer(account, wei)
-            gets, answer = ether, f"got {ether:g} ether"
-        given.append({"account": account, "given": gets})
-        if not as_json:
-            console.print(f"{account} {answer}")
-    if as_json:
-        typer.echo(json.dumps(given))
+        before = sum(gain for other, gain in zip(addresses, gains, strict=False) if other == account)
+        pays = account != chain.address and (always or chain.balance(account) + before < wei // 2)
+        gains.append(wei if pays else 0)
+    if (total := sum(gains)) and (owned := chain.balance(chain.address)) <= total:
+        raise ChainError(f"chain at {rpc}: {chain.address} owns {owned} wei, too little to send {total}")
+    given: list[dict[str, object]] = []
+    try:
+        for account, gain in zip(addresses, gains, strict=True):
+            answer = "is the sender" if account == chain.address else "has enough"
+            if gain:
+                chain.transfer(account, gain)
+                answer = f"got {_in_ether(gain):f} ether"
+            given.append({"account": account, "given": float(_in_ether(gain))})
+            if not as_json:
+                console.print(f"{account} {answer}")
+    finally:  # also what was given before an error
+        if as_json:
+            typer.echo(json.dumps(given))
+
+
+def _wei(ether: str) -> int:
+    """Return an amount of ether in wei, exactly.
+
+    Raises
+    ------
+    ConfigError
+        The text is not a number, or not of whole wei that a transaction can have.
+    """
+    try:
+        numerals.real(ether)
+        amount = Decimal(ether)
+    except (ValueError, ArithmeticError) as error:
+        raise ConfigError(f"--ether {ether}: should be a number of ether, such as 1000") from error
+    if not MIN_ETHER <= amount <= MAX_ETHER:
+        raise ConfigError(f"--ether {ether}: should be from 1e-18 (1 wei) to {MAX_ETHER:.0e} ether")
+    wei = Fraction(amount) * 10**18
+    if wei.denominator != 1:
+        raise ConfigError(f"--ether {ether}: should have at most 18 digits after the point; 1 wei is 1e-18 ether")
+    return int(wei)
+
+
+def _in_ether(wei: int) -> Decimal:
+    """Return an amount in ether, exactly and without zeros at its end."""
+    with localcontext(prec=_DIGITS):
+        return Decimal(wei).scaleb(-18).normalize()
 
 
 def send_noop(rpc: RpcOption = DEFAULT_RPC, key: KeyOption = Path("role.key"), as_json: JsonOption = False) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -13,6 +15,19 @@ from fl_node.cli.options import JsonOption
 from fl_node.errors import ConfigError
 from fl_node.nodes import CHAIN_ID, configuration
 
+MAX_PORT = 65535
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
+_DIGITS_AND_POINTS = re.compile(r"[0-9.]+")
+_ENODE = re.compile(
+    rf"enode://[0-9a-fA-F]{{128}}@(?P<host>\[[0-9a-fA-F:.]+\]|{_NAME}):(?P<port>[0-9]{{1,5}})"
+    r"(?:\?discport=(?P<discovery>[0-9]{1,5}))?"
+)
+"""The address of a Geth node (https://ethereum.org/developers/docs/networking-layer/network-addresses)."""
+_MULTIADDRESS = re.compile(
+    rf"/(?P<kind>ip4|ip6|dns|dns4|dns6)/(?P<host>{_NAME}|[0-9a-fA-F:.]+)/tcp/(?P<port>[0-9]{{1,5}})"
+    r"/p2p/[0-9A-Za-z]{46,128}"
+)
+"""The address of an IPFS node over TCP, which a private swarm uses alone, with its peer ID."""
 PeersOption = Annotated[
     list[str] | None,
     typer.Option("--peer", help="Enode or multiaddress of another node; repeat for each node."),
@@ -21,7 +36,7 @@ ChainIdOption = Annotated[int, typer.Option("--chain-id", min=1, help="Chain ID 
 
 
 def _port(name: str, what: str, least: int = 1) -> object:
-    return typer.Option(name, min=least, max=65535, help=what)
+    return typer.Option(name, min=least, max=MAX_PORT, help=what)
 
 
 def geth(
@@ -42,6 +57,13 @@ def geth(
 
     With --json, also print the text of its configuration file.
     """
+    _check_path("--folder", folder)
+    _check_path("--config", config_file)
+    for peer in peers or []:
+        _check_enode("--peer", peer)
+    _check_different(
+        {"--port": port, "--rpc-port": rpc_port, "--authrpc-port": authrpc_port, "--metrics-port": metrics_port}
+    )
     settings = configuration.Geth(
         folder=folder,
         config_file=config_file,
@@ -85,9 +107,10 @@ def ipfs(
 
     With --json, also print the settings for its repository's configuration.
     """
+    _check_path("--folder", folder)
     for option, value in [("--address", address), *(("--peer", peer) for peer in peers or [])]:
-        if not value.rpartition("/p2p/")[0]:
-            raise ConfigError(f"{option} {value}: should be a multiaddress such as /ip4/10.0.0.1/tcp/4001/p2p/12D3…")
+        _check_multiaddress(option, value)
+    _check_different({"--port": port, "--api-port": api_port})
     settings = configuration.Ipfs(
         folder=folder,
         listen=f"/ip4/0.0.0.0/tcp/{port}",
@@ -136,6 +159,81 @@ def _address(option: str, text: str) -> str:
     if not ADDRESS.fullmatch(text):
         raise ConfigError(f"{option} {text}: should be an address, 0x and 40 hexadecimal digits")
     return text
+
+
+def _check_path(option: str, text: str) -> None:
+    """Check that systemd takes a path for one word, and writes it as it is.
+
+    Raises
+    ------
+    ConfigError
+        It has a space, a character that is not printable, a quote or a backslash.
+    """
+    if any(character.isspace() or not character.isprintable() or character in "\"'\\" for character in text):
+        raise ConfigError(
+            f"{option} {text!r}: should be a path without spaces, control characters, quotes, backslashes"
+        )
+
+
+def _check_enode(option: str, text: str) -> None:
+    """Check the address of a Geth node.
+
+    Raises
+    ------
+    ConfigError
+        It is none.
+    """
+    match = _ENODE.fullmatch(text)
+    if not (
+        match
+        and _is_host(match["host"].strip("[]"), "ip6" if match["host"].startswith("[") else "")
+        and _is_port(match["port"])
+        and _is_port(match["discovery"] or "1", least=0)
+    ):
+        raise ConfigError(
+            f"{option} {text!r}: should be an enode such as enode://KEY@10.0.0.1:30303, KEY with 128 digits"
+        )
+
+
+def _check_multiaddress(option: str, text: str) -> None:
+    """Check the address of an IPFS node, with its identity.
+
+    Raises
+    ------
+    ConfigError
+        It is none.
+    """
+    match = _MULTIADDRESS.fullmatch(text)
+    if not (match and _is_host(match["host"], match["kind"]) and _is_port(match["port"])):
+        raise ConfigError(f"{option} {text!r}: should be a multiaddress such as /ip4/10.0.0.1/tcp/4001/p2p/12D3KooW…")
+
+
+def _is_host(text: str, kind: str) -> bool:
+    """Return whether a text is an address of this kind (ip4 or ip6), or for any other kind a name or address."""
+    if not kind.startswith("ip"):
+        kind = "ip4" if _DIGITS_AND_POINTS.fullmatch(text) else "name"
+    try:
+        return kind == "name" or ipaddress.ip_address(text).version == int(kind[-1])
+    except ValueError:
+        return False
+
+
+def _is_port(text: str, least: int = 1) -> bool:
+    return least <= int(text) <= MAX_PORT
+
+
+def _check_different(ports: Mapping[str, int]) -> None:
+    """Check that no port is given for two purposes; 0 means none.
+
+    Raises
+    ------
+    ConfigError
+        Two are the same.
+    """
+    users: dict[int, str] = {}
+    for option, port in ports.items():
+        if port and (other := users.setdefault(port, option)) != option:
+            raise ConfigError(f"{option} {port}: {other} is the same port; give each its own")
 
 
 def _variable(name: str, value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +23,8 @@ def new(
         typer.Option(
             "--from",
             metavar="EXAMPLE",
-            help="The example to start from: async, demo, ensemble, inversion, membership, paper, scenario, sweep or "
-            "tabular.",
+            help="The example to start from: async, demo, ensemble, inversion, membership, paper, private, scenario, "
+            "sweep or tabular.",
         ),
     ] = "demo",
 ) -> None:
@@ -56,15 +57,16 @@ def shards(
     from fl_node.lab.show import shards_table
     from fl_node.report import plots
 
-    if picture is not None:
-        files.check(picture, "--picture")
-    loaded, modules = load_plan(plan, settings, modules)
-    loaded = complete(loaded, data_dir, modules)
-    counts = partition.label_counts(loaded, loading.load(loaded, data_dir, modules, print_note).labels())
-    if picture is not None:
-        title = f"{loaded.name}: {loaded.data.noun} of {loaded.data.name} by label, partition {loaded.data.partition}"
-        files.write(picture, plots.bubbles_file(title, counts))
-        print_note(f"picture: {picture}")
+    with contextlib.nullcontext() if picture is None else files.output_file(picture, "--picture"):
+        loaded, modules = load_plan(plan, settings, modules)
+        loaded = complete(loaded, data_dir, modules)
+        counts = partition.label_counts(loaded, loading.load(loaded, data_dir, modules, print_note).labels())
+        if picture is not None:
+            title = (
+                f"{loaded.name}: {loaded.data.noun} of {loaded.data.name} by label, partition {loaded.data.partition}"
+            )
+            files.write(picture, plots.bubbles_file(title, counts))
+            print_note(f"picture: {picture}")
     if as_json:
         typer.echo(json.dumps({"learners": {str(n): row for n, row in counts.items()}}))
     else:

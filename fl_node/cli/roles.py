@@ -39,6 +39,7 @@ from fl_node.cli.options import (
 )
 from fl_node.errors import ConfigError
 from fl_node.protocol.names import HEADER
+from fl_node.roles import accounts
 from fl_node.runtime import scratch
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def deploy(
         loaded = complete(loaded, data_dir, modules)
     learners = accounts_of(learner)
     chain, run_store = Chain(rpc, load_key(key)), connect(store)
+    accounts.check(learners, chain.address)  # before the model library is loaded
     configure("deploy", verbose=process.verbose)
     with scratch.folder() as here:
         trainer = make_trainer(loaded, modules=modules, with_data=False)
@@ -189,7 +191,7 @@ def learner(
     """
     from fl_node.roles import policy
 
-    accepts, accounts = policy.parse(accept or ()), accounts_of(learner or ())
+    accepts, expected = policy.parse(accept or ()), accounts_of(learner or ())
     site = _site("learner", rpc, store, key, contract, folder, patience, as_json=as_json)
     from fl_node.models import shared_trainer
     from fl_node.roles.factory import run_learner
@@ -202,7 +204,7 @@ def learner(
         return make_trainer(plan, data_dir, modules)
 
     record: Record = EventFiles(tensorboard) if tensorboard else lambda *_: None
-    run_learner(site, make, record, allow_attacks=allow_attacks, accepts=accepts, accounts=accounts)
+    run_learner(site, make, record, allow_attacks=allow_attacks, accepts=accepts, accounts=expected)
 
 
 def trainer(
@@ -241,11 +243,12 @@ def accounts_of(given: Sequence[str]) -> dict[int, str]:
     Raises
     ------
     ConfigError
-        A text is not a nodeId and an address, or a nodeId appears twice.
+        A text is not a nodeId and an account's address, or a nodeId or an address appears twice.
     """
     learners = dict(_learner(text) for text in given)
     if len(learners) < len(given):
         raise ConfigError("--learner: each nodeId may appear only once")
+    accounts.check(learners)
     return learners
 
 

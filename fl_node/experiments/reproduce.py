@@ -108,22 +108,20 @@ def run(plan: Plan, seeds: Sequence[int], folder: Path, lab: RunLab, data_dir: P
         "cores": os.cpu_count(),
         "targets": [asdict(target) for target in targets],
     }
-    files.write(folder / "reproduce.json", json.dumps(content, indent=2) + "\n")
-    path = folder / "reproduce.md"
-    files.write(
-        path,
-        render(
-            "reproduce.md.j2",
-            plan=plan,
-            seeds=results,
-            targets=targets,
-            paper=paper(),
-            percent=percent,
-            plain=plain["seconds"],
-            cores=os.cpu_count(),
-        ),
+    text = render(
+        "reproduce.md.j2",
+        plan=plan,
+        seeds=results,
+        targets=targets,
+        paper=paper(),
+        percent=percent,
+        plain=plain["seconds"],
+        cores=os.cpu_count(),
     )
-    return path
+    with files.together(folder) as new:
+        files.write(new / "reproduce.json", json.dumps(content, indent=2) + "\n")
+        files.write(new / "reproduce.md", text)
+    return folder / "reproduce.md"
 
 
 def _seed(seed: int, federated: dict[str, Any], single: dict[str, Any]) -> Seed:

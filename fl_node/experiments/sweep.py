@@ -358,9 +358,10 @@ def write(folder: Path, plan: Plan, results: Sequence[Figure], seeds: Sequence[i
         "seeds": list(seeds),
         "figures": [vars(figure) | {"values": list(figure.values)} for figure in results],
     }
-    files.write(folder / "sweep.json", json.dumps(content, indent=2) + "\n")
-    files.write(folder / "sweep.md", render("sweep.md.j2", **context))
-    files.write(folder / "sweep.html", render("sweep.html.j2", **context))
+    with files.together(folder) as new:
+        files.write(new / "sweep.json", json.dumps(content, indent=2) + "\n")
+        files.write(new / "sweep.md", render("sweep.md.j2", **context))
+        files.write(new / "sweep.html", render("sweep.html.j2", **context))
     return folder / "sweep.html"
 
 

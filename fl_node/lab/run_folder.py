@@ -20,9 +20,9 @@ from fl_node.chain import earlier
 from fl_node.chain.answers import ADDRESS
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
-from fl_node.errors import ChainError, ConfigError, JsonError
+from fl_node.errors import ChainError, ChainUnreachable, ConfigError, JsonError
 from fl_node.nodes import backends
-from fl_node.nodes.backends import Endpoint, OwnChainBackend
+from fl_node.nodes.backends import EmbeddedBackend, Endpoint, OwnChainBackend
 from fl_node.protocol import journal, statement
 from fl_node.protocol.names import HEADER, is_node_name
 from fl_node.runtime import files, scratch, strict_json
@@ -247,9 +247,29 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
     with scratch.folder() as copy:
         backend = backends.to_read(run.backend, nodes, copy, accounts, report)
         try:
-            yield backend.start()
+            ends = backend.start()
+            _check_contract(run, ends, nodes / "blocks" if run.backend == EmbeddedBackend.name else nodes)
+            yield ends
         finally:
             backend.stop()
+
+
+def _check_contract(run: Run, ends: Mapping[str, Endpoint], kept: Path) -> None:
+    """Check that a chain that came back has the run's contract, which it lacks if blocks are missing.
+
+    Raises
+    ------
+    ConfigError
+        It does not; the message names what the chain was read from.
+    ChainUnreachable
+        The chain does not answer.
+    """
+    try:
+        Chain(ends[HEADER].rpc).contract(run.contract)
+    except ChainUnreachable:
+        raise
+    except ChainError as error:
+        raise ConfigError(f"{kept}: its blocks do not include the run's contract {run.contract}") from error
 
 
 def journals(folder: Path, contract: str) -> list[Path]:

@@ -32,7 +32,7 @@ def write_membership(folder: Path, name: str, figures: Sequence[Figure], facts: 
     Parameters
     ----------
     folder
-        Where they go; it is created.
+        Where they go.
     name
         The run's name.
     figures
@@ -43,8 +43,9 @@ def write_membership(folder: Path, name: str, figures: Sequence[Figure], facts: 
     curves = [Line(f"{figure.target}, {figure.attack}", figure.curve) for figure in figures]
     picture = plots.roc("roc", "ROC curves of the membership attacks", curves)
     page = render("membership.html.j2", name=name, figures=figures, picture=Markup(picture))  # noqa: S704 - of plots
-    files.write(folder / "membership.json", json.dumps(membership_content(figures, facts), indent=2) + "\n")
-    files.write(folder / "membership.html", page)
+    with files.together(folder) as new:
+        files.write(new / "membership.json", json.dumps(membership_content(figures, facts), indent=2) + "\n")
+        files.write(new / "membership.html", page)
     return folder / "membership.html"
 
 
@@ -62,7 +63,7 @@ def write_inversion(folder: Path, name: str, update: Update, inversion: Inversio
     Parameters
     ----------
     folder
-        Where they go; it is created.
+        Where they go.
     name
         The run's name.
     update, inversion
@@ -70,13 +71,11 @@ def write_inversion(folder: Path, name: str, update: Update, inversion: Inversio
     facts
         What the results are of, for the JSON file.
     """
-    for old in folder.glob("inversion-*.png"):
-        old.unlink()
     rows = []
+    pictures = dict[str, bytes]()
     for number, image in enumerate(inversion.images, 1):
         pixels = np.rint(np.clip(image.pixels, 0, 1) * 255).astype(np.uint8)
-        files.write(folder / f"inversion-{number}.png", png(pixels))
-        files.write(folder / f"inversion-{number}-true.png", png(image.true))
+        pictures |= {f"inversion-{number}.png": png(pixels), f"inversion-{number}-true.png": png(image.true)}
         rows.append(
             {
                 "image": image,
@@ -86,11 +85,17 @@ def write_inversion(folder: Path, name: str, update: Update, inversion: Inversio
             }
         )
     content = inversion_content(inversion, facts)
-    files.write(folder / "inversion.json", json.dumps(content, indent=2) + "\n")
-    files.write(
-        folder / "inversion.html",
-        render("inversion.html.j2", name=name, update=update, inversion=inversion, rows=rows),
-    )
+    with files.together(folder) as new:
+        for picture, data in pictures.items():
+            files.write(new / picture, data)
+        files.write(new / "inversion.json", json.dumps(content, indent=2) + "\n")
+        files.write(
+            new / "inversion.html",
+            render("inversion.html.j2", name=name, update=update, inversion=inversion, rows=rows),
+        )
+    for old in folder.glob("inversion-*.png"):  # of an earlier attack with more images
+        if old.name not in pictures:
+            old.unlink()
     return folder / "inversion.html"
 
 

@@ -159,14 +159,15 @@ def build(plan: Plan, architecture: str | None = None) -> Any:
 
 
 def save_whole(model: Any, path: Path) -> None:
-    """Write a Keras model to a ``.keras`` file, which appears whole or stays as it was."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        with files.named(path):
-            model.save(partial)
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a Keras model to a ``.keras`` file, which appears whole or stays as it was; a link stays a link.
+
+    Raises
+    ------
+    OSError
+        It can't be written, or its path is a folder, a device or a pipe; the error has a path.
+    """
+    with files.replacing(path, path.suffix) as partial:
+        model.save(partial)
 
 
 class KerasTrainer:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 BACKLOG = 1024
 """Connections that may wait: more than a run has learners."""
+MAX_PATH = 107
+"""The most bytes of a socket's path on Linux."""
 TRY_AGAIN = 1.0
 """Seconds between attempts to reach the process."""
 MANY = 5
@@ -198,6 +200,27 @@ def _check_folder(option: str, path: Path) -> None:
         )
 
 
+def _check_socket(path: Path) -> None:
+    """Check that a process can be reached at this path, now or when it is up.
+
+    Parameters
+    ----------
+    path
+        The socket.
+
+    Raises
+    ------
+    ConfigError
+        Something else than a socket has the path, or no socket can have it.
+    OSError
+        Nothing has the path.
+    """
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise ConfigError(f"--trainer {path}: the path of a socket has at most {MAX_PATH} bytes")
+    if not stat.S_ISSOCK(path.stat().st_mode):
+        raise ConfigError(f"--trainer {path}: it is not a socket; name that of fl-node trainer --socket")
+
+
 def _remove_stale(path: Path) -> None:
     """Remove the socket of a process that has ended.
 
@@ -336,12 +359,13 @@ class SharedTrainer:
         Raises
         ------
         ConfigError
-            Others can write to the folder of the socket.
+            Others can write to the folder of the socket, or what has its path can be no socket.
         """
         told, broken = False, 0
         while True:
             try:
                 _check_folder("--trainer", self._path)
+                _check_socket(self._path)
                 connection = Client(str(self._path), "AF_UNIX")
             except (OSError, EOFError, AuthenticationError) as error:
                 if not told:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -136,8 +135,8 @@ def to_read(name: str, folder: Path, scratch: Path, accounts: Mapping[str, str],
     try:
         if name == "embedded":
             os.scandir(folder / "files").close()
-            shutil.copyfile(folder / "blocks", scratch / "blocks")
-            return EmbeddedBackend(scratch, accounts, folder / "files")
+            files.copy(folder / "blocks", scratch / "blocks")
+            return EmbeddedBackend(scratch, accounts, folder / "files", folder / "blocks")
         own = [node for node in accounts if (folder / node / "geth").exists()]
         for node in own:
             files.copy_folder(GethNode(folder / node / "geth").chain, GethNode(scratch / node / "geth").chain)
@@ -147,12 +146,27 @@ def to_read(name: str, folder: Path, scratch: Path, accounts: Mapping[str, str],
 
 
 class EmbeddedBackend:
-    """One py-evm chain and one folder of files, shared by all nodes."""
+    """One py-evm chain and one folder of files, shared by all nodes.
+
+    Parameters
+    ----------
+    folder
+        What the chain keeps, also between two starts.
+    accounts
+        The address of each node's role, by the name of the node; they own ether.
+    store
+        The folder of files; one in ``folder`` if None.
+    source
+        The file of blocks that the chain's file is a copy of, if it is one; error messages name it.
+    """
 
     name = "embedded"
 
-    def __init__(self, folder: Path, accounts: Mapping[str, str], store: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, accounts: Mapping[str, str], store: Path | None = None, source: Path | None = None
+    ) -> None:
         self._folder = folder
+        self._source = source
         self._accounts = accounts
         self._store = store
         self._child: Child | None = None
@@ -213,7 +227,10 @@ class EmbeddedBackend:
         url = self._child.output.readline().decode().strip()
         if not url:
             self._child.stop()
-            raise ProcessError(f"the embedded chain did not start:{self._child.tail()}")
+            tail = self._child.tail()
+            if self._source is not None:
+                tail = tail.replace(str(self._folder / "blocks"), str(self._source))
+            raise ProcessError(f"the embedded chain did not start:{tail}")
         self._port = int(url.rpartition(":")[2])
         return url
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import functools
 import io
 import json
@@ -50,7 +51,7 @@ from eth_utils.exceptions import ValidationError as EthValidationError
 
 from fl_node.errors import JsonError
 from fl_node.nodes import CHAIN_ID
-from fl_node.runtime import recursion, strict_json
+from fl_node.runtime import files, recursion, strict_json
 
 recursion.restore()
 
@@ -260,6 +261,8 @@ class EmbeddedChain:
     def _restore(self, blocks: Path) -> None:
         if not blocks.exists():
             return
+        if not blocks.is_file():  # a device might have no end
+            raise FileExistsError(errno.EEXIST, files.NO_FILE, str(blocks))
         whole = [line + b"\n" for line in blocks.read_bytes().split(b"\n")[:-1]]
         block_class = self._chain.get_vm_class(self._chain.header).get_block_class()
         for number, line in enumerate(whole, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from fl_node.runtime import files
 _PACKAGE = Path(__file__).parents[1]
 _PACKAGED = _PACKAGE / "examples"
 """A wheel's copy of the examples; ``pyproject.toml`` lists the files."""
-PLANS = ("async", "demo", "ensemble", "inversion", "membership", "paper", "scenario", "sweep")
+PLANS = ("async", "demo", "ensemble", "inversion", "membership", "paper", "private", "scenario", "sweep")
 """Plan files of a checkout's ``plans/``."""
 FOLDERS = ("tabular",)
 """Folders of a checkout's ``examples/``, each with a plan and a module."""
@@ -62,11 +63,12 @@ def create(target: Path, name: str) -> list[Path]:
             "'.', '_' or '-', then .toml, such as mine.toml"
         )
     for copy in copies:
-        files.check(copy, "the new plan")
-        if copy.exists():
+        if os.path.lexists(copy):
             raise ConfigError(f"{copy} exists; choose another name or folder")
-    text = re.sub(r"^#:schema .*\n", "", example.read_text())  # the schema's path is not valid here
-    files.write(target, re.sub(r"^name = .*", f'name = "{target.stem}"', text, count=1, flags=re.MULTILINE))
-    if module:
-        files.write(target.parent / module.name, module.read_bytes())
+    with files.output_file(target, "the new plan"), files.together(target.parent) as new:
+        text = re.sub(r"^#:schema .*\n", "", example.read_text())  # the schema's path is not valid here
+        text = re.sub(r"^name = .*", f'name = "{target.stem}"', text, count=1, flags=re.MULTILINE)
+        files.write(new / target.name, text)
+        if module:
+            files.write(new / module.name, module.read_bytes())
     return list(copies)

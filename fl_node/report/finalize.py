@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from fl_node.audit.result import Audit
 from fl_node.chain.contract import Contract
 from fl_node.data import partition
 from fl_node.data.datasets import DataSet
-from fl_node.errors import ConfigError, WeightsError
+from fl_node.errors import ConfigError, FLNodeError, WeightsError
 from fl_node.models.error_analysis import ErrorAnalysis, analyze_errors
 from fl_node.models.trainer import Score, Trainer
 from fl_node.protocol.reader import Reader
@@ -104,24 +103,30 @@ def finalize(
         )
 
     def write(folder: Path) -> Conclusion:
-        path = writer.write(folder, name, result, audited, versions, error_analysis, split)
-        files.write(folder / "plan.json", result.plan.to_bytes())
-        model = None
-        # What is wrong with a file stands in the report, which is all that then can be had.
-        if result.ended and result.rounds[-1].result.problem is None:
-            try:
-                model = _save(result, store, folder, trainer)
-            except WeightsError:
-                if audited.passed:
-                    raise
-        return Conclusion(result, audited, path, model)
+        problem: FLNodeError | None = None
+        with files.together(folder) as new:
+            path = writer.write(new, name, result, audited, versions, error_analysis, split)
+            files.write(new / "plan.json", result.plan.to_bytes())
+            model = None
+            # What is wrong with a file stands in the report, which is all that then can be had.
+            if result.ended and result.rounds[-1].result.problem is None:
+                try:
+                    model = folder / _save(result, store, new, trainer).name
+                except FLNodeError as error:
+                    if audited.passed or not isinstance(error, WeightsError):
+                        problem = error
+        if problem is not None:
+            raise problem
+        return Conclusion(result, audited, folder / path.name, model)
+
+    def rescue(folder: Path) -> Path:
+        write(folder)
+        return folder
 
     try:
         return write(folder)
     except OSError as error:
-        elsewhere = Path(tempfile.mkdtemp(prefix="fl-node-report-"))
-        write(elsewhere)
-        raise ConfigError(f"{files.described(error)}; the report is in {elsewhere}") from error
+        raise ConfigError(f"{files.described(error)}{files.elsewhere(rescue, 'the report')}") from error
 
 
 def _analyze_errors(result: Result, reader: Reader, trainer: Trainer) -> ErrorAnalysis | None:
@@ -138,12 +143,18 @@ def _analyze_errors(result: Result, reader: Reader, trainer: Trainer) -> ErrorAn
 
 
 def _save(result: Result, store: Store, folder: Path, trainer: Trainer) -> Path:
-    """Write the final weights as they are in the store and as a model; they appear whole or not at all."""
-    model, partial = folder / "final.keras", folder / "final.safetensors.partial"
+    """Write the final weights as they are in the store and as a model, or neither.
+
+    Raises
+    ------
+    FLNodeError
+        The weights can't be had, or are not what is wanted.
+    """
+    model, weights = folder / "final.keras", folder / "final.safetensors"
     reader = Reader(store, folder, result.plan, trainer.shapes())
     try:
-        trainer.save(reader.read(result.rounds[-1].result.cid, path=partial).on_demand(), model)
-        partial.replace(folder / "final.safetensors")
-    finally:
-        partial.unlink(missing_ok=True)
+        trainer.save(reader.read(result.rounds[-1].result.cid, path=weights).on_demand(), model)
+    except FLNodeError:
+        weights.unlink(missing_ok=True)
+        raise
     return model

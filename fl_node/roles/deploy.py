@@ -17,6 +17,7 @@ from fl_node.plan.schema import Plan
 from fl_node.protocol.global_files import initial_file
 from fl_node.protocol.names import learners_label
 from fl_node.protocol.terms import terms_of
+from fl_node.roles import accounts
 from fl_node.runtime import files
 from fl_node.runtime.logs import emit
 
@@ -46,7 +47,7 @@ def deploy(
     Raises
     ------
     ConfigError
-        The plan has no shard for a nodeId.
+        The plan has no shard for a nodeId, or the contract would not register an account.
     PlanError
         The plan lacks facts that are known only where its data are.
     ChainError
@@ -55,6 +56,7 @@ def deploy(
     plans.check_complete(plan, f"plan {plan.name}")
     if extra := sorted(node_id for node_id in learners if not 1 <= node_id <= plan.learners):
         raise ConfigError(f"--learner {extra[0]}: the plan has shards only for learners 1 to {plan.learners}")
+    accounts.check(learners, chain.address)
     folder.mkdir(parents=True, exist_ok=True)
     plan_file = folder / "plan.json"
     files.write(plan_file, plan.to_bytes())

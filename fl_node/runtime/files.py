@@ -6,6 +6,7 @@ import contextlib
 import errno
 import itertools
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -13,12 +14,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fl_node.errors import ConfigError
+from fl_node.runtime import scratch
 
 _PROCESS = {"LOCK", "FLOCK", "diskUsage.cache"}
 """Locks and caches that a database has while it is open."""
 KEY_DIGITS = "64 hexadecimal digits"
 """What a file with a key of 32 bytes holds."""
 NO_FOLDER = "it exists and is not a folder"
+NO_FILE = "it exists and is not a regular file"
+MAX_NAME = 64
+"""Bytes of a file's name that has room for more wherever a result is kept."""
 SMALL = 1024**2
 """The most bytes of a file that people write by hand, such as a key."""
 _PROBE = b"\0" * 4096
@@ -43,6 +48,44 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def replacing(path: Path, suffix: str = ".partial") -> Iterator[Path]:
+    """Give a path beside a file; what is written there becomes the file at the end, or what was there before stays.
+
+    A link stays a link.
+
+    Parameters
+    ----------
+    path
+        The file.
+    suffix
+        How the name of the path ends that is given; the name is short, whatever the file's is.
+
+    Raises
+    ------
+    OSError
+        The file can't be written; the error has a path.
+    FileExistsError
+        Its path is that of a folder, a device or a pipe.
+    """
+    target = path.resolve()
+    with named(path):
+        if target.exists() and not target.is_file():
+            raise FileExistsError(errno.EEXIST, NO_FILE, str(path))
+        partial = target.with_name(f".{os.getpid()}.{secrets.token_hex(4)}{suffix}")
+        try:
+            yield partial
+            partial.replace(target)
+        except OSError as error:
+            if error.filename == str(partial):
+                error.filename = str(path)
+                error.filename2 = None
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
 def write(path: Path, content: str | bytes) -> None:
     """Write a file in UTF-8; it appears whole, or what was there before stays.
 
@@ -55,16 +98,57 @@ def write(path: Path, content: str | bytes) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     target = path.resolve()  # a link stays a link
-    with named(path):
-        if target.exists() and not target.is_file():
+    if target.exists() and not target.is_file():
+        with named(path):
             target.write_bytes(data)
-            return
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            partial.write_bytes(data)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        return
+    with replacing(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextlib.contextmanager
+def together(folder: Path) -> Iterator[Path]:
+    """Give an empty folder; at the end what is in it appears in another, or nothing of it after an error.
+
+    What is there already under the same names is replaced; a link stays a link.
+
+    Parameters
+    ----------
+    folder
+        Where the files appear.
+
+    Raises
+    ------
+    OSError
+        The files can't be written; the error has the path that the file would have had.
+    IsADirectoryError
+        A folder has the path of a file.
+    """
+    here = folder
+    try:
+        with named(folder), scratch.folder(f".{scratch.PREFIX}", folder) as here:
+            yield here
+            new = {
+                path: folder / path.name for path in sorted(here.iterdir()) if not path.name.startswith(scratch.LOCK)
+            }
+            for target in new.values():
+                if target.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+            linked = [path for path, target in new.items() if target.is_symlink() or not _is_plain(target)]
+            for path in linked:  # first, as it is these that can fail
+                write(new[path], path.read_bytes())
+            for path, target in new.items():
+                if path not in linked:
+                    path.replace(target)
+    except OSError as error:
+        if isinstance(error.filename, str) and Path(error.filename).is_relative_to(here):
+            inside = Path(error.filename).relative_to(here)
+            error.filename, error.filename2 = str(folder if here == folder else folder / inside), None
+        raise
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() or not path.exists()
 
 
 def keep(path: Path, content: str | bytes) -> None:
@@ -84,17 +168,46 @@ def keep(path: Path, content: str | bytes) -> None:
 def rescued(name: str, content: str | bytes) -> str:
     """Write a file where there is a place for it, and return how a message goes on that says where.
 
+    Parameters
+    ----------
+    name
+        The file's name; a long one is replaced.
+    content
+        Its content.
+    """
+
+    def fill(folder: Path) -> Path:
+        path = folder / (name if len(os.fsencode(name)) <= MAX_NAME else "result")
+        write(path, content)
+        return path
+
+    return elsewhere(fill)
+
+
+def elsewhere(fill: Callable[[Path], Path], what: str = "the result") -> str:
+    """Write a result where there is a place for it, and return how a message goes on that says where.
+
     The folder for temporary files, the working directory and the home are tried.
+
+    Parameters
+    ----------
+    fill
+        Writes the result to an empty folder, and returns the path that the message should name.
+    what
+        The name of the result.
     """
     places: tuple[Callable[[], Path], ...] = (lambda: Path(tempfile.gettempdir()), Path.cwd, Path.home)
+    why = ""
     for find in places:
+        folder: Path | None = None
         try:
-            path = Path(tempfile.mkdtemp(prefix="fl-node-", dir=find())) / name
-            write(path, content)
-        except (OSError, RuntimeError):
-            continue
-        return f"; the result is in {path}"
-    return "; the result is lost: no writable folder among the temporary, current and home folders"
+            folder = Path(tempfile.mkdtemp(prefix="fl-node-", dir=find()))
+            return f"; {what} is in {fill(folder)}"
+        except (OSError, RuntimeError) as error:
+            why = reason(error) if isinstance(error, OSError) else str(error)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+    return f"; {what} is lost: it can't be written to the temporary, current or home folder either ({why})"
 
 
 def copy_folder(source: Path, target: Path) -> None:
@@ -114,11 +227,52 @@ def copy_folder(source: Path, target: Path) -> None:
         here.mkdir(parents=True, exist_ok=True)
         for file in files:
             if file not in _PROCESS and not (here / file).exists():
-                with named(here / file):
-                    shutil.copyfile(Path(name) / file, here / file)
+                copy(Path(name) / file, here / file)
 
 
-def check(path: Path, what: str) -> None:
+def copy(source: Path, target: Path) -> None:
+    """Copy the content of a file; a device without an end is not read.
+
+    Raises
+    ------
+    OSError
+        The file can't be read or written; the error has a path.
+    FileExistsError
+        It is not a regular file.
+    """
+    if not stat.S_ISREG(source.stat().st_mode):
+        raise FileExistsError(errno.EEXIST, NO_FILE, str(source))
+    with named(target):
+        shutil.copyfile(source, target)
+
+
+@contextlib.contextmanager
+def output_file(path: Path, what: str, *, regular: bool = False) -> Iterator[None]:
+    """Make the folder of a file that a command writes at its end.
+
+    After an error neither it is left nor the folders above it, where they are new and empty.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        How an error message begins.
+    regular
+        Whether the file can't be a device or a pipe.
+
+    Raises
+    ------
+    ConfigError
+        The file can't be written.
+    """
+    target = path.resolve()
+    with _new_folders(target.parent):
+        _check_file(path, target, what, regular=regular)
+        yield
+
+
+def _check_file(path: Path, target: Path, what: str, *, regular: bool) -> None:
     """Check that a file can be written later, and make its folder.
 
     Raises
@@ -126,14 +280,23 @@ def check(path: Path, what: str) -> None:
     ConfigError
         It can't; the message begins with ``what``.
     """
-    target = path.resolve()
-    if target.is_dir():
-        raise ConfigError(f"{what} {path}: should be a file, not a folder")
-    if target.exists() and not target.is_file():
-        if not os.access(target, os.W_OK):
-            raise ConfigError(f"{what} {path}: no write permission")
-        return
-    check_folder(target.parent, f"{what} {path}: folder")
+    try:
+        if target.is_dir():
+            raise ConfigError(f"{what} {path}: should be a file, not a folder")
+        if target.exists() and not target.is_file():
+            if regular:
+                raise ConfigError(f"{what} {path}: {NO_FILE}")
+            if not os.access(target, os.W_OK):
+                raise ConfigError(f"{what} {path}: no write permission")
+            return
+        check_folder(target.parent, f"{what} {path}: folder")
+        if not target.exists():
+            # Not the name itself, which somebody else may use meanwhile, but one of its length.
+            name = f".{os.getpid()}.{secrets.token_hex(4)}".ljust(len(os.fsencode(target.name)), "x")
+            target.with_name(name).touch(exist_ok=False)
+            target.with_name(name).unlink()
+    except OSError as error:
+        raise ConfigError(f"{what} {path}: {reason(error)}") from error
 
 
 def check_folder(path: Path, what: str) -> None:
@@ -166,9 +329,16 @@ def output_folder(path: Path, what: str) -> Iterator[None]:
     ConfigError
         Files can't be written to it; the message begins with ``what``.
     """
-    new = list(itertools.takewhile(lambda folder: not folder.exists(), (path, *path.parents)))
-    try:
+    with _new_folders(path):
         check_folder(path, what)
+        yield
+
+
+@contextlib.contextmanager
+def _new_folders(path: Path) -> Iterator[None]:
+    """After an error, remove a folder and those above it that were not there before, where they are empty."""
+    new = list(itertools.takewhile(lambda folder: not os.path.lexists(folder), (path, *path.parents)))
+    try:
         yield
     except BaseException:
         with contextlib.suppress(OSError):
@@ -229,7 +399,7 @@ def create_private(path: Path, text: str) -> bool:
         It can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, partial = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)  # short, whatever the name
     try:
         with os.fdopen(handle, "w", encoding="ascii") as file, named(path):
             os.fchmod(handle, 0o600)

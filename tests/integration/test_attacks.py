@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.helpers.warm import fl_node
 
 LabRun = tuple[Path, dict[str, Any]]
@@ -53,3 +55,22 @@ def test_a_mistake_is_one_line(lab_run: LabRun, tmp_path: Path) -> None:
         assert part in done.stderr.splitlines()[-1]
     assert not (tmp_path / "found").exists()
     assert not (tmp_path / "none").exists()
+
+
+def test_a_result_that_can_not_be_written_is_printed_and_kept_elsewhere(
+    lab_run: LabRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = lab_run
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    for attack, options in (("membership", ("--shadows", 0)), ("inversion", ())):
+        page = tmp_path / "found" / f"{attack}.html"
+        page.mkdir(parents=True)
+        done = fl_node("attack", attack, run, *options, "-o", tmp_path / "found", "--json")
+        assert done.returncode == 2
+        start, _, kept = done.stderr.strip().splitlines()[-1].rpartition(" ")
+        assert start == f"fl-node: {page}: Is a directory; the result is in"
+        assert Path(kept).is_relative_to(tmp_path / "temporary")
+        assert json.loads(Path(kept).with_suffix(".json").read_text()) == json.loads(done.stdout)
+        assert [path.name for path in (tmp_path / "found").iterdir()] == [page.name]
+        page.rmdir()

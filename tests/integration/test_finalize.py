@@ -91,6 +91,18 @@ def test_the_report_of_a_run_with_a_damaged_file_is_written_and_ends_with_code_o
     assert "audit FAILED with" in made.out
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="there is no /proc")
+def test_a_file_that_can_not_be_read_is_a_finding_and_the_audit_goes_on(copy: Path) -> None:
+    path = local_file(copy)
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # opened, it gives an input/output error
+    done = fl_node("audit", copy, "--json")
+    assert done.returncode == 1, done.stderr
+    content = json.loads(done.stdout)
+    assert content["rounds"] == 3
+    assert f"store folder {copy / 'nodes' / 'files'}: {path.name}: Input/output error" in str(content["findings"])
+
+
 def test_a_final_file_that_is_damaged_leaves_a_report_without_a_model(copy: Path) -> None:
     cut(final_file(copy))
     made = report(copy, "--no-evaluate", "--json")
@@ -108,3 +120,19 @@ def test_a_run_whose_first_round_goes_on_has_a_report_without_rounds(world: Worl
     assert (made.audit.passed, made.result.ended, made.result.rounds, made.model) == (True, False, (), None)
     assert sorted(path.name for path in tmp_path.iterdir()) == WRITTEN
     assert "young" in made.report.read_text()
+
+
+def test_a_report_that_can_not_be_written_whole_is_elsewhere_and_leaves_nothing(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (tmp_path / "report" / "plan.json").mkdir(parents=True)
+    (tmp_path / "report" / "report.md").write_text("old")
+    made = report(copy, "--no-evaluate")
+    assert made.code == 2
+    start, _, kept = made.err.strip().splitlines()[-1].rpartition(" ")
+    assert start == f"fl-node: {tmp_path / 'report' / 'plan.json'}: Is a directory; the report is in"
+    assert sorted(path.name for path in Path(kept).iterdir()) == sorted([*WRITTEN, *MODEL])
+    assert made.files == ["plan.json", "report.md"]
+    assert (tmp_path / "report" / "report.md").read_text() == "old"

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from fl_node.artifacts.folder_store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
-from fl_node.errors import ConfigError
+from fl_node.errors import ConfigError, FLNodeError, ProcessError
 from fl_node.lab import run_folder
 from fl_node.lab.run_folder import Node, Run
 from fl_node.nodes.backends import EmbeddedBackend
@@ -92,6 +93,35 @@ def test_a_part_of_a_run_that_is_not_there_is_named(chain: Path, tmp_path: Path,
     gone.rename(tmp_path / "gone")
     with pytest.raises(ConfigError, match=f"{gone}: No such file"), run_folder.endpoints(tmp_path / "run", print):
         pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("device", ConfigError, "{}: it exists and is not a regular file"),
+        ("pipe", ConfigError, "{}: it exists and is not a regular file"),
+        ("empty", ConfigError, "{}: its blocks do not include the run's contract 0x"),
+        ("cut", ConfigError, "{}: its blocks do not include the run's contract 0x"),
+        ("garbage", ProcessError, "{}, line 1: not the next block of this chain"),
+    ],
+)
+def test_blocks_that_can_not_be_used_are_named(
+    chain: Path, tmp_path: Path, kind: str, error: type[FLNodeError], message: str
+) -> None:
+    shutil.copytree(chain, tmp_path / "run")
+    blocks = tmp_path / "run" / "nodes" / "blocks"
+    content = blocks.read_bytes()
+    blocks.unlink()
+    if kind == "device":
+        blocks.symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(blocks)
+    else:
+        blocks.write_bytes({"empty": b"", "cut": content[:-100], "garbage": b"garbage\n" * 3}[kind])
+    with pytest.raises(error) as caught, run_folder.reach(tmp_path / "run", print):
+        pass
+    assert message.format(blocks) in str(caught.value)
+    assert tempfile.gettempdir() + "/fl-node-" not in str(caught.value)
 
 
 def test_a_run_that_goes_on_is_read_as_it_is_and_its_copy_as_it_was(chain: Path, tmp_path: Path) -> None:

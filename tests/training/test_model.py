@@ -232,6 +232,22 @@ def test_an_export_is_a_model_that_keras_alone_can_load(tmp_path: Path) -> None:
     assert np.array_equal(predicted, trainer.predict(trained, images))
 
 
+def test_an_export_keeps_links_takes_long_names_and_replaces_only_files(tmp_path: Path) -> None:
+    trainer = make_trainer()
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link.keras").symlink_to(tmp_path / "far" / "model.keras")
+    long = tmp_path / f"{'a' * 245}.keras"
+    os.mkfifo(tmp_path / "pipe.keras")
+    for path in (tmp_path / "link.keras", long):
+        trainer.save(trainer.initial(), path)
+    with pytest.raises(FileExistsError, match=r"pipe\.keras"):
+        trainer.save(trainer.initial(), tmp_path / "pipe.keras")
+    assert (tmp_path / "link.keras").is_symlink()
+    assert (tmp_path / "far" / "model.keras").stat().st_size == long.stat().st_size > 1000
+    assert (tmp_path / "pipe.keras").is_fifo()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 # The baseline
 
 

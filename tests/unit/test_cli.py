@@ -6,7 +6,9 @@ import json
 import os
 import re
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from fl_node.artifacts.folder_store import FolderStore
 from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.cli import app, live_page
+from fl_node.errors import ChainError
 from fl_node.experiments import baseline
 from fl_node.lab.run_folder import Node, Run
 from fl_node.models import keras_trainer
@@ -148,6 +151,18 @@ def test_a_new_plan_is_an_example_with_the_name_of_its_file(fl_node: FlNode, exa
     assert plans.load(written) == plans.load(examples.path(example), ['name="mine"'])
     ended = fl_node("plan", "new", "plans/mine.toml")
     assert is_one_line(ended, 2, "plans/mine.toml exists")
+
+
+def test_every_packed_plan_is_an_example_and_every_example_is_packed() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    packed = {Path(path) for path in build["force-include"] if path.endswith(".toml")}
+    assert packed == {examples.path(name).relative_to(ROOT) for name in examples.names()}
+    assert set(examples.PLANS) == {path.stem for path in (ROOT / "plans").glob("*.toml")}
+
+
+def test_the_help_of_a_new_plan_names_every_example(fl_node: FlNode) -> None:
+    told = " ".join(re.sub(r"[│\s]+", " ", fl_node("plan", "new", "--help").out).split())
+    assert f"{', '.join(sorted(examples.names())[:-1])} or {max(examples.names())}." in told
 
 
 @pytest.mark.parametrize(
@@ -486,6 +501,33 @@ def test_a_learner_that_waits_too_long_for_its_chain_is_code_seven(
     assert ended.err.splitlines()[-1].startswith("fl-node: gave up after 0.1 s: ")
 
 
+NOBODY = "0x" + "00" * 20
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (ALICE.address, ALICE.address, f"--learner 2={ALICE.address}: learner 1 has this account already"),
+        (ALICE.address.lower(), ALICE.address, f"--learner 2={ALICE.address}: learner 1 has this account already"),
+        (ALICE.address, HEADER.address, f"--learner 2={HEADER.address}: this is the header's account"),
+        (NOBODY, ALICE.address, f"--learner 1={NOBODY}: the zero address is no account"),
+    ],
+    ids=["twice", "twice in two forms", "header", "zero"],
+)
+def test_accounts_that_a_contract_refuses_are_refused_before_anything_is_on_the_chain(
+    fl_node: FlNode, rpc: str, tmp_path: Path, first: str, second: str, message: str
+) -> None:
+    (tmp_path / "role.key").write_text(HEADER.key.hex() + "\n")
+    (tmp_path / "role.key").chmod(0o600)
+    (tmp_path / "tiny.toml").write_text(TINY)
+    before = Chain(rpc).block_number()
+    options = ["--rpc", rpc, "--store", "file:files", "--key", tmp_path / "role.key"]
+    learners = ["--learner", f"1={first}", "--learner", f"2={second}"]
+    assert is_one_line(fl_node("deploy", tmp_path / "tiny.toml", *learners, *options), 2, message)
+    assert Chain(rpc).block_number() == before
+    assert not list(Path().iterdir())
+
+
 NO_STORES = [
     "nowhere",
     "a-file",
@@ -616,6 +658,71 @@ def test_an_account_that_owns_little_is_given_ether_once(fl_node: FlNode, rpc: s
     assert is_one_line(fl_node("fund", poor, "--always", *options[:4], "--ether", 10**9), 4, "too little to send")
 
 
+@pytest.mark.parametrize(
+    ("ether", "message"),
+    [
+        ("1e300", "should be from 1e-18 (1 wei) to 1e+59 ether"),
+        ("1e-30", "should be from 1e-18"),
+        ("0", "should be from 1e-18"),
+        ("-1", "should be from 1e-18"),
+        ("1e-400", "should be from 1e-18"),
+        ("1.0000000000000000001", "should have at most 18 digits"),
+        (f"1.{'0' * 99}1", "should have at most 18 digits"),
+        ("nan", "should be a number of ether"),
+        ("1e999", "should be a number of ether"),
+        ("1_000", "should be a number of ether"),
+        ("١", "should be a number of ether"),
+    ],
+)
+def test_an_amount_that_can_not_be_sent_is_one_line(fl_node: FlNode, ether: str, message: str) -> None:
+    assert is_one_line(fl_node("fund", ALICE.address, f"--ether={ether}"), 2, f"--ether {ether}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("ether", "wei"), [("1e-18", 1), ("0.123456789012345678", 123456789012345678), ("9007199254740993", 0)]
+)
+def test_an_amount_is_sent_to_the_wei(fl_node: FlNode, rpc: str, tmp_path: Path, ether: str, wei: int) -> None:
+    (tmp_path / "role.key").write_text(HEADER.key.hex() + "\n")
+    (tmp_path / "role.key").chmod(0o600)
+    poor = create_key(tmp_path / "new.key")
+    ended = fl_node("fund", poor, "--always", "--rpc", rpc, "--key", tmp_path / "role.key", "--ether", ether)
+    if wei:
+        assert ended.out == f"{poor} got {Decimal(ether):f} ether\n"
+    else:
+        assert is_one_line(ended, 4, f"too little to send {ether}{'0' * 18}")
+    assert Chain(rpc).balance(poor) == wei
+
+
+def test_accounts_get_ether_only_if_there_is_enough_for_all(fl_node: FlNode, rpc: str, tmp_path: Path) -> None:
+    (tmp_path / "role.key").write_text(HEADER.key.hex() + "\n")
+    (tmp_path / "role.key").chmod(0o600)
+    first, second = (create_key(tmp_path / name) for name in ("first.key", "second.key"))
+    ether = Chain(rpc).balance(HEADER.address) // 10**18 - 10
+    options = ("--rpc", rpc, "--key", tmp_path / "role.key", "--ether", ether)
+    assert is_one_line(fl_node("fund", first, second, "--json", *options), 4, f"too little to send {2 * ether}")
+    assert Chain(rpc).balance(first) == 0
+
+
+def test_what_was_given_before_an_error_is_told(
+    fl_node: FlNode, rpc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "role.key").write_text(HEADER.key.hex() + "\n")
+    (tmp_path / "role.key").chmod(0o600)
+    first, second = (create_key(tmp_path / name) for name in ("first.key", "second.key"))
+    transfer = Chain.transfer
+
+    def fail_for_second(chain: Chain, address: str, wei: int) -> object:
+        if address == second:
+            raise ChainError("the second fails")
+        return transfer(chain, address, wei)
+
+    monkeypatch.setattr(Chain, "transfer", fail_for_second)
+    options = ("--rpc", rpc, "--key", tmp_path / "role.key", "--ether", 3)
+    ended = fl_node("fund", first, second, "--json", *options)
+    assert (ended.code, json.loads(ended.out)) == (4, [{"account": first, "given": 3.0}])
+    assert ended.err == "fl-node: the second fails\n"
+
+
 def test_a_published_plan_is_a_plan_too(fl_node: FlNode, tmp_path: Path) -> None:
     published = fl_node("plan", "check", "--json", PAPER).out.strip()
     path = tmp_path / "plan.json"
@@ -733,6 +840,51 @@ def test_a_baseline_that_cannot_be_written_is_printed_and_kept(
     assert ended.err.splitlines()[-1].startswith("fl-node: /dev/full: No space left on device; the result is in ")
     kept = Path(ended.err.strip().rpartition(" ")[2])
     assert json.loads(kept.read_text()) == json.loads(ended.out)
+
+
+def test_a_baseline_may_have_the_longest_name(
+    fl_node: FlNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keras_trainer, "KerasTrainer", lambda *_: None)
+    monkeypatch.setattr(baseline, "run", lambda *_: baseline.Baseline([0.5], 1.0))
+    (tmp_path / "tiny.toml").write_text(TINY)
+    output = Path("b" * 250 + ".json")
+    ended = fl_node("baseline", tmp_path / "tiny.toml", "--epochs", "1", "--output", output, "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(output.read_text()) == json.loads(ended.out)
+    assert list(Path().iterdir()) == [output]
+    ended = fl_node("baseline", tmp_path / "tiny.toml", "--output", f"b{output}")
+    assert is_one_line(ended, 2, f"--output b{output}: File name too long")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["export", "nosuch", "-o", "new/sub/m.keras"],
+        ["baseline", PAPER, "-o", "new/x.json", "--data-dir", "/nosuch"],
+        ["plan", "shards", PAPER, "--picture", "new/x.svg", "--data-dir", "/nosuch"],
+        ["report", "nosuch", "-o", "new/sub"],
+        ["attack", "membership", "nosuch", "-o", "new/sub"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_a_command_that_fails_leaves_no_new_folder(fl_node: FlNode, command: list[str]) -> None:
+    assert fl_node(*command).code in (2, 3)
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "device"])
+def test_a_model_replaces_no_pipe_and_no_device(fl_node: FlNode, kind: str) -> None:
+    os.mkfifo("pipe")
+    output = Path("pipe.keras")
+    output.symlink_to(os.devnull if kind == "device" else "pipe")
+    if kind == "pipe":
+        output.unlink()
+        os.mkfifo(output)
+    before = os.lstat(output).st_mode
+    ended = fl_node("export", "nosuch", "-o", output)
+    assert is_one_line(ended, 2, "--output pipe.keras: it exists and is not a regular file")
+    assert os.lstat(output).st_mode == before
 
 
 @pytest.mark.parametrize("place", ["", ".", "..", "../x", "nodes", "logs/x", "report.html", "/dev/null", "/proc/x/y"])

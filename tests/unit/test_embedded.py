@@ -191,9 +191,11 @@ def test_a_damaged_line_is_named(blocks: Path, chain: EmbeddedChain, line: bytes
     assert blocks.read_bytes() == content
 
 
-def test_blocks_that_are_no_file_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=f"^{tmp_path}: "):
-        dev_chain.main(["--blocks", str(tmp_path), "--accounts", ",".join(ACCOUNTS)])
+@pytest.mark.parametrize("kind", ["folder", "device"])
+def test_blocks_that_are_no_file_are_named(tmp_path: Path, kind: str) -> None:
+    place = tmp_path if kind == "folder" else Path("/dev/zero")
+    with pytest.raises(SystemExit, match=f"^{place}: it exists and is not a regular file"):
+        dev_chain.main(["--blocks", str(place), "--accounts", ",".join(ACCOUNTS)])
 
 
 def test_a_block_that_is_missing_in_between_is_noticed(blocks: Path, chain: EmbeddedChain) -> None:

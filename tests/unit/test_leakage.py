@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 
 from fl_node.data import partition
 from fl_node.data.datasets import load
 from fl_node.leakage.dense import exact_images
+from fl_node.leakage.inversion import Inversion, Reconstruction
 from fl_node.leakage.matching import guess_labels
 from fl_node.leakage.membership import candidates, confidence, figure, likelihood_ratio, outsiders, roc
-from fl_node.leakage.published import as_change
+from fl_node.leakage.page import write_inversion
+from fl_node.leakage.published import Update, as_change
 from fl_node.plan.schema import DataPlan
 from fl_node.runtime.tensors import Wide
 from tests.helpers.runs import plan
@@ -123,3 +129,30 @@ def test_others_are_test_images_where_the_plan_uses_all_training_images() -> Non
     tests = {image.tobytes() for image in digits.test_images}
     assert all(image.tobytes() in tests for image in some.images[~some.member])
     assert (~some.member).sum() == 360
+
+
+def inverted(count: int) -> Inversion:
+    pixels = np.zeros((4, 4), np.uint8)
+    image = Reconstruction(1, True, 0.0, 0.0, 1.0, pixels.astype(np.float64), pixels)
+    return Inversion("exact", count, (image,) * count)
+
+
+def test_the_pictures_of_an_earlier_attack_are_replaced_all_together_or_not_at_all(tmp_path: Path) -> None:
+    attacked = cast(Update, SimpleNamespace(round=0, is_masked=False, cid="Qm1", parent_cid="Qm0", node_id=1))
+    write_inversion(tmp_path, "run", attacked, inverted(2), {})
+    first = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(first) == 6
+    (tmp_path / "inversion.html").unlink()
+    (tmp_path / "inversion.html").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_inversion(tmp_path, "run", attacked, inverted(1), {"seed": 2})
+    (tmp_path / "inversion.html").rmdir()
+    del first["inversion.html"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == first
+    write_inversion(tmp_path, "run", attacked, inverted(1), {})
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "inversion-1.png",
+        "inversion-1-true.png",
+        "inversion.html",
+        "inversion.json",
+    }

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fl_node.artifacts import cid
+from fl_node.artifacts.folder_store import FolderStore
 from fl_node.chain.client import DEPLOY_GAS, Chain
 from fl_node.chain.contract import CALL_GAS, MAX_REGISTRATIONS, REGISTRATION_GAS, Contract, Terms
 from fl_node.chain.transactions import Receipt
-from fl_node.errors import ContractError
+from fl_node.errors import ConfigError, ContractError
+from fl_node.plan.schema import Plan
 from fl_node.protocol.names import learners_label
-from fl_node.roles.deploy import register
+from fl_node.roles.deploy import deploy, register
 from tests.helpers.accounts import ALICE, BOB, HEADER, account
+from tests.helpers.stub import StubTrainer, add
 
 MANY = {number: account(f"one of many {number}").address for number in range(1, 121)}
 
@@ -46,6 +51,19 @@ def test_another_account_of_a_registered_learner_is_refused(contract: Contract) 
     with pytest.raises(ContractError, match="AlreadyRegistered"):
         register(contract, {1: BOB.address, 2: ALICE.address})
     assert contract.learners() == [1]
+
+
+@pytest.mark.parametrize("other", [ALICE.address, HEADER.address, "0x" + "00" * 20], ids=["twice", "header", "zero"])
+def test_accounts_that_can_not_be_registered_are_refused_before_the_contract_is_deployed(
+    rpc: str, tmp_path: Path, other: str
+) -> None:
+    chain, store = Chain(rpc, HEADER), FolderStore(tmp_path / "store")
+    plan = Plan.model_validate({"name": "test", "rounds": 1, "data": {"name": "digits"}})
+    before = chain.nonce()
+    with pytest.raises(ConfigError, match=f"--learner 2={other}: "):
+        deploy(chain, store, tmp_path / "work", plan, {1: ALICE.address, 2: other}, StubTrainer(plan, {}, add(1.0)))
+    assert chain.nonce() == before
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_gas_is_linear_and_within_the_bound(contract: Contract) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -257,6 +258,32 @@ def test_an_answer_of_another_version_is_an_error(path: Path) -> None:
             connection.send_bytes(b"cno_such_module\nname\n.")
             with pytest.raises(ConfigError):
                 asked.result(30)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(_seconds: float) -> None:
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(shared_trainer, "time", SimpleNamespace(sleep=sleep))
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_what_is_no_socket_is_an_error_and_not_waited_for(path: Path, kind: str) -> None:
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.with_name("file").write_text("")
+        path.symlink_to("file") if kind == "link" else path.with_name("file").rename(path)
+    with pytest.raises(ConfigError, match=f"--trainer {path}: it is not a socket"):
+        SharedTrainer(PLAN, path).shapes()
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_path_that_no_socket_can_have_is_an_error_and_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a socket has at most 107 bytes"):
+        SharedTrainer(PLAN, tmp_path / ("a" * 107)).shapes()
 
 
 def test_a_process_that_never_answers_is_reported(

@@ -243,6 +243,37 @@ def test_a_file_is_in_the_store_whole_or_not_at_all(
     assert files(tmp_path / "store") == []
 
 
+UNREADABLE = Path("/proc/self/mem")
+"""A file that can be opened; reading it from its start is an input/output error."""
+needs_proc = pytest.mark.skipif(not UNREADABLE.exists(), reason="there is no /proc")
+
+
+@needs_proc
+def test_a_file_of_the_folder_that_can_not_be_read_is_an_error_of_that_file(
+    tmp_path: Path, folder: FolderStore, source: Path
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / NAME).symlink_to(UNREADABLE)
+    with pytest.raises(StoreError, match=f"^store folder {tmp_path / 'store'}: {NAME}: Input/output error$"):
+        folder.fetch(NAME, tmp_path / "out", 10**6, 0.0)
+    assert not (tmp_path / "out").exists()
+    folder.add(source)
+    folder.fetch(NAME, tmp_path / "out", 10**6, 0.0)
+
+
+@needs_proc
+@pytest.mark.parametrize("when", ["at first", "while it is copied"])
+def test_a_file_that_is_added_and_can_not_be_read_is_no_error_of_the_store(
+    tmp_path: Path, folder: FolderStore, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    if when == "while it is copied":
+        monkeypatch.setattr(cid, "of_file", lambda _: NAME)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        folder.add(UNREADABLE)
+    assert caught.value.filename == str(UNREADABLE)
+    assert not list(tmp_path.rglob("*.*"))
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, source: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"store folder .*file/store"):
