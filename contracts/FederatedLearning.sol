@@ -191,8 +191,8 @@ contract FederatedLearning {
     /// @notice A hash of 32 zero bytes stands for "none" and can't be published.
     error EmptyHash();
 
-    /// @notice The settings contradict each other: at least one learner, at most MAX_LEARNERS, and no more required
-    /// than there are.
+    /// @notice The settings contradict each other. There must be at least one learner, at most MAX_LEARNERS, and
+    /// 1 <= minLearners <= learners; the threshold is at most minLearners, and 0 in an asynchronous run.
     error InvalidTerms();
 
     /// @notice No global weights are published yet, so there is nothing to train from.
@@ -548,7 +548,7 @@ contract FederatedLearning {
         return (_expected, _minimum, _timeout, _asynchronous, _threshold);
     }
 
-    /// @notice How a round stands.
+    /// @notice The state of a round.
     /// @param round_ The round.
     /// @return published Learners that have published in it.
     /// @return members Learners that were registered when it closed; 0 while it is open.
@@ -567,7 +567,7 @@ contract FederatedLearning {
         return (record.published, record.members, record.rejections, record.openedAt, record.closedAt);
     }
 
-    /// @notice What a role decides by, in one call.
+    /// @notice The state that a role needs for its next step, in one call.
     /// @return rounds Global weights that are not withdrawn; the current round is one less.
     /// @return hash Hash of the newest of them; 0 before the first.
     /// @return closed Whether the current round is closed.
@@ -584,7 +584,7 @@ contract FederatedLearning {
         return (state.rounds, _globalWeights[current], _rounds[current].closedAt != 0, state.header, state.ballot);
     }
 
-    /// @notice What a learner has said last.
+    /// @notice What a learner stated about the current global weights, and whether it voted in the current ballot.
     /// @param nodeId The learner's node.
     /// @return attested Whether it attested the current global weights.
     /// @return rejected Whether it rejected them.

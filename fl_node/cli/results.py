@@ -226,8 +226,8 @@ def audit(
         bool,
         typer.Option(
             "--attest",
-            help="Sign with the account of --key which global weights were recomputed, so that later audits can tell "
-            "when files are gone (retention in the plan).",
+            help="Sign the list of recomputed global weights with the account of --key. Later audits use it when "
+            "files are gone (retention in the plan).",
         ),
     ] = False,
     key: KeyOption = Path("role.key"),
