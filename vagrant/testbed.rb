@@ -13,7 +13,7 @@ require_relative "guest"
 
 module Testbed
   ROOT = File.expand_path("..", __dir__)
-  INVENTORY = File.expand_path(ENV["FL_TESTBED_INVENTORY"] || "inventory/hosts.yml", ROOT)
+  INVENTORY = File.expand_path([ENV["FL_TESTBED_INVENTORY"].to_s, "inventory/hosts.yml"].reject(&:empty?).first, ROOT)
   STATE = File.join(ROOT, ".vagrant") # the inventory names the two files below it
   DOTFILES = File.expand_path(ENV["VAGRANT_DOTFILE_PATH"] || ".vagrant", ROOT)
   KNOWN_HOSTS = File.join(STATE, "known_hosts")
@@ -52,6 +52,8 @@ module Testbed
     found.map { |name, vars| host(name, vars) }.tap { |list| check_addresses(list) }
   rescue Errno::ENOENT
     bad("no such file")
+  rescue Errno::EISDIR
+    bad("is a folder; FL_TESTBED_INVENTORY should name a file, such as inventory/hosts.yml")
   rescue Psych::SyntaxError => e
     bad("line #{e.line} is indented by a tab; use spaces") if text.lines[e.line - 1].to_s.match?(/\A\s*\t/)
     bad("line #{e.line} is not YAML: #{e.problem}")
@@ -267,7 +269,8 @@ module Testbed
 
   # Where Vagrant keeps what it knows of a machine that exists.
   def machine_folder(name)
-    id = Dir[File.join(DOTFILES, "machines", name, "*/id")].first and File.dirname(id)
+    folder = File.join(DOTFILES, "machines", name) # no pattern, whatever the checkout's path has in it
+    id = Dir.glob("*/id", base: folder).first and File.join(folder, File.dirname(id))
   end
 
   def controlling_machine(machine)
@@ -333,12 +336,18 @@ module Testbed
   end
 
   def run_ansible(machine)
-    arguments = Shellwords.split(ENV["FL_TESTBED_ARGS"] || "")
+    arguments = ansible_arguments
     return Guest.provision(controlling_machine(machine), arguments) if Guest.controller?
 
     command = [ANSIBLE, "-i", INVENTORY, "ansible/site.yml", *arguments]
     machine.ui.info("All hosts are up: #{command.map { |word| word.delete_prefix("#{ROOT}/") }.join(' ')}")
     call(*command) or fail!("Ansible failed; the machines stay up. Fix the cause above, then run vagrant provision")
+  end
+
+  def ansible_arguments
+    Shellwords.split(ENV["FL_TESTBED_ARGS"] || "")
+  rescue ArgumentError
+    fail!("FL_TESTBED_ARGS has a quote without its counterpart; should be arguments of ansible-playbook, such as -e 'a=b'")
   end
 
   # In the project's folder, with the terminal and without what Vagrant puts into its own environment.
@@ -347,7 +356,7 @@ module Testbed
   end
 
   def provider_in_use
-    Dir[File.join(DOTFILES, "machines/*/*/id")].map { |id| File.basename(File.dirname(id)) }.first
+    Dir.glob("machines/*/*/id", base: DOTFILES).map { |id| File.basename(File.dirname(id)) }.first
   end
 
   def address_of(machine)

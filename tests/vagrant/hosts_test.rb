@@ -13,6 +13,39 @@ class HostsTest < TestbedTest
     assert_equal "fl-testbed:mirror.lab-5000-debian-12-slim", Testbed.image(host("vm_base" => "mirror.lab:5000/debian:12-slim"))
   end
 
+  def test_arguments_with_an_open_quote_are_named
+    ENV["FL_TESTBED_ARGS"] = "-e 'a=b"
+    assert_fails("FL_TESTBED_ARGS has a quote without its counterpart") { Testbed.ansible_arguments }
+    ENV["FL_TESTBED_ARGS"] = "-e 'a=b c'"
+    assert_equal ["-e", "a=b c"], Testbed.ansible_arguments
+  ensure
+    ENV.delete("FL_TESTBED_ARGS")
+  end
+
+  def test_an_inventory_that_is_a_folder_is_named_and_an_empty_name_is_none
+    look = "require_relative '#{File.expand_path('helper', __dir__)}'; " \
+           "begin; Testbed.read_hosts; puts Testbed.inventory_name; rescue StandardError => e; puts e.message; end; $stdout.flush; exit!"
+    { "" => "inventory/hosts.yml", "inventory" => "inventory: is a folder" }.each do |value, says|
+      said, = Open3.capture2e({ "FL_TESTBED_INVENTORY" => value }, RbConfig.ruby, "-e", look)
+      assert_includes said, says
+    end
+  end
+
+  def test_a_machine_is_found_whatever_the_path_of_the_checkout
+    Dir.mktmpdir("a [x] *") do |folder|
+      FileUtils.mkdir_p(File.join(folder, "machines/learner-1/docker"))
+      File.write(File.join(folder, "machines/learner-1/docker/id"), "1")
+      before = Testbed::DOTFILES
+      Testbed.send(:remove_const, :DOTFILES)
+      Testbed.const_set(:DOTFILES, folder)
+      assert_equal "docker", Testbed.provider_in_use
+      assert_equal File.join(folder, "machines/learner-1/docker"), Testbed.machine_folder("learner-1")
+    ensure
+      Testbed.send(:remove_const, :DOTFILES)
+      Testbed.const_set(:DOTFILES, before)
+    end
+  end
+
   def test_two_bases_make_two_images
     images = %w[debian:bullseye debian:bookworm debian:trixie ubuntu:24.04].map { |base| Testbed.image(host("vm_base" => base)) }
     assert_equal images, images.uniq
