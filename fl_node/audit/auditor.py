@@ -23,7 +23,6 @@ from fl_node.audit.senders import check_registrations, check_senders
 from fl_node.audit.verdicts import check_verdicts
 from fl_node.chain import deployment
 from fl_node.chain.contract import Contract, LogEntry, State
-from fl_node.chain.earlier import gaps
 from fl_node.errors import (
     ChainError,
     ChainUnreachable,
@@ -145,7 +144,7 @@ def _check_deployment(contract: Contract, result: Audit) -> None:
         result.find(None, HEADER, *problem)
         return
     result.note(f"the contract is of an earlier version, which was replaced on {earlier.replaced}", EARLIER_CONTRACT)
-    for gap in gaps(earlier):
+    for gap in earlier.gaps:
         result.note(f"the contract is weaker than today's: {gap}", EARLIER_CONTRACT)
 
 

@@ -21,35 +21,46 @@ class EarlierContract:
     """An earlier version of the contract.
 
     ``creation_size`` and ``creation_digest`` are the length in bytes and the SHA-256 digest of its creation code,
-    ``replaced`` is the day when the next version took its place, and ``gap`` is what it allows and the next one does
-    not.
+    ``replaced`` is the day when the next version took its place. ``gaps`` says what it allows and today's does not.
     """
 
     replaced: str
     creation_size: int
     creation_digest: str
-    gap: str = ""
+    gaps: tuple[str, ...] = ()
 
 
+_HEADER_CLOSES = (
+    "its header decided when a round closed and which local weights it used, and learners could not reject them"
+)
+_COUNTS_TWICE = "in an asynchronous run it counts a learner twice that publishes again after a withdrawal"
+_REGISTERS_ANYBODY = (
+    "its header could register more accounts than the plan has learners, and outvote the learners with them"
+)
 EARLIER = (
     EarlierContract(
         "27 November 2026",
         2304,
         "c580b04c884d46453c18c9d49c0e033415393bc52fa0c9625c02fb970494ef71",
-        "its header decided when a round closed and which local weights it used, and learners could not reject them",
+        (_HEADER_CLOSES,),
     ),
     EarlierContract(
         "27 November 2026",
         9132,
         "3512d951f638445bdf04505a4aa28a88925ab5394825adb0ffed9c5981550c02",
-        "in an asynchronous run it counts a learner twice that publishes again after a withdrawal",
+        (_COUNTS_TWICE, _REGISTERS_ANYBODY),
     ),
-    EarlierContract("27 November 2026", 9163, "32d9d12192a57734740dfb36430f400c622dac6b9818790c4573b8d19afbfbf2"),
+    EarlierContract(
+        "27 November 2026",
+        9163,
+        "32d9d12192a57734740dfb36430f400c622dac6b9818790c4573b8d19afbfbf2",
+        (_REGISTERS_ANYBODY,),
+    ),
     EarlierContract(
         "28 November 2026",
         9170,
         "75dd8e09e87306912d7ece1293fe3ae61443336c4cba8e740af41e8447c46d5b",
-        "its header could register more accounts than the plan has learners, and outvote the learners with them",
+        (_REGISTERS_ANYBODY,),
     ),
     EarlierContract("28 November 2026", 9320, "7e37f9621302109fd6d52cce5643b027484f981464c94beff53cf2be3224c0b3"),
     EarlierContract("28 November 2026", 9095, "7b59a64c79d4190a9a1c685af55543fac6df585cdca42d46a8a01bdcee6ad2b6"),
@@ -70,17 +81,6 @@ def version_of(creation: bytes) -> EarlierContract | None:
         if hashlib.sha256(creation[: earlier.creation_size]).hexdigest() == earlier.creation_digest:
             return earlier
     return None
-
-
-def gaps(version: EarlierContract) -> tuple[str, ...]:
-    """Return what a version of the contract allows that today's does not, newest version first.
-
-    Parameters
-    ----------
-    version
-        An element of :data:`EARLIER`.
-    """
-    return tuple(later.gap for later in reversed(EARLIER[EARLIER.index(version) :]) if later.gap)
 
 
 def reading(contract: Contract) -> Contract:
