@@ -1,7 +1,7 @@
 #!/bin/bash
-# rotate_sealer.sh create: creates a sealing account beside the one in use and prints its address
-# rotate_sealer.sh use:    Geth seals with it from now on; the old key is kept in /var/lib/geth/retired
-# One that was interrupted is completed.
+# rotate_sealer.sh create:   creates a sealing account beside the one in use and prints its address
+# rotate_sealer.sh use:      Geth seals with it from now on; the old key is kept in /var/lib/geth/retired
+# rotate_sealer.sh complete: does the rest of a use that was interrupted
 set -euo pipefail
 umask 077
 shopt -s nullglob
@@ -34,18 +34,17 @@ use() {
 }
 
 cd /
-if [ "$1" = use ]; then
-	use
-	exit
-fi
-account=$(created)
-if [ -n "$account" ] && [ "$account" = "$(sealer)" ]; then
-	use >&2
-	account=
-fi
-if [ -z "$account" ]; then
-	rm -rf "$next"
-	as /usr/local/bin/geth account new --datadir "$next" --lightkdf --password "$folder/password" >/dev/null
+case $1 in
+use) use ;;
+complete)
 	account=$(created)
-fi
-echo "$account"
+	if [ -n "$account" ] && [ "$account" = "$(sealer)" ]; then use; fi
+	;;
+create)
+	if [ -z "$(created)" ]; then
+		rm -rf "$next"
+		as /usr/local/bin/geth account new --datadir "$next" --lightkdf --password "$folder/password" >/dev/null
+	fi
+	created
+	;;
+esac

@@ -140,15 +140,14 @@ def test_new_keys_take_the_place_of_the_old_ones(provisioned: Testbed, genesis: 
 
 
 def test_a_rotation_of_sealers_that_was_interrupted_is_completed(provisioned: Testbed, genesis: str) -> None:
-    host = provisioned.host("learner-1")
-    script = (ROOT / "ansible" / "files" / "rotate_sealer.sh").read_text()
-    old = public(provisioned, "learner-1")["sealer"]
-    new = host.check_output("bash -c %s rotate create", script)
-    # Voted in, and killed as soon as the host's public keys had the new account.
-    for name in NAMES:
-        provisioned.ask(name, f"clique.propose('{new}', true)")
-    host.check_output("cp -p /var/lib/geth/next/keystore/UTC--* /var/lib/geth/keystore/")
-    host.check_output(f"sed -i s/{old}/{new}/ /var/lib/geth/public.json")
+    host, folder = provisioned.host("learner-1"), "/var/lib/geth"
+    new = public(provisioned, "learner-1")["sealer"]
+    # As if it was killed as soon as the host's public keys had the new account.
+    host.check_output(f"cp -p {folder}/retired/UTC--* {folder}/keystore/ && mkdir -p {folder}/next/keystore")
+    host.check_output(f"cp -p {folder}/keystore/UTC--*--{new[2:]} {folder}/next/keystore/")
+    host.check_output(f"chown -R geth:geth {folder}/next {folder}/keystore")
+    old = "0x" + host.check_output(f"ls {folder}/retired").split()[0].rpartition("--")[2]
+    host.check_output(f"sed -i s/{new}/{old}/ /etc/systemd/system/geth.service")
     provisioned.play("rotate", "-e", "fl_rotate=sealers").must()
     sealers = {name: public(provisioned, name)["sealer"] for name in NAMES}
     assert signers(provisioned) == set(sealers.values())

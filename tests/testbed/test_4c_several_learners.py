@@ -34,7 +34,7 @@ def several(provisioned: Testbed, trained: object) -> Iterator[Testbed]:
     yield provisioned
     write_inventory(provisioned, TWO, ONE)
     provisioned.play("site").must()
-    assert provisioned.host(HOST).run("ls /etc/systemd/system | grep '^fl-.*@[.0-9]'").stdout == ""
+    assert provisioned.host(HOST).run("ls /etc/systemd/system | grep -E '^fl-(learner|standby)@'").stdout == ""
     assert all(counts["changed"] == 0 for counts in provisioned.play("site").must().recap.values())
 
 
