@@ -143,10 +143,12 @@ def test_a_rotation_of_sealers_that_was_interrupted_is_completed(provisioned: Te
     host, folder = provisioned.host("learner-1"), "/var/lib/geth"
     new = public(provisioned, "learner-1")["sealer"]
     # As if it was killed as soon as the host's public keys had the new account.
-    host.check_output(f"cp -p {folder}/retired/UTC--* {folder}/keystore/ && mkdir -p {folder}/next/keystore")
-    host.check_output(f"cp -p {folder}/keystore/UTC--*--{new[2:]} {folder}/next/keystore/")
-    host.check_output(f"chown -R geth:geth {folder}/next {folder}/keystore")
-    old = "0x" + host.check_output(f"ls {folder}/retired").split()[0].rpartition("--")[2]
+    make = f"geth account new --datadir {folder}/old --lightkdf --password {folder}/password"
+    host.check_output(f"runuser -u geth -- {make} && mkdir -p {folder}/next/keystore")
+    old = "0x" + host.check_output(f"ls {folder}/old/keystore").rpartition("--")[2]
+    host.check_output(f"cp -p {folder}/keystore/UTC--* {folder}/next/keystore/")
+    host.check_output(f"mv {folder}/old/keystore/* {folder}/keystore/")
+    host.check_output(f"rm -r {folder}/old && chown -R geth:geth {folder}/next")
     host.check_output(f"sed -i s/{new}/{old}/ /etc/systemd/system/geth.service")
     provisioned.play("rotate", "-e", "fl_rotate=sealers").must()
     sealers = {name: public(provisioned, name)["sealer"] for name in NAMES}
