@@ -160,6 +160,21 @@ def test_a_rotation_of_sealers_that_was_interrupted_is_completed(provisioned: Te
         assert not provisioned.host(name).file("/var/lib/geth/next").exists
 
 
+def test_a_restart_that_an_interruption_left_out_is_done_by_the_next_call(provisioned: Testbed, genesis: str) -> None:
+    host, units = provisioned.host("learner-1"), ("geth", "ipfs", "fl-dashboard", "fl-firewall-watch")
+
+    def started() -> list[str]:
+        return [host.check_output(f"systemctl show --value --property=InvocationID {unit}") for unit in units]
+
+    before = started()
+    # As if their files had changed since they were started.
+    for unit in units:
+        host.check_output(f"sed -i 's/^..../0000/' /run/fl-testbed/{unit}.sha256")
+    provisioned.play("site").must()
+    assert not set(before) & set(started())
+    assert all(counts["changed"] == 0 for counts in provisioned.play("site").must().recap.values())
+
+
 def test_a_role_key_is_not_replaced_while_geth_does_not_answer(provisioned: Testbed, genesis: str) -> None:
     host, before = provisioned.host("learner-1"), account(provisioned, "learner-1")
     script = (ROOT / "ansible" / "files" / "rotate_role_key.sh").read_text()
