@@ -161,7 +161,7 @@ def test_a_rotation_of_sealers_that_was_interrupted_is_completed(provisioned: Te
 
 
 def test_a_restart_that_an_interruption_left_out_is_done_by_the_next_call(provisioned: Testbed, genesis: str) -> None:
-    host, units = provisioned.host("learner-1"), ("geth", "ipfs", "fl-dashboard", "fl-firewall-watch")
+    host, units = provisioned.host("header"), ("geth", "ipfs", "fl-dashboard", "fl-firewall-watch")
 
     def started() -> list[str]:
         return [host.check_output(f"systemctl show --value --property=InvocationID {unit}") for unit in units]
