@@ -103,6 +103,7 @@ def audit(
     words = Words(contract.address, evidence.journals, read_statements(statements, result))
     try:
         past, state = _read_history(contract)
+        terms = contract.terms() if contract.closes_rounds else None
     except LogError as error:
         result.find(None, HEADER, "log", str(error))
         return result
@@ -113,7 +114,8 @@ def audit(
     result.plan_cid, result.rounds = past.plan_cid, max(len(past.rounds) - 1, 0)
     plan = _read_plan(reader, past, result, plan_timeout)
     if plan is not None:
-        _check_terms(contract, plan, result, is_known=is_known)
+        if terms is not None:
+            result.compare(None, HEADER, "terms", terms, terms_of(plan))
         check_senders(contract, past, state, result)
         check_registrations(plan, past, accounts, result)
         if past.rounds or past.withdrawn:
@@ -136,35 +138,14 @@ def audit(
 
 def _check_deployment(contract: Contract, result: Audit) -> None:
     """Check that a contract is of this version or of an earlier one; of an earlier one, note what it allows."""
-    problem = deployment.problem_of(contract)
-    if problem is None:
-        return
-    earlier = deployment.earlier_version(contract)
-    if earlier is None:
-        result.find(None, HEADER, *problem)
+    origin = deployment.origin_of(contract)
+    if origin.problem is not None:
+        result.find(None, HEADER, *origin.problem)
+    if (earlier := origin.earlier) is None:
         return
     result.note(f"the contract is of an earlier version, which was replaced on {earlier.replaced}", EARLIER_CONTRACT)
     for gap in earlier.gaps:
         result.note(f"the contract is weaker than today's: {gap}", EARLIER_CONTRACT)
-
-
-def _check_terms(contract: Contract, plan: Plan, result: Audit, *, is_known: bool) -> None:
-    """Check that a contract enforces the plan; code that is not known, which is a finding already, may not answer.
-
-    Raises
-    ------
-    ChainError
-        The chain can't be read.
-    """
-    if not contract.closes_rounds:
-        return
-    try:
-        terms = contract.terms()
-    except ChainError as error:
-        if is_known or isinstance(error, ChainUnreachable):
-            raise
-        return
-    result.compare(None, HEADER, "terms", terms, terms_of(plan))
 
 
 def _taken(case: Case, past: History) -> Mapping[int, int] | None:

@@ -8,6 +8,7 @@ its arguments. The transaction is in a block, so a node that has not executed th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import rlp
@@ -30,34 +31,20 @@ LOOKS = 2
 """How often it is looked for before a contract is said to have none."""
 
 
-def problem_of(contract: Contract) -> tuple[str, str] | None:
-    """Return the field that is wrong with a contract's code or deployment, and what is wrong; None if nothing is.
+@dataclass(frozen=True)
+class Origin:
+    """Where a contract comes from.
 
-    Parameters
-    ----------
-    contract
-        The contract.
-
-    Raises
-    ------
-    ChainError
-        The node can't be reached, or does not have the old blocks.
+    ``earlier`` is the earlier version that was deployed, or None. ``problem`` is the field that is wrong with code or
+    deployment, and what is wrong; it is None for this version and for earlier ones.
     """
-    if not contract.has_known_code():
-        if (earlier := earlier_version(contract)) is not None:
-            replaced = f"it is of an earlier version, replaced on {earlier.replaced}"
-            return "contract", f"{replaced}; this version can audit and read its runs, but not continue them"
-        return "contract", "its code differs from FederatedLearning.sol"
-    created = _created(contract, contract.deployer())
-    if isinstance(created, tuple):
-        return created
-    if created.startswith(bytes.fromhex(artifact()["bytecode"].removeprefix("0x"))):
-        return None
-    return "constructor", "it was deployed by another constructor than that of FederatedLearning.sol"
+
+    problem: tuple[str, str] | None = None
+    earlier: EarlierContract | None = None
 
 
-def earlier_version(contract: Contract) -> EarlierContract | None:
-    """Return the earlier version of the contract that was deployed, or None if it is none.
+def origin_of(contract: Contract) -> Origin:
+    """Find out where a contract comes from.
 
     Parameters
     ----------
@@ -71,15 +58,44 @@ def earlier_version(contract: Contract) -> EarlierContract | None:
     ChainError
         The node does not have the old blocks.
     """
+    if contract.has_known_code():
+        created = _created(contract, contract.deployer())
+        if isinstance(created, tuple):
+            return Origin(created)
+        if created.startswith(bytes.fromhex(artifact()["bytecode"].removeprefix("0x"))):
+            return Origin()
+        return Origin(("constructor", "it was deployed by another constructor than that of FederatedLearning.sol"))
+    unknown = Origin(("contract", "its code differs from FederatedLearning.sol"))
     contract = reading(contract)
     try:
         deployer = contract.deployer()
     except ChainUnreachable:
         raise
     except ChainError:
-        return None  # the unknown code lacks what every version has
+        return unknown  # it lacks what every version has
     created = _created(contract, deployer)
-    return None if isinstance(created, tuple) else version_of(created)
+    earlier = None if isinstance(created, tuple) else version_of(created)
+    return unknown if earlier is None else Origin(earlier=earlier)
+
+
+def problem_of(contract: Contract) -> tuple[str, str] | None:
+    """Return the field that keeps roles from working with a contract, and what is wrong; None if nothing is.
+
+    Parameters
+    ----------
+    contract
+        The contract.
+
+    Raises
+    ------
+    ChainError
+        The node can't be reached, or does not have the old blocks.
+    """
+    origin = origin_of(contract)
+    if origin.earlier is not None:
+        replaced = f"it is of an earlier version, replaced on {origin.earlier.replaced}"
+        return "contract", f"{replaced}; this version can audit and read its runs, but not continue them"
+    return origin.problem
 
 
 def _created(contract: Contract, deployer: str) -> bytes | tuple[str, str]:

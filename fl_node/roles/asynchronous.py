@@ -257,9 +257,9 @@ class Asynchronous:
         for publication in new:
             if len(good) == wanted:
                 break
-            if publication.node_id in held.keys() | postponed or (
-                one_each and publication.node_id in {other.node_id for other in good}
-            ):
+            if publication.node_id in held or publication.node_id in postponed:
+                continue
+            if one_each and publication.node_id in {other.node_id for other in good}:
                 continue
             judged = self._judge(publication, everything, started.get(publication.node_id))
             # What was accepted before another of its learner's counted must still be newer than that.

@@ -202,7 +202,7 @@ def test_a_contract_that_only_answers_as_the_first_did_is_not_known(first_run: F
     assert receipt is not None
     contract = earlier.reading(header.contract(str(receipt.contract)))
     assert isinstance(contract, earlier.FirstContract)
-    assert deployment.earlier_version(contract) is None
+    assert deployment.origin_of(contract).earlier is None
     findings = {finding.field: finding.message for finding in first_run.audit(contract).findings}
     assert findings["contract"] == "its code differs from FederatedLearning.sol"
 
