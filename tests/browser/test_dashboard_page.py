@@ -21,7 +21,7 @@ from fl_node.data import datasets
 from fl_node.lab import run_folder
 from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.nodes.backends import Endpoint, ProcessBackend
-from tests.helpers.runs import Run, World, plan
+from tests.helpers.runs import PATIENCE, Run, World, plan
 
 PLAN = plan(name="seen-live", rounds=50)
 NODES = ("header", "learner-1", "learner-2")
@@ -30,6 +30,8 @@ Barriers = Callable[[Page], list[str]]
 
 class Swarm(World):
     """A world of three real nodes, each of which is reached through its own RPC."""
+
+    patience = PATIENCE
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

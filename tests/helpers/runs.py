@@ -24,6 +24,7 @@ from fl_node.audit.result import Audit
 from fl_node.chain.client import Chain
 from fl_node.chain.contract import Contract
 from fl_node.chain.keys import create_key, load_key
+from fl_node.chain.transactions import Receipt
 from fl_node.data.partition import shard_size
 from fl_node.models.trainer import Trainer
 from fl_node.nodes.backends import EmbeddedBackend
@@ -67,6 +68,9 @@ class World:
 
     Any number of runs is deployed there, one after the other.
     """
+
+    patience = 0.0
+    """Seconds until a transaction of one node is known to all; they share one chain here."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -214,16 +218,36 @@ class Run:
     def publish_local(self, node_id: int, file: WeightsFile | Path | str, node: str | None = None) -> str:
         """Publish a file as a learner, or a hash without a file; a file is stored first."""
         name = self._name(file)
-        contract = self.as_node(node or learner_name(node_id))
-        assert contract.set_local_weight(node_id, name, contract.chain.nonce()) is not None
+        self._send(
+            node or learner_name(node_id),
+            lambda contract, nonce: contract.set_local_weight(node_id, name, nonce),
+            lambda contract: contract.local_weight_at(contract.round(), node_id) == name,
+        )
         return name
 
     def publish_global(self, file: WeightsFile | Path | str, node: str = HEADER) -> str:
         """Publish a file as the header, or a hash without a file; a file is stored first."""
         name = self._name(file)
-        contract = self.as_node(node)
-        assert contract.set_global_weight(name, contract.chain.nonce()) is not None
+        self._send(
+            node,
+            lambda contract, nonce: contract.set_global_weight(name, nonce),
+            lambda contract: contract.state().global_cid == name,
+        )
         return name
+
+    def _send(
+        self,
+        node: str,
+        transact: Callable[[Contract, int], Receipt | None],
+        is_sealed: Callable[[Contract], bool],
+    ) -> None:
+        """Send a node's transaction, again where the node has to learn of other nodes' blocks first."""
+        contract = self.as_node(node)
+
+        def is_sent() -> bool:
+            return transact(contract, contract.chain.nonce()) is not None or is_sealed(contract)
+
+        eventually(is_sent, self.world.patience)
 
     def publish_locals(self, *node_ids: int) -> list[WeightsFile]:
         """Publish good local weights of these learners, or of all."""
