@@ -12,7 +12,7 @@ short_description: Load plugins before Ansible forks
 description: Loads all filters and tests, and the plugins that most tasks need. A run of site.yml takes a sixth less.
 """
 
-ACTIONS = ("assert", "command", "copy", "debug", "fail", "normal", "script", "set_fact", "template")
+ACTIONS = ("assert", "command", "copy", "debug", "fail", "normal", "script", "set_fact", "template", "write_files")
 
 
 class CallbackModule(CallbackBase):

@@ -87,8 +87,8 @@ def stage(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "ansible", folder / "playbooks", ignore=_without("roles", Path(__file__).name))
-    shutil.copytree(ROOT / "roles", folder / "roles", ignore=_without("library", "module_utils"))
-    for source, target in (("library", "modules"), ("module_utils", "module_utils")):
+    shutil.copytree(ROOT / "roles", folder / "roles", ignore=_without("action_plugins", "library", "module_utils"))
+    for source, target in (("action_plugins", "action"), ("library", "modules"), ("module_utils", "module_utils")):
         (folder / "plugins" / target).mkdir(parents=True)
         for path in sorted(ROOT.glob(f"roles/*/{source}/*.py")):
             (folder / "plugins" / target / path.name).write_text(_imports(path.read_text()))

@@ -17,7 +17,7 @@ units=(fl-sweep.service fl-sweep-worker.service fl-sweep-scheduler.service fl-da
 paths=("${units[@]/#//etc/systemd/system/}"
 	/etc/systemd/system/fl-{firewall-check,learner,standby}@.service
 	/etc/systemd/system/nftables.service.d/fl-testbed.conf
-	/etc/tmpfiles.d/fl-testbed-{fl-node,geth,ipfs}.conf
+	/etc/tmpfiles.d/fl-testbed-{base,fl-node,geth,ipfs}.conf
 	/etc/apt/apt.conf.d/80fl-testbed-proxy
 	/usr/local/bin/{fl-node,geth,ipfs}
 	/usr/local/lib/fl-testbed

@@ -78,7 +78,10 @@ def test_it_has_every_role_module_and_playbook(site: Site) -> None:
     assert names(site.content, "roles/*") == names(ROOT, "roles/*")
     assert names(site.content, "playbooks/*.yml") == names(ROOT, "ansible/*.yml")
     assert names(site.content, "plugins/modules/*.py") == names(ROOT, "roles/*/library/*.py")
-    assert not [path for path in site.content.rglob("*") if path.name in ("library", "__pycache__", ".git")]
+    assert names(site.content, "plugins/action/*.py") == names(ROOT, "roles/*/action_plugins/*.py")
+    left_out = ("action_plugins", "library", "__pycache__", ".git")
+    assert not [path for path in (site.content / "roles").rglob("*") if path.name in left_out]
+    assert not [path for path in site.content.rglob("*") if path.name in left_out[1:]]
     code, said = site.run("ansible-doc", "-t", "role", "-l", "fl_node.testbed")
     assert code == 0
     for role in names(ROOT, "roles/*"):
