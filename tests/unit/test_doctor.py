@@ -140,6 +140,26 @@ def test_an_account_without_key_or_ether_is_wrong(ask: Ask, tmp_path: Path) -> N
     assert "chmod 600" in answer.found
 
 
+@pytest.mark.parametrize("value", [None, 5, True, [], {"a": 1}, "x"])
+@pytest.mark.parametrize(
+    ("method", "question"),
+    [("eth_chainId", "chain"), ("net_peerCount", "chain peers"), ("eth_getBalance", "account")],
+)
+def test_an_answer_that_is_no_number_is_wrong(
+    ask: Ask, node: Callable[..., str], method: str, question: str, value: Any
+) -> None:
+    answer = ask(rpc=node(**{method: value}), own_chain=True)[question]
+    assert answer.state == "wrong"
+    assert "is not a number such as 0x1b4; is this an Ethereum node?" in answer.found
+
+
+@pytest.mark.parametrize("value", [None, 5, [], {"a": 1}])
+def test_a_client_without_a_name_is_wrong(ask: Ask, node: Callable[..., str], value: Any) -> None:
+    answer = ask(rpc=node(web3_clientVersion=value), own_chain=True)["chain"]
+    assert answer.state == "wrong"
+    assert "is not the name of a client" in answer.found
+
+
 def test_a_contract_says_who_the_account_is_to_it(ask: Ask, rpc: str, tmp_path: Path) -> None:
     chain = Chain(rpc, HEADER)
     contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan"), OPEN).contract))
