@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import os
@@ -295,10 +296,18 @@ def _public(files: Store) -> str:
     if bootstrap := files.bootstrap():
         raise _Wrong(f"{len(bootstrap)} bootstrap peers, such as {bootstrap[0]}", "ipfs bootstrap rm --all")
     for peer in files.peers():
-        _, kind, host, *_ = peer.split("/")
-        if kind not in ("ip4", "ip6") or not ipaddress.ip_address(host).is_private:
+        if not _is_private(peer):
             raise _Wrong(f"connected to {peer}", "the daemon is in the public network; configure a swarm key")
     return "no bootstrap peers; all peers have private addresses"
+
+
+def _is_private(peer: str) -> bool:
+    """Return whether a multiaddress begins with a private IP address."""
+    match peer.split("/")[:3]:
+        case ["", "ip4" | "ip6", host]:
+            with contextlib.suppress(ValueError):
+                return ipaddress.ip_address(host).is_private
+    return False
 
 
 def _data(folder: Path | None) -> str:

@@ -225,6 +225,8 @@ def test_a_daemon_where_all_is_well_is_right(ask: Ask, ipfs: dict[str, Any]) -> 
         ({"peers": ["/ip4/147.75.83.83/tcp/4001/p2p/Qm"]}, "no public peers", "147.75.83.83"),
         ({"peers": ["/ip6/2604:1380::1/tcp/4001/p2p/Qm"]}, "no public peers", "2604:1380::1"),
         ({"peers": ["/dns4/ipfs.io/tcp/4001/p2p/Qm"]}, "no public peers", "ipfs.io"),
+        ({"peers": ["/ip4/999.1.1.1/tcp/4001/p2p/Qm"]}, "no public peers", "999.1.1.1"),
+        ({"peers": ["/ip4"]}, "no public peers", "/ip4"),
     ],
 )
 def test_another_version_or_a_public_peer_is_wrong(
