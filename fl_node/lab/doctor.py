@@ -18,7 +18,9 @@ from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.artifacts.store import Store
 from fl_node.chain import clique, deployment
 from fl_node.chain.client import Chain
+from fl_node.chain.contract import CALL_GAS
 from fl_node.chain.keys import load_key
+from fl_node.chain.transactions import MAX_FEE
 from fl_node.data import datasets
 from fl_node.errors import ChainUnreachable, ConfigError, FLNodeError, StoreUnreachable
 from fl_node.nodes import binaries
@@ -27,7 +29,8 @@ from fl_node.privacy.secret import load as load_secret
 from fl_node.runtime.arithmetic import unpinned
 from fl_node.runtime.files import read_small
 
-ENOUGH_WEI = 10**16
+ENOUGH_WEI = CALL_GAS * MAX_FEE
+"""What an account must own for one call of the contract; nodes refuse the transaction of one that owns less."""
 STORE_QUESTIONS = ("store", "swarm key", "swarm peers", "no public peers")
 APART = ("host secret", "swarm key", "data", "arithmetic", "firewall")
 """Questions that need neither chain nor store."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eth_account import Account
 
 from fl_node.artifacts import cid
 from fl_node.artifacts.ipfs_store import IpfsStore
@@ -138,6 +139,15 @@ def test_an_account_without_key_or_ether_is_wrong(ask: Ask, tmp_path: Path) -> N
     answer = ask(key=tmp_path / f"{MALLORY.address}.key")["account"]
     assert answer.state == "wrong"
     assert "chmod 600" in answer.found
+
+
+@pytest.mark.parametrize(("wei", "state"), [(15 * 10**15, "wrong"), (2 * 10**16 - 1, "wrong"), (2 * 10**16, "ok")])
+def test_an_account_can_pay_for_a_call_of_the_contract_or_is_wrong(
+    ask: Ask, rpc: str, tmp_path: Path, wei: int, state: str
+) -> None:
+    owner = Account.from_key(hashlib.sha256(str(wei).encode()).digest())
+    Chain(rpc, ALICE).transfer(owner.address, wei)
+    assert ask(key=key_file(tmp_path, owner))["account"].state == state
 
 
 @pytest.mark.parametrize("value", [None, 5, True, [], {"a": 1}, "x"])
