@@ -46,8 +46,16 @@ def main() -> None:
 
 
 def addresses() -> dict[str, str]:
-    """Return the address of each node; the first one is the header."""
-    return dict(pair.split("=", 1) for pair in os.environ["NODES"].split(","))
+    """Return the address of each node; the first one is the header. End the program if this node is not there."""
+    nodes: dict[str, str] = {}
+    for pair in os.environ["NODES"].split(","):
+        name, _, address = pair.strip().partition("=")
+        if not name or not address:
+            sys.exit(f"node.py: {pair!r} in NODES should be NAME=ADDRESS")
+        nodes[name] = address
+    if os.environ["NODE"] not in nodes:
+        sys.exit(f"node.py: {os.environ['NODE']} is not in NODES, which has {', '.join(nodes)}")
+    return nodes
 
 
 # What the nodes tell each other

@@ -79,6 +79,30 @@ def fl_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], 
 
 
 @pytest.mark.parametrize(
+    ("name", "nodes", "says"),
+    [
+        ("learner-2", "header=10.0.0.1,learner-1=10.0.0.2", "learner-2 is not in NODES"),
+        ("header", "header", "should be NAME=ADDRESS"),
+        ("header", "", "should be NAME=ADDRESS"),
+        ("header", "header=10.0.0.1,", "should be NAME=ADDRESS"),
+    ],
+)
+def test_a_node_that_nodes_does_not_name_is_said(
+    node: Any, monkeypatch: pytest.MonkeyPatch, name: str, nodes: str, says: str
+) -> None:
+    monkeypatch.setenv("NODE", name)
+    monkeypatch.setenv("NODES", nodes)
+    monkeypatch.setattr("sys.argv", ["node.py", "run"])
+    with pytest.raises(SystemExit, match=says):
+        node.main()
+
+
+def test_nodes_may_stand_apart(node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODES", "header=10.0.0.1, learner-1=10.0.0.2")
+    assert node.addresses() == {"header": "10.0.0.1", "learner-1": "10.0.0.2"}
+
+
+@pytest.mark.parametrize(
     ("code", "starts"),
     [(0, 1), *((error.exit_code, 1) for error in (ConfigError, DataError, WeightsError, RunStuck)), (1, 3), (4, 3)],
 )
