@@ -7,8 +7,9 @@ SEEDS ?= 1,2,3
 ARGS ?=
 JOBS ?= 4
 COVERAGE ?= --cov=fl_node
+IS_SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell \
-	$(p) -c 'import sys; (3,11) <= sys.version_info[:2] <= (3,13) and print("$(p)")' 2>/dev/null)))
+	$(p) -c '$(IS_SUITABLE)' 2>/dev/null && echo $(p))))
 NODE := .venv/node-installed
 CONTROLLER := .venv/controller-installed
 DEV := .venv/dev-installed
@@ -17,8 +18,9 @@ FL_NODE := .venv/bin/fl-node
 # Unset this make's variables, because tests call make too; let Python keep its compiled files.
 PYTEST := env -u MAKEFLAGS -u MAKELEVEL -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m pytest
 
-# A .venv without pip (python3-venv was missing), or whose Python was removed or upgraded.
-VENV_IS_BROKEN := $(if $(filter-out help clean,$(MAKECMDGOALS)),$(shell .venv/bin/python -c 'import pip' 2>/dev/null || echo rebuild))
+# A .venv without pip (python3-venv was missing), or whose Python was removed or is of another version.
+VENV_IS_BROKEN := $(if $(filter-out help clean,$(MAKECMDGOALS)),$(shell \
+	.venv/bin/python -c 'import pip; $(IS_SUITABLE)' 2>/dev/null || echo rebuild))
 
 .PHONY: rebuild help demo lab controller binaries wheel collection reproduce bundle test test-testbed test-vm nightly scenarios lint \
 	types docs bench bench-testbed bench-modes lock clean
@@ -102,7 +104,8 @@ clean: ## Remove installed and built files; keep runs and results
 
 .venv/bin/python: $(VENV_IS_BROKEN)
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is required: install it, or set make PYTHON=…"; exit 1; }
-	@test ! -e .venv || echo ".venv is incomplete, or its Python is missing: rebuilding .venv"
+	@$(PYTHON) -c '$(IS_SUITABLE)' || { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13: set make PYTHON=…"; exit 1; }
+	@test ! -e .venv || echo ".venv is incomplete, or its Python is missing or of another version: rebuilding .venv"
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv && .venv/bin/python -m pip --version >/dev/null || { rm -rf .venv; \
 		echo "$(PYTHON) could not create .venv; see above. On Debian and Ubuntu: apt-get install $$(basename "$(PYTHON)")-venv"; exit 1; }

@@ -30,8 +30,9 @@ GETH, IPFS = Path("/usr/local/bin/geth"), Path("/usr/local/bin/ipfs")
 GETH_PORT, RPC_PORT, IPFS_PORT, API_PORT = 30303, 8545, 4001, 5001
 START_PATIENCE = 300.0
 END_PATIENCE = 30.0
-HOPELESS = (2, 3, 6)
-"""Exit codes of a role that would only fail again (``fl-node --help``)."""
+STUCK = 10
+HOPELESS = (2, 3, 6, STUCK)
+"""Exit codes (``fl-node --help``): of a run that can't go on, and of all roles that would only fail again."""
 PAUSE = 0.5
 
 
@@ -45,8 +46,16 @@ def main() -> None:
 
 
 def addresses() -> dict[str, str]:
-    """Return the address of each node; the first one is the header."""
-    return dict(pair.split("=", 1) for pair in os.environ["NODES"].split(","))
+    """Return the address of each node; the first one is the header. End the program if this node is not there."""
+    nodes: dict[str, str] = {}
+    for pair in os.environ["NODES"].split(","):
+        name, _, address = pair.strip().partition("=")
+        if not name or not address:
+            sys.exit(f"node.py: {pair!r} in NODES should be NAME=ADDRESS")
+        nodes[name] = address
+    if os.environ["NODE"] not in nodes:
+        sys.exit(f"node.py: {os.environ['NODE']} is not in NODES, which has {', '.join(nodes)}")
+    return nodes
 
 
 # What the nodes tell each other
@@ -224,7 +233,7 @@ def stop(program: subprocess.Popen[bytes] | Role) -> None:
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Deploy a run for all learners, wait for its end, write its report; return the exit code of its audit."""
+    """Deploy a run for all learners, wait until it ends or can't go on, write its report; return the exit code."""
     _, *learners = addresses()
     accounts = [json.loads(shared(f"{learner}.json"))["account"] for learner in learners]
     chosen = [f"--learner={number}={account}" for number, account in enumerate(accounts, 1)]
@@ -234,10 +243,14 @@ def train(arguments: Sequence[str]) -> int:
     share("contract", contract)
     print(f"the contract of the run is {contract}", flush=True)
     while not (state := json.loads(command(["fl-node", "status", "--contract", contract, "--json"])))["ended"]:
+        if state["stuck"]:
+            print(f"the run can't go on: {state['stuck']}", flush=True)
+            break
         print(f"round {state['round']}", flush=True)
         time.sleep(10)
     report = ["fl-node", "report", "--contract", contract, "--output", str(RUNS / contract)]
-    return subprocess.run(report, check=False).returncode
+    code = subprocess.run(report, check=False).returncode
+    return code if state["ended"] else code or STUCK
 
 
 if __name__ == "__main__":

@@ -148,7 +148,13 @@ module Guest
   def pack(files)
     tar = StringIO.new("".b)
     Gem::Package::TarWriter.new(tar) do |writer|
-      files.sort.each { |name, (content, mode)| writer.add_file_simple(name, mode, content.bytesize) { |io| io.write(content) } }
+      files.sort.each do |name, (content, mode)|
+        raise Gem::Package::TooLongFileName if name.include?("\n") # the scripts there read names line by line
+
+        writer.add_file_simple(name, mode, content.bytesize) { |io| io.write(content) }
+      rescue Gem::Package::TooLongFileName
+        Testbed.fail!("#{name.inspect}: to be copied to the header, a name should have one line and at most 100 bytes; rename it, or move it elsewhere")
+      end
     end
     packed = StringIO.new("".b)
     Zlib::GzipWriter.wrap(packed) { |gzip| gzip.write(tar.string) }

@@ -37,6 +37,11 @@ module Testbed
     raise Class.new(Vagrant::Errors::VagrantError) { error_message(text) }
   end
 
+  # What the system says, without the names of Ruby's functions.
+  def reason(error)
+    error.class.new.message
+  end
+
   # -- the inventory --------------------------------------------------------------------------------------------------
 
   # Vagrant reads this for every command, also for status and destroy, and in a fresh clone before Ansible is installed.
@@ -54,6 +59,10 @@ module Testbed
     bad("no such file")
   rescue Errno::EISDIR
     bad("is a folder; FL_TESTBED_INVENTORY should name a file, such as inventory/hosts.yml")
+  rescue SystemCallError => e
+    bad("can't be read: #{reason(e)}")
+  rescue SystemStackError
+    bad("has a group that is its own child")
   rescue Psych::SyntaxError => e
     bad("line #{e.line} is indented by a tab; use spaces") if text.lines[e.line - 1].to_s.match?(/\A\s*\t/)
     bad("line #{e.line} is not YAML: #{e.problem}")
@@ -140,8 +149,14 @@ module Testbed
     FileUtils.mkdir_p(STATE)
     return create_key_without_openssh(path) unless Guest.runs?("ssh-keygen") || Guest.runs?("ssh-keygen.exe")
 
-    out, status = Open3.capture2e("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fl-testbed", "-f", path)
+    new = "#{path}.new"
+    FileUtils.rm_f([new, "#{new}.pub"]) # of one that was interrupted
+    out, status = Open3.capture2e("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "fl-testbed", "-f", new)
     fail!("could not create an SSH key: #{out.strip}") unless status.success?
+    File.rename("#{new}.pub", "#{path}.pub")
+    File.rename(new, path)
+  rescue SystemCallError => e
+    fail!("could not create an SSH key in #{STATE}: #{reason(e)}")
   end
 
   def create_key_without_openssh(path)
@@ -153,6 +168,9 @@ module Testbed
 
   def public_key
     File.read("#{key}.pub").strip
+  rescue Errno::ENOENT
+    path = Shellwords.escape(key)
+    fail!("#{key}.pub is missing; ssh-keygen -y -f #{path} >#{path}.pub writes it again")
   end
 
   # A machine that is created again has a new host key.

@@ -134,7 +134,7 @@ class IpfsStore:
     def _pins(self) -> list[tuple[str, str]]:
         """Return CIDs and names of all named files."""
         options: dict[str, str | int] = {"type": "recursive", "names": "true", "name": NAMED_FILES}
-        with self.errors():
+        with self.errors(), _readable():
             keys = self._connect_api().answer("pin/ls", options).get("Keys") or {}
             pins = [(str(file_cid), str(pin["Name"])) for file_cid, pin in keys.items()]
         return [(cid_, name.removeprefix(NAMED_FILES)) for cid_, name in pins if name.startswith(NAMED_FILES)]
@@ -183,7 +183,7 @@ class IpfsStore:
 
     def size(self) -> int:
         """Return the size of the daemon's repository in bytes, as it estimates it."""
-        with self.errors():
+        with self.errors(), _readable():
             return int(self._connect_api().answer("repo/stat", {"size-only": "true"})["RepoSize"])
 
     def fetch(self, file_cid: str, path: Path, max_bytes: int, timeout: float, progress: Progress = silent) -> None:
@@ -281,9 +281,8 @@ class IpfsStore:
 
     def peers(self) -> list[str]:
         """Return the multiaddresses of the connected peers."""
-        with self.errors():
-            answer = self._connect().swarm.peers()
-        return [f"{p['Addr']}/p2p/{p['Peer']}" for p in answer["Peers"] or []]
+        with self.errors(), _readable():
+            return [f"{p['Addr']}/p2p/{p['Peer']}" for p in self._connect().swarm.peers()["Peers"] or []]
 
     def connect_peer(self, address: str) -> None:
         """Connect to a peer at its multiaddress."""
@@ -293,17 +292,17 @@ class IpfsStore:
 
     def bootstrap(self) -> list[str]:
         """Return the bootstrap peers in the daemon's configuration."""
-        with self.errors():
+        with self.errors(), _readable():
             return [str(peer) for peer in self._connect().bootstrap.list()["Peers"] or []]
 
     def version(self) -> str:
         """Return the daemon's version."""
-        with self.errors():
+        with self.errors(), _readable():
             return str(self._connect().version()["Version"])
 
     def identity(self) -> str:
         """Return the daemon's peer id."""
-        with self.errors():
+        with self.errors(), _readable():
             return str(self._connect().id()["ID"])
 
     def _connect_api(self) -> IpfsApi:
@@ -359,6 +358,21 @@ class IpfsStore:
             raise StoreError(f"IPFS at {self.address}: {error}") from error
         except (ipfs.Error, requests.RequestException, urllib3.exceptions.HTTPError, RecursionError) as error:
             raise StoreError(f"IPFS at {self.address}: {error}") from error
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
+    """Translate the errors of a program that reads an answer without what a daemon's answer has.
+
+    Raises
+    ------
+    Refused
+        The answer has another form.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise Refused("its answer makes no sense; is this the API of an IPFS daemon?") from error
 
 
 _AWAY = (

@@ -88,8 +88,16 @@ def check(method: str, result: object) -> None:
     elif method in _OBJECTS and result is not None:
         fields, required = _OBJECTS[method]
         _check_fields(f"{method}: the result", result, fields, required)
+        for entry in _whole_transactions(result):
+            _check_fields(f"{method}: a transaction", entry, _TRANSACTION, {"from", "hash", "input", "nonce"})
     elif method == "eth_getCode" and not _is(result, _DATA):
         raise ValueError(f"{method}: the result is not hexadecimal data")
+
+
+def _whole_transactions(result: object) -> list[object]:
+    """Return the transactions of a block that come whole; the others are hashes."""
+    transactions = result.get("transactions") if isinstance(result, dict) else None
+    return [entry for entry in transactions if not isinstance(entry, str)] if isinstance(transactions, list) else []
 
 
 def _check_fields(name: str, value: object, fields: _Fields, required: Collection[str]) -> None:

@@ -126,7 +126,7 @@ def _has_succeeded(contract: Contract, transaction: dict[str, Any]) -> bool:
     if not isinstance(receipt, dict):
         raise ChainError(f"chain at {chain.rpc}: the node has no receipt of transaction {transaction['hash']}")
     created = str(receipt.get("contractAddress") or "")
-    return chain.quantity(receipt["status"]) == 1 and created.lower() == contract.address.lower()
+    return chain.quantity(receipt.get("status")) == 1 and created.lower() == contract.address.lower()
 
 
 def _number_of(contract: Contract, deployer: str) -> int | None:

@@ -128,8 +128,7 @@ class Node:
     def chain_id(self) -> int:
         """Return the chain id; only the first call asks the node."""
         if self._chain_id is None:
-            with self.errors():
-                self._chain_id = self.web3.eth.chain_id
+            self._chain_id = self.quantity(self.ask(("eth_chainId", []))[0])
         return self._chain_id
 
     def block_number(self) -> int:
@@ -182,10 +181,21 @@ class Node:
             Their numbers.
         full
             Whether their transactions come whole, and not as hashes alone.
+
+        Raises
+        ------
+        ChainError
+            A block comes without its transactions.
         """
         requested = list(dict.fromkeys(numbers))
         answers = self.ask(*(("eth_getBlockByNumber", [hex(number), full]) for number in requested))
-        return {number: block for number, block in zip(requested, answers, strict=True) if isinstance(block, dict)}
+        found = {number: block for number, block in zip(requested, answers, strict=True) if isinstance(block, dict)}
+        kind = dict if full else str
+        for number, block in found.items():
+            transactions = block.get("transactions")
+            if not isinstance(transactions, list) or not all(isinstance(one, kind) for one in transactions):
+                raise ChainError(f"chain at {self.rpc} returned block {number} without its transactions")
+        return found
 
     def timestamp(self, block: int) -> int:
         """Return the time of a block, in seconds since 1970."""
@@ -209,7 +219,8 @@ class Node:
         if not wait_until(is_indexed, INDEX_PATIENCE):
             return {}
         receipts = {hash_: receipt for hash_, receipt in zip(hashes, answers, strict=True) if receipt}
-        numbers = list(dict.fromkeys(str(receipt["blockNumber"]) for receipt in receipts.values()))
+        blocks_of = {hash_: hex(self.quantity(receipt.get("blockNumber"))) for hash_, receipt in receipts.items()}
+        numbers = list(dict.fromkeys(blocks_of.values()))
         blocks = self.ask(*(("eth_getBlockByNumber", [number, False]) for number in numbers))
         times = {
             number: self.quantity(block["timestamp"]) for number, block in zip(numbers, blocks, strict=True) if block
@@ -217,12 +228,12 @@ class Node:
         return {
             hash_: Sealed(
                 Web3.to_checksum_address(receipt["from"]),
-                Web3.to_checksum_address(receipt["to"]) if receipt["to"] else None,
-                self.quantity(receipt["gasUsed"]),
-                times[receipt["blockNumber"]],
+                Web3.to_checksum_address(receipt["to"]) if receipt.get("to") else None,
+                self.quantity(receipt.get("gasUsed")),
+                times[blocks_of[hash_]],
             )
             for hash_, receipt in receipts.items()
-            if receipt["blockNumber"] in times
+            if blocks_of[hash_] in times
         }
 
     def genesis(self) -> str:
@@ -232,18 +243,24 @@ class Node:
 
     def balance(self, address: str) -> int:
         """Return the balance of an account in wei."""
-        with self.errors():
-            return int(self.web3.eth.get_balance(Web3.to_checksum_address(address)))
+        return self.quantity(self.ask(("eth_getBalance", [address, "latest"]))[0])
 
     def client(self) -> str:
-        """Return the name and version of the node's client, such as ``Geth/v1.13.15-…``."""
-        with self.errors():
-            return str(self.web3.client_version)
+        """Return the name and version of the node's client, such as ``Geth/v1.13.15-…``.
+
+        Raises
+        ------
+        ChainError
+            The answer is not a text.
+        """
+        (name,) = self.ask(("web3_clientVersion", []))
+        if not isinstance(name, str):
+            raise ChainError(f"chain at {self.rpc}: {_one_line(repr(name))} is not the name of a client")
+        return _one_line(name)
 
     def peers(self) -> int:
         """Return the number of the node's peers."""
-        with self.errors():
-            return int(self.web3.net.peer_count)
+        return self.quantity(self.ask(("net_peerCount", []))[0])
 
     def is_ready(self) -> bool:
         """Return whether blocks will include the node's transactions: it seals blocks, or is in sync with sealers.

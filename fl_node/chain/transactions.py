@@ -295,13 +295,13 @@ class Sender(Node):
                 pause = min(pause * 1.3, 0.1)
             else:
                 self.news.wait(mark, LOOK_AGAIN)
-        if int(receipt["status"], 16) == 0:
+        if self.quantity(receipt.get("status")) == 0:
             raise Reverted(f"transaction {hash_} failed in its block")
-        contract = receipt["contractAddress"]
+        contract = receipt.get("contractAddress")
         return Receipt(
             hash_,
-            int(receipt["blockNumber"], 16),
-            int(receipt["gasUsed"], 16),
+            self.quantity(receipt.get("blockNumber")),
+            self.quantity(receipt.get("gasUsed")),
             Web3.to_checksum_address(contract) if contract else None,
         )
 
@@ -311,4 +311,5 @@ class Sender(Node):
         except NotYet:
             return None
         # Geth returns a receipt a moment before its block is the latest block, from which the state is read.
-        return receipt if receipt and int(receipt["blockNumber"], 16) <= int(height, 16) else None
+        is_there = receipt and self.quantity(receipt.get("blockNumber")) <= self.quantity(height)
+        return receipt if is_there else None

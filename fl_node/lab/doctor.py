@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import os
@@ -17,7 +18,9 @@ from fl_node.artifacts.ipfs_store import IpfsStore
 from fl_node.artifacts.store import Store
 from fl_node.chain import clique, deployment
 from fl_node.chain.client import Chain
+from fl_node.chain.contract import CALL_GAS
 from fl_node.chain.keys import load_key
+from fl_node.chain.transactions import MAX_FEE
 from fl_node.data import datasets
 from fl_node.errors import ChainUnreachable, ConfigError, FLNodeError, StoreUnreachable
 from fl_node.nodes import binaries
@@ -26,7 +29,8 @@ from fl_node.privacy.secret import load as load_secret
 from fl_node.runtime.arithmetic import unpinned
 from fl_node.runtime.files import read_small
 
-ENOUGH_WEI = 10**16
+ENOUGH_WEI = CALL_GAS * MAX_FEE
+"""What an account must own for one call of the contract; nodes refuse the transaction of one that owns less."""
 STORE_QUESTIONS = ("store", "swarm key", "swarm peers", "no public peers")
 APART = ("host secret", "swarm key", "data", "arithmetic", "firewall")
 """Questions that need neither chain nor store."""
@@ -295,10 +299,18 @@ def _public(files: Store) -> str:
     if bootstrap := files.bootstrap():
         raise _Wrong(f"{len(bootstrap)} bootstrap peers, such as {bootstrap[0]}", "ipfs bootstrap rm --all")
     for peer in files.peers():
-        _, kind, host, *_ = peer.split("/")
-        if kind not in ("ip4", "ip6") or not ipaddress.ip_address(host).is_private:
+        if not _is_private(peer):
             raise _Wrong(f"connected to {peer}", "the daemon is in the public network; configure a swarm key")
     return "no bootstrap peers; all peers have private addresses"
+
+
+def _is_private(peer: str) -> bool:
+    """Return whether a multiaddress begins with a private IP address."""
+    match peer.split("/")[:3]:
+        case ["", "ip4" | "ip6", host]:
+            with contextlib.suppress(ValueError):
+                return ipaddress.ip_address(host).is_private
+    return False
 
 
 def _data(folder: Path | None) -> str:

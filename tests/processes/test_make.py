@@ -27,13 +27,22 @@ exit 1
 """
 """Debian's without python3-venv: it leaves a .venv without pip behind."""
 
+OLD = f"""#!/bin/bash
+if [ "$2" = venv ]; then
+	mkdir -p "$3/bin" && cp "$0" "$3/bin/python"
+else
+	exec {sys.executable} -c "import sys; sys.version_info = (3, 10, 13, 'final', 0); exec(sys.argv[-1])" "$2"
+fi
+"""
+"""One that is too old, as its environments are."""
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     folder = tmp_path / "with space"
     folder.mkdir()
     shutil.copy(ROOT / "Makefile", folder)
-    for name, content in (("python3", GOOD), ("python3.12", BAD)):
+    for name, content in (("python3", GOOD), ("python3.12", BAD), ("python3.10", OLD)):
         (folder / name).write_text(content)
         (folder / name).chmod(0o755)
     return folder
@@ -79,6 +88,22 @@ def test_an_environment_of_a_python_that_was_removed_is_made_anew(project: Path)
     python.symlink_to(project / "removed" / "python3")
     assert make(project).returncode == 0
     assert has_pip(project)
+
+
+def test_a_python_that_is_too_old_makes_no_environment(project: Path) -> None:
+    failed = make(project, "./python3.10")
+    assert failed.returncode != 0
+    assert "./python3.10 is not Python 3.11, 3.12 or 3.13" in failed.stdout
+    assert not (project / ".venv").exists()
+    assert make(project).returncode == 0
+
+
+def test_an_environment_of_a_python_that_is_too_old_is_made_anew(project: Path) -> None:
+    subprocess.run([project / "python3.10", "-m", "venv", project / ".venv"], check=True)
+    assert (project / ".venv" / "bin" / "python").read_text() == OLD
+    assert make(project).returncode == 0
+    assert (project / ".venv" / "bin" / "python").resolve() == Path(sys.executable).resolve()
+    assert "up to date" in make(project).stdout
 
 
 def test_an_environment_that_is_a_link_is_not_emptied(project: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from eth_account import Account
 
 from fl_node.artifacts import cid
 from fl_node.artifacts.ipfs_store import IpfsStore
@@ -140,6 +141,35 @@ def test_an_account_without_key_or_ether_is_wrong(ask: Ask, tmp_path: Path) -> N
     assert "chmod 600" in answer.found
 
 
+@pytest.mark.parametrize(("wei", "state"), [(15 * 10**15, "wrong"), (2 * 10**16 - 1, "wrong"), (2 * 10**16, "ok")])
+def test_an_account_can_pay_for_a_call_of_the_contract_or_is_wrong(
+    ask: Ask, rpc: str, tmp_path: Path, wei: int, state: str
+) -> None:
+    owner = Account.from_key(hashlib.sha256(str(wei).encode()).digest())
+    Chain(rpc, ALICE).transfer(owner.address, wei)
+    assert ask(key=key_file(tmp_path, owner))["account"].state == state
+
+
+@pytest.mark.parametrize("value", [None, 5, True, [], {"a": 1}, "x"])
+@pytest.mark.parametrize(
+    ("method", "question"),
+    [("eth_chainId", "chain"), ("net_peerCount", "chain peers"), ("eth_getBalance", "account")],
+)
+def test_an_answer_that_is_no_number_is_wrong(
+    ask: Ask, node: Callable[..., str], method: str, question: str, value: Any
+) -> None:
+    answer = ask(rpc=node(**{method: value}), own_chain=True)[question]
+    assert answer.state == "wrong"
+    assert "is not a number such as 0x1b4; is this an Ethereum node?" in answer.found
+
+
+@pytest.mark.parametrize("value", [None, 5, [], {"a": 1}])
+def test_a_client_without_a_name_is_wrong(ask: Ask, node: Callable[..., str], value: Any) -> None:
+    answer = ask(rpc=node(web3_clientVersion=value), own_chain=True)["chain"]
+    assert answer.state == "wrong"
+    assert "is not the name of a client" in answer.found
+
+
 def test_a_contract_says_who_the_account_is_to_it(ask: Ask, rpc: str, tmp_path: Path) -> None:
     chain = Chain(rpc, HEADER)
     contract = chain.contract(str(chain.deploy(cid.of_bytes(b"plan"), OPEN).contract))
@@ -205,6 +235,8 @@ def test_a_daemon_where_all_is_well_is_right(ask: Ask, ipfs: dict[str, Any]) -> 
         ({"peers": ["/ip4/147.75.83.83/tcp/4001/p2p/Qm"]}, "no public peers", "147.75.83.83"),
         ({"peers": ["/ip6/2604:1380::1/tcp/4001/p2p/Qm"]}, "no public peers", "2604:1380::1"),
         ({"peers": ["/dns4/ipfs.io/tcp/4001/p2p/Qm"]}, "no public peers", "ipfs.io"),
+        ({"peers": ["/ip4/999.1.1.1/tcp/4001/p2p/Qm"]}, "no public peers", "999.1.1.1"),
+        ({"peers": ["/ip4"]}, "no public peers", "/ip4"),
     ],
 )
 def test_another_version_or_a_public_peer_is_wrong(

@@ -95,6 +95,32 @@ def test_a_transaction_is_not_sent_to_a_node_that_is_not_in_sync(
     assert chain.nonce() == 0
 
 
+@pytest.mark.parametrize("field", ["blockNumber", "status", "gasUsed"])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_receipt_without_a_field_is_an_error_of_the_chain(
+    other_chain: OtherChain, serve: Serve, field: str, is_there: bool
+) -> None:
+    whole = other_chain._methods["eth_getTransactionReceipt"]
+
+    def receipt(name: str) -> Any:
+        fields = dict(whole(name)) | {field: None}
+        return fields if is_there else {key: value for key, value in fields.items() if key != field}
+
+    other_chain._methods["eth_getTransactionReceipt"] = receipt
+    with pytest.raises(ChainError, match="None is not a number"):
+        Chain(serve(other_chain), ALICE).transfer(BOB.address, 1)
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("transactions", [None, 5, [5], [{"from": ALICE.address}]])
+def test_a_block_without_a_list_of_transactions_is_an_error_of_the_chain(
+    other_chain: OtherChain, serve: Serve, transactions: Any, full: bool
+) -> None:
+    chain = Chain(serve(other_chain.blocks(transactions=transactions)), ALICE)
+    with pytest.raises(ChainError, match="transaction"):
+        chain.blocks([0], full=full)
+
+
 @pytest.mark.parametrize(("extra", "is_ready"), [(CLIQUE, False), (QBFT, True), ("0x", True)])
 def test_a_node_that_does_not_seal_is_ready_unless_the_chain_is_cliques(
     other_chain: OtherChain, serve: Serve, extra: str, is_ready: bool

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -474,3 +476,53 @@ def test_a_daemon_that_is_down_is_named(tmp_path: Path, source: Path, free_port:
             attempt()
         assert not isinstance(caught.value, FileMissing)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def odd_daemon() -> Iterator[Callable[[object], IpfsStore]]:
+    """A daemon that answers every request with the same JSON value."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        body = b""
+
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(self.body)))
+            self.end_headers()
+            self.wfile.write(self.body)
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    def answering(value: object) -> IpfsStore:
+        Handler.body = json.dumps(value).encode()
+        return IpfsStore(f"/ip4/127.0.0.1/tcp/{server.server_port}", 10.0)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield answering
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("call", ["version", "identity", "peers", "bootstrap", "size"])
+@pytest.mark.parametrize("value", [None, 5, "x", [], {}, [None], {"Peers": 5, "RepoSize": None}, {"Peers": [{}]}])
+def test_an_answer_of_another_program_is_an_error_of_the_store(
+    odd_daemon: Callable[[object], IpfsStore], call: str, value: Any
+) -> None:
+    if (call, value) == ("bootstrap", {"Peers": [{}]}):
+        return  # whatever it is, it is listed
+    with pytest.raises(StoreError, match="is this the API of an IPFS daemon"):
+        getattr(odd_daemon(value), call)()
+
+
+@pytest.mark.parametrize("value", [None, 5, [], {"Keys": 5}, {"Keys": {"Qm": None}}, {"Keys": {"Qm": {}}}])
+def test_named_files_of_another_program_are_an_error_of_the_store(
+    odd_daemon: Callable[[object], IpfsStore], value: Any
+) -> None:
+    with pytest.raises(StoreError, match="is this the API of an IPFS daemon"):
+        odd_daemon(value).named_files()

@@ -122,6 +122,15 @@ class GuestTest < TestbedTest
     end
   end
 
+  def test_a_file_whose_name_the_header_can_not_have_is_named
+    ["plans/a\nb.toml", "data/#{'z' * 120}"].each do |name|
+      assert_fails("#{name.inspect}: to be copied to the header, a name should have one line") { Guest.pack({ name => ["", 0o644] }) }
+    end
+    name = "data/übung #{'z' * 88}"
+    packed = StringIO.new(Guest.pack({ name => ["x", 0o644] }))
+    assert_equal name.b, Gem::Package::TarReader.new(Zlib::GzipReader.new(packed)).first.full_name.b
+  end
+
   # -- reports
 
   def test_new_files_of_runs_come_back_and_none_a_second_time

@@ -20,4 +20,15 @@ class TestbedTest < Minitest::Test
   def assert_fails(text, &block)
     assert_includes assert_raises(Vagrant::Errors::VagrantError, &block).message, text
   end
+
+  # Runs the block with another value of a constant of the module Testbed.
+  def with(name, value)
+    before = Testbed.const_get(name)
+    Testbed.send(:remove_const, name)
+    Testbed.const_set(name, value)
+    yield
+  ensure
+    Testbed.send(:remove_const, name)
+    Testbed.const_set(name, before)
+  end
 end

@@ -25,9 +25,47 @@ class HostsTest < TestbedTest
   def test_an_inventory_that_is_a_folder_is_named_and_an_empty_name_is_none
     look = "require_relative '#{File.expand_path('helper', __dir__)}'; " \
            "begin; Testbed.read_hosts; puts Testbed.inventory_name; rescue StandardError => e; puts e.message; end; $stdout.flush; exit!"
-    { "" => "inventory/hosts.yml", "inventory" => "inventory: is a folder" }.each do |value, says|
+    { "" => "inventory/hosts.yml", "inventory" => "inventory: is a folder",
+      "inventory/hosts.yml/x" => "inventory/hosts.yml/x: can't be read: Not a directory" }.each do |value, says|
       said, = Open3.capture2e({ "FL_TESTBED_INVENTORY" => value }, RbConfig.ruby, "-e", look)
       assert_includes said, says
+    end
+  end
+
+  def test_a_group_in_itself_is_named
+    with(:INVENTORY, File.expand_path("itself.yml", Dir.mktmpdir)) do
+      File.write(Testbed::INVENTORY, "all: &all {children: {all: *all}}\n")
+      assert_fails("has a group that is its own child") { Testbed.read_hosts }
+    ensure
+      FileUtils.rm_rf(File.dirname(Testbed::INVENTORY))
+    end
+  end
+
+  # `vagrant up` may be interrupted while ssh-keygen runs.
+  def test_a_key_is_there_with_its_public_half_or_not_at_all
+    Dir.mktmpdir("a key") do |folder|
+      File.write(File.join(folder, "ssh-keygen"), "#!/bin/sh\nfor path; do :; done\necho half >\"$path\"\nexit 1\n", perm: 0o755)
+      path = ENV.fetch("PATH")
+      with(:STATE, File.join(folder, "state")) do
+        ENV["PATH"] = "#{folder}:#{path}"
+        assert_fails("could not create an SSH key") { Testbed.key }
+        ENV["PATH"] = path
+        assert_match(/\Assh-ed25519 /, Testbed.public_key)
+        assert_equal %w[testbed_key testbed_key.pub], Dir.children(Testbed::STATE).sort
+        before = File.read(Testbed.key)
+        File.delete("#{Testbed.key}.pub")
+        assert_fails("testbed_key.pub is missing; ssh-keygen -y -f") { Testbed.public_key }
+        assert_equal before, File.read(Testbed.key)
+      end
+    ensure
+      ENV["PATH"] = path
+    end
+  end
+
+  def test_a_folder_of_the_key_that_can_not_be_made_is_named
+    Dir.mktmpdir do |folder|
+      File.write(File.join(folder, "file"), "")
+      with(:STATE, File.join(folder, "file")) { assert_fails("could not create an SSH key in #{folder}/file: File exists") { Testbed.key } }
     end
   end
 
@@ -35,14 +73,10 @@ class HostsTest < TestbedTest
     Dir.mktmpdir("a [x] *") do |folder|
       FileUtils.mkdir_p(File.join(folder, "machines/learner-1/docker"))
       File.write(File.join(folder, "machines/learner-1/docker/id"), "1")
-      before = Testbed::DOTFILES
-      Testbed.send(:remove_const, :DOTFILES)
-      Testbed.const_set(:DOTFILES, folder)
-      assert_equal "docker", Testbed.provider_in_use
-      assert_equal File.join(folder, "machines/learner-1/docker"), Testbed.machine_folder("learner-1")
-    ensure
-      Testbed.send(:remove_const, :DOTFILES)
-      Testbed.const_set(:DOTFILES, before)
+      with(:DOTFILES, folder) do
+        assert_equal "docker", Testbed.provider_in_use
+        assert_equal File.join(folder, "machines/learner-1/docker"), Testbed.machine_folder("learner-1")
+      end
     end
   end
 
