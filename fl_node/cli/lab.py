@@ -164,7 +164,12 @@ def lab(
     settings = _with_learners(settings, learners)
     backend = OwnChainBackend.name if own_chain else backend
     if scenario == "list":
-        console.print(scenarios_table(faults.SCENARIOS.values()))
+        known = faults.SCENARIOS.values()
+        if as_json:
+            listing = [{"name": one.name, "backends": one.backends, "text": one.text} for one in known]
+            typer.echo(json.dumps(listing, indent=2))
+        else:
+            console.print(scenarios_table(known))
         return
     chosen = faults.get(scenario, backend) if scenario else None
     loaded, modules = load_plan(plan, settings, modules)
