@@ -453,6 +453,7 @@ class Lab:
             progress.local.setdefault(int(event["round"]), {})[int(event["learner"])] = event.get("accuracy")
         elif kind == events.GlobalWeightsPublished.name:
             progress.round = int(event["round"])
+            progress.globals_.pop(progress.round, None)  # of weights that were withdrawn
             if progress.round == self._plan.rounds:
                 self._ended = time.monotonic()
         elif kind == events.RoleStopped.name:
