@@ -208,12 +208,13 @@ def lab(
             undisturbed = _undisturbed(experiment.plan, folder, data_dir, modules)
         checks = faults.checks(chosen, experiment.trace, outcome, undisturbed)
     if as_json:
+        final = outcome.result.newest
         content = {
             "run": str(outcome.folder),
             "report": str(outcome.report),
             "model": str(outcome.model),
             "seconds": outcome.seconds,
-            "final": asdict(outcome.result.rounds[-1].result),
+            "final": asdict(final) if final else None,
             "audit": asdict(outcome.audit) | {"passed": outcome.audit.passed},
         }
         if chosen is not None:

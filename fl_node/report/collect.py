@@ -146,6 +146,11 @@ class Result:
         """Whether all rounds of the plan are closed, or the privacy budget has ended the run."""
         return self.round >= self.plan.rounds or self.budget_over
 
+    @property
+    def newest(self) -> Entry | None:
+        """The newest global weights: the initial ones while no round is closed."""
+        return self.rounds[-1].result if self.rounds else self.initial
+
 
 def collect(
     contract: Contract,
