@@ -161,6 +161,8 @@ def lab(
         raise ConfigError("--nodes needs --backend processes: without it there is one chain and one store for all")
     if nodes is not None and scenario is not None:
         raise ConfigError("--nodes can't be combined with --scenario, whose faults need a node for each learner")
+    if learners is not None and scenario is not None:
+        raise ConfigError("--learners can't be combined with --scenario, which sets the number of learners")
     settings = _with_learners(settings, learners)
     backend = OwnChainBackend.name if own_chain else backend
     if scenario == "list":

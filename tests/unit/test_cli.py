@@ -452,6 +452,7 @@ def test_the_environment_may_name_chain_store_and_contract(
         (["lab", PAPER, "--nodes", "0"], "--nodes 0: should be 1 to 3"),
         (["lab", PAPER, "--nodes", "2", "--backend", "embedded"], "--nodes needs --backend processes"),
         (["lab", PAPER, "--nodes", "2", "--scenario", "garbage"], "--nodes can't be combined with --scenario"),
+        (["lab", PAPER, "--learners", "5", "--scenario", "garbage"], "--learners can't be combined with --scenario"),
         (["export", "--output", "model.h5"], "--output model.h5: should end in .keras"),
         (["reproduce", PAPER, "--seeds", "1,x"], "--seeds 1,x: should be whole numbers"),
         (["reproduce", ROOT / "examples" / "tabular" / "plan.toml"], "plan tabular has its own data and model"),
