@@ -50,6 +50,8 @@ class Audit(Findings):
     @property
     def recomputed(self) -> str:
         """Which global files were recomputed, as a sentence continues after "files fetched"."""
+        if not self.rounds:
+            return "no round is closed"
         if not self.pruned:
             every = "" if self.rounds == 1 else "all "
             return f"{every}{counted(self.rounds, 'global file')} recomputed bit for bit"

@@ -75,13 +75,14 @@ def membership(
         fl-node lab members.toml
         fl-node attack membership runs/members
     """
+    from fl_node.lab import run_folder
     from fl_node.leakage import membership as work
     from fl_node.leakage import page
     from fl_node.leakage.published import read_update
 
     if shadows and (shadows < 4 or shadows % 2):
         raise ConfigError(f"--shadows {shadows}: should be 0 or an even number from 4")
-    folder = output or run / "attacks"
+    folder = output or run_folder.folder_of(run) / "attacks"
     with _open(run, folder, output, data_dir) as view:
         plan, dataset, trainer = view.plan, view.dataset, view.trainer
         number = _closed(view) if round_ is None else round_
@@ -160,13 +161,14 @@ def inversion(
         fl-node lab one-image.toml
         fl-node attack inversion runs/one-image --learner 2
     """
+    from fl_node.lab import run_folder
     from fl_node.leakage import inversion as work
     from fl_node.leakage import page
     from fl_node.leakage.published import read_update
 
     if method not in work.METHODS:
         raise ConfigError(f"--method {method}: should be one of {', '.join(work.METHODS)}")
-    folder = output or run / "attacks"
+    folder = output or run_folder.folder_of(run) / "attacks"
     with _open(run, folder, output, data_dir) as view:
         update = read_update(view.reader, view.past, view.plan, learner, round_)
         with _progress("optimization: step") as show:

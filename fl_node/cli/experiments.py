@@ -328,7 +328,14 @@ def _names(text: str) -> list[str]:
 
 
 def _seeds(text: str) -> list[int]:
+    """Return the seeds in their order; one that is given twice counts once.
+
+    Raises
+    ------
+    ConfigError
+        They are not whole numbers.
+    """
     try:
-        return [plain_number(part.strip()) for part in text.split(",")]
+        return list(dict.fromkeys(plain_number(part.strip()) for part in text.split(",")))
     except ValueError as error:
         raise ConfigError(f"--seeds {text}: should be whole numbers separated by commas, such as 1,2,3") from error

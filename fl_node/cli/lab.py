@@ -161,10 +161,17 @@ def lab(
         raise ConfigError("--nodes needs --backend processes: without it there is one chain and one store for all")
     if nodes is not None and scenario is not None:
         raise ConfigError("--nodes can't be combined with --scenario, whose faults need a node for each learner")
+    if learners is not None and scenario is not None:
+        raise ConfigError("--learners can't be combined with --scenario, which sets the number of learners")
     settings = _with_learners(settings, learners)
     backend = OwnChainBackend.name if own_chain else backend
     if scenario == "list":
-        console.print(scenarios_table(faults.SCENARIOS.values()))
+        known = faults.SCENARIOS.values()
+        if as_json:
+            listing = [{"name": one.name, "backends": one.backends, "text": one.text} for one in known]
+            typer.echo(json.dumps(listing, indent=2))
+        else:
+            console.print(scenarios_table(known))
         return
     chosen = faults.get(scenario, backend) if scenario else None
     loaded, modules = load_plan(plan, settings, modules)
@@ -203,12 +210,13 @@ def lab(
             undisturbed = _undisturbed(experiment.plan, folder, data_dir, modules)
         checks = faults.checks(chosen, experiment.trace, outcome, undisturbed)
     if as_json:
+        final = outcome.result.newest
         content = {
             "run": str(outcome.folder),
             "report": str(outcome.report),
             "model": str(outcome.model),
             "seconds": outcome.seconds,
-            "final": asdict(outcome.result.rounds[-1].result),
+            "final": asdict(final) if final else None,
             "audit": asdict(outcome.audit) | {"passed": outcome.audit.passed},
         }
         if chosen is not None:

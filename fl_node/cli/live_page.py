@@ -98,7 +98,7 @@ def dashboard(
             address = runs.load(run).contract
             listener = stack.enter_context(page.bind(listen, port))  # before nodes come up for it
             nodes = stack.enter_context(runs.endpoints(run, print_note))
-            folder = run if run.is_dir() else run.parent
+            folder = runs.folder_of(run)
         else:
             if contract_file is None and contract is None:
                 raise ConfigError("no run given; give its folder, --contract or --contract-file")

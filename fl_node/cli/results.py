@@ -368,7 +368,7 @@ def report(
             trainer = make_trainer_with_data_if_there(plan, data_dir, modules, "the report has no evaluation: ")
         else:
             trainer = make_trainer(plan, data_dir, modules, with_data=evaluate)
-        title = name or (run.resolve().name if run else trainer.plan.name)
+        title = name or (runs.folder_of(run).resolve().name if run else trainer.plan.name)
         # A run's folder names Geth and IPFS as they were when it was made; a host's node names itself.
         versions = runs.load(run).versions if run else runs.versions() | {"chain client": run_contract.chain.client()}
         conclusion = finalize(

@@ -141,7 +141,7 @@ def attest(run: Path | None, contract: Contract, store: Store, result: Audit, ac
         contract.address, result.plan_cid, account.address, round(time.time(), 3), result.weights
     )
     if run is not None:
-        folder = (run if run.is_dir() else run.parent) / run_folder.STATEMENTS
+        folder = run_folder.folder_of(run) / run_folder.STATEMENTS
     else:
         folder = _folder_of_host(contract) or Path(run_folder.STATEMENTS)
     with files.output_folder(folder, "--attest"):

@@ -113,14 +113,15 @@ def main() -> None:
     parser.add_argument("--shadows", type=int, default=0)
     parser.add_argument("--data-dir", type=Path)
     options = parser.parse_args()
+    seeds = list(dict.fromkeys(options.seeds))
     pooled: dict[tuple[str, str], list[tuple[Wide, npt.NDArray[np.bool_]]]] = {}
     try:
-        for seed in options.seeds:
+        for seed in seeds:
             plan = plans.load(options.plan, [*options.settings, f"seed={seed}"])
             for target, attack, scores, member in attacked(plan, options.data_dir, options.shadows):
                 pooled.setdefault((target, attack), []).append((scores, member))
                 _print(f"seed {seed}", membership.figure(target, attack, scores, member))
-        if len(options.seeds) > 1:
+        if len(seeds) > 1:
             for (target, attack), parts in pooled.items():
                 _print("together", membership.figure(target, attack, *membership.together(parts)))
         plan = loading.complete(plan, loading.load_images(plan, options.data_dir))

@@ -179,5 +179,6 @@ class TookTooLong(ProcessError):
 def _of_lab(folder: Path, seconds: float) -> dict[str, Any]:
     """Return what a lab's report says, in the form of a simulated run's result."""
     report = strict_json.read(folder / "report.json")
-    rounds = [{**entry["result"], "round": entry["round"] + 1} for entry in report["rounds"]]
+    results = [report["initial"], *(entry["result"] for entry in report["rounds"])]
+    rounds = [{**result, "round": number} for number, result in enumerate(results)]
     return {"plan": report["plan"], "rounds": rounds, "seconds": seconds, "versions": report.get("versions", {})}

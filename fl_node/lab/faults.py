@@ -613,7 +613,7 @@ def checks(scenario: Scenario, trace: Trace, outcome: Outcome, undisturbed: Undi
     undisturbed
         The final weights of the same plan without the fault, if known.
     """
-    last = outcome.result.rounds[-1].result
+    last = outcome.result.newest
     audit = outcome.audit
     checks = [
         Check(
@@ -635,7 +635,7 @@ def checks(scenario: Scenario, trace: Trace, outcome: Outcome, undisturbed: Undi
     ]
     if outcome.result.plan.dp is not None and outcome.result.plan.is_masked:
         checks.append(_published_once(scenario, outcome))
-    elif undisturbed is not None and last.accuracy is not None:
+    elif undisturbed is not None and last is not None and last.accuracy is not None:
         seen = f"{last.accuracy:.2%}, undisturbed {undisturbed.accuracy:.2%}"
         if scenario.same_bits:
             same = weights_of(outcome.folder / FINAL) == undisturbed.weights

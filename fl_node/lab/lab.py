@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import queue
 import signal
 import threading
@@ -53,8 +52,8 @@ class Progress:
     plan: Plan
     step: str = ""
     doing: dict[str, str] = field(default_factory=dict)
-    local: dict[int, dict[int, float]] = field(default_factory=dict)
-    """Accuracy of local weights by round and nodeId."""
+    local: dict[int, dict[int, float | None]] = field(default_factory=dict)
+    """Accuracy of local weights by round and nodeId; None for masked ones."""
     globals_: dict[int, float] = field(default_factory=dict)
     """Accuracy of global weights by their round."""
     round: int = 0
@@ -451,11 +450,10 @@ class Lab:
             count, error = self._plan.data.test, event.get("calibration_error")
             self._scores[event["cid"]] = Score(event["accuracy"], event["loss"], count, error)
         elif kind == events.UpdateAccepted.name:
-            progress.local.setdefault(int(event["round"]), {})[int(event["learner"])] = event.get(
-                "accuracy", math.nan
-            )
+            progress.local.setdefault(int(event["round"]), {})[int(event["learner"])] = event.get("accuracy")
         elif kind == events.GlobalWeightsPublished.name:
             progress.round = int(event["round"])
+            progress.globals_.pop(progress.round, None)  # of weights that were withdrawn
             if progress.round == self._plan.rounds:
                 self._ended = time.monotonic()
         elif kind == events.RoleStopped.name:

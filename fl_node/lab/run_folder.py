@@ -65,6 +65,11 @@ class Run:
         files.write(folder / FILE, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
+def folder_of(run: Path) -> Path:
+    """Return the folder of a run that is named by its folder or by the ``run.json`` in it."""
+    return run if run.is_dir() else run.parent
+
+
 def load(folder: Path) -> Run:
     """Read the ``run.json`` of a run's folder.
 
@@ -222,7 +227,7 @@ def endpoints(folder: Path, report: Callable[[str], None]) -> Iterator[Mapping[s
         The run is on the user's own chain, which does not answer.
     """
     run = load(folder)
-    folder = folder if folder.is_dir() else folder.parent
+    folder = folder_of(folder)
     nodes = folder / "nodes"
     if _is_where_it_was(run, nodes) and any(_is_up(node.rpc, run.genesis) for node in run.nodes.values()):
         yield {name: Endpoint(node.rpc, node.store) for name, node in run.nodes.items()}
@@ -282,9 +287,9 @@ def journals(folder: Path, contract: str) -> list[Path]:
     contract
         The address of the run's contract.
     """
-    nodes = folder if folder.is_dir() else folder.parent
-    of_lab = nodes.glob(f"nodes/*/{WORK}/{contract.lower()}/*{journal.FILE}")
-    return sorted([*of_lab, *nodes.glob(f"journals/*{journal.FILE}")])
+    root = folder_of(folder)
+    of_lab = root.glob(f"nodes/*/{WORK}/{contract.lower()}/*{journal.FILE}")
+    return sorted([*of_lab, *root.glob(f"journals/*{journal.FILE}")])
 
 
 def statements(folder: Path) -> list[Path]:
@@ -295,8 +300,7 @@ def statements(folder: Path) -> list[Path]:
     folder
         The run's folder.
     """
-    root = folder if folder.is_dir() else folder.parent
-    return sorted((root / STATEMENTS).glob(f"*{statement.SUFFIX}"))
+    return sorted((folder_of(folder) / STATEMENTS).glob(f"*{statement.SUFFIX}"))
 
 
 def journals_of_host(folder: Path, contract: str) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -228,7 +227,7 @@ def progress_rows(progress: Progress) -> list[list[str]]:
         if not local and round_ + 1 not in progress.globals_:
             continue
         if is_crowd:
-            known = sorted(value for value in local.values() if not math.isnan(value))
+            known = sorted(value for value in local.values() if value is not None)
             ends = [known[0], statistics.median(known), known[-1]] if known else [None] * 3
             cells = [str(len(local)), *map(percent, ends)]
         else:

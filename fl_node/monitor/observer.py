@@ -100,7 +100,7 @@ class Observer:
         self._file_parts: dict[str, Part] = {}
         self._says: dict[str, str] = {}
         self._accuracies: dict[str, float] = _reported(report) if report else {}
-        self._logged_accuracies: dict[int, float] = {}
+        self._logged_accuracies: dict[str, float] = {}
         self._reading = Reading()
         self._problem = ""
 
@@ -356,9 +356,9 @@ class Observer:
                 continue
             self._says[path.stem] = str(event.get("message", ""))[:200]
             if event["event"] == events.GlobalWeightsEvaluated.name:
-                round_, accuracy = event.get("round"), event.get("accuracy")
-                if isinstance(round_, int) and isinstance(accuracy, float) and 0 <= accuracy <= 1:
-                    self._logged_accuracies[round_] = accuracy
+                name, accuracy = event.get("cid"), event.get("accuracy")
+                if isinstance(name, str) and isinstance(accuracy, float) and 0 <= accuracy <= 1:
+                    self._logged_accuracies[name] = accuracy
         return start + len(text)
 
     # State
@@ -368,14 +368,10 @@ class Observer:
         reading = self._reading
         if reading.past is None:
             return
-        logged = {
-            str(round_.started.cid): self._logged_accuracies[round_.number]
-            for round_ in reading.past.rounds
-            if round_.number in self._logged_accuracies
-        }
+        accuracies = self._logged_accuracies | self._accuracies
         mode = reading.plan.mode if reading.plan else "sync"
         kept = first_kept(reading.plan, reading.past) if reading.plan else 0
-        reading.rounds = views.rounds(reading.past, reading.files, logged | self._accuracies, mode, kept)
+        reading.rounds = views.rounds(reading.past, reading.files, accuracies, mode, kept)
 
     def _show(self) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import socket
@@ -138,6 +139,10 @@ def to_read(name: str, folder: Path, scratch: Path, accounts: Mapping[str, str],
             files.copy(folder / "blocks", scratch / "blocks")
             return EmbeddedBackend(scratch, accounts, folder / "files", folder / "blocks")
         own = [node for node in accounts if (folder / node / "geth").exists()]
+        # The first roles have nodes of their own; of these, the last may be gone.
+        if not own or own != list(accounts)[: len(own)]:
+            missing = folder / next(node for node in accounts if node not in own) / "geth"
+            raise ConfigError(f"the run's nodes: {missing}: {os.strerror(errno.ENOENT)}")
         for node in own:
             files.copy_folder(GethNode(folder / node / "geth").chain, GethNode(scratch / node / "geth").chain)
         return ProcessBackend(scratch, accounts, report, folder, nodes=len(own))

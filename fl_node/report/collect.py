@@ -103,6 +103,11 @@ class RoundResult:
     epsilon: float | None = None
     """The largest ε of a learner by then, as the global file says; None without differential privacy."""
 
+    @property
+    def accepted(self) -> dict[int, Entry]:
+        """The local weights that were not rejected, by nodeId."""
+        return {node_id: entry for node_id, entry in self.local.items() if node_id not in self.rejected}
+
 
 @dataclass(frozen=True)
 class Result:
@@ -140,6 +145,11 @@ class Result:
     def ended(self) -> bool:
         """Whether all rounds of the plan are closed, or the privacy budget has ended the run."""
         return self.round >= self.plan.rounds or self.budget_over
+
+    @property
+    def newest(self) -> Entry | None:
+        """The newest global weights: the initial ones while no round is closed."""
+        return self.rounds[-1].result if self.rounds else self.initial
 
 
 def collect(
@@ -391,13 +401,12 @@ def _summary(result: Result, *, loss: bool) -> list[list[str]]:
 
     for closed in result.rounds:
         known = sorted(
-            ((value, node_id) for node_id, entry in closed.local.items() if (value := of(entry)) is not None),
+            ((value, node_id) for node_id, entry in closed.accepted.items() if (value := of(entry)) is not None),
             reverse=loss,
         )
         (low, worst), (high, best) = (known[0], known[-1]) if known else ((None, "–"), (None, "–"))
         middle = statistics.median(value for value, _ in known) if known else None
-        rejected = len(closed.rejected)
-        counts = (len(closed.local.keys() - closed.rejected.keys()), rejected, len(closed.missing_learners))
+        counts = (len(closed.accepted), len(closed.rejected), len(closed.missing_learners))
         ends = [shown(low), str(worst), shown(middle), shown(high), str(best)]
         rows.append([str(closed.round), *map(str, counts), *ends, shown(of(closed.result))])
     return rows

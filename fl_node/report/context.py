@@ -68,7 +68,6 @@ def context(
     split
         The number of images of each label, by nodeId, if the labels are available.
     """
-    last = result.rounds[-1].result if result.rounds else None
     when = turns(result)
     ranks = standings(result, when)
     is_large = len(result.learners) * len(result.rounds) > LARGE
@@ -82,7 +81,7 @@ def context(
         "loss_rows": collect.table(result, loss=True),
         "paper": collect.paper() if result.plan.data.name == "mnist" else None,
         "comparable": collect.comparable(result.plan),
-        "last": last,
+        "last": result.newest,
         "state": _state(result),
         "data_name": _data_name(result.plan),
         "trained_on": sum(shard_size(result.plan, n) for n in range(1, result.plan.learners + 1)),

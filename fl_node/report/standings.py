@@ -19,14 +19,14 @@ class Standing:
     """A learner among the others.
 
     ``accepted`` counts its updates in global weights. ``distance`` is the median, over rounds, of its accuracy minus
-    the median accuracy of all learners of the round, in percentage points. ``seconds`` and ``longest`` are median and
-    maximum of the time that an update took. None where nothing is known.
+    the median of all accepted updates of the round, in percentage points; a rejected update does not count.
+    ``seconds`` and ``longest`` are median and maximum of the time that an update took. None where nothing is known.
     """
 
     node_id: int
     accepted: int
     accuracy: float | None
-    """Of its newest update, a fraction."""
+    """Of its newest accepted update, a fraction."""
     distance: float | None
     seconds: float | None
     longest: int | None
@@ -48,7 +48,7 @@ def standings(result: Result, turns: Iterable[Turn]) -> list[Standing]:
     for closed in result.rounds:
         for member in closed.members:
             accepted[member.node_id] += member.reason is None
-        known = {n: entry.accuracy for n, entry in closed.local.items() if entry.accuracy is not None}
+        known = {n: entry.accuracy for n, entry in closed.accepted.items() if entry.accuracy is not None}
         newest |= known
         middle = statistics.median(known.values()) if known else 0.0
         for node_id, accuracy in known.items():

@@ -133,8 +133,9 @@ def read(source: str, nodes: Collection[str] = ()) -> Iterator[dict[str, Any]]:
         There are no logs, or none of a node.
     """
     if source == "-":
-        for event in filter(None, map(parse, sys.stdin)):
-            if not nodes or event.get("node") in nodes:
+        for line in sys.stdin.buffer:  # its bytes, for libraries print what is not UTF-8
+            event = parse(line.decode(errors="replace"))
+            if event is not None and (not nodes or event.get("node") in nodes):
                 yield event
         return
     paths = {path.stem: path for path in sorted(Path(source, "logs").glob("*.log"))}

@@ -82,6 +82,15 @@ def test_a_run_that_nobody_measures_has_a_report_without_the_globals_accuracy(co
     assert "audit passed: 3 rounds" in made.out
 
 
+def test_a_run_may_be_named_by_its_run_json(copy: Path) -> None:
+    made = report(copy / "run.json", "--no-evaluate", "--output", str(copy / "elsewhere"))
+    assert made.code == 0, made.err
+    assert json.loads((copy / "elsewhere" / "report.json").read_text())["name"] == copy.name
+    done = fl_node("attack", "membership", copy / "run.json", "--shadows", "0")
+    assert done.returncode == 0, done.stderr
+    assert (copy / "attacks" / "membership.html").is_file()
+
+
 def test_the_report_of_a_run_with_a_damaged_file_is_written_and_ends_with_code_one(copy: Path) -> None:
     cut(local_file(copy))
     made = report(copy, "--no-evaluate")

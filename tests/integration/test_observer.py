@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -263,14 +264,18 @@ def test_what_roles_say_in_their_logs_is_told_and_the_headers_measurements_are_t
     world: World, tmp_path: Path
 ) -> None:
     run = world.deploy(plan())
+    run.close_round()
     logs = tmp_path / "logs"
     logs.mkdir()
-    (logs / "header.log").write_text(
-        'a line of a library\n{"event": "global_weights_evaluated", "round": 1, "accuracy": 0.9525, "message": "x"}\n'
-        '{"event": "round_started", "round": 1, "message": "round 1 began"}\n'
-    )
+    measured = {"event": "global_weights_evaluated", "round": 1, "cid": run.contract.state().global_cid}
+    withdrawn = measured | {"cid": cid.of_bytes(b"withdrawn")}
+    lines = [
+        measured | {"accuracy": 0.9525, "message": "x"},
+        withdrawn | {"accuracy": 0.25, "message": "x"},
+        {"event": "round_started", "round": 1, "message": "round 1 began"},
+    ]
+    (logs / "header.log").write_text("a line of a library\n" + "".join(f"{json.dumps(line)}\n" for line in lines))
     (logs / "learner-1.log").write_text('{"event": "training_started", "message": "training"}\n')
-    run.close_round()
     with watching(run, tmp_path / "w", logs=logs) as observer:
         seen = sees(observer, lambda now: now.rounds and now.rounds[0].result and now.rounds[0].result.accuracy)
         assert seen.rounds[0].result is not None

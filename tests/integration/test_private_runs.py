@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,26 @@ def test_the_audit_names_a_learner_that_spent_more_than_its_noise_allows(world: 
     run.publish_local(2, cid.of_bytes(b"more"))
     audited = run.audit()
     assert [(finding.node, finding.field) for finding in audited.findings] == [("learner 2", "epsilon")]
+
+
+def test_a_run_whose_budget_allows_no_publication_has_a_report_and_the_initial_weights_as_its_model(
+    tmp_path: Path,
+) -> None:
+    privacy = {"dp": {"unit": "example", "noise_multiplier": 1.0, "clipping_norm": 1.0, "epsilon_max": 1.0}}
+    data = {"name": "digits", "train": 60, "test": 20}
+    content = SMALL | {"rounds": 2, "learners": 1, "data": data, "privacy": privacy}
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    done = warm.fl_node("lab", tmp_path / "plan.json", "--runs", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    told, report = json.loads(done.stdout), json.loads((tmp_path / "private" / "report.json").read_text())
+    assert (report["ended"], report["rounds"], report["budget_spent"]) == (True, [], [1])
+    assert told["final"] == report["initial"]
+    assert model_file.read(tmp_path / "private" / "final.safetensors").cid == report["initial"]["cid"]
+    assert Path(told["model"]).is_file()
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "private" / name).read_text()
+        assert "no round is closed" in text
+        assert "bit for bit" not in text
 
 
 def test_an_asynchronous_run_says_what_each_learner_has_spent_and_passes_its_audit(tmp_path: Path) -> None:

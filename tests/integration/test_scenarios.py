@@ -67,6 +67,10 @@ def test_scenarios_are_listed_and_mistakes_named(tiny_plan: Path) -> None:
     listed = fl_node("lab", str(tiny_plan), "--scenario", "list")
     assert listed.returncode == 0
     assert all(name in listed.stdout for name in SCENARIOS)
+    told = json.loads(fl_node("lab", str(tiny_plan), "--scenario", "list", "--json").stdout)
+    assert {one["name"]: one["backends"] for one in told} == {
+        name: list(one.backends) for name, one in SCENARIOS.items()
+    }
     unknown = fl_node("lab", str(tiny_plan), "--scenario", "earthquake")
     assert unknown.returncode == 2
     assert unknown.stderr.startswith("fl-node: --scenario earthquake: should be one of learner-killed, ")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -224,3 +227,14 @@ def test_a_line_of_systemds_journal_has_unit_time_and_text(fields: dict[str, Any
 )
 def test_a_line_of_systemds_journal_without_text_is_none(line: str) -> None:
     assert logs.parse_systemd(line) is None
+
+
+def test_bytes_that_are_no_text_end_neither_a_log_file_nor_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = b'library: caf\xe9\n{"event": "a", "message": "caf\xe9"}\n{"event": "b", "message": "end"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), encoding="utf-8"))
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "header.log").write_bytes(lines)
+    for source in ("-", str(tmp_path)):
+        assert [event["message"] for event in logs.read(source)] == ["caf\N{REPLACEMENT CHARACTER}", "end"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,18 @@ def test_the_table_of_rounds_names_worst_and_best_of_many_learners() -> None:
     assert first[-1] == "90.00"
     assert len(collect.table(run(collect.NAMED, 1))[0]) == collect.NAMED + 2
     assert collect.table(run(collect.NAMED + 1, 1), loss=True)[1][4:6] == ["0.8000", "3"]
+
+
+def test_what_a_rejected_learner_says_of_its_weights_counts_nowhere() -> None:
+    honest = run(collect.NAMED + 1, 1)
+    (closed,) = honest.rounds
+    boast = Entry("Qm0-1", 1, "0x1", 1.0, 0.0, time=5)
+    lying = replace(honest, rounds=(replace(closed, local=closed.local | {1: boast}),))
+    assert collect.table(lying) == collect.table(honest)
+    assert collect.table(lying, loss=True) == collect.table(honest, loss=True)
+    assert dict(zip(*collect.table(lying), strict=False))["best"] == "80.17"
+    ranks = {row.node_id: row for row in standings(lying, turns(lying))}
+    assert (ranks[1].accuracy, ranks[1].distance) == (None, None)
 
 
 def test_the_newest_turns_are_those_of_whole_rounds() -> None:
