@@ -212,6 +212,25 @@ def test_a_learner_that_is_killed_after_its_record_deletes_the_files_at_its_next
     assert run.audit().passed
 
 
+def test_files_are_deleted_although_weights_were_withdrawn_before(world: World) -> None:
+    run = world.deploy(kept())
+    run.close_round()
+    files = run.publish_locals()
+    run.publish_global(run.average(files[:1]))
+    for node_id in (1, 2):
+        run.reject(node_id, 2, "inputs")
+    run.publish_global(run.average(files), learner_name(1))
+    pruner = Pruner.of(site(run, "learner-1"), run.plan)
+    assert pruner is not None
+    for closed in (4, 5):
+        while run.contract.round() < closed:
+            run.publish_global(run.average(run.publish_locals()), learner_name(1))
+        pruner.finish(1)
+        assert [len(here(run, locals_of(run, n))) for n in range(closed)] == [1] * (closed - 1) + [2]
+    pruner.close()
+    assert run.audit().passed
+
+
 def test_nothing_is_deleted_without_a_record(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     run = world.deploy(kept())
     for _ in range(ROUNDS):
