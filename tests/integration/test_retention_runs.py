@@ -121,6 +121,17 @@ def test_old_rounds_whose_files_are_there_are_recomputed(world: World) -> None:
     assert (audited.pruned, sorted(audited.weights)) == ([], list(range(ROUNDS + 1)))
 
 
+def test_files_that_somebody_kept_are_recomputed_although_their_learners_deleted_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FolderStore, "remove", lambda _self, _names: None)
+    run = played(world.deploy(kept()))
+    assert all(journal.read(path).pruned for path in run.journals() if "learner" in str(path))
+    audited = run.audit()
+    assert audited.passed, audited.findings
+    assert (audited.pruned, sorted(audited.weights)) == ([], list(range(ROUNDS + 1)))
+
+
 def test_a_false_global_file_is_found_though_its_local_files_are_gone(world: World) -> None:
     run = world.deploy(kept(learners=3))
     files = run.publish_locals()
