@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ import pytest
 from fl_node import events
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import WeightsFile
+from fl_node.errors import WeightsError
+from fl_node.lab.hand import Hand
 from fl_node.plan.schema import Plan
 from fl_node.protocol.compressed import Compressed, compress, decoded
 from fl_node.protocol.names import learner_name
@@ -208,3 +210,20 @@ def test_uncompressed_weights_are_rejected(world: World) -> None:
         assert header.wait_for(events.UpdateRejected, learner=3).fields["reason"] == "metadata.compression"
         header.wait_for(events.GlobalWeightsPublished, round=1)
     assert run.audit().findings == []
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda one: one["kind"])
+def test_what_a_scenario_publishes_is_compressed_too(world: World, kind: dict[str, Any]) -> None:
+    run = deployed(world, kind)
+    shapes, compression = run.trainer.shapes(), run.plan.compression
+    hand = Hand(run.as_node(learner_name(2)), run.store, run.folder, run.plan, shapes, "")
+
+    def checked(tensors: Callable[[str], model_file.Tensor]) -> WeightsFile:
+        file = model_file.read(hand.local(2, tensors).path, shapes, compressed=compression)
+        return decoded(file, run.current(), run.plan)
+
+    same = checked(run.current().tensor)
+    assert bits(same.tensors()) == bits(run.current().tensors())
+    with pytest.raises(WeightsError) as refused:
+        checked(lambda name: np.full(shapes[name], np.nan, np.float32))
+    assert refused.value.code == "not_finite"
