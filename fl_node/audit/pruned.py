@@ -30,7 +30,7 @@ PRUNED, WRONG_STATEMENT = "pruned", "wrong_statement"
 LOOK_TIMEOUT = 2.0
 """Seconds in which a file that may be gone has to arrive."""
 MISSES = 3
-"""Rounds in a row without all files after which those of older rounds are not looked for."""
+"""Rounds in a row without all files after which those of older rounds are not looked for, without journals."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def read_statements(paths: Iterable[Path], result: Audit) -> list[Statement]:
 class Pruned:
     """The closed rounds that need not have all their files and don't have them.
 
-    Files of a round that all learners in it say they deleted are not looked for. Of the others the newest rounds are
-    looked for first, and the older ones only if files were found.
+    Files are looked for, the newest rounds first, until rounds lack them. Where the journals say that all learners
+    of a round deleted theirs, one such round is enough; somebody else may have kept all of them.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class Pruned:
         misses = 0
         for closed in reversed(past.rounds[: first_kept(case.plan, past)]):
             is_known = closed.latest().keys() <= self._deleted.get(closed.number, {}).keys()
-            if not is_known and misses < MISSES:
+            if misses < (1 if is_known else MISSES):
                 if self._has_all_files(closed):
                     misses = 0
                     continue

@@ -12,6 +12,7 @@ import inspect
 import os
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fl_node.data.datasets import Indices, Labels
-from fl_node.errors import ModuleError
+from fl_node.errors import FLNodeError, ModuleError
 from fl_node.plan.data_sets import CustomData
 from fl_node.runtime import arithmetic, files
 from fl_node.seeds import derive
@@ -34,6 +35,8 @@ from fl_node.wording import counted
 Samples = npt.NDArray[Any]
 
 FUNCTIONS = ("load_data", "build_model")
+UNSAVED = "the model can't be saved"
+"""What errors say of a model that Keras can't write to a file, as one with layers that lack ``get_config``."""
 _loaded: dict[tuple[Path, str], types.ModuleType] = {}
 
 
@@ -117,15 +120,7 @@ def _blamed(path: Path, what: str) -> Iterator[None]:
     except (ModuleError, KeyboardInterrupt):
         raise
     except BaseException as error:  # the code may raise anything
-        trace, line = error.__traceback__, 0
-        while trace is not None:
-            if trace.tb_frame.f_code.co_filename == str(path):
-                line = trace.tb_lineno
-            trace = trace.tb_next
-        where = f"{path}:{line}" if line else str(path)
-        text = " ".join(str(error).split())
-        reason = f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
-        raise ModuleError(f"module {path.stem}: {what}: {where}: {reason}") from error
+        raise ModuleError(_failure(path, what, error)) from error
     finally:
         changed = arithmetic.strayed()
         arithmetic.hold()
@@ -134,6 +129,19 @@ def _blamed(path: Path, what: str) -> Iterator[None]:
             f"module {path.stem}: it changes settings of the whole process: {'; '.join(changed)}; "
             "set them in the arguments of single layers instead"
         )
+
+
+def _failure(path: Path, what: str, error: BaseException) -> str:
+    """Return a line about an exception of a custom module, with the module's line that raised it."""
+    trace, line = error.__traceback__, 0
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    where = f"{path}:{line}" if line else str(path)
+    text = " ".join(str(error).split())
+    reason = f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+    return f"module {path.stem}: {what}: {where}: {reason}"
 
 
 class OwnModule:
@@ -196,11 +204,11 @@ class OwnModule:
             takes = inspect.signature(self._load_data).parameters
             more = {"learners": self._plan.learners} if "learners" in takes else {}
             given = self._load_data(shard, **more)
-        try:
-            x, y = given
-            samples, labels = np.asarray(x), np.asarray(y)
-        except (TypeError, ValueError) as error:
-            raise self.error(f"{call}: should return two arrays, samples and labels") from error
+            try:
+                x, y = given
+                samples, labels = np.asarray(x), np.asarray(y)
+            except (TypeError, ValueError) as error:
+                raise self.error(f"{call}: should return two arrays, samples and labels") from error
         planned = self._planned.samples
         if wrong := _wrong_data(samples, labels, self._planned.classes):
             raise self.error(f"{call}: {wrong}")
@@ -231,18 +239,45 @@ class OwnModule:
         return given.astype("float32", copy=False) if "float" in wanted.dtype else given
 
     def try_out(self, model: Any, samples: Samples) -> None:
-        """Check that the model gives probabilities for samples.
+        """Check that the model gives probabilities for samples, and can be exported.
 
         Raises
         ------
         ModuleError
             It gives something else, or fails.
         """
+        with warnings.catch_warnings(action="ignore"), self.blamed(UNSAVED):
+            model.to_json()
         inputs = self.inputs(model, samples)
         with _blamed(self._path, "the model fails on samples of load_data"):
             given = np.asarray(model.predict(inputs, verbose=0))
-        if not (given >= 0).all() or not np.allclose(given.sum(axis=1), 1, atol=1e-3):
+        if given.dtype.kind != "f" or not (given >= 0).all() or not np.allclose(given.sum(axis=1), 1, atol=1e-3):
             raise self.error("build_model(): the outputs are not probabilities; end with a softmax")
+
+    @contextmanager
+    def blamed(self, what: str) -> Iterator[None]:
+        """Use the module's model: what it raises is an error of the module.
+
+        Parameters
+        ----------
+        what
+            What the error says before the exception.
+
+        Raises
+        ------
+        ModuleError
+            The model raises an exception. The message names the line.
+        FLNodeError
+            Something else than the model fails.
+        OSError
+            A file can't be written.
+        """
+        try:
+            yield
+        except (FLNodeError, OSError):
+            raise
+        except Exception as error:
+            raise ModuleError(_failure(self._path, what, error)) from error
 
     def error(self, text: str) -> ModuleError:
         """Return an error of this module."""
@@ -280,8 +315,10 @@ def _wrong_data(samples: Samples, labels: Samples, classes: int | None) -> str:
         return f"returned {counted(len(samples), 'sample')} and {counted(len(labels), 'label')}"
     if not samples.size:
         return "returned no samples"
-    if not np.isfinite(samples).all():
-        return "samples should be finite numbers"
+    if samples.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            if not np.isfinite(samples.astype(np.float32, copy=False)).all():
+                return "samples should be finite numbers that float32 can hold"
     most = "" if classes is None else f" to {classes - 1}"
     if labels.min() < 0 or (classes is not None and labels.max() >= classes):
         return f"labels should be 0{most} (are {labels.min()} to {labels.max()})"

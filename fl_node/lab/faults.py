@@ -586,9 +586,20 @@ def get(name: str, backend: str) -> Scenario:
 
 
 def planned(scenario: Scenario, plan: Plan) -> Plan:
-    """Return the plan as a scenario needs it: enough learners, and enough rounds around the fault."""
+    """Return the plan as a scenario needs it: enough learners, and enough rounds around the fault.
+
+    Raises
+    ------
+    ConfigError
+        The plan is asynchronous, and the scenario is about rounds that close.
+    """
     from fl_node.plan import loading as plans
 
+    if plan.mode == "async" and scenario.settings.get("mode") != "async":
+        raise ConfigError(
+            f'--scenario {scenario.name} needs a plan without mode = "async"; only '
+            f"{ASYNCHRONOUS_SCENARIOS[0].name} has asynchronous rounds"
+        )
     content = plan.model_dump() | {"learners": 3, "rounds": max(plan.rounds, ROUND + 2)}
     for key, value in scenario.settings.items():
         known = content.get(key)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import LocalMeta, Shapes, WeightsFile
 from fl_node.artifacts.store import Store
@@ -14,13 +16,15 @@ from fl_node.chain.contract import Contract
 from fl_node.data.partition import shard_size
 from fl_node.errors import ProcessError
 from fl_node.plan.schema import Plan
-from fl_node.protocol.compressed import decoded
-from fl_node.protocol.global_files import global_file
+from fl_node.protocol.compressed import compress, decoded
+from fl_node.protocol.global_files import global_file, local_shapes
 from fl_node.protocol.masked import reveal, unmasked_file
 from fl_node.protocol.opened import read_openings
 from fl_node.protocol.reader import Reader
 from fl_node.runtime.waiting import wait_until
 
+LIAR_ID = 2
+"""The nodeId of the learner that lies."""
 OPENING_PATIENCE = 120.0
 """Seconds in which the members of a closed round must have opened it."""
 
@@ -37,8 +41,17 @@ class Hand:
     prepared: str
 
     def local(self, node_id: int, tensors: Callable[[str], model_file.Tensor]) -> WeightsFile:
-        """Write local weights with the right metadata and any tensors."""
-        state = self.contract.state()
+        """Write local weights of the liar's model with any tensors, compressed as the plan says.
+
+        Parameters
+        ----------
+        node_id
+            The learner that the metadata name.
+        tensors
+            Returns each tensor by its name.
+        """
+        state, compression = self.contract.state(), self.plan.compression
+        shapes = local_shapes(self.plan, self.shapes, LIAR_ID)
         meta = LocalMeta(
             plan=self.contract.plan(),
             node_id=node_id,
@@ -47,10 +60,14 @@ class Hand:
             samples=shard_size(self.plan, node_id),
             accuracy=1.0,
             loss=0.0,
+            compression=None if compression is None else compression.kind,
         )
-        return model_file.write_blocks(
-            self.folder / "lie.safetensors", meta, self.shapes, lambda name: [tensors(name)]
-        )
+        path, content = self.folder / "lie.safetensors", {name: tensors(name) for name in shapes}
+        if compression is not None:
+            start = self._reader().read(str(state.global_cid)).on_demand()
+            with np.errstate(invalid="ignore"):  # of NaN
+                return model_file.write(path, meta, compress(compression, content, start, {}).tensors)
+        return model_file.write(path, meta, content)
 
     def aggregated(self) -> tuple[list[WeightsFile], WeightsFile]:
         """Return the local files of the current round, which is closed, and the global file that they make."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -295,7 +296,8 @@ class KerasTrainer:
         for epoch in range(epochs or self.plan.training.epochs):
             order = permutation(len(inputs), derive(seed, "order", epoch))
             arrays = [array[order] for array in (inputs, answers, counts) if array is not None]
-            history = model.fit(_batches(arrays, self.plan.training.batch_size), shuffle=False, verbose=0)
+            with self._blamed("the model fails"):
+                history = model.fit(_batches(arrays, self.plan.training.batch_size), shuffle=False, verbose=0)
             on_epoch(epoch + 1, float(history.history["accuracy"][0]), float(history.history["loss"][0]))
         return {name: np.array(v) for name, v in self._variables().items()}
 
@@ -316,14 +318,15 @@ class KerasTrainer:
             anchor.assign(variable)
         # Which units drop out must be unknown too: with an example more, the others are elsewhere in the step.
         self._reset(self._model, int(randomness.words(secret, randomness.LAST, 1)[0] >> np.uint64(1)))
-        private.train(
-            self._inputs(images),
-            labels,
-            secret,
-            sampling(len(labels), training.batch_size, training.epochs),
-            training.epochs,
-            on_epoch,
-        )
+        with self._blamed("the model fails"):
+            private.train(
+                self._inputs(images),
+                labels,
+                secret,
+                sampling(len(labels), training.batch_size, training.epochs),
+                training.epochs,
+                on_epoch,
+            )
 
     def labels(self) -> Labels:
         """Return the labels of all training images, shape ``(count,)``."""
@@ -356,15 +359,23 @@ class KerasTrainer:
         inputs = self._inputs(images)
         # `predict` does the same, but makes a pipeline for each call, which takes longer than the model.
         starts = range(0, len(inputs), EVALUATION_BATCH)
-        batches = [self._model.predict_on_batch(inputs[start : start + EVALUATION_BATCH]) for start in starts]
-        return finite(np.concatenate(batches))
+        with self._blamed("the model fails"):
+            batches = [self._model.predict_on_batch(inputs[start : start + EVALUATION_BATCH]) for start in starts]
+            return finite(np.concatenate(batches))
+
+    def _blamed(self, what: str) -> AbstractContextManager[None]:
+        """Return a context in which errors are those of the plan's module, if it has one."""
+        return self._own.blamed(what) if self._own else nullcontext()
 
     def _inputs(self, images: Images) -> Tensor:
         return self._own.inputs(self._model, images) if self._own else _scale(images)
 
     def save(self, weights: Tensors, path: Path) -> None:
         """Write ``weights`` as a ``.keras`` model that Keras alone can load."""
-        save_whole(self.loaded(weights), path)
+        from fl_node.data.custom_module import UNSAVED
+
+        with self._blamed(UNSAVED):
+            save_whole(self.loaded(weights), path)
 
     def loaded(self, weights: Tensors) -> Any:
         """Return the compiled Keras model with these weights, until it is used for others."""

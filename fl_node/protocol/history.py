@@ -115,8 +115,15 @@ def read_from(contract: Contract, first: int, block: int) -> History:
         *(LogEntry(0, node_id, LEARNER_REGISTERED, "", node_id=node_id) for node_id in contract.learners()),
         *(LogEntry(0, number, GLOBAL_WEIGHT_SET, "", round=number) for number in range(first)),
     ]
-    # The block may also have the weights of earlier rounds.
-    log = [e for e in contract.log(block) if e.name != GLOBAL_WEIGHT_SET or e.round is None or e.round >= first]
+    log, count = list[LogEntry](), first
+    for entry in contract.log(block):
+        if entry.name == GLOBAL_WEIGHT_SET and entry.round is not None:
+            if entry.round < count:
+                continue  # the block may also have the weights of earlier rounds, which are known
+            count = entry.round + 1
+        elif entry.name == WITHDRAWN and entry.round is not None:
+            count = min(count, entry.round)
+        log.append(entry)
     past = arrange("", "", [*known, *log])
     if any(started.started.round != started.number for started in past.rounds):
         raise LogError(f"the log from block {block} on does not begin with round {first}; blocks were replaced")

@@ -281,8 +281,8 @@ class LocalTraining:
 
     def _forget(self, round_: int) -> None:
         for path in self._site.folder.glob("*-*.safetensors"):
-            number = path.stem.rpartition("-")[2]
-            if number.isdigit() and int(number) < round_:
+            kind, _, number = path.stem.rpartition("-")
+            if kind != "residual" and number.isdigit() and int(number) < round_:
                 path.unlink(missing_ok=True)
 
     def _path(self, kind: str, round_: int) -> Path:

@@ -15,10 +15,10 @@ from fl_node.runtime.logs import emit
 
 
 class Residuals:
-    """The residuals of a learner in a run; those that are no longer needed are deleted.
+    """A learner's residuals in a run: the one that the last trained round started from, and the one that it left.
 
     Each is kept under the first round in which it counts. So a round that is trained again, after a kill or because
-    its global weights were withdrawn, starts from the same residual.
+    its global weights were withdrawn, starts from the same residual, also if the learner missed rounds before it.
 
     Parameters
     ----------
@@ -39,8 +39,7 @@ class Residuals:
         shapes
             The shapes of the learner's model.
         """
-        numbers = [self._number(path) for path in self._folder.glob("residual-*.safetensors")]
-        newest = max((number for number in numbers if number <= round_), default=-1)
+        newest = max((number for number in self._numbers() if number <= round_), default=-1)
         if newest < 0:
             return {}
         path = self._path(newest)
@@ -54,8 +53,13 @@ class Residuals:
         return residual
 
     def save(self, round_: int, residual: Tensors) -> None:
-        """Save what this round's update leaves out."""
+        """Save what this round's update leaves out, and delete the residuals of other rounds."""
         files.write(self._path(round_ + 1), save(dict(residual)))
+        numbers = self._numbers()
+        start = max((number for number in numbers if number <= round_), default=-1)
+        for number in numbers:
+            if number not in (start, round_ + 1):
+                self._path(number).unlink(missing_ok=True)
 
     def _discard(self, round_: int, path: Path, detail: str) -> Tensors:
         emit(events.ResidualDiscarded(round=round_, file=path.name, detail=detail))
@@ -64,6 +68,6 @@ class Residuals:
     def _path(self, number: int) -> Path:
         return self._folder / f"residual-{number}.safetensors"
 
-    def _number(self, path: Path) -> int:
-        digits = path.stem.removeprefix("residual-")
-        return int(digits) if digits.isdigit() else -1
+    def _numbers(self) -> list[int]:
+        names = [path.stem.removeprefix("residual-") for path in self._folder.glob("residual-*.safetensors")]
+        return [int(name) for name in names if name.isdecimal()]

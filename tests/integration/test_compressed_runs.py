@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from fl_node import events
 from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import WeightsFile
+from fl_node.errors import WeightsError
+from fl_node.lab.hand import Hand
 from fl_node.plan.schema import Plan
-from fl_node.protocol.compressed import compress, decoded
+from fl_node.protocol.compressed import Compressed, compress, decoded
+from fl_node.protocol.names import learner_name
 from fl_node.seeds import derive
 from tests.helpers.runs import Event, Run, World, plan
 from tests.helpers.stub import noise
@@ -75,22 +79,67 @@ def test_anybody_can_recompute_a_run_with_compressed_updates(
     )
 
 
+def expected(run: Run, file: WeightsFile, residual: model_file.Tensors) -> Compressed:
+    """Return what learner 1 should make of the global weights that this file of it was trained from."""
+    start, compression = run.read(file.local_meta.parent), run.plan.compression
+    assert compression is not None
+    step = noise(run.trainer.shapes(), derive(run.plan.seed, 1, file.local_meta.round))
+    trained = {name: start.tensor(name) + step[name] for name in step}
+    return compress(compression, trained, start.on_demand(), residual)
+
+
+def bits(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, bytes]:
+    return {name: tensor.tobytes() for name, tensor in tensors.items()}
+
+
 def test_the_second_update_has_what_the_first_left_out(world: World) -> None:
     run = deployed(world, {"kind": "int8"})
     play(run)
-    compression = run.plan.compression
-    assert compression is not None
     residual: model_file.Tensors = {}
     for round_ in (0, 1):
         file = local_file(run, round_, 1)
-        start = run.read(file.local_meta.parent)
-        step = noise(run.trainer.shapes(), derive(run.plan.seed, 1, round_))
-        trained = {name: start.tensor(name) + step[name] for name in step}
-        result = compress(compression, trained, start.on_demand(), residual)
-        assert {n: t.tobytes() for n, t in file.tensors().items()} == {
-            n: t.tobytes() for n, t in result.tensors.items()
-        }
+        result = expected(run, file, residual)
+        assert bits(file.tensors()) == bits(result.tensors)
         residual = result.residual
+
+
+def test_an_update_of_weights_that_replace_withdrawn_ones_has_what_the_last_left_out_before_a_gap(
+    world: World,
+) -> None:
+    run = deployed(
+        world, {"kind": "topk"}, learners=3, min_learners=2, round_timeout=1.0, rounds=5, verification="none"
+    )
+
+    def is_published(event: Event) -> bool:
+        return event.name == events.LocalWeightsPublished.name
+
+    def published_by_first(round_: int) -> WeightsFile:
+        with run.learner(1, until=is_published) as first:
+            first.finish()
+        return local_file(run, round_, 1)
+
+    def publish_others() -> list[WeightsFile]:
+        files = [compressed_local(run, node_id, {}) for node_id in (2, 3)]
+        for node_id, file in enumerate(files, 2):
+            run.publish_local(node_id, file)
+        return [decoded(file, run.current(), run.plan) for file in files]
+
+    file = published_by_first(0)
+    left_out = expected(run, file, {}).residual
+    run.publish_global(run.average([decoded(file, run.current(), run.plan), *publish_others()]))
+    # The first learner is away for a round.
+    inputs = publish_others()
+    run.time_out()
+    right = run.average(inputs, absent=[1])
+    run.publish_global(run.average(inputs, absent=[1], tensors=lambda given: {n: t * 2 for n, t in given.items()}))
+    false = published_by_first(2)
+    for node_id in (2, 3):
+        run.reject(node_id, 2, "tensor")
+    run.publish_global(right, learner_name(1))
+    again = published_by_first(2)
+    for file in (false, again):
+        assert bits(file.tensors()) == bits(expected(run, file, left_out).tensors)
+    assert again.local_meta.parent == right.cid
 
 
 @pytest.mark.parametrize("lost", ["", "local-1.safetensors"])
@@ -161,3 +210,20 @@ def test_uncompressed_weights_are_rejected(world: World) -> None:
         assert header.wait_for(events.UpdateRejected, learner=3).fields["reason"] == "metadata.compression"
         header.wait_for(events.GlobalWeightsPublished, round=1)
     assert run.audit().findings == []
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda one: one["kind"])
+def test_what_a_scenario_publishes_is_compressed_too(world: World, kind: dict[str, Any]) -> None:
+    run = deployed(world, kind)
+    shapes, compression = run.trainer.shapes(), run.plan.compression
+    hand = Hand(run.as_node(learner_name(2)), run.store, run.folder, run.plan, shapes, "")
+
+    def checked(tensors: Callable[[str], model_file.Tensor]) -> WeightsFile:
+        file = model_file.read(hand.local(2, tensors).path, shapes, compressed=compression)
+        return decoded(file, run.current(), run.plan)
+
+    same = checked(run.current().tensor)
+    assert bits(same.tensors()) == bits(run.current().tensors())
+    with pytest.raises(WeightsError) as refused:
+        checked(lambda name: np.full(shapes[name], np.nan, np.float32))
+    assert refused.value.code == "not_finite"

@@ -121,6 +121,17 @@ def test_old_rounds_whose_files_are_there_are_recomputed(world: World) -> None:
     assert (audited.pruned, sorted(audited.weights)) == ([], list(range(ROUNDS + 1)))
 
 
+def test_files_that_somebody_kept_are_recomputed_although_their_learners_deleted_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FolderStore, "remove", lambda _self, _names: None)
+    run = played(world.deploy(kept()))
+    assert all(journal.read(path).pruned for path in run.journals() if "learner" in str(path))
+    audited = run.audit()
+    assert audited.passed, audited.findings
+    assert (audited.pruned, sorted(audited.weights)) == ([], list(range(ROUNDS + 1)))
+
+
 def test_a_false_global_file_is_found_though_its_local_files_are_gone(world: World) -> None:
     run = world.deploy(kept(learners=3))
     files = run.publish_locals()
@@ -209,6 +220,25 @@ def test_a_learner_that_is_killed_after_its_record_deletes_the_files_at_its_next
     assert (again.problem, again.pruned) == ("", recorded.pruned), "recorded once"
     assert all(len(here(run, locals_of(run, number))) == 1 for number in range(ROUNDS - 1)), "the other's stay"
     assert len(here(run, locals_of(run, ROUNDS - 1))) == 2
+    assert run.audit().passed
+
+
+def test_files_are_deleted_although_weights_were_withdrawn_before(world: World) -> None:
+    run = world.deploy(kept())
+    run.close_round()
+    files = run.publish_locals()
+    run.publish_global(run.average(files[:1]))
+    for node_id in (1, 2):
+        run.reject(node_id, 2, "inputs")
+    run.publish_global(run.average(files), learner_name(1))
+    pruner = Pruner.of(site(run, "learner-1"), run.plan)
+    assert pruner is not None
+    for closed in (4, 5):
+        while run.contract.round() < closed:
+            run.publish_global(run.average(run.publish_locals()), learner_name(1))
+        pruner.finish(1)
+        assert [len(here(run, locals_of(run, n))) for n in range(closed)] == [1] * (closed - 1) + [2]
+    pruner.close()
     assert run.audit().passed
 
 

@@ -11,6 +11,7 @@ import pytest
 from fl_node.lab.faults import SCENARIOS, planned
 from fl_node.plan import loading as plans
 from fl_node.runtime import logs
+from tests.helpers.checkout import ROOT
 from tests.helpers.warm import fl_node, run
 from tests.scenarios.undefended import WITHOUT
 
@@ -63,7 +64,7 @@ def test_every_scenario_has_a_plan_and_a_text(tiny_plan: Path) -> None:
         assert one.text.endswith(".")
 
 
-def test_scenarios_are_listed_and_mistakes_named(tiny_plan: Path) -> None:
+def test_scenarios_are_listed_and_mistakes_named(tiny_plan: Path, tmp_path: Path) -> None:
     listed = fl_node("lab", str(tiny_plan), "--scenario", "list")
     assert listed.returncode == 0
     assert all(name in listed.stdout for name in SCENARIOS)
@@ -77,3 +78,9 @@ def test_scenarios_are_listed_and_mistakes_named(tiny_plan: Path) -> None:
     elsewhere = fl_node("lab", str(tiny_plan), "--scenario", "sealers-gone")
     assert elsewhere.returncode == 2
     assert elsewhere.stderr.strip() == "fl-node: --scenario sealers-gone needs --backend processes"
+    asynchronous = fl_node("lab", ROOT / "plans" / "async.toml", "--scenario", "header-lies", "--runs", tmp_path)
+    assert asynchronous.returncode == 2
+    assert asynchronous.stderr.strip() == (
+        'fl-node: --scenario header-lies needs a plan without mode = "async"; '
+        "only flood-async has asynchronous rounds"
+    )

@@ -50,6 +50,19 @@ def build_model():
     ])
 """
 
+ODD_LAYER = """
+import keras
+
+
+class Odd(keras.layers.Layer):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, x, training=None):
+        return self.function(training) if training else x
+"""
+
 Make = Callable[[str], Path]
 
 
@@ -209,6 +222,15 @@ def test_the_folder_of_modules_can_stand_in_the_environment(make: Make, monkeypa
         ),
         (changed("return x, (x", "return x, x, (x"), r"load_data\(None\): should return two arrays"),
         (changed("return x, ", "return None, "), "samples should be an array of numbers"),
+        (
+            changed("return x, ", "yield x\n    raise RuntimeError('late')\n    return x, "),
+            r"mine\.py:12: RuntimeError: late",
+        ),
+        (
+            "class Odd:\n    def __array__(self, *_, **__): return 1 / 0\n" + changed("return x, ", "return Odd(), "),
+            r"load_data\(None\) failed: .*mine\.py:2: ZeroDivisionError",
+        ),
+        (changed("return x, ", "return x * 1e300, "), "samples should be finite numbers that float32 can hold"),
         (changed("return x, ", "return x[1:], "), "returned 8 samples and 9 labels"),
         (changed("None: 9", "None: 0"), "returned no samples"),
         (changed("return x, ", "x[0, 0, 0] = np.nan\n    return x, "), "samples should be finite numbers"),
@@ -228,6 +250,15 @@ def test_the_folder_of_modules_can_stand_in_the_environment(make: Make, monkeypa
         (changed("Dense(3, activation", "Dense(1, activation"), "has outputs of shape"),
         (changed("keras.layers.Flatten()", "keras.layers.ReLU()"), "has outputs of shape"),
         (changed('Dense(3, activation="softmax")', "Dense(3)"), "the outputs are not probabilities"),
+        (
+            GOOD + "of_one = build_model\ndef build_model():\n    model = of_one()\n"
+            "    return keras.Model(model.inputs, {'answer': model.outputs[0]})\n",
+            "the outputs are not probabilities",
+        ),
+        (
+            ODD_LAYER + changed("keras.layers.Flatten()", "Odd(lambda x: x), keras.layers.Flatten()"),
+            "the model can't be saved: .*NotImplementedError",
+        ),
         (changed("Dense(6,", "Dense(6, dtype='float16',"), "of type float16, all should be float32"),
         (changed("Dense(6,", "Dense(6, bias_initializer=lambda s, **k: np.nan * np.ones(s),"), "are not finite"),
         (
@@ -282,6 +313,20 @@ def test_what_is_wrong_with_a_module_is_one_line(make: Make, source: str, messag
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == 2
     assert arithmetic.strayed() == []
+
+
+def test_a_model_that_fails_while_it_is_trained_used_or_saved_is_one_line(make: Make, tmp_path: Path) -> None:
+    path = make(ODD_LAYER + changed("keras.layers.Flatten()", "Odd(len), keras.layers.Flatten()"))
+    # With numbers that are given by hand nothing is tried out before.
+    plan = plans.load(path, ["data.samples=[7, 12]", "data.classes=3", "data.train=19", "data.test=9"])
+    trainer = KerasTrainer(plan, loading.load(plan, modules=path.parent), path.parent)
+    with pytest.raises(ModuleError, match=r"the model fails: .*mine\.py:11: TypeError") as raised:
+        trainer.train(trainer.initial(), partition.shard(plan, 1), seed=5)
+    assert "\n" not in str(raised.value)
+    assert trainer.evaluate(trainer.initial()).count == 9
+    with pytest.raises(ModuleError, match="the model can't be saved"):
+        trainer.save({**trainer.initial()}, tmp_path / "model.keras")
+    assert not (tmp_path / "model.keras").exists()
 
 
 def test_a_shard_of_another_size_than_the_plans_is_refused(make: Make) -> None:

@@ -21,8 +21,9 @@ from fl_node.chain.contract import (
     WITHDRAWN,
     LogEntry,
 )
+from fl_node.errors import LogError
 from fl_node.plan.schema import Plan
-from fl_node.protocol.history import History, arrange
+from fl_node.protocol.history import History, arrange, read_from
 from fl_node.protocol.terms import terms_of
 from fl_node.protocol.verdicts import verdicts
 
@@ -272,3 +273,55 @@ def test_the_terms_are_those_of_the_plan() -> None:
 @pytest.mark.parametrize(("seconds", "blocks"), [(0, 0), (0.001, 1), (1, 1), (1.5, 2), (1_000_000, 1_000_000)])
 def test_a_timeout_in_terms_is_in_whole_seconds_and_never_shorter_than_the_plans(seconds: float, blocks: int) -> None:
     assert terms_of(Plan.model_validate({"name": "test", "round_timeout": seconds})).round_timeout == blocks
+
+
+# The end of a history, without what came before
+
+
+class Node:
+    """A contract of which only the log and the learners are asked."""
+
+    def __init__(self, *events: dict[str, Any]) -> None:
+        self._log = log(*events)
+
+    def log(self, first: int = 0) -> list[LogEntry]:
+        return [entry for entry in self._log if entry.block >= first]
+
+    def learners(self) -> tuple[int, ...]:
+        return (1, 2)
+
+
+WITHDRAWALS: dict[str, list[dict[str, Any]]] = {
+    "before": [started(1, "a"), started(2, "b"), withdrawn(2, "b"), started(2, "c"), started(3, "d")],
+    "with later ones": [
+        *(started(n, f"old {n}") for n in (1, 2, 3)),
+        withdrawn(1, "old 1"),
+        *(started(n, f"new {n}") for n in (1, 2, 3)),
+    ],
+    "twice": [
+        *(started(1, "a"), withdrawn(1, "a"), started(1, "b")),
+        *(started(2, "c"), withdrawn(2, "c"), started(2, "d")),
+        started(3, "e"),
+    ],
+    "of the round itself": [
+        *(started(n, f"old {n}") for n in (1, 2, 3)),
+        *(withdrawn(3, "old 3"), started(3, "new 3")),
+    ],
+}
+
+
+@pytest.mark.parametrize("events", WITHDRAWALS.values(), ids=WITHDRAWALS)
+def test_the_end_of_a_history_is_read_from_any_block_although_weights_were_withdrawn_before(
+    events: list[dict[str, Any]],
+) -> None:
+    node = Node(*TWO, started(0, "first"), *events, published(3, 1, "local"), started(4, "last"))
+    whole = arrange(PLAN, DEPLOYER, node.log())
+    for block in range(0, whole.rounds[3].started.block, 10):
+        end = read_from(node, 3, block)  # type: ignore[arg-type]
+        assert end.rounds[3:] == whole.rounds[3:], block
+
+
+def test_a_history_that_begins_elsewhere_is_of_another_chain() -> None:
+    node = Node(*TWO, *(started(n, str(n)) for n in range(5)))
+    with pytest.raises(LogError, match="blocks were replaced"):
+        read_from(node, 3, 70)  # type: ignore[arg-type]
