@@ -134,6 +134,19 @@ def keys_of(parent: WeightsFile) -> dict[int, bytes]:
     return {node_id: bytes.fromhex(key) for node_id, key in parent.global_meta.keys or ()}
 
 
+def check_keys(parent: WeightsFile) -> None:
+    """Check that masks can be made with all keys of the round that starts from these global weights.
+
+    Raises
+    ------
+    WeightsError
+        A key is not usable, so the header has made the file falsely.
+    """
+    for node_id, key in keys_of(parent).items():
+        if not dealing.is_usable(key):
+            raise WeightsError(f"metadata: keys: {key.hex()} of learner {node_id} is no usable X25519 key", "keys")
+
+
 def usable_keys(keys: Mapping[int, str]) -> tuple[tuple[int, str], ...]:
     """Return keys as a global file has them, without those of which no secrets come."""
     return tuple((n, key) for n, key in sorted(keys.items()) if dealing.is_usable(bytes.fromhex(key)))
