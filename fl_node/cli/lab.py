@@ -208,7 +208,7 @@ def lab(
             "report": str(outcome.report),
             "model": str(outcome.model),
             "seconds": outcome.seconds,
-            "final": asdict(outcome.result.rounds[-1].result),
+            "final": None if outcome.result.newest is None else asdict(outcome.result.newest),
             "audit": asdict(outcome.audit) | {"passed": outcome.audit.passed},
         }
         if chosen is not None:

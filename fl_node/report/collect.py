@@ -137,6 +137,11 @@ class Result:
     """Why a run with masks can never go on, with the remedy; empty if it can."""
 
     @property
+    def newest(self) -> Entry | None:
+        """The newest global weights; None before the initial ones."""
+        return self.rounds[-1].result if self.rounds else self.initial
+
+    @property
     def ended(self) -> bool:
         """Whether all rounds of the plan are closed, or the privacy budget has ended the run."""
         return self.round >= self.plan.rounds or self.budget_over

@@ -109,9 +109,10 @@ def finalize(
             files.write(new / "plan.json", result.plan.to_bytes())
             model = None
             # What is wrong with a file stands in the report, which is all that then can be had.
-            if result.ended and result.rounds[-1].result.problem is None:
+            newest = result.newest
+            if result.ended and newest is not None and newest.problem is None:
                 try:
-                    model = folder / _save(result, store, new, trainer).name
+                    model = folder / _save(result, newest.cid, store, new, trainer).name
                 except FLNodeError as error:
                     if audited.passed or not isinstance(error, WeightsError):
                         problem = error
@@ -131,7 +132,7 @@ def finalize(
 
 def _analyze_errors(result: Result, reader: Reader, trainer: Trainer) -> ErrorAnalysis | None:
     """Analyze the errors of the newest global weights that are any good; they were read already."""
-    newest = result.rounds[-1].result if result.rounds else result.initial
+    newest = result.newest
     if newest is None or newest.problem is not None:
         return None
     try:
@@ -142,8 +143,19 @@ def _analyze_errors(result: Result, reader: Reader, trainer: Trainer) -> ErrorAn
     return analyze_errors(result.round, lambda batch: trainer.predict(tensors, batch), images, labels)
 
 
-def _save(result: Result, store: Store, folder: Path, trainer: Trainer) -> Path:
+def _save(result: Result, name: str, store: Store, folder: Path, trainer: Trainer) -> Path:
     """Write the final weights as they are in the store and as a model, or neither.
+
+    Parameters
+    ----------
+    result
+        The run.
+    name
+        The CID of the weights.
+    store, folder
+        Where they are, and where they go.
+    trainer
+        The plan's model.
 
     Raises
     ------
@@ -153,7 +165,7 @@ def _save(result: Result, store: Store, folder: Path, trainer: Trainer) -> Path:
     model, weights = folder / "final.keras", folder / "final.safetensors"
     reader = Reader(store, folder, result.plan, trainer.shapes())
     try:
-        trainer.save(reader.read(result.rounds[-1].result.cid, path=weights).on_demand(), model)
+        trainer.save(reader.read(name, path=weights).on_demand(), model)
     except FLNodeError:
         weights.unlink(missing_ok=True)
         raise
