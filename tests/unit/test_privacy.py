@@ -286,6 +286,21 @@ def test_the_audit_names_who_overspent_and_says_what_nobody_can_prove() -> None:
     assert nothing == Audit()
 
 
+@pytest.mark.parametrize("least", [accounting.LEAST_NOISE, 9_000.0, accounting.LARGEST_NOISE])
+def test_all_the_noise_that_a_plan_may_set_can_be_derived_from_a_target(least: float) -> None:
+    target = accounting.epsilon(least, 1.0, 1, 1e-5)
+    assert accounting.noise_multiplier(target, 1.0, 1, 1e-5) == pytest.approx(least, abs=1e-4)
+    assert accounting.noise_multiplier(2 * target, 1.0, 1, 1e-5) >= accounting.LEAST_NOISE
+
+
+def test_a_target_that_needs_hardly_any_noise_gives_the_least_that_a_plan_may_set() -> None:
+    one_round = plan({"epsilon": 1e6}, rounds=1, training={"epochs": 1, "batch_size": 512})
+    assert one_round.dp is not None
+    noisy = with_noise(one_round).dp
+    assert noisy is not None
+    assert noisy.noise_multiplier == accounting.LEAST_NOISE
+
+
 def test_the_owner_of_a_learner_limits_epsilon() -> None:
     spent = max(budget.planned(plan()).values())
     policy.check_plan(plan(), {"max_epsilon": spent})
