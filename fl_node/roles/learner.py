@@ -142,8 +142,8 @@ class Learner:
         ):
             return waiting
         local = self._training.finished(state.round, node_id, global_cid)
-        # With differential privacy what was published stays: a second one would cost as much as a round.
-        stays = local is None or view.published == local.cid or self._plan.dp is not None
+        # What was published stays: a second file would cost as much ε as a round, or have the same masks.
+        stays = local is None or view.published == local.cid or self._is_private
         if state.closed or (view.published and stays):
             return self._wait_for_others(view, node_id)
         if not self._may_publish(state.round, node_id, local):
@@ -157,7 +157,7 @@ class Learner:
 
     @property
     def _is_private(self) -> bool:
-        """Whether nobody may see a file that was made from false global weights.
+        """Whether nobody may see a file that does not count, such as one that was made from false global weights.
 
         Its masks may be for keys that the header knows, and its ε would not be counted. A file in the store is not
         secret: on IPFS a node tells others which files it has.
