@@ -98,6 +98,16 @@ def test_the_area_is_that_under_the_curve() -> None:
     assert (perfect.auc, perfect.recognized) == (1, 1)
 
 
+@pytest.mark.parametrize(("count", "least", "most"), [(1, 0.15, 0.25), (3, 0.4, 0.7), (300, 0.99, 0.999)])
+def test_scores_that_tell_all_apart_have_an_interval_too(count: int, least: float, most: float) -> None:
+    member = np.arange(2 * count) < count
+    right = figure("x", "loss", member.astype(float), member)
+    wrong = figure("x", "loss", -member.astype(float), member)
+    assert (right.auc, right.high, wrong.auc, wrong.low) == (1, 1, 0, 0)
+    assert least < right.low < most
+    assert least < 1 - wrong.high < most
+
+
 def test_the_likelihood_ratio_is_high_where_the_score_is_as_with_the_image() -> None:
     inside = np.arange(4)[:, None] % 2 == np.zeros(3)
     seen = np.where(inside, 5.0, 1.0) + np.array([[0.5], [0.5], [-0.5], [-0.5]])
