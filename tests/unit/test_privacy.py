@@ -308,6 +308,16 @@ def test_the_owner_of_a_learner_limits_epsilon() -> None:
         policy.check_plan(plan(), {"max_epsilon": 1.0})
     with pytest.raises(ConfigError, match="has inf ε of differential privacy"):
         policy.check_plan(Plan.model_validate({"name": "public"}), {"max_epsilon": 8.0})
+    # With rounds that are withdrawn it can spend more than planned, up to its own limit.
+    lavish = plan({"noise_multiplier": 1.0, "epsilon_max": 50.0})
+    policy.check_plan(lavish, {"max_epsilon": 50.0})
+    with pytest.raises(ConfigError, match="has 50 ε of differential privacy; this learner accepts at most 49"):
+        policy.check_plan(lavish, {"max_epsilon": 49.0})
+
+
+def test_a_plan_check_counts_one_publication_of_one_step() -> None:
+    line, *_ = budget_lines(plan(rounds=1, training={"epochs": 1, "batch_size": 512}))
+    assert "after 1 publication of 1 step, " in line
 
 
 def test_a_plan_check_says_what_a_run_spends_and_where_it_stops() -> None:
