@@ -17,7 +17,7 @@ from fl_node.artifacts import model_file
 from fl_node.artifacts.model_file import MaskedMeta
 from fl_node.audit.auditor import audit
 from fl_node.chain.contract import MASKS_OPENED, Contract
-from fl_node.errors import ChainError, RunStuck, StoreError, WeightsError
+from fl_node.errors import ChainError, ConfigError, RunStuck, StoreError, WeightsError
 from fl_node.plan.schema import Plan
 from fl_node.privacy.dealing import RoundKey
 from fl_node.privacy.round_keys import FOLDER
@@ -431,6 +431,17 @@ def test_no_learner_gives_a_masked_file_away_for_keys_that_the_header_has_exchan
     assert not [meta for meta in stored if isinstance(meta, MaskedMeta) and meta.parent in lies]
     until(network, network.role_names, lambda: contract.state().header != network.accounts[0])
     network.finish()
+
+
+def test_a_model_too_large_for_the_clipping_norm_is_refused_before_anything_is_deployed(
+    start: Callable[[Plan], Network],
+) -> None:
+    dp = {"unit": "learner", "noise_multiplier": 100.0, "clipping_norm": 2e-6}
+    plan = plan_of(
+        aggregation={**FIXED, "weighting": "uniform"}, privacy={"secure_aggregation": True, "threshold": 3, "dp": dp}
+    )
+    with pytest.raises(ConfigError, match=r"aggregation\.fraction_bits: should be at least \d+ for a model of"):
+        start(plan)
 
 
 def is_model(path: Path) -> bool:
