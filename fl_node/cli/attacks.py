@@ -81,8 +81,7 @@ def membership(
     from fl_node.leakage import page
     from fl_node.leakage.published import attackable, read_update
 
-    if shadows and (shadows < 4 or shadows % 2):
-        raise ConfigError(f"--shadows {shadows}: should be 0 or an even number from 4")
+    work.check_shadows(shadows)
     folder = output or run / "attacks"
     with _open(run, folder, output, data_dir) as view:
         plan, dataset, trainer = view.plan, view.dataset, view.trainer

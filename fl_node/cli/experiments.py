@@ -329,6 +329,9 @@ def _names(text: str) -> list[str]:
 
 def _seeds(text: str) -> list[int]:
     try:
-        return [plain_number(part.strip()) for part in text.split(",")]
+        seeds = [plain_number(part.strip()) for part in text.split(",")]
     except ValueError as error:
         raise ConfigError(f"--seeds {text}: should be whole numbers separated by commas, such as 1,2,3") from error
+    if len(set(seeds)) < len(seeds):  # a run would count twice
+        raise ConfigError(f"--seeds {text}: should name each seed once")
+    return seeds

@@ -141,6 +141,18 @@ def loss_scores(trainer: KerasTrainer, weights: Tensors, some: Candidates) -> Wi
     return confidence(trainer.predict(weights, some.images), some.labels)
 
 
+def check_shadows(shadows: int) -> None:
+    """Check that each image can be in half of the shadow models, and that there are several of each kind.
+
+    Raises
+    ------
+    ConfigError
+        The number is odd or too small, and not 0.
+    """
+    if shadows and (shadows < 4 or shadows % 2):
+        raise ConfigError(f"--shadows {shadows}: should be 0 or an even number from 4")
+
+
 def lira_scores(
     plan: Plan,
     dataset: DataSet,

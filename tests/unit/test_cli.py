@@ -455,6 +455,8 @@ def test_the_environment_may_name_chain_store_and_contract(
         (["export", "--output", "model.h5"], "--output model.h5: should end in .keras"),
         (["reproduce", PAPER, "--seeds", "1,x"], "--seeds 1,x: should be whole numbers"),
         (["reproduce", ROOT / "examples" / "tabular" / "plan.toml"], "plan tabular has its own data and model"),
+        (["reproduce", PAPER, "--seeds", "1,2,1"], "--seeds 1,2,1: should name each seed once"),
+        (["sweep", "--seeds", "3,3"], "--seeds 3,3: should name each seed once"),
         (["reproduce", PAPER, "--seeds", ""], "--seeds is empty"),
         (["reproduce", PAPER, "--seeds", "²"], "--seeds ²: should be whole numbers"),
         (["deploy", PAPER, "--learner", "1"], "--learner 1: should be nodeId=address"),
