@@ -48,10 +48,12 @@ class _View:
 def membership(
     run: RunFolder,
     learners: Annotated[
-        list[int] | None, typer.Option("--learner", help="Attack only this learner; may be repeated.")
+        list[int] | None,
+        typer.Option("--learner", help="Attack only this learner; may be repeated. By default all that published."),
     ] = None,
     round_: Annotated[
-        int | None, typer.Option("--round", min=0, help="Round of the attacked files; the last closed by default.")
+        int | None,
+        typer.Option("--round", min=0, help="Round of the attacked files; by default the last closed one with any."),
     ] = None,
     shadows: Annotated[
         int,
@@ -78,15 +80,13 @@ def membership(
     from fl_node.lab import run_folder
     from fl_node.leakage import membership as work
     from fl_node.leakage import page
-    from fl_node.leakage.published import read_update
+    from fl_node.leakage.published import attackable, read_update
 
-    if shadows and (shadows < 4 or shadows % 2):
-        raise ConfigError(f"--shadows {shadows}: should be 0 or an even number from 4")
+    work.check_shadows(shadows)
     folder = output or run_folder.folder_of(run) / "attacks"
     with _open(run, folder, output, data_dir) as view:
         plan, dataset, trainer = view.plan, view.dataset, view.trainer
-        number = _closed(view) if round_ is None else round_
-        nodes = sorted(set(learners)) if learners else list(range(1, plan.learners + 1))
+        number, nodes = attackable(plan, view.past, learners or (), round_)
         updates = {node: read_update(view.reader, view.past, plan, node, number) for node in nodes}
         candidates = {node: work.candidates(plan, dataset, node, seed) for node in nodes}
         figures, by_attack = [], dict[str, list[Any]]()
@@ -265,19 +265,6 @@ def _kept(folder: Path, write: Callable[[Path], Path]) -> Iterator[Path | None]:
         yield path
     if unwritten is not None:
         raise unwritten
-
-
-def _closed(view: _View) -> int:
-    """Return the number of the last closed round.
-
-    Raises
-    ------
-    ConfigError
-        No round is closed yet.
-    """
-    if len(view.past.rounds) < 2:
-        raise ConfigError(f"run {view.plan.name}: no round is closed yet")
-    return len(view.past.rounds) - 2
 
 
 @contextlib.contextmanager

@@ -328,14 +328,17 @@ def _names(text: str) -> list[str]:
 
 
 def _seeds(text: str) -> list[int]:
-    """Return the seeds in their order; one that is given twice counts once.
+    """Return the seeds in their order.
 
     Raises
     ------
     ConfigError
-        They are not whole numbers.
+        They are not whole numbers, or one is named twice.
     """
     try:
-        return list(dict.fromkeys(plain_number(part.strip()) for part in text.split(",")))
+        seeds = [plain_number(part.strip()) for part in text.split(",")]
     except ValueError as error:
         raise ConfigError(f"--seeds {text}: should be whole numbers separated by commas, such as 1,2,3") from error
+    if len(set(seeds)) < len(seeds):  # a run would count twice
+        raise ConfigError(f"--seeds {text}: should name each seed once")
+    return seeds

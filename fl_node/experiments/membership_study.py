@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -113,28 +113,41 @@ def main() -> None:
     parser.add_argument("--shadows", type=int, default=0)
     parser.add_argument("--data-dir", type=Path)
     options = parser.parse_args()
-    seeds = list(dict.fromkeys(options.seeds))
     pooled: dict[tuple[str, str], list[tuple[Wide, npt.NDArray[np.bool_]]]] = {}
     try:
-        for seed in seeds:
+        membership.check_shadows(options.shadows)
+        _check_seeds(options.seeds)
+        for seed in options.seeds:
             plan = plans.load(options.plan, [*options.settings, f"seed={seed}"])
             for target, attack, scores, member in attacked(plan, options.data_dir, options.shadows):
                 pooled.setdefault((target, attack), []).append((scores, member))
                 _print(f"seed {seed}", membership.figure(target, attack, scores, member))
-        if len(seeds) > 1:
+        if len(options.seeds) > 1:
             for (target, attack), parts in pooled.items():
                 _print("together", membership.figure(target, attack, *membership.together(parts)))
         plan = loading.complete(plan, loading.load_images(plan, options.data_dir))
-        if plan.dp is not None and plan.dp.noise_multiplier is not None:
+        if plan.dp_sgd is not None and plan.dp_sgd.noise_multiplier is not None:
             steps = sampling_of(plan, 1)
-            most = accounting.largest_auc(plan.dp.noise_multiplier, steps.rate, steps.steps)
+            most = accounting.largest_auc(plan.dp_sgd.noise_multiplier, steps.rate, steps.steps)
             print(
-                f"noise multiplier {plan.dp.noise_multiplier:g}: "
+                f"noise multiplier {plan.dp_sgd.noise_multiplier:g}: "
                 f"the AUC of any attack on local weights is at most {most:.3f}"
             )
     except FLNodeError as error:
         print(f"fl-node: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    """Check that no run counts twice.
+
+    Raises
+    ------
+    ConfigError
+        A seed is given twice.
+    """
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds {' '.join(map(str, seeds))}: should name each seed once")
 
 
 def _print(name: str, found: membership.Figure) -> None:

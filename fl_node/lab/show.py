@@ -82,13 +82,13 @@ def budget_lines(plan: Plan) -> list[str]:
     lines = []
     for node_id, epsilon in budget.planned(plan).items():
         if dp.is_of_learners:
-            how = f"publications, with the noise of {plan.noise_adders} learners"
+            how = f", with the noise of {counted(plan.noise_adders, 'learner')}"
         else:
             sampling = sampling_of(plan, node_id)
-            how = f"publications of {sampling.steps} steps, sampling rate {sampling.rate:.4g}"
+            how = f" of {counted(sampling.steps, 'step')}, sampling rate {sampling.rate:.4g}"
         lines.append(
-            f"learner {node_id}: ε = {epsilon:g} for δ = {dp.delta:g} after {plan.rounds} {how}, noise multiplier "
-            f"{dp.noise_multiplier:g}"
+            f"learner {node_id}: ε = {epsilon:g} for δ = {dp.delta:g} after "
+            f"{counted(plan.rounds, 'publication')}{how}, noise multiplier {dp.noise_multiplier:g}"
         )
         most = budget.most_publications(plan, node_id)
         if most is not None and most < plan.rounds:

@@ -110,6 +110,20 @@ def invert(
     )
 
 
+def others(plan: Plan, dataset: DataSet, seed: int) -> Images:
+    """Return images of the data set that no learner has: training images, or test images if none are left.
+
+    Parameters
+    ----------
+    plan, dataset
+        The run's plan and data.
+    seed
+        Decides the order.
+    """
+    unused = outsiders(plan, dataset, seed)
+    return dataset.train_images[unused] if len(unused) else dataset.test_images
+
+
 def exact_problem(plan: Plan, trainer: KerasTrainer) -> str | None:
     """Return why an update reveals no image exactly, whatever it is; None if it may."""
     if dense.first_dense(trainer.model) is None:
@@ -142,7 +156,7 @@ def _matched(
     on_step: OnStep,
 ) -> Wide:
     change = update.change()
-    known = dataset.train_images[outsiders(plan, dataset, seed)[:500]]
+    known = others(plan, dataset, seed)[:500]
     average = trainer.predict(update.parent, known).mean(axis=0).astype(np.float64)
     labels = matching.guess_labels(change["output/bias"], average, count)
     random = np.random.default_rng(derive(seed, "start"))
@@ -162,7 +176,7 @@ def _compared(
         return ()
     images, labels = dataset.training(samples)
     true = images.reshape(len(images), -1) / 255
-    guess = dataset.train_images[outsiders(plan, dataset, 1)].mean(axis=0).ravel() / 255
+    guess = others(plan, dataset, 1).mean(axis=0).ravel() / 255
     errors = np.sqrt(((reconstructed[:, None] - true[None]) ** 2).mean(axis=2))
     paired = []
     for row, column in zip(*linear_sum_assignment(errors), strict=True):

@@ -141,6 +141,18 @@ def loss_scores(trainer: KerasTrainer, weights: Tensors, some: Candidates) -> Wi
     return confidence(trainer.predict(weights, some.images), some.labels)
 
 
+def check_shadows(shadows: int) -> None:
+    """Check that each image can be in half of the shadow models, and that there are several of each kind.
+
+    Raises
+    ------
+    ConfigError
+        The number is odd or too small, and not 0.
+    """
+    if shadows and (shadows < 4 or shadows % 2):
+        raise ConfigError(f"--shadows {shadows}: should be 0 or an even number from 4")
+
+
 def lira_scores(
     plan: Plan,
     dataset: DataSet,
@@ -223,13 +235,33 @@ def figure(target: str, attack: str, scores: Wide, member: npt.NDArray[np.bool_]
     ones, zeros = int(member.sum()), int((~member).sum())
     curve = roc(scores, member)
     auc = float(np.trapezoid([true for _, true in curve], [false for false, _ in curve]))
-    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = auc * (1 - auc) + (ones - 1) * (q1 - auc**2) + (zeros - 1) * (q2 - auc**2)
-    half = 1.96 * float(np.sqrt(max(variance, 0) / (ones * zeros)))
+    low, high = _bounds(auc, ones, zeros)
     recognized = max((true for false, true in curve if false <= FALSE_POSITIVES), default=0.0)
-    return Figure(
-        target, attack, ones, zeros, auc, max(auc - half, 0.0), min(auc + half, 1.0), recognized, tuple(curve)
-    )
+    return Figure(target, attack, ones, zeros, auc, low, high, recognized, tuple(curve))
+
+
+def _bounds(auc: float, ones: int, zeros: int) -> tuple[float, float]:
+    """Return the interval of an AUC with 95 % confidence.
+
+    An AUC of 0 or 1 has no variance of its own. Its interval ends where an AUC is 1.96 of its deviations away
+    (Newcombe 2006, https://doi.org/10.1002/sim.2324).
+    """
+
+    def half(area: float) -> float:
+        q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+        variance = area * (1 - area) + (ones - 1) * (q1 - area**2) + (zeros - 1) * (q2 - area**2)
+        return 1.96 * float(np.sqrt(max(variance, 0) / (ones * zeros)))
+
+    if 0 < auc < 1:
+        return max(auc - half(auc), 0.0), min(auc + half(auc), 1.0)
+    outside, inside = 1 - auc, auc
+    for _ in range(50):
+        middle = (outside + inside) / 2
+        if abs(auc - middle) > half(middle):
+            outside = middle
+        else:
+            inside = middle
+    return min(auc, outside), max(auc, outside)
 
 
 def roc(scores: Wide, member: npt.NDArray[np.bool_]) -> list[tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from fl_node.errors import ConfigError
 from fl_node.plan.schema import Plan
 from fl_node.protocol.compressed import decoded
 from fl_node.protocol.history import History
+from fl_node.protocol.names import learners_label
 from fl_node.protocol.publications import check_origin
 from fl_node.protocol.reader import Reader
 from fl_node.protocol.retention import first_kept, gone
@@ -42,6 +44,49 @@ class Update:
         return {name: self.local[name].astype(np.float64) - self.parent[name] for name in self.parent}
 
 
+def attackable(
+    plan: Plan, past: History, wanted: Collection[int], round_: int | None = None
+) -> tuple[int, list[int]]:
+    """Return the round that is attacked, and the learners.
+
+    Parameters
+    ----------
+    plan
+        The run's plan.
+    past
+        What the chain says of the run.
+    wanted
+        The learners; if there are none, whoever published in the round. In an asynchronous run, or where learners
+        were lost, not all publish in each round.
+    round_
+        The round; by default the last closed one in which these learners published.
+
+    Raises
+    ------
+    ConfigError
+        There is no such learner or round.
+    """
+    for node_id in wanted:
+        _check_learner(plan, node_id)
+    if round_ is not None:
+        there = past.rounds[round_].latest() if round_ < len(past.rounds) else {}
+        return round_, sorted(set(wanted) or there or range(1, plan.learners + 1))
+    closed = past.rounds[:-1]
+    if not closed:
+        raise ConfigError(f"run {plan.name}: no round is closed yet")
+    for number in range(len(closed) - 1, -1, -1):
+        published = closed[number].latest()
+        if published and set(wanted) <= published.keys():
+            return number, sorted(set(wanted) or published)
+    together = " together" if len(set(wanted)) > 1 else ""
+    raise ConfigError(f"run {plan.name}: {learners_label(set(wanted))} published in no closed round{together}")
+
+
+def _check_learner(plan: Plan, node_id: int) -> None:
+    if not 1 <= node_id <= plan.learners:
+        raise ConfigError(f"--learner {node_id}: should be 1 to {plan.learners}")
+
+
 def read_update(reader: Reader, past: History, plan: Plan, node_id: int, round_: int) -> Update:
     """Read what the store has of a learner's training in a round.
 
@@ -69,8 +114,7 @@ def read_update(reader: Reader, past: History, plan: Plan, node_id: int, round_:
     StoreError
         A file is not available.
     """
-    if not 1 <= node_id <= plan.learners:
-        raise ConfigError(f"--learner {node_id}: should be 1 to {plan.learners}")
+    _check_learner(plan, node_id)
     published = [one.number for one in past.rounds if node_id in one.latest()]
     if round_ not in published:
         there = f"published in rounds {', '.join(map(str, published))}" if published else "published nothing yet"

@@ -269,6 +269,8 @@ def _masked(plan: PlanSettings) -> Problems:
             "data.validation",
             "should be left out with secure_aggregation; contributions (Shapley values) need single updates",
         )
+    if plan.learners < MIN_SUMMED:
+        return  # what follows from it needs no other change
     least = max(plan.learners // 2 + 1, MIN_SUMMED - 1)
     if not least <= plan.threshold <= plan.learners:
         yield (
@@ -276,8 +278,9 @@ def _masked(plan: PlanSettings) -> Problems:
             f"should be {least} to {plan.learners}: more than half of the learners, so that only one set of members "
             f"can be opened (is {plan.threshold})",
         )
+        return
     needed = plan.least_members
-    if plan.learners >= MIN_SUMMED and plan.required_learners < needed:
+    if plan.required_learners < needed:
         why = "which secure_aggregation needs to read a sum"
         if needed == plan.noise_adders:
             why = "all learners but privacy.dp.tolerated, whose noise a sum needs"

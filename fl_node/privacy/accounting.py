@@ -13,7 +13,8 @@ import math
 
 NOISE_DIGITS = 4
 """Decimal places of a noise multiplier that is derived from a target ε; it is rounded up."""
-LARGEST_NOISE = 1e4
+LEAST_NOISE, LARGEST_NOISE = 1e-3, 1e4
+"""The range of noise multipliers in plans."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -64,17 +65,18 @@ def noise_multiplier(target: float, sampling_rate: float, steps: int, delta: flo
     """
     unit: int = 10**NOISE_DIGITS
     low, high = 0, unit  # in units of the last digit; high is enough, low is not
+    largest = round(LARGEST_NOISE * unit)
     while epsilon(high / unit, sampling_rate, steps, delta) > target:
-        low, high = high, 2 * high
-        if high > LARGEST_NOISE * unit:
+        if high == largest:
             raise ValueError(f"no noise up to {LARGEST_NOISE:g} keeps to ε = {target:g}")
+        low, high = high, min(2 * high, largest)
     while high - low > 1:
         middle = (low + high) // 2
         if epsilon(middle / unit, sampling_rate, steps, delta) > target:
             low = middle
         else:
             high = middle
-    return high / unit
+    return max(high / unit, LEAST_NOISE)
 
 
 def rounded(value: float) -> float:

@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from fl_node.privacy.accounting import LARGEST_NOISE, LEAST_NOISE
 from fl_node.runtime.settings import FILLED_IN, Settings
 
 Epsilon = Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -42,7 +43,7 @@ class DpPlan(Settings):
         ),
     ] = 1.0
     noise_multiplier: Annotated[
-        Annotated[float, Field(ge=1e-3, le=1e4)] | None,
+        Annotated[float, Field(ge=LEAST_NOISE, le=LARGEST_NOISE)] | None,
         FILLED_IN,
         Field(
             description="Standard deviation of the noise divided by `clipping_norm`; by default the least that keeps "

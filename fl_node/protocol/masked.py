@@ -7,9 +7,12 @@ each of these seeds, and with them anybody removes the masks from the sum, and f
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -44,6 +47,9 @@ from fl_node.runtime.tensors import blocks_of, flat, shape_of
 
 LARGEST_LOSS = 32.0
 """A loss is a masked value too, as a share of this: far above that of any model which says anything."""
+
+MOST_CHOICES = math.comb(graph.COMPLETE, graph.COMPLETE // 2 + 1)
+"""How many sets of shares are tried for a seed: all those of a complete graph."""
 
 Seeds = Mapping[tuple[int, int], bytes]
 """Seeds by member and place."""
@@ -132,6 +138,19 @@ def label_of(parent: WeightsFile) -> Label:
 def keys_of(parent: WeightsFile) -> dict[int, bytes]:
     """Return the public keys by nodeId of the round that starts from these global weights."""
     return {node_id: bytes.fromhex(key) for node_id, key in parent.global_meta.keys or ()}
+
+
+def check_keys(parent: WeightsFile) -> None:
+    """Check that masks can be made with all keys of the round that starts from these global weights.
+
+    Raises
+    ------
+    WeightsError
+        A key is not usable, so the header has made the file falsely.
+    """
+    for node_id, key in keys_of(parent).items():
+        if not dealing.is_usable(key):
+            raise WeightsError(f"metadata: keys: {key.hex()} of learner {node_id} is no usable X25519 key", "keys")
 
 
 def usable_keys(keys: Mapping[int, str]) -> tuple[tuple[int, str], ...]:
@@ -377,7 +396,7 @@ def reveal(
     openings: Mapping[int, Opening],
     silent: Collection[int] = (),
 ) -> Revealed:
-    """Return the seeds that openings give: each from the first shares that suffice, in the order of nodeId.
+    """Return the seeds that openings give: each from the first shares that give it, in the order of nodeId.
 
     Parameters
     ----------
@@ -458,11 +477,15 @@ class _Shared:
         good, faults = self._good_shares(place, openings)
         if len(good) < self.threshold:
             return None, faults
-        seed = dealing.recovered(dict(list(good.items())[: self.threshold]))
         committed = self.commitments[self.places.index(place)].tobytes()
-        if seed is not None and dealing.commitment(self.label, self.dealer, place, seed) == committed:
-            return seed, faults
-        return None, [*faults, Fault(self.dealer, "dealt shares that do not give the seed it is committed to")]
+        wrong = Fault(self.dealer, "dealt shares that do not give the seed it is committed to")
+        # A dealer may give some learners other shares, with the right hash. Whoever reads the openings later has more
+        # of them, and must still come to the same seed.
+        for number, chosen in enumerate(_choices(sorted(good), self.threshold)):
+            seed = dealing.recovered({recipient: good[recipient] for recipient in chosen})
+            if seed is not None and dealing.commitment(self.label, self.dealer, place, seed) == committed:
+                return seed, [*faults, wrong] if number else faults
+        return None, [*faults, wrong]
 
     def may_come(self, place: int, openings: Mapping[int, Opening], silent: Collection[int]) -> bool:
         """Return whether the openings that may still come can give a seed that others do not give."""
@@ -486,6 +509,19 @@ class _Shared:
             else:
                 faults.append(Fault(recipient, f"opens a wrong share of a seed of learner {self.dealer}"))
         return good, faults
+
+
+def _choices(recipients: Sequence[int], threshold: int) -> Iterator[Sequence[int]]:
+    """Return which shares of a seed are tried, the first ones first: up to 16 learners, all that may give it.
+
+    Beyond there are too many, and some are drawn: enough to do without a few wrong shares.
+    """
+    yield recipients[:threshold]
+    if math.comb(len(recipients), threshold) <= MOST_CHOICES:
+        yield from itertools.islice(itertools.combinations(recipients, threshold), 1, None)
+    else:
+        draws = Random(0)  # noqa: S311 - nothing secret follows from it
+        yield from (draws.sample(recipients, threshold) for _ in range(MOST_CHOICES))
 
 
 def unmasked_file(

@@ -109,9 +109,10 @@ def finalize(
             files.write(new / "plan.json", result.plan.to_bytes())
             model = None
             # What is wrong with a file stands in the report, which is all that then can be had.
-            if result.ended and result.newest is not None and result.newest.problem is None:
+            newest = result.newest
+            if result.ended and newest is not None and newest.problem is None:
                 try:
-                    model = folder / _save(result, result.newest.cid, store, new, trainer).name
+                    model = folder / _save(result, newest.cid, store, new, trainer).name
                 except FLNodeError as error:
                     if audited.passed or not isinstance(error, WeightsError):
                         problem = error
@@ -150,11 +151,9 @@ def _save(result: Result, name: str, store: Store, folder: Path, trainer: Traine
     result
         The run.
     name
-        The CID of its final weights.
-    store
-        Has them.
-    folder
-        Where they are written.
+        The CID of the weights.
+    store, folder
+        Where they are, and where they go.
     trainer
         The plan's model.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def deploy(
     Raises
     ------
     ConfigError
-        The plan has no shard for a nodeId, or the contract would not register an account.
+        The plan has no shard for a nodeId, the contract would not register an account, or the model has too many
+        values for the plan's differential privacy.
     PlanError
         The plan lacks facts that are known only where its data are.
     ChainError
@@ -57,6 +59,8 @@ def deploy(
     if extra := sorted(node_id for node_id in learners if not 1 <= node_id <= plan.learners):
         raise ConfigError(f"--learner {extra[0]}: the plan has shards only for learners 1 to {plan.learners}")
     accounts.check(learners, chain.address)
+    if plan.learner_noise is not None:
+        plan.learner_noise.check_values(sum(math.prod(shape) for shape in trainer.shapes().values()))
     folder.mkdir(parents=True, exist_ok=True)
     plan_file = folder / "plan.json"
     files.write(plan_file, plan.to_bytes())

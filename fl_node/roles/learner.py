@@ -16,6 +16,7 @@ from fl_node.errors import ConfigError, FileMissing, WeightsError
 from fl_node.models.trainer import Trainer
 from fl_node.plan.schema import Plan
 from fl_node.protocol import budget
+from fl_node.protocol.masked import check_keys
 from fl_node.protocol.names import learners_label
 from fl_node.protocol.patience import committee_timeout, header_timeout
 from fl_node.protocol.reader import Reader
@@ -141,17 +142,27 @@ class Learner:
         ):
             return waiting
         local = self._training.finished(state.round, node_id, global_cid)
-        # With differential privacy what was published stays: a second one would cost as much as a round.
-        stays = local is None or view.published == local.cid or self._plan.dp is not None
+        # What was published stays: a second file would cost as much ε as a round, or have the same masks.
+        stays = local is None or view.published == local.cid or self._is_private
         if state.closed or (view.published and stays):
             return self._wait_for_others(view, node_id)
         if not self._may_publish(state.round, node_id, local):
             return self._wait_for_others(view, node_id)
         if local is None:
             return self._train(state.round, node_id, global_cid)
-        self._store(local)
+        if not self._is_private:
+            self._store(local)
         waiting = self._duty.wait(view) or self._unverified(state.round, global_cid)
         return waiting or self._publish(local, view.nonce)
+
+    @property
+    def _is_private(self) -> bool:
+        """Whether nobody may see a file that does not count, such as one that was made from false global weights.
+
+        Its masks may be for keys that the header knows, and its ε would not be counted. A file in the store is not
+        secret: on IPFS a node tells others which files it has.
+        """
+        return self._masking is not None or self._plan.dp is not None
 
     def _may_publish(self, round_: int, node_id: int, local: WeightsFile | None) -> bool:
         """Return whether the privacy budget allows this learner to publish its local weights or new ones."""
@@ -328,6 +339,7 @@ class Learner:
         try:
             file = self._global_file(round_, parent)
             model_file.check_global(file, plan=self._plan_cid, round_=round_)
+            check_keys(file)
         except WeightsError as error:
             if self._verifier is not None:
                 self._duty.take_on()
@@ -374,10 +386,7 @@ class Learner:
         return Waiting("valid_weights", text, round=round_, watch=watch, seen=round_, by_event=True)
 
     def _store(self, local: WeightsFile) -> None:
-        """Give the file to this host's own store, while its global weights are verified.
-
-        Nobody asks for it before its CID is on the chain.
-        """
+        """Give the file to this host's own store, unless this has been done."""
         if self._stored != local.cid:
             self._site.store.add(local.path)
             emit(events.FileStored(round=local.published_meta.round, cid=local.cid))

@@ -18,6 +18,14 @@ from fl_node.runtime import numerals
 Limit = tuple[str, Callable[[Plan], float], bool]
 """A limit: its description, its value in a plan, and whether it is a maximum (otherwise a minimum)."""
 
+
+def _epsilon(plan: Plan) -> float:
+    """Return the most ε that a plan foresees: that of its rounds, or what it allows if rounds are withdrawn."""
+    if plan.dp is None:
+        return math.inf  # there is no bound
+    return max(*budget.planned(plan).values(), plan.dp.limit or 0.0)
+
+
 LIMITS: Mapping[str, Limit] = {
     "min_samples": (
         "samples in the smallest shard",
@@ -27,12 +35,7 @@ LIMITS: Mapping[str, Limit] = {
     "min_learners": ("learners", lambda plan: plan.learners, False),
     "max_epochs": ("epochs per round", lambda plan: plan.training.epochs, True),
     "max_rounds": ("rounds", lambda plan: plan.rounds, True),
-    # Without differential privacy there is no bound.
-    "max_epsilon": (
-        "ε of differential privacy",
-        lambda plan: math.inf if plan.dp is None else max(budget.planned(plan).values()),
-        True,
-    ),
+    "max_epsilon": ("ε of differential privacy", _epsilon, True),
 }
 """The limits of ``--accept NAME=NUMBER``."""
 

@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from fl_node.artifacts import cid
+from fl_node.data import loading
 from fl_node.models.keras_trainer import KerasTrainer
 from fl_node.report.finalize import finalize
 from tests.helpers.runs import World, plan
@@ -129,6 +131,18 @@ def test_a_run_whose_first_round_goes_on_has_a_report_without_rounds(world: Worl
     assert (made.audit.passed, made.result.ended, made.result.rounds, made.model) == (True, False, (), None)
     assert sorted(path.name for path in tmp_path.iterdir()) == WRITTEN
     assert "young" in made.report.read_text()
+
+
+def test_a_run_whose_budget_allows_no_publication_ends_with_its_initial_weights(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    privacy = {"dp": {"noise_multiplier": 1.0, "epsilon_max": 0.01}}
+    run = world.deploy(loading.validate(plan().model_dump() | {"privacy": privacy}, "plan"))
+    monkeypatch.setattr(run.trainer, "save", lambda _weights, path: path.write_bytes(b"a model"), raising=False)
+    made = finalize(run.contract, run.store, tmp_path, "spent", cast(KerasTrainer, run.trainer), {})
+    assert (made.audit.passed, made.result.ended, made.result.rounds) == (True, True, ())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*WRITTEN, *MODEL])
+    assert cid.of_file(tmp_path / "final.safetensors") == run.contract.global_weight_at(0)
 
 
 def test_a_report_that_can_not_be_written_whole_is_elsewhere_and_leaves_nothing(

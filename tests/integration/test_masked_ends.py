@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fl_node import events
 from fl_node.artifacts import model_file
+from fl_node.artifacts.model_file import MaskedMeta
 from fl_node.audit.auditor import audit
 from fl_node.chain.contract import MASKS_OPENED, Contract
-from fl_node.errors import ChainError, RunStuck, StoreError, WeightsError
+from fl_node.errors import ChainError, ConfigError, RunStuck, StoreError, WeightsError
 from fl_node.plan.schema import Plan
 from fl_node.privacy.dealing import RoundKey
 from fl_node.privacy.round_keys import FOLDER
 from fl_node.protocol import history
+from fl_node.protocol.masked import unmasked_file
 from fl_node.report.collect import Result, collect
-from fl_node.roles import impasse
+from fl_node.roles import impasse, synchronous
+from fl_node.roles.verifier import Verdict, Verifier
 from tests.helpers.masked import ATTEMPTS, FOUR, PLAN, plan_of, until
 from tests.helpers.network import Network
 from tests.helpers.runs import PATIENCE, Run, World
@@ -379,3 +385,64 @@ def _file(run: Run, content: bytes) -> Path:
     path = run.path()
     path.write_bytes(content)
     return path
+
+
+FALSE_KEYS: dict[str, Callable[[int], bytes]] = {
+    "unusable": lambda _node_id: (1).to_bytes(32, "little"),
+    "the header's own": lambda node_id: RoundKey(bytes([node_id]) * 32).public,
+}
+
+
+@pytest.mark.parametrize("make", FALSE_KEYS.values(), ids=FALSE_KEYS)
+def test_no_learner_gives_a_masked_file_away_for_keys_that_the_header_has_exchanged(
+    start: Callable[[Plan], Network], monkeypatch: pytest.MonkeyPatch, make: Callable[[int], bytes]
+) -> None:
+    network = start(PLAN)
+    contract, lies = network.as_node("header"), set[str]()
+
+    def lying(path: Path, *given: Any, **more: Any) -> model_file.WeightsFile:
+        file = unmasked_file(path, *given, **more)
+        if contract.state().header != network.accounts[0]:
+            return file
+        # All but the key of learner 1, who takes part in the round then.
+        keys = tuple((n, key if n == 1 else make(n).hex()) for n, key in file.global_meta.keys or ())
+        lie = model_file.write(path, replace(file.global_meta, keys=keys), file.tensors())
+        lies.add(lie.cid)
+        return lie
+
+    may_verify = threading.Event()
+
+    def slowly(verifier: Verifier, number: int, name: str) -> Verdict:
+        if name in lies:
+            assert may_verify.wait(PATIENCE)
+        return verify_one(verifier, number, name)
+
+    verify_one = Verifier._verify_one
+    monkeypatch.setattr(synchronous, "unmasked_file", lying)
+    monkeypatch.setattr(Verifier, "_verify_one", slowly)
+    try:
+        until(network, network.nodes, lambda: contract.state().round == 1)
+        # They train while the global weights are verified.
+        for node in network.learners * 10:
+            network.step(node)
+        stored = [model_file.read(path).meta for path in (network.folder / "store").glob("*") if is_model(path)]
+    finally:
+        may_verify.set()
+    assert not [meta for meta in stored if isinstance(meta, MaskedMeta) and meta.parent in lies]
+    until(network, network.role_names, lambda: contract.state().header != network.accounts[0])
+    network.finish()
+
+
+def test_a_model_too_large_for_the_clipping_norm_is_refused_before_anything_is_deployed(
+    start: Callable[[Plan], Network],
+) -> None:
+    dp = {"unit": "learner", "noise_multiplier": 100.0, "clipping_norm": 2e-6}
+    plan = plan_of(
+        aggregation={**FIXED, "weighting": "uniform"}, privacy={"secure_aggregation": True, "threshold": 3, "dp": dp}
+    )
+    with pytest.raises(ConfigError, match=r"aggregation\.fraction_bits: should be at least \d+ for a model of"):
+        start(plan)
+
+
+def is_model(path: Path) -> bool:
+    return not path.read_bytes().startswith(b"{")

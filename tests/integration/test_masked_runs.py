@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 from fl_node.artifacts import cid, model_file
@@ -203,6 +204,26 @@ def test_a_learner_opens_a_round_for_one_set_of_members_only(start: Callable[[Pl
         network.step("learner-1")
     assert contract.opening_at(0, 1) is None
     assert json.loads(path.read_bytes()) == content
+
+
+def test_a_learner_publishes_no_second_file_with_the_same_masks(start: Callable[[Plan], Network]) -> None:
+    network = start(PLAN)
+    contract = network.as_node("header")
+    until(network, ("header", *network.learners), lambda: contract.state().started)
+    until(network, ("learner-1",), lambda: contract.local_weight_at(0, 1) is not None)
+    first = contract.local_weight_at(0, 1)
+    network.kill("learner-1")
+    path = network.folder / "learner-1" / "local-0.safetensors"
+    file = model_file.read(path)
+    # As if it had trained again, on other data: the difference of both files has no masks.
+    tensors = file.tensors()
+    tensors[model_file.SCORES] = tensors[model_file.SCORES] + np.uint32(1)
+    assert model_file.write(path, file.meta, tensors).cid != first
+    for _ in range(10):
+        network.step("learner-1")
+    assert contract.local_weight_at(0, 1) == first
+    network.finish()
+    assert audited(network).passed
 
 
 @pytest.mark.nightly

@@ -23,7 +23,7 @@ from fl_node.chain.client import Chain
 from fl_node.chain.keys import create_key, load_key
 from fl_node.cli import app, live_page
 from fl_node.errors import ChainError
-from fl_node.experiments import baseline, sweep
+from fl_node.experiments import baseline
 from fl_node.lab.run_folder import Node, Run
 from fl_node.models import keras_trainer
 from fl_node.plan import examples
@@ -456,6 +456,8 @@ def test_the_environment_may_name_chain_store_and_contract(
         (["export", "--output", "model.h5"], "--output model.h5: should end in .keras"),
         (["reproduce", PAPER, "--seeds", "1,x"], "--seeds 1,x: should be whole numbers"),
         (["reproduce", ROOT / "examples" / "tabular" / "plan.toml"], "plan tabular has its own data and model"),
+        (["reproduce", PAPER, "--seeds", "1,2,1"], "--seeds 1,2,1: should name each seed once"),
+        (["sweep", "--seeds", "3,3"], "--seeds 3,3: should name each seed once"),
         (["reproduce", PAPER, "--seeds", ""], "--seeds is empty"),
         (["reproduce", PAPER, "--seeds", "²"], "--seeds ²: should be whole numbers"),
         (["deploy", PAPER, "--learner", "1"], "--learner 1: should be nodeId=address"),
@@ -912,18 +914,6 @@ def test_a_plan_may_be_a_pipe_which_can_be_read_once(fl_node: FlNode, command: l
 
 
 # Sweeps on several machines
-
-
-def test_a_seed_that_is_given_twice_counts_once(fl_node: FlNode, tmp_path: Path) -> None:
-    Path("tiny.toml").write_text(TINY)
-    (cell,) = sweep.cells(plans.load(Path("tiny.toml")), ["fedavg"], ["sign_flip"], [0.0], [1])
-    kept = tmp_path / "tiny" / "cells"
-    kept.mkdir(parents=True)
-    (kept / f"{cell.name}.json").write_text('{"rounds": [{"accuracy": 0.5}]}')
-    options = ("--rules", "fedavg", "--attackers", "0", "--seeds", "1, 1", "--results", tmp_path, "--json")
-    content = json.loads(fl_node("sweep", "tiny.toml", *options).out)
-    assert (content["seeds"], content["figures"][0]["values"]) == ([1], [0.5])
-    assert "mean over seed 1" in (tmp_path / "tiny" / "sweep.md").read_text()
 
 
 SWEEP = ("sweep", PAPER, "--rules", "fedavg,median", "--attacks", "sign_flip", "--seeds", "1")

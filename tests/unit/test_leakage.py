@@ -11,13 +11,15 @@ import pytest
 
 from fl_node.data import partition
 from fl_node.data.datasets import load
+from fl_node.errors import ConfigError
 from fl_node.leakage.dense import exact_images
-from fl_node.leakage.inversion import Inversion, Reconstruction
+from fl_node.leakage.inversion import Inversion, Reconstruction, others
 from fl_node.leakage.matching import guess_labels
 from fl_node.leakage.membership import candidates, confidence, figure, likelihood_ratio, outsiders, roc
 from fl_node.leakage.page import write_inversion
-from fl_node.leakage.published import Update, as_change
+from fl_node.leakage.published import Update, as_change, attackable
 from fl_node.plan.schema import DataPlan
+from fl_node.protocol.history import History
 from fl_node.runtime.tensors import Wide
 from tests.helpers.runs import plan
 
@@ -96,6 +98,16 @@ def test_the_area_is_that_under_the_curve() -> None:
     assert (perfect.auc, perfect.recognized) == (1, 1)
 
 
+@pytest.mark.parametrize(("count", "least", "most"), [(1, 0.15, 0.25), (3, 0.4, 0.7), (300, 0.99, 0.999)])
+def test_scores_that_tell_all_apart_have_an_interval_too(count: int, least: float, most: float) -> None:
+    member = np.arange(2 * count) < count
+    right = figure("x", "loss", member.astype(float), member)
+    wrong = figure("x", "loss", -member.astype(float), member)
+    assert (right.auc, right.high, wrong.auc, wrong.low) == (1, 1, 0, 0)
+    assert least < right.low < most
+    assert least < 1 - wrong.high < most
+
+
 def test_the_likelihood_ratio_is_high_where_the_score_is_as_with_the_image() -> None:
     inside = np.arange(4)[:, None] % 2 == np.zeros(3)
     seen = np.where(inside, 5.0, 1.0) + np.array([[0.5], [0.5], [-0.5], [-0.5]])
@@ -129,6 +141,52 @@ def test_others_are_test_images_where_the_plan_uses_all_training_images() -> Non
     tests = {image.tobytes() for image in digits.test_images}
     assert all(image.tobytes() in tests for image in some.images[~some.member])
     assert (~some.member).sum() == 360
+
+
+THREE = plan(learners=3)
+
+
+def past(*rounds: tuple[int, ...]) -> History:
+    """A history in which these learners have published in these rounds, and nobody in the open one."""
+    of = [{node_id: object() for node_id in published} for published in (*rounds, ())]
+    return cast(History, SimpleNamespace(rounds=[SimpleNamespace(latest=lambda known=known: known) for known in of]))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"), [([], (2, [1, 3])), ([1], (2, [1])), ([2], (1, [2])), ([2, 1, 2], (0, [1, 2]))]
+)
+def test_the_last_round_is_attacked_in_which_the_learners_have_published(
+    wanted: list[int], found: tuple[int, list[int]]
+) -> None:
+    assert attackable(THREE, past((1, 2), (2,), (1, 3), ()), wanted) == found
+
+
+def test_in_a_given_round_those_are_attacked_who_published_in_it() -> None:
+    run = past((1, 2), (2,))
+    assert attackable(THREE, run, [], 1) == (1, [2])
+    assert attackable(THREE, run, [3, 1], 1) == (1, [1, 3])
+    # What is wrong with the round is said when its files are read.
+    assert attackable(THREE, run, [], 9) == (9, [1, 2, 3])
+
+
+def test_where_nobody_has_published_nothing_can_be_attacked() -> None:
+    with pytest.raises(ConfigError, match="no round is closed yet"):
+        attackable(THREE, past(), [])
+    with pytest.raises(ConfigError, match="learners 1, 3 published in no closed round together"):
+        attackable(THREE, past((1,), (3,)), [1, 3])
+    with pytest.raises(ConfigError, match=r"learner 3 published in no closed round$"):
+        attackable(THREE, past((1,)), [3])
+    with pytest.raises(ConfigError, match="--learner 4: should be 1 to 3"):
+        attackable(THREE, past((1,)), [4])
+
+
+@pytest.mark.parametrize("validation", [1, 1434])
+def test_the_attacker_has_images_of_others_even_where_the_plan_uses_all_training_images(validation: int) -> None:
+    digits = load("digits")
+    small = plan(data=DataPlan(name="digits", train=3, test=10, validation=validation))
+    known = others(small, digits, 1)
+    assert np.array_equal(known, digits.test_images) == (validation == 1434)
+    assert len(known) >= 10
 
 
 def inverted(count: int) -> Inversion:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from fl_node.artifacts import cid, model_file
 from fl_node.artifacts.model_file import SCORES, GlobalMeta, LocalMeta, WeightsFile
 from fl_node.errors import WeightsError
 from fl_node.plan.schema import Plan
+from fl_node.privacy import shamir
 from fl_node.privacy.dealing import OWN, RoundKey
 from fl_node.protocol import masked, openings
 from fl_node.protocol.global_files import global_file
@@ -278,6 +279,32 @@ def test_who_deals_shares_that_give_no_seed_is_named(tmp_path: Path) -> None:
     revealed = cohort.reveal(cohort.openings([1, 2, 3]))
     assert [fault.node_id for fault in revealed.faults] == [2]
     assert revealed.lacking == (2,)
+
+
+@pytest.mark.parametrize(("learners", "threshold"), [(4, 3), (20, 0)])
+def test_a_share_that_is_off_its_polynomial_does_not_undo_what_the_others_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learners: int, threshold: int
+) -> None:
+    everyone = list(range(1, learners + 1))
+    cohort, split = Cohort(tmp_path, plan_of(learners, threshold), everyone), shamir.split
+    right, dealer = cohort.plain(), learners
+    first = min(cohort.files[dealer].masked_meta.neighbours)
+
+    def off(secret: int, coefficients: Sequence[int], places: Iterable[int]) -> dict[int, int]:
+        return split(secret, coefficients, places) | {first: 1}
+
+    with monkeypatch.context() as changed:
+        changed.setattr(shamir, "split", off)
+        cohort.files[dealer] = cohort.file(dealer)
+    opened = cohort.openings(everyone)
+    before = cohort.reveal({node: one for node, one in opened.items() if node != first})
+    assert (before.lacking, before.faults) == ((), ())
+    # Its hash is right, so the share counts.
+    after = cohort.reveal(opened)
+    assert (after.lacking, after.lost) == ((), ())
+    assert [fault.node_id for fault in after.faults] == [dealer]
+    assert after.seeds == before.seeds
+    assert_same_weights(cohort.result(after), right)
 
 
 def test_who_seals_no_shares_for_a_learner_is_named_by_it_and_others_suffice(tmp_path: Path) -> None:

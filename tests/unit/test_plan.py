@@ -713,6 +713,18 @@ def test_what_masks_and_exact_sums_forbid_is_one_line(tmp_path: Path, text: str,
 
 
 @pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("learners = 2" + FIXED + MASKED, "learners"),
+        ("learners = 3" + FIXED + MASKED + "threshold = 4\n", "privacy.threshold"),
+    ],
+)
+def test_a_number_of_learners_that_masks_do_not_allow_is_one_problem(tmp_path: Path, text: str, key: str) -> None:
+    found = problems(tmp_path, text)
+    assert [line.partition(":")[0] for line in found] == [key]
+
+
+@pytest.mark.parametrize(
     ("settings", "verifiers"),
     [
         ({"learners": 16}, "all"),

@@ -286,6 +286,21 @@ def test_the_audit_names_who_overspent_and_says_what_nobody_can_prove() -> None:
     assert nothing == Audit()
 
 
+@pytest.mark.parametrize("least", [accounting.LEAST_NOISE, 9_000.0, accounting.LARGEST_NOISE])
+def test_all_the_noise_that_a_plan_may_set_can_be_derived_from_a_target(least: float) -> None:
+    target = accounting.epsilon(least, 1.0, 1, 1e-5)
+    assert accounting.noise_multiplier(target, 1.0, 1, 1e-5) == pytest.approx(least, abs=1e-4)
+    assert accounting.noise_multiplier(2 * target, 1.0, 1, 1e-5) >= accounting.LEAST_NOISE
+
+
+def test_a_target_that_needs_hardly_any_noise_gives_the_least_that_a_plan_may_set() -> None:
+    one_round = plan({"epsilon": 1e6}, rounds=1, training={"epochs": 1, "batch_size": 512})
+    assert one_round.dp is not None
+    noisy = with_noise(one_round).dp
+    assert noisy is not None
+    assert noisy.noise_multiplier == accounting.LEAST_NOISE
+
+
 def test_the_owner_of_a_learner_limits_epsilon() -> None:
     spent = max(budget.planned(plan()).values())
     policy.check_plan(plan(), {"max_epsilon": spent})
@@ -293,6 +308,16 @@ def test_the_owner_of_a_learner_limits_epsilon() -> None:
         policy.check_plan(plan(), {"max_epsilon": 1.0})
     with pytest.raises(ConfigError, match="has inf ε of differential privacy"):
         policy.check_plan(Plan.model_validate({"name": "public"}), {"max_epsilon": 8.0})
+    # With rounds that are withdrawn it can spend more than planned, up to its own limit.
+    lavish = plan({"noise_multiplier": 1.0, "epsilon_max": 50.0})
+    policy.check_plan(lavish, {"max_epsilon": 50.0})
+    with pytest.raises(ConfigError, match="has 50 ε of differential privacy; this learner accepts at most 49"):
+        policy.check_plan(lavish, {"max_epsilon": 49.0})
+
+
+def test_a_plan_check_counts_one_publication_of_one_step() -> None:
+    line, *_ = budget_lines(plan(rounds=1, training={"epochs": 1, "batch_size": 512}))
+    assert "after 1 publication of 1 step, " in line
 
 
 def test_a_plan_check_says_what_a_run_spends_and_where_it_stops() -> None:
