@@ -112,12 +112,13 @@ def test_a_file_that_is_not_valid_is_not_written_and_named(write: Write, tmp_pat
 
 def test_what_can_not_be_written_is_said(write: Write) -> None:
     incomplete = "needs dest, and one of src, template, content"
-    wrong: list[tuple[dict[str, str], str]] = [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"dest": "/nowhere/a"}, incomplete),
         ({"dest": "/nowhere/a", "src": "script", "content": "x"}, incomplete),
         ({"content": "x"}, incomplete),
         ({"dest": "/nowhere/a", "content": "x", "modus": "0644"}, "/nowhere/a: unknown modus"),
         ({"dest": "/nowhere/a", "src": "script", "mode": "u+x"}, "/nowhere/a: mode u+x: should be octal digits"),
+        ({"dest": "/nowhere/a", "src": "script", "mode": 644}, "/nowhere/a: mode 644: should be octal digits"),
         ({"dest": "/nowhere/a", "src": "other"}, "other"),
         ({"dest": "/nowhere/a", "content": "x"}, "/nowhere/a: "),
     ]

@@ -95,8 +95,9 @@ class ActionModule(ActionBase):  # type: ignore[misc] - Ansible has no types
         if unknown := sorted(file.keys() - KEYS):
             raise AnsibleActionFail(f"write_files: {file['dest']}: unknown {', '.join(unknown)}")
         whole = {"owner": "root", "group": "root", "mode": "0644"} | file
-        if not re.fullmatch("[0-7]{3,4}", str(whole["mode"])):
-            raise AnsibleActionFail(f"write_files: {file['dest']}: mode {whole['mode']}: should be octal digits")
+        if not isinstance(whole["mode"], str) or not re.fullmatch("[0-7]{3,4}", whole["mode"]):
+            wrong = f"mode {whole['mode']}: should be octal digits in quotes"
+            raise AnsibleActionFail(f"write_files: {file['dest']}: {wrong}")
         return whole
 
     def _look(self, paths: list[str]) -> list[tuple[str, str]]:
@@ -108,7 +109,7 @@ class ActionModule(ActionBase):  # type: ignore[misc] - Ansible has no types
         return [(attributes, digest[:64]) for attributes, digest in zip(lines[::2], lines[1::2], strict=True)]
 
     def _wanted(self, file: dict[str, Any], variables: dict[str, Any]) -> tuple[str, str]:
-        mode = str(file["mode"]).lstrip("0")
+        mode = file["mode"].lstrip("0")
         return f"{mode} {file['owner']} {file['group']}", self._digest(file, variables)
 
     def _digest(self, file: dict[str, Any], variables: dict[str, Any]) -> str:
