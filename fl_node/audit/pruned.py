@@ -30,7 +30,7 @@ PRUNED, WRONG_STATEMENT = "pruned", "wrong_statement"
 LOOK_TIMEOUT = 2.0
 """Seconds in which a file that may be gone has to arrive."""
 MISSES = 3
-"""Rounds in a row without all files after which those of older rounds are not looked for, without journals."""
+"""Rounds in a row that lack files after which no older ones are looked for; one, if journals say who deleted them."""
 
 
 @dataclass(frozen=True)

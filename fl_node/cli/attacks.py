@@ -53,7 +53,9 @@ def membership(
     ] = None,
     round_: Annotated[
         int | None,
-        typer.Option("--round", min=0, help="Round of the attacked files; by default the last closed one with any."),
+        typer.Option(
+            "--round", min=0, help="Round of the attacked files; by default the last closed round that has any."
+        ),
     ] = None,
     shadows: Annotated[
         int,

@@ -150,7 +150,7 @@ def check_keys(parent: WeightsFile) -> None:
     """
     for node_id, key in keys_of(parent).items():
         if not dealing.is_usable(key):
-            raise WeightsError(f"metadata: keys: {key.hex()} of learner {node_id} is no usable X25519 key", "keys")
+            raise WeightsError(f"metadata: keys: {key.hex()} of learner {node_id} is not a usable X25519 key", "keys")
 
 
 def usable_keys(keys: Mapping[int, str]) -> tuple[tuple[int, str], ...]:
@@ -172,7 +172,7 @@ def wrong_keys(keys: Mapping[int, str]) -> tuple[Fault, ...]:
     for node_id, key in sorted(keys.items()):
         same = [other for other in sorted(keys) if other != node_id and keys[other] == key]
         if not dealing.is_usable(bytes.fromhex(key)):
-            faults.append(Fault(node_id, f"announced {key}, which is no usable X25519 key; it can't take part"))
+            faults.append(Fault(node_id, f"announced {key}, which is not a usable X25519 key; it can't take part"))
         elif same:
             faults.append(Fault(node_id, f"announced {key}, which is also the key of {learners_label(same)}"))
     return tuple(faults)
