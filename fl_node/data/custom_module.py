@@ -246,7 +246,7 @@ class OwnModule:
         ModuleError
             It gives something else, or fails.
         """
-        with warnings.catch_warnings(action="ignore"), self.blamed(UNSAVED):
+        with warnings.catch_warnings(action="ignore"), self.model_errors(UNSAVED):
             model.to_json()
         inputs = self.inputs(model, samples)
         with _blamed(self._path, "the model fails on samples of load_data"):
@@ -255,8 +255,8 @@ class OwnModule:
             raise self.error("build_model(): the outputs are not probabilities; end with a softmax")
 
     @contextmanager
-    def blamed(self, what: str) -> Iterator[None]:
-        """Use the module's model: what it raises is an error of the module.
+    def model_errors(self, what: str) -> Iterator[None]:
+        """Translate what the module's model raises into an error of the module.
 
         Parameters
         ----------

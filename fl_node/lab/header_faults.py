@@ -7,13 +7,13 @@ from fl_node.audit.verdicts import WITHDRAWN, WRONG_REJECTION
 from fl_node.errors import ProcessError
 from fl_node.lab import lies
 from fl_node.lab.fault_model import ROUND, Check, Controls, Fault, Outcome, Scenario, Trace, first_message
-from fl_node.lab.hand import Hand
+from fl_node.lab.hand import LIAR_ID, Hand
 from fl_node.protocol.names import HEADER, learner_label, learner_name, standby_name
 from fl_node.runtime import scratch
 from fl_node.runtime.waiting import wait_until
 
-VICTIM, LIAR = learner_name(1), learner_name(2)
-LIAR_LABEL = learner_label(2)
+VICTIM, LIAR = learner_name(1), learner_name(LIAR_ID)
+LIAR_LABEL = learner_label(LIAR_ID)
 SLANDERERS: tuple[str, ...] = (LIAR,)
 """Who rejects correct weights: a minority."""
 AWAY = 6.0

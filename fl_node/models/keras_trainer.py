@@ -296,7 +296,7 @@ class KerasTrainer:
         for epoch in range(epochs or self.plan.training.epochs):
             order = permutation(len(inputs), derive(seed, "order", epoch))
             arrays = [array[order] for array in (inputs, answers, counts) if array is not None]
-            with self._blamed("the model fails"):
+            with self._model_errors("the model fails"):
                 history = model.fit(_batches(arrays, self.plan.training.batch_size), shuffle=False, verbose=0)
             on_epoch(epoch + 1, float(history.history["accuracy"][0]), float(history.history["loss"][0]))
         return {name: np.array(v) for name, v in self._variables().items()}
@@ -318,7 +318,7 @@ class KerasTrainer:
             anchor.assign(variable)
         # Which units drop out must be unknown too: with an example more, the others are elsewhere in the step.
         self._reset(self._model, int(randomness.words(secret, randomness.LAST, 1)[0] >> np.uint64(1)))
-        with self._blamed("the model fails"):
+        with self._model_errors("the model fails"):
             private.train(
                 self._inputs(images),
                 labels,
@@ -359,13 +359,13 @@ class KerasTrainer:
         inputs = self._inputs(images)
         # `predict` does the same, but makes a pipeline for each call, which takes longer than the model.
         starts = range(0, len(inputs), EVALUATION_BATCH)
-        with self._blamed("the model fails"):
+        with self._model_errors("the model fails"):
             batches = [self._model.predict_on_batch(inputs[start : start + EVALUATION_BATCH]) for start in starts]
             return finite(np.concatenate(batches))
 
-    def _blamed(self, what: str) -> AbstractContextManager[None]:
-        """Return a context in which errors are those of the plan's module, if it has one."""
-        return self._own.blamed(what) if self._own else nullcontext()
+    def _model_errors(self, what: str) -> AbstractContextManager[None]:
+        """Return a context in which what the model raises is an error of the plan's module, if it has one."""
+        return self._own.model_errors(what) if self._own else nullcontext()
 
     def _inputs(self, images: Images) -> Tensor:
         return self._own.inputs(self._model, images) if self._own else _scale(images)
@@ -374,7 +374,7 @@ class KerasTrainer:
         """Write ``weights`` as a ``.keras`` model that Keras alone can load."""
         from fl_node.data.custom_module import UNSAVED
 
-        with self._blamed(UNSAVED):
+        with self._model_errors(UNSAVED):
             save_whole(self.loaded(weights), path)
 
     def loaded(self, weights: Tensors) -> Any:

@@ -100,7 +100,6 @@ class Observer:
         self._file_parts: dict[str, Part] = {}
         self._says: dict[str, str] = {}
         self._accuracies: dict[str, float] = _reported(report) if report else {}
-        self._logged_accuracies: dict[str, float] = {}
         self._reading = Reading()
         self._problem = ""
 
@@ -358,7 +357,7 @@ class Observer:
             if event["event"] == events.GlobalWeightsEvaluated.name:
                 name, accuracy = event.get("cid"), event.get("accuracy")
                 if isinstance(name, str) and isinstance(accuracy, float) and 0 <= accuracy <= 1:
-                    self._logged_accuracies[name] = accuracy
+                    self._accuracies.setdefault(name, accuracy)  # a measurement counts more
         return start + len(text)
 
     # State
@@ -368,10 +367,9 @@ class Observer:
         reading = self._reading
         if reading.past is None:
             return
-        accuracies = self._logged_accuracies | self._accuracies
         mode = reading.plan.mode if reading.plan else "sync"
         kept = first_kept(reading.plan, reading.past) if reading.plan else 0
-        reading.rounds = views.rounds(reading.past, reading.files, accuracies, mode, kept)
+        reading.rounds = views.rounds(reading.past, reading.files, self._accuracies, mode, kept)
 
     def _show(self) -> None:
         with self._lock:

@@ -39,7 +39,7 @@ class Residuals:
         shapes
             The shapes of the learner's model.
         """
-        newest = max((number for number in self._numbers() if number <= round_), default=-1)
+        newest = self._start(round_)
         if newest < 0:
             return {}
         path = self._path(newest)
@@ -55,10 +55,9 @@ class Residuals:
     def save(self, round_: int, residual: Tensors) -> None:
         """Save what this round's update leaves out, and delete the residuals of other rounds."""
         files.write(self._path(round_ + 1), save(dict(residual)))
-        numbers = self._numbers()
-        start = max((number for number in numbers if number <= round_), default=-1)
-        for number in numbers:
-            if number not in (start, round_ + 1):
+        kept = (self._start(round_), round_ + 1)
+        for number in self._numbers():
+            if number not in kept:
                 self._path(number).unlink(missing_ok=True)
 
     def _discard(self, round_: int, path: Path, detail: str) -> Tensors:
@@ -67,6 +66,10 @@ class Residuals:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"residual-{number}.safetensors"
+
+    def _start(self, round_: int) -> int:
+        """Return the number of the residual that a round starts from; -1 if there is none."""
+        return max((number for number in self._numbers() if number <= round_), default=-1)
 
     def _numbers(self) -> list[int]:
         names = [path.stem.removeprefix("residual-") for path in self._folder.glob("residual-*.safetensors")]
